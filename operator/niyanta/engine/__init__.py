@@ -1,1 +1,1 @@
-"""The scheduling core: an immutable view in, a plan out. Standard library and numpy only; no I/O, no clock, no logging."""
+"""The scheduling core: an immutable view in, a plan out. Standard library and numpy only; no I/O, no clock."""

@@ -271,7 +271,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class PendingWorkload:
-    """One row of the queue, as the engine sees it. `version` is the row's, echoed in the plan for the commit's check."""
+    """One row of the queue, as the engine sees it. `version` is echoed in the plan for the commit."""
 
     id: str
     version: int
