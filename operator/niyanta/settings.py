@@ -1,0 +1,94 @@
+"""One typed settings object; every field is an environment variable NIYANTA_<NAME>. `niyanta settings` prints the table."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of every `niyanta` process. Durations are seconds."""
+
+    model_config = SettingsConfigDict(env_prefix="NIYANTA_", extra="ignore")
+
+    dsn: str = Field("", description="Postgres connection string; required unless embedded_postgres is set")
+    embedded_postgres: str = Field(
+        "", description="Folder of an embedded Postgres to start and use instead of a DSN (demo and tests only)"
+    )
+    kubeconfig: str = Field("", description="Path of a kubeconfig; empty: in-cluster configuration")
+    namespace: str = Field(
+        "niyanta-system", description="The operator's own namespace: WorkerPools and the fence live here"
+    )
+    identity: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", description="Name of this leadership candidate"
+    )
+    service_account: str = Field(
+        "niyanta-operator", description="ServiceAccount name that the fence policy lets make pods"
+    )
+    metrics_port: int = Field(9090, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz")
+    metrics_host: str = Field("0.0.0.0", description="Address that port listens on")  # noqa: S104
+    log_format: Literal["json", "console"] = Field("json", description="json in the cluster, console on a terminal")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged")
+    default_customer: bool = Field(
+        default=False, description="Create the Customer `default` (Standard, every tenant namespace) when it is missing"
+    )
+
+    db_pool_min: int = Field(5, ge=1, description="Least connections of the Postgres pool")
+    db_pool_max: int = Field(
+        20, ge=2, description="Most connections of the Postgres pool (100+ for production API servers)"
+    )
+    statement_timeout: float = Field(5.0, gt=0, description="Longest time a statement may take")
+
+    lease: float = Field(4.0, gt=1, description="How long leadership lasts without a renewal")
+    renew_every: float = Field(1.0, gt=0, description="How often the leader renews")
+    loop_stall_limit: float = Field(3.0, gt=0, description="A loop that hasn't ticked for this long stops renewing")
+    request_timeout: float = Field(3.0, gt=0, description="Timeout of a hot write to the API server")
+    connections: int = Field(48, ge=1, le=256, description="Connections for hot writes to the API server")
+
+    cycle_interval: float = Field(
+        0.05, ge=0, description="Least time between the starts of two cycles (batching window)"
+    )
+    max_cycle_seconds: float = Field(1.0, gt=0, description="Longest time the engine may think in one cycle")
+    keep_gpu_workers_free: bool = Field(
+        default=True, description="Workloads without GPU avoid GPU workers unless nothing else fits"
+    )
+    enable_priority: bool = Field(
+        default=True, description="Order by priority x tier weight; off with enable_aging off: FIFO"
+    )
+    enable_aging: bool = Field(default=True, description="Waiting raises effective priority")
+    aging_boost_per_minute: int = Field(5, ge=0, description="Effective priority gained by a minute of waiting")
+    tier_weight_free: int = Field(1, ge=1, description="Weight of tier Free")
+    tier_weight_standard: int = Field(10, ge=1, description="Weight of tier Standard")
+    tier_weight_premium: int = Field(50, ge=1, description="Weight of tier Premium")
+    tier_weight_enterprise: int = Field(100, ge=1, description="Weight of tier Enterprise")
+
+    retry_backoff: float = Field(2.0, ge=0, description="Wait before the first retry; doubles with each one")
+    retry_backoff_max: float = Field(300.0, gt=0, description="Longest wait before a retry")
+    kubelet_rejection_exclusion: float = Field(
+        60.0, gt=0, description="A worker that turned a pod away is avoided this long"
+    )
+    kubelet_rejections_max: int = Field(
+        10, ge=0, description="Rejections by kubelets before an attempt counts as failed"
+    )
+    node_loss_grace: float = Field(
+        60.0, ge=0, description="nodeLossPolicy Replace: a node NotReady for this long is lost"
+    )
+    orphan_stop_ratio: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="Share of objects missing at once beyond which cancelling by absence stops and alerts",
+    )
+    status_debounce: float = Field(
+        1.0, ge=0, description="Least wait before a non-final status is written (coalesces transitions)"
+    )
+    pool_status_interval: float = Field(5.0, gt=0, description="Least time between two status writes of a WorkerPool")
+    events_per_second: float = Field(20.0, gt=0, description="Kubernetes Events beyond this rate are dropped")
+
+    def tier_weight(self, tier: str) -> int:
+        """Weight of a Customer's tier; `tier` is one of Free, Standard, Premium, Enterprise."""
+        return int(getattr(self, f"tier_weight_{tier.lower()}"))
