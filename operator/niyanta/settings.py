@@ -1,4 +1,4 @@
-"""One typed settings object; every field is an environment variable NIYANTA_<NAME>. `niyanta settings` prints the table."""
+"""One typed settings object; every field is an environment variable NIYANTA_<NAME> (`niyanta settings` lists them)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,148 @@
+"""What the scheduler needs of the cluster, as Protocols and plain values; `niyanta.cluster` fulfils them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from niyanta.engine.columns import Snapshot
+from niyanta.engine.model import Requirements, Subject
+from niyanta.resources.customer import Customer
+from niyanta.resources.requirements import NamespaceDefaults
+from niyanta.store.rows import WorkloadRow
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """One of Niyanta's pods, as the outcome rules see it.
+
+    `over`: no container of it runs any more (phase Succeeded or Failed, or deleted with no grace left). `never_ran`: no
+    container was ever started.
+    """
+
+    name: str
+    namespace: str
+    uid: str
+    workload_id: str
+    attempt: int
+    index: int
+    node: str
+    phase: str
+    over: bool
+    deleting: bool
+    has_finalizer: bool
+    never_ran: bool
+    reason: str = ""
+    message: str = ""
+
+
+class NodeState(enum.Enum):
+    """Whether the kubelet of a node can be believed to be in charge of its pods."""
+
+    READY = "Ready"
+    NOT_READY = "NotReady"
+    """It may still run the pods: nothing may be replaced (nodeLossPolicy Wait)."""
+    FENCED = "Fenced"
+    """Deleted, or tainted out-of-service: nothing runs there."""
+
+
+class WriteProblem(enum.Enum):
+    """How the API server answered a pod creation that didn't succeed."""
+
+    QUOTA = "QuotaExceeded"
+    FORBIDDEN = "PodForbidden"
+    NAMESPACE = "NamespaceTerminating"
+    INVALID = "PodRefused"
+    NAME_TAKEN = "PodNameTaken"
+    UNAVAILABLE = "ApiServerUnavailable"
+    """Overloaded, failing, or the outcome is unknown: ask again until the answer is definite."""
+    FENCED = "Fenced"
+    """A newer leader exists."""
+
+
+class PodWriteError(Exception):
+    """A pod could not be created; `message` is the server's."""
+
+    def __init__(self, problem: WriteProblem, message: str) -> None:
+        super().__init__(f"{problem.value}: {message}")
+        self.problem = problem
+        self.message = message
+
+
+class LeaseLostError(Exception):
+    """Leadership is over: nothing may be written any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectKey:
+    """A Workload object that the Kubernetes door told of."""
+
+    namespace: str
+    name: str
+    uid: str
+
+
+class ClusterPort(Protocol):
+    """The cluster, seen from the scheduler. Methods that write raise LeaseLostError once leadership is over."""
+
+    def apply_deltas(self, snapshot: Snapshot) -> int:
+        """Bring the engine's snapshot up to date; returns how many changes there were. Runs in the engine's thread."""
+        ...
+
+    def claim(
+        self, workload_id: str, attempt: int, workers: Sequence[str], requirements: Requirements, subject: Subject
+    ) -> None:
+        """A committed placement takes its workers' capacity from now on, whether its pods are seen or not."""
+        ...
+
+    def unclaim(self, workload_id: str, attempt: int) -> None:
+        """The attempt is over; pods of it that still live keep their charge."""
+        ...
+
+    def pods(self, workload_id: str) -> list[PodView]:
+        """All pods of a workload, any attempt."""
+        ...
+
+    def workload_ids_with_pods(self) -> Iterable[str]:
+        """Ids of all workloads that have a pod."""
+        ...
+
+    def node_state(self, node: str) -> NodeState: ...
+
+    def gpu_resource(self, worker: str) -> str:
+        """Extended resource name of the worker's GPUs; the default one where the worker has none."""
+        ...
+
+    def customers(self) -> Mapping[str, Customer]: ...
+
+    def namespace_defaults(self, namespace: str) -> NamespaceDefaults: ...
+
+    async def create_pod(self, namespace: str, manifest: Mapping[str, Any]) -> None:
+        """Returns when the pod exists as wanted (also when it did before); raises PodWriteError."""
+        ...
+
+    async def delete_pod(self, pod: PodView, *, force: bool = False) -> None:
+        """Ask for deletion (idempotent); force: grace period 0."""
+        ...
+
+    async def release_pod(self, pod: PodView) -> None:
+        """Remove the outcome finalizer (idempotent)."""
+        ...
+
+    async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        """A fresh read of a Workload object; None: it does not exist."""
+        ...
+
+    async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
+        """Delete a Workload object if it still has that UID."""
+        ...
+
+    def project(self, row: WorkloadRow) -> None:
+        """The row changed: its object's status is to follow, coalesced."""
+        ...
+
+    def tell(self, row: WorkloadRow, *, reason: str, message: str, warning: bool) -> None:
+        """A Kubernetes Event on the Workload (dropped beyond the rate limit)."""
+        ...
