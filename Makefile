@@ -1,0 +1,78 @@
+# Every target makes sure of what it needs first: the virtual environment, and the test cluster's tools where they are used.
+.DEFAULT_GOAL := help
+SHELL := bash
+
+PY := .venv/bin/python
+BIN := .venv/bin
+PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: venv
+venv:
+	@tools/bootstrap.sh
+
+.PHONY: control-plane
+control-plane: venv
+	@if [ -z "$${NIYANTA_E2E_KUBECONFIG:-}" ]; then $(PY) -m e2e.cluster.build --control-plane; fi
+
+.PHONY: tools
+tools: venv
+	@if [ -z "$${NIYANTA_E2E_KUBECONFIG:-}" ]; then $(PY) -m e2e.cluster.build; fi
+
+.PHONY: build
+build: tools ## Make the virtual environment and build the test cluster's tools
+
+.PHONY: demo
+demo: control-plane ## Show Niyanta at work on a real Kubernetes control plane
+	@$(PY) -m e2e.demo
+
+.PHONY: up
+up: control-plane ## Leave a running environment behind: cluster, Postgres, chart, one operator
+	@$(PY) -m e2e.up
+
+.PHONY: down
+down: venv ## Remove what `make up` left
+	@$(PY) -m e2e.down
+
+.PHONY: test
+test: venv lint tools ## Lint, then every test in one run
+	@$(PYTEST)
+
+.PHONY: unit
+unit: venv ## Tests without I/O
+	@$(PYTEST) -m unit
+
+.PHONY: store
+store: venv ## Tests against an embedded Postgres
+	@$(PYTEST) -m store
+
+.PHONY: e2e
+e2e: tools ## Tests against a real Kubernetes control plane
+	@$(PYTEST) -m e2e
+
+.PHONY: bench
+bench: venv ## Benchmarks
+	@$(PY) -m bench
+
+.PHONY: crds
+crds: venv ## Write crds/ from the models
+	@$(BIN)/niyanta crds --out crds
+
+.PHONY: lint
+lint: venv ## Style, types, layers, YAML, Dockerfile, and that crds/ matches the models
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@if compgen -G 'examples/*' >/dev/null; then $(BIN)/yamllint --strict examples; fi
+	@$(BIN)/niyanta crds --check
+	@if [ -f Dockerfile ]; then $(BIN)/hadolint Dockerfile; fi
+
+.PHONY: clean
+clean: ## Remove the environment and everything built in this checkout (the user-level tool cache stays)
+	@if [ -x $(PY) ]; then $(PY) -m e2e.down || true; fi
+	rm -rf .cache .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,283 @@
+"""Builds the test cluster's tools from pinned Go modules, once per machine.
+
+Standard library only, so it runs on a fresh machine before there is a virtual environment. Binaries are built into a
+user-level cache keyed by a stamp (go.mod, go.sum, flags, Go version), then hard-linked into the checkout's .cache/bin:
+a second clone on the same machine takes a moment. The harness calls `ensure_tools` and gets a folder of binaries back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+MODULE = Path(__file__).resolve().parent
+REPO = MODULE.parent.parent
+MIN_GO = (1, 26)
+KUBERNETES_VERSION = "v1.37.2"
+VERSION_PACKAGE = "k8s.io/component-base/version"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One binary: the name it gets, and the Go package it is built from."""
+
+    name: str
+    package: str
+
+
+# In the order in which a control plane needs them: a build that is broken off has the useful ones ready.
+TOOLS: tuple[Tool, ...] = (
+    Tool("etcd", "go.etcd.io/etcd/server/v3"),
+    Tool("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
+    Tool("kubectl", "k8s.io/kubernetes/cmd/kubectl"),
+    Tool("kwokctl", "sigs.k8s.io/kwok/cmd/kwokctl"),
+    Tool("kwok", "sigs.k8s.io/kwok/cmd/kwok"),
+    Tool("kube-scheduler", "k8s.io/kubernetes/cmd/kube-scheduler"),
+    Tool("kube-controller-manager", "k8s.io/kubernetes/cmd/kube-controller-manager"),
+    Tool("helm", "helm.sh/helm/v4/cmd/helm"),
+    Tool("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
+    Tool("kind", "sigs.k8s.io/kind"),
+)
+BY_NAME = {tool.name: tool for tool in TOOLS}
+
+CONTROL_PLANE = tuple(t.name for t in TOOLS if t.name not in {"kubeconform", "kind"})
+"""What the demo and `make up` need."""
+
+EVERYTHING = tuple(t.name for t in TOOLS if t.name != "kind")
+"""What the tests need; kind is only for machines with a Docker engine."""
+
+
+class ToolError(RuntimeError):
+    """The tools can't be had; the message says what to do."""
+
+
+def ldflags() -> str:
+    """Linker flags. Without the version the server reports v0.0.0, which some clients refuse."""
+    major, minor, _ = KUBERNETES_VERSION.lstrip("v").split(".")
+    values = {"gitVersion": KUBERNETES_VERSION, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+    return " ".join(["-s -w", *(f"-X {VERSION_PACKAGE}.{key}={value}" for key, value in values.items())])
+
+
+def build_command(tool: Tool, output: Path) -> list[str]:
+    flags = ["-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", ldflags()]
+    return ["go", "build", *flags, "-o", str(output), tool.package]
+
+
+def build_environment() -> dict[str, str]:
+    # GOFLAGS and GOWORK of the user's shell must not change what is built.
+    return {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
+
+
+def go_version() -> str | None:
+    """The line `go version` prints, or None where Go is missing or too old."""
+    if shutil.which("go") is None:
+        return None
+    out = subprocess.run(["go", "version"], cwd=MODULE, capture_output=True, text=True, check=False).stdout.strip()
+    found = re.search(r"go(\d+)\.(\d+)", out)
+    if found is None or (int(found[1]), int(found[2])) < MIN_GO:
+        return None
+    return out
+
+
+def source_hash() -> str:
+    """Identifies what is built: modules and flags, without the compiler."""
+    digest = hashlib.sha256()
+    for name in ("go.mod", "go.sum"):
+        digest.update((MODULE / name).read_bytes())
+    digest.update(ldflags().encode())
+    return digest.hexdigest()[:12]
+
+
+def stamp(go: str) -> str:
+    return f"{source_hash()}-{hashlib.sha256(go.encode()).hexdigest()[:8]}"
+
+
+def user_cache() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(root) / "niyanta" / "tools"
+
+
+def default_bin() -> Path:
+    """Where the binaries are wanted: NIYANTA_TOOLS_DIR, or .cache/bin in the checkout."""
+    override = os.environ.get("NIYANTA_TOOLS_DIR")
+    return Path(override).resolve() if override else REPO / ".cache" / "bin"
+
+
+def ensure_tools(names: Iterable[str] = CONTROL_PLANE, *, bin_dir: Path | None = None) -> Path:
+    """Makes sure the named tools are in `bin_dir`, building what is missing; returns the folder.
+
+    Raises:
+        ToolError: Go is missing or too old and nothing built earlier fits, or a build failed.
+    """
+    wanted = tuple(names)
+    target = bin_dir or default_bin()
+    go = go_version()
+    cache = _cache_for(go)
+    if cache is None:
+        if _all_present(target, wanted) and _stamped(target, source_hash()):
+            return target
+        raise ToolError(_no_go_message())
+    if _all_present(target, wanted) and _stamped(target, cache.name):
+        return target
+    if missing := [name for name in wanted if not (cache / name).exists()]:
+        if go is None:
+            raise ToolError(_no_go_message())
+        with _lock(cache):
+            _build_all([BY_NAME[name] for name in missing], cache)
+    _link_all(wanted, cache, target)
+    return target
+
+
+def _cache_for(go: str | None) -> Path | None:
+    """The cache folder of this compiler; without one, any folder that was built from the same sources."""
+    if go is not None:
+        return user_cache() / stamp(go)
+    return next(iter(sorted(user_cache().glob(f"{source_hash()}-*"))), None)
+
+
+def _all_present(folder: Path, names: Iterable[str]) -> bool:
+    return all((folder / name).exists() for name in names)
+
+
+def _stamped(folder: Path, prefix: str) -> bool:
+    with suppress(OSError):
+        return (folder / ".stamp").read_text().startswith(prefix)
+    return False
+
+
+def _no_go_message() -> str:
+    need = ".".join(map(str, MIN_GO))
+    return (
+        f"The test cluster is built from Go modules, and there is no Go >= {need} here (nor tools built earlier).\n"
+        f"Either install Go {need} or later (https://go.dev/dl), or install Docker, kind, kubectl and helm and start "
+        "the Docker engine,\nor point NIYANTA_E2E_KUBECONFIG at a cluster of your own (kubectl and helm on PATH)."
+    )
+
+
+@contextmanager
+def _lock(cache: Path) -> Iterator[None]:
+    """One build at a time per stamp; a second run waits, then finds the work done."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("Another run is building the tools; waiting for it ...")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _build_all(tools: Sequence[Tool], cache: Path) -> None:
+    todo = [tool for tool in tools if not (cache / tool.name).exists()]
+    if not todo:
+        return
+    _say(f"Building {len(todo)} tools of the test cluster with Go; the first time takes about 10 minutes on 2 cores.")
+    began = time.monotonic()
+    for number, tool in enumerate(todo, start=1):
+        _build_one(tool, cache, label=f"[{number}/{len(todo)}] {tool.name}", began=began)
+    _say(f"Tools are ready after {_clock(time.monotonic() - began)}.")
+
+
+def _build_one(tool: Tool, cache: Path, *, label: str, began: float) -> None:
+    # The name in the cache appears only when the binary is whole, so a broken-off build leaves nothing half-made.
+    partial = cache / f".{tool.name}.{os.getpid()}"
+    log = cache / f"{tool.name}.log"
+    started = time.monotonic()
+    if not sys.stderr.isatty():
+        _say(f"{label} ...")
+    try:
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                build_command(tool, partial), cwd=MODULE, env=build_environment(), stdout=output, stderr=output
+            )
+            try:
+                _follow(process, label, started, began)
+            except BaseException:
+                process.terminate()
+                process.wait()
+                raise
+        if process.returncode != 0:
+            tail = "\n".join(log.read_text().splitlines()[-20:])
+            raise ToolError(f"go build of {tool.package} failed:\n{tail}")
+        partial.replace(cache / tool.name)
+    finally:
+        partial.unlink(missing_ok=True)
+    _say(f"{label} built in {_clock(time.monotonic() - started)}", over=True)
+
+
+def _follow(process: subprocess.Popen[bytes], label: str, started: float, began: float) -> None:
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+            return
+        if sys.stderr.isatty():
+            now = time.monotonic()
+            sys.stderr.write(f"\r\033[K{label} {_clock(now - started)} (in all {_clock(now - began)})")
+            sys.stderr.flush()
+
+
+def _link_all(names: Iterable[str], cache: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    # A folder of another stamp holds tools of other versions: none of them may stay.
+    if not _stamped(target, cache.name):
+        for tool in TOOLS:
+            (target / tool.name).unlink(missing_ok=True)
+    for name in names:
+        partial = target / f".{name}.{os.getpid()}"
+        partial.unlink(missing_ok=True)
+        try:
+            os.link(cache / name, partial)
+        except OSError:  # another file system
+            shutil.copy2(cache / name, partial)
+        partial.replace(target / name)
+    note = target / f".stamp.{os.getpid()}"
+    note.write_text(cache.name + "\n")
+    note.replace(target / ".stamp")
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _say(text: str, *, over: bool = False) -> None:
+    start = "\r\033[K" if over and sys.stderr.isatty() else ""
+    print(f"{start}{text}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Build the test cluster's tools.")
+    parser.add_argument("tools", nargs="*", metavar="TOOL", help=f"any of: {', '.join(BY_NAME)}")
+    parser.add_argument("--control-plane", action="store_true", help="only what the demo needs")
+    parser.add_argument("--print-stamp", action="store_true", help="print the stamp and build nothing")
+    options = parser.parse_args()
+    if unknown := set(options.tools) - set(BY_NAME):
+        parser.error(f"unknown tools: {', '.join(sorted(unknown))}")
+    try:
+        if options.print_stamp:
+            go = go_version()
+            print(stamp(go) if go else source_hash())
+            return 0
+        names = options.tools or (CONTROL_PLANE if options.control_plane else EVERYTHING)
+        ensure_tools(names)
+    except ToolError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped; what was built is kept.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
