@@ -1,1 +1,1 @@
-"""The cycle: load -> engine -> commit -> apply, and what becomes of the pods. It reaches the cluster only by `ports`."""
+"""The cycle: load -> engine -> commit -> apply, and what becomes of the pods; reaches the cluster by `ports` alone."""

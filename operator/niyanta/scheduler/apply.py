@@ -1,0 +1,133 @@
+"""Make the pods of committed placements. A create is asked again until its outcome is definite; what a definite refusal
+means for the attempt is decided here and committed by the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from niyanta import log
+from niyanta.lifecycle import Event
+from niyanta.resources.pod import build_pod
+from niyanta.scheduler.attempts import Verdict
+from niyanta.scheduler.mirror import Tracked
+from niyanta.scheduler.ports import ClusterPort, LeaseLostError, PodWriteError, WriteProblem
+
+logger = log.get(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What became of one attempt's creates: `verdict` None means that every pod exists."""
+
+    workload_id: str
+    attempt: int
+    verdict: Verdict | None
+
+
+def refusal(problem: WriteProblem, message: str) -> Verdict:
+    """What a definite refusal of a pod means for its attempt."""
+    if problem is WriteProblem.INVALID:
+        return Verdict(Event.FAIL, problem.value, f"the API server refused the pod: {message}")
+    return Verdict(Event.REQUEUE, problem.value, message)
+
+
+class Applier:
+    """Creates pods with at most `width` attempts under way."""
+
+    def __init__(
+        self,
+        cluster: ClusterPort,
+        *,
+        epoch: int,
+        width: int,
+        report: Callable[[Applied], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._cluster = cluster
+        self._epoch = epoch
+        self._report = report
+        self._on_lost = on_lost
+        self._slots = asyncio.Semaphore(width)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._tasks)
+
+    def submit(self, tracked: Tracked) -> None:
+        """Start creating the pods of the tracked row's current attempt."""
+        tracked.applying = True
+        task = asyncio.create_task(self._apply(tracked), name=f"apply {tracked.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Stop at once: the next leader repairs what is missing."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _apply(self, tracked: Tracked) -> None:
+        attempt = tracked.row.attempt
+        verdict: Verdict | None = None
+        try:
+            async with self._slots:
+                for index in range(len(tracked.row.workers)):
+                    if index in tracked.known:
+                        continue
+                    if tracked.row.attempt != attempt or not tracked.row.phase.bound:
+                        break  # cancelled or suspended meanwhile: the session takes down what was made
+                    verdict = await self._create(tracked, index)
+                    if verdict is not None:
+                        break
+                    tracked.known.add(index)
+        except LeaseLostError:
+            self._on_lost()
+            return
+        finally:
+            tracked.applying = False
+        self._report(Applied(tracked.id, attempt, verdict))
+
+    async def _create(self, tracked: Tracked, index: int) -> Verdict | None:
+        row = tracked.row
+        worker = row.workers[index]
+        manifest = build_pod(
+            workload_name=row.name,
+            namespace=row.namespace,
+            uid=row.id,
+            spec=tracked.spec,
+            attempt=row.attempt,
+            index=index,
+            worker=worker,
+            worker_gpu_resource=self._cluster.gpu_resource(worker),
+            epoch=self._epoch,
+            replicas=row.replicas,
+            customer=row.customer,
+            pool=row.pool,
+            labels=row.labels,
+        )
+        return await retry_until_definite(
+            lambda: self._cluster.create_pod(row.namespace, manifest), what=f"pod {manifest['metadata']['name']}"
+        )
+
+
+async def retry_until_definite(create: Callable[[], Awaitable[None]], *, what: str) -> Verdict | None:
+    """Run `create` until the answer is a yes or a definite no; raises LeaseLostError when leadership is over."""
+    delay = 0.2
+    while True:
+        try:
+            await create()
+        except PodWriteError as error:
+            if error.problem is WriteProblem.FENCED:
+                raise LeaseLostError(error.message) from error
+            if error.problem is not WriteProblem.UNAVAILABLE:
+                return refusal(error.problem, error.message)
+            logger.warning("create is asked again", what=what, error=error.message, delay=round(delay, 2))
+        else:
+            return None
+        await asyncio.sleep(delay * (0.5 + random.random()))  # noqa: S311 - jitter
+        delay = min(delay * 2, 5.0)

@@ -1,0 +1,160 @@
+"""The cycle: pending + snapshot -> plan -> commit -> apply. The engine thinks in a thread, everything else is here."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from niyanta import log
+from niyanta.engine.explain import summary
+from niyanta.engine.model import PendingWorkload, Placement, Plan, Rejection
+from niyanta.engine.place import Options, schedule
+from niyanta.lifecycle import Event
+from niyanta.scheduler.attempts import Verdict
+from niyanta.scheduler.inbox import Note
+from niyanta.scheduler.session import Session
+from niyanta.store.rows import Change
+from niyanta.store.rows import Note as StoreNote
+
+logger = log.get(__name__)
+
+MOST_PENDING = 20_000
+"""Most workloads offered to the engine in one cycle: bounds the time to copy them out of the heap."""
+
+COMMIT_SIZE = 500
+"""Most placements in one transaction."""
+
+NOTE_EVERY = 5.0
+"""Least seconds between two notes on why one workload waits: counts change with every placement elsewhere."""
+
+NOTES_PER_CYCLE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """What the engine said about one batch, and how many changes of the cluster it had to follow."""
+
+    plan: Plan
+    deltas: int
+    seconds: float
+
+
+class Cycle:
+    """Runs cycles of one session; remembers what was rejected so that nothing is thought twice without cause."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.number = 0
+        self._options = Options(keep_gpu_workers_free=session.settings.keep_gpu_workers_free)
+
+    async def run(self) -> bool:
+        """One cycle. Returns whether work is left that a next cycle should look at at once."""
+        session = self.session
+        pending = list(itertools.islice(session.mirror.queue.in_order(), MOST_PENDING))
+        self.number += 1
+        now = session.clock.now()
+        with session.telemetry.phase("engine"):
+            thought = await asyncio.to_thread(self._think, pending, now)
+        plan = thought.plan
+        if plan.placements:
+            await self._commit(plan.placements)
+        self._collect_notes(plan.rejections)
+        session.telemetry.cycle(thought.seconds, len(plan.placements), plan.rejections)
+        if plan.placements:
+            logger.info(
+                "cycle placed",
+                cycle=self.number,
+                pending=len(pending),
+                placed=len(plan.placements),
+                rejected=len(plan.rejections),
+                undecided=plan.undecided,
+                engine_ms=round(thought.seconds * 1000, 1),
+            )
+        return plan.undecided > 0 or len(pending) == MOST_PENDING
+
+    def _think(self, pending: Sequence[PendingWorkload], now: int) -> Thought:
+        """In the engine's thread: follow the cluster, then plan for at most max_cycle_seconds."""
+        session = self.session
+        start = time.monotonic()
+        deltas = session.cluster.apply_deltas(session.snapshot)
+        end = start + session.settings.max_cycle_seconds
+        plan = schedule(session.snapshot, pending, now, options=self._options, stop=lambda: time.monotonic() > end)
+        return Thought(plan, deltas, time.monotonic() - start)
+
+    async def _commit(self, placements: Sequence[Placement]) -> None:
+        session = self.session
+        dropped: set[str] = set()
+        for start in range(0, len(placements), COMMIT_SIZE):
+            part = [p for p in placements[start : start + COMMIT_SIZE] if not dropped.intersection(p.depends_on)]
+            changes = [change for change in map(self._change, part) if change is not None]
+            with session.telemetry.phase("commit"):
+                result = await session.state.update_workload_status_batch(
+                    changes, epoch=session.epoch, cycle=self.number
+                )
+            dropped.update((*result.stale, *result.illegal))
+            for row in result.applied:
+                tracked = session.mirror.get(row.id)
+                if tracked is not None:
+                    session.after(row, Verdict(Event.PLACE, row.reason, row.message))
+                    session.start(tracked)
+            await session.refresh((*result.stale, *result.illegal))
+
+    def _change(self, placement: Placement) -> Change | None:
+        tracked = self.session.mirror.get(placement.id)
+        if tracked is None:
+            return None
+        return Change(
+            id=placement.id,
+            version=placement.version,
+            event=Event.PLACE,
+            reason="Placed",
+            message="",
+            workers=placement.workers,
+            pool=placement.pool,
+            score=placement.score,
+            attempt=placement.attempt,
+            depends_on=placement.depends_on,
+            wake_in_seconds=float(tracked.spec.start_timeout_seconds),
+        )
+
+    def _collect_notes(self, rejections: Sequence[Rejection]) -> None:
+        session = self.session
+        now = time.monotonic()
+        collected = 0
+        for rejection in rejections:
+            if collected >= NOTES_PER_CYCLE:
+                break
+            tracked = session.mirror.get(rejection.id)
+            if tracked is None or now - tracked.noted_at < NOTE_EVERY:
+                continue
+            text = summary(rejection, tracked.requirements)
+            if tracked.row.message == text:
+                continue
+            tracked.noted_at = now
+            collected += 1
+            counts = tuple((reason.value, detail, count) for reason, detail, count in rejection.counts)
+            session.inbox.put_note(Note(rejection.id, "Unschedulable", text, counts))
+
+    async def write_notes(self, notes: Sequence[Note]) -> None:
+        """Record why rows wait; Events and status follow."""
+        session = self.session
+        batch = []
+        for note in notes:
+            tracked = session.mirror.get(note.workload_id)
+            if tracked is None or tracked.row.phase.terminal or tracked.row.message == note.message:
+                continue
+            batch.append(StoreNote(note.workload_id, tracked.row.version, note.reason, note.message, note.reasons))
+        if not batch:
+            return
+        for row in await session.state.note_pending(batch, epoch=session.epoch):
+            tracked = session.mirror.get(row.id)
+            if tracked is None:
+                continue
+            first = tracked.row.reason != row.reason
+            tracked.row = row
+            session.cluster.project(row)
+            if first:
+                session.cluster.tell(row, reason=row.reason, message=row.message, warning=True)

@@ -1,0 +1,173 @@
+"""The leader's loop: repair once, then look at the mail, the timers and the queue until leadership is lost.
+
+Losing Postgres pauses it: the round is repeated until the store answers; nothing taken from the inbox is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from niyanta import log
+from niyanta.lifecycle import Phase
+from niyanta.scheduler import attempts
+from niyanta.scheduler.cycle import Cycle
+from niyanta.scheduler.inbox import Mail
+from niyanta.scheduler.ports import ClusterPort
+from niyanta.scheduler.repair import Repair
+from niyanta.scheduler.session import Outcome, Session
+from niyanta.store.errors import StoreUnavailableError
+from niyanta.store.rows import WorkloadRow
+
+logger = log.get(__name__)
+
+TIMERS_EVERY = 0.5
+"""Seconds between two looks at what is due."""
+
+DUE_BATCH = 1000
+
+
+class Leader:
+    """Runs a session round by round. `tick` is called each round, so that a stall can be told from work."""
+
+    def __init__(self, session: Session, *, tick: Callable[[], None]) -> None:
+        self.session = session
+        self.cycle = Cycle(session)
+        self._tick = tick
+        self._think = True
+        self._last_cycle = 0.0
+        self._timers_at = 0.0
+        self._mail: Mail | None = None
+
+    @property
+    def cluster(self) -> ClusterPort:
+        return self.session.cluster
+
+    async def run(self) -> None:
+        """Until cancelled; raises StaleEpochError or LeaseLostError when leadership is over."""
+        await self._repeat(Repair(self.session).run)
+        while True:
+            await self.session.inbox.wait(TIMERS_EVERY)
+            self._tick()
+            await self._repeat(self.round)
+
+    async def _repeat(self, work: Callable[[], object]) -> None:
+        """Run `work` again and again while Postgres is away."""
+        while True:
+            try:
+                await work()  # type: ignore[misc]
+            except StoreUnavailableError as error:
+                logger.warning("Postgres does not answer; placement pauses", error=str(error))
+                self._tick()
+                await asyncio.sleep(0.5)
+            else:
+                return
+
+    async def round(self) -> None:
+        """One look at everything. What was taken from the inbox is kept until it is done, so a repeat does it again."""
+        if self._mail is None:
+            self._mail = self.session.inbox.take()
+        mail = self._mail
+        self._think = self._think or bool(mail)
+        with self.session.telemetry.phase("intake"):
+            await self.session.take_gone(list(mail.gone.values()))
+            if mail.customers:
+                await self.session.review_customers()
+            await self.session.take_in(list(mail.objects.values()))
+        with self.session.telemetry.phase("observe"):
+            await self.session.observe(mail.workloads)
+        if mail.notes:
+            with self.session.telemetry.phase("notes"):
+                await self.cycle.write_notes(list(mail.notes.values()))
+        self._mail = None
+        await self._timers()
+        await self._maybe_cycle()
+
+    async def _maybe_cycle(self) -> None:
+        if not self._think:
+            return
+        rest = self._last_cycle + self.session.settings.cycle_interval - time.monotonic()
+        if rest > 0:
+            asyncio.get_running_loop().call_later(rest, self.session.inbox.wake)
+            return
+        self._last_cycle = time.monotonic()
+        self._think = await self.cycle.run()
+
+    # --- timers ------------------------------------------------------------------------------------------------------
+
+    async def _timers(self) -> None:
+        now = time.monotonic()
+        if now < self._timers_at:
+            return
+        self._timers_at = now + TIMERS_EVERY
+        session = self.session
+        await session.clock.refresh()
+        self._gauges()
+        due = await session.state.get_due(DUE_BATCH)
+        outcomes: list[Outcome] = []
+        for row in due:
+            outcomes.extend(await self._due(row))
+        await session.commit(outcomes)
+        waiting = [t.id for t in session.mirror if t.lost_since is not None]
+        await session.observe(waiting)
+
+    async def _due(self, row: WorkloadRow) -> Sequence[Outcome]:
+        """What a row's wake-up asks for."""
+        session = self.session
+        tracked = session.mirror.get(row.id)
+        if row.phase.terminal:
+            await self._expire(row)
+            return ()
+        if tracked is None or tracked.row.version != row.version:
+            return ()
+        if row.phase is Phase.PENDING:
+            await session.state.set_wake([row.id], None, epoch=session.epoch)
+            session.settle(tracked)
+            self._think = True
+            return ()
+        if row.phase is Phase.SCHEDULED:
+            if len(tracked.known) < len(row.workers):
+                # The pods don't exist yet (the API server is away or slow): the clock of starting hasn't begun.
+                await session.state.set_wake([row.id], float(tracked.spec.start_timeout_seconds), epoch=session.epoch)
+                return ()
+            text = f"not all pods were running {tracked.spec.start_timeout_seconds} s after they were bound"
+            return (self._failed(tracked.id, "StartTimeout", text),)
+        if row.phase is Phase.RUNNING:
+            text = f"ran longer than timeoutSeconds {tracked.spec.timeout_seconds}"
+            return (self._failed(tracked.id, "Timeout", text),)
+        return ()
+
+    def _failed(self, workload_id: str, reason: str, message: str) -> Outcome:
+        tracked = self.session.mirror.get(workload_id)
+        assert tracked is not None
+        facts = attempts.Attempt(
+            phase=tracked.row.phase,
+            attempt=tracked.row.attempt,
+            workers=tracked.row.workers,
+            failures=tracked.row.failures,
+            rejections=tracked.row.rejections,
+            max_retries=tracked.spec.max_retries,
+            max_rejections=0,
+            replace_lost=False,
+            known=frozenset(tracked.known),
+        )
+        return Outcome(tracked, attempts.failed_attempt(facts, reason, message))
+
+    async def _expire(self, row: WorkloadRow) -> None:
+        """ttlSecondsAfterFinished is over: the object goes, the row stays as history."""
+        if row.door == "kubernetes":
+            await self.cluster.delete_workload(row.namespace, row.name, row.id)
+        await self.session.state.set_wake([row.id], None, epoch=self.session.epoch)
+        self.session.mirror.drop(row.id)
+        logger.info("finished workload expired", workload=f"{row.namespace}/{row.name}", id=row.id)
+
+    def _gauges(self) -> None:
+        counts: dict[Phase, int] = {}
+        oldest: int | None = None
+        for tracked in self.session.mirror:
+            counts[tracked.row.phase] = counts.get(tracked.row.phase, 0) + 1
+            if tracked.row.phase is Phase.PENDING:
+                oldest = min(oldest or tracked.row.queued_at_us, tracked.row.queued_at_us)
+        age = 0.0 if oldest is None else (self.session.clock.now() - oldest) / 1e6
+        self.session.telemetry.queue(counts, max(0.0, age))

@@ -1,0 +1,98 @@
+"""The leader's memory of the queue: every live row, what it compiles to, and which of them may be placed now.
+
+Postgres owns the truth; this is filled from it when leadership begins and follows every commit of the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from niyanta.engine.model import PendingWorkload, Requirements, Subject
+from niyanta.engine.queue import Queue, QueueSettings
+from niyanta.lifecycle import Phase
+from niyanta.resources.workload import WorkloadSpec
+from niyanta.store.rows import WorkloadRow
+
+
+@dataclass(slots=True)
+class Tracked:
+    """One live workload in the leader's memory."""
+
+    row: WorkloadRow
+    spec: WorkloadSpec
+    requirements: Requirements | None
+    """None: the spec could not be compiled (the row is Failed or about to be)."""
+    subject: Subject
+    known: set[int] = field(default_factory=set)
+    """Indexes of the current attempt whose pod was seen or confirmed."""
+    applying: bool = False
+    lost_since: int | None = None
+    """Microseconds: since when a pod of the attempt has been on a NotReady node."""
+    write_failures: int = 0
+    """Attempts in a row that the API server turned down (quota, ...): drives the backoff."""
+    noted_at: float = 0.0
+    """Loop time of the last note about why it is pending."""
+
+    @property
+    def id(self) -> str:
+        return self.row.id
+
+    @property
+    def replace_lost(self) -> bool:
+        return self.spec.node_loss_policy == "Replace"
+
+
+class Mirror:
+    """Live rows by id, and the queue of those that may be placed."""
+
+    def __init__(self, queue_settings: QueueSettings) -> None:
+        self._tracked: dict[str, Tracked] = {}
+        self._active_kubernetes = 0
+        self.queue = Queue(queue_settings)
+
+    def __len__(self) -> int:
+        return len(self._tracked)
+
+    def __iter__(self) -> Iterator[Tracked]:
+        return iter(list(self._tracked.values()))
+
+    def get(self, workload_id: str) -> Tracked | None:
+        return self._tracked.get(workload_id)
+
+    def put(self, tracked: Tracked) -> None:
+        self._tracked[tracked.id] = tracked
+
+    def drop(self, workload_id: str) -> None:
+        self._tracked.pop(workload_id, None)
+        self.queue.remove(workload_id)
+
+    def select(self, phases: Iterable[Phase]) -> list[Tracked]:
+        """All tracked workloads in one of `phases`."""
+        wanted = frozenset(phases)
+        return [tracked for tracked in self._tracked.values() if tracked.row.phase in wanted]
+
+    def enqueue(self, tracked: Tracked, *, now: int) -> None:
+        """Let the engine see it; `now` (microseconds) decides which worker exclusions still hold."""
+        if tracked.requirements is None:
+            return
+        self.queue.update(pending(tracked.row, tracked.requirements, tracked.subject, now=now))
+
+    def dequeue(self, workload_id: str) -> None:
+        self.queue.remove(workload_id)
+
+
+def pending(row: WorkloadRow, requirements: Requirements, subject: Subject, *, now: int) -> PendingWorkload:
+    """The engine's view of a pending row."""
+    return PendingWorkload(
+        id=row.id,
+        version=row.version,
+        attempt=row.attempt + 1,
+        subject=subject,
+        requirements=requirements,
+        replicas=row.replicas,
+        priority=row.priority,
+        tier_weight=row.tier_weight,
+        queued_at=row.queued_at_us,
+        excluded=frozenset(w for w, until in row.excluded.items() if until.timestamp() * 1e6 > now),
+    )

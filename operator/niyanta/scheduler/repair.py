@@ -1,0 +1,119 @@
+"""What a new leader does before it places anything: make memory, objects, rows and pods agree.
+
+It runs after the fence was raised and the old leader's last requests are over. Committed placements without pods are
+applied again under the same attempt (pod names are deterministic, so nothing runs twice); pods no attempt needs go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from niyanta import log
+from niyanta.lifecycle import Event, Phase
+from niyanta.scheduler import intake
+from niyanta.scheduler.attempts import Verdict
+from niyanta.scheduler.inbox import Gone
+from niyanta.scheduler.mirror import Tracked
+from niyanta.scheduler.session import Session
+from niyanta.store.rows import Change
+
+logger = log.get(__name__)
+
+
+class OrphansError(Exception):
+    """Too many objects are missing at once to believe that users deleted them."""
+
+
+class Repair:
+    """One repair pass of a session; safe to run again after it broke off."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    async def run(self) -> None:
+        """Load, list, reconcile; raises OrphansError when too much is missing."""
+        session = self.session
+        await session.clock.refresh()
+        await self._load()
+        objects = await session.cluster.list_workloads()
+        adopt = session.adopting
+        await session.take_in([obj for obj in objects if not obj["metadata"].get("deletionTimestamp")])
+        if adopt:
+            await self._adopt()
+        await self._cancel_missing(objects)
+        for tracked in session.mirror:
+            if tracked.row.phase.bound:
+                self._reapply(tracked)
+        known = {tracked.id for tracked in session.mirror}
+        await session.observe([*known, *(i for i in session.cluster.workload_ids_with_pods() if i not in known)])
+        logger.info("repair is done", epoch=session.epoch, live=len(known), objects=len(objects), adopted=adopt)
+
+    async def _load(self) -> None:
+        """Every live row into memory, and its workers' capacity claimed."""
+        session = self.session
+        async for row in session.state.get_active():
+            if session.mirror.get(row.id) is not None:
+                continue
+            spec, requirements, subject = intake.read_row(row, session.cluster)
+            tracked = Tracked(row, spec, requirements, subject)
+            session.mirror.put(tracked)
+            if row.phase.bound and requirements is not None:
+                session.cluster.claim(row.id, row.attempt, row.workers, requirements, subject)
+            session.cluster.project(row)
+
+    def _reapply(self, tracked: Tracked) -> None:
+        """Create the pods that are missing. A Running row has had all its pods: one that is missing now is lost."""
+        row = tracked.row
+        seen = {pod.index for pod in self.session.cluster.pods(row.id) if pod.attempt == row.attempt}
+        tracked.known |= seen
+        if row.phase is Phase.RUNNING:
+            tracked.known = set(range(len(row.workers)))
+        elif len(seen) < len(row.workers):
+            self.session.applier.submit(tracked)
+
+    async def _cancel_missing(self, objects: list[Mapping[str, Any]]) -> None:
+        session = self.session
+        present = {obj["metadata"]["uid"] for obj in objects if not obj["metadata"].get("deletionTimestamp")}
+        live = [t for t in session.mirror if t.row.door == "kubernetes" and not t.row.phase.terminal]
+        missing = [t.id for t in live if t.id not in present]
+        if len(missing) > max(10, session.settings.orphan_stop_ratio * len(live)):
+            raise OrphansError(
+                f"{len(missing)} of {len(live)} live workloads have no object; refusing to cancel them. "
+                "Restore the objects, or cancel the rows by hand"
+            )
+        await session.take_gone([Gone(uid) for uid in missing])
+
+    async def _adopt(self) -> None:
+        """The database is older than the cluster (restored): rows follow the pods, nothing is deleted."""
+        session = self.session
+        outcomes: list[tuple[Tracked, Change]] = []
+        for tracked in session.mirror.select((Phase.PENDING,)):
+            pods = [pod for pod in session.cluster.pods(tracked.id) if not pod.over or pod.phase == "Succeeded"]
+            if not pods:
+                continue
+            attempt = max(pod.attempt for pod in pods)
+            workers = {pod.index: pod.node for pod in pods if pod.attempt == attempt}
+            if set(workers) != set(range(tracked.row.replicas)):
+                continue  # an incomplete group: its pods keep the next attempt waiting until they are over
+            change = Change(
+                id=tracked.id,
+                version=tracked.row.version,
+                event=Event.PLACE,
+                reason="Adopted",
+                message="rebuilt from running pods",
+                workers=tuple(workers[i] for i in range(tracked.row.replicas)),
+                pool=tracked.row.pool,
+                score=0.0,
+                attempt=attempt,
+                wake_in_seconds=float(tracked.spec.start_timeout_seconds),
+            )
+            outcomes.append((tracked, change))
+        for start in range(0, len(outcomes), 500):
+            part = outcomes[start : start + 500]
+            result = await session.state.update_workload_status_batch([c for _, c in part], epoch=session.epoch)
+            for row in result.applied:
+                adopted = session.mirror.get(row.id)
+                if adopted is not None and adopted.requirements is not None:
+                    session.cluster.claim(row.id, row.attempt, row.workers, adopted.requirements, adopted.subject)
+                    session.after(row, Verdict(Event.PLACE, row.reason, row.message))

@@ -1,0 +1,436 @@
+"""One leadership: from the fence to the loss of the lease. Takes in objects and commits what pods say.
+
+Everything that changes a row happens in one loop, so the leader never races itself; creating and deleting pods goes on
+beside it (`apply`, `reaper`) and reports back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from niyanta import log
+from niyanta.engine.columns import Snapshot
+from niyanta.engine.queue import QueueSettings
+from niyanta.lifecycle import Event, Phase
+from niyanta.scheduler import attempts, intake
+from niyanta.scheduler.apply import Applied, Applier
+from niyanta.scheduler.attempts import Verdict
+from niyanta.scheduler.inbox import Gone, Inbox
+from niyanta.scheduler.mirror import Mirror, Tracked
+from niyanta.scheduler.ports import ClusterPort, NodeState
+from niyanta.scheduler.reaper import Reaper
+from niyanta.scheduler.telemetry import Telemetry
+from niyanta.settings import Settings
+from niyanta.store.clock import Clock
+from niyanta.store.rows import Change, WorkloadRow
+from niyanta.store.state import StateManager
+
+logger = log.get(__name__)
+
+BATCH = 500
+"""Most rows in one transaction: commits stay around 100 ms."""
+
+WAIT_BACKOFF_MAX = 30.0
+"""Longest wait between two tries where the cause lies outside the workload (quota, namespace), seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """An event to commit for a tracked row."""
+
+    tracked: Tracked
+    verdict: Verdict
+
+
+class Session:
+    """The leader's work under one epoch."""
+
+    def __init__(
+        self,
+        *,
+        state: StateManager,
+        cluster: ClusterPort,
+        inbox: Inbox,
+        clock: Clock,
+        settings: Settings,
+        telemetry: Telemetry,
+        epoch: int,
+        on_lost: Callable[[], None],
+        adopting: bool = False,
+    ) -> None:
+        self.state = state
+        self.cluster = cluster
+        self.inbox = inbox
+        self.clock = clock
+        self.settings = settings
+        self.telemetry = telemetry
+        self.epoch = epoch
+        self.adopting = adopting
+        """The database is older than the cluster (restored from a backup): rows follow pods."""
+        self.snapshot = Snapshot()
+        self.mirror = Mirror(
+            QueueSettings(
+                enable_priority=settings.enable_priority,
+                enable_aging=settings.enable_aging,
+                aging_boost_per_minute=settings.aging_boost_per_minute,
+            )
+        )
+        self.applier = Applier(
+            cluster, epoch=epoch, width=settings.connections, report=self._on_applied, on_lost=on_lost
+        )
+        self.reaper = Reaper(cluster, on_lost=on_lost)
+        self._applied: list[Applied] = []
+
+    async def close(self) -> None:
+        """Stop the helpers at once."""
+        await self.applier.close()
+        await self.reaper.close()
+
+    def _on_applied(self, applied: Applied) -> None:
+        self._applied.append(applied)
+        self.inbox.wake()
+
+    # --- intake ------------------------------------------------------------------------------------------------------
+
+    async def take_in(self, objects: Sequence[Any]) -> None:
+        """Workload objects (new or edited) become rows; edits of suspend become events."""
+        for start in range(0, len(objects), BATCH):
+            entries = [intake.read_object(obj, self.cluster, self.settings) for obj in objects[start : start + BATCH]]
+            rows = await self.state.take_in([entry.intake for entry in entries], epoch=self.epoch)
+            by_id = {row.id: row for row in rows}
+            outcomes = []
+            for entry in entries:
+                row = by_id.get(entry.intake.id)
+                if row is None:
+                    continue
+                tracked = self._took(entry, row)
+                if tracked is None:
+                    continue
+                verdict = self._suspension(tracked)
+                if verdict is not None:
+                    outcomes.append(Outcome(tracked, verdict))
+                else:
+                    self.settle(tracked)
+                    await self._rewake(tracked)
+            await self.commit(outcomes)
+
+    def _took(self, entry: intake.Entry, row: WorkloadRow) -> Tracked | None:
+        """Follow a taken-in row in memory; None when it is dead already."""
+        tracked = self.mirror.get(row.id)
+        if tracked is None:
+            self.cluster.project(row)
+            if row.version <= 1:
+                self._tell(None, row)
+            if entry.spec is None or (row.phase.terminal and row.wake_at is None):
+                return None
+            tracked = Tracked(row, entry.spec, entry.requirements, entry.subject)
+            self.mirror.put(tracked)
+            return tracked
+        if entry.spec is not None and row.generation == entry.intake.generation:
+            tracked.spec = entry.spec
+        changed = tracked.row.version != row.version
+        tracked.row = row
+        if changed:
+            self.cluster.project(row)
+        return tracked
+
+    @staticmethod
+    def _suspension(tracked: Tracked) -> Verdict | None:
+        """The event that brings a row in line with spec.suspend."""
+        phase = tracked.row.phase
+        if tracked.spec.suspend and not phase.terminal and phase is not Phase.SUSPENDED:
+            return Verdict(Event.SUSPEND, "Suspended", "spec.suspend is true")
+        if not tracked.spec.suspend and phase is Phase.SUSPENDED:
+            return Verdict(Event.RESUME, "Resumed", "")
+        return None
+
+    async def _rewake(self, tracked: Tracked) -> None:
+        """An edit of timeoutSeconds counts from the start of the run."""
+        row, limit = tracked.row, tracked.spec.timeout_seconds
+        if row.phase is not Phase.RUNNING or row.started_at is None:
+            return
+        left = None if not limit else row.started_at.timestamp() + limit - self.clock.now() / 1e6
+        await self.state.set_wake([row.id], None if left is None else max(0.0, left), epoch=self.epoch)
+
+    async def take_gone(self, gone: Iterable[Gone]) -> None:
+        """Cancel workloads whose object is gone, after a fresh read says so."""
+        outcomes = []
+        for item in gone:
+            tracked = self.mirror.get(item.uid)
+            if tracked is None or tracked.row.phase.terminal:
+                continue
+            obj = await self.cluster.get_workload(tracked.row.namespace, tracked.row.name)
+            if obj is not None and obj["metadata"]["uid"] == item.uid and not obj["metadata"].get("deletionTimestamp"):
+                logger.warning("a workload was reported gone but exists", workload=item.uid)
+                continue
+            outcomes.append(Outcome(tracked, Verdict(Event.CANCEL, "Deleted", "the Workload object was deleted")))
+        await self.commit(outcomes)
+
+    async def review_customers(self) -> None:
+        """Customers changed: hold what may not wait any longer, release what may, and follow tier changes."""
+        outcomes = []
+        for tracked in self.mirror.select((Phase.PENDING, Phase.HELD)):
+            stand = intake.standing(tracked.row.namespace, tracked.spec, self.cluster, self.settings)
+            phase = tracked.row.phase
+            if stand.held and (phase is Phase.PENDING or stand.message != tracked.row.message):
+                if phase is Phase.PENDING:
+                    outcomes.append(Outcome(tracked, Verdict(Event.HOLD, stand.reason, stand.message)))
+                continue
+            if stand.held:
+                continue
+            if (stand.customer, stand.tier_weight) != (tracked.row.customer, tracked.row.tier_weight):
+                tracked.row = await self.state.reassign(
+                    tracked.id, customer=stand.customer, tier_weight=stand.tier_weight, epoch=self.epoch
+                )
+                _, tracked.requirements, tracked.subject = intake.read_row(tracked.row, self.cluster)
+                self.settle(tracked)
+            if phase is Phase.HELD:
+                outcomes.append(Outcome(tracked, Verdict(Event.RELEASE, "Released", "")))
+        await self.commit(outcomes)
+
+    # --- outcomes ----------------------------------------------------------------------------------------------------
+
+    async def observe(self, workload_ids: Iterable[str]) -> None:
+        """Pods or nodes of these workloads changed, or an apply ended: commit what follows."""
+        applied = list(self._applied)
+        outcomes: dict[str, Outcome] = {}
+        strangers: list[str] = []
+        for workload_id in workload_ids:
+            tracked = self.mirror.get(workload_id)
+            if tracked is None:
+                strangers.append(workload_id)
+                continue
+            verdict = self._judge(tracked)
+            if verdict is not None:
+                outcomes[workload_id] = Outcome(tracked, verdict)
+        for result in applied:
+            tracked = self.mirror.get(result.workload_id)
+            if tracked is None:
+                continue
+            if result.verdict is not None and tracked.row.phase.bound and tracked.row.attempt == result.attempt:
+                outcomes[tracked.id] = Outcome(tracked, result.verdict)
+            elif tracked.id not in outcomes:
+                verdict = self._judge(tracked)
+                if verdict is not None:
+                    outcomes[tracked.id] = Outcome(tracked, verdict)
+        await self.commit(list(outcomes.values()))
+        del self._applied[: len(applied)]  # only now: a commit that broke off is done again
+        if strangers:
+            await self._clear_strangers(strangers)
+
+    def _judge(self, tracked: Tracked) -> Verdict | None:
+        row = tracked.row
+        pods = self.cluster.pods(row.id)
+        if not row.phase.bound:
+            self.settle(tracked)
+            return None
+        for pod in pods:
+            if pod.attempt == row.attempt:
+                tracked.known.add(pod.index)
+        self._watch_node_loss(tracked)
+        if tracked.applying:
+            # The creates under way decide first: a verdict now could start a new attempt beside a late create.
+            return None
+        self._reap(tracked)
+        verdict = attempts.judge(self._attempt(tracked), pods, self.cluster.node_state)
+        if verdict is None and tracked.lost_since is not None:
+            self._explain_fence(tracked)
+        return verdict
+
+    def _attempt(self, tracked: Tracked) -> attempts.Attempt:
+        row = tracked.row
+        return attempts.Attempt(
+            phase=row.phase,
+            attempt=row.attempt,
+            workers=row.workers,
+            failures=row.failures,
+            rejections=row.rejections,
+            max_retries=tracked.spec.max_retries,
+            max_rejections=self.settings.kubelet_rejections_max,
+            replace_lost=tracked.replace_lost and self._grace_over(tracked),
+            known=frozenset(tracked.known),
+        )
+
+    def _watch_node_loss(self, tracked: Tracked) -> None:
+        lost = any(self.cluster.node_state(node) is NodeState.NOT_READY for node in tracked.row.workers)
+        if not lost:
+            tracked.lost_since = None
+        elif tracked.lost_since is None:
+            tracked.lost_since = self.clock.now()
+
+    def _grace_over(self, tracked: Tracked) -> bool:
+        if tracked.lost_since is None:
+            return False
+        return self.clock.now() - tracked.lost_since >= self.settings.node_loss_grace * 1e6
+
+    def _explain_fence(self, tracked: Tracked) -> None:
+        lost = sorted({n for n in tracked.row.workers if self.cluster.node_state(n) is NodeState.NOT_READY})
+        message = f"node {', '.join(lost)} is NotReady; its pods may still run"
+        if not tracked.replace_lost:
+            message += "; replaced when the node returns, is deleted or gets the out-of-service taint"
+        if tracked.row.reason != attempts.WAITING_FOR_NODE_FENCE:
+            self.inbox.note(tracked.id, attempts.WAITING_FOR_NODE_FENCE, message)
+
+    async def _clear_strangers(self, workload_ids: Sequence[str]) -> None:
+        """Pods whose workload isn't in memory: finished ones are released, ones of dead rows deleted."""
+        rows = {row.id: row for row in await self.state.get_workloads(workload_ids)}
+        for workload_id in workload_ids:
+            row = rows.get(workload_id)
+            if row is not None and not row.phase.terminal:
+                continue  # just taken in: the next event finds it tracked
+            self.reaper.reap(
+                attempts.tear_down(
+                    self.cluster.pods(workload_id), keep_attempt=None, replace=False, node_state=self.cluster.node_state
+                )
+            )
+
+    def _reap(self, tracked: Tracked) -> attempts.Teardown:
+        keep = tracked.row.attempt if tracked.row.phase.bound else None
+        teardown = attempts.tear_down(
+            self.cluster.pods(tracked.id),
+            keep_attempt=keep,
+            replace=tracked.replace_lost and (not tracked.row.phase.bound or self._grace_over(tracked)),
+            node_state=self.cluster.node_state,
+        )
+        self.reaper.reap(teardown)
+        return teardown
+
+    # --- commits -----------------------------------------------------------------------------------------------------
+
+    async def commit(self, outcomes: Sequence[Outcome]) -> None:
+        """Commit events in batches and act on each new row."""
+        for start in range(0, len(outcomes), BATCH):
+            part = outcomes[start : start + BATCH]
+            with self.telemetry.phase("commit"):
+                result = await self.state.update_workload_status_batch(
+                    [self._change(outcome) for outcome in part], epoch=self.epoch
+                )
+            events = {outcome.tracked.id: outcome.verdict for outcome in part}
+            for row in result.applied:
+                self.after(row, events[row.id])
+            await self.refresh((*result.stale, *result.illegal))
+
+    async def refresh(self, workload_ids: Iterable[str]) -> None:
+        """These rows aren't as remembered (a commit whose answer was lost, or another writer): read them again."""
+        ids = list(workload_ids)
+        if not ids:
+            return
+        for row in await self.state.get_workloads(ids):
+            tracked = self.mirror.get(row.id)
+            if tracked is None:
+                continue
+            before, tracked.row = tracked.row, row
+            if before.phase.bound and (not row.phase.bound or row.attempt != before.attempt):
+                self.cluster.unclaim(row.id, before.attempt)
+            if row.phase.bound and (not before.phase.bound or row.attempt != before.attempt):
+                self.start(tracked)
+            self.cluster.project(row)
+            self.settle(tracked)
+
+    def start(self, tracked: Tracked) -> None:
+        """A placement is committed: its workers' capacity is taken and its pods are to be made."""
+        row = tracked.row
+        tracked.known = set()
+        if tracked.requirements is not None:
+            self.cluster.claim(row.id, row.attempt, row.workers, tracked.requirements, tracked.subject)
+        self.mirror.dequeue(row.id)
+        self.applier.submit(tracked)
+
+    def _change(self, outcome: Outcome) -> Change:
+        tracked, verdict = outcome.tracked, outcome.verdict
+        wake = not_before = None
+        if verdict.event is Event.RETRY:
+            backoff = self.settings.retry_backoff * 2.0**tracked.row.failures
+            wake = not_before = min(backoff, self.settings.retry_backoff_max)
+        elif verdict.event is Event.REQUEUE:
+            tracked.write_failures += 1
+            wake = not_before = min(0.5 * 2.0**tracked.write_failures, WAIT_BACKOFF_MAX)
+        elif verdict.event is Event.START:
+            tracked.write_failures = 0
+            wake = float(tracked.spec.timeout_seconds) if tracked.spec.timeout_seconds else None
+        elif verdict.event in (Event.SUCCEED, Event.FAIL):
+            ttl = tracked.spec.ttl_seconds_after_finished
+            wake = float(ttl) if ttl is not None else None
+        excluded = {verdict.exclude: self.settings.kubelet_rejection_exclusion} if verdict.exclude else {}
+        return Change(
+            id=tracked.id,
+            version=tracked.row.version,
+            event=verdict.event,
+            reason=verdict.reason,
+            message=verdict.message,
+            excluded=excluded,
+            not_before_seconds=not_before,
+            wake_in_seconds=wake,
+            counts=verdict.event is not Event.REQUEUE or bool(verdict.exclude),
+        )
+
+    def after(self, row: WorkloadRow, verdict: Verdict) -> None:
+        """A row moved: follow it in memory, in the cluster's accounts, in its status and Events."""
+        tracked = self.mirror.get(row.id)
+        if tracked is None:
+            return
+        before = tracked.row
+        tracked.row = row
+        self.telemetry.transition(before, row, verdict)
+        logger.info(
+            "workload moved",
+            workload=f"{row.namespace}/{row.name}",
+            id=row.id,
+            event_=verdict.event.value,
+            phase=row.phase.value,
+            attempt=row.attempt,
+            reason=row.reason,
+        )
+        if before.phase.bound and not row.phase.bound:
+            self.cluster.unclaim(row.id, before.attempt)
+            tracked.lost_since = None
+        self.cluster.project(row)
+        self._tell(before, row)
+        self.settle(tracked)
+
+    def _tell(self, before: WorkloadRow | None, row: WorkloadRow) -> None:
+        if row.phase is Phase.FAILED:
+            self.cluster.tell(row, reason="Failed", message=f"{row.reason}: {row.message}", warning=True)
+        elif row.phase is Phase.HELD:
+            self.cluster.tell(row, reason="Held", message=f"{row.reason}: {row.message}", warning=True)
+        elif row.phase is Phase.SCHEDULED:
+            text = (
+                f"placed on {', '.join(row.workers[:5])}{' ...' if len(row.workers) > 5 else ''}, score {row.score:.0f}"
+            )
+            self.cluster.tell(row, reason="Scheduled", message=text, warning=False)
+        elif before is not None and before.phase.bound and row.phase is Phase.PENDING:
+            self.cluster.tell(row, reason="Retrying", message=f"{row.reason}: {row.message}", warning=True)
+
+    def settle(self, tracked: Tracked) -> None:
+        """Bring queue membership and left-over pods of a row in line with its phase."""
+        row = tracked.row
+        if row.phase.bound:
+            self.mirror.dequeue(row.id)
+            return
+        teardown = self._reap(tracked)
+        if row.phase.terminal:
+            self.mirror.dequeue(row.id)
+            if row.wake_at is None and not teardown.waiting and not tracked.applying:
+                self.mirror.drop(row.id)
+            return
+        if row.phase is not Phase.PENDING:
+            self.mirror.dequeue(row.id)
+            return
+        now = self.clock.now()
+        if teardown.waiting or tracked.applying:
+            self.mirror.dequeue(row.id)
+            stuck = [pod.node for pod in teardown.waiting if self.cluster.node_state(pod.node) is NodeState.NOT_READY]
+            if stuck:
+                self.inbox.note(
+                    row.id,
+                    attempts.WAITING_FOR_NODE_FENCE,
+                    f"pods of attempt {row.attempt} on NotReady node {', '.join(sorted(set(stuck)))} may still run",
+                )
+        elif row.not_before is not None and row.not_before.timestamp() * 1e6 > now:
+            self.mirror.dequeue(row.id)
+        else:
+            tracked.known = set()
+            self.mirror.enqueue(tracked, now=now)
+            self.inbox.wake()
