@@ -1,0 +1,33 @@
+"""Names under `niyanta.io/` that the operator puts on its objects, and how a value becomes a valid label value."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+GROUP = "niyanta.io"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+PREFIX = f"{GROUP}/"
+
+WORKLOAD = "niyanta.io/workload"
+"""Name of the Workload object."""
+WORKLOAD_UID = "niyanta.io/workload-uid"
+CUSTOMER = "niyanta.io/customer"
+ATTEMPT = "niyanta.io/attempt"
+INDEX = "niyanta.io/index"
+EPOCH = "niyanta.io/epoch"
+"""Epoch of the leader that made the pod; the fence policy compares it."""
+POOL = "niyanta.io/pool"
+OUTCOME_FINALIZER = "niyanta.io/outcome"
+"""Keeps a finished pod until its outcome is committed."""
+
+_VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9])?")
+
+
+def label_value(text: str) -> str:
+    """`text` if it is a valid label value, else its valid head and 8 hex digits of its hash (at most 63 characters)."""
+    if _VALUE.fullmatch(text):
+        return text
+    head = re.sub(r"[^-A-Za-z0-9_.]", "-", text)[:54].strip("-_.") or "x"
+    return f"{head}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
