@@ -1,0 +1,100 @@
+{{- define "niyanta.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "niyanta.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 48 | trimSuffix "-" }}
+{{- else if contains (include "niyanta.name" .) .Release.Name }}
+{{- .Release.Name | trunc 48 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "niyanta.name" .) | trunc 48 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "niyanta.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "niyanta.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{/* None of these may start with niyanta.io/: the fence keeps those for workloads' pods. */}}
+{{- define "niyanta.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+app.kubernetes.io/name: {{ include "niyanta.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "niyanta.operatorName" -}}
+{{ include "niyanta.fullname" . }}-operator
+{{- end }}
+
+{{- define "niyanta.serviceAccountName" -}}
+{{- default (include "niyanta.operatorName" .) .Values.serviceAccount.name }}
+{{- end }}
+
+{{/* The operator as admission sees it. */}}
+{{- define "niyanta.operatorUser" -}}
+system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccountName" . }}
+{{- end }}
+
+{{- define "niyanta.image" -}}
+{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- end }}
+
+{{- define "niyanta.dsnSecretName" -}}
+{{- if and .Values.postgres.dsn .Values.postgres.existingSecret }}
+{{- fail "Set postgres.dsn or postgres.existingSecret, not both." }}
+{{- else if .Values.postgres.existingSecret }}
+{{- .Values.postgres.existingSecret }}
+{{- else if .Values.postgres.dsn }}
+{{- printf "%s-postgres" (include "niyanta.fullname" .) }}
+{{- else }}
+{{- fail "Niyanta keeps its queue in Postgres: set postgres.existingSecret to the name of a Secret that holds the connection string under postgres.key (default `dsn`), or give it as postgres.dsn." }}
+{{- end }}
+{{- end }}
+
+{{/* A number as the settings read it: helm reads 1000000 as the float 1e+06, which no integer setting takes. */}}
+{{- define "niyanta.settingValue" -}}
+{{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ toString . }}{{ end }}
+{{- end }}
+
+{{- define "niyanta.env" -}}
+- name: NIYANTA_DSN
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "niyanta.dsnSecretName" . }}
+      key: {{ .Values.postgres.key }}
+- name: NIYANTA_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+- name: NIYANTA_IDENTITY
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: NIYANTA_SERVICE_ACCOUNT
+  value: {{ include "niyanta.serviceAccountName" . }}
+- name: NIYANTA_DEFAULT_CUSTOMER
+  value: {{ .Values.defaultCustomer.enabled | quote }}
+- name: NIYANTA_METRICS_PORT
+  value: {{ .Values.metrics.port | quote }}
+{{- range $name, $value := .Values.settings }}
+{{- if not (kindIs "invalid" $value) }}
+- name: NIYANTA_{{ snakecase $name | upper }}
+  value: {{ include "niyanta.settingValue" $value | quote }}
+{{- end }}
+{{- end }}
+{{- with .Values.operator.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "niyanta.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}
