@@ -85,16 +85,17 @@ class Connection:
 
 def connect(settings: Settings) -> Connection:
     """Load the configuration `settings` names. Raises kubernetes.config.ConfigException when there is none."""
-    configuration = _load(settings.kubeconfig)
+    configuration = load_configuration(settings.kubeconfig)
     return Connection(
         host=configuration.host.rstrip("/"),
         tls=_tls(configuration),
-        credentials=Credentials(lambda: _authorization(_load(settings.kubeconfig))),
+        credentials=Credentials(lambda: authorization(load_configuration(settings.kubeconfig))),
         server_hostname=configuration.tls_server_name,
     )
 
 
-def _load(kubeconfig: str) -> Configuration:
+def load_configuration(kubeconfig: str) -> Configuration:
+    """What a kubeconfig says, or the pod's ServiceAccount when the path is empty."""
     configuration = Configuration()
     if kubeconfig:
         load_kube_config(config_file=kubeconfig, client_configuration=configuration)  # type: ignore[no-untyped-call]
@@ -103,7 +104,8 @@ def _load(kubeconfig: str) -> Configuration:
     return configuration
 
 
-def _authorization(configuration: Configuration) -> str:
+def authorization(configuration: Configuration) -> str:
+    """Value of the Authorization header; empty with client certificates alone."""
     for key in ("BearerToken", "authorization"):
         token = configuration.get_api_key_with_prefix(key)
         if token:

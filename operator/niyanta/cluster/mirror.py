@@ -1,8 +1,8 @@
 """The store of one reflector: what is known of a kind's objects, and how lists, events and assumptions change it.
 
 Pure bookkeeping without I/O. `reflector` feeds it, `cache` gets the changes. Resource versions are compared as
-integers: etcd always made them so, and Kubernetes 1.35 documents them as comparable within one kind. That decides whether
-an object we created ourselves is ahead of the watch.
+integers: etcd always made them so, and Kubernetes 1.35 documents them as comparable within one kind. That decides
+whether an object we created ourselves is ahead of the watch.
 """
 
 from __future__ import annotations

@@ -113,7 +113,12 @@ class Waiting(Base, frozen=True, gc=False):
     message: str = ""
 
 
+class Running(Base, frozen=True, gc=False):
+    started_at: str | None = None
+
+
 class ContainerState(Base, frozen=True, gc=False):
+    running: Running | None = None
     terminated: Terminated | None = None
     waiting: Waiting | None = None
 
