@@ -1,4 +1,5 @@
-"""Rows as frozen values: what the store hands out and takes in. Times are aware datetimes, or µs of the database clock."""
+"""Rows as frozen values: what the store hands out and takes in. Times are aware datetimes, or µs of the database
+clock."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ class WorkloadRow:
     """One workload: its spec (table workloads) and its state (table workload_state).
 
     `id` is the Kubernetes UID for the Kubernetes door and a generated UUID for REST. `attempt` is the last one started
-    (0: none yet), `failures` the retries used, `rejections` the kubelet rejections in a row. `excluded`: worker -> until
-    when it is avoided.
+    (0: none yet), `failures` the retries used, `rejections` the kubelet rejections in a row. `excluded`: worker ->
+    until when it is avoided.
     """
 
     id: str
@@ -57,7 +58,7 @@ class WorkloadRow:
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What a door hands in. `phase` is Pending, Held, Suspended, or Failed (refused for good) and counts only for new ids."""
+    """What a door hands in. `phase` is Pending, Held, Suspended, or Failed (refused for good); it counts for new ids only."""
 
     id: str
     door: str
@@ -166,7 +167,7 @@ class AttemptRow:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """The leader's projection of a worker. Quantities are base units as in niyanta.engine.model; `slots` None: no limit."""
+    """The leader's projection of a worker. Quantities are in the engine's base units; `slots` None: no limit."""
 
     name: str
     pool: str

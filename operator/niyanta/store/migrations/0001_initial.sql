@@ -65,7 +65,6 @@ CREATE TABLE workload_events (
     id          bigint NOT NULL DEFAULT nextval('workload_events_id'),
     workload_id uuid NOT NULL,
     at          timestamptz NOT NULL,
-    seq         integer NOT NULL DEFAULT 0,
     event       text NOT NULL,
     from_phase  text,
     to_phase    text NOT NULL,

@@ -1,0 +1,96 @@
+"""Who leads: one row (holder, epoch, expires_at), changed by compare-and-swap on the database's clock.
+
+The scheduler's session holds the epoch; `StateManager` checks it inside every commit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psycopg.errors import LockNotAvailable
+
+from niyanta.store.errors import StaleEpochError
+from niyanta.store.pool import Connection, Pool, fetch
+
+LOCK_PATIENCE_MS = 2000
+"""How long a take-over waits for commits of the old leader that are still under way before it tries again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The leadership row. `expires_in` is seconds, 0 or less when nobody leads."""
+
+    holder: str
+    epoch: int
+    expires_in: float
+
+
+class Leadership:
+    """One candidate's hand on the leadership row. `holder` must be unique among processes; `lease` is seconds."""
+
+    def __init__(self, pool: Pool, holder: str, lease: float) -> None:
+        self._pool = pool
+        self.holder = holder
+        self.lease = lease
+
+    async def try_acquire(self) -> int | None:
+        """Take leadership if nobody has it: returns the new epoch, else None.
+
+        Waits for commits of the last leader that are still under way (theirs come before the new epoch), at most
+        LOCK_PATIENCE_MS. A dead client's transaction ends by the server's timeouts.
+        """
+        try:
+            async with self._pool.transaction() as connection:
+                await connection.execute(f"SET LOCAL lock_timeout = {LOCK_PATIENCE_MS:d}".encode())
+                try:
+                    rows = await fetch(connection, "leadership_acquire", self._params())
+                except LockNotAvailable as error:
+                    raise _StillHeldError from error
+        except _StillHeldError:
+            return None
+        return int(rows[0][0]) if rows else None
+
+    async def renew(self, epoch: int) -> bool:
+        """Prolong the lease; False: it ran out or is another's, and this process must stop leading."""
+        return await self._pool.execute("leadership_renew", self._params(epoch=epoch)) == 1
+
+    async def release(self, epoch: int) -> None:
+        """Give leadership back at once; no effect when it is another's."""
+        await self._pool.execute("leadership_release", self._params(epoch=epoch))
+
+    async def current(self) -> Leader:
+        """Who leads now."""
+        ((holder, epoch, expires_in),) = await self._pool.fetch("leadership_current")
+        return Leader(holder, epoch, expires_in)
+
+    async def adopt_epoch(self, minimum: int) -> int:
+        """Raise the epoch this process holds above `minimum` (a fence's, seen after a restore); returns the epoch.
+
+        Raises StaleEpochError when this process doesn't lead.
+        """
+        rows = await self._pool.fetch("leadership_adopt", self._params(minimum=minimum))
+        if not rows:
+            raise StaleEpochError(f"{self.holder} doesn't lead")
+        return int(rows[0][0])
+
+    async def database_identity(self) -> str:
+        """The UUID this database was given at its first migration."""
+        return str((await self._pool.fetch("database_identity"))[0][0])
+
+    def _params(self, **more: object) -> dict[str, object]:
+        return {"holder": self.holder, "lease": self.lease, **more}
+
+
+class _StillHeldError(Exception):
+    """The old leader's commits weren't over in time."""
+
+
+async def check_epoch(connection: Connection, epoch: int, holder: str) -> int:
+    """Inside a transaction: hold the leadership row until it ends. Returns µs of the database clock.
+
+    Raises StaleEpochError when `holder` doesn't lead with `epoch` any more.
+    """
+    rows = await fetch(connection, "leadership_check", {"epoch": epoch, "holder": holder})
+    if not rows:
+        raise StaleEpochError(f"{holder} doesn't lead with epoch {epoch}")
+    return int(rows[0][0])

@@ -1,0 +1,193 @@
+"""Connections to Postgres, with timeouts such that a dead or hung server is an error within `statement_timeout`.
+
+Connections are in autocommit mode; transactions are explicit. Session settings (timeouts, prepared statements) need
+real sessions: behind PgBouncer use session pooling, or transaction pooling with the settings given to the role and
+`prepare_threshold=None`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Self
+
+import orjson
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.json import set_json_dumps, set_json_loads
+from psycopg_pool import AsyncConnectionPool
+
+from niyanta.settings import Settings
+from niyanta.store.errors import translated
+from niyanta.store.queries import sql
+
+_log = logging.getLogger(__name__)
+
+Connection = AsyncConnection[tuple[Any, ...]]
+Cursor = AsyncCursor[tuple[Any, ...]]
+
+HEALTH_CHECK_EVERY = 60.0
+MAX_LIFETIME = 30 * 60.0
+MAX_IDLE = 5 * 60.0
+IDLE_IN_TRANSACTION = 3.0
+"""A session whose client went away in mid-transaction keeps its locks (leadership!) no longer than this."""
+_CONNECT = {
+    "application_name": "niyanta",
+    "connect_timeout": 3,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5000,
+    "target_session_attrs": "read-write",
+}
+"""libpq parameters that a DSN may override. read-write: with several hosts in the DSN, the primary is found."""
+
+
+class Pool:
+    """A psycopg pool whose errors are the store's and whose waits are bounded. Made by `open_pool`."""
+
+    def __init__(self, settings: Settings, *, prepare_threshold: int | None = 3) -> None:
+        given = conninfo_to_dict(settings.dsn)
+        self._statement_timeout = settings.statement_timeout
+        # A little less than the limit promised to callers; the server's own statement_timeout cleans up behind it.
+        self._patience = settings.statement_timeout * 0.95
+        kwargs: dict[str, Any] = {name: value for name, value in _CONNECT.items() if name not in given}
+        kwargs |= {"autocommit": True, "prepare_threshold": prepare_threshold}
+        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+            settings.dsn,
+            kwargs=kwargs,
+            min_size=min(settings.db_pool_min, settings.db_pool_max),
+            max_size=settings.db_pool_max,
+            timeout=self._patience * 0.6,
+            max_lifetime=MAX_LIFETIME,
+            max_idle=MAX_IDLE,
+            # Short: a given-up attempt is started afresh by the next caller, a long one would back off for minutes.
+            reconnect_timeout=4.0,
+            configure=self._configure,
+            check=self._check,
+            open=False,
+            name="niyanta",
+        )
+        self._health: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Start connecting; doesn't wait for Postgres to be there."""
+        await self._pool.open(wait=False)
+        self._health = asyncio.create_task(self._keep_healthy(), name="store-pool-health")
+
+    async def close(self) -> None:
+        """Close all connections; idempotent."""
+        if self._health is not None:
+            self._health.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._health
+            self._health = None
+        await self._pool.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    def stats(self) -> dict[str, int]:
+        """psycopg's pool figures (pool_size, pool_available, requests_waiting, ...), for metrics."""
+        return dict(self._pool.get_stats())
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection in autocommit mode. Getting and using it together take at most `statement_timeout`."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._patience
+        with translated():
+            async with self._pool.connection() as connection:
+                with _severed_at(connection, deadline):
+                    yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection inside a READ COMMITTED transaction that commits when the block ends well."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def fetch(self, name: str, params: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+        """All rows of one named statement in a transaction of its own."""
+        async with self.connection() as connection:
+            return await fetch(connection, name, params)
+
+    async def execute(self, name: str, params: Mapping[str, Any] | None = None) -> int:
+        """Run one named statement; returns how many rows it touched."""
+        async with self.connection() as connection:
+            return (await connection.execute(sql(name), params)).rowcount
+
+    async def _configure(self, connection: Connection) -> None:
+        """Settings of one session. The server forgets dead clients by itself, whatever the host's TCP settings are."""
+        set_json_loads(orjson.loads, connection)
+        set_json_dumps(orjson.dumps, connection)
+        milliseconds = {
+            "statement_timeout": self._statement_timeout * 1000,
+            "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION * 1000,
+            "tcp_user_timeout": 5000,
+        }
+        if connection.info.server_version >= 170000:
+            milliseconds["transaction_timeout"] = (self._statement_timeout + 2) * 1000
+        values = {name: str(int(value)) for name, value in milliseconds.items()}
+        values |= {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
+        values |= {"TimeZone": "UTC", "jit": "off"}
+        await connection.execute(sql("configure"), {"names": list(values), "values": list(values.values())})
+
+    async def _check(self, connection: Connection) -> None:
+        """Before a connection is handed out: does it still answer?"""
+        with _severed_at(connection, asyncio.get_running_loop().time() + self._patience * 0.2):
+            await connection.execute(b"")
+
+    async def _keep_healthy(self) -> None:
+        """Replace broken idle connections each minute, before somebody needs them."""
+        while True:
+            await asyncio.sleep(HEALTH_CHECK_EVERY)
+            try:
+                await self._pool.check()
+            except Exception:
+                _log.exception("health check of the pool failed")
+
+
+async def fetch(connection: Connection, name: str, params: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
+    """All rows of one named statement."""
+    return await (await connection.execute(sql(name), params)).fetchall()
+
+
+async def open_pool(settings: Settings, *, prepare_threshold: int | None = 3) -> Pool:
+    """Open a pool on `settings.dsn`. A server that isn't there yet is no error here but at the first use.
+
+    prepare_threshold: after how many runs of a statement it is prepared; None: never (PgBouncer).
+    """
+    pool = Pool(settings, prepare_threshold=prepare_threshold)
+    await pool.open()
+    return pool
+
+
+@contextlib.contextmanager
+def _severed_at(connection: Connection, deadline: float) -> Any:
+    """Cut the connection's socket at `deadline` (loop time): a hung server then looks like a dead one.
+
+    Cancelling the task instead would make psycopg ask that same server to cancel, and wait for its answer.
+    """
+    timer = asyncio.get_running_loop().call_at(deadline, _sever, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _sever(connection: Connection) -> None:
+    """Shut both directions of the connection's socket down; libpq sees the end of the stream and gives up."""
+    if connection.closed:
+        return
+    _log.warning("postgres didn't answer in time: connection %s is cut", connection.info.backend_pid)
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as twin:
+        twin.shutdown(socket.SHUT_RDWR)

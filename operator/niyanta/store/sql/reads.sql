@@ -1,0 +1,123 @@
+-- name: rows_by_id
+SELECT {{row}} FROM workload_state s JOIN workloads w USING (id) WHERE s.id = ANY(%(ids)s::uuid[]) ORDER BY s.id;
+
+-- name: rows_by_worker
+SELECT {{row}} FROM workload_state s JOIN workloads w USING (id)
+ WHERE s.workers @> ARRAY[%(worker)s]::text[] AND s.status IN ('SCHEDULED', 'RUNNING')
+ ORDER BY s.id;
+
+-- name: rows_due
+SELECT {{row}} FROM workload_state s JOIN workloads w USING (id)
+ WHERE s.wake_at <= clock_timestamp()
+ ORDER BY s.wake_at
+ LIMIT %(limit)s;
+
+-- name: rows_active
+SELECT {{row}} FROM workload_state s JOIN workloads w USING (id)
+ WHERE (s.status IN ('PENDING', 'HELD', 'SCHEDULED', 'RUNNING', 'SUSPENDED') OR s.wake_at IS NOT NULL)
+   AND s.id > %(after)s::uuid
+ ORDER BY s.id
+ LIMIT %(limit)s;
+
+-- name: rows_pending_of
+-- A customer's queue as users list it, by keyset.
+SELECT {{row}} FROM workload_state s JOIN workloads w USING (id)
+ WHERE s.status = 'PENDING' AND s.customer_id = %(customer)s
+ ORDER BY s.customer_id, s.priority DESC, s.created_at
+ LIMIT %(limit)s OFFSET %(offset)s;
+
+-- name: refill
+-- The top of all, the oldest of all, and the top of each class: walks from class to class along the index, so that the
+-- cost follows the number of classes asked for, not the backlog.
+WITH RECURSIVE class AS (
+    (SELECT class_id, 1 AS n FROM workload_state
+      WHERE status = 'PENDING' AND class_id > %(after_class)s
+      ORDER BY class_id LIMIT 1)
+    UNION ALL
+    SELECT next.class_id, class.n + 1
+      FROM class CROSS JOIN LATERAL (
+           SELECT class_id FROM workload_state
+            WHERE status = 'PENDING' AND class_id > class.class_id
+            ORDER BY class_id LIMIT 1) next
+     WHERE class.n < %(classes)s
+), chosen AS (
+    (SELECT id FROM workload_state
+      WHERE status = 'PENDING' AND (not_before IS NULL OR not_before <= clock_timestamp())
+      ORDER BY queue_key DESC, id LIMIT %(top)s)
+    UNION
+    (SELECT id FROM workload_state
+      WHERE status = 'PENDING' AND (not_before IS NULL OR not_before <= clock_timestamp())
+      ORDER BY queued_at, id LIMIT %(oldest)s)
+    UNION
+    (SELECT first.id FROM class CROSS JOIN LATERAL (
+            SELECT id FROM workload_state s
+             WHERE s.status = 'PENDING' AND s.class_id = class.class_id
+               AND (s.not_before IS NULL OR s.not_before <= clock_timestamp())
+             ORDER BY s.queue_key DESC, s.id LIMIT %(per_class)s) first)
+)
+SELECT {{row}} FROM chosen JOIN workload_state s USING (id) JOIN workloads w USING (id)
+ ORDER BY s.queue_key DESC, s.id;
+
+-- name: change_horizon
+-- Every transaction below this id is over: its changes are visible to all later statements.
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+
+-- name: changes_settled
+SELECT {{row}}, s.changed::text::bigint
+  FROM workload_state s JOIN workloads w USING (id)
+ WHERE (s.changed, s.id) > (%(xid)s::text::xid8, %(id)s::uuid) AND s.changed < %(horizon)s::text::xid8
+ ORDER BY s.changed, s.id
+ LIMIT %(limit)s;
+
+-- name: changes_fresh
+SELECT {{row}}, s.changed::text::bigint
+  FROM workload_state s JOIN workloads w USING (id)
+ WHERE s.changed >= %(horizon)s::text::xid8
+ ORDER BY s.changed, s.id;
+
+-- name: events_of
+SELECT id, workload_id::text, at, event, from_phase, to_phase, attempt, workers, score, reason, message, reasons,
+       epoch, cycle
+  FROM workload_events
+ WHERE workload_id = %(id)s
+ ORDER BY at, id;
+
+-- name: attempts_of
+SELECT workload_id::text, attempt, workers, pool, score, epoch, scheduled_at, started_at, finished_at, outcome, reason
+  FROM attempts
+ WHERE workload_id = %(id)s
+ ORDER BY attempt;
+
+-- name: queue_depth
+SELECT customer_id, sum(pending)::bigint, sum(held)::bigint, sum(suspended)::bigint, sum(scheduled)::bigint,
+       sum(running)::bigint, sum(succeeded)::bigint, sum(failed)::bigint, sum(cancelled)::bigint
+  FROM queue_counters
+ WHERE %(customer)s::text IS NULL OR customer_id = %(customer)s
+ GROUP BY customer_id;
+
+-- name: counters_wrong
+-- Counters that don't agree with the rows, in one snapshot. Reads everything: for tests and repairs.
+WITH counted AS (
+    SELECT customer_id, CASE WHEN status IN ('SUCCEEDED', 'FAILED', 'CANCELLED') THEN '' ELSE class_id END AS class_id,
+           count(*) FILTER (WHERE status = 'PENDING') AS pending, count(*) FILTER (WHERE status = 'HELD') AS held,
+           count(*) FILTER (WHERE status = 'SUSPENDED') AS suspended,
+           count(*) FILTER (WHERE status = 'SCHEDULED') AS scheduled,
+           count(*) FILTER (WHERE status = 'RUNNING') AS running,
+           count(*) FILTER (WHERE status = 'SUCCEEDED') AS succeeded,
+           count(*) FILTER (WHERE status = 'FAILED') AS failed,
+           count(*) FILTER (WHERE status = 'CANCELLED') AS cancelled
+      FROM workload_state GROUP BY 1, 2
+), kept AS (
+    SELECT * FROM queue_counters
+     WHERE (pending, held, suspended, scheduled, running, succeeded, failed, cancelled) <> (0, 0, 0, 0, 0, 0, 0, 0)
+)
+SELECT customer_id, class_id, to_jsonb(kept) AS kept, to_jsonb(counted) AS counted
+  FROM kept FULL JOIN counted USING (customer_id, class_id)
+ WHERE (kept.pending, kept.held, kept.suspended, kept.scheduled, kept.running, kept.succeeded, kept.failed,
+        kept.cancelled) IS DISTINCT FROM
+       (counted.pending, counted.held, counted.suspended, counted.scheduled, counted.running, counted.succeeded,
+        counted.failed, counted.cancelled);
+
+-- name: counters_prune
+DELETE FROM queue_counters
+ WHERE class_id <> '' AND (pending, held, suspended, scheduled, running) = (0, 0, 0, 0, 0);

@@ -1,0 +1,136 @@
+-- fragment: row
+w.id::text, w.door, w.namespace, w.name, w.customer_id, w.type, w.labels, w.generation, w.spec, w.class_id, w.replicas,
+s.status, s.version, s.priority, s.tier_weight, (extract(epoch FROM s.queued_at) * 1000000)::bigint, s.attempt,
+s.failures, s.rejections, s.not_before, s.wake_at, s.scheduled_at, s.started_at, s.finished_at, s.pool, s.workers,
+s.score, s.reason, s.message, s.excluded, s.queue_key, s.created_at, s.paused_at
+
+-- fragment: state_record
+id uuid, class_id text, status text, version bigint, priority integer, tier_weight integer, queue_key bigint,
+queued_at timestamptz, attempt integer, failures integer, rejections integer, not_before timestamptz,
+wake_at timestamptz, paused_at timestamptz, scheduled_at timestamptz, started_at timestamptz, finished_at timestamptz,
+pool text, workers text[], score real, reason text, message text, excluded jsonb
+
+-- name: lock_rows
+-- Ordered, so that two batches never wait for each other.
+SELECT {{row}}
+  FROM workload_state s JOIN workloads w USING (id)
+ WHERE s.id = ANY(%(ids)s::uuid[])
+ ORDER BY s.id
+   FOR NO KEY UPDATE OF s;
+
+-- name: insert_specs
+INSERT INTO workloads (id, door, namespace, name, customer_id, type, labels, generation, spec, class_id, replicas,
+                       created_at)
+SELECT id, door, namespace, name, customer_id, type, labels, generation, spec, class_id, replicas, created_at
+  FROM jsonb_to_recordset(%(records)s::jsonb)
+       AS r (id uuid, door text, namespace text, name text, customer_id text, type text, labels jsonb,
+             generation bigint, spec jsonb, class_id text, replicas integer, created_at timestamptz)
+ ORDER BY id
+    ON CONFLICT (id) DO NOTHING
+RETURNING id::text;
+
+-- name: insert_states
+INSERT INTO workload_state (id, customer_id, class_id, status, version, priority, tier_weight, queue_key, queued_at,
+                            created_at, wake_at, paused_at, finished_at, reason, message)
+SELECT r.id, w.customer_id, r.class_id, r.status, r.version, r.priority, r.tier_weight, r.queue_key, r.queued_at,
+       w.created_at, r.wake_at, r.paused_at, r.finished_at, r.reason, r.message
+  FROM jsonb_to_recordset(%(records)s::jsonb) AS r ({{state_record}})
+  JOIN workloads w ON w.id = r.id;
+
+-- name: update_specs
+UPDATE workloads w
+   SET labels = r.labels, generation = r.generation, spec = r.spec, class_id = r.class_id, type = r.type
+  FROM jsonb_to_recordset(%(records)s::jsonb)
+       AS r (id uuid, labels jsonb, generation bigint, spec jsonb, class_id text, type text)
+ WHERE w.id = r.id;
+
+-- name: update_states
+UPDATE workload_state s
+   SET class_id = r.class_id, status = r.status, version = r.version, priority = r.priority,
+       tier_weight = r.tier_weight, queue_key = r.queue_key, queued_at = r.queued_at, attempt = r.attempt,
+       failures = r.failures, rejections = r.rejections, not_before = r.not_before, wake_at = r.wake_at,
+       paused_at = r.paused_at, scheduled_at = r.scheduled_at, started_at = r.started_at,
+       finished_at = r.finished_at, pool = r.pool, workers = r.workers, score = r.score, reason = r.reason,
+       message = r.message, excluded = r.excluded, changed = pg_current_xact_id()
+  FROM jsonb_to_recordset(%(records)s::jsonb) AS r ({{state_record}})
+ WHERE s.id = r.id;
+
+-- name: insert_events
+INSERT INTO workload_events (workload_id, at, event, from_phase, to_phase, attempt, workers, score, reason, message,
+                             reasons, epoch, cycle)
+SELECT workload_id, %(at)s, event, from_phase, to_phase, attempt, workers, score, reason, message, reasons,
+       %(epoch)s, cycle
+  FROM jsonb_to_recordset(%(records)s::jsonb)
+       AS r (workload_id uuid, event text, from_phase text, to_phase text, attempt integer, workers text[],
+             score real, reason text, message text, reasons jsonb, cycle bigint);
+
+-- name: upsert_attempts
+INSERT INTO attempts AS a (workload_id, attempt, workers, pool, score, epoch, scheduled_at, started_at, finished_at,
+                           outcome, reason)
+SELECT workload_id, attempt, workers, pool, score, %(epoch)s, scheduled_at, started_at, finished_at, outcome, reason
+  FROM jsonb_to_recordset(%(records)s::jsonb)
+       AS r (workload_id uuid, attempt integer, workers text[], pool text, score real, scheduled_at timestamptz,
+             started_at timestamptz, finished_at timestamptz, outcome text, reason text)
+    ON CONFLICT (workload_id, attempt) DO UPDATE
+   SET started_at = excluded.started_at, finished_at = excluded.finished_at, outcome = excluded.outcome,
+       reason = excluded.reason;
+
+-- name: add_counters
+-- Last in its transaction, and ordered: these rows are shared by everybody who writes for the customer.
+INSERT INTO queue_counters AS c (customer_id, class_id, pending, held, suspended, scheduled, running, succeeded,
+                                 failed, cancelled)
+SELECT customer_id, class_id, coalesce(pending, 0), coalesce(held, 0), coalesce(suspended, 0),
+       coalesce(scheduled, 0), coalesce(running, 0), coalesce(succeeded, 0), coalesce(failed, 0),
+       coalesce(cancelled, 0)
+  FROM jsonb_to_recordset(%(records)s::jsonb)
+       AS r (customer_id text, class_id text, pending bigint, held bigint, suspended bigint, scheduled bigint,
+             running bigint, succeeded bigint, failed bigint, cancelled bigint)
+ ORDER BY customer_id, class_id
+    ON CONFLICT (customer_id, class_id) DO UPDATE
+   SET pending = c.pending + excluded.pending, held = c.held + excluded.held,
+       suspended = c.suspended + excluded.suspended, scheduled = c.scheduled + excluded.scheduled,
+       running = c.running + excluded.running, succeeded = c.succeeded + excluded.succeeded,
+       failed = c.failed + excluded.failed, cancelled = c.cancelled + excluded.cancelled;
+
+-- name: note_pending
+WITH note AS (
+    SELECT * FROM jsonb_to_recordset(%(records)s::jsonb)
+           AS r (id uuid, version bigint, reason text, message text, reasons jsonb)
+), prior AS (
+    SELECT s.id, s.reason AS old_reason, note.reason, note.message, note.reasons
+      FROM workload_state s JOIN note ON note.id = s.id
+     WHERE s.version = note.version AND s.status = 'PENDING'
+       AND (s.reason, s.message) IS DISTINCT FROM (note.reason, note.message)
+     ORDER BY s.id
+       FOR NO KEY UPDATE OF s
+), written AS (
+    UPDATE workload_state s
+       SET reason = prior.reason, message = prior.message, changed = pg_current_xact_id()
+      FROM prior
+     WHERE s.id = prior.id
+    RETURNING s.id, s.attempt
+), audited AS (
+    INSERT INTO workload_events (workload_id, at, event, from_phase, to_phase, attempt, reason, message, reasons, epoch)
+    SELECT id, clock_timestamp(), 'Noted', 'PENDING', 'PENDING', written.attempt, prior.reason, prior.message,
+           prior.reasons, %(epoch)s
+      FROM prior JOIN written USING (id)
+     WHERE prior.old_reason <> prior.reason
+)
+SELECT id::text FROM written;
+
+-- name: set_wake
+UPDATE workload_state s
+   SET wake_at = clock_timestamp() + r.seconds * interval '1 second', changed = pg_current_xact_id()
+  FROM (SELECT * FROM jsonb_to_recordset(%(records)s::jsonb) AS r (id uuid, seconds float8) ORDER BY id) r
+ WHERE s.id = r.id;
+
+-- name: lock_customer_rows
+-- A page of a customer's unfinished rows, for a new tier.
+SELECT {{row}}
+  FROM workload_state s JOIN workloads w USING (id)
+ WHERE s.customer_id = %(customer)s AND s.id > %(after)s::uuid
+   AND (s.status IN ('PENDING', 'HELD', 'SCHEDULED', 'RUNNING', 'SUSPENDED') OR s.wake_at IS NOT NULL)
+   AND s.status IN ('PENDING', 'HELD', 'SCHEDULED', 'RUNNING', 'SUSPENDED')
+ ORDER BY s.id
+ LIMIT %(limit)s
+   FOR NO KEY UPDATE OF s;

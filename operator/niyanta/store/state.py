@@ -1,0 +1,274 @@
+"""The state manager: everything that the scheduler and the doors read from and write to Postgres.
+
+Writers first hand workloads in (`take_in`), then move them (`update_workload_status_batch`); every method raises
+StoreUnavailableError within `statement_timeout` when Postgres doesn't answer. `epoch` None means a writer that doesn't
+lead (the REST door): row versions alone protect it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+
+from niyanta.settings import Settings
+from niyanta.store import commit, intake
+from niyanta.store.codec import attempt_row, checked_id, dumps, event_row, state_record, workload_row
+from niyanta.store.keys import QueueKeys
+from niyanta.store.partitions import keep_house
+from niyanta.store.pool import Pool, fetch
+from niyanta.store.queries import sql
+from niyanta.store.rows import (
+    AttemptRow,
+    BatchResult,
+    Change,
+    Cursor,
+    CustomerRow,
+    Depth,
+    EventRow,
+    Intake,
+    Note,
+    QueueDepth,
+    WorkerRow,
+    WorkloadRow,
+)
+
+_FIRST = Cursor().id
+_PAGE = 1000
+
+
+class StateManager:
+    """The record. `settings.identity` must be the `holder` that leadership was taken with."""
+
+    def __init__(self, pool: Pool, settings: Settings) -> None:
+        self._pool = pool
+        self._settings = settings
+        self._keys = QueueKeys(settings)
+
+    # --- Writing -----------------------------------------------------------------------------------------------------
+
+    async def take_in(self, intakes: Iterable[Intake], *, epoch: int | None) -> list[WorkloadRow]:
+        """Insert new workloads, edit those whose generation is higher, leave the others; the current row of each id.
+
+        All in one transaction. Raises ValueError (an id that is no UUID), StaleEpochError, ConflictError.
+        """
+        checked = [replace(item, id=checked_id(item.id)) for item in intakes]
+        if not checked:
+            return []
+        holder = self._settings.identity
+        return await intake.take_in(self._pool, checked, keys=self._keys, holder=holder, epoch=epoch)
+
+    async def update_workload_status_batch(
+        self, changes: Sequence[Change], *, epoch: int | None, cycle: int | None = None
+    ) -> BatchResult:
+        """Apply transitions in one transaction; what is stale or illegal drops out and is named in the result.
+
+        `cycle` goes to the audit where a change names none. Raises StaleEpochError, ConflictError (nothing written).
+        After StoreUnavailableError the batch may or may not be written: send it again, what was written is then stale.
+        """
+        if not changes:
+            return BatchResult([], [], [])
+        holder = self._settings.identity
+        return await commit.apply_changes(self._pool, changes, keys=self._keys, holder=holder, epoch=epoch, cycle=cycle)
+
+    async def note_pending(self, notes: Sequence[Note], *, epoch: int | None) -> list[str]:
+        """Record why workloads are pending, without a new version; audited only when the reason changed.
+
+        Returns the ids written; rows that moved on or say so already are left alone. Raises StaleEpochError.
+        """
+        if not notes:
+            return []
+        async with self._pool.transaction() as connection:
+            await commit.begin(connection, epoch, self._settings.identity)
+            records = dumps([asdict(note) for note in {note.id: note for note in notes}.values()])
+            rows = await fetch(connection, "note_pending", {"records": records, "epoch": epoch})
+        return [row[0] for row in rows]
+
+    async def set_wake(self, wakes: Mapping[str, float | None]) -> None:
+        """When each row must be looked at next, in seconds from now; None: not by time."""
+        if wakes:
+            records = dumps([{"id": id_, "seconds": seconds} for id_, seconds in wakes.items()])
+            await self._pool.execute("set_wake", {"records": records})
+
+    async def retier(self, customer: str, tier_weight: int, *, epoch: int | None) -> list[WorkloadRow]:
+        """Give a customer's unfinished workloads a new weight: new key, and for those that wait a new version.
+
+        Page by page, each a transaction. Returns the rows changed. Raises StaleEpochError, ConflictError.
+        """
+        changed: list[WorkloadRow] = []
+        after = _FIRST
+        while True:
+            async with self._pool.transaction() as connection:
+                await commit.begin(connection, epoch, self._settings.identity)
+                page = {"customer": customer, "after": after, "limit": _PAGE}
+                rows = [workload_row(row) for row in await fetch(connection, "lock_customer_rows", page)]
+                new = [fresh for row in rows if (fresh := self._retiered(row, tier_weight)) is not row]
+                if new:
+                    records = dumps([state_record(row) for row in new])
+                    await connection.execute(sql("update_states"), {"records": records})
+            changed += new
+            if len(rows) < _PAGE:
+                return changed
+            after = rows[-1].id
+
+    def _retiered(self, row: WorkloadRow, tier_weight: int) -> WorkloadRow:
+        """`row` itself when weight and key are right already (also: computed under today's settings)."""
+        key = self._keys.key(row.priority, tier_weight, row.queued_at_us)
+        if (row.tier_weight, row.queue_key) == (tier_weight, key):
+            return row
+        # What is bound isn't in the queue: a new version would only void observations that are under way.
+        version = row.version if row.phase.bound else row.version + 1
+        return replace(row, tier_weight=tier_weight, queue_key=key, version=version)
+
+    # --- Reading workloads -------------------------------------------------------------------------------------------
+
+    async def get_workloads(self, ids: Iterable[str]) -> list[WorkloadRow]:
+        """Rows by id, sorted by id; unknown ids and what is no UUID are left out."""
+        known = [text for id_ in ids if (text := _uuid_or_none(id_)) is not None]
+        return await self._rows("rows_by_id", ids=known) if known else []
+
+    async def get_workloads_by_worker(self, worker: str) -> list[WorkloadRow]:
+        """What is scheduled to or running on a worker, sorted by id."""
+        return await self._rows("rows_by_worker", worker=worker)
+
+    async def get_pending_workloads(
+        self,
+        limit: int,
+        *,
+        per_class: int = 0,
+        classes: int = 200,
+        oldest: int = 0,
+        after_class: str = "",
+    ) -> list[WorkloadRow]:
+        """The queue's refill, highest key first: the `limit` top rows, the `oldest` oldest ones, and the `per_class`
+        top rows of each of the first `classes` classes after `after_class`. Rows in backoff are left out.
+        """
+        return await self._rows(
+            "refill",
+            top=limit,
+            oldest=oldest,
+            per_class=per_class,
+            classes=classes if per_class else 0,
+            after_class=after_class,
+        )
+
+    async def get_pending_of(self, customer: str, limit: int, *, offset: int = 0) -> list[WorkloadRow]:
+        """A page of a customer's pending workloads: highest priority first, then oldest."""
+        return await self._rows("rows_pending_of", customer=customer, limit=limit, offset=offset)
+
+    async def get_due(self, limit: int) -> list[WorkloadRow]:
+        """Rows whose wake-up time has come, longest overdue first."""
+        return await self._rows("rows_due", limit=limit)
+
+    async def get_active(self, *, chunk: int = _PAGE) -> AsyncIterator[list[WorkloadRow]]:
+        """All rows that aren't over, and those that are but have a wake-up (TTL), in chunks by id.
+
+        Not one snapshot: take `cursor()` before, and `changes_since` it after, to end with the truth.
+        """
+        after = _FIRST
+        while rows := await self._rows("rows_active", after=after, limit=chunk):
+            yield rows
+            if len(rows) < chunk:
+                return
+            after = rows[-1].id
+
+    # --- The change cursor -------------------------------------------------------------------------------------------
+
+    async def cursor(self) -> Cursor:
+        """The present end of the stream of changes."""
+        return Cursor(xid=await self._horizon())
+
+    async def changes_since(self, cursor: Cursor, *, limit: int = 5000) -> tuple[list[WorkloadRow], Cursor]:
+        """Rows changed since `cursor`, and where to go on. Never misses a late commit, may repeat a row.
+
+        A row appears once, as it is now. More than `limit` rows may come when transactions are under way; when
+        exactly `limit` come, ask again at once.
+        """
+        horizon = await self._horizon()
+        # Transaction ids only go back when the database was replaced (restore, failover to a lagging standby).
+        start = cursor if cursor.xid <= horizon else Cursor()
+        params = {"xid": str(start.xid), "id": start.id, "horizon": str(horizon), "limit": limit}
+        settled = await self._pool.fetch("changes_settled", params)
+        if len(settled) == limit:
+            last = settled[-1]
+            return [workload_row(row[:-1]) for row in settled], Cursor(xid=last[-1], id=last[0])
+        # Visible, but a transaction with a lower id is still running: shown now, and again when all are over.
+        fresh = await self._pool.fetch("changes_fresh", {"horizon": str(horizon)})
+        rows = {row[0]: row for row in (*settled, *fresh)}
+        return [workload_row(row[:-1]) for row in rows.values()], Cursor(xid=horizon)
+
+    async def _horizon(self) -> int:
+        return int((await self._pool.fetch("change_horizon"))[0][0])
+
+    # --- Audit, counters, clock --------------------------------------------------------------------------------------
+
+    async def get_events(self, id_: str) -> list[EventRow]:
+        """A workload's audit, oldest first."""
+        return [event_row(row) for row in await self._pool.fetch("events_of", {"id": checked_id(id_)})]
+
+    async def get_attempts(self, id_: str) -> list[AttemptRow]:
+        """A workload's attempts, first one first."""
+        return [attempt_row(row) for row in await self._pool.fetch("attempts_of", {"id": checked_id(id_)})]
+
+    async def get_queue_depth(self, customer: str | None = None) -> QueueDepth:
+        """How many workloads are where, from counters; all customers or one."""
+        rows = await self._pool.fetch("queue_depth", {"customer": customer})
+        customers = {name: Depth(*counts) for name, *counts in rows}
+        return QueueDepth(Depth(*(sum(column) for column in zip(*(row[1:] for row in rows), strict=True))), customers)
+
+    async def wrong_counters(self) -> list[str]:
+        """Counters that disagree with the rows, as text; reads every row (tests, repairs)."""
+        return [str(row) for row in await self._pool.fetch("counters_wrong")]
+
+    async def clock(self) -> int:
+        """The database's clock in µs since 1970."""
+        return int((await self._pool.fetch("clock"))[0][0])
+
+    async def keep_house(self) -> None:
+        """Daily: event partitions ahead, old ones dropped, counters of unused classes removed."""
+        await asyncio.to_thread(keep_house, self._settings.dsn)
+
+    # --- Workers and customers ---------------------------------------------------------------------------------------
+
+    async def get_available_workers(
+        self, *, pool: str | None = None, region: str | None = None, gpu_model: str | None = None
+    ) -> list[WorkerRow]:
+        """Ready, uncordoned workers with a free slot, by name; `free` and `free_slots` tell their capacity."""
+        params = {"pool": pool, "region": region, "gpu_model": gpu_model}
+        return [WorkerRow(*row) for row in await self._pool.fetch("workers_available", params)]
+
+    async def upsert_workers(self, workers: Iterable[WorkerRow]) -> None:
+        """Write the leader's view of workers; `updated_at` is set by the database."""
+        records = {worker.name: asdict(replace(worker, updated_at=None)) for worker in workers}
+        if records:
+            await self._pool.execute("upsert_workers", {"records": dumps(list(records.values()))})
+
+    async def delete_workers(self, names: Iterable[str]) -> None:
+        """Forget workers; unknown names are ignored."""
+        await self._pool.execute("delete_workers", {"names": list(names)})
+
+    async def get_customers(self) -> list[CustomerRow]:
+        """All customers, deleted ones too, by name."""
+        rows = await self._pool.fetch("customers")
+        return [CustomerRow(name, tier, limits, tuple(spaces), *rest) for name, tier, limits, spaces, *rest in rows]
+
+    async def upsert_customers(self, customers: Iterable[CustomerRow]) -> None:
+        """Write customers as they are now."""
+        records = {customer.name: asdict(customer) for customer in customers}
+        if records:
+            await self._pool.execute("upsert_customers", {"records": dumps(list(records.values()))})
+
+    async def delete_customer(self, name: str) -> None:
+        """Mark a customer deleted; unknown names are ignored."""
+        await self._pool.execute("delete_customer", {"name": name})
+
+    async def _rows(self, statement: str, **params: object) -> list[WorkloadRow]:
+        return [workload_row(row) for row in await self._pool.fetch(statement, params)]
+
+
+def _uuid_or_none(text: str) -> str | None:
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        return None
