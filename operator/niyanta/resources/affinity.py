@@ -1,8 +1,9 @@
-"""`spec.affinity` of a Workload: where it must (hard), should (soft) and must not (anti) run; selectors shared by all."""
+"""`spec.affinity` of a Workload: where it must (hard), should (soft) and must not (anti) run. And selectors."""
 
 from __future__ import annotations
 
 import enum
+import re
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PlainValidator, WithJsonSchema
@@ -20,7 +21,7 @@ _KEYS = Rule(
 
 
 def _label_key(key: str) -> bool:
-    return quantity.re.fullmatch(LABEL_KEY_PATTERN, key) is not None
+    return re.fullmatch(LABEL_KEY_PATTERN, key) is not None
 
 
 def checked_quantity(value: Any) -> Any:
@@ -69,8 +70,7 @@ _COMPARISON = Rule(
     "!(self.operator in ['Gt', 'Lt']) || (has(self.values) && self.values.size() == 1 && "
     f"self.values[0].matches('^{_INTEGER}$'))",
     lambda e: (
-        e.operator not in (Op.GT, Op.LT)
-        or (len(e.values) == 1 and quantity.re.fullmatch(_INTEGER, e.values[0]) is not None)
+        e.operator not in (Op.GT, Op.LT) or (len(e.values) == 1 and re.fullmatch(_INTEGER, e.values[0]) is not None)
     ),
     "values: operators Gt and Lt need exactly one value, an integer",
     ".values",
@@ -175,9 +175,7 @@ class Near(Model):
 
     workload_selector: LabelSelector | None = Field(None, description="Workloads with these labels.")
     types: Words = Field(default_factory=list, description="Workloads of any of these types.")
-    topology_key: LabelKey = Field(
-        HOSTNAME_TOPOLOGY, description="Node label whose value must be shared, for instance topology.kubernetes.io/zone."
-    )
+    topology_key: LabelKey = Field(HOSTNAME_TOPOLOGY, description="Node label whose value must be shared.")
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"has(self.workloadSelector) || {_given('types')}",

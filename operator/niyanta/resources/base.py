@@ -1,7 +1,7 @@
 """What the models of the custom resources are made of: strict camelCase models, shared types and rules.
 
-A rule is written once, as CEL text and as the same test in Python. `crds.py` puts the CEL into the generated schemas, the
-models run the Python, so both doors give the same verdict. `Refused` is that verdict as an exception.
+A rule is written once, as CEL text and as the same test in Python. `crds.py` puts the CEL into the schemas, the models
+run the Python, so both doors give the same verdict. `Refused` is that verdict as an exception.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ class Model(BaseModel):
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         found = handler(schema)
         body = handler.resolve_ref_schema(found)
-        validations = [as_validation(rule) for rule in (*cls.rules, *cls.transitions) if rule.cel]
+        rules: tuple[Rule | Transition, ...] = (*cls.rules, *cls.transitions)
+        validations = [as_validation(rule) for rule in rules if rule.cel]
         if validations:
             body[VALIDATIONS] = validations
         return found

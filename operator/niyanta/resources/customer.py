@@ -24,9 +24,7 @@ class Tier(enum.Enum):
     ENTERPRISE = "Enterprise"
 
 
-NamespaceEntry = Annotated[
-    str, Field(min_length=1, max_length=63, pattern=r"^([*]|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$")
-]
+NamespaceEntry = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^([*]|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$")]
 
 
 class CustomerSpec(Model):

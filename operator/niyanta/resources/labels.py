@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import Final
 
 GROUP = "niyanta.io"
 VERSION = "v1alpha1"
-API_VERSION = f"{GROUP}/{VERSION}"
+API_VERSION: Final = "niyanta.io/v1alpha1"
 PREFIX = f"{GROUP}/"
 
 WORKLOAD = "niyanta.io/workload"

@@ -40,7 +40,7 @@ def _units(text: str, scale: int) -> int | None:
     if not _GRAMMAR.fullmatch(text):
         return None
     # Through text, also for floats: Decimal(0.1) is a little more than 0.1 and would round up to 101 millicores.
-    amount: Decimal = parse_quantity(text) * scale
+    amount: Decimal = parse_quantity(text) * scale  # type: ignore[no-untyped-call]
     return int(amount.to_integral_value(ROUND_CEILING)) if amount <= _LARGEST else None
 
 

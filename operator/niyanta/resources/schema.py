@@ -16,7 +16,18 @@ _PLAIN = (
     *("minItems", "maxItems", "maxProperties", "required", VALIDATIONS, PRESERVE, "x-kubernetes-int-or-string"),
     *("x-kubernetes-list-type", "x-kubernetes-list-map-keys"),
 )
-_DROPPED = {"title", "default", "additionalProperties", "type", "properties", "items", "anyOf", "$ref", "$defs", "const"}
+_HANDLED = {
+    "title",
+    "default",
+    "additionalProperties",
+    "type",
+    "properties",
+    "items",
+    "anyOf",
+    "const",
+    "$ref",
+    "$defs",
+}
 
 
 def structural(model: type[Model]) -> Schema:
@@ -42,7 +53,9 @@ def _resolved(schema: Schema, definitions: dict[str, Schema]) -> Schema:
 
 def _convert(schema: Schema, definitions: dict[str, Schema], where: str) -> Schema:
     schema = _resolved(schema, definitions)
-    unknown = schema.keys() - _DROPPED - set(_PLAIN)
+    if "const" in schema:
+        schema = {**schema, "enum": [schema["const"]]}
+    unknown = schema.keys() - _HANDLED - set(_PLAIN)
     if unknown:
         raise ValueError(f"{where}: a structural schema knows no {sorted(unknown)}")
     out: Schema = {}

@@ -11,11 +11,12 @@ from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
+from pydantic.config import JsonDict
 
 from niyanta.engine.model import Op
 from niyanta.resources import quantity
 from niyanta.resources.affinity import LabelMap, NodeExpression, Operator, checked_quantity, only
-from niyanta.resources.base import PRESERVE, DnsLabel, LabelKey, LabelValue, Model, NodeName, OpenModel, Rule, Ruled
+from niyanta.resources.base import PRESERVE, DnsLabel, LabelValue, Model, NodeName, OpenModel, Rule, Ruled
 from niyanta.resources.labels import PREFIX
 
 MAX_TEMPLATE_BYTES = 64 * 1024
@@ -253,7 +254,7 @@ def _unique_names(containers: Iterable[BaseContainer]) -> bool:
 
 
 _UNIQUE = Ruled(Rule("", _unique_names, "Duplicate value: container names must be unique"))
-_BY_NAME = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+_BY_NAME: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
 
 
 class PodSpec(OpenModel):
@@ -328,11 +329,9 @@ class PodTemplate(Model):
         # CEL sees no preserved unknown fields and can't size an object: this one is checked when it is compiled.
         Rule(
             "",
-            lambda t: len(json.dumps(t.manifest(), separators=(",", ":"), ensure_ascii=False).encode())
-            <= MAX_TEMPLATE_BYTES,
+            lambda t: (
+                len(json.dumps(t.manifest(), separators=(",", ":"), ensure_ascii=False).encode()) <= MAX_TEMPLATE_BYTES
+            ),
             f"Too long: may not be more than {MAX_TEMPLATE_BYTES} bytes as JSON",
         ),
     )
-
-
-__all__ = ["LabelKey", "PodSpec", "PodTemplate"]

@@ -119,7 +119,7 @@ class WorkerPoolStatus(Model):
     replicas: int | None = Field(None, ge=0, description="Workers of the pool.")
     ready_replicas: int | None = Field(None, ge=0, description="Of them, ready and not cordoned.")
     selector: Annotated[str, Field(max_length=16384)] | None = Field(
-        None, description="nodeSelector as text, for the HorizontalPodAutoscaler."
+        None, description="Label selector of the pods on this pool, for the HorizontalPodAutoscaler."
     )
     queue_depth: int | None = Field(None, ge=0, description="Pending workloads that could run here.")
     running_workloads: int | None = Field(None, ge=0, description="Workloads running here.")

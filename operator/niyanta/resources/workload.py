@@ -9,7 +9,7 @@ from pydantic import Field
 
 from niyanta.lifecycle import Phase
 from niyanta.resources.affinity import Affinity
-from niyanta.resources.base import DNS_LABEL_PATTERN, DnsLabel, Model, NodeName, Rule, Transition, Word
+from niyanta.resources.base import Model, NodeName, Rule, Transition, Word
 from niyanta.resources.labels import API_VERSION
 from niyanta.resources.meta import Condition, Metadata, name_rule
 from niyanta.resources.template import PodTemplate
@@ -93,7 +93,9 @@ class WorkloadStatus(Model):
     score: float | None = Field(None, ge=0, le=100, description="Score of the placement, 0 to 100.")
     effective_priority: int | None = Field(None, description="Priority times tier weight plus aging, when written.")
     attempts: int | None = Field(None, ge=0, description="Attempts started so far.")
-    queued_at: str | None = Field(None, description="When it entered the queue.", json_schema_extra={"format": "date-time"})
+    queued_at: str | None = Field(
+        None, description="When it entered the queue.", json_schema_extra={"format": "date-time"}
+    )
     scheduled_at: str | None = Field(
         None, description="When the current attempt was placed.", json_schema_extra={"format": "date-time"}
     )
@@ -120,6 +122,3 @@ class Workload(Model):
     status: dict[str, Any] | None = None
     """Never read by the operator."""
     rules: ClassVar[tuple[Rule, ...]] = (name_rule(MAX_NAME),)
-
-
-__all__ = ["DNS_LABEL_PATTERN", "DnsLabel", "NodeLossPolicy", "Workload", "WorkloadSpec", "WorkloadStatus"]
