@@ -104,6 +104,8 @@ class Change:
     reasons: Sequence[Any] = ()
     cycle: int | None = None
     depends_on: tuple[str, ...] = ()
+    counts: bool = True
+    """REQUEUE only: whether it adds to the row's `rejections`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +120,7 @@ class BatchResult:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """Why a pending workload is pending; `reasons` are typed rejections as JSON values."""
+    """Why a workload is not further than it is; `reasons` are typed rejections as JSON values."""
 
     id: str
     version: int

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import asdict, replace
 
 from niyanta.settings import Settings
 from niyanta.store import commit, intake
 from niyanta.store.codec import attempt_row, checked_id, dumps, event_row, state_record, workload_row
 from niyanta.store.keys import QueueKeys
+from niyanta.store.ledger import Ledger
 from niyanta.store.partitions import keep_house
 from niyanta.store.pool import Pool, fetch
 from niyanta.store.queries import sql
@@ -72,24 +73,56 @@ class StateManager:
         holder = self._settings.identity
         return await commit.apply_changes(self._pool, changes, keys=self._keys, holder=holder, epoch=epoch, cycle=cycle)
 
-    async def note_pending(self, notes: Sequence[Note], *, epoch: int | None) -> list[str]:
-        """Record why workloads are pending, without a new version; audited only when the reason changed.
+    async def note_pending(self, notes: Sequence[Note], *, epoch: int | None) -> list[WorkloadRow]:
+        """Record why workloads are where they are, without a new version; audited only when the reason changed.
 
-        Returns the ids written; rows that moved on or say so already are left alone. Raises StaleEpochError.
+        Returns the rows written; those that moved on, are over, or say so already are left alone. Raises
+        StaleEpochError.
         """
         if not notes:
             return []
         async with self._pool.transaction() as connection:
             await commit.begin(connection, epoch, self._settings.identity)
             records = dumps([asdict(note) for note in {note.id: note for note in notes}.values()])
-            rows = await fetch(connection, "note_pending", {"records": records, "epoch": epoch})
-        return [row[0] for row in rows]
+            written = await fetch(connection, "note_pending", {"records": records, "epoch": epoch})
+            rows = await fetch(connection, "rows_by_id", {"ids": [id_ for (id_,) in written]}) if written else []
+        return [workload_row(row) for row in rows]
 
-    async def set_wake(self, wakes: Mapping[str, float | None]) -> None:
-        """When each row must be looked at next, in seconds from now; None: not by time."""
-        if wakes:
-            records = dumps([{"id": id_, "seconds": seconds} for id_, seconds in wakes.items()])
-            await self._pool.execute("set_wake", {"records": records})
+    async def set_wake(self, ids: Iterable[str], seconds: float | None, *, epoch: int | None) -> None:
+        """When these rows must be looked at next, in seconds from now; None: not by time. No new version.
+
+        Raises StaleEpochError.
+        """
+        async with self._pool.transaction() as connection:
+            await commit.begin(connection, epoch, self._settings.identity)
+            await connection.execute(sql("set_wake"), {"ids": list(ids), "seconds": seconds})
+
+    async def reassign(self, id_: str, *, customer: str, tier_weight: int, epoch: int | None) -> WorkloadRow:
+        """Give one unfinished workload to another customer: counters move along, new key, new version.
+
+        Returns the row as it is then (unchanged when it is over). Raises LookupError (no such row), StaleEpochError,
+        ConflictError.
+        """
+        async with self._pool.transaction() as connection:
+            now_us = await commit.begin(connection, epoch, self._settings.identity)
+            rows = await fetch(connection, "lock_rows", {"ids": [id_]})
+            if not rows:
+                raise LookupError(id_)
+            old = workload_row(rows[0])
+            if old.phase.terminal or (old.customer, old.tier_weight) == (customer, tier_weight):
+                return old
+            key = self._keys.key(old.priority, tier_weight, old.queued_at_us)
+            new = replace(old, customer=customer, tier_weight=tier_weight, queue_key=key, version=old.version + 1)
+            ledger = Ledger(now_us=now_us, epoch=epoch)
+            ledger.count(old, -1)
+            ledger.count(new, 1)
+            ledger.event(new, "Reassigned", old=old)
+            owner = {"id": id_, "customer": customer}
+            await connection.execute(sql("reassign_spec"), owner)
+            await connection.execute(sql("reassign_state"), owner)
+            await connection.execute(sql("update_states"), {"records": dumps([state_record(new)])})
+            await ledger.flush(connection)
+        return new
 
     async def retier(self, customer: str, tier_weight: int, *, epoch: int | None) -> list[WorkloadRow]:
         """Give a customer's unfinished workloads a new weight: new key, and for those that wait a new version.
@@ -161,14 +194,15 @@ class StateManager:
         """Rows whose wake-up time has come, longest overdue first."""
         return await self._rows("rows_due", limit=limit)
 
-    async def get_active(self, *, chunk: int = _PAGE) -> AsyncIterator[list[WorkloadRow]]:
-        """All rows that aren't over, and those that are but have a wake-up (TTL), in chunks by id.
+    async def get_active(self, *, chunk: int = _PAGE) -> AsyncIterator[WorkloadRow]:
+        """All rows that aren't over, and those that are but have a wake-up (TTL), by id; read `chunk` by `chunk`.
 
         Not one snapshot: take `cursor()` before, and `changes_since` it after, to end with the truth.
         """
         after = _FIRST
         while rows := await self._rows("rows_active", after=after, limit=chunk):
-            yield rows
+            for row in rows:
+                yield row
             if len(rows) < chunk:
                 return
             after = rows[-1].id

@@ -51,7 +51,7 @@ def transition(row: WorkloadRow, change: Change, *, now_us: int, keys: QueueKeys
         values |= {"workers": (), "pool": "", "score": None, "scheduled_at": None, "started_at": None}
     if change.event is Event.RETRY:
         values["failures"] = row.failures + 1
-    elif change.event is Event.REQUEUE:
+    elif change.event is Event.REQUEUE and change.counts:
         values["rejections"] = row.rejections + 1
     values |= _waiting(row, change, to=to, now_us=now_us)
     queued_at_us = values.get("queued_at_us", row.queued_at_us)

@@ -97,9 +97,9 @@ WITH note AS (
     SELECT * FROM jsonb_to_recordset(%(records)s::jsonb)
            AS r (id uuid, version bigint, reason text, message text, reasons jsonb)
 ), prior AS (
-    SELECT s.id, s.reason AS old_reason, note.reason, note.message, note.reasons
+    SELECT s.id, s.status, s.attempt, s.reason AS old_reason, note.reason, note.message, note.reasons
       FROM workload_state s JOIN note ON note.id = s.id
-     WHERE s.version = note.version AND s.status = 'PENDING'
+     WHERE s.version = note.version AND s.status IN ('PENDING', 'HELD', 'SCHEDULED', 'RUNNING', 'SUSPENDED')
        AND (s.reason, s.message) IS DISTINCT FROM (note.reason, note.message)
      ORDER BY s.id
        FOR NO KEY UPDATE OF s
@@ -108,21 +108,29 @@ WITH note AS (
        SET reason = prior.reason, message = prior.message, changed = pg_current_xact_id()
       FROM prior
      WHERE s.id = prior.id
-    RETURNING s.id, s.attempt
+    RETURNING s.id
 ), audited AS (
     INSERT INTO workload_events (workload_id, at, event, from_phase, to_phase, attempt, reason, message, reasons, epoch)
-    SELECT id, clock_timestamp(), 'Noted', 'PENDING', 'PENDING', written.attempt, prior.reason, prior.message,
-           prior.reasons, %(epoch)s
-      FROM prior JOIN written USING (id)
-     WHERE prior.old_reason <> prior.reason
+    SELECT id, clock_timestamp(), 'Noted', status, status, attempt, reason, message, reasons, %(epoch)s
+      FROM prior
+     WHERE old_reason <> reason
 )
 SELECT id::text FROM written;
 
 -- name: set_wake
+WITH locked AS (
+    SELECT id FROM workload_state WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR NO KEY UPDATE
+)
 UPDATE workload_state s
-   SET wake_at = clock_timestamp() + r.seconds * interval '1 second', changed = pg_current_xact_id()
-  FROM (SELECT * FROM jsonb_to_recordset(%(records)s::jsonb) AS r (id uuid, seconds float8) ORDER BY id) r
- WHERE s.id = r.id;
+   SET wake_at = clock_timestamp() + %(seconds)s::float8 * interval '1 second', changed = pg_current_xact_id()
+  FROM locked
+ WHERE s.id = locked.id;
+
+-- name: reassign_spec
+UPDATE workloads SET customer_id = %(customer)s WHERE id = %(id)s;
+
+-- name: reassign_state
+UPDATE workload_state SET customer_id = %(customer)s WHERE id = %(id)s;
 
 -- name: lock_customer_rows
 -- A page of a customer's unfinished rows, for a new tier.
