@@ -1,1 +1,1 @@
-"""What tests, demo, bench and `make up` are built from: cluster, Postgres, operator processes, and all of it together."""
+"""What tests, demo, bench and `make up` are built from: cluster, Postgres, operator processes, all together."""

