@@ -1,0 +1,105 @@
+"""A requirements class: what equal `Requirements` have in common, worked out once per cycle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from niyanta.engine.bits import Bits, IntArray
+from niyanta.engine.columns import SLOTS_ROW, Snapshot
+from niyanta.engine.constraints import needs_gpu, static_checks
+from niyanta.engine.model import CPU, MEMORY, PODS, Reason, Requirements
+from niyanta.engine.peers import Term
+from niyanta.engine.scoring import StrategyScore, levels
+
+if TYPE_CHECKING:
+    from niyanta.engine.rows import ClassRow
+
+Counts = tuple[tuple[Reason, str, int], ...]
+
+
+class RequirementsClass:
+    """Static mask split into levels, requested amounts by column, and what the cycle has learnt about the class."""
+
+    __slots__ = (
+        "checks",
+        "devices",
+        "devices_of",
+        "gpu_count",
+        "has_peers",
+        "lacking",
+        "levels",
+        "needs",
+        "own_terms",
+        "rejected",
+        "requirements",
+        "row",
+        "scores",
+        "shift",
+        "shift_list",
+        "single_pod",
+        "visits",
+    )
+
+    def __init__(
+        self, requirements: Requirements, snapshot: Snapshot, score: StrategyScore, *, keep_gpu_workers_free: bool
+    ) -> None:
+        index = snapshot.index
+        self.requirements = requirements
+        static = index.alive
+        for _, _, passing in static_checks(index, requirements):
+            static &= passing
+        self.needs: list[tuple[int, int]] = []
+        """(column, amount) of every requested resource, in the order of the request."""
+        self.checks: list[tuple[int, int]] = []
+        """`needs` without pods when that is 1: the rest of what must be compared for workers that are open."""
+        self.lacking = False
+        """A requested resource that no worker has ever had."""
+        self.single_pod = False
+        gpu_named: dict[str, int] = {}
+        cpu = memory = 0
+        for name, amount in requirements.requests:
+            column = snapshot.resources.get(name, -1)
+            self.lacking |= column < 0
+            self.needs.append((column, amount))
+            if name == PODS and amount == 1:
+                self.single_pod = True
+                continue
+            self.checks.append((column, amount))
+            if name == CPU:
+                cpu = amount
+            elif name == MEMORY:
+                memory = amount
+            elif name in index.gpu_resources:
+                gpu_named[name] = amount
+        if not self.single_pod:
+            self.checks.append((SLOTS_ROW, 1))
+        self.gpu_count = requirements.gpu_count
+        self.devices_of: dict[str, int] = {
+            resource: self.gpu_count + gpu_named.get(resource, 0) for resource in index.gpu_resources
+        }
+        """Whole devices that a pod takes on a worker, by the worker's GPU resource."""
+        distinct = set(self.devices_of.values())
+        self.devices = distinct.pop() if len(distinct) == 1 else (-1 if distinct else 0)
+        """The same when it is equal for all GPU resources, else -1."""
+        gpu_last = keep_gpu_workers_free and bool(index.gpu) and not needs_gpu(index, requirements)
+        self.levels: tuple[Bits, ...] = ()
+        self.scores: tuple[float, ...] = ()
+        if static and not self.lacking:
+            self.levels, self.scores = levels(index, static, requirements.soft, gpu_last=gpu_last)
+        self.shift: IntArray = score.shift(cpu, memory, self._devices_by_shape(score))
+        self.shift_list: list[int] = self.shift.tolist()
+        self.has_peers = bool(requirements.anti or requirements.near)
+        self.own_terms: dict[tuple[str, str], tuple[tuple[Term, ...], tuple[Term, ...]]] = {}
+        """By namespace and customer of the carrier: resolved anti and near terms."""
+        self.visits = 0
+        self.row: ClassRow | None = None
+        self.rejected: tuple[int, Counts] | None = None
+        """(replicas, counts) of the last rejection that still holds for every subject without peers."""
+
+    def _devices_by_shape(self, score: StrategyScore) -> IntArray | int:
+        if self.devices >= 0:
+            return self.devices
+        return np.array([self.devices_of.get(resource, 0) for resource in score.gpu_resource], np.int64)
+

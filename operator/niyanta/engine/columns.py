@@ -1,0 +1,311 @@
+"""The snapshot: all workers and what runs on them, as columns that are kept up to date event by event.
+
+The cluster package feeds it (upsert, charge, release), `cycle.Fork` copies the numbers for one cycle, `place.schedule`
+decides. Not thread-safe: do not change a snapshot while `schedule` runs on it; collect the events and apply them
+between cycles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from niyanta.engine.bits import IntArray
+from niyanta.engine.index import WorkerIndex
+from niyanta.engine.model import CPU, MEMORY, PODS, Charge, Quantities, WorkerInfo
+from niyanta.engine.peers import PeerTable
+from niyanta.engine.ports import PortTable
+from niyanta.engine.scoring import StrategyScore
+
+UNLIMITED: Final = 1 << 60
+DEVICE: Final = 1000
+"""Thousandths of one GPU device."""
+
+CPU_ROW, MEMORY_ROW, PODS_ROW, SLOTS_ROW, DEVICES_ROW = range(5)
+"""Fixed rows of the resource columns. Slots and idle devices are counted like resources but have no resource name."""
+_FIRST_ROWS = (CPU, MEMORY, PODS, "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUsage:
+    """What one worker has and what is taken. `used` may exceed `allocatable` when others overcommit the node."""
+
+    name: str
+    pool: str
+    allocatable: Quantities
+    used: Quantities
+    """Only resources of which something is used; foreign pods count."""
+    slots: int | None
+    slots_used: int
+    """Niyanta's pods on the worker."""
+    devices: int
+    devices_idle: int
+    """GPU devices that nobody uses any part of."""
+
+
+class _Seat:
+    """A charge in force on a row, with the devices it took."""
+
+    __slots__ = ("charge", "devices", "row")
+
+    def __init__(self, charge: Charge) -> None:
+        self.charge = charge
+        self.row = -1
+        self.devices: tuple[int, ...] = ()
+
+
+class Snapshot:
+    """Workers and charges. Rows of `allocatable` and `used` are resources, columns are workers.
+
+    `allocatable`, `used`: int64, shape (resources, capacity). `devices`: int16, shape (capacity, devices), the free
+    thousandths of each GPU device. Columns of removed workers are zero and are used again.
+    """
+
+    def __init__(self) -> None:
+        self.index = WorkerIndex()
+        self.peers = PeerTable(self.index)
+        self.ports = PortTable()
+        self.capacity = 64
+        self.resources: dict[str, int] = {CPU: CPU_ROW, MEMORY: MEMORY_ROW, PODS: PODS_ROW}
+        self.resource_names: list[str] = list(_FIRST_ROWS)
+        self.allocatable: IntArray = np.zeros((len(_FIRST_ROWS), self.capacity), np.int64)
+        self.used: IntArray = np.zeros((len(_FIRST_ROWS), self.capacity), np.int64)
+        self.devices: NDArray[np.int16] = np.zeros((self.capacity, 8), np.int16)
+        self._unused: list[int] = []
+        self._next_row = 0
+        self._seats: dict[str, _Seat] = {}
+        self._on: dict[str, dict[str, _Seat]] = {}
+        self._score: StrategyScore | None = None
+        self._score_version = -1
+
+    # --- readers ---
+
+    @property
+    def workers(self) -> tuple[str, ...]:
+        """Names of all workers, sorted."""
+        return tuple(sorted(self.index.rows))
+
+    def worker(self, name: str) -> WorkerInfo:
+        """What was upserted last; KeyError if unknown."""
+        return self.index.infos[self.index.rows[name]]
+
+    def charges(self, name: str) -> tuple[Charge, ...]:
+        """Charges for a worker, known or not, sorted by key."""
+        return tuple(seat.charge for _, seat in sorted(self._on.get(name, {}).items()))
+
+    def worker_usage(self, name: str) -> WorkerUsage:
+        """Capacity and use of a worker; KeyError if unknown."""
+        row = self.index.rows[name]
+        info = self.index.infos[row]
+        used = self.used[:, row].tolist()
+        names = self.resource_names
+        return WorkerUsage(
+            name=name,
+            pool=info.pool,
+            allocatable=info.allocatable,
+            used=tuple(sorted((names[r], amount) for r, amount in enumerate(used) if amount and names[r])),
+            slots=info.slots,
+            slots_used=used[SLOTS_ROW],
+            devices=int(self.allocatable[DEVICES_ROW, row]),
+            devices_idle=int(self.allocatable[DEVICES_ROW, row]) - used[DEVICES_ROW],
+        )
+
+    def usage(self) -> list[WorkerUsage]:
+        """`worker_usage` of all workers, sorted by name."""
+        return [self.worker_usage(name) for name in self.workers]
+
+    # --- workers ---
+
+    def upsert_worker(self, info: WorkerInfo) -> None:
+        """Add a worker or replace what is known of it. Equal content costs one comparison."""
+        row = self.index.rows.get(info.name)
+        if row is not None:
+            if self.index.infos[row] == info:
+                return
+            self._unseat_all(info.name)
+            self.index.remove(row)
+        else:
+            row = self._take_row()
+        self.index.add(row, info)
+        self.allocatable[:, row] = 0
+        for name, amount in info.allocatable:
+            resource = self._resource(name)  # may grow the columns: look them up after it
+            self.allocatable[resource, row] = amount
+        self.allocatable[SLOTS_ROW, row] = UNLIMITED if info.slots is None else info.slots
+        count = device_count(info)
+        self.allocatable[DEVICES_ROW, row] = count
+        if count > self.devices.shape[1]:
+            wider = np.zeros((self.capacity, count), np.int16)
+            wider[:, : self.devices.shape[1]] = self.devices
+            self.devices = wider
+        self.devices[row] = 0
+        self.devices[row, :count] = DEVICE
+        for _, seat in sorted(self._on.get(info.name, {}).items()):
+            self._seat(seat, row)
+
+    def remove_worker(self, name: str) -> None:
+        """Forget a worker; its charges stay remembered until released. Unknown: no-op."""
+        row = self.index.rows.get(name)
+        if row is None:
+            return
+        self._unseat_all(name)
+        self.index.remove(row)
+        self.allocatable[:, row] = 0
+        self.devices[row] = 0
+        heappush(self._unused, row)
+
+    def _take_row(self) -> int:
+        if self._unused:
+            return heappop(self._unused)
+        row = self._next_row
+        self._next_row += 1
+        if row == self.capacity:
+            self.allocatable = np.pad(self.allocatable, ((0, 0), (0, self.capacity)))
+            self.used = np.pad(self.used, ((0, 0), (0, self.capacity)))
+            self.devices = np.pad(self.devices, ((0, self.capacity), (0, 0)))
+            self.capacity *= 2
+        return row
+
+    def _resource(self, name: str) -> int:
+        row = self.resources.get(name)
+        if row is None:
+            row = self.resources[name] = len(self.resource_names)
+            self.resource_names.append(name)
+            self.allocatable = np.pad(self.allocatable, ((0, 1), (0, 0)))
+            self.used = np.pad(self.used, ((0, 1), (0, 0)))
+        return row
+
+    # --- charges ---
+
+    def charge(self, charge: Charge) -> None:
+        """Count a pod. Idempotent by key; other content under the same key replaces it."""
+        seat = self._seats.get(charge.key)
+        if seat is not None:
+            if seat.charge == charge:
+                return
+            self.release(charge.key)
+        seat = self._seats[charge.key] = _Seat(charge)
+        self._on.setdefault(charge.worker, {})[charge.key] = seat
+        row = self.index.rows.get(charge.worker)
+        if row is not None:
+            self._seat(seat, row)
+
+    def release(self, key: str) -> None:
+        """The pod is gone. Unknown key: no-op."""
+        seat = self._seats.pop(key, None)
+        if seat is None:
+            return
+        worker = seat.charge.worker
+        on = self._on[worker]
+        del on[key]
+        if not on:
+            del self._on[worker]
+        row = seat.row
+        if row >= 0:
+            self._unseat(seat)
+            if seat.devices and self._lacks_devices(row):
+                self._deal_devices(row, on)
+
+    def _unseat_all(self, name: str) -> None:
+        for seat in self._on.get(name, {}).values():
+            self._unseat(seat)
+
+    def _seat(self, seat: _Seat, row: int) -> None:
+        charge = seat.charge
+        seat.row = row
+        self._count(charge, row, 1)
+        count = devices_of(charge, self.index.infos[row])
+        if count:
+            self._take_devices(seat, count)
+        for port in charge.host_ports:
+            self.ports.take(port, row)
+        if charge.subject is not None:
+            self.peers.seat(charge.subject, charge.anti, row)
+
+    def _unseat(self, seat: _Seat) -> None:
+        charge, row = seat.charge, seat.row
+        self._count(charge, row, -1)
+        self._give_devices(seat)
+        for port in charge.host_ports:
+            self.ports.free(port, row)
+        if charge.subject is not None:
+            self.peers.unseat(charge.subject, charge.anti, row)
+        seat.row = -1
+
+    def _count(self, charge: Charge, row: int, sign: int) -> None:
+        for name, amount in charge.requests:
+            resource = self._resource(name)
+            self.used[resource, row] += sign * amount
+        gpu = self.index.infos[row].gpu
+        if charge.gpu_count and gpu is not None:
+            resource = self._resource(gpu.resource)
+            self.used[resource, row] += sign * charge.gpu_count
+        if charge.subject is not None:
+            self.used[SLOTS_ROW, row] += sign
+
+    # --- devices ---
+
+    def _take_devices(self, seat: _Seat, count: int) -> None:
+        row = seat.row
+        idle = np.flatnonzero(self.devices[row] == DEVICE)[:count]
+        self.devices[row, idle] = 0
+        self.used[DEVICES_ROW, row] += len(idle)
+        seat.devices = tuple(idle.tolist())
+
+    def _give_devices(self, seat: _Seat) -> None:
+        if seat.devices:
+            self.devices[seat.row, list(seat.devices)] = DEVICE
+            self.used[DEVICES_ROW, seat.row] -= len(seat.devices)
+            seat.devices = ()
+
+    def _lacks_devices(self, row: int) -> bool:
+        """Whether some charge on the row holds fewer devices than it asks for (the node is overcommitted)."""
+        info = self.index.infos[row]
+        on = self._on.get(info.name, {})
+        return any(len(seat.devices) < devices_of(seat.charge, info) for seat in on.values())
+
+    def _deal_devices(self, row: int, on: dict[str, _Seat]) -> None:
+        for seat in on.values():
+            self._give_devices(seat)
+        for _, seat in sorted(on.items()):
+            self._take_devices(seat, devices_of(seat.charge, self.index.infos[row]))
+
+    # --- upkeep ---
+
+    def settle(self) -> None:
+        """Bring lazily kept parts up to date; `schedule` calls it first."""
+        if self.peers.settle():
+            self.peers = PeerTable(self.index)
+            for seat in self._seats.values():
+                if seat.row >= 0 and seat.charge.subject is not None:
+                    self.peers.seat(seat.charge.subject, seat.charge.anti, seat.row)
+            self.peers.settle()
+
+    def strategy_score(self) -> StrategyScore:
+        """Shapes and name order of the workers as they are now."""
+        if self._score is None or self._score_version != self.index.version:
+            self._score = StrategyScore(self.index, self.allocatable, CPU_ROW, MEMORY_ROW, DEVICES_ROW)
+            self._score_version = self.index.version
+        return self._score
+
+
+def device_count(info: WorkerInfo) -> int:
+    """Devices of a worker: what its pool says or, when that is 0, what the node offers of the resource."""
+    if info.gpu is None:
+        return 0
+    return info.gpu.count or dict(info.allocatable).get(info.gpu.resource, 0)
+
+
+def devices_of(charge: Charge, info: WorkerInfo) -> int:
+    """Whole devices that a charge takes on a worker."""
+    if info.gpu is None:
+        return 0
+    count = charge.gpu_count
+    for name, amount in charge.requests:
+        if name == info.gpu.resource:
+            count += amount
+    return count

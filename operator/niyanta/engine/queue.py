@@ -1,0 +1,144 @@
+"""The queue's order: a heap with constant keys.
+
+    effective = priority * tier_weight + boost * minutes_waited            minutes_waited = (now - queued_at) / 60e6
+
+Everybody ages at the same rate, so `boost * now / 60e6` is the same in every effective priority and can be left out of
+the order. Times 60,000,000 the rest is an exact integer that never changes by itself:
+
+    key = priority * tier_weight * 60_000_000 - boost * queued_at          larger first
+
+With priorities off the first part is 0, with aging off the second; with both off all keys are equal and the tie-break,
+`queued_at` then id, makes the queue first in, first out.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from typing import Final
+
+from niyanta.engine.model import PendingWorkload
+
+MINUTE: Final = 60_000_000
+"""Microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """What decides the order. `aging_boost_per_minute` is in units of effective priority."""
+
+    enable_priority: bool = True
+    enable_aging: bool = True
+    aging_boost_per_minute: int = 5
+
+
+_DEFAULTS = QueueSettings()
+_Entry = tuple[int, int, str]
+"""(-key, queued_at, id): ascending is queue order."""
+
+
+def queue_key(workload: PendingWorkload, settings: QueueSettings = _DEFAULTS) -> int:
+    """The constant key of a workload, larger first; equal keys go by `queued_at`, then id."""
+    key = 0
+    if settings.enable_priority:
+        key = workload.priority * workload.tier_weight * MINUTE
+    if settings.enable_aging:
+        key -= settings.aging_boost_per_minute * workload.queued_at
+    return key
+
+
+def effective_priority(workload: PendingWorkload, now: int, settings: QueueSettings = _DEFAULTS) -> float:
+    """Effective priority at `now` (microseconds), for people to read; a clock behind `queued_at` counts as no wait."""
+    effective = 0.0
+    if settings.enable_priority:
+        effective = float(workload.priority * workload.tier_weight)
+    if settings.enable_aging:
+        effective += settings.aging_boost_per_minute * max(now - workload.queued_at, 0) / MINUTE
+    return effective
+
+
+class Queue:
+    """Pending workloads by effective priority. Removal is lazy: entries that are no longer current are skipped."""
+
+    def __init__(self, settings: QueueSettings = _DEFAULTS, workloads: Iterable[PendingWorkload] = ()) -> None:
+        self.settings = settings
+        self._current: dict[str, tuple[_Entry, PendingWorkload]] = {}
+        self._heap: list[_Entry] = []
+        self._order: list[_Entry] | None = None
+        for workload in workloads:
+            self._current[workload.id] = (self._entry(workload), workload)
+        self._tidy()
+
+    def __len__(self) -> int:
+        return len(self._current)
+
+    def __contains__(self, workload_id: object) -> bool:
+        return workload_id in self._current
+
+    def get(self, workload_id: str) -> PendingWorkload | None:
+        """The workload with this id, if it waits here."""
+        found = self._current.get(workload_id)
+        return None if found is None else found[1]
+
+    def push(self, workload: PendingWorkload) -> None:
+        """Add a workload, or replace the one with the same id. O(log n)."""
+        entry = self._entry(workload)
+        known = self._current.get(workload.id)
+        self._current[workload.id] = (entry, workload)
+        if known is not None:
+            if known[0] == entry:
+                return
+            self._forget(known[0])
+        heappush(self._heap, entry)
+        if self._order is not None:
+            insort(self._order, entry)
+
+    update = push
+
+    def remove(self, workload_id: str) -> PendingWorkload | None:
+        """Take a workload out, wherever it stands; None if it isn't here."""
+        known = self._current.pop(workload_id, None)
+        if known is None:
+            return None
+        self._forget(known[0])
+        return known[1]
+
+    def pop(self) -> PendingWorkload:
+        """Take the first workload out; IndexError when empty."""
+        while True:
+            entry = heappop(self._heap)
+            known = self._current.get(entry[2])
+            if known is not None and known[0] == entry:
+                del self._current[entry[2]]
+                self._forget(entry)
+                return known[1]
+
+    def in_order(self) -> Iterator[PendingWorkload]:
+        """All workloads, first to last, as they stand at the call; the queue stays as it is."""
+        return iter([self._current[entry[2]][1] for entry in self._sorted()])
+
+    def position(self, workload_id: str) -> int | None:
+        """How many workloads are ahead of this one (0: it is next); None if it isn't here."""
+        known = self._current.get(workload_id)
+        return None if known is None else bisect_left(self._sorted(), known[0])
+
+    def _entry(self, workload: PendingWorkload) -> _Entry:
+        return -queue_key(workload, self.settings), workload.queued_at, workload.id
+
+    def _sorted(self) -> list[_Entry]:
+        # Made when first asked for and then kept up by bisection: moving 100,000 pointers takes 20 us.
+        if self._order is None:
+            self._order = sorted(entry for entry, _ in self._current.values())
+        return self._order
+
+    def _forget(self, entry: _Entry) -> None:
+        if self._order is not None:
+            del self._order[bisect_left(self._order, entry)]
+        if len(self._heap) > 2 * len(self._current) + 64:
+            self._tidy()
+
+    def _tidy(self) -> None:
+        self._heap = [entry for entry, _ in self._current.values()]
+        heapify(self._heap)

@@ -1,0 +1,171 @@
+"""Choosing the best worker of a class: from scratch, or from a kept row of keys that is patched where workers changed.
+
+A class seen once is chosen for by whole-column comparisons, level by level (`choose`). From its second visit on it
+keeps an int64 key per worker (`ClassRow`); each later visit recomputes only the workers that changed since.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from niyanta.engine.bits import Bits, BoolArray, iterate, minus, to_bool, to_rows
+from niyanta.engine.classes import RequirementsClass
+from niyanta.engine.columns import DEVICES_ROW, SLOTS_ROW
+from niyanta.engine.cycle import Fork
+from niyanta.engine.scoring import LEVEL_STEP, rows_by_level
+
+_FEW = 12
+"""Up to this many candidates are compared one by one in Python."""
+_REBUILD = 256
+"""From this many changed workers on, a row is made anew."""
+_PATCH_BLOCKED = 8
+"""Up to this many newly (or no longer) blocked workers are patched one by one."""
+
+NOWHERE = (-1, 0.0)
+
+
+def fits(fork: Fork, asked: RequirementsClass) -> BoolArray:
+    """Workers with enough of everything that is counted, apart from `fork.open`; shape (capacity,)."""
+    free = fork.free
+    enough: BoolArray | None = None
+    for column, amount in asked.checks:
+        part = free[column] >= amount
+        enough = part if enough is None else np.logical_and(enough, part, out=enough)
+    if asked.devices > 0:
+        part = free[DEVICES_ROW] >= asked.devices
+        enough = part if enough is None else np.logical_and(enough, part, out=enough)
+    elif asked.devices < 0:
+        enough = np.ones(fork.snapshot.capacity, np.bool_) if enough is None else enough
+        for resource, amount in asked.devices_of.items():
+            if amount:
+                there = to_bool(fork.index.gpu_resources[resource], fork.snapshot.capacity)
+                enough &= ~there | (free[DEVICES_ROW] >= amount)
+    return np.ones(fork.snapshot.capacity, np.bool_) if enough is None else enough
+
+
+def fits_one(fork: Fork, asked: RequirementsClass, row: int) -> bool:
+    """`fits` and `open` for one worker."""
+    left = fork.left
+    for column, amount in asked.needs:
+        if left[column][row] < amount:
+            return False
+    if left[SLOTS_ROW][row] < 1:
+        return False
+    devices = asked.devices
+    if devices < 0:
+        devices = asked.devices_of.get(fork.gpu_resource.get(row, ""), 0)
+    return not devices or left[DEVICES_ROW][row] >= devices
+
+
+def choose(fork: Fork, asked: RequirementsClass, blocked: Bits, allowed: Bits) -> tuple[int, float]:
+    """(row, soft score) of the best worker outside `blocked` and inside `allowed`, or `NOWHERE`."""
+    usable = fork.open & allowed if asked.single_pod else allowed
+    if blocked:
+        usable = minus(usable, blocked)
+    enough: BoolArray | None = None
+    shift, shape_of = asked.shift, fork.score.shape_of
+    for part, score in zip(asked.levels, asked.scores, strict=True):
+        part &= usable
+        if not part:
+            continue
+        if part.bit_count() <= _FEW:
+            row = _best_of(fork, asked, part)
+            if row >= 0:
+                return row, score
+            continue
+        if enough is None:
+            enough = fits(fork, asked)
+        mask = to_bool(part, fork.snapshot.capacity)
+        rows = np.logical_and(mask, enough).nonzero()[0]
+        if len(rows):
+            keys = fork.base.take(rows)
+            if not fork.score.single:
+                keys += shift.take(shape_of.take(rows))
+            return int(rows[keys.argmax()]), score
+    return NOWHERE
+
+
+def _best_of(fork: Fork, asked: RequirementsClass, part: Bits) -> int:
+    best, best_key = -1, -1
+    shapes, base = fork.score.shapes, fork.base_list
+    shift = asked.shift_list
+    for row in iterate(part):
+        if fits_one(fork, asked, row):
+            key = base[row] + shift[shapes[row]]
+            if key > best_key:
+                best, best_key = row, key
+    return best
+
+
+class ClassRow:
+    """Keys of one class for all workers: level, strategy and name in one int64; -1 = can't take it."""
+
+    __slots__ = ("best", "best_key", "blocked", "keys", "level", "levels", "seen")
+
+    def __init__(self, fork: Fork, asked: RequirementsClass) -> None:
+        self.levels = rows_by_level(asked.levels, fork.snapshot.capacity) * LEVEL_STEP
+        self.level: list[int] = self.levels.tolist()
+        self.blocked: Bits = 0
+        self.seen = 0
+        self.best = self.best_key = -1
+        self.keys = self.levels
+        self._rebuild(fork, asked, 0)
+
+    def _rebuild(self, fork: Fork, asked: RequirementsClass, blocked: Bits) -> None:
+        enough = fits(fork, asked)
+        enough &= self.levels >= 0
+        usable = fork.open if asked.single_pod else fork.index.alive
+        enough &= to_bool(minus(usable, blocked), fork.snapshot.capacity)
+        self.keys = np.where(enough, self.levels + fork.base + asked.shift.take(fork.score.shape_of), -1)
+        self.blocked = blocked
+        self.seen = len(fork.log)
+        self._find_best()
+
+    def _find_best(self) -> None:
+        self.best = int(self.keys.argmax())
+        self.best_key = int(self.keys[self.best])
+
+    def choose(self, fork: Fork, asked: RequirementsClass, blocked: Bits) -> tuple[int, float]:
+        """As the function `choose`, with every worker allowed."""
+        log = fork.log
+        changed = log[self.seen :]
+        if len(changed) > _REBUILD:
+            self._rebuild(fork, asked, blocked)
+            changed = []
+        elif blocked != self.blocked:
+            differing = blocked ^ self.blocked
+            if differing.bit_count() <= _PATCH_BLOCKED:
+                changed += iterate(differing)
+            elif minus(self.blocked, blocked):
+                # Another subject of the same class: not worth forgetting what the row knows.
+                return choose(fork, asked, blocked, fork.index.alive)
+            else:
+                self.keys[to_rows(differing, fork.snapshot.capacity)] = -1
+                self._find_best()
+            self.blocked = blocked
+        if changed:
+            self.seen = len(log)
+            self._patch(fork, asked, changed)
+        if self.best_key < 0:
+            return NOWHERE
+        return self.best, asked.scores[-1 - self.best_key // LEVEL_STEP]
+
+    def _patch(self, fork: Fork, asked: RequirementsClass, changed: list[int]) -> None:
+        level, keys, blocked = self.level, self.keys, self.blocked
+        shapes, base, shift = fork.score.shapes, fork.base_list, asked.shift_list
+        lost = False
+        for row in set(changed) if len(changed) > 1 else changed:
+            key = level[row]
+            if key < 0:
+                continue
+            if (blocked and blocked >> row & 1) or not fits_one(fork, asked, row):
+                key = -1
+            else:
+                key += base[row] + shift[shapes[row]]
+            keys[row] = key
+            if key > self.best_key:
+                self.best, self.best_key = row, key
+            elif row == self.best and key < self.best_key:
+                lost = True
+        if lost:
+            self._find_best()
