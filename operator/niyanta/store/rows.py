@@ -58,7 +58,7 @@ class WorkloadRow:
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What a door hands in. `phase` is Pending, Held, Suspended, or Failed (refused for good); it counts for new ids only."""
+    """What a door hands in. `phase` is Pending, Held, Suspended or Failed (refused), and counts for new ids only."""
 
     id: str
     door: str
