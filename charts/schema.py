@@ -3,7 +3,7 @@
     python charts/schema.py           write it
     python charts/schema.py --check   exit 1 when it differs
 
-So helm refuses a setting that the operator doesn't know, or a value that it wouldn't take, before anything is installed.
+So helm refuses a setting that the operator doesn't know, or a value that it wouldn't take.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def value_schema(field: dict[str, Any]) -> dict[str, Any]:
 def settings_schema() -> dict[str, Any]:
     """JSON schema of the chart's `settings`: a closed object with the settings in camelCase."""
     fields = Settings.model_json_schema()["properties"]
-    known = {
-        camel_case(name): value_schema(field) for name, field in fields.items() if name not in SET_BY_CHART
-    }
+    known = {camel_case(name): value_schema(field) for name, field in fields.items() if name not in SET_BY_CHART}
     return {
         "type": "object",
         "description": "Settings of the operator",

@@ -46,7 +46,7 @@ def _closed(node: Any) -> Any:
         return node
     if node.get("format") == "int-or-string":
         return _INT_OR_STRING
-    schema = {key: _closed(value) for key, value in node.items() if not key.startswith("x-kubernetes-")}
+    schema = {key: _closed(value) for key, value in node.items()}
     if isinstance(reference := schema.get("$ref"), str):
         schema["$ref"] = reference.replace("#/definitions/", f"{_DEFINITIONS}#/definitions/")
     if isinstance(schema.get("properties"), dict) and "additionalProperties" not in schema:

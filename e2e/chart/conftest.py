@@ -1,0 +1,140 @@
+"""A cluster of the chart's own: it is installed and uninstalled here, and other tests would lose it from under them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from e2e.chart.openapi import LOCATION, write_schemas
+from e2e.harness.api import JSON, Api
+from e2e.harness.cluster import Cluster, Kind, NodeSpec
+from e2e.harness.rundir import REPO
+from e2e.harness.waiting import until
+
+CHART = REPO / "charts" / "niyanta"
+RELEASE = "niyanta"
+NAMESPACE = "niyanta-system"
+OPERATOR = f"system:serviceaccount:{NAMESPACE}:niyanta-operator"
+DSN = {"postgres": {"dsn": "postgresql://niyanta@db.example/niyanta"}}
+NODE = "chart-0"
+
+
+class Renderer:
+    """`helm template` and `helm lint` with values given as data, and kubeconform on what comes out."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self._cluster = cluster
+        self._folder = folder
+        self._version: str = cluster.api.get("/version")["gitVersion"].lstrip("v")
+        schemas = folder / "schemas"
+        schemas.mkdir()
+        assert write_schemas(cluster.api.get("/openapi/v2"), schemas) > 100
+        self._location = f"{schemas}/{LOCATION}"
+
+    def template(self, values: JSON, *, release: str = RELEASE, namespace: str = NAMESPACE) -> str:
+        file = self._values(values)
+        return self._cluster.helm(
+            "template",
+            release,
+            str(CHART),
+            *("--namespace", namespace),
+            *("--kube-version", self._version),
+            *("--values", str(file)),
+        )
+
+    def objects(self, values: JSON, **where: str) -> list[JSON]:
+        return [item for item in yaml.safe_load_all(self.template(values, **where)) if item]
+
+    def lint(self, values: JSON) -> None:
+        self._cluster.helm("lint", "--strict", str(CHART), "--values", str(self._values(values)))
+
+    def conform(self, manifests: str) -> JSON:
+        """kubeconform's summary; raises with its findings when something doesn't conform."""
+        folder = self._cluster.bin_dir
+        program = str(folder / "kubeconform") if folder else shutil.which("kubeconform")
+        if program is None:
+            pytest.skip("kubeconform is not installed")
+        done = subprocess.run(
+            [program, "-strict", "-summary", "-output", "json", "-schema-location", self._location],
+            input=manifests,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return dict(json.loads(done.stdout)["summary"])
+
+    def _values(self, values: JSON) -> Path:
+        file = self._folder / "values.yaml"
+        file.write_text(yaml.safe_dump(values))
+        return file
+
+
+@pytest.fixture(scope="package")
+def chart_cluster() -> Iterator[Cluster]:
+    with Cluster.create("chart") as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="package")
+def renderer(chart_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Renderer:
+    return Renderer(chart_cluster, tmp_path_factory.mktemp("chart"))
+
+
+@pytest.fixture(scope="package")
+def own_cluster(chart_cluster: Cluster) -> Cluster:
+    """The cluster where it is the tests' own, with two nodes and a namespace that takes restricted pods alone."""
+    if chart_cluster.kind is Kind.EXISTING:
+        pytest.skip("installs and uninstalls the chart: needs a cluster of its own")
+    chart_cluster.create_nodes([NodeSpec(NODE), NodeSpec("chart-1")])
+    chart_cluster.create_namespace(NAMESPACE, labels={"pod-security.kubernetes.io/enforce": "restricted"})
+    chart_cluster.create_namespace("tenant")
+    return chart_cluster
+
+
+@pytest.fixture(scope="package")
+def installed(own_cluster: Cluster) -> Cluster:
+    """The release, installed with its defaults; its pods are simulated."""
+    own_cluster.install_chart(RELEASE, CHART, namespace=NAMESPACE, values=DSN, timeout=60)
+    policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
+    until(
+        lambda: all("typeChecking" in item.get("status", {}) for item in own_cluster.api.items(policies)),
+        what="the policies are type-checked",
+    )
+    return own_cluster
+
+
+@pytest.fixture(scope="package")
+def as_operator(installed: Cluster) -> Api:
+    """Requests with the token of the chart's ServiceAccount."""
+    return TokenApi(installed.service_account_kubeconfig(NAMESPACE, "niyanta-operator"))
+
+
+class TokenApi(Api):
+    """Sends the kubeconfig's token whatever name the client library keeps it under."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        super().__init__(kubeconfig)
+        (user,) = yaml.safe_load(kubeconfig.read_text())["users"]
+        self._headers["Authorization"] = f"Bearer {user['user']['token']}"
+
+
+MakePod = Callable[..., JSON]
+
+
+@pytest.fixture(scope="session")
+def make_pod() -> MakePod:
+    def make(name: str, labels: dict[str, str] | None = None, annotations: dict[str, str] | None = None) -> JSON:
+        """A pod bound to a node, as the operator makes them."""
+        meta: dict[str, Any] = {"name": name, "labels": labels or {}, "annotations": annotations or {}}
+        spec = {"nodeName": NODE, "containers": [{"name": "main", "image": "registry.invalid/none"}]}
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+
+    return make

@@ -1,0 +1,135 @@
+"""Who may do what: the operator what it needs and no more, tenants their Workloads alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from e2e.chart.conftest import NAMESPACE, OPERATOR
+from e2e.harness.cluster import Cluster
+
+pytestmark = pytest.mark.e2e
+
+READ = ("get", "list", "watch")
+
+OPERATOR_MAY: list[tuple[str, str, str]] = [
+    *((verb, "niyanta.io/workloads", "tenant") for verb in (*READ, "delete")),
+    ("patch", "niyanta.io/workloads/status", "tenant"),
+    *((verb, "niyanta.io/workerpools", "tenant") for verb in READ),
+    *((verb, "niyanta.io/customers", "") for verb in (*READ, "create")),
+    ("patch", "niyanta.io/customers/status", ""),
+    ("patch", "niyanta.io/workerpools/status", NAMESPACE),
+    *((verb, "pods", "tenant") for verb in (*READ, "create", "patch", "delete")),
+    *((verb, resource, "") for verb in READ for resource in ("nodes", "namespaces")),
+    *((verb, "limitranges", "tenant") for verb in READ),
+    *((verb, "node.k8s.io/runtimeclasses", "") for verb in READ),
+    *((verb, "apiextensions.k8s.io/customresourcedefinitions", "") for verb in READ),
+    *((verb, "events.k8s.io/events", "tenant") for verb in ("create", "patch")),
+    *((verb, "configmaps:niyanta-fence", NAMESPACE) for verb in ("get", "patch", "update")),
+    ("create", "configmaps", NAMESPACE),
+]
+
+OPERATOR_MAY_NOT: list[tuple[str, str, str]] = [
+    *((verb, "secrets", place) for verb in (*READ, "create") for place in ("tenant", NAMESPACE)),
+    *(("create", f"pods/{part}", "tenant") for part in ("exec", "attach", "portforward", "binding", "eviction")),
+    ("get", "pods/log", "tenant"),
+    ("patch", "pods/status", "tenant"),
+    ("patch", "pods/ephemeralcontainers", "tenant"),
+    ("update", "pods", "tenant"),
+    ("deletecollection", "pods", "tenant"),
+    *((verb, "nodes", "") for verb in ("create", "patch", "update", "delete")),
+    ("patch", "nodes/status", ""),
+    *((verb, "namespaces", "") for verb in ("create", "patch", "delete")),
+    *((verb, "niyanta.io/workloads", "tenant") for verb in ("update", "patch")),
+    ("update", "niyanta.io/workloads/status", "tenant"),
+    *((verb, "niyanta.io/workerpools", NAMESPACE) for verb in ("create", "patch", "delete")),
+    ("patch", "niyanta.io/workerpools/status", "tenant"),
+    *((verb, "niyanta.io/customers", "") for verb in ("update", "patch", "delete")),
+    *((verb, "configmaps", place) for verb in READ for place in ("tenant", NAMESPACE)),
+    ("create", "configmaps", "tenant"),
+    ("delete", "configmaps:niyanta-fence", NAMESPACE),
+    ("create", "serviceaccounts/token", NAMESPACE),
+    ("create", "apps/deployments", "tenant"),
+    ("create", "batch/jobs", "tenant"),
+    ("patch", "apiextensions.k8s.io/customresourcedefinitions", ""),
+    ("patch", "admissionregistration.k8s.io/validatingadmissionpolicies", ""),
+    *((verb, "rbac.authorization.k8s.io/clusterroles", "") for verb in ("create", "bind", "escalate")),
+    ("impersonate", "users", ""),
+]
+
+TENANT_MAY: list[tuple[str, str]] = [
+    (verb, "niyanta.io/workloads") for verb in (*READ, "create", "update", "patch", "delete", "deletecollection")
+]
+TENANT_MAY_NOT: list[tuple[str, str]] = [
+    *((verb, "niyanta.io/workloads/status") for verb in ("update", "patch")),
+    *((verb, "niyanta.io/workerpools") for verb in ("create", "update", "patch", "delete")),
+    *((verb, "niyanta.io/workerpools/scale") for verb in ("update", "patch")),
+    *((verb, "niyanta.io/customers") for verb in ("create", "update", "patch", "delete")),
+]
+
+
+def may(cluster: Cluster, who: str, verb: str, what: str, namespace: str = "") -> bool:
+    """What `kubectl auth can-i --as who` answers. `what` is [group/]resource[/subresource][:name]."""
+    what, _, name = what.partition(":")
+    first, *rest = what.split("/")
+    group = first if "." in first or first in ("apps", "batch") else ""
+    resource, *sub = rest if group else [first, *rest]
+    attributes = {
+        "verb": verb,
+        "group": group,
+        "resource": resource,
+        "subresource": sub[0] if sub else "",
+        "name": name,
+        "namespace": namespace,
+    }
+    answer = cluster.api.post(
+        "/apis/authorization.k8s.io/v1/subjectaccessreviews",
+        {"spec": {"user": who, "groups": ["system:authenticated"], "resourceAttributes": attributes}},
+    )
+    return bool(answer["status"]["allowed"])
+
+
+def test_the_operator_may_do_what_it_needs(installed: Cluster) -> None:
+    refused = [case for case in OPERATOR_MAY if not may(installed, OPERATOR, *case)]
+    assert refused == []
+
+
+def test_the_operator_may_do_no_more(installed: Cluster) -> None:
+    allowed = [case for case in OPERATOR_MAY_NOT if may(installed, OPERATOR, *case)]
+    assert allowed == []
+
+
+def test_no_rule_of_the_operator_has_a_wildcard(installed: Cluster) -> None:
+    for role in (
+        installed.get("clusterrole", "niyanta-operator"),
+        installed.get("role", "niyanta-operator", "-n", NAMESPACE),
+    ):
+        words = [word for rule in role["rules"] for part in ("verbs", "resources", "apiGroups") for word in rule[part]]
+        assert not [word for word in words if "*" in word]
+
+
+@pytest.mark.parametrize("role", ["edit", "admin", "niyanta-editor"])
+def test_a_tenant_writes_workloads_and_nothing_else_of_ours(installed: Cluster, role: str) -> None:
+    user = f"tenant-{role}"
+    installed.kubectl("create", "rolebinding", user, "-n", "tenant", f"--clusterrole={role}", f"--user={user}")
+    assert [case for case in TENANT_MAY if not may(installed, user, *case, "tenant")] == []
+    assert [case for case in TENANT_MAY_NOT if may(installed, user, *case, "tenant")] == []
+    assert not may(installed, user, "create", "niyanta.io/workloads", "default")
+
+
+@pytest.mark.parametrize("role", ["view", "niyanta-viewer"])
+def test_a_viewer_reads(installed: Cluster, role: str) -> None:
+    user = f"viewer-{role}"
+    installed.kubectl("create", "rolebinding", user, "-n", "tenant", f"--clusterrole={role}", f"--user={user}")
+    assert all(may(installed, user, verb, "niyanta.io/workloads", "tenant") for verb in READ)
+    for verb, what in (*TENANT_MAY, *TENANT_MAY_NOT):
+        if verb not in READ:
+            assert not may(installed, user, verb, what, "tenant"), (verb, what)
+
+
+def test_an_administrator_of_the_platform_runs_pools_and_customers_but_writes_no_status(installed: Cluster) -> None:
+    user = "platform"
+    installed.kubectl("create", "clusterrolebinding", user, "--clusterrole=niyanta-admin", f"--user={user}")
+    for what in ("workerpools", "customers", "workloads"):
+        assert may(installed, user, "create", f"niyanta.io/{what}", "")
+        assert not may(installed, user, "patch", f"niyanta.io/{what}/status", "")
+    assert may(installed, user, "patch", "niyanta.io/workerpools/scale", NAMESPACE)

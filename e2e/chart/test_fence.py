@@ -1,0 +1,177 @@
+"""The fence: late pods of a replaced leader are refused, nobody else sets the operator's keys, other pods pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from e2e.chart.conftest import NAMESPACE, MakePod
+from e2e.harness.api import JSON, Api, ApiError
+from e2e.harness.cluster import Cluster
+from e2e.harness.waiting import until
+
+pytestmark = pytest.mark.e2e
+
+PODS = "/api/v1/namespaces/tenant/pods"
+FENCES = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+FENCE = f"{FENCES}/niyanta-fence"
+
+SetFence = Callable[[str | None], None]
+
+
+@pytest.fixture(autouse=True)
+def cleared(installed: Cluster) -> Iterator[None]:
+    yield
+    installed.kubectl("delete", "pods,jobs", "--all", "-n", "tenant", "--force", "--grace-period=0")
+
+
+@pytest.fixture
+def set_fence(installed: Cluster, as_operator: Api, make_pod: MakePod) -> SetFence:
+    """Writes the ConfigMap as the operator, and waits until the API server's own cache has it."""
+
+    def set_to(epoch: str | None) -> None:
+        if epoch is None:
+            installed.api.delete(FENCE)
+            seen = "no params found"
+        else:
+            body = {"metadata": {"name": "niyanta-fence"}, "data": {"epoch": epoch}}
+            if installed.api.find(FENCE) is None:
+                as_operator.post(FENCES, body)
+            else:
+                as_operator.patch(FENCE, {"data": {"epoch": epoch}})
+            seen = f"the fence is at {epoch}" if epoch.isdigit() else "whole number under the key"
+        until(lambda: seen in refusal(as_operator, make_pod("probe", {"niyanta.io/epoch": "0"})), what=seen)
+
+    return set_to
+
+
+def refusal(api: Api, pod: JSON) -> str:
+    """The server's words, or nothing where it takes the pod (which is then not kept)."""
+    try:
+        api.request("POST", PODS, pod, query={"dryRun": "All"})
+    except ApiError as error:
+        return str(error)
+    return ""
+
+
+def test_a_lower_epoch_is_refused_and_an_equal_or_higher_one_taken(
+    as_operator: Api, make_pod: MakePod, set_fence: SetFence
+) -> None:
+    set_fence("9")
+    with pytest.raises(ApiError, match=r"niyanta-fence.*epoch 8, the fence is at 9") as refused:
+        as_operator.post(PODS, make_pod("late", {"niyanta.io/epoch": "8"}))
+    # 403 and not 422: the operator takes a 422 for a wrong manifest, and would fail the Workload.
+    assert refused.value.status == 403
+    as_operator.post(PODS, make_pod("equal", {"niyanta.io/epoch": "9"}))
+    # Compared as numbers: as text, 10 would come before 9.
+    as_operator.post(PODS, make_pod("later", {"niyanta.io/epoch": "10"}))
+
+
+@pytest.mark.parametrize("epoch", ["x", "", "-1", "1e9", "9.0", "99999999999999999999"])
+def test_an_epoch_that_is_no_number_is_refused(
+    as_operator: Api, make_pod: MakePod, set_fence: SetFence, epoch: str
+) -> None:
+    set_fence("1")
+    assert refusal(as_operator, make_pod("odd", {"niyanta.io/epoch": epoch}))
+
+
+def test_a_pod_of_ours_without_an_epoch_does_not_go_round_the_fence(
+    as_operator: Api, make_pod: MakePod, set_fence: SetFence
+) -> None:
+    set_fence("1")
+    assert "needs the label niyanta.io/epoch" in refusal(as_operator, make_pod("bare", {"niyanta.io/workload": "w"}))
+
+
+def test_without_the_configmap_our_pods_are_refused_and_all_others_taken(
+    installed: Cluster, as_operator: Api, make_pod: MakePod, set_fence: SetFence
+) -> None:
+    set_fence("1")
+    set_fence(None)
+    assert "niyanta-fence" in refusal(as_operator, make_pod("ours", {"niyanta.io/epoch": "5"}))
+    for api in (as_operator, installed.api):
+        api.post(PODS, make_pod("plain" if api is as_operator else "plain-2", {"app": "x"}))
+
+
+def test_a_configmap_that_is_no_fence_refuses(as_operator: Api, make_pod: MakePod, set_fence: SetFence) -> None:
+    set_fence("soon")
+    assert refusal(as_operator, make_pod("ours", {"niyanta.io/epoch": "5"}))
+    set_fence("1")
+    assert not refusal(as_operator, make_pod("ours", {"niyanta.io/epoch": "5"}))
+
+
+@pytest.mark.parametrize(
+    ("labels", "annotations"),
+    [
+        ({"niyanta.io/epoch": "99"}, {}),
+        ({"niyanta.io/workload": "mine"}, {}),
+        ({"app": "x"}, {"niyanta.io/score": "100"}),
+    ],
+)
+def test_nobody_else_makes_pods_with_our_keys(
+    installed: Cluster, make_pod: MakePod, set_fence: SetFence, labels: dict[str, str], annotations: dict[str, str]
+) -> None:
+    set_fence("1")
+    words = refusal(installed.api, make_pod("forged", labels, annotations))
+    assert "niyanta-fence" in words
+    assert "403" in words
+
+
+def test_keys_that_only_look_like_ours_pass(installed: Cluster, make_pod: MakePod, set_fence: SetFence) -> None:
+    set_fence("1")
+    labels = {"niyanta": "x", "niyanta.io.example.com/a": "b", "e2e.niyanta.io/a": "b"}
+    assert not refusal(installed.api, make_pod("alike", labels))
+
+
+def test_a_job_whose_template_copies_our_labels_makes_no_pod_and_says_why(
+    installed: Cluster, set_fence: SetFence
+) -> None:
+    set_fence("1")
+    pod = {"restartPolicy": "Never", "containers": [{"name": "main", "image": "registry.invalid/none"}]}
+    template = {"metadata": {"labels": {"niyanta.io/epoch": "99"}}, "spec": pod}
+    installed.api.post(
+        "/apis/batch/v1/namespaces/tenant/jobs", {"metadata": {"name": "copycat"}, "spec": {"template": template}}
+    )
+
+    def told() -> bool:
+        events = installed.api.items("/api/v1/namespaces/tenant/events")
+        return any("niyanta-fence" in event["message"] and event["reason"] == "FailedCreate" for event in events)
+
+    until(told, what="the Job's event names the fence")
+    assert installed.api.items(PODS) == []
+
+
+def test_others_change_anything_of_our_pods_but_our_keys(
+    installed: Cluster, as_operator: Api, make_pod: MakePod, set_fence: SetFence
+) -> None:
+    set_fence("1")
+    as_operator.post(PODS, make_pod("ours", {"niyanta.io/epoch": "1"}, {"niyanta.io/note": "a"}))
+    path = f"{PODS}/ours"
+    for change in (
+        {"labels": {"niyanta.io/epoch": "2"}},
+        {"labels": {"niyanta.io/epoch": None}},
+        {"labels": {"niyanta.io/new": "x"}},
+        {"labels": None},
+        {"annotations": {"niyanta.io/note": "b"}},
+        {"annotations": {"niyanta.io/note": None}},
+        {"annotations": {"niyanta.io/new": "x"}},
+    ):
+        with pytest.raises(ApiError, match=r"niyanta-fence.*changed by the operator alone"):
+            installed.api.patch(path, {"metadata": change})
+    for change in (
+        {"labels": {"app": "x"}, "annotations": {"sim/run-for": "1h"}},
+        {"labels": {"app": None}},
+        {"finalizers": ["example.com/hold"]},
+        {"finalizers": None},
+    ):
+        installed.api.patch(path, {"metadata": change})
+    as_operator.patch(path, {"metadata": {"labels": {"niyanta.io/new": "x"}, "finalizers": ["niyanta.io/outcome"]}})
+    as_operator.patch(path, {"metadata": {"labels": {"niyanta.io/new": None}, "finalizers": None}})
+
+
+def test_our_keys_are_not_put_on_other_pods(installed: Cluster, make_pod: MakePod, set_fence: SetFence) -> None:
+    set_fence("1")
+    installed.api.post(PODS, make_pod("theirs"))
+    with pytest.raises(ApiError, match="niyanta-fence"):
+        installed.api.patch(f"{PODS}/theirs", {"metadata": {"labels": {"niyanta.io/epoch": "1"}}})
+    installed.api.patch(f"{PODS}/theirs", {"metadata": {"labels": {"app": "x"}}})

@@ -1,0 +1,245 @@
+"""What the chart renders: valid for the server, strict about its values, and true to the operator's settings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from charts.schema import SET_BY_CHART, camel_case
+from charts.schema import main as schema_main
+from e2e.chart.conftest import DSN, OPERATOR, Renderer
+from e2e.harness.api import JSON
+from e2e.harness.cluster import CommandError
+from e2e.harness.rundir import REPO
+from niyanta.settings import Settings
+
+VALUE_SETS: dict[str, JSON] = {
+    "defaults": DSN,
+    "no replicas": {**DSN, "operator": {"replicas": 0}},
+    "one replica": {**DSN, "operator": {"replicas": 1}},
+    "existing secret": {"postgres": {"existingSecret": "pg-app", "key": "uri"}},
+    "no default customer": {**DSN, "defaultCustomer": {"enabled": False}},
+    "no definitions": {**DSN, "crds": {"enabled": False}},
+    "definitions not kept": {**DSN, "crds": {"keep": False}},
+    "bare": {
+        **DSN,
+        "fence": {"enabled": False},
+        "migrations": {"enabled": False},
+        "metrics": {"service": {"enabled": False}},
+        "rbac": {"create": False, "userRoles": False},
+        "serviceAccount": {"create": False, "name": "mine"},
+    },
+    "everything": {
+        **DSN,
+        "fullnameOverride": "placer",
+        "image": {"repository": "mirror.example/niyanta", "tag": "edge", "pullSecrets": [{"name": "pull"}]},
+        "settings": {"cycleInterval": 0.5, "dbPoolMax": 100, "logLevel": "DEBUG", "enableAging": False},
+        "operator": {
+            "replicas": 3,
+            "priorityClassName": "system-cluster-critical",
+            "nodeSelector": {"kubernetes.io/os": "linux"},
+            "tolerations": [{"key": "control", "operator": "Exists"}],
+            "affinity": {"podAntiAffinity": {}},
+            "podAnnotations": {"example.com/a": "b"},
+            "podLabels": {"example.com/c": "d"},
+            "extraEnv": [{"name": "TZ", "value": "UTC"}],
+        },
+        "metrics": {"port": 9191, "service": {"annotations": {"example.com/scrape": "true"}}},
+        "serviceAccount": {"name": "placer", "annotations": {"example.com/role": "placer"}},
+    },
+}
+
+WRONG_VALUES: list[tuple[JSON, str]] = [
+    ({"operater": {}}, "'operater' not allowed"),
+    ({"operator": {"replica": 2}}, "'replica' not allowed"),
+    ({"operator": {"replicas": -1}}, "minimum: got -1, want 0"),
+    ({"operator": {"replicas": "two"}}, "got string, want integer"),
+    ({"operator": {"podLabels": {"niyanta.io/workload": "x"}}}, "/operator/podLabels"),
+    ({"postgres": {"existingSecret": "Not A Name"}}, "/postgres/existingSecret"),
+    ({"settings": {"cycle_interval": 1}}, "'cycle_interval' not allowed"),
+    ({"settings": {"dsn": "x"}}, "'dsn' not allowed"),
+    ({"settings": {"dbPoolMin": 0}}, "minimum: got 0, want 1"),
+    ({"settings": {"logLevel": "LOUD"}}, "/settings/logLevel"),
+    ({"settings": {"enableAging": "maybe"}}, "/settings/enableAging"),
+    ({"settings": {"lease": "soon"}}, "/settings/lease"),
+    ({"image": {"pullPolicy": "Sometimes"}}, "/image/pullPolicy"),
+    ({"metrics": {"port": 80}}, "minimum: got 80, want 1,024"),
+    ({"crds": {"enabled": "yes"}}, "/crds/enabled"),
+]
+
+
+def containers(deployment: JSON) -> list[JSON]:
+    pod = deployment["spec"]["template"]["spec"]
+    return [*pod.get("initContainers", []), *pod["containers"]]
+
+
+def environment(container: JSON) -> dict[str, Any]:
+    return {item["name"]: item.get("value", item.get("valueFrom")) for item in container["env"]}
+
+
+def one(objects: list[JSON], kind: str) -> JSON:
+    (found,) = [item for item in objects if item["kind"] == kind]
+    return found
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS.keys())
+def test_renders_what_the_server_knows(renderer: Renderer, values: JSON) -> None:
+    renderer.lint(values)
+    manifests = renderer.template(values)
+    summary = renderer.conform(manifests)
+    assert summary["valid"] == manifests.count("\nkind: ") > 0
+    assert summary["skipped"] == 0
+
+
+@pytest.mark.e2e
+def test_a_misspelt_field_does_not_pass(renderer: Renderer) -> None:
+    manifests = renderer.template(DSN).replace("readinessProbe:", "readynessProbe:")
+    with pytest.raises(AssertionError, match="readynessProbe"):
+        renderer.conform(manifests)
+
+
+@pytest.mark.e2e
+def test_values_choose_what_is_there(renderer: Renderer) -> None:
+    def kinds(name: str) -> Counter[str]:
+        return Counter(item["kind"] for item in renderer.objects(VALUE_SETS[name]))
+
+    everything = kinds("defaults")
+    assert everything["CustomResourceDefinition"] == 3
+    assert everything["Secret"] == everything["PodDisruptionBudget"] == 1
+    assert everything["ValidatingAdmissionPolicy"] == everything["ValidatingAdmissionPolicyBinding"] == 2
+    assert "ConfigMap" not in everything
+    assert "PodDisruptionBudget" not in kinds("no replicas")
+    assert "PodDisruptionBudget" not in kinds("one replica")
+    assert "Secret" not in kinds("existing secret")
+    assert "CustomResourceDefinition" not in kinds("no definitions")
+    assert set(kinds("bare")) == {"Deployment", "Secret", "CustomResourceDefinition", "PodDisruptionBudget"}
+
+
+@pytest.mark.e2e
+def test_definitions_are_kept_unless_told_otherwise(renderer: Renderer) -> None:
+    def policies(name: str) -> set[str | None]:
+        crds = [item for item in renderer.objects(VALUE_SETS[name]) if item["kind"] == "CustomResourceDefinition"]
+        return {item["metadata"].get("annotations", {}).get("helm.sh/resource-policy") for item in crds}
+
+    assert policies("defaults") == {"keep"}
+    assert policies("definitions not kept") == {None}
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize(("values", "words"), WRONG_VALUES, ids=lambda part: part if isinstance(part, str) else "")
+def test_a_wrong_value_is_refused_by_name(renderer: Renderer, values: JSON, words: str) -> None:
+    with pytest.raises(CommandError, match="don't meet the specifications") as refusal:
+        renderer.template({**DSN, **values})
+    assert words in str(refusal.value)
+
+
+@pytest.mark.e2e
+def test_a_database_must_be_named_once(renderer: Renderer) -> None:
+    with pytest.raises(CommandError, match=r"set postgres\.existingSecret"):
+        renderer.template({})
+    with pytest.raises(CommandError, match="not both"):
+        renderer.template({"postgres": {"dsn": "postgresql://x", "existingSecret": "pg"}})
+
+
+@pytest.mark.e2e
+def test_a_refusal_does_not_show_the_password(renderer: Renderer) -> None:
+    with pytest.raises(CommandError) as refusal:
+        renderer.template({"postgres": {"dsn": "postgresql://u:hunter2@h/d", "colour": "blue"}})
+    assert "hunter2" not in str(refusal.value)
+
+
+@pytest.mark.e2e
+def test_the_pod_is_as_restricted_as_it_can_be(renderer: Renderer) -> None:
+    deployment = one(renderer.objects(DSN), "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert [container["name"] for container in containers(deployment)] == ["migrate", "operator"]
+    for container in containers(deployment):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+    assert [container["command"] for container in containers(deployment)] == [
+        ["niyanta", "migrate"],
+        ["niyanta", "operator"],
+    ]
+
+
+@pytest.mark.e2e
+def test_the_pod_carries_no_key_of_the_fence(renderer: Renderer) -> None:
+    meta = one(renderer.objects(VALUE_SETS["everything"]), "Deployment")["spec"]["template"]["metadata"]
+    assert not [key for key in (*meta["labels"], *meta["annotations"]) if key.startswith("niyanta.io/")]
+
+
+@pytest.mark.e2e
+def test_the_fence_knows_the_account_the_operator_runs_as(renderer: Renderer) -> None:
+    assert OPERATOR in renderer.template(DSN)
+    renamed = renderer.template(VALUE_SETS["everything"], namespace="elsewhere")
+    assert "'system:serviceaccount:elsewhere:placer'" in renamed
+    assert OPERATOR not in renamed
+
+
+@pytest.mark.e2e
+def test_every_setting_arrives_as_it_was_given(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted: dict[str, Any] = {}
+    for name, field in Settings.model_fields.items():
+        if name in SET_BY_CHART:
+            continue
+        default = field.default
+        if isinstance(default, bool):
+            wanted[name] = not default
+        elif isinstance(default, int):
+            # Helm reads large numbers as floats: they must come out whole.
+            wanted[name] = 2_000_000 if "pool" in name and "max" in name else default + 1
+        elif isinstance(default, float):
+            wanted[name] = 0.75 if name == "orphan_stop_ratio" else default + 0.25
+        else:
+            wanted[name] = {"log_format": "console", "log_level": "ERROR"}.get(name, default)
+    settings = {camel_case(name): value for name, value in wanted.items()}
+    deployment = one(renderer.objects({**DSN, "settings": settings}), "Deployment")
+    for container in containers(deployment):
+        for variable, value in environment(container).items():
+            if isinstance(value, str):
+                monkeypatch.setenv(variable, value)
+        read = Settings()
+        assert {name: getattr(read, name) for name in wanted} == wanted
+        assert read.default_customer is True
+        assert read.service_account == "niyanta-operator"
+
+
+@pytest.mark.e2e
+def test_the_connection_string_comes_from_the_secret(renderer: Renderer) -> None:
+    for name, secret, key in (("defaults", "niyanta-postgres", "dsn"), ("existing secret", "pg-app", "uri")):
+        objects = renderer.objects(VALUE_SETS[name])
+        for container in containers(one(objects, "Deployment")):
+            assert environment(container)["NIYANTA_DSN"] == {"secretKeyRef": {"name": secret, "key": key}}
+
+
+@pytest.mark.unit
+def test_the_values_schema_is_made_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["schema.py", "--check"])
+    assert schema_main() == 0
+
+
+@pytest.mark.unit
+def test_the_image_is_built_with_what_was_tested() -> None:
+    def entries(name: str) -> dict[str, str]:
+        text = (REPO / name).read_text()
+        blocks = [block for block in text.split("\n") if block and not block.startswith("#")]
+        found: dict[str, str] = {}
+        for line in blocks:
+            if not line.startswith(" "):
+                found[key := line.split()[0]] = ""
+            else:
+                found[key] += line.strip(" \\") + "\n"
+        return found
+
+    build, dev = entries("requirements-build.lock"), entries("requirements-dev.lock")
+    assert any(name.startswith("hatchling==") for name in build)
+    assert build == {name: dev[name] for name in build}, "copy the entries anew from requirements-dev.lock"

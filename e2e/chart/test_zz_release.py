@@ -1,0 +1,118 @@
+"""A release's life on a real control plane: installed, upgraded, beside another one, uninstalled. Runs last: it ends
+the installation that the other modules of this folder share.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from e2e.chart.conftest import CHART, DSN, NAMESPACE, RELEASE, MakePod
+from e2e.harness.api import Api
+from e2e.harness.cluster import Cluster, CommandError
+from e2e.harness.rundir import REPO
+from e2e.harness.waiting import until
+
+pytestmark = pytest.mark.e2e
+
+EXAMPLES = sorted((REPO / "examples").glob("*.yaml"))
+DEFINITIONS = {f"{name}.niyanta.io" for name in ("workloads", "workerpools", "customers")}
+
+
+def of_release(cluster: Cluster, release: str) -> set[str]:
+    """Everything in the cluster, of whatever kind, that carries the release's label, as kind/name."""
+    kinds = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
+    label = f"app.kubernetes.io/instance={release}"
+    return set(cluster.kubectl("get", ",".join(kinds), "-A", "-l", label, "-o", "name").split())
+
+
+def test_the_pods_come_up_under_the_restricted_standard(installed: Cluster) -> None:
+    deployment = installed.get("deployment", "niyanta-operator", "-n", NAMESPACE)
+    assert deployment["status"]["readyReplicas"] == 2
+    budget = installed.get("poddisruptionbudget", "niyanta-operator", "-n", NAMESPACE)
+    assert budget["status"]["disruptionsAllowed"] == 1
+    slices = installed.get("endpointslices", "-n", NAMESPACE, "-l", "kubernetes.io/service-name=niyanta-metrics")
+    assert sum(len(item["endpoints"]) for item in slices["items"]) == 2
+
+
+def test_the_policies_have_no_doubtful_expression(installed: Cluster) -> None:
+    for name in ("niyanta-fence", "niyanta-labels"):
+        assert installed.get("validatingadmissionpolicy", name)["status"]["typeChecking"] == {}
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_accepted_as_it_is(installed: Cluster, file: object) -> None:
+    for team in ("team-a", "team-b"):
+        installed.kubectl("apply", "-f", str(REPO / "examples" / "00-namespaces.yaml"))
+        assert installed.api.find(f"/api/v1/namespaces/{team}")
+    before = installed.kubectl("apply", "--server-side", "--validate=strict", "-f", str(file))
+    assert "serverside-applied" in before
+
+
+@pytest.mark.parametrize("file", [path for path in EXAMPLES if path.stem[0] != "0"], ids=lambda path: path.stem)
+def test_the_pods_of_an_example_meet_the_restricted_standard(installed: Cluster, file: object) -> None:
+    for item in yaml.safe_load_all((REPO / "examples" / str(file)).read_text()):
+        pod = {
+            "metadata": {"generateName": "example-"},
+            "spec": {**item["spec"]["template"]["spec"], "restartPolicy": "Never"},
+        }
+        path = f"/api/v1/namespaces/{item['metadata']['namespace']}/pods"
+        installed.api.request("POST", path, pod, query={"dryRun": "All"})
+
+
+def test_an_upgrade_keeps_the_fence(installed: Cluster, as_operator: Api) -> None:
+    fences = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
+    if installed.api.find(f"{fences}/niyanta-fence") is None:
+        as_operator.post(fences, {"metadata": {"name": "niyanta-fence"}, "data": {"epoch": "1"}})
+    as_operator.patch(f"{fences}/niyanta-fence", {"data": {"epoch": "41"}})
+    values = {**DSN, "settings": {"logLevel": "DEBUG"}}
+    installed.install_chart(RELEASE, CHART, namespace=NAMESPACE, values=values, timeout=60)
+    assert installed.api.get(f"{fences}/niyanta-fence")["data"] == {"epoch": "41"}
+    pod = installed.get("deployment", "niyanta-operator", "-n", NAMESPACE)["spec"]["template"]["spec"]
+    assert {"name": "NIYANTA_LOG_LEVEL", "value": "DEBUG"} in pod["containers"][0]["env"]
+
+
+def test_a_second_fence_is_refused(installed: Cluster) -> None:
+    with pytest.raises(CommandError, match="niyanta-fence"):
+        installed.helm(
+            *("install", "second", str(CHART), "--namespace", "tenant"),
+            *("--set", "postgres.dsn=postgresql://x,crds.enabled=false,operator.replicas=0"),
+        )
+    installed.uninstall_chart("second", namespace="tenant")
+
+
+def test_a_release_without_definitions_and_fence_comes_and_goes_beside_the_first(installed: Cluster) -> None:
+    before = of_release(installed, RELEASE)
+    values = {**DSN, "crds": {"enabled": False}, "fence": {"enabled": False}, "operator": {"replicas": 1}}
+    installed.install_chart("second", CHART, namespace="tenant", values=values, timeout=60)
+    assert "deployment.apps/second-niyanta-operator" in of_release(installed, "second")
+    installed.uninstall_chart("second", namespace="tenant")
+    until(lambda: of_release(installed, "second") == set(), what="nothing of the second release is left")
+    assert of_release(installed, RELEASE) >= {name for name in before if not name.startswith(("pod/", "endpoint"))}
+
+
+def test_uninstalling_leaves_the_definitions_and_what_people_made(
+    installed: Cluster, make_pod: MakePod, as_operator: Api
+) -> None:
+    pod = make_pod("forged", {"niyanta.io/epoch": "0"})
+    workloads = len(installed.get("workloads.niyanta.io", "-A")["items"])
+    assert workloads > 0
+    installed.uninstall_chart(RELEASE, namespace=NAMESPACE)
+    until(lambda: of_release(installed, RELEASE) == set(), what="nothing of the release is left")
+    crds = installed.get("customresourcedefinitions")["items"]
+    assert {item["metadata"]["name"] for item in crds} >= DEFINITIONS
+    assert len(installed.get("workloads.niyanta.io", "-A")["items"]) == workloads
+    assert json.loads(installed.helm("list", "-A", "-o", "json")) == []
+    # The policies are gone with it: what they refused is taken.
+    until(
+        lambda: installed.api.request("POST", "/api/v1/namespaces/tenant/pods", pod, query={"dryRun": "All"}),
+        what="the fence is gone",
+        tolerate=True,
+    )
+
+
+def test_it_installs_again_over_what_was_left(own_cluster: Cluster) -> None:
+    own_cluster.install_chart(RELEASE, CHART, namespace=NAMESPACE, values=DSN, timeout=60)
+    own_cluster.uninstall_chart(RELEASE, namespace=NAMESPACE)
