@@ -102,4 +102,3 @@ class RequirementsClass:
         if self.devices >= 0:
             return self.devices
         return np.array([self.devices_of.get(resource, 0) for resource in score.gpu_resource], np.int64)
-

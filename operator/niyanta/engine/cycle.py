@@ -179,21 +179,35 @@ class Fork:
             blocked |= taken_rows(taken, port)
         return blocked
 
-    def near_rows(self, near: tuple[Term, ...], view: View) -> tuple[Bits, bool]:
-        """Workers that satisfy all near terms, and whether one of them starts a group of its own.
+    def is_kept_away(self, matched: tuple[Term, ...]) -> bool:
+        """Whether a carrier of any of the terms runs in some domain."""
+        carried = self.carrier_bits
+        return any([carried[term.id] for term in matched])
 
-        A term that nothing matches anywhere, but that matches its own workload, is satisfied wherever the topology
-        exists: otherwise the first of a group could never start (Kubernetes' rule for pod affinity).
+    def near_rows(self, near: tuple[Term, ...], view: View) -> tuple[Bits, tuple[Term, ...]]:
+        """Workers that satisfy all near terms but the starting ones, which are returned apart.
+
+        A starting term is one that nothing matches anywhere, but that matches its own workload: it is satisfied
+        wherever the topology exists, and from then on where the workload's first replica is. Otherwise the first of a
+        group could never start (Kubernetes' rule for pod affinity). All other terms are about other workloads: the
+        caller asks once, before the first replica.
         """
         allowed = self.index.alive
-        starts = False
+        starting: list[Term] = []
         for term in near:
             bits = self.peer_bits[term.id]
             if not bits and term.matches(view.subject):
-                bits = self.index.with_domain(term.topology)
-                starts = True
-            allowed &= bits
-        return allowed, starts
+                starting.append(term)
+            else:
+                allowed &= bits
+        return allowed, tuple(starting)
+
+    def starting_rows(self, starting: tuple[Term, ...]) -> Bits:
+        """Workers that satisfy the starting terms now."""
+        allowed = self.index.alive
+        for term in starting:
+            allowed &= self.peer_bits[term.id] or self.index.with_domain(term.topology)
+        return allowed
 
     # --- placing ---
 

@@ -43,7 +43,8 @@ def all_checks(
     for topology, rows in blocked.items():
         yield Reason.ANTI, topology, minus(alive, rows)
     if near:
-        yield Reason.NEAR, "", fork.near_rows(near, view)[0]
+        allowed, starting = fork.near_rows(near, view)
+        yield Reason.NEAR, "", allowed & fork.starting_rows(starting)
 
 
 def _resource_checks(fork: Fork, asked: RequirementsClass) -> Iterator[Check]:

@@ -76,7 +76,7 @@ class _Cycle:
         # Within a cycle nothing is freed, so a rejection holds for the class until its end. Near terms are the
         # exception (a placement may satisfy them), and excluded workers are one workload's own affair.
         lasting = not near and not workload.excluded
-        plain = not anti and not fork.matched(view)
+        plain = not anti and not fork.is_kept_away(fork.matched(view))
         if lasting:
             known = asked.rejected if plain else view.rejected.get(asked)
             if known is not None and workload.replicas >= known[0]:
@@ -112,11 +112,10 @@ class _Cycle:
         scores: list[float] = []
         undos: list[Undo | None] = []
         excluded = names(fork.index, workload.excluded) if workload.excluded else 0
-        allowed, starts = fork.near_rows(near, view) if near else (fork.index.alive, False)
+        near_by, starting = fork.near_rows(near, view) if near else (fork.index.alive, ())
         kept = None if near or excluded else self._row(asked)
         for _ in range(workload.replicas):
-            if starts and rows:
-                allowed, _ = fork.near_rows(near, view)
+            allowed = near_by & fork.starting_rows(starting) if starting else near_by
             blocked = excluded
             matched = fork.matched(view)
             if anti or matched:
@@ -141,9 +140,7 @@ class _Cycle:
                 row = asked.row = ClassRow(self.fork, asked)
         return row
 
-    def _accept(
-        self, workload: PendingWorkload, rows: list[int], scores: list[float], near: tuple[Term, ...]
-    ) -> None:
+    def _accept(self, workload: PendingWorkload, rows: list[int], scores: list[float], near: tuple[Term, ...]) -> None:
         infos = self.fork.index.infos
         first = infos[rows[0]]
         self.placements.append(
@@ -173,4 +170,3 @@ class _Cycle:
     def _reject(self, workload: PendingWorkload, counts: Counts) -> None:
         workers = len(self.fork.index.rows)
         self.rejections.append(Rejection(workload.id, workload.version, workers, counts))
-

@@ -1,0 +1,358 @@
+"""A slow, obvious scheduler over plain objects: what the vectorised engine has to agree with.
+
+It shares the words (`model`) with the engine and nothing else. Every question is asked of every worker, one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from niyanta.engine.model import (
+    Charge,
+    Expression,
+    HostPort,
+    Matcher,
+    NodeTerm,
+    Op,
+    PeerTerm,
+    PendingWorkload,
+    Placement,
+    Plan,
+    Reason,
+    Rejection,
+    Scope,
+    Selector,
+    Strategy,
+    Subject,
+    Taint,
+    Toleration,
+    WorkerInfo,
+)
+
+REASONS = list(Reason)
+SHARE = 1 << 20
+
+
+def matches(labels: dict[str, str], e: Expression) -> bool:
+    have = labels.get(e.key)
+    if e.op is Op.IN:
+        return have is not None and have in e.values
+    if e.op is Op.NOT_IN:
+        return have is None or have not in e.values
+    if e.op is Op.EXISTS:
+        return have is not None
+    if e.op is Op.DOES_NOT_EXIST:
+        return have is None
+    try:
+        return have is not None and (int(have) > int(e.values[0]) if e.op is Op.GT else int(have) < int(e.values[0]))
+    except ValueError:
+        return False
+
+
+def selected(selector: Selector, subject: Subject) -> bool:
+    return (
+        (not selector.types or subject.type in selector.types)
+        and (not selector.customers or subject.customer in selector.customers)
+        and all(matches(dict(subject.labels), e) for e in selector.labels)
+    )
+
+
+@dataclass
+class Pod:
+    worker: str
+    requests: dict[str, int]
+    gpu_count: int
+    ports: tuple[HostPort, ...]
+    subject: Subject | None
+    anti: tuple[PeerTerm, ...]
+    workload: str | None = None  # placed in this cycle
+
+
+@dataclass
+class Cluster:
+    workers: list[WorkerInfo]
+    charges: list[Charge]
+    keep_gpu_workers_free: bool = True
+    pods: list[Pod] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.by_name = {w.name: w for w in self.workers}
+        self.pods = [
+            Pod(c.worker, dict(c.requests), c.gpu_count, c.host_ports, c.subject, c.anti)
+            for c in self.charges
+            if c.worker in self.by_name
+        ]
+
+    # --- what is taken ---
+
+    def on(self, worker: WorkerInfo) -> list[Pod]:
+        return [p for p in self.pods if p.worker == worker.name]
+
+    def used(self, worker: WorkerInfo, resource: str) -> int:
+        own = worker.gpu.resource if worker.gpu else None
+        return sum(p.requests.get(resource, 0) + (p.gpu_count if resource == own else 0) for p in self.on(worker))
+
+    def free(self, worker: WorkerInfo, resource: str) -> int:
+        return dict(worker.allocatable).get(resource, 0) - self.used(worker, resource)
+
+    def devices(self, worker: WorkerInfo) -> int:
+        assert worker.gpu
+        return worker.gpu.count or dict(worker.allocatable).get(worker.gpu.resource, 0)
+
+    def idle(self, worker: WorkerInfo) -> int:
+        """Whole devices only, so whoever is on the worker holds as many as it asked for, while there are any."""
+        if worker.gpu is None:
+            return 0
+        return max(self.devices(worker) - self.used(worker, worker.gpu.resource), 0)
+
+    def domain(self, worker: WorkerInfo, topology: str) -> str | None:
+        if topology == "kubernetes.io/hostname":
+            return "worker " + worker.name
+        return dict(worker.labels).get(topology)
+
+    def gpu_names(self) -> set[str]:
+        return {w.gpu.resource for w in self.workers if w.gpu}
+
+    def needs_gpu(self, w: PendingWorkload) -> bool:
+        r = w.requirements
+        named = any(n in self.gpu_names() or n.endswith("/gpu") for n, _ in r.requests)
+        return bool(r.wants_gpu or r.gpu_count or r.hard.gpu_models or r.hard.gpu_min_memory or named)
+
+    # --- hard ---
+
+    def refusals(self, w: PendingWorkload, node: WorkerInfo) -> list[tuple[Reason, str]]:
+        """All checks that refuse the worker, in order."""
+        r, tags, labels = w.requirements, dict(node.tags), dict(node.labels)
+        failed: list[tuple[Reason, str]] = []
+
+        def check(passes: bool, reason: Reason, detail: str = "") -> None:
+            if not passes:
+                failed.append((reason, detail))
+
+        check(node.ready, Reason.NOT_READY)
+        unschedulable = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
+        check(not node.cordoned or tolerated(unschedulable, r.tolerations), Reason.CORDONED)
+        check(node.name not in w.excluded, Reason.EXCLUDED)
+        for key in sorted({t.key for t in node.taints if not tolerated(t, r.tolerations)}):
+            check(False, Reason.TAINT, key)
+        h = r.hard
+        check(not h.worker_ids or node.name in h.worker_ids, Reason.WORKER_ID)
+        check(not h.pools or node.pool in h.pools, Reason.POOL)
+        check(not h.regions or node.region in h.regions, Reason.REGION)
+        check(not h.zones or node.zone in h.zones, Reason.ZONE)
+        check(set(h.compliance) <= node.compliance, Reason.COMPLIANCE)
+        check(set(h.capabilities) <= node.capabilities, Reason.CAPABILITY)
+        model = node.gpu is not None and (
+            not h.gpu_models or node.gpu.model.lower() in [m.lower() for m in h.gpu_models]
+        )
+        check(not self.needs_gpu(w) or model, Reason.GPU_MODEL)
+        check(not h.gpu_min_memory or bool(node.gpu and node.gpu.memory >= h.gpu_min_memory), Reason.GPU_MEMORY)
+        check(all(matches(tags, e) for e in h.tags), Reason.TAG)
+        terms = not r.node_terms or any(node_term(t, node) for t in r.node_terms)
+        check(all(labels.get(k) == v for k, v in r.node_selector) and terms, Reason.NODE_AFFINITY)
+        for name, amount in r.requests:
+            check(self.free(node, name) >= amount, Reason.RESOURCE, name)
+        if node.gpu:
+            own = node.gpu.resource
+            want = r.gpu_count + dict(r.requests).get(own, 0)
+            check(not want or min(self.idle(node), self.free(node, own)) >= want, Reason.RESOURCE, own)
+        slots_used = sum(1 for p in self.on(node) if p.subject is not None)
+        check(node.slots is None or slots_used < node.slots, Reason.SLOTS)
+        check(not any(collide(a, b) for p in self.on(node) for a in p.ports for b in r.host_ports), Reason.HOST_PORT)
+        for topology in self.conflicts(w, node):
+            check(False, Reason.ANTI, topology)
+        return failed
+
+    def conflicts(self, w: PendingWorkload, node: WorkerInfo) -> list[str]:
+        own = [t.topology for t in w.requirements.anti if self.peers(t, w.subject, node, self.domain(node, t.topology))]
+        theirs = []
+        for p in self.pods:
+            for t in p.anti:
+                there, here = self.domain(self.by_name[p.worker], t.topology), self.domain(node, t.topology)
+                if here is not None and here == there and means(t, p.subject, w.subject):
+                    theirs.append(t.topology)
+        # a topology that the workload's own terms name comes where they stand
+        named = list(dict.fromkeys(t.topology for t in w.requirements.anti))
+        both = set(own) | set(theirs)
+        return [t for t in named if t in both] + sorted(t for t in both if t not in named)
+
+    def peers(self, t: PeerTerm, carrier: Subject, node: WorkerInfo | None, domain: str | None) -> list[Pod]:
+        found = []
+        for p in self.pods:
+            there = self.domain(self.by_name[p.worker], t.topology)
+            if p.subject is None or there is None or not means(t, carrier, p.subject):
+                continue
+            if node is None or there == domain:
+                found.append(p)
+        return found
+
+    def near_ok(self, t: PeerTerm, w: PendingWorkload, node: WorkerInfo, starts: bool) -> bool:
+        domain = self.domain(node, t.topology)
+        if domain is None:
+            return False
+        if not starts:  # others only
+            return any(p.workload != w.id for p in self.peers(t, w.subject, node, domain))
+        return bool(self.peers(t, w.subject, node, domain)) or not self.peers(t, w.subject, None, None)
+
+    # --- scores ---
+
+    def soft(self, w: PendingWorkload, node: WorkerInfo) -> tuple[int, float]:
+        total = sum(s.weight for s in w.requirements.soft)
+        got = 0
+        for s in w.requirements.soft:
+            hit = matcher(s.matcher, node) if s.matcher is not None else s.node is not None and node_term(s.node, node)
+            got += s.weight if hit else 0
+        return got, 100 * got / total if total else 50.0
+
+    def strategy(self, w: PendingWorkload, node: WorkerInfo) -> int:
+        has, want = dict(node.allocatable), dict(w.requirements.requests)
+        shares = [
+            (1, self.free(node, "cpu"), want.get("cpu", 0), has.get("cpu", 0)),
+            (1, self.free(node, "memory") >> 10, want.get("memory", 0) >> 10, has.get("memory", 0) >> 10),
+        ]
+        if node.gpu:
+            own = node.gpu.resource
+            free = min(self.idle(node), self.free(node, own))
+            shares.append((2, free, w.requirements.gpu_count + want.get(own, 0), -self.devices(node)))
+        weights, left = sum(s[0] for s in shares), 0
+        for weight, free, request, capacity in shares:
+            unit, capacity = SHARE * weight // weights, six_bits(capacity) if capacity >= 0 else -capacity
+            left += unit * max(free, 0) // max(capacity, 1) - unit * request // max(capacity, 1)
+        return left if node.strategy is Strategy.SPREAD else SHARE - left
+
+    # --- the cycle ---
+
+    def decide(self, pending: list[PendingWorkload]) -> Plan:
+        placements, rejections = [], []
+        memory: dict[object, list[tuple[int, tuple[tuple[Reason, str, int], ...]]]] = {}
+        for w in pending:
+            # A rejection is remembered for the class until the end of the cycle.
+            lasting = not w.requirements.near and not w.excluded
+            known = memory.get(self.memo(w)) if lasting else None
+            if known and w.replicas >= known[-1][0]:
+                rejections.append(Rejection(w.id, w.version, len(self.workers), known[-1][1]))
+                continue
+            placed = self.place(w)
+            if isinstance(placed, Placement):
+                placements.append(placed)
+            else:
+                if lasting:
+                    group = any(c[0] is Reason.GROUP for c in placed.counts)
+                    memory.setdefault(self.memo(w), []).append((w.replicas if group else 1, placed.counts))
+                rejections.append(placed)
+        return Plan(tuple(placements), tuple(rejections))
+
+    def memo(self, w: PendingWorkload) -> object:
+        touched = bool(w.requirements.anti) or any(
+            means(t, p.subject, w.subject) and self.domain(self.by_name[p.worker], t.topology) is not None
+            for p in self.pods
+            for t in p.anti
+        )
+        return (w.requirements, w.subject) if touched else w.requirements
+
+    def place(self, w: PendingWorkload) -> Placement | Rejection:
+        chosen: list[tuple[WorkerInfo, float]] = []
+        starts = self.starting(w)
+        for _ in range(w.replicas):
+            able = [n for n in self.workers if not self.all_refusals(w, n, starts)]
+            if not able:
+                break
+            best = min(able, key=lambda n: self.preference(w, n))
+            chosen.append((best, self.soft(w, best)[1]))
+            r = w.requirements
+            pod = Pod(best.name, dict(r.requests), r.gpu_count, r.host_ports, w.subject, r.anti, w.id)
+            self.pods.append(pod)
+        if len(chosen) < w.replicas:
+            del self.pods[len(self.pods) - len(chosen) :]
+            return Rejection(w.id, w.version, len(self.workers), self.census(w, starts))
+        names = tuple(n.name for n, _ in chosen)
+        score = sum(s for _, s in chosen) / len(chosen)
+        return Placement(w.id, w.version, w.attempt, names, score, chosen[0][0].pool, self.depends_on(w, chosen))
+
+    def starting(self, w: PendingWorkload) -> dict[int, bool]:
+        return {
+            i: means(t, w.subject, w.subject) and not self.peers(t, w.subject, None, None)
+            for i, t in enumerate(w.requirements.near)
+        }
+
+    def all_refusals(self, w: PendingWorkload, n: WorkerInfo, starts: dict[int, bool]) -> list[tuple[Reason, str]]:
+        failed = self.refusals(w, n)
+        if not all(self.near_ok(t, w, n, starts[i]) for i, t in enumerate(w.requirements.near)):
+            failed.append((Reason.NEAR, ""))
+        return failed
+
+    def preference(self, w: PendingWorkload, n: WorkerInfo) -> tuple[bool, int, int, str]:
+        avoid = self.keep_gpu_workers_free and not self.needs_gpu(w) and n.gpu is not None
+        return avoid, -self.soft(w, n)[0], -self.strategy(w, n), n.name
+
+    def census(self, w: PendingWorkload, starts: dict[int, bool]) -> tuple[tuple[Reason, str, int], ...]:
+        counts: dict[tuple[Reason, str], int] = {}
+        for n in self.workers:
+            failed = self.all_refusals(w, n, starts)
+            first = failed[0] if failed else (Reason.GROUP, "")
+            counts[first] = counts.get(first, 0) + 1
+        ordered = sorted(counts.items(), key=lambda c: (-c[1], REASONS.index(c[0][0]), c[0][1]))
+        return tuple((reason, detail, count) for (reason, detail), count in ordered)
+
+    def depends_on(self, w: PendingWorkload, chosen: list[tuple[WorkerInfo, float]]) -> tuple[str, ...]:
+        found: list[str] = []
+        for t in w.requirements.near:
+            for n, _ in chosen:
+                near = self.peers(t, w.subject, n, self.domain(n, t.topology))
+                first = near[0].workload
+                if all(p.workload is not None for p in near) and first not in (None, w.id) and first not in found:
+                    found.append(str(first))
+        return tuple(found)
+
+
+def six_bits(capacity: int) -> int:
+    step = 1
+    while -(-capacity // step) >= 64:
+        step *= 2
+    return -(-capacity // step) * step
+
+
+def means(t: PeerTerm, carrier: Subject | None, other: Subject) -> bool:
+    assert carrier is not None
+    if t.scope is Scope.NAMESPACE and carrier.namespace != other.namespace:
+        return False
+    if t.scope is Scope.CUSTOMER and carrier.customer != other.customer:
+        return False
+    return selected(t.selector, other)
+
+
+def tolerated(taint: Taint, tolerations: tuple[Toleration, ...]) -> bool:
+    for t in tolerations:
+        effect = t.effect in ("", taint.effect)
+        key = t.exists if t.key == "" else t.key == taint.key
+        if effect and key and (t.exists or t.value == taint.value):
+            return True
+    return False
+
+
+def node_term(t: NodeTerm, node: WorkerInfo) -> bool:
+    if not t.expressions and not t.fields:
+        return False
+    named = {"metadata.name": node.name}
+    known = all(f.key == "metadata.name" and f.op in (Op.IN, Op.NOT_IN) for f in t.fields)
+    labels = dict(node.labels)
+    return known and all(matches(labels, e) for e in t.expressions) and all(matches(named, f) for f in t.fields)
+
+
+def matcher(m: Matcher, n: WorkerInfo) -> bool:
+    return (
+        (not m.worker_ids or n.name in m.worker_ids)
+        and (not m.pools or n.pool in m.pools)
+        and (not m.regions or n.region in m.regions)
+        and (not m.zones or n.zone in m.zones)
+        and set(m.compliance) <= n.compliance
+        and set(m.capabilities) <= n.capabilities
+        and (not m.gpu_models or bool(n.gpu and n.gpu.model.lower() in [x.lower() for x in m.gpu_models]))
+        and (not m.gpu_min_memory or bool(n.gpu and n.gpu.memory >= m.gpu_min_memory))
+        and all(matches(dict(n.tags), e) for e in m.tags)
+    )
+
+
+def collide(a: HostPort, b: HostPort) -> bool:
+    same = (a.port, a.protocol) == (b.port, b.protocol)
+    return same and ("0.0.0.0" in (a.host_ip, b.host_ip) or a.host_ip == b.host_ip)
