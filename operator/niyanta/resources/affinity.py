@@ -11,7 +11,17 @@ from pydantic_core import PydanticCustomError
 
 from niyanta.engine.model import HOSTNAME_TOPOLOGY, Op, Scope
 from niyanta.resources import quantity
-from niyanta.resources.base import LABEL_KEY_PATTERN, LabelKey, LabelValue, Model, NodeName, Rule, Ruled, Word
+from niyanta.resources.base import (
+    LABEL_KEY_PATTERN,
+    LABEL_VALUE_PATTERN,
+    LabelKey,
+    LabelValue,
+    Model,
+    NodeName,
+    Rule,
+    Ruled,
+    Word,
+)
 
 _KEYS = Rule(
     f"self.all(k, k.size() <= 317 && k.matches('{LABEL_KEY_PATTERN}'))",
@@ -52,6 +62,9 @@ def only(*members: enum.Enum) -> Ruled:
 
 _INTEGER = r"[+-]?[0-9]{1,18}"
 
+ExpressionValue = Annotated[str, Field(max_length=63, pattern=f"^({_INTEGER}|{LABEL_VALUE_PATTERN[1:-1]})$")]
+"""A label value, or a signed integer to compare with."""
+
 _EXPRESSION_RULES: tuple[Rule, ...] = (
     Rule(
         "!(self.operator in ['In', 'NotIn']) || (has(self.values) && self.values.size() > 0)",
@@ -82,7 +95,7 @@ class NodeExpression(Model):
 
     key: LabelKey = Field(description="Label key.")
     operator: Operator = Field(description="How the label is compared: In, NotIn, Exists, DoesNotExist, Gt or Lt.")
-    values: Annotated[list[LabelValue], Field(max_length=64)] = Field(
+    values: Annotated[list[ExpressionValue], Field(max_length=64)] = Field(
         default_factory=list,
         description="Values of In and NotIn; the one integer of Gt and Lt; none for Exists and DoesNotExist.",
     )

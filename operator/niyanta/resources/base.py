@@ -37,7 +37,8 @@ class Rule:
 
     `cel` is evaluated by the API server with `self` bound to the object (empty: CEL can't see it, Python alone checks);
     `check` is the same test on the model, True when the rule holds. `field` is the path of the culprit relative to the
-    object, such as `.nodeName`; empty: the object itself.
+    object, such as `.nodeName`; empty: the object itself. (Metadata isn't part of a CRD's schema, so the API server
+    can't be given its path; the message names it.)
     """
 
     cel: str
@@ -58,7 +59,7 @@ class Transition:
 
 def as_validation(rule: Rule | Transition) -> dict[str, Any]:
     found: dict[str, Any] = {"rule": rule.cel, "message": rule.message}
-    if rule.field:
+    if rule.field and not rule.field.startswith(".metadata"):
         found["fieldPath"] = rule.field
     return found
 

@@ -43,4 +43,5 @@ def name_rule(longest: int) -> Rule:
         f"self.metadata.name.size() <= {longest} && self.metadata.name.matches('{DNS_LABEL_PATTERN}')",
         lambda o: len(o.metadata.name) <= longest and re.fullmatch(DNS_LABEL_PATTERN, o.metadata.name) is not None,
         f"metadata.name: must be a DNS label (a-z, 0-9, -) of at most {longest} characters",
+        ".metadata.name",
     )

@@ -16,18 +16,9 @@ _PLAIN = (
     *("minItems", "maxItems", "maxProperties", "required", VALIDATIONS, PRESERVE, "x-kubernetes-int-or-string"),
     *("x-kubernetes-list-type", "x-kubernetes-list-map-keys"),
 )
-_HANDLED = {
-    "title",
-    "default",
-    "additionalProperties",
-    "type",
-    "properties",
-    "items",
-    "anyOf",
-    "const",
-    "$ref",
-    "$defs",
-}
+_HANDLED = frozenset(
+    ("title", "default", "additionalProperties", "type", "properties", "items", "anyOf", "const", "$ref", "$defs")
+)
 
 
 def structural(model: type[Model]) -> Schema:
@@ -51,10 +42,8 @@ def _resolved(schema: Schema, definitions: dict[str, Schema]) -> Schema:
         schema = {**target, **{key: value for key, value in schema.items() if key not in ("$ref", "anyOf")}}
 
 
-def _convert(schema: Schema, definitions: dict[str, Schema], where: str) -> Schema:
-    schema = _resolved(schema, definitions)
-    if "const" in schema:
-        schema = {**schema, "enum": [schema["const"]]}
+def _own(schema: Schema, where: str) -> Schema:
+    """The part of a schema that isn't other schemas."""
     unknown = schema.keys() - _HANDLED - set(_PLAIN)
     if unknown:
         raise ValueError(f"{where}: a structural schema knows no {sorted(unknown)}")
@@ -63,6 +52,8 @@ def _convert(schema: Schema, definitions: dict[str, Schema], where: str) -> Sche
         out["type"] = schema["type"]
     if schema.get("type") == "integer":
         out["format"] = "int64"
+    if "const" in schema:
+        out["enum"] = [schema["const"]]
     for key in _PLAIN:
         if schema.get(key) not in (None, []):
             out[key] = schema[key]
@@ -70,6 +61,12 @@ def _convert(schema: Schema, definitions: dict[str, Schema], where: str) -> Sche
         out["anyOf"] = schema["anyOf"]
     if schema.get("default") is not None:
         out["default"] = schema["default"]
+    return out
+
+
+def _convert(schema: Schema, definitions: dict[str, Schema], where: str) -> Schema:
+    schema = _resolved(schema, definitions)
+    out = _own(schema, where)
     if "properties" in schema:
         out["properties"] = {
             name: _convert(part, definitions, f"{where}.{name}") for name, part in schema["properties"].items()

@@ -52,6 +52,9 @@ def _not_ours(what: str) -> Rule:
 class TemplateMetadata(Model):
     """What the pods are labelled with."""
 
+    creation_timestamp: str | None = Field(None, description="Always null; kubectl writes it into templates it makes.")
+    rules: ClassVar[tuple[Rule, ...]] = (_unset("creationTimestamp", "is set by the API server"),)
+
     labels: Annotated[LabelMap, Ruled(_not_ours("labels"))] = Field(
         default_factory=dict, description="Labels of the pods; none under niyanta.io/."
     )

@@ -1,0 +1,160 @@
+"""Wrong manifests are refused by the API server itself, with the field's name, while no operator runs at all.
+
+The cluster here has nothing of Niyanta but its CRDs, so nothing else can be what refuses.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from e2e.harness.cluster import Cluster, CommandError
+from niyanta.resources.base import Refused, parse
+from niyanta.resources.requirements import parse_workload
+from tests.resources.test_verdicts import MODELS
+from tests.resources.wrong_manifests import BASES, CHANGES_ALLOWED, CHANGES_REFUSED, RIGHT, UNSEEN, WRONG, Case
+
+pytestmark = pytest.mark.e2e
+CRDS = Path(__file__).parent.parent / "crds"
+
+
+@pytest.fixture(scope="module")
+def bare() -> Iterator[Cluster]:
+    """A cluster with the CRDs alone."""
+    with Cluster.create("manifests") as cluster:
+        cluster.kubectl("apply", "--server-side", "-f", str(CRDS))
+        cluster.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", str(CRDS))
+        yield cluster
+
+
+def create(cluster: Cluster, manifest: dict[str, Any]) -> dict[str, Any]:
+    """As `kubectl create` sees it after defaulting, without keeping it."""
+    text = cluster.kubectl("create", "--dry-run=server", "-o", "yaml", "-f", "-", input=yaml.safe_dump(manifest))
+    made: dict[str, Any] = yaml.safe_load(text)
+    return made
+
+
+def test_the_crds_are_accepted_and_established(bare: Cluster) -> None:
+    for crd in bare.get("crd")["items"]:
+        if crd["spec"]["group"] == "niyanta.io":
+            conditions = {c["type"]: c["status"] for c in crd["status"]["conditions"]}
+            assert conditions["Established"] == "True"
+            assert conditions.get("NonStructuralSchema", "False") == "False"
+
+
+@pytest.mark.parametrize("case", WRONG, ids=str)
+def test_a_wrong_manifest_is_refused_with_its_field(bare: Cluster, case: Case) -> None:
+    with pytest.raises(CommandError) as refusal:
+        create(bare, case.manifest)
+    assert re.search(r"is invalid|strict decoding error|ValidationError", str(refusal.value))
+    assert case.field in str(refusal.value)
+
+
+@pytest.mark.parametrize("case", RIGHT, ids=str)
+def test_a_right_manifest_is_taken_and_the_models_take_what_was_stored(bare: Cluster, case: Case) -> None:
+    parse(MODELS[case.kind], create(bare, case.manifest))
+
+
+@pytest.mark.parametrize("case", UNSEEN, ids=str)
+def test_what_cel_cannot_see_is_left_to_the_compile_step(bare: Cluster, case: Case) -> None:
+    create(bare, case.manifest)
+
+
+def test_defaults_of_the_server_are_those_of_the_models(bare: Cluster) -> None:
+    for kind in ("Workload", "WorkerPool", "Customer"):
+        stored = create(bare, BASES[kind])
+        server = parse(MODELS[kind], {**BASES[kind], "spec": stored["spec"]})
+        assert server == parse(MODELS[kind], BASES[kind])
+
+
+@pytest.fixture(scope="module")
+def stored(bare: Cluster) -> dict[str, Any]:
+    """A workload that exists, with an unmodelled field in its template."""
+    manifest = copy.deepcopy(BASES["Workload"])
+    manifest["metadata"]["name"] = "stored"
+    manifest["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 5
+    bare.kubectl("create", "-f", "-", input=yaml.safe_dump(manifest))
+    return manifest
+
+
+def replace(cluster: Cluster, manifest: dict[str, Any]) -> None:
+    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=yaml.safe_dump(manifest))
+
+
+@pytest.mark.parametrize("name", CHANGES_ALLOWED)
+def test_some_fields_may_change(bare: Cluster, stored: dict[str, Any], name: str) -> None:
+    changed = copy.deepcopy(stored)
+    changed["spec"][name] = CHANGES_ALLOWED[name]
+    replace(bare, changed)
+
+
+@pytest.mark.parametrize("name", CHANGES_REFUSED)
+def test_all_others_may_not(bare: Cluster, stored: dict[str, Any], name: str) -> None:
+    changed = copy.deepcopy(stored)
+    changed["spec"][name] = CHANGES_REFUSED[name]
+    with pytest.raises(CommandError, match=f"spec.{name}.*can't be changed after creation"):
+        replace(bare, changed)
+
+
+def test_a_field_of_the_pod_api_that_is_not_modelled_may_not_change_either(
+    bare: Cluster, stored: dict[str, Any]
+) -> None:
+    changed = copy.deepcopy(stored)
+    changed["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 6
+    with pytest.raises(CommandError, match=r"spec.template.*can't be changed after creation"):
+        replace(bare, changed)
+
+
+def test_columns_and_field_selectors_work(bare: Cluster) -> None:
+    manifest = copy.deepcopy(BASES["Workload"])
+    manifest["metadata"]["name"] = "shown"
+    manifest["spec"]["customer"] = "acme"
+    bare.kubectl("create", "-f", "-", input=yaml.safe_dump(manifest))
+    status = (
+        '{"status": {"phase": "Running", "customer": "acme", "effectivePriority": 105, "workers": ["node-7", "node-8"],'
+        ' "score": 87.5, "reason": "Placed"}}'
+    )
+    bare.kubectl("patch", "nwl", "shown", "--subresource=status", "--type=merge", "-p", status)
+    header, line = bare.kubectl("get", "nwl", "--field-selector=spec.customer=acme,status.phase=Running").splitlines()
+    assert header.split() == ["NAME", "PHASE", "CUSTOMER", "PRIORITY", "WORKER", "SCORE", "AGE", "REASON"]
+    columns = line.split()
+    assert columns[:6] == ["shown", "Running", "acme", "105", "node-7", "87.5"]
+    assert columns[7] == "Placed"
+
+
+def test_a_wrong_status_is_refused(bare: Cluster, stored: dict[str, Any]) -> None:
+    wrong = '{"status": {"phase": "Sleeping"}}'
+    with pytest.raises(CommandError, match=r"status\.phase"):
+        bare.kubectl("patch", "nwl", stored["metadata"]["name"], "--subresource=status", "--type=merge", "-p", wrong)
+
+
+def test_a_pool_scales_by_its_subresource_within_its_bounds(bare: Cluster) -> None:
+    manifest = copy.deepcopy(BASES["WorkerPool"])
+    manifest["spec"] |= {"replicas": 1, "maxReplicas": 5}
+    bare.kubectl("create", "-f", "-", input=yaml.safe_dump(manifest))
+    bare.kubectl("scale", "nwp", "pool", "--replicas=4")
+    assert bare.get("nwp", "pool")["spec"]["replicas"] == 4
+    with pytest.raises(CommandError, match="replicas"):
+        bare.kubectl("scale", "nwp", "pool", "--replicas=6")
+
+
+def test_the_fields_are_explained(bare: Cluster) -> None:
+    text = bare.kubectl("explain", "workloads.niyanta.io.spec.affinity.hard.gpu.count")
+    assert "Devices per pod" in text
+
+
+def test_a_chain_of_refusals_reads_alike_at_both_doors(bare: Cluster) -> None:
+    """The rule's own words, not only the field, are the same for those that are rules."""
+    for case in WRONG:
+        if case.kind == "Workload" and ("anti" in case.name or "volume" in case.name):
+            with pytest.raises(Refused) as ours:
+                parse_workload(case.manifest)
+            with pytest.raises(CommandError) as theirs:
+                create(bare, case.manifest)
+            assert ours.value.field in str(theirs.value)

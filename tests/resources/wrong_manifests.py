@@ -1,0 +1,367 @@
+"""Manifests that must be refused, and some that must not, as data: the unit tests feed them to the models, the
+end-to-end tests to a real API server, and both must say the same.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+Manifest = dict[str, Any]
+
+BASES: dict[str, Manifest] = {
+    "Workload": {
+        "apiVersion": "niyanta.io/v1alpha1",
+        "kind": "Workload",
+        "metadata": {"name": "job", "namespace": "default"},
+        "spec": {"template": {"spec": {"containers": [{"name": "main", "image": "busybox"}]}}},
+    },
+    "WorkerPool": {
+        "apiVersion": "niyanta.io/v1alpha1",
+        "kind": "WorkerPool",
+        "metadata": {"name": "pool", "namespace": "default"},
+        "spec": {"nodeSelector": {"matchLabels": {"pool": "a"}}},
+    },
+    "Customer": {
+        "apiVersion": "niyanta.io/v1alpha1",
+        "kind": "Customer",
+        "metadata": {"name": "acme"},
+        "spec": {"namespaces": ["acme"]},
+    },
+}
+POD = "spec.template.spec"
+_MAIN = {"name": "main", "image": "busybox"}
+DELETE = object()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A base manifest with changes: dotted path -> value (DELETE removes). `field` is what the refusal must name."""
+
+    name: str
+    kind: str
+    changes: dict[str, Any] = field(hash=False)
+    field: str = ""
+
+    @property
+    def manifest(self) -> Manifest:
+        found = copy.deepcopy(BASES[self.kind])
+        for path, value in self.changes.items():
+            *parents, last = path.split(".")
+            place = found
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            if value is DELETE:
+                del place[last]
+            else:
+                place[last] = copy.deepcopy(value)
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.name}"
+
+
+def _workload(name: str, path: str, value: Any, field: str | None = None) -> Case:
+    return Case(name, "Workload", {path: value}, path if field is None else field)
+
+
+def _container(title: str, field: str, **changes: Any) -> Case:
+    return _workload(title, f"{POD}.containers", [{**_MAIN, **changes}], f"{POD}.containers[0]{field}")
+
+
+def _hard(name: str, value: Any, field: str) -> Case:
+    return _workload(name, "spec.affinity.hard", value, f"spec.affinity.hard.{field}")
+
+
+def _soft(name: str, value: Any, field: str = "") -> Case:
+    return _workload(name, "spec.affinity.soft", [value], f"spec.affinity.soft[0]{field}")
+
+
+def _anti(name: str, value: Any, field: str = "") -> Case:
+    return _workload(name, "spec.affinity.anti", [value], f"spec.affinity.anti[0]{field}")
+
+
+def _node_affinity(name: str, term: Any, field: str) -> Case:
+    required = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms"
+    return _workload(name, f"{POD}.{required}", [term], f"{POD}.{required}[0]{field}")
+
+
+def _volume(source: str) -> Case:
+    volume = {"name": "data", source: {"claimName": "x"}}
+    return _workload(f"volume {source}", f"{POD}.volumes", [volume], f"{POD}.volumes[0].{source}")
+
+
+def _expression(operator: str, *values: str) -> dict[str, Any]:
+    return {"workerExpressions": [{"key": "disk", "operator": operator, "values": list(values)}]}
+
+
+_VALUES = "workerExpressions[0].values"
+_LONG = "x" * 64
+
+WRONG: list[Case] = [
+    # Workload: names and scalars
+    Case("name too long", "Workload", {"metadata.name": "n" * 49}, "metadata.name"),
+    Case("name with a dot", "Workload", {"metadata.name": "a.b"}, "metadata.name"),
+    Case("no spec", "Workload", {"spec": DELETE}, "spec"),
+    _workload("no template", "spec.template", DELETE),
+    _workload("no pod spec", "spec.template", {}, "spec.template.spec"),
+    _workload("unknown field", "spec.replica", 2, "spec.replica"),
+    _workload("unknown field in affinity", "spec.affinity.hard.zone", ["a"], "spec.affinity.hard.zone"),
+    _workload("replicas 0", "spec.replicas", 0),
+    _workload("replicas 513", "spec.replicas", 513),
+    _workload("replicas as text", "spec.replicas", "3"),
+    _workload("replicas as boolean", "spec.replicas", True),
+    _workload("replicas a fraction", "spec.replicas", 1.5),
+    _workload("priority -1", "spec.priority", -1),
+    _workload("priority 101", "spec.priority", 101),
+    _workload("timeout 0", "spec.timeoutSeconds", 0),
+    _workload("start timeout 0", "spec.startTimeoutSeconds", 0),
+    _workload("negative retries", "spec.maxRetries", -1),
+    _workload("negative ttl", "spec.ttlSecondsAfterFinished", -1),
+    _workload("unknown node loss policy", "spec.nodeLossPolicy", "Ignore"),
+    _workload("suspend as text", "spec.suspend", "yes"),
+    _workload("customer with a slash", "spec.customer", "a/b"),
+    _workload("empty customer", "spec.customer", ""),
+    _workload("type too long", "spec.type", _LONG),
+    # affinity.hard
+    _hard("worker id with a space", {"workerIds": ["node 1"]}, "workerIds[0]"),
+    _hard("too many worker ids", {"workerIds": ["n"] * 257}, "workerIds"),
+    _hard("tag with a wrong key", {"workerTags": {"-bad": "x"}}, "workerTags"),
+    _hard("tag with a wrong value", {"workerTags": {"a": "b c"}}, "workerTags.a"),
+    _hard("In without values", _expression("In"), _VALUES),
+    _hard("Exists with values", _expression("Exists", "a"), _VALUES),
+    _hard("Gt with two values", _expression("Gt", "1", "2"), _VALUES),
+    _hard("Lt with a word", _expression("Lt", "ten"), _VALUES),
+    _hard("unknown operator", _expression("Like", "a"), "workerExpressions[0].operator"),
+    _hard("expression without key", {"workerExpressions": [{"operator": "Exists"}]}, "workerExpressions[0].key"),
+    _hard("gpu count 0", {"gpu": {"count": 0}}, "gpu.count"),
+    _hard("gpu memory no quantity", {"gpu": {"minMemory": "lots"}}, "gpu.minMemory"),
+    _hard("gpu memory negative", {"gpu": {"minMemory": "-1Gi"}}, "gpu.minMemory"),
+    _hard("regions as text", {"regions": "eu"}, "regions"),
+    _hard("compliance as object", {"compliance": {"hipaa": True}}, "compliance"),
+    _hard("near nobody", {"near": [{"topologyKey": "kubernetes.io/hostname"}]}, "near[0]"),
+    _hard("near a wrong key", {"near": [{"types": ["a"], "topologyKey": "a b"}]}, "near[0].topologyKey"),
+    _hard(
+        "Gt in a label selector",
+        {"near": [{"workloadSelector": {"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1"]}]}}]},
+        "near[0].workloadSelector.matchExpressions[0].operator",
+    ),
+    # affinity.soft and affinity.anti
+    _soft("wish without weight", {"regions": ["eu"]}, ".weight"),
+    _soft("wish of weight 0", {"weight": 0, "regions": ["eu"]}, ".weight"),
+    _soft("wish of weight 101", {"weight": 101, "regions": ["eu"]}, ".weight"),
+    _soft("wish without matcher", {"weight": 10}),
+    _soft("wish with an empty matcher", {"weight": 10, "regions": []}),
+    _soft("wish with an empty gpu", {"weight": 10, "gpu": {}}, ".gpu"),
+    _soft("wish with a gpu count", {"weight": 10, "gpu": {"models": ["A100"], "count": 1}}, ".gpu.count"),
+    _soft("wish with near", {"weight": 10, "near": [{"types": ["a"]}]}, ".near"),
+    _anti("anti nobody", {"topologyKey": "kubernetes.io/hostname"}),
+    _anti("customers in scope Namespace", {"customers": ["other"]}, ".customers"),
+    _anti("customers in scope Customer", {"customers": ["other"], "scope": "Customer"}, ".customers"),
+    _anti("unknown scope", {"types": ["a"], "scope": "World"}, ".scope"),
+    _workload("too many anti terms", "spec.affinity.anti", [{"types": ["a"]}] * 17),
+    # Pod template
+    _workload("operator's label", "spec.template.metadata.labels", {"niyanta.io/epoch": "9"}),
+    _workload("operator's annotation", "spec.template.metadata.annotations", {"niyanta.io/x": "9"}),
+    _workload(
+        "label with a wrong value", "spec.template.metadata.labels", {"a": "-"}, "spec.template.metadata.labels.a"
+    ),
+    _workload("no containers", f"{POD}.containers", []),
+    _workload("too many containers", f"{POD}.containers", [{"name": f"c{n}", "image": "a"} for n in range(17)]),
+    _workload("container names twice", f"{POD}.containers", [_MAIN, _MAIN]),
+    _workload("container without image", f"{POD}.containers", [{"name": "a"}], f"{POD}.containers[0].image"),
+    _container("container name in capitals", ".name", name="Main"),
+    _container("container that always restarts", ".restartPolicy", restartPolicy="Always"),
+    _container("cpu no quantity", ".resources.requests.cpu", resources={"requests": {"cpu": "many"}}),
+    _container("memory negative", ".resources.limits.memory", resources={"limits": {"memory": "-1Gi"}}),
+    _container("port 0", ".ports[0].containerPort", ports=[{"containerPort": 0}]),
+    _container("host port 70000", ".ports[0].hostPort", ports=[{"containerPort": 80, "hostPort": 70000}]),
+    _container("unknown protocol", ".ports[0].protocol", ports=[{"containerPort": 80, "protocol": "ICMP"}]),
+    _workload("node name", f"{POD}.nodeName", "node-1"),
+    _workload("scheduler name", f"{POD}.schedulerName", "default-scheduler"),
+    _workload("system priority class", f"{POD}.priorityClassName", "system-node-critical"),
+    _workload("restart policy Always", f"{POD}.restartPolicy", "Always"),
+    _workload("unknown restart policy", f"{POD}.restartPolicy", "Sometimes"),
+    _workload("pod affinity", f"{POD}.affinity.podAffinity", {}),
+    _workload("pod anti-affinity", f"{POD}.affinity.podAntiAffinity", {}),
+    _workload("topology spread", f"{POD}.topologySpreadConstraints", [{"maxSkew": 1}]),
+    _workload("resource claims", f"{POD}.resourceClaims", [{"name": "gpu"}]),
+    _workload("scheduling gates", f"{POD}.schedulingGates", [{"name": "wait"}]),
+    _workload("ephemeral containers", f"{POD}.ephemeralContainers", [_MAIN]),
+    _workload("gang of kube-scheduler", f"{POD}.workloadRef", {"name": "gang"}),
+    *map(_volume, ("persistentVolumeClaim", "ephemeral", "awsElasticBlockStore", "gcePersistentDisk", "azureDisk")),
+    *map(_volume, ("cinder", "vsphereVolume", "portworxVolume", "iscsi", "rbd")),
+    _workload("node selector with a wrong key", f"{POD}.nodeSelector", {"a b": "c"}),
+    _workload("toleration Equal without key", f"{POD}.tolerations", [{"value": "a"}], f"{POD}.tolerations[0].operator"),
+    _workload(
+        "toleration Exists with value",
+        f"{POD}.tolerations",
+        [{"key": "a", "operator": "Exists", "value": "b"}],
+        f"{POD}.tolerations[0].value",
+    ),
+    _workload(
+        "toleration seconds without NoExecute",
+        f"{POD}.tolerations",
+        [{"key": "a", "operator": "Exists", "tolerationSeconds": 5}],
+        f"{POD}.tolerations[0].tolerationSeconds",
+    ),
+    _workload(
+        "toleration Lt", f"{POD}.tolerations", [{"key": "a", "operator": "Lt"}], f"{POD}.tolerations[0].operator"
+    ),
+    _node_affinity("empty node selector term", {}, ""),
+    _node_affinity(
+        "node affinity Gt with a word",
+        {"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["b"]}]},
+        ".matchExpressions[0].values",
+    ),
+    _node_affinity(
+        "match field of another field",
+        {"matchFields": [{"key": "spec.podCIDR", "operator": "In", "values": ["a"]}]},
+        ".matchFields[0].key",
+    ),
+    # WorkerPool
+    Case("name with a dot", "WorkerPool", {"metadata.name": "a.b"}, "metadata.name"),
+    Case("no node selector", "WorkerPool", {"spec.nodeSelector": DELETE}, "spec.nodeSelector"),
+    Case("empty node selector", "WorkerPool", {"spec.nodeSelector": {}}, "spec.nodeSelector"),
+    Case("negative replicas", "WorkerPool", {"spec.replicas": -1}, "spec.replicas"),
+    Case("minimum above maximum", "WorkerPool", {"spec.minReplicas": 3, "spec.maxReplicas": 2}, "spec.maxReplicas"),
+    Case("replicas above maximum", "WorkerPool", {"spec.replicas": 3, "spec.maxReplicas": 2}, "spec.replicas"),
+    Case("slots 0", "WorkerPool", {"spec.slotsPerWorker": 0}, "spec.slotsPerWorker"),
+    Case("unknown strategy", "WorkerPool", {"spec.strategy": "Random"}, "spec.strategy"),
+    Case("gpu without model", "WorkerPool", {"spec.gpu": {"count": 8}}, "spec.gpu.model"),
+    Case("gpu memory no quantity", "WorkerPool", {"spec.gpu": {"model": "A", "memory": "big"}}, "spec.gpu.memory"),
+    Case(
+        "two providers",
+        "WorkerPool",
+        {"spec.provider": {"kwok": {}, "ec2AutoScalingGroup": {"name": "a", "region": "eu-west-1"}}},
+        "spec.provider",
+    ),
+    Case("no provider named", "WorkerPool", {"spec.provider": {}}, "spec.provider"),
+    # Customer
+    Case("unknown tier", "Customer", {"spec.tier": "Gold"}, "spec.tier"),
+    Case("namespace of the cluster", "Customer", {"spec.namespaces": ["kube-system"]}, "spec.namespaces"),
+    Case("pattern of namespaces", "Customer", {"spec.namespaces": ["team-*"]}, "spec.namespaces[0]"),
+    Case("negative limit", "Customer", {"spec.maxConcurrent": -1}, "spec.maxConcurrent"),
+    Case("name too long", "Customer", {"metadata.name": "c" * 64}, "metadata.name"),
+]
+
+RIGHT: list[Case] = [
+    Case("smallest", "Workload", {}),
+    Case("name of 48", "Workload", {"metadata.name": "n" * 48}),
+    Case("nulls", "Workload", {"spec.type": None, "spec.affinity": None, f"{POD}.nodeSelector": None}),
+    Case("fields of the Pod API", "Workload", {f"{POD}.terminationGracePeriodSeconds": 5, f"{POD}.hostPID": False}),
+    Case("a template made by kubectl", "Workload", {"spec.template.metadata": {"creationTimestamp": None}}),
+    Case(
+        "everything in affinity",
+        "Workload",
+        {
+            "spec.affinity": {
+                "hard": {
+                    "workerIds": ["node-1.example.com"],
+                    "workerTags": {"example.com/disk": "ssd", "empty": ""},
+                    "workerExpressions": [
+                        {"key": "cores", "operator": "Gt", "values": ["-8"]},
+                        {"key": "spot", "operator": "DoesNotExist"},
+                    ],
+                    "capabilities": ["ffmpeg"],
+                    "gpu": {"models": ["A100", "H100"], "count": 2, "minMemory": "40Gi"},
+                    "regions": ["eu-west-1"],
+                    "zones": ["eu-west-1a"],
+                    "pools": ["gpu"],
+                    "compliance": ["hipaa"],
+                    "near": [{"workloadSelector": {"matchLabels": {"app": "db"}}, "topologyKey": "zone"}],
+                },
+                "soft": [{"weight": 100, "gpu": {"minMemory": 85899345920}}, {"weight": 1, "pools": ["cheap"]}],
+                "anti": [
+                    {"types": ["noisy"], "scope": "Customer"},
+                    {"customers": ["rival"], "scope": "Cluster", "topologyKey": "topology.kubernetes.io/zone"},
+                    {"workloadSelector": {}},
+                ],
+            }
+        },
+    ),
+    Case(
+        "quantities of every kind",
+        "Workload",
+        {
+            f"{POD}.containers": [
+                {**_MAIN, "resources": {"requests": {"cpu": 0.5, "memory": 1024, "ephemeral-storage": "1e3"}}},
+                {"name": "side", "image": "a", "resources": {"limits": {"cpu": "100m", "memory": ".5Gi"}}},
+            ]
+        },
+    ),
+    Case(
+        "sidecar, tolerations, volumes",
+        "Workload",
+        {
+            f"{POD}.initContainers": [{"name": "proxy", "image": "a", "restartPolicy": "Always"}],
+            f"{POD}.tolerations": [{"operator": "Exists"}, {"key": "a", "value": "b", "effect": "NoSchedule"}],
+            f"{POD}.volumes": [{"name": "tmp", "emptyDir": {}}, {"name": "c", "configMap": {"name": "c"}}],
+        },
+    ),
+    Case(
+        "pool with everything",
+        "WorkerPool",
+        {
+            "spec.gpu": {"model": "A100", "count": 8, "memory": "80Gi"},
+            "spec.replicas": 3,
+            "spec.maxReplicas": 10,
+            "spec.strategy": "Spread",
+            "spec.provider": {"kwok": {"nodeTemplate": {"metadata": {"labels": {"a": "b"}}}}},
+            "spec.tags": {"disk": "ssd"},
+            "spec.slotsPerWorker": 10,
+        },
+    ),
+    Case("customer of every namespace", "Customer", {"spec.namespaces": ["*"], "spec.tier": "Enterprise"}),
+    Case("customer without namespaces", "Customer", {"spec": {}}),
+]
+
+# What the API server takes, because CEL can't see it, and the compile step refuses.
+UNSEEN: list[Case] = [
+    _container("template too big", "", env=[{"name": "BIG", "value": "x" * 70_000}]),
+    _container("quantity as a list", ".resources.requests.cpu", resources={"requests": {"cpu": [1]}}),
+    _container("quantity as a boolean", ".resources.requests.cpu", resources={"requests": {"cpu": True}}),
+    _container(
+        "request above its limit", ".resources.requests.cpu", resources={"requests": {"cpu": 2}, "limits": {"cpu": 1}}
+    ),
+    _container("GPU request without limit", ".resources.limits", resources={"requests": {"nvidia.com/gpu": 1}}),
+    Case(
+        "GPU count in two places",
+        "Workload",
+        {
+            "spec.affinity.hard.gpu.count": 2,
+            f"{POD}.containers": [{**_MAIN, "resources": {"limits": {"nvidia.com/gpu": 1}}}],
+        },
+        "spec.affinity.hard.gpu.count",
+    ),
+    Case(
+        "host port other than the container's",
+        "Workload",
+        {
+            f"{POD}.hostNetwork": True,
+            f"{POD}.containers": [{**_MAIN, "ports": [{"containerPort": 80, "hostPort": 81}]}],
+        },
+        f"{POD}.containers[0].ports[0].hostPort",
+    ),
+    _workload("overhead without RuntimeClass", f"{POD}.overhead", {"cpu": "1"}),
+]
+UNSEEN[0] = Case(UNSEEN[0].name, "Workload", UNSEEN[0].changes, "spec.template")
+
+# Changes to a workload that exists: what may change, and what may not (with the field that is named).
+CHANGES_ALLOWED: dict[str, Any] = {
+    "priority": 90,
+    "suspend": True,
+    "timeoutSeconds": 60,
+    "maxRetries": 0,
+    "ttlSecondsAfterFinished": 1,
+}
+CHANGES_REFUSED: dict[str, Any] = {
+    "customer": "other",
+    "type": "other",
+    "replicas": 2,
+    "affinity": {"hard": {"regions": ["eu"]}},
+    "template": {"spec": {"containers": [{**_MAIN, "image": "other"}]}},
+    "startTimeoutSeconds": 5,
+    "nodeLossPolicy": "Replace",
+}
