@@ -95,6 +95,7 @@ def connect(settings: Settings) -> Connection:
 
 
 def load_configuration(kubeconfig: str) -> Configuration:
+    """The kubernetes package's reading of a kubeconfig file; "": of the pod's own service account."""
     """What a kubeconfig says, or the pod's ServiceAccount when the path is empty."""
     configuration = Configuration()
     if kubeconfig:
@@ -105,6 +106,7 @@ def load_configuration(kubeconfig: str) -> Configuration:
 
 
 def authorization(configuration: Configuration) -> str:
+    """The Authorization header that a configuration asks for; "": none."""
     """Value of the Authorization header; empty with client certificates alone."""
     for key in ("BearerToken", "authorization"):
         token = configuration.get_api_key_with_prefix(key)

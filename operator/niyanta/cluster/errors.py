@@ -141,9 +141,9 @@ def verdict(error: ApiError) -> Verdict:
 def _refused(error: ApiError) -> Verdict:
     message = error.message
     if f"ValidatingAdmissionPolicy '{FENCE_POLICY}'" in message:
-        # A policy whose parameter or expression can't be read refuses too, but says nothing about another leader.
-        broken = "failed to configure" in message or "resulted in error" in message
-        return Verdict.FORBIDDEN if broken else Verdict.FENCED
+        # A fence that is missing or can't be read refuses too, but says nothing about another leader.
+        broken = ("failed to configure", "no params found", "resulted in error", "whole number")
+        return Verdict.FORBIDDEN if any(words in message for words in broken) else Verdict.FENCED
     if error.status == 422:
         if any(cause.get("field") == "metadata.uid" for cause in error.causes):
             return Verdict.CONFLICT

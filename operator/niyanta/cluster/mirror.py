@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Generic
+
+import msgspec
 
 from niyanta.cluster.objects import Key, T
 
@@ -23,8 +24,7 @@ class ChangeKind(enum.Enum):
     DELETED = "DELETED"
 
 
-@dataclass(frozen=True, slots=True)
-class Change(Generic[T]):
+class Change(msgspec.Struct, Generic[T], frozen=True, gc=False):
     """`old` is None for ADDED. For DELETED `new` is None and `old` the last state known before."""
 
     kind: ChangeKind

@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Any
 
 from niyanta import log
 from niyanta.lifecycle import Event
@@ -95,7 +96,17 @@ class Applier:
     async def _create(self, tracked: Tracked, index: int) -> Verdict | None:
         row = tracked.row
         worker = row.workers[index]
-        manifest = build_pod(
+        try:
+            manifest = self._manifest(tracked, index, worker)
+        except ValueError as error:
+            return Verdict(Event.REQUEUE, "WorkerChanged", str(error), exclude=worker)
+        return await retry_until_definite(
+            lambda: self._cluster.create_pod(row.namespace, manifest), what=f"pod {manifest['metadata']['name']}"
+        )
+
+    def _manifest(self, tracked: Tracked, index: int, worker: str) -> dict[str, Any]:
+        row = tracked.row
+        return build_pod(
             workload_name=row.name,
             namespace=row.namespace,
             uid=row.id,
@@ -105,13 +116,8 @@ class Applier:
             worker=worker,
             worker_gpu_resource=self._cluster.gpu_resource(worker),
             epoch=self._epoch,
-            replicas=row.replicas,
             customer=row.customer,
             pool=row.pool,
-            labels=row.labels,
-        )
-        return await retry_until_definite(
-            lambda: self._cluster.create_pod(row.namespace, manifest), what=f"pod {manifest['metadata']['name']}"
         )
 
 

@@ -7,6 +7,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from niyanta import log
 from niyanta.engine.explain import summary
@@ -57,7 +58,7 @@ class Cycle:
         self.number += 1
         now = session.clock.now()
         with session.telemetry.phase("engine"):
-            thought = await asyncio.to_thread(self._think, pending, now)
+            thought = await asyncio.to_thread(self._think, session.cluster.take_deltas(), pending, now)
         plan = thought.plan
         if plan.placements:
             await self._commit(plan.placements)
@@ -75,21 +76,24 @@ class Cycle:
             )
         return plan.undecided > 0 or len(pending) == MOST_PENDING
 
-    def _think(self, pending: Sequence[PendingWorkload], now: int) -> Thought:
+    def _think(self, deltas: Sequence[tuple[str, Any]], pending: Sequence[PendingWorkload], now: int) -> Thought:
         """In the engine's thread: follow the cluster, then plan for at most max_cycle_seconds."""
         session = self.session
         start = time.monotonic()
-        deltas = session.cluster.apply_deltas(session.snapshot)
+        for method, argument in deltas:
+            getattr(session.snapshot, method)(argument)
         end = start + session.settings.max_cycle_seconds
         plan = schedule(session.snapshot, pending, now, options=self._options, stop=lambda: time.monotonic() > end)
-        return Thought(plan, deltas, time.monotonic() - start)
+        return Thought(plan, len(deltas), time.monotonic() - start)
 
     async def _commit(self, placements: Sequence[Placement]) -> None:
         session = self.session
         dropped: set[str] = set()
         for start in range(0, len(placements), COMMIT_SIZE):
             part = [p for p in placements[start : start + COMMIT_SIZE] if not dropped.intersection(p.depends_on)]
-            changes = [change for change in map(self._change, part) if change is not None]
+            session.tick()
+            ids = frozenset(p.id for p in part)
+            changes = [change for p in part if (change := self._change(p, ids)) is not None]
             with session.telemetry.phase("commit"):
                 result = await session.state.update_workload_status_batch(
                     changes, epoch=session.epoch, cycle=self.number
@@ -102,7 +106,7 @@ class Cycle:
                     session.start(tracked)
             await session.refresh((*result.stale, *result.illegal))
 
-    def _change(self, placement: Placement) -> Change | None:
+    def _change(self, placement: Placement, batch: frozenset[str]) -> Change | None:
         tracked = self.session.mirror.get(placement.id)
         if tracked is None:
             return None
@@ -116,7 +120,7 @@ class Cycle:
             pool=placement.pool,
             score=placement.score,
             attempt=placement.attempt,
-            depends_on=placement.depends_on,
+            depends_on=tuple(i for i in placement.depends_on if i in batch),
             wake_in_seconds=float(tracked.spec.start_timeout_seconds),
         )
 

@@ -7,15 +7,14 @@ Held with a reason; what can never work becomes Failed with the field's name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-
-from pydantic import ValidationError
 
 from niyanta.engine.model import Requirements, Subject
 from niyanta.lifecycle import Phase
-from niyanta.resources.customers import Held, check_cluster_scope, resolve_customer
-from niyanta.resources.requirements import Refused, compile_workload
+from niyanta.resources.base import Refused
+from niyanta.resources.customers import Held, check_scope
+from niyanta.resources.requirements import compile_workload, parse_spec
 from niyanta.resources.workload import WorkloadSpec
 from niyanta.scheduler.ports import ClusterPort
 from niyanta.settings import Settings
@@ -48,15 +47,14 @@ class Standing:
 
 def standing(namespace: str, spec: WorkloadSpec, cluster: ClusterPort, settings: Settings) -> Standing:
     """Resolve the customer of a workload by section 5's rules."""
-    found = resolve_customer(namespace, spec.customer, cluster.customers(), operator_namespace=settings.namespace)
+    found = cluster.resolve_customer(namespace, spec.customer)
     if isinstance(found, Held):
-        return Standing(spec.customer or "", 1, found.reason, found.message)
-    customer = found.customer
-    weight = settings.tier_weight(customer.spec.tier)
-    refused = check_cluster_scope(spec, customer)
+        return Standing(spec.customer or "", 1, found.reason.value, found.message)
+    name, weight = found.customer.metadata.name, settings.tier_weight(found.customer.spec.tier.value)
+    refused = check_scope(spec, found.customer)
     if refused is not None:
-        return Standing(customer.name, weight, refused.reason, refused.message)
-    return Standing(customer.name, weight)
+        return Standing(name, weight, refused.reason.value, refused.message)
+    return Standing(name, weight)
 
 
 def read_object(obj: Mapping[str, Any], cluster: ClusterPort, settings: Settings) -> Entry:
@@ -64,19 +62,11 @@ def read_object(obj: Mapping[str, Any], cluster: ClusterPort, settings: Settings
     meta = obj["metadata"]
     raw = dict(obj.get("spec") or {})
     labels = {str(k): str(v) for k, v in (meta.get("labels") or {}).items()}
-    subject = Subject(meta["namespace"], "", "", tuple(sorted(labels.items())))
+    spec: WorkloadSpec | None = None
+    stand: Standing | None = None
     try:
-        spec = WorkloadSpec.model_validate(raw)
-    except ValidationError as error:
-        intake = _intake(meta, raw, labels, reason="InvalidSpec", message=_words(error), phase=Phase.FAILED)
-        return Entry(intake, None, None, subject)
-    stand = standing(meta["namespace"], spec, cluster, settings)
-    phase, reason, message = Phase.PENDING, "", ""
-    if stand.held:
-        phase, reason, message = Phase.HELD, stand.reason, stand.message
-    if spec.suspend:
-        phase, reason, message = Phase.SUSPENDED, "Suspended", "spec.suspend is true"
-    try:
+        spec = parse_spec(raw)
+        stand = standing(meta["namespace"], spec, cluster, settings)
         compiled = compile_workload(
             spec,
             namespace=meta["namespace"],
@@ -85,25 +75,22 @@ def read_object(obj: Mapping[str, Any], cluster: ClusterPort, settings: Settings
             defaults=cluster.namespace_defaults(meta["namespace"]),
         )
     except Refused as refused:
-        intake = _intake(meta, raw, labels, reason="InvalidSpec", message=str(refused), phase=Phase.FAILED)
-        return Entry(intake, spec, None, subject)
-    intake = _intake(
-        meta,
-        raw,
-        labels,
-        spec=spec,
-        stand=stand,
-        class_id=compiled.class_id,
-        phase=phase,
-        reason=reason,
-        message=message,
-    )
-    return Entry(intake, spec, compiled.requirements, compiled.subject)
+        row = _row(meta, raw, labels, spec=spec, stand=stand)
+        ttl = None if spec is None else float(spec.ttl_seconds_after_finished)
+        failed = replace(row, phase=Phase.FAILED, reason="InvalidSpec", message=str(refused), wake_in_seconds=ttl)
+        return Entry(failed, spec, None, Subject(meta["namespace"], row.customer))
+    row = _row(meta, raw, labels, spec=spec, stand=stand)
+    row = replace(row, class_id=compiled.class_id)
+    if stand.held:
+        row = replace(row, phase=Phase.HELD, reason=stand.reason, message=stand.message)
+    if spec.suspend:
+        row = replace(row, phase=Phase.SUSPENDED, reason="Suspended", message="spec.suspend is true")
+    return Entry(row, spec, compiled.requirements, compiled.subject)
 
 
 def read_row(row: WorkloadRow, cluster: ClusterPort) -> tuple[WorkloadSpec, Requirements | None, Subject]:
     """What a stored row compiles to, for a leader that has just begun."""
-    spec = WorkloadSpec.model_validate(row.spec)
+    spec = parse_spec(row.spec)
     try:
         compiled = compile_workload(
             spec,
@@ -117,17 +104,13 @@ def read_row(row: WorkloadRow, cluster: ClusterPort) -> tuple[WorkloadSpec, Requ
     return spec, compiled.requirements, compiled.subject
 
 
-def _intake(
+def _row(
     meta: Mapping[str, Any],
     raw: Mapping[str, Any],
     labels: dict[str, str],
     *,
-    phase: Phase,
-    reason: str,
-    message: str,
-    spec: WorkloadSpec | None = None,
-    stand: Standing | None = None,
-    class_id: str = "",
+    spec: WorkloadSpec | None,
+    stand: Standing | None,
 ) -> Intake:
     return Intake(
         id=meta["uid"],
@@ -139,20 +122,8 @@ def _intake(
         labels=labels,
         generation=int(meta.get("generation", 1)),
         spec=dict(raw),
-        class_id=class_id,
+        class_id="",
         replicas=spec.replicas if spec else 1,
         priority=spec.priority if spec else 0,
         tier_weight=stand.tier_weight if stand else 1,
-        phase=phase,
-        reason=reason,
-        message=message,
     )
-
-
-def _words(error: ValidationError) -> str:
-    """One line a user can act on: field, value and what is allowed, for the first three problems."""
-    parts = []
-    for problem in error.errors(include_url=False)[:3]:
-        where = "spec." + ".".join(str(part) for part in problem["loc"])
-        parts.append(f"{where}: {problem['msg']} (got {str(problem.get('input'))[:80]!r})")
-    return "; ".join(parts)

@@ -14,9 +14,10 @@ from niyanta.lifecycle import Phase
 from niyanta.scheduler import attempts
 from niyanta.scheduler.cycle import Cycle
 from niyanta.scheduler.inbox import Mail
-from niyanta.scheduler.ports import ClusterPort
+from niyanta.scheduler.ports import ClusterPort, OrphansError
 from niyanta.scheduler.repair import Repair
 from niyanta.scheduler.session import Outcome, Session
+from niyanta.scheduler.telemetry import ALERT
 from niyanta.store.errors import StoreUnavailableError
 from niyanta.store.rows import WorkloadRow
 
@@ -61,7 +62,15 @@ class Leader:
                 logger.warning("Postgres does not answer; placement pauses", error=str(error))
                 self._tick()
                 await asyncio.sleep(0.5)
+            except OrphansError as error:
+                ALERT.set(1)
+                logger.error(
+                    "objects are missing; nothing is cancelled or placed until they are back", error=str(error)
+                )
+                self._tick()
+                await asyncio.sleep(2.0)
             else:
+                ALERT.set(0)
                 return
 
     async def round(self) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from niyanta.engine.model import PendingWorkload, Requirements, Subject
 from niyanta.engine.queue import Queue, QueueSettings
 from niyanta.lifecycle import Phase
-from niyanta.resources.workload import WorkloadSpec
+from niyanta.resources.workload import NodeLossPolicy, WorkloadSpec
 from niyanta.store.rows import WorkloadRow
 
 
@@ -40,7 +40,7 @@ class Tracked:
 
     @property
     def replace_lost(self) -> bool:
-        return self.spec.node_loss_policy == "Replace"
+        return self.spec.node_loss_policy is NodeLossPolicy.REPLACE
 
 
 class Mirror:

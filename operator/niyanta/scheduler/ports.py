@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from niyanta.engine.columns import Snapshot
 from niyanta.engine.model import Requirements, Subject
-from niyanta.resources.customer import Customer
-from niyanta.resources.requirements import NamespaceDefaults
+from niyanta.resources.customers import Held, Resolved
+from niyanta.resources.requests import NamespaceDefaults
 from niyanta.store.rows import WorkloadRow
 
 
@@ -75,20 +74,15 @@ class LeaseLostError(Exception):
     """Leadership is over: nothing may be written any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectKey:
-    """A Workload object that the Kubernetes door told of."""
-
-    namespace: str
-    name: str
-    uid: str
+class OrphansError(Exception):
+    """Too many objects are missing at once (or their whole kind is) to believe that users deleted them."""
 
 
 class ClusterPort(Protocol):
     """The cluster, seen from the scheduler. Methods that write raise LeaseLostError once leadership is over."""
 
-    def apply_deltas(self, snapshot: Snapshot) -> int:
-        """Bring the engine's snapshot up to date; returns how many changes there were. Runs in the engine's thread."""
+    def take_deltas(self) -> Sequence[tuple[str, Any]]:
+        """What changed since the last call: names of Snapshot methods with their argument. The first call gives all."""
         ...
 
     def claim(
@@ -111,11 +105,13 @@ class ClusterPort(Protocol):
 
     def node_state(self, node: str) -> NodeState: ...
 
-    def gpu_resource(self, worker: str) -> str:
-        """Extended resource name of the worker's GPUs; the default one where the worker has none."""
+    def gpu_resource(self, worker: str) -> str | None:
+        """Extended resource name of the worker's GPUs; None where it has none."""
         ...
 
-    def customers(self) -> Mapping[str, Customer]: ...
+    def resolve_customer(self, namespace: str, named: str | None) -> Resolved | Held:
+        """Whose a workload in that namespace is, which names a customer or none."""
+        ...
 
     def namespace_defaults(self, namespace: str) -> NamespaceDefaults: ...
 
@@ -131,8 +127,12 @@ class ClusterPort(Protocol):
         """Remove the outcome finalizer (idempotent)."""
         ...
 
+    async def list_workloads(self) -> list[Mapping[str, Any]]:
+        """All Workload objects, consistently as of now."""
+        ...
+
     async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        """A fresh read of a Workload object; None: it does not exist."""
+        """A fresh read of a Workload object; None: there is none. Raises OrphansError when the whole kind is gone."""
         ...
 
     async def delete_workload(self, namespace: str, name: str, uid: str) -> None:

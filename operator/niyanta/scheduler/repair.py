@@ -15,14 +15,11 @@ from niyanta.scheduler import intake
 from niyanta.scheduler.attempts import Verdict
 from niyanta.scheduler.inbox import Gone
 from niyanta.scheduler.mirror import Tracked
+from niyanta.scheduler.ports import OrphansError
 from niyanta.scheduler.session import Session
 from niyanta.store.rows import Change
 
 logger = log.get(__name__)
-
-
-class OrphansError(Exception):
-    """Too many objects are missing at once to believe that users deleted them."""
 
 
 class Repair:
@@ -58,6 +55,7 @@ class Repair:
             spec, requirements, subject = intake.read_row(row, session.cluster)
             tracked = Tracked(row, spec, requirements, subject)
             session.mirror.put(tracked)
+            session.tick()
             if row.phase.bound and requirements is not None:
                 session.cluster.claim(row.id, row.attempt, row.workers, requirements, subject)
             session.cluster.project(row)

@@ -58,6 +58,7 @@ class Session:
         telemetry: Telemetry,
         epoch: int,
         on_lost: Callable[[], None],
+        tick: Callable[[], None],
         adopting: bool = False,
     ) -> None:
         self.state = state
@@ -80,6 +81,7 @@ class Session:
         self.applier = Applier(
             cluster, epoch=epoch, width=settings.connections, report=self._on_applied, on_lost=on_lost
         )
+        self.tick = tick
         self.reaper = Reaper(cluster, on_lost=on_lost)
         self._applied: list[Applied] = []
 
@@ -87,6 +89,8 @@ class Session:
         """Stop the helpers at once."""
         await self.applier.close()
         await self.reaper.close()
+        for tracked in self.mirror.select((Phase.SCHEDULED, Phase.RUNNING)):
+            self.cluster.unclaim(tracked.id, tracked.row.attempt)
 
     def _on_applied(self, applied: Applied) -> None:
         self._applied.append(applied)
@@ -97,6 +101,7 @@ class Session:
     async def take_in(self, objects: Sequence[Any]) -> None:
         """Workload objects (new or edited) become rows; edits of suspend become events."""
         for start in range(0, len(objects), BATCH):
+            self.tick()
             entries = [intake.read_object(obj, self.cluster, self.settings) for obj in objects[start : start + BATCH]]
             rows = await self.state.take_in([entry.intake for entry in entries], epoch=self.epoch)
             by_id = {row.id: row for row in rows}
@@ -302,6 +307,7 @@ class Session:
     async def commit(self, outcomes: Sequence[Outcome]) -> None:
         """Commit events in batches and act on each new row."""
         for start in range(0, len(outcomes), BATCH):
+            self.tick()
             part = outcomes[start : start + BATCH]
             with self.telemetry.phase("commit"):
                 result = await self.state.update_workload_status_batch(

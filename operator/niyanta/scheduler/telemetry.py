@@ -32,6 +32,10 @@ WORKLOADS = Gauge("niyanta_workloads", "Live workloads the leader tracks, by pha
 QUEUE_DEPTH = Gauge("niyanta_queue_depth", "Workloads waiting to be placed (phase Pending)")
 OLDEST_SECONDS = Gauge("niyanta_queue_oldest_seconds", "Age of the workload that has been Pending longest")
 
+ALERT = Gauge(
+    "niyanta_orphans_alert", "1 while so many Workload objects are missing that nothing is cancelled or placed"
+)
+
 
 class Telemetry:
     """Counts what one session does."""

@@ -1,0 +1,105 @@
+"""The command `niyanta`: every process and tool starts here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from niyanta import __version__, log
+from niyanta.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, help="Place batch and GPU workloads on the right workers.")
+
+
+def load_settings() -> Settings:
+    """Settings from the environment; ends the command with a readable message when one is wrong."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "NIYANTA_" + "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"niyanta: {name}={problem.get('input')!r}: {problem['msg']}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    log.configure(settings.log_format, settings.log_level)
+    return settings
+
+
+def with_dsn(settings: Settings) -> Settings:
+    """Make sure of a DSN; the embedded Postgres is used only when it is asked for."""
+    from niyanta.store.embedded import MissingDsnError, resolve_dsn
+    from niyanta.store.errors import StoreUnavailableError
+
+    try:
+        return settings.model_copy(update={"dsn": resolve_dsn(settings)})
+    except (MissingDsnError, StoreUnavailableError) as error:
+        print(f"niyanta: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+@app.command()
+def operator() -> None:
+    """Run the operator: watch the custom resources, and place workloads while leading."""
+    import uvloop
+
+    from niyanta.operate import operate
+
+    settings = with_dsn(load_settings())
+    raise typer.Exit(uvloop.run(operate(settings)))
+
+
+@app.command()
+def migrate() -> None:
+    """Apply the SQL migrations (safe to run again, and by several at once)."""
+    from niyanta.store.migrate import migrate as apply
+
+    settings = with_dsn(load_settings())
+    applied = apply(settings.dsn)
+    print(f"migrated: {', '.join(map(str, applied)) if applied else 'nothing to do'}")
+
+
+@app.command()
+def crds(
+    out: Annotated[Path, typer.Option(help="Folder of the CRDs.")] = Path("crds"),
+    chart: Annotated[Path, typer.Option(help="Folder of the chart's copies, as templates.")] = Path(
+        "charts/niyanta/templates/crds"
+    ),
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if files differ.")] = False,
+) -> None:
+    """Write the CustomResourceDefinitions from the models."""
+    from niyanta.resources import crds as definitions
+
+    if check:
+        drift = definitions.drift(out, chart)
+        for name in drift:
+            print(f"niyanta: {name} differs from the models; run `make crds`", file=sys.stderr)
+        raise typer.Exit(1 if drift else 0)
+    definitions.write(out)
+    definitions.write_chart(chart)
+
+
+@app.command()
+def settings() -> None:
+    """Print every setting as a Markdown table: environment variable, default, meaning."""
+    print("| variable | default | meaning |\n| --- | --- | --- |")
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default_factory is not None else field.get_default()
+        print(f"| `NIYANTA_{name.upper()}` | `{default}` | {field.description} |")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

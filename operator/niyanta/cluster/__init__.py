@@ -1,0 +1,1 @@
+"""Kubernetes: watching (kopf, reflectors), writing (client), projecting, the fence and the election."""

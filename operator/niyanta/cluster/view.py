@@ -1,0 +1,243 @@
+"""The cluster as the scheduler sees it: `ClusterPort` made of the cache, the client, the projector and the recorder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from niyanta.cluster.cache import ClusterCache
+from niyanta.cluster.catalog import Catalog
+from niyanta.cluster.client import ApiClient
+from niyanta.cluster.errors import ApiError, Verdict, WritesClosedError, verdict
+from niyanta.cluster.kinds import Kind
+from niyanta.cluster.objects import ContainerStatus, Pod
+from niyanta.cluster.projector import Projector
+from niyanta.cluster.recorder import Recorder
+from niyanta.engine.model import Requirements, Subject
+from niyanta.resources.customer import Customer
+from niyanta.resources.customers import CustomerIndex, Held, Resolved
+from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, WORKLOAD_UID
+from niyanta.resources.requests import NamespaceDefaults, RuntimeClass
+from niyanta.scheduler.ports import (
+    LeaseLostError,
+    NodeState,
+    OrphansError,
+    PodView,
+    PodWriteError,
+    WriteProblem,
+)
+from niyanta.store.rows import WorkloadRow
+
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+CRDS = Kind("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
+
+PROBLEMS = {
+    Verdict.QUOTA_EXCEEDED: WriteProblem.QUOTA,
+    Verdict.FORBIDDEN: WriteProblem.FORBIDDEN,
+    Verdict.NAMESPACE_TERMINATING: WriteProblem.NAMESPACE,
+    Verdict.NOT_FOUND: WriteProblem.NAMESPACE,
+    Verdict.INVALID: WriteProblem.INVALID,
+    Verdict.FENCED: WriteProblem.FENCED,
+}
+"""Everything else is asked again: nothing was done, or nobody knows."""
+
+
+class ClusterView:
+    """Fulfils niyanta.scheduler.ports.ClusterPort."""
+
+    def __init__(
+        self,
+        *,
+        cache: ClusterCache,
+        client: ApiClient,
+        customers: Catalog[Customer],
+        projector: Projector,
+        recorder: Recorder,
+        operator_namespace: str,
+    ) -> None:
+        self._operator_namespace = operator_namespace
+        self._index: CustomerIndex | None = None
+        self._cache = cache
+        self._client = client
+        self._customers = customers
+        self._projector = projector
+        self._recorder = recorder
+        self._defaults: dict[str, NamespaceDefaults] = {}
+        self._kind_seen = 0.0
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def take_deltas(self) -> Sequence[tuple[str, Any]]:
+        return self._cache.take_deltas()
+
+    def claim(
+        self, workload_id: str, attempt: int, workers: Sequence[str], requirements: Requirements, subject: Subject
+    ) -> None:
+        self._cache.claim(workload_id, attempt, workers, requirements, subject)
+
+    def unclaim(self, workload_id: str, attempt: int) -> None:
+        self._cache.unclaim(workload_id, attempt)
+
+    def pods(self, workload_id: str) -> list[PodView]:
+        return [pod_view(pod) for pod in self._cache.pods_of(workload_id)]
+
+    def workload_ids_with_pods(self) -> Iterable[str]:
+        return list(self._cache.workloads_with_pods())
+
+    def node_state(self, node: str) -> NodeState:
+        found = self._cache.node(node)
+        if found is None or any(taint.key == OUT_OF_SERVICE for taint in found.spec.taints):
+            return NodeState.FENCED
+        return NodeState.READY if found.ready else NodeState.NOT_READY
+
+    def gpu_resource(self, worker: str) -> str | None:
+        info = self._cache.worker(worker)
+        return info.gpu.resource if info is not None and info.gpu is not None else None
+
+    def resolve_customer(self, namespace: str, named: str | None) -> Resolved | Held:
+        if self._index is None:
+            self._index = CustomerIndex(self._customers.items().values(), operator_namespace=self._operator_namespace)
+        return self._index.resolve(namespace, named)
+
+    def customers_changed(self) -> None:
+        """A Customer was added, edited or deleted. Safe from any thread."""
+        self._index = None
+
+    def namespace_defaults(self, namespace: str) -> NamespaceDefaults:
+        found = self._defaults.get(namespace)
+        if found is None:
+            ranges = [
+                {"metadata": {"name": item.name}, "spec": item.spec} for item in self._cache.limit_ranges(namespace)
+            ]
+            classes = {
+                item.name: RuntimeClass.from_manifest(
+                    {"metadata": {"name": item.name}, "overhead": item.overhead, "scheduling": item.scheduling}
+                )
+                for item in self._cache.runtimes.store.values()
+            }
+            found = NamespaceDefaults.from_limit_ranges(ranges, classes)
+            self._defaults[namespace] = found
+        return found
+
+    def defaults_changed(self, namespaces: set[str]) -> None:
+        """LimitRanges of these namespaces changed ("": RuntimeClasses)."""
+        if "" in namespaces:
+            self._defaults.clear()
+        for namespace in namespaces:
+            self._defaults.pop(namespace, None)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def create_pod(self, namespace: str, manifest: Mapping[str, Any]) -> None:
+        try:
+            created = await self._client.create_pod(namespace, manifest)
+        except ApiError as error:
+            found = verdict(error)
+            if found is Verdict.ALREADY_EXISTS:
+                await self._accept_existing(namespace, manifest)
+                return
+            raise PodWriteError(PROBLEMS.get(found, WriteProblem.UNAVAILABLE), error.message) from error
+        self._cache.assume(created.obj)
+
+    async def _accept_existing(self, namespace: str, manifest: Mapping[str, Any]) -> None:
+        """A pod of that name exists: fine only if it is the very one we wanted to make."""
+        name = manifest["metadata"]["name"]
+        try:
+            pod = await self._client.get_pod(namespace, name)
+        except ApiError as error:
+            raise PodWriteError(WriteProblem.UNAVAILABLE, error.message) from error
+        if pod is None:
+            raise PodWriteError(WriteProblem.UNAVAILABLE, f"pod {name} existed a moment ago")
+        wanted, found = manifest["metadata"], pod.metadata
+        owner = wanted["ownerReferences"][0]["uid"]
+        same = (
+            any(reference.uid == owner for reference in found.owner_references)
+            and found.labels.get(ATTEMPT) == wanted["labels"][ATTEMPT]
+            and found.labels.get(INDEX) == wanted["labels"][INDEX]
+            and pod.spec.node_name == manifest["spec"]["nodeName"]
+        )
+        if not same:
+            raise PodWriteError(WriteProblem.NAME_TAKEN, f"a pod named {name} exists that isn't this workload's")
+        self._cache.assume(pod)
+
+    async def delete_pod(self, pod: PodView, *, force: bool = False) -> None:
+        with _lease():
+            await self._client.delete_pod(pod.namespace, pod.name, pod.uid, grace=0 if force else None)
+
+    async def release_pod(self, pod: PodView) -> None:
+        with _lease():
+            await self._client.remove_pod_finalizer(pod.namespace, pod.name, pod.uid)
+
+    async def list_workloads(self) -> list[Mapping[str, Any]]:
+        return list((await self._client.list_workloads()).items)
+
+    async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        found = await self._client.get_workload(namespace, name)
+        if found is None and time.monotonic() - self._kind_seen > 1.0:
+            crd = await self._client.get(CRDS, "workloads.niyanta.io")
+            if crd is None or crd["metadata"].get("deletionTimestamp"):
+                msg = "the CustomResourceDefinition workloads.niyanta.io is gone"
+                raise OrphansError(msg)
+            self._kind_seen = time.monotonic()
+        return found
+
+    async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
+        with _lease():
+            await self._client.delete_workload(namespace, name, uid)
+
+    def project(self, row: WorkloadRow) -> None:
+        self._projector.project(row)
+
+    def tell(self, row: WorkloadRow, *, reason: str, message: str, warning: bool) -> None:
+        if row.door == "kubernetes":
+            self._recorder.tell(row, reason=reason, message=message, warning=warning)
+
+
+class _lease:  # noqa: N801 - reads as a statement
+    """Turns the client's "may not write" into LeaseLostError."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, WritesClosedError):
+            raise LeaseLostError(str(error)) from error
+
+
+def pod_view(pod: Pod) -> PodView:
+    """What the outcome rules need of a pod."""
+    meta, status = pod.metadata, pod.status
+    deleting = meta.deletion_timestamp is not None
+    ended = [(s, s.state.terminated) for s in _statuses(pod) if s.state is not None and s.state.terminated is not None]
+    reason, message = status.reason, status.message
+    bad = [(s, t) for s, t in ended if t.exit_code != 0]
+    if bad and not reason:
+        first, terminated = bad[0]
+        reason = terminated.reason or "Error"
+        message = f"container {first.name} exited with code {terminated.exit_code} {terminated.message}".strip()
+    return PodView(
+        name=meta.name,
+        namespace=meta.namespace,
+        uid=meta.uid,
+        workload_id=meta.labels.get(WORKLOAD_UID, ""),
+        attempt=_number(meta.labels.get(ATTEMPT)),
+        index=_number(meta.labels.get(INDEX)),
+        node=pod.spec.node_name,
+        phase=status.phase,
+        over=pod.terminal or (deleting and meta.deletion_grace_period_seconds == 0),
+        deleting=deleting,
+        has_finalizer=OUTCOME_FINALIZER in meta.finalizers,
+        never_ran=not ended,
+        reason=reason,
+        message=message[:300],
+    )
+
+
+def _statuses(pod: Pod) -> tuple[ContainerStatus, ...]:
+    return (*pod.status.init_container_statuses, *pod.status.container_statuses)
+
+
+def _number(text: str | None) -> int:
+    """Labels are the operator's own; a damaged one matches no attempt."""
+    return int(text) if text is not None and text.isdigit() else -1

@@ -1,0 +1,1 @@
+"""What Prometheus, probes and autoscalers read."""

@@ -1,0 +1,298 @@
+"""The process `niyanta operator`: everything put together, standing by until it leads.
+
+Flow: kopf (cluster.door) and the reflectors (cluster.cache) -> scheduler.inbox -> scheduler.leader -> store and
+cluster.client; the store's rows -> cluster.projector.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from niyanta import log
+from niyanta.cluster.cache import ClusterCache
+from niyanta.cluster.catalog import Catalog
+from niyanta.cluster.client import ApiClient
+from niyanta.cluster.connection import connect
+from niyanta.cluster.door import Door
+from niyanta.cluster.election import Candidate, Loss
+from niyanta.cluster.errors import ApiError, Verdict, verdict
+from niyanta.cluster.kinds import CUSTOMERS, WORKER_POOLS, WORKLOADS
+from niyanta.cluster.pools import PoolReporter, pool_views
+from niyanta.cluster.projector import Projector
+from niyanta.cluster.recorder import Recorder
+from niyanta.cluster.view import ClusterView
+from niyanta.engine.queue import QueueSettings
+from niyanta.metrics.exporter import Exporter, measure_stalls
+from niyanta.resources.customer import Customer
+from niyanta.resources.worker_pool import WorkerPool
+from niyanta.scheduler.inbox import Inbox
+from niyanta.scheduler.leader import Leader
+from niyanta.scheduler.lease import Lease
+from niyanta.scheduler.session import Session
+from niyanta.scheduler.telemetry import Telemetry
+from niyanta.settings import Settings
+from niyanta.store.clock import Clock
+from niyanta.store.leadership import Leadership
+from niyanta.store.pool import Pool, open_pool
+from niyanta.store.state import StateManager
+
+logger = log.get(__name__)
+
+LIST_EVERY = 30.0
+"""Seconds between two corrections of the catalogues by a list."""
+
+SILENCE_LIMIT = 150.0
+"""Seconds without a word from the API server (bookmarks come each minute) after which a replica isn't ready."""
+
+DEFAULT_CUSTOMER = {
+    "apiVersion": "niyanta.io/v1alpha1",
+    "kind": "Customer",
+    "metadata": {"name": "default"},
+    "spec": {"tier": "Standard", "namespaces": ["*"]},
+}
+
+
+class Operator:
+    """One operator process."""
+
+    def __init__(self, settings: Settings, pool: Pool, client: ApiClient) -> None:
+        self.settings = settings
+        self.pool = pool
+        self.client = client
+        self.loop = asyncio.get_running_loop()
+        self.inbox = Inbox(self.loop)
+        self.lease = Lease(seconds=settings.lease, stall_limit=settings.loop_stall_limit)
+        self.state = StateManager(pool, settings)
+        self.clock = Clock(self.state)
+        queue = QueueSettings(
+            enable_priority=settings.enable_priority,
+            enable_aging=settings.enable_aging,
+            aging_boost_per_minute=settings.aging_boost_per_minute,
+        )
+        self.projector = Projector(client, self.clock, debounce=settings.status_debounce, queue=queue)
+        self.recorder = Recorder(client, self.clock, per_second=settings.events_per_second)
+        self.customers = Catalog(Customer, self._customers_changed)
+        self.pools = Catalog(WorkerPool, self._pools_changed, namespace=settings.namespace)
+        self._pools_event = asyncio.Event()
+        self.cache = ClusterCache(
+            connect(settings),
+            on_workloads=self.inbox.put_workloads,
+            on_nodes=self._nodes_changed,
+            on_defaults=self._defaults_changed,
+        )
+        self.view = ClusterView(
+            cache=self.cache,
+            client=client,
+            customers=self.customers,
+            projector=self.projector,
+            recorder=self.recorder,
+            operator_namespace=settings.namespace,
+        )
+        self.door = Door(
+            settings,
+            {
+                WORKLOADS: self._workload_event,
+                CUSTOMERS: self.customers.on_event,
+                WORKER_POOLS: self.pools.on_event,
+            },
+        )
+        self.candidate = Candidate(
+            leadership=Leadership(pool, settings.identity, settings.lease),
+            client=client,
+            lease=self.lease,
+            settings=settings,
+        )
+        self._beat = time.monotonic()
+        self._stop = asyncio.Event()
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Until SIGTERM (0) or until leadership is lost to another (1: the kubelet starts a clean process)."""
+        exporter = Exporter(
+            host=self.settings.metrics_host, port=self.settings.metrics_port, alive=self._alive, ready=self._ready
+        )
+        await exporter.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, self._stop.set)
+        background = [
+            asyncio.create_task(coroutine, name=name)
+            for name, coroutine in (
+                ("cache", self.cache.run()),
+                ("projector", self.projector.run()),
+                ("recorder", self.recorder.run()),
+                ("catalogues", self._list_catalogues()),
+                ("pools", self._follow_pools()),
+                ("stalls", measure_stalls()),
+                ("heart", self._heart()),
+            )
+        ]
+        self.door.start()
+        election = asyncio.create_task(self._elect(), name="election")
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            done, _ = await asyncio.wait([election, stop, *background], return_when=asyncio.FIRST_COMPLETED)
+            if stop in done:
+                return 0
+            for task in done:
+                task.result()  # a background task never ends by itself: its error is ours
+            return 1
+        finally:
+            orderly = stop.done()
+            await _cancel([election, stop])
+            if orderly:
+                await self.candidate.release()
+            await asyncio.to_thread(self.door.stop)
+            await _cancel(background)
+            await exporter.stop()
+
+    async def _elect(self) -> Loss:
+        await self.cache.synced()
+        await self._load_catalogues()
+        return await self.candidate.run(self._lead)
+
+    async def _lead(self, epoch: int, adopting: bool) -> None:
+        """The work of a leader; ends by LeaseLostError, StaleEpochError or cancellation."""
+        await self.clock.refresh()
+        self.inbox.open()
+        session = Session(
+            state=self.state,
+            cluster=self.view,
+            inbox=self.inbox,
+            clock=self.clock,
+            settings=self.settings,
+            telemetry=Telemetry(),
+            epoch=epoch,
+            on_lost=self.candidate.lost.set,
+            tick=self.lease.tick,
+            adopting=adopting,
+        )
+        reporter = PoolReporter(
+            cache=self.cache,
+            client=self.client,
+            state=self.state,
+            pools=self.pools,
+            session=session,
+            settings=self.settings,
+        )
+        report = asyncio.create_task(reporter.run(), name="pool reporter")
+        try:
+            self.cache.drop_deltas()
+            await self.cache.relist_consistent()
+            await self._load_catalogues()
+            await self._ensure_default_customer()
+            gc.collect()
+            gc.freeze()
+            await Leader(session, tick=self.lease.tick).run()
+        finally:
+            await _cancel([report])
+            self.inbox.close()
+            await session.close()
+            self.cache.drop_deltas()
+
+    # --- what changes ------------------------------------------------------------------------------------------------
+
+    def _workload_event(self, kind: str, obj: Mapping[str, Any]) -> None:
+        if kind == "DELETED":
+            self.inbox.put_gone(obj["metadata"]["uid"])
+        else:
+            self.inbox.put_object(obj)
+
+    def _customers_changed(self) -> None:
+        self.view.customers_changed()
+        self.inbox.put_customers()
+
+    def _pools_changed(self) -> None:
+        self.loop.call_soon_threadsafe(self._pools_event.set)
+
+    def _nodes_changed(self, nodes: set[str]) -> None:
+        for node in nodes:
+            self.inbox.put_workloads(self.cache.workloads_on(node))
+        self.inbox.put_capacity()
+
+    def _defaults_changed(self, namespaces: set[str]) -> None:
+        self.view.defaults_changed(namespaces)
+
+    async def _follow_pools(self) -> None:
+        while True:
+            await self._pools_event.wait()
+            self._pools_event.clear()
+            await self.cache.set_pools(pool_views(self.pools.items().values()))
+            self.inbox.put_capacity()
+
+    async def _list_catalogues(self) -> None:
+        """kopf never tells of deletions that its watch missed."""
+        while True:
+            await asyncio.sleep(LIST_EVERY)
+            try:
+                await self._load_catalogues()
+            except ApiError as error:
+                logger.warning("customers and pools were not listed", error=str(error))
+
+    async def _load_catalogues(self) -> None:
+        asked_at = time.monotonic()
+        self.customers.replace((await self.client.list(CUSTOMERS)).items, asked_at=asked_at)
+        pools = await self.client.list(WORKER_POOLS, namespace=self.settings.namespace)
+        self.pools.replace(pools.items, asked_at=asked_at)
+        await self.cache.set_pools(pool_views(self.pools.items().values()))
+
+    async def _ensure_default_customer(self) -> None:
+        if not self.settings.default_customer or "default" in self.customers.items():
+            return
+        try:
+            created = await self.client.create_customer(DEFAULT_CUSTOMER)
+        except ApiError as error:
+            if verdict(error) is not Verdict.ALREADY_EXISTS:
+                logger.warning("the default Customer was not made", error=str(error))
+            return
+        self.customers.on_event("ADDED", created.obj)
+        logger.info("made the default Customer")
+
+    # --- probes ------------------------------------------------------------------------------------------------------
+
+    async def _heart(self) -> None:
+        while True:
+            self._beat = time.monotonic()
+            await asyncio.sleep(0.5)
+
+    def _alive(self) -> str:
+        if time.monotonic() - self._beat > 30:
+            return "the event loop has stalled"
+        return "" if self.door.alive else "kopf's supervisor has ended"
+
+    def _ready(self) -> str:
+        if not all(reflector.synced.is_set() for reflector in self.cache.reflectors):
+            return "nodes and pods are not listed yet"
+        if not self.door.ready:
+            return "kopf is not watching yet"
+        if self.cache.silence() > SILENCE_LIMIT:
+            return "the API server is silent"
+        return ""
+
+
+async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def operate(settings: Settings) -> int:
+    """Run an operator process; returns its exit code."""
+    # Long-lived caches make full collections expensive, and hardly anything here forms cycles.
+    gc.set_threshold(50_000, 20, 100)
+    async with contextlib.AsyncExitStack() as stack:
+        pool = await open_pool(settings)
+        stack.push_async_callback(pool.close)
+        lease_box: list[Lease] = []
+        client = await stack.enter_async_context(
+            ApiClient(connect(settings), settings, may_write=lambda: bool(lease_box) and lease_box[0].valid)
+        )
+        operator = Operator(settings, pool, client)
+        lease_box.append(operator.lease)
+        return await operator.run()
