@@ -1,0 +1,173 @@
+"""The order of the queue, and what does not age in it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from niyanta.lifecycle import Event, Phase
+from niyanta.settings import Settings
+from niyanta.store.keys import QueueKeys
+from niyanta.store.pool import Pool
+from niyanta.store.rows import WorkloadRow
+from niyanta.store.state import StateManager
+from tests.store.make import arrive, intake, move
+
+pytestmark = pytest.mark.store
+
+MINUTE = 60_000_000
+NOW = 1_800_000_000_000_000
+_WAITING = st.tuples(
+    st.integers(0, 100), st.sampled_from([1, 10, 50, 100]), st.integers(NOW - 40 * 24 * 60 * MINUTE, NOW)
+)
+
+
+@given(_WAITING, _WAITING, st.integers(0, 90 * 24 * 60 * MINUTE))
+def test_keys_order_as_effective_priority_does_at_any_time(
+    one: tuple[int, int, int], other: tuple[int, int, int], later: int
+) -> None:
+    keys = QueueKeys(Settings())
+
+    def effective_minutes(waiting: tuple[int, int, int]) -> int:
+        priority, weight, queued_at = waiting
+        return priority * weight * MINUTE + 5 * (NOW + later - queued_at)
+
+    difference = keys.key(*one) - keys.key(*other)
+    assert difference == effective_minutes(one) - effective_minutes(other)
+    assert abs(keys.key(*one)) < 2**63
+
+
+@given(_WAITING, _WAITING)
+def test_switched_off_the_queue_is_first_in_first_out(one: tuple[int, int, int], other: tuple[int, int, int]) -> None:
+    keys = QueueKeys(Settings(enable_priority=False, enable_aging=False))
+    assert (keys.key(*one) > keys.key(*other)) == (one[2] < other[2])
+
+
+async def _shift(pool: Pool, row: WorkloadRow, minutes: float, *columns: str) -> None:
+    """As if these times had been `minutes` earlier."""
+    sets = ", ".join(f"{column} = {column} - {minutes} * interval '1 minute'" for column in columns)
+    async with pool.connection() as connection:
+        await connection.execute(f"UPDATE workload_state SET {sets} WHERE id = %s".encode(), [row.id])
+
+
+async def _reread(state: StateManager, row: WorkloadRow) -> WorkloadRow:
+    (fresh,) = await state.get_workloads([row.id])
+    return fresh
+
+
+@pytest.mark.parametrize(("leave", "back"), [(Event.HOLD, Event.RELEASE), (Event.SUSPEND, Event.RESUME)], ids=str)
+async def test_time_outside_the_queue_does_not_age(
+    pool: Pool, state: StateManager, epoch: int, leave: Event, back: Event
+) -> None:
+    row = await arrive(state, epoch=epoch)
+    await _shift(pool, row, 30, "queued_at")
+    row = await move(state, await _reread(state, row), leave, epoch=epoch)
+    await _shift(pool, row, 20, "queued_at", "paused_at")
+    row = await _reread(state, row)
+    before = row.queued_at_us
+
+    row = await move(state, row, back, epoch=epoch)
+
+    assert row.queued_at_us - before == pytest.approx(20 * MINUTE, abs=MINUTE / 10)
+    waited = await state.clock() - row.queued_at_us
+    assert waited == pytest.approx(30 * MINUTE, abs=MINUTE / 10)
+    assert row.queue_key == QueueKeys(Settings()).key(10, 10, row.queued_at_us)
+    assert row == await _reread(state, row)
+    assert row.paused_at is None
+
+
+async def test_from_held_to_suspended_and_back_all_of_it_is_left_out(
+    pool: Pool, state: StateManager, epoch: int
+) -> None:
+    row = await arrive(state, epoch=epoch, phase=Phase.HELD)
+    await _shift(pool, row, 10, "queued_at", "paused_at")
+    row = await move(state, await _reread(state, row), Event.SUSPEND, epoch=epoch)
+    await _shift(pool, row, 10, "queued_at", "paused_at")
+    row = await move(state, await _reread(state, row), Event.RESUME, epoch=epoch)
+    assert await state.clock() - row.queued_at_us < MINUTE
+
+
+async def test_a_backoff_does_not_age_and_a_retry_keeps_its_place_otherwise(
+    pool: Pool, state: StateManager, epoch: int
+) -> None:
+    running = await arrive(state, epoch=epoch, phase=Phase.RUNNING)
+    row = await move(state, running, Event.RETRY, epoch=epoch, not_before_seconds=120.0, wake_in_seconds=120.0)
+    assert row.queued_at_us - running.queued_at_us == 2 * MINUTE
+    assert row.not_before is not None
+    assert row.not_before == row.wake_at
+    assert await state.get_pending_workloads(10, per_class=5, oldest=5) == [], "in backoff nothing is offered"
+    placed = await move(state, row, Event.PLACE, epoch=epoch)
+    assert placed.not_before is None
+
+
+async def test_a_pause_inside_a_backoff_is_left_out_once(pool: Pool, state: StateManager, epoch: int) -> None:
+    running = await arrive(state, epoch=epoch, phase=Phase.RUNNING)
+    row = await move(state, running, Event.RETRY, epoch=epoch, not_before_seconds=600.0)
+    queued_at = row.queued_at_us
+    row = await move(state, row, Event.HOLD, epoch=epoch)
+    assert row.paused_at == row.not_before
+    row = await move(state, row, Event.RELEASE, epoch=epoch)
+    assert row.queued_at_us == queued_at
+    assert row.not_before is not None
+    assert row.not_before > datetime.now(UTC)
+
+
+async def test_the_refill_has_the_top_of_each_class_and_the_oldest(state: StateManager, epoch: int) -> None:
+    wall = [intake(class_id="gpu", priority=90) for _ in range(30)]
+    others = [intake(class_id=f"cpu-{number}", priority=number) for number in (1, 2)]
+    oldest = intake(class_id="cpu-1", priority=0)
+    await state.take_in([oldest], epoch=epoch)
+    await state.take_in(wall + others, epoch=epoch)
+
+    async def ids(limit: int, **how: int | str) -> list[str]:
+        return [row.id for row in await state.get_pending_workloads(limit, **how)]  # type: ignore[arg-type]
+
+    top = [item.id for item in wall[:5]]
+    assert await ids(5) == top
+    assert await ids(5, oldest=1) == [*top, oldest.id]
+    assert await ids(0, per_class=1) == [top[0], others[1].id, others[0].id]
+    assert await ids(5, per_class=2, oldest=2) == [*top, others[1].id, others[0].id, oldest.id]
+    assert await ids(0, per_class=1, classes=1, after_class="cpu-1") == [others[1].id]
+
+
+async def test_a_customers_listing_is_by_priority_and_then_age(state: StateManager, epoch: int) -> None:
+    await arrive(state, epoch=epoch, customer="other", priority=99)
+    rows = await state.take_in([intake(priority=priority) for priority in (1, 7, 7, 3)], epoch=epoch)
+    listed = await state.get_pending_of("acme", 10)
+    assert [row.id for row in listed] == [rows[index].id for index in (1, 2, 3, 0)]
+    assert await state.get_pending_of("acme", 2, offset=1) == listed[1:3]
+
+
+async def test_a_new_tier_rewrites_keys_and_versions_of_what_waits(state: StateManager, epoch: int) -> None:
+    rows = {phase: await arrive(state, epoch=epoch, phase=phase) for phase in Phase}
+    foreign = await arrive(state, epoch=epoch, customer="other")
+
+    changed = {row.id: row for row in await state.retier("acme", 100, epoch=epoch)}
+
+    assert changed.keys() == {row.id for phase, row in rows.items() if not phase.terminal}
+    for phase, row in rows.items():
+        now = await _reread(state, row)
+        if phase.terminal:
+            assert now == row
+            continue
+        assert now == changed[row.id]
+        assert now.tier_weight == 100
+        assert now.queue_key - row.queue_key == 10 * 90 * MINUTE
+        assert now.version - row.version == (0 if phase.bound else 1)
+    assert await _reread(state, foreign) == foreign
+    assert await state.retier("acme", 100, epoch=epoch) == []
+
+
+async def test_a_workload_that_changes_hands_takes_its_count_along(state: StateManager, epoch: int) -> None:
+    row = await arrive(state, epoch=epoch, phase=Phase.HELD)
+    moved = await state.reassign(row.id, customer="new", tier_weight=50, epoch=epoch)
+    assert (moved.customer, moved.tier_weight, moved.version) == ("new", 50, row.version + 1)
+    assert moved == await _reread(state, row)
+    assert await state.wrong_counters() == []
+    assert (await state.get_queue_depth("new")).total.held == 1
+    assert (await state.get_queue_depth("acme")).total.held == 0
+    released = await move(state, moved, Event.RELEASE, epoch=epoch)
+    assert [item.id for item in await state.get_pending_of("new", 5)] == [released.id]
