@@ -195,6 +195,7 @@ class ApiClient:
     ) -> None:
         """Record an Event on the object `regarding` (apiVersion, kind, namespace, name, uid).
 
+        Its namespace must be `namespace`; for cluster-scoped objects it has none and `namespace` is "default".
         `name` must be unique in the namespace; `at` is microseconds of the database's clock.
         """
         when = datetime.fromtimestamp(at // 1_000_000, UTC).replace(microsecond=at % 1_000_000)
