@@ -117,9 +117,7 @@ async def test_workloads_of_a_worker_are_those_bound_to_it(state: StateManager, 
     ]
     assert done.workers == ("w1",)
     group = await arrive(state, epoch=epoch, replicas=2)
-    result = await state.update_workload_status_batch(
-        [change(group, Event.PLACE, workers=("w2", "w1"))], epoch=epoch
-    )
+    result = await state.update_workload_status_batch([change(group, Event.PLACE, workers=("w2", "w1"))], epoch=epoch)
     expected = sorted([scheduled.id, running.id, group.id])
     assert [row.id for row in await state.get_workloads_by_worker("w1")] == expected
     assert await state.get_workloads_by_worker("w2") == result.applied

@@ -24,7 +24,8 @@ async def test_sixteen_writers_keep_the_counters_exact(state: StateManager, epoc
         nonlocal wins, losses
         for _ in range(6):
             fresh = [
-                intake(customer=f"c{rng.randrange(3)}", class_id=f"k{rng.randrange(4)}") for _ in range(rng.randrange(8))
+                intake(customer=f"c{rng.randrange(3)}", class_id=f"k{rng.randrange(4)}")
+                for _ in range(rng.randrange(8))
             ]
             for row in await state.take_in(fresh, epoch=epoch if number % 2 else None):
                 rows[row.id] = row

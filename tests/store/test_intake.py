@@ -34,9 +34,7 @@ async def test_one_batch_keeps_its_order_of_arrival(state: StateManager, epoch: 
     assert [row.queued_at_us - rows[0].queued_at_us for row in rows] == list(range(20))
 
 
-async def test_a_higher_generation_edits_and_a_lower_or_equal_one_does_nothing(
-    state: StateManager, epoch: int
-) -> None:
+async def test_a_higher_generation_edits_and_a_lower_or_equal_one_does_nothing(state: StateManager, epoch: int) -> None:
     row = await arrive(state, epoch=epoch, generation=5)
     edit = intake(id=row.id, generation=6, priority=20, tier_weight=50, class_id="class-b", spec={"priority": 20})
     (edited,) = await state.take_in([edit], epoch=epoch)

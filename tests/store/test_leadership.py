@@ -112,9 +112,7 @@ async def test_a_commit_that_waited_for_a_take_over_is_stale(pool: Pool, state: 
     row = await arrive(state, epoch=epoch)
     async with pool.transaction() as connection:
         await connection.execute("UPDATE leadership SET epoch = epoch + 1, holder = 'other'")
-        committing = asyncio.create_task(
-            state.update_workload_status_batch([change(row, Event.PLACE)], epoch=epoch)
-        )
+        committing = asyncio.create_task(state.update_workload_status_batch([change(row, Event.PLACE)], epoch=epoch))
         done, _ = await asyncio.wait([committing], timeout=0.3)
         assert not done
     with pytest.raises(StaleEpochError):
@@ -147,7 +145,7 @@ async def test_a_holder_that_is_gone_in_mid_transaction_does_not_block_for_long(
         other = Leadership(pool, "other", 60.0)
         assert await other.try_acquire() == epoch + 1
         assert asyncio.get_running_loop().time() - started < 2.0
-        with pytest.raises(Exception, match="idle-in-transaction|closed|terminat"):
+        with pytest.raises(Exception, match=r"idle-in-transaction|closed|terminat"):
             await connection.execute("COMMIT")
 
 

@@ -40,10 +40,24 @@ def test_keys_order_as_effective_priority_does_at_any_time(
     assert abs(keys.key(*one)) < 2**63
 
 
-@given(_WAITING, _WAITING)
-def test_switched_off_the_queue_is_first_in_first_out(one: tuple[int, int, int], other: tuple[int, int, int]) -> None:
-    keys = QueueKeys(Settings(enable_priority=False, enable_aging=False))
-    assert (keys.key(*one) > keys.key(*other)) == (one[2] < other[2])
+def test_a_key_that_postgres_cannot_hold_is_refused() -> None:
+    with pytest.raises(OverflowError):
+        QueueKeys(Settings(aging_boost_per_minute=6000)).key(10, 10, NOW)
+
+
+@pytest.mark.parametrize("aging", [True, False])
+@pytest.mark.parametrize("priority", [True, False])
+async def test_with_priority_or_aging_off_the_queue_follows_the_other_and_then_age(
+    pool: Pool, settings: Settings, *, priority: bool, aging: bool
+) -> None:
+    switched = settings.model_copy(update={"enable_priority": priority, "enable_aging": aging})
+    state = StateManager(pool, switched)
+    rows = []
+    for base, weight in ((10, 10), (10, 10), (20, 10), (10, 50)):
+        rows += await state.take_in([intake(priority=base, tier_weight=weight)], epoch=None)
+    expected = [rows[index].id for index in ((3, 2, 0, 1) if priority else (0, 1, 2, 3))]
+    assert [row.id for row in await state.get_pending_workloads(4)] == expected
+    assert [row.id for row in await state.get_pending_workloads(0, per_class=4)] == expected
 
 
 async def _shift(pool: Pool, row: WorkloadRow, minutes: float, *columns: str) -> None:

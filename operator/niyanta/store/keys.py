@@ -1,21 +1,38 @@
-"""The queue's order as one integer per row, bound to the settings' switches."""
+"""Queue keys for rows: the engine's formula (`niyanta.engine.queue`), bound to the settings' switches."""
 
 from __future__ import annotations
 
+from niyanta.engine.model import PendingWorkload, Requirements, Subject
+from niyanta.engine.queue import QueueSettings, queue_key
 from niyanta.settings import Settings
 
-MINUTE = 60_000_000
-"""Microseconds."""
+_SUBJECT = Subject(namespace="", customer="")
+_REQUIREMENTS = Requirements(requests=())
 
 
 class QueueKeys:
-    """Computes queue keys (int64, higher goes first) under given settings."""
+    """Computes queue keys (higher goes first; ties by queued_at, then id) under given settings."""
 
     def __init__(self, settings: Settings) -> None:
-        self._priority = settings.enable_priority
-        self._boost = settings.aging_boost_per_minute if settings.enable_aging else 0
+        self._settings = QueueSettings(
+            enable_priority=settings.enable_priority,
+            enable_aging=settings.enable_aging,
+            aging_boost_per_minute=settings.aging_boost_per_minute,
+        )
 
     def key(self, priority: int, tier_weight: int, queued_at_us: int) -> int:
-        """effective * MINUTE + constant, where effective = priority * tier_weight + boost * minutes waited."""
-        base = priority * tier_weight * MINUTE if self._priority else 0
-        return base - (self._boost or 1) * queued_at_us
+        """The key as a bigint; OverflowError for weights or boosts so large (beyond 1e9 and 5,000) that it is none."""
+        workload = PendingWorkload(
+            id="",
+            version=0,
+            attempt=0,
+            subject=_SUBJECT,
+            requirements=_REQUIREMENTS,
+            priority=priority,
+            tier_weight=tier_weight,
+            queued_at=queued_at_us,
+        )
+        key = queue_key(workload, self._settings)
+        if not -(2**63) <= key < 2**63:
+            raise OverflowError(f"queue key of priority {priority}, weight {tier_weight} doesn't fit a bigint")
+        return key

@@ -14,6 +14,7 @@ from niyanta.store.queries import sql as named
 
 KEEP_DAYS = 30
 DAYS_AHEAD = 7
+LOCK_PATIENCE_MS = 2000
 _PARENT = "workload_events"
 
 
@@ -46,7 +47,7 @@ def ensure_partitions(
         oldest = partition_name(today - timedelta(days=keep))
         for name in sorted(name for name in have if name[-8:].isdigit() and name < oldest):
             with connection.transaction():
-                connection.execute("SET LOCAL lock_timeout = 2000")
+                connection.execute(f"SET LOCAL lock_timeout = {LOCK_PATIENCE_MS:d}".encode())
                 connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
             dropped.append(name)
     except LockNotAvailable:
@@ -71,7 +72,7 @@ def _make(connection: psycopg.Connection[Any], day: date) -> bool:
         return False
     table, parent = sql.Identifier(partition_name(day)), sql.Identifier(_PARENT)
     with connection.transaction():
-        connection.execute("SET LOCAL lock_timeout = 2000")
+        connection.execute(f"SET LOCAL lock_timeout = {LOCK_PATIENCE_MS:d}".encode())
         connection.execute(
             sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)").format(table, parent)
         )

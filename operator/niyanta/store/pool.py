@@ -74,6 +74,7 @@ class Pool:
             name="niyanta",
         )
         self._health: asyncio.Task[None] | None = None
+        self._sweep: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Start connecting; doesn't wait for Postgres to be there."""
@@ -82,11 +83,12 @@ class Pool:
 
     async def close(self) -> None:
         """Close all connections; idempotent."""
-        if self._health is not None:
-            self._health.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._health
-            self._health = None
+        for task in (self._health, self._sweep):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        self._health = self._sweep = None
         await self._pool.close()
 
     async def __aenter__(self) -> Self:
@@ -138,22 +140,31 @@ class Pool:
             milliseconds["transaction_timeout"] = (self._statement_timeout + 2) * 1000
         values = {name: str(int(value)) for name, value in milliseconds.items()}
         values |= {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
-        values |= {"TimeZone": "UTC", "jit": "off"}
+        values |= {"TimeZone": "UTC", "jit": "off", "random_page_cost": "1.1"}
         await connection.execute(sql("configure"), {"names": list(values), "values": list(values.values())})
 
     async def _check(self, connection: Connection) -> None:
         """Before a connection is handed out: does it still answer?"""
-        with _severed_at(connection, asyncio.get_running_loop().time() + self._patience * 0.2):
-            await connection.execute(b"")
+        try:
+            with _severed_at(connection, asyncio.get_running_loop().time() + self._patience * 0.2):
+                await connection.execute(b"")
+        except Exception:
+            # Likely a restart: the other idle connections are dead too. psycopg would find out one per second.
+            if self._sweep is None or self._sweep.done():
+                self._sweep = asyncio.create_task(self._replace_broken(), name="store-pool-sweep")
+            raise
+
+    async def _replace_broken(self) -> None:
+        try:
+            await self._pool.check()
+        except Exception:
+            _log.exception("health check of the pool failed")
 
     async def _keep_healthy(self) -> None:
         """Replace broken idle connections each minute, before somebody needs them."""
         while True:
             await asyncio.sleep(HEALTH_CHECK_EVERY)
-            try:
-                await self._pool.check()
-            except Exception:
-                _log.exception("health check of the pool failed")
+            await self._replace_broken()
 
 
 async def fetch(connection: Connection, name: str, params: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:

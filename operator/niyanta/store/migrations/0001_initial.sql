@@ -49,9 +49,10 @@ CREATE TABLE workload_state (
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_analyze_scale_factor = 0.02);
 -- Listings of a customer's queue.
 CREATE INDEX workload_state_listing ON workload_state (customer_id, priority DESC, created_at) WHERE status = 'PENDING';
--- Refill: the top of each class, the top of all, the oldest of all.
-CREATE INDEX workload_state_refill ON workload_state (class_id, queue_key DESC, id) WHERE status = 'PENDING';
-CREATE INDEX workload_state_top ON workload_state (queue_key DESC, id) WHERE status = 'PENDING';
+-- Refill: the top of each class, the top of all, the oldest of all. Equal keys (aging off) go first in, first out.
+CREATE INDEX workload_state_refill ON workload_state (class_id, queue_key DESC, queued_at, id)
+    WHERE status = 'PENDING';
+CREATE INDEX workload_state_top ON workload_state (queue_key DESC, queued_at, id) WHERE status = 'PENDING';
 CREATE INDEX workload_state_oldest ON workload_state (queued_at, id) WHERE status = 'PENDING';
 CREATE INDEX workload_state_wake ON workload_state (wake_at) WHERE wake_at IS NOT NULL;
 CREATE INDEX workload_state_active ON workload_state (id)

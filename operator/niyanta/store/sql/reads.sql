@@ -43,7 +43,7 @@ WITH RECURSIVE class AS (
 ), chosen AS (
     (SELECT id FROM workload_state
       WHERE status = 'PENDING' AND (not_before IS NULL OR not_before <= clock_timestamp())
-      ORDER BY queue_key DESC, id LIMIT %(top)s)
+      ORDER BY queue_key DESC, queued_at, id LIMIT %(top)s)
     UNION
     (SELECT id FROM workload_state
       WHERE status = 'PENDING' AND (not_before IS NULL OR not_before <= clock_timestamp())
@@ -53,10 +53,10 @@ WITH RECURSIVE class AS (
             SELECT id FROM workload_state s
              WHERE s.status = 'PENDING' AND s.class_id = class.class_id
                AND (s.not_before IS NULL OR s.not_before <= clock_timestamp())
-             ORDER BY s.queue_key DESC, s.id LIMIT %(per_class)s) first)
+             ORDER BY s.queue_key DESC, s.queued_at, s.id LIMIT %(per_class)s) first)
 )
 SELECT {{row}} FROM chosen JOIN workload_state s USING (id) JOIN workloads w USING (id)
- ORDER BY s.queue_key DESC, s.id;
+ ORDER BY s.queue_key DESC, s.queued_at, s.id;
 
 -- name: change_horizon
 -- Every transaction below this id is over: its changes are visible to all later statements.

@@ -1,0 +1,94 @@
+"""With 50,000 rows, the frequent reads go along their partial indexes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from e2e.harness.postgres import Postgres
+from niyanta.settings import Settings
+from niyanta.store.migrate import migrate
+from niyanta.store.pool import Pool, open_pool
+from niyanta.store.queries import sql
+from niyanta.store.state import StateManager
+
+pytestmark = pytest.mark.store
+
+_ROWS = 50_000
+_FILL = f"""
+INSERT INTO workloads (id, door, namespace, name, customer_id, generation, spec, class_id, replicas)
+SELECT gen_random_uuid(), 'rest', 'n', 'w' || n, 'c' || n % 50, 1, '{{}}', 'class-' || n % 40, 1
+  FROM generate_series(1, {_ROWS}) n;
+"""
+_STATES = """
+INSERT INTO workload_state (id, customer_id, class_id, status, priority, tier_weight, queue_key, queued_at, created_at,
+                            workers)
+SELECT id, customer_id, class_id, CASE WHEN random() < 0.5 THEN 'PENDING' WHEN random() < 0.1 THEN 'RUNNING'
+       ELSE 'SUCCEEDED' END, 100 * random(), 10, 1e12 * random(), now() - random() * interval '1 hour', now(),
+       ARRAY['w' || (1000 * random())::int]
+  FROM workloads
+"""
+
+
+@pytest.fixture(scope="module")
+def big_dsn(postgres: Postgres) -> Iterator[str]:
+    dsn = postgres.create_database("big")
+    migrate(dsn)
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("SET session_replication_role = replica")  # no foreign key checks: twice as fast
+        connection.execute(_FILL.encode())
+        connection.execute(_STATES.encode())
+        connection.execute("VACUUM ANALYZE workloads, workload_state")
+    yield dsn
+    postgres.drop_database("big")
+
+
+@pytest.fixture
+async def big(big_dsn: str) -> AsyncIterator[Pool]:
+    async with await open_pool(Settings(dsn=big_dsn, db_pool_min=1)) as pool:
+        yield pool
+
+
+async def _plan(pool: Pool, name: str, params: dict[str, Any]) -> str:
+    """EXPLAIN ANALYZE, with the planner free to choose."""
+    async with pool.connection() as connection:
+        cursor = await connection.execute(b"EXPLAIN (ANALYZE, BUFFERS OFF, TIMING OFF) " + sql(name), params)
+        return "\n".join(line for (line,) in await cursor.fetchall())
+
+
+async def test_frequent_reads_follow_partial_indexes(big: Pool) -> None:
+    refill = {"top": 500, "oldest": 50, "per_class": 20, "classes": 30, "after_class": ""}
+    first = "00000000-0000-0000-0000-000000000000"
+    cases: list[tuple[str, dict[str, Any], list[str]]] = [
+        ("refill", refill, ["workload_state_refill", "workload_state_top", "workload_state_oldest"]),
+        ("rows_pending_of", {"customer": "c1", "limit": 50, "offset": 0}, ["workload_state_listing"]),
+        ("rows_due", {"limit": 100}, ["workload_state_wake"]),
+        ("rows_by_worker", {"worker": "w7"}, ["workload_state_workers"]),
+        ("rows_active", {"after": first, "limit": 500}, ["workload_state_active"]),
+        ("changes_settled", {"xid": "99999999", "id": first, "horizon": "99999999", "limit": 50}, ["_changed"]),
+    ]
+    for name, params, indexes in cases:
+        plan = await _plan(big, name, params)
+        assert [index for index in indexes if index not in plan] == [], f"{name}\n{plan}"
+        assert "Seq Scan on workload_state" not in plan, f"{name}\n{plan}"
+
+
+async def test_the_refill_from_a_backlog_is_exact(big: Pool) -> None:
+    state = StateManager(big, Settings())
+    rows = await state.get_pending_workloads(100, per_class=10, classes=100, oldest=10)
+    async with big.connection() as connection:
+        expected = await (
+            await connection.execute(
+                b"SELECT id::text FROM ("
+                b" SELECT id, queued_at, row_number() OVER (ORDER BY queue_key DESC) AS top,"
+                b" row_number() OVER (ORDER BY queued_at) AS oldest,"
+                b" row_number() OVER (PARTITION BY class_id ORDER BY queue_key DESC) AS in_class"
+                b" FROM workload_state WHERE status = 'PENDING') AS ranked"
+                b" WHERE top <= 100 OR oldest <= 10 OR in_class <= 10"
+            )
+        ).fetchall()
+    assert {row.id for row in rows} == {id_ for (id_,) in expected}
+    assert len(rows) > 400
