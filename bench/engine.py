@@ -5,8 +5,8 @@
 Two cases, both on workers that are 70 % full: `different`, where every workload has requirements of its own, and
 `repeated`, where 20 sets of requirements share the queue. 30 % of the sets carry hostname anti-affinity, 10 % zone
 anti-affinity, 20 % soft wishes; 5 % of the workloads are groups of 4-8; about a third asks for GPUs. Every figure is
-one core, from pending workloads to plan, and includes forking the snapshot. Peak memory is a fresh process's, at 100,000
-pending workloads.
+one core, from pending workloads to plan, and includes forking the snapshot. Peak memory is a fresh process's, at
+100,000 pending workloads.
 """
 
 from __future__ import annotations

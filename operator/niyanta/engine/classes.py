@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -88,8 +89,8 @@ class RequirementsClass:
         self.scores: tuple[float, ...] = ()
         if static and not self.lacking:
             self.levels, self.scores = levels(index, static, requirements.soft, gpu_last=gpu_last)
-        self.shift: IntArray = score.shift(cpu, memory, self._devices_by_shape(score))
-        self.shift_list: list[int] = self.shift.tolist()
+        self.shift_list: list[int] = score.shift(cpu, memory, self.devices_of)
+        self.shift: IntArray = np.array(self.shift_list, np.int64)
         self.has_peers = bool(requirements.anti or requirements.near)
         self.own_terms: dict[tuple[str, str], tuple[tuple[Term, ...], tuple[Term, ...]]] = {}
         """By namespace and customer of the carrier: resolved anti and near terms."""
@@ -98,7 +99,28 @@ class RequirementsClass:
         self.rejected: tuple[int, Counts] | None = None
         """(replicas, counts) of the last rejection that still holds for every subject without peers."""
 
-    def _devices_by_shape(self, score: StrategyScore) -> IntArray | int:
-        if self.devices >= 0:
-            return self.devices
-        return np.array([self.devices_of.get(resource, 0) for resource in score.gpu_resource], np.int64)
+
+def fingerprint(requirements: Requirements) -> Hashable:
+    """Equal for equal requirements and rarely for others.
+
+    Hashing the requirements themselves runs the generated `__hash__` of every nested dataclass and enum as Python code,
+    three times as long as making and hashing this flat tuple.
+    """
+    hard = requirements.hard
+    return (
+        requirements.requests,
+        requirements.gpu_count,
+        requirements.node_selector,
+        hard.worker_ids,
+        hard.pools,
+        hard.regions,
+        hard.zones,
+        hard.compliance,
+        hard.capabilities,
+        hard.gpu_models,
+        tuple([(part.key, part.values) for part in hard.tags]),
+        tuple([wish.weight for wish in requirements.soft]),
+        tuple([(term.topology, *[part.values for part in term.selector.labels]) for term in requirements.anti]),
+        len(requirements.near),
+        len(requirements.node_terms),
+    )

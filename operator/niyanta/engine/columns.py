@@ -164,10 +164,12 @@ class Snapshot:
         row = self._next_row
         self._next_row += 1
         if row == self.capacity:
-            self.allocatable = np.pad(self.allocatable, ((0, 0), (0, self.capacity)))
-            self.used = np.pad(self.used, ((0, 0), (0, self.capacity)))
-            self.devices = np.pad(self.devices, ((0, self.capacity), (0, 0)))
-            self.capacity *= 2
+            # Every cycle pays for unused columns, so grow by an eighth only (a multiple of 64, for the bit sets).
+            more = 64 * (1 + self.capacity // 512)
+            self.allocatable = np.pad(self.allocatable, ((0, 0), (0, more)))
+            self.used = np.pad(self.used, ((0, 0), (0, more)))
+            self.devices = np.pad(self.devices, ((0, more), (0, 0)))
+            self.capacity += more
         return row
 
     def _resource(self, name: str) -> int:

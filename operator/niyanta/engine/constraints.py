@@ -26,6 +26,7 @@ Check = tuple[Reason, str, Bits]
 
 _UNSCHEDULABLE = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
 _NAME_FIELD = "metadata.name"
+_TOLERATIONS_KEPT = 1024
 
 
 # --- one function per concern ----------------------------------------------------------------------------------------
@@ -167,13 +168,18 @@ def static_checks(index: WorkerIndex, requirements: Requirements, excluded: Bits
 
 
 def _taint_checks(index: WorkerIndex, tolerations: tuple[Toleration, ...]) -> Iterator[Check]:
-    # By key, so that a worker with several untolerated taints is counted under the same one every time.
-    refused: dict[str, Bits] = {}
-    for taint, rows in index.taints.items():
-        if not tolerates(tolerations, taint):
-            refused[taint.key] = refused.get(taint.key, 0) | rows
-    for key in sorted(refused):
-        yield Reason.TAINT, key, minus(index.alive, refused[key])
+    known = index.refused.get(tolerations)
+    if known is None:
+        # By key, so that a worker with several untolerated taints is counted under the same one every time.
+        refused: dict[str, Bits] = {}
+        for taint, rows in index.taints.items():
+            if not tolerates(tolerations, taint):
+                refused[taint.key] = refused.get(taint.key, 0) | rows
+        if len(index.refused) >= _TOLERATIONS_KEPT:
+            index.refused.clear()
+        known = index.refused[tolerations] = sorted(refused.items())
+    for key, rows in known:
+        yield Reason.TAINT, key, minus(index.alive, rows)
 
 
 def _matcher_checks(index: WorkerIndex, matcher: Matcher, *, needs_gpu: bool) -> Iterator[Check]:

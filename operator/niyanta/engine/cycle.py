@@ -6,14 +6,15 @@ arrays for whole-column comparisons and as lists for single workers (a list read
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
 
 from niyanta.engine.bits import Bits, IntArray, from_bool, minus
-from niyanta.engine.classes import Counts, RequirementsClass
+from niyanta.engine.classes import Counts, RequirementsClass, fingerprint
 from niyanta.engine.columns import CPU_ROW, DEVICES_ROW, MEMORY_ROW, PODS_ROW, SLOTS_ROW, Snapshot
-from niyanta.engine.model import Requirements, Subject
+from niyanta.engine.model import HOSTNAME_TOPOLOGY, Labels, Requirements, Subject
 from niyanta.engine.peers import SubjectIndex, Term
 from niyanta.engine.ports import PortBits, address, port_key, taken_rows
 
@@ -81,9 +82,9 @@ class Fork:
         """Workers with room for one more pod, by pods and slots."""
         self.log: list[int] = []
         """Rows in the order they changed."""
-        self._classes: dict[Requirements, RequirementsClass] = {}
+        self._classes: dict[Hashable, list[RequirementsClass]] = {}
         self._classes_by_id: dict[int, tuple[Requirements, RequirementsClass]] = {}
-        self._views: dict[Subject, View] = {}
+        self._views: dict[tuple[str, str, str, Labels], View] = {}
         self._views_by_id: dict[int, tuple[Subject, View]] = {}
         self._placed: SubjectIndex[View] = SubjectIndex()
         terms = snapshot.peers.terms
@@ -100,11 +101,13 @@ class Fork:
         known = self._classes_by_id.get(id(requirements))
         if known is not None:
             return known[1]
-        found = self._classes.get(requirements)
+        alike = self._classes.setdefault(fingerprint(requirements), [])
+        found = next((known for known in alike if known.requirements == requirements), None) if alike else None
         if found is None:
-            found = self._classes[requirements] = RequirementsClass(
+            found = RequirementsClass(
                 requirements, self.snapshot, self.score, keep_gpu_workers_free=self.options.keep_gpu_workers_free
             )
+            alike.append(found)
         # The entry keeps the object alive, so its id can't be given to another one during the cycle.
         self._classes_by_id[id(requirements)] = (requirements, found)
         return found
@@ -114,9 +117,10 @@ class Fork:
         known = self._views_by_id.get(id(subject))
         if known is not None:
             return known[1]
-        view = self._views.get(subject)
+        key = (subject.namespace, subject.customer, subject.type, subject.labels)
+        view = self._views.get(key)
         if view is None:
-            view = self._views[subject] = View(subject)
+            view = self._views[key] = View(subject)
         self._views_by_id[id(subject)] = (subject, view)
         return view
 
@@ -182,7 +186,7 @@ class Fork:
     def is_kept_away(self, matched: tuple[Term, ...]) -> bool:
         """Whether a carrier of any of the terms runs in some domain."""
         carried = self.carrier_bits
-        return any([carried[term.id] for term in matched])
+        return any(carried[term.id] for term in matched)
 
     def near_rows(self, near: tuple[Term, ...], view: View) -> tuple[Bits, tuple[Term, ...]]:
         """Workers that satisfy all near terms but the starting ones, which are returned apart.
@@ -245,7 +249,7 @@ class Fork:
                     self._ports[key][ip] = before
 
     def _spread(self, bits: list[Bits], term: Term, row: int, undo: Undo, workload: str) -> None:
-        around = self.index.neighbours(term.topology, row)
+        around = 1 << row if term.topology == HOSTNAME_TOPOLOGY else self.index.neighbours(term.topology, row)
         before = bits[term.id]
         if around & before == around:
             return

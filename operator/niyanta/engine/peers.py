@@ -194,11 +194,10 @@ class PeerTable:
     def __init__(self, index: WorkerIndex) -> None:
         self._index = index
         self.terms: list[Term] = []
-        self._ids: dict[tuple[Selector, str, tuple[int, str]], Term] = {}
+        self._ids: dict[Hashable, Term] = {}
         self._anchored: dict[tuple[int, str], dict[Hashable, list[Term]]] = {}
         self.running: SubjectIndex[RunningSubject] = SubjectIndex()
         self._by_subject: dict[Subject, RunningSubject] = {}
-        self._matches: dict[Subject, tuple[int, tuple[Term, ...]]] = {}
         self._carried = 0
         self._seen_version = 0
 
@@ -211,7 +210,10 @@ class PeerTable:
             reach = (_CUSTOMER, carrier.customer)
         else:
             reach = (_CLUSTER, "")
-        key = (term.selector, term.topology, reach)
+        selector = term.selector
+        # Flat, because hashing nested dataclasses and enums runs as Python code.
+        expressions = tuple([(part.key, part.op._value_, part.values) for part in selector.labels])
+        key = (selector.types, selector.customers, expressions, term.topology, reach)
         found = self._ids.get(key)
         if found is None:
             found = self._ids[key] = Term(len(self.terms), term.selector, term.topology, reach)
@@ -227,9 +229,6 @@ class PeerTable:
 
     def matching(self, subject: Subject) -> tuple[Term, ...]:
         """All interned terms that mean the subject, by id. The answer grows only when a term is interned."""
-        known = self._matches.get(subject)
-        if known is not None and known[0] == len(self.terms):
-            return known[1]
         found: list[Term] = []
         for reach in ((_NAMESPACE, subject.namespace), (_CUSTOMER, subject.customer), (_CLUSTER, "")):
             bucket = self._anchored.get(reach)
@@ -237,9 +236,6 @@ class PeerTable:
                 for fact in (None, subject.type, *subject.labels):
                     found += [term for term in bucket.get(fact, ()) if selects(term.selector, subject)]
         found.sort(key=_by_id)
-        if len(self._matches) > _TERMS_KEPT:
-            self._matches.clear()
-        self._matches[subject] = (len(self.terms), tuple(found))
         return tuple(found)
 
     # --- charges ---

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from niyanta.engine.bits import Bits, BoolArray, iterate, minus, to_bool, to_rows
+from niyanta.engine.bits import Bits, BoolArray, iterate, minus, to_bool
 from niyanta.engine.classes import RequirementsClass
 from niyanta.engine.columns import DEVICES_ROW, SLOTS_ROW
 from niyanta.engine.cycle import Fork
@@ -18,8 +18,8 @@ _FEW = 12
 """Up to this many candidates are compared one by one in Python."""
 _REBUILD = 256
 """From this many changed workers on, a row is made anew."""
-_PATCH_BLOCKED = 8
-"""Up to this many newly (or no longer) blocked workers are patched one by one."""
+_PEEKS = 4
+"""So many blocked best workers are skipped one by one."""
 
 NOWHERE = (-1, 0.0)
 
@@ -98,26 +98,27 @@ def _best_of(fork: Fork, asked: RequirementsClass, part: Bits) -> int:
 
 
 class ClassRow:
-    """Keys of one class for all workers: level, strategy and name in one int64; -1 = can't take it."""
+    """Keys of one class for all workers: level, strategy and name in one int64; -1 = can't take it.
 
-    __slots__ = ("best", "best_key", "blocked", "keys", "level", "levels", "seen")
+    What peers and ports forbid is not in the keys: it differs by subject, and is passed with each choice.
+    """
+
+    __slots__ = ("best", "best_key", "keys", "level", "levels", "seen")
 
     def __init__(self, fork: Fork, asked: RequirementsClass) -> None:
         self.levels = rows_by_level(asked.levels, fork.snapshot.capacity) * LEVEL_STEP
         self.level: list[int] = self.levels.tolist()
-        self.blocked: Bits = 0
         self.seen = 0
         self.best = self.best_key = -1
         self.keys = self.levels
-        self._rebuild(fork, asked, 0)
+        self._rebuild(fork, asked)
 
-    def _rebuild(self, fork: Fork, asked: RequirementsClass, blocked: Bits) -> None:
+    def _rebuild(self, fork: Fork, asked: RequirementsClass) -> None:
         enough = fits(fork, asked)
         enough &= self.levels >= 0
-        usable = fork.open if asked.single_pod else fork.index.alive
-        enough &= to_bool(minus(usable, blocked), fork.snapshot.capacity)
+        if asked.single_pod:
+            enough &= to_bool(fork.open, fork.snapshot.capacity)
         self.keys = np.where(enough, self.levels + fork.base + asked.shift.take(fork.score.shape_of), -1)
-        self.blocked = blocked
         self.seen = len(fork.log)
         self._find_best()
 
@@ -128,40 +129,47 @@ class ClassRow:
     def choose(self, fork: Fork, asked: RequirementsClass, blocked: Bits) -> tuple[int, float]:
         """As the function `choose`, with every worker allowed."""
         log = fork.log
-        changed = log[self.seen :]
-        if len(changed) > _REBUILD:
-            self._rebuild(fork, asked, blocked)
-            changed = []
-        elif blocked != self.blocked:
-            differing = blocked ^ self.blocked
-            if differing.bit_count() <= _PATCH_BLOCKED:
-                changed += iterate(differing)
-            elif minus(self.blocked, blocked):
-                # Another subject of the same class: not worth forgetting what the row knows.
-                return choose(fork, asked, blocked, fork.index.alive)
+        if self.seen != len(log):
+            changed = log[self.seen :]
+            if len(changed) > _REBUILD:
+                self._rebuild(fork, asked)
             else:
-                self.keys[to_rows(differing, fork.snapshot.capacity)] = -1
-                self._find_best()
-            self.blocked = blocked
-        if changed:
-            self.seen = len(log)
-            self._patch(fork, asked, changed)
-        if self.best_key < 0:
+                self.seen = len(log)
+                self._patch(fork, asked, changed)
+        best, key = self.best, self.best_key
+        if blocked and key >= 0 and blocked >> best & 1:
+            best, key = self._best_outside(blocked, fork.snapshot.capacity)
+        if key < 0:
             return NOWHERE
-        return self.best, asked.scores[-1 - self.best_key // LEVEL_STEP]
+        return best, asked.scores[-1 - key // LEVEL_STEP]
+
+    def _best_outside(self, blocked: Bits, capacity: int) -> tuple[int, int]:
+        # The next best is often free: look at a few one after the other before masking the whole row.
+        keys = self.keys
+        skipped: list[tuple[int, int]] = []
+        row, key = self.best, self.best_key
+        while key >= 0 and blocked >> row & 1 and len(skipped) < _PEEKS:
+            skipped.append((row, key))
+            keys[row] = -1
+            row = int(keys.argmax())
+            key = int(keys[row])
+        if key >= 0 and blocked >> row & 1:
+            masked = np.where(to_bool(blocked, capacity), -1, keys)
+            row = int(masked.argmax())
+            key = int(masked[row])
+        for known, value in skipped:
+            keys[known] = value
+        return row, key
 
     def _patch(self, fork: Fork, asked: RequirementsClass, changed: list[int]) -> None:
-        level, keys, blocked = self.level, self.keys, self.blocked
+        level, keys = self.level, self.keys
         shapes, base, shift = fork.score.shapes, fork.base_list, asked.shift_list
         lost = False
         for row in set(changed) if len(changed) > 1 else changed:
             key = level[row]
             if key < 0:
                 continue
-            if (blocked and blocked >> row & 1) or not fits_one(fork, asked, row):
-                key = -1
-            else:
-                key += base[row] + shift[shapes[row]]
+            key = key + base[row] + shift[shapes[row]] if fits_one(fork, asked, row) else -1
             keys[row] = key
             if key > self.best_key:
                 self.best, self.best_key = row, key

@@ -37,7 +37,7 @@ NAME_STEP: Final = 1 << 22
 """More than the largest number of workers (4 million)."""
 LEVEL_STEP: Final = NAME_STEP << SCORE_BITS
 """Level * LEVEL_STEP + strategy and name: the whole order in one int64, for up to 2^20 levels."""
-_MAX_REQUEST: Final = 1 << 42
+_MAX_TAKEN: Final = SHARE + 1
 
 
 def soft_bits(index: WorkerIndex, term: SoftTerm) -> Bits:
@@ -54,6 +54,8 @@ def levels(
 
     Score = 100 * weight of matched terms / weight of all terms; neutral without terms. No part is empty.
     """
+    if not soft:
+        return _gpu_last(index, [(static, NEUTRAL)]) if gpu_last else ((static,), (NEUTRAL,))
     parts: dict[int, Bits] = {0: static}
     total = 0
     for term in soft:
@@ -69,12 +71,17 @@ def levels(
                 split[weight] = split.get(weight, 0) | miss
         parts = split
     ordered = sorted(parts.items(), reverse=True)
-    scored = [(rows, 100 * weight / total if total else NEUTRAL) for weight, rows in ordered if rows]
+    scored = [(rows, 100 * weight / total if total else NEUTRAL) for weight, rows in ordered]
     if gpu_last:
-        plain = [(minus(rows, index.gpu), score) for rows, score in scored]
-        scored = plain + [(rows & index.gpu, score) for rows, score in scored]
-    kept = [part for part in scored if part[0]]
-    return tuple(part[0] for part in kept), tuple(part[1] for part in kept)
+        return _gpu_last(index, scored)
+    return tuple([rows for rows, _ in scored]), tuple([score for _, score in scored])
+
+
+def _gpu_last(index: WorkerIndex, scored: list[tuple[Bits, float]]) -> tuple[tuple[Bits, ...], tuple[float, ...]]:
+    plain = [(minus(rows, index.gpu), score) for rows, score in scored]
+    both = plain + [(rows & index.gpu, score) for rows, score in scored]
+    kept = [part for part in both if part[0]]
+    return tuple([rows for rows, _ in kept]), tuple([score for _, score in kept])
 
 
 def rounded(capacity: int) -> int:
@@ -144,12 +151,20 @@ class StrategyScore:
             left += gpu_unit * devices // devices_all
         return ((SHARE - left) if pack else left) * NAME_STEP + self.ranks[row]
 
-    def shift(self, cpu: int, memory: int, devices: IntArray | int) -> IntArray:
-        """What a request adds to `base`, per shape; `devices` per shape or the same for all."""
-        taken = self.unit * min(cpu, _MAX_REQUEST) // self.cpu
-        taken += self.unit * min(memory >> 10, _MAX_REQUEST) // self.memory
-        taken += self.gpu_unit * devices // self.devices
-        return np.where(self.pack, taken, -taken) * NAME_STEP
+    def shift(self, cpu: int, memory: int, devices_of: dict[str, int]) -> list[int]:
+        """What a request adds to `base`, per shape; `devices_of` by GPU resource."""
+        memory >>= 10
+        shift = []
+        for (pack, unit, gpu_unit, cpu_all, memory_all, devices_all), resource in zip(
+            self.scalars, self.gpu_resource, strict=True
+        ):
+            taken = unit * cpu // cpu_all + unit * memory // memory_all
+            if gpu_unit:
+                taken += gpu_unit * devices_of.get(resource, 0) // devices_all
+            # No worker of the shape can take more than all it has: the bound keeps absurd requests inside int64.
+            taken = min(taken, _MAX_TAKEN) * NAME_STEP
+            shift.append(taken if pack else -taken)
+        return shift
 
 
 def rows_by_level(parts: tuple[Bits, ...], capacity: int) -> IntArray:
