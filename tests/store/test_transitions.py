@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from psycopg import AsyncConnection
 
 from niyanta.lifecycle import TRANSITIONS, Event, Phase
-from niyanta.store.rows import Change
+from niyanta.store.rows import Change, Note
 from niyanta.store.state import StateManager
 from tests.store.make import ROADS, arrive, change, intake, move
 
@@ -166,8 +169,6 @@ async def test_wake_ups_are_set_found_and_cleared(state: StateManager, epoch: in
 
 
 async def test_notes_keep_the_version_and_are_audited_when_the_reason_changes(state: StateManager, epoch: int) -> None:
-    from niyanta.store.rows import Note
-
     row = await arrive(state, epoch=epoch)
     gone = await arrive(state, epoch=epoch, phase=Phase.CANCELLED)
     counts = [["GpuModelMismatch", "", 5]]
@@ -192,3 +193,24 @@ async def test_text_that_postgres_cannot_store_does_not_fail_the_batch(state: St
     (stored,) = await state.get_workloads([row.id])
     assert stored.message == "log said \N{REPLACEMENT CHARACTER}"
     assert held.phase is stored.phase is Phase.HELD
+
+
+async def test_a_batch_takes_as_many_statements_as_a_single_change(
+    state: StateManager, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = await state.take_in([intake() for _ in range(300)], epoch=epoch)
+    statements = 0
+    execute = AsyncConnection.execute
+
+    async def counted(self: AsyncConnection[Any], *args: Any, **kwargs: Any) -> Any:
+        nonlocal statements
+        statements += 1
+        return await execute(self, *args, **kwargs)
+
+    monkeypatch.setattr(AsyncConnection, "execute", counted)
+    counts = []
+    for batch in (rows[:1], rows[1:]):
+        statements = 0
+        await state.update_workload_status_batch([change(row, Event.PLACE) for row in batch], epoch=epoch)
+        counts.append(statements)
+    assert counts[0] == counts[1] <= 8
