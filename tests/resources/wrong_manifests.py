@@ -141,6 +141,7 @@ WRONG: list[Case] = [
     _hard("regions as text", {"regions": "eu"}, "regions"),
     _hard("compliance as object", {"compliance": {"hipaa": True}}, "compliance"),
     _hard("near nobody", {"near": [{"topologyKey": "kubernetes.io/hostname"}]}, "near[0]"),
+    _hard("near in scope Cluster", {"near": [{"types": ["a"], "scope": "Cluster"}]}, "near[0].scope"),
     _hard("near a wrong key", {"near": [{"types": ["a"], "topologyKey": "a b"}]}, "near[0].topologyKey"),
     _hard(
         "Gt in a label selector",
@@ -209,6 +210,7 @@ WRONG: list[Case] = [
     _workload(
         "toleration Lt", f"{POD}.tolerations", [{"key": "a", "operator": "Lt"}], f"{POD}.tolerations[0].operator"
     ),
+    _workload("toleration of a wrong key", f"{POD}.tolerations", [{"key": "a b"}], f"{POD}.tolerations[0].key"),
     _node_affinity("empty node selector term", {}, ""),
     _node_affinity(
         "node affinity Gt with a word",
@@ -320,6 +322,7 @@ RIGHT: list[Case] = [
 # What the API server takes, because CEL can't see it, and the compile step refuses.
 UNSEEN: list[Case] = [
     _container("template too big", "", env=[{"name": "BIG", "value": "x" * 70_000}]),
+    _container("NUL in a template", "", args=["a\0b"]),
     _container("quantity as a list", ".resources.requests.cpu", resources={"requests": {"cpu": [1]}}),
     _container("quantity as a boolean", ".resources.requests.cpu", resources={"requests": {"cpu": True}}),
     _container(
@@ -346,7 +349,7 @@ UNSEEN: list[Case] = [
     ),
     _workload("overhead without RuntimeClass", f"{POD}.overhead", {"cpu": "1"}),
 ]
-UNSEEN[0] = Case(UNSEEN[0].name, "Workload", UNSEEN[0].changes, "spec.template")
+UNSEEN[:2] = [Case(case.name, case.kind, case.changes, "spec.template") for case in UNSEEN[:2]]
 
 # Changes to a workload that exists: what may change, and what may not (with the field that is named).
 CHANGES_ALLOWED: dict[str, Any] = {

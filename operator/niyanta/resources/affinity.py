@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -189,6 +189,7 @@ class Near(Model):
     workload_selector: LabelSelector | None = Field(None, description="Workloads with these labels.")
     types: Words = Field(default_factory=list, description="Workloads of any of these types.")
     topology_key: LabelKey = Field(HOSTNAME_TOPOLOGY, description="Node label whose value must be shared.")
+    scope: Literal["Namespace"] = Field("Namespace", description="Whose workloads: of the same Namespace.")
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"has(self.workloadSelector) || {_given('types')}",

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from niyanta.resources.base import DNS_LABEL_PATTERN, OpenModel, Rule
+from niyanta.resources.base import DNS_LABEL_PATTERN, LabelKey, LabelValue, OpenModel, Rule
 from niyanta.resources.base import Model as _Model
 
 
@@ -17,7 +17,7 @@ class Metadata(OpenModel):
     name: str = Field("", max_length=253, description="Name of the object.")
     namespace: str = Field("", max_length=63, description="Namespace of the object.")
     uid: str = Field("", description="UID of the object.")
-    labels: dict[str, str] = Field(default_factory=dict, description="Labels of the object.")
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, description="Labels of the object.")
     generation: int = Field(0, description="Generation of the spec.")
     creation_timestamp: str = Field("", description="RFC 3339 time of creation.")
     resource_version: str = Field("", description="Version of the object.")

@@ -21,7 +21,7 @@ PATTERN = r"^[+]?([0-9]{1,19}([.][0-9]{0,9})?|[.][0-9]{1,9})([KMGTPE]i|[numkMGTP
 """Grammar of a quantity that isn't negative. Digits are bounded, longer ones would only name absurd amounts."""
 
 _GRAMMAR = re.compile(PATTERN)
-_LARGEST = 2**63 - 1
+LARGEST = 2**63 - 1
 """Kubernetes caps quantities at int64 as well."""
 
 RawQuantity = str | int | float
@@ -41,7 +41,7 @@ def _units(text: str, scale: int) -> int | None:
         return None
     # Through text, also for floats: Decimal(0.1) is a little more than 0.1 and would round up to 101 millicores.
     amount: Decimal = parse_quantity(text) * scale  # type: ignore[no-untyped-call]
-    return int(amount.to_integral_value(ROUND_CEILING)) if amount <= _LARGEST else None
+    return int(amount.to_integral_value(ROUND_CEILING)) if amount <= LARGEST else None
 
 
 def base_units(resource: str, value: object, field: str) -> int:

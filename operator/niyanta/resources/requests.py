@@ -12,7 +12,7 @@ from typing import Any
 
 from niyanta.engine import model as engine
 from niyanta.resources.base import Refused
-from niyanta.resources.quantity import quantities
+from niyanta.resources.quantity import LARGEST, quantities
 from niyanta.resources.template import BaseContainer, PodSpec, Resources
 
 Units = dict[str, int]
@@ -149,4 +149,7 @@ def pod_requests(pod: PodSpec, defaults: NamespaceDefaults, path: str = "spec.te
             raise Refused(f"{path}.overhead", pod.overhead, "must equal the overhead of the RuntimeClass")
         overhead = given
     _add(total, overhead)
+    for name, amount in total.items():
+        if amount > LARGEST:
+            raise Refused(f"{path}.containers", None, f"the requests of {name} add up to more than a 64-bit integer")
     return {name: amount for name, amount in total.items() if amount}

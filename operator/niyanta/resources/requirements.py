@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import enum
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import orjson
 
 from niyanta.engine import model as engine
 from niyanta.engine.model import Expression, Matcher, NodeTerm, Op, PeerTerm, Requirements, Selector, SoftTerm, Subject
@@ -117,7 +118,8 @@ def _words(values: Iterable[str]) -> tuple[str, ...]:
 
 def _sorted(values: Iterable[Any]) -> tuple[Any, ...]:
     """Frozen values of one type in an order that depends on their content alone."""
-    return tuple(sorted(values, key=lambda value: json.dumps(_plain(value))))
+    found = tuple(values)
+    return found if len(found) < 2 else tuple(sorted(found, key=_text))
 
 
 def _hard_gpu(affinity: Affinity | None) -> HardGpu | None:
@@ -232,10 +234,12 @@ def _host_ports(pod: PodSpec) -> tuple[engine.HostPort, ...]:
 
 def _plain(value: Any) -> Any:
     """`value` as JSON types. Fields at their default are left out: a new field then changes no old id."""
-    if isinstance(value, enum.Enum):
-        return value.value
+    if isinstance(value, str | int):
+        return value
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return value.value
     if dataclasses.is_dataclass(value):
         return {
             name: _plain(found) for name, default in _fields(type(value)) if (found := getattr(value, name)) != default
@@ -253,7 +257,10 @@ def _fields(kind: Any) -> tuple[tuple[str, Any], ...]:
     return _FIELDS[kind]
 
 
+def _text(value: Any) -> bytes:
+    return orjson.dumps(_plain(value), option=orjson.OPT_SORT_KEYS)
+
+
 def class_id(requirements: Requirements) -> str:
     """Stable hash (32 hex digits) of what decides where a workload may go."""
-    text = json.dumps(_plain(requirements), separators=(",", ":"), sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(_text(requirements), digest_size=16).hexdigest()

@@ -16,7 +16,17 @@ from pydantic.config import JsonDict
 from niyanta.engine.model import Op
 from niyanta.resources import quantity
 from niyanta.resources.affinity import LabelMap, NodeExpression, Operator, checked_quantity, only
-from niyanta.resources.base import PRESERVE, DnsLabel, LabelValue, Model, NodeName, OpenModel, Rule, Ruled
+from niyanta.resources.base import (
+    LABEL_KEY_PATTERN,
+    PRESERVE,
+    DnsLabel,
+    LabelValue,
+    Model,
+    NodeName,
+    OpenModel,
+    Rule,
+    Ruled,
+)
 from niyanta.resources.labels import PREFIX
 
 MAX_TEMPLATE_BYTES = 64 * 1024
@@ -118,10 +128,13 @@ class InitContainer(BaseContainer):
     )
 
 
+TolerationKey = Annotated[str, Field(max_length=317, pattern=f"^({LABEL_KEY_PATTERN[1:-1]})?$")]
+
+
 class Toleration(Model):
     """A taint that the pods tolerate."""
 
-    key: Annotated[str, Field(max_length=317)] = Field("", description="Taint key; empty with Exists: every taint.")
+    key: TolerationKey = Field("", description="Taint key; empty with Exists: every taint.")
     operator: Literal["Exists", "Equal"] = Field("Equal", description="Exists: any value; Equal: this value.")
     value: LabelValue = Field("", description="Taint value of Equal.")
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = Field(
@@ -323,6 +336,18 @@ class PodSpec(OpenModel):
     )
 
 
+def _json(template: PodTemplate) -> bytes:
+    return json.dumps(template.manifest(), separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(_has_nul(part) for pair in value.items() for part in pair)
+    if isinstance(value, list):
+        return any(_has_nul(part) for part in value)
+    return isinstance(value, str) and "\0" in value
+
+
 class PodTemplate(Model):
     """The pod template."""
 
@@ -332,9 +357,9 @@ class PodTemplate(Model):
         # CEL sees no preserved unknown fields and can't size an object: this one is checked when it is compiled.
         Rule(
             "",
-            lambda t: (
-                len(json.dumps(t.manifest(), separators=(",", ":"), ensure_ascii=False).encode()) <= MAX_TEMPLATE_BYTES
-            ),
+            lambda t: len(_json(t)) <= MAX_TEMPLATE_BYTES,
             f"Too long: may not be more than {MAX_TEMPLATE_BYTES} bytes as JSON",
         ),
+        # Postgres can't keep it in JSON, and CEL has no way to look for it everywhere.
+        Rule("", lambda t: b"\\u0000" not in _json(t) or not _has_nul(t.manifest()), "must not contain NUL characters"),
     )

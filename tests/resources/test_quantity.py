@@ -1,0 +1,98 @@
+"""Quantities become integers in base units, rounded up, and nothing else gets through."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from niyanta.resources.base import Refused
+from niyanta.resources.quantity import base_units, quantities
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("resource", "value", "units"),
+    [
+        ("cpu", "100m", 100),
+        ("cpu", "0.1", 100),
+        ("cpu", 0.1, 100),
+        ("cpu", 0.5, 500),
+        ("cpu", ".5", 500),
+        ("cpu", "2.", 2000),
+        ("cpu", 2, 2000),
+        ("cpu", "1e3", 1_000_000),
+        ("cpu", "1E3", 1_000_000),
+        ("cpu", "0.0001", 1),
+        ("cpu", "1u", 1),
+        ("cpu", "1n", 1),
+        ("cpu", "0", 0),
+        ("cpu", "+1", 1000),
+        ("memory", "128974848", 128974848),
+        ("memory", 128974848, 128974848),
+        ("memory", "129M", 129_000_000),
+        ("memory", "123Mi", 128974848),
+        ("memory", "1Gi", 1 << 30),
+        ("memory", "1.5Gi", 3 << 29),
+        ("memory", "500m", 1),
+        ("memory", "1E", 10**18),
+        ("memory", "1Ei", 1 << 60),
+        ("memory", 1e3, 1000),
+        ("ephemeral-storage", "1k", 1000),
+        ("nvidia.com/gpu", "2", 2),
+        ("nvidia.com/gpu", "1500m", 2),
+        ("memory", str(2**63 - 1), 2**63 - 1),
+    ],
+)
+def test_a_quantity_in_base_units(resource: str, value: object, units: int) -> None:
+    assert base_units(resource, value, "f") == units
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            "",
+            " ",
+            "1 Gi",
+            "1gi",
+            "1ki",
+            "Gi",
+            "-1",
+            "-0.1",
+            "NaN",
+            "Infinity",
+            "1_000",
+            "1e",
+            "1e3Ki",
+            "0x10",
+            "\u0661",
+        ),
+        *("1\n", "1e99", "9Ei", str(2**63), "m", "1mi", "--1", "1.2.3", True, None, [], {}, -1),
+        *(float("nan"), float("inf")),
+    ],
+)
+def test_what_is_no_quantity_is_refused_with_its_field(value: object) -> None:
+    with pytest.raises(Refused) as refusal:
+        base_units("memory", value, "spec.x")
+    assert refusal.value.field == "spec.x"
+    assert refusal.value.value is value
+
+
+def test_a_map_names_the_key_at_fault() -> None:
+    assert quantities({"cpu": "1", "memory": "1Ki"}, "f") == {"cpu": 1000, "memory": 1024}
+    assert quantities(None, "f") == {}
+    with pytest.raises(Refused, match=r"^f\.memory: .*'lots'"):
+        quantities({"memory": "lots"}, "f")
+
+
+@given(st.integers(0, 10**9), st.sampled_from(["n", "u", "m", "", "k", "M", "G", "Ki", "Mi", "Gi"]))
+def test_rounding_goes_up_by_less_than_one_unit(number: int, suffix: str) -> None:
+    powers = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9}
+    scale = Decimal(10) ** powers[suffix] if suffix in powers else Decimal(1024) ** ("KMG".index(suffix[0]) + 1)
+    exact = number * scale
+    if exact <= 2**63 - 1:
+        assert 0 <= base_units("memory", f"{number}{suffix}", "f") - exact < 1
