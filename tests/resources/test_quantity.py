@@ -71,7 +71,7 @@ def test_a_quantity_in_base_units(resource: str, value: object, units: int) -> N
             "0x10",
             "\u0661",
         ),
-        *("1\n", "1e99", "9Ei", str(2**63), "m", "1mi", "--1", "1.2.3", True, None, [], {}, -1),
+        *("\u0661", "1\n", "1e99", "9Ei", str(2**63), "m", "1mi", "--1", "1.2.3", True, None, [], {}, -1),
         *(float("nan"), float("inf")),
     ],
 )

@@ -76,7 +76,6 @@ def test_limit_ranges_fill_in_what_a_container_leaves_out() -> None:
     ):
         filled = NamespaceDefaults.from_limit_ranges([limits("a", **item)])
         assert cpu_of(filled, containers=[container("a")]) == expected
-        )
 
 
 def test_a_runtime_class_adds_its_overhead() -> None:
