@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,7 +42,7 @@ class Api:
 
     def __init__(self, kubeconfig: Path) -> None:
         settings = client.Configuration()
-        config.load_kube_config(config_file=str(kubeconfig), client_configuration=settings)
+        config.load_kube_config(config_file=str(kubeconfig), client_configuration=settings)  # type: ignore[no-untyped-call]
         self.server: str = settings.host
         self.ca_file: str | None = settings.ssl_ca_cert
         self._headers = {"Accept": "application/json"}
@@ -88,6 +88,19 @@ class Api:
         except ValueError:
             return {"text": text}
         return parsed if isinstance(parsed, dict) else {"items": parsed}
+
+    def stream(self, path: str) -> Iterator[bytes]:
+        """A watch: the answer in pieces as they come, with the query in `path`. Ends when the server ends it."""
+        answer = self._pool.request(
+            "GET", self.server + path, headers=self._headers, preload_content=False, timeout=urllib3.Timeout(read=700)
+        )
+        try:
+            if answer.status != 200:
+                raise ApiError("GET", path, answer.status, answer.data.decode())
+            while piece := answer.read1():
+                yield piece
+        finally:
+            answer.close()
 
     def get(self, path: str, **query: str) -> JSON:
         return self.request("GET", path, query=query)
