@@ -11,10 +11,26 @@ import pytest
 
 from e2e.harness.cluster import Cluster, NodeSpec
 from e2e.harness.environment import Environment
+from e2e.harness.placement import TEST_LABEL, Fleet
 from e2e.harness.process import OperatorProcess
+from e2e.harness.waiting import until
+from e2e.harness.workloads import GROUP, Record, Workloads, customer_manifest, metric, pool_manifest
 
-NODE_LABEL = "e2e.niyanta.io/test"
+NODE_LABEL = TEST_LABEL
 """On every node of a test, with the test's own value: select by it and no other test's nodes are seen."""
+
+QUICK = {
+    "NIYANTA_POOL_STATUS_INTERVAL": "0.5",
+    "NIYANTA_STATUS_DEBOUNCE": "0.3",
+    "NIYANTA_RETRY_BACKOFF": "0.5",
+    "NIYANTA_NODE_LOSS_GRACE": "5",
+}
+"""Statuses are what tests wait on: have them sooner than production wants them. And shorter waits."""
+
+
+def leads(process: OperatorProcess) -> bool:
+    """Whether it says that it is the leader."""
+    return metric(process.metrics(), "niyanta_leader") == 1
 
 
 @pytest.fixture(scope="session")
@@ -31,11 +47,16 @@ def cluster(env: Environment) -> Cluster:
 
 @pytest.fixture
 def operator(env: Environment) -> OperatorProcess:
-    """An operator that runs: the one there is, or a new one where a test ended it."""
-    for process in env.operators:
-        if process.running and process.http("/readyz")[0] == 200:
-            return process
-    return env.start_operator()
+    """The one operator that runs and leads; others that a test left behind are ended, a new one is started if need be."""
+    running = [process for process in env.operators if process.running and not process.identity.startswith("api")]
+    chosen = next((process for process in running if process.http("/readyz")[0] == 200 and leads(process)), None)
+    for process in running:
+        if process is not chosen:
+            process.terminate(timeout=5)
+    if chosen is None:
+        chosen = env.start_operator(extra_env=QUICK)
+    until(lambda: leads(chosen), what="the operator leads", timeout=60)
+    return chosen
 
 
 @pytest.fixture
@@ -69,3 +90,26 @@ def nodes(cluster: Cluster, unique: str) -> Iterator[Callable[..., list[str]]]:
 
     yield make
     cluster.delete_nodes(made)
+
+
+@pytest.fixture
+def workloads(
+    env: Environment, cluster: Cluster, operator: OperatorProcess, namespace: str, unique: str
+) -> Iterator[Workloads]:
+    """Workloads of this test with an operator running; a Customer for its namespace and a WorkerPool of its nodes, both
+    named like the namespace."""
+    pools, customers = f"{GROUP}/namespaces/{env.namespace}/workerpools", f"{GROUP}/customers"
+    cluster.api.post(customers, customer_manifest(unique, namespace))
+    cluster.api.post(pools, pool_manifest(unique, env.namespace, {NODE_LABEL: unique}))
+    yield Workloads(cluster, Record(env.dsn), namespace, unique)
+    cluster.api.delete(f"{pools}/{unique}")
+    cluster.api.delete(f"{customers}/{unique}")
+
+
+@pytest.fixture
+def fleet(cluster: Cluster, operator: OperatorProcess, namespace: str, unique: str) -> Iterator[Fleet]:
+    """Pools, nodes and Workloads of a placement test, with an operator running and a Customer for the namespace."""
+    made = Fleet(cluster, namespace, unique)
+    made.add_customer("customer", allowClusterScope=True)
+    yield made
+    made.close()

@@ -54,8 +54,9 @@ BY_NAME = {tool.name: tool for tool in TOOLS}
 CONTROL_PLANE = tuple(t.name for t in TOOLS if t.name not in {"kubeconform", "kind"})
 """What the demo and `make up` need."""
 
-EVERYTHING = tuple(t.name for t in TOOLS if t.name != "kind")
-"""What the tests need; kind is only for machines with a Docker engine."""
+
+WITH_DOCKER = ("kind", "kubectl", "helm", "kwok")
+"""What a machine with a Docker engine needs instead of a control plane of binaries; PATH's own come first."""
 
 
 class ToolError(RuntimeError):
@@ -121,6 +122,8 @@ def ensure_tools(names: Iterable[str] = CONTROL_PLANE, *, bin_dir: Path | None =
         ToolError: Go is missing or too old and nothing built earlier fits, or a build failed.
     """
     wanted = tuple(names)
+    if not wanted:
+        return bin_dir or default_bin()
     target = bin_dir or default_bin()
     go = go_version()
     cache = _cache_for(go)
@@ -137,6 +140,27 @@ def ensure_tools(names: Iterable[str] = CONTROL_PLANE, *, bin_dir: Path | None =
             _build_all([BY_NAME[name] for name in missing], cache)
     _link_all(wanted, cache, target)
     return target
+
+
+def docker_answers() -> bool:
+    """Whether a Docker engine is there (the command alone is not enough)."""
+    if shutil.which("docker") is None:
+        return False
+    try:
+        done = subprocess.run(["docker", "info"], capture_output=True, timeout=20, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def needed_here(*, control_plane: bool) -> tuple[str, ...]:
+    """The tools this machine must build: for the demo (`control_plane`), or for the tests."""
+    tests_only = () if control_plane else ("kubeconform",)
+    if os.environ.get("NIYANTA_E2E_KUBECONFIG"):
+        return tests_only
+    if docker_answers():
+        return (*(name for name in WITH_DOCKER if shutil.which(name) is None), *tests_only)
+    return (*CONTROL_PLANE, *tests_only)
 
 
 def _cache_for(go: str | None) -> Path | None:
@@ -268,8 +292,7 @@ def main() -> int:
             go = go_version()
             print(stamp(go) if go else source_hash())
             return 0
-        names = options.tools or (CONTROL_PLANE if options.control_plane else EVERYTHING)
-        ensure_tools(names)
+        ensure_tools(options.tools or needed_here(control_plane=options.control_plane))
     except ToolError as error:
         print(error, file=sys.stderr)
         return 1

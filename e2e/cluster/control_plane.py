@@ -20,6 +20,7 @@ import yaml
 from e2e.cluster import build
 from e2e.harness import stages
 from e2e.harness.nodes import FAKE
+from e2e.harness.ports import free_ports
 from e2e.harness.rundir import RunDir
 
 ExtraArgs = Mapping[str, Mapping[str, str]]
@@ -36,6 +37,15 @@ _FAST_LOSS_ARGS = {
     "default-not-ready-toleration-seconds": "5",
     "default-unreachable-toleration-seconds": "5",
 }
+
+_PORT_OPTIONS = (
+    "kubeApiserverPort",
+    "etcdPort",
+    "etcdPeerPort",
+    "kubeControllerManagerPort",
+    "kubeSchedulerPort",
+    "kwokControllerPort",
+)
 
 
 class Kind(enum.Enum):
@@ -79,18 +89,7 @@ class Request:
 def which_kind() -> Kind:
     if os.environ.get("NIYANTA_E2E_KUBECONFIG"):
         return Kind.EXISTING
-    return Kind.KIND if docker_answers() else Kind.KWOK
-
-
-def docker_answers() -> bool:
-    """Whether a Docker engine is there (the command alone is not enough)."""
-    if shutil.which("docker") is None:
-        return False
-    try:
-        done = subprocess.run(["docker", "info"], capture_output=True, timeout=20, check=False)
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+    return Kind.KIND if build.docker_answers() else Kind.KWOK
 
 
 def create(request: Request) -> ControlPlane:
@@ -125,8 +124,8 @@ def _use_existing(request: Request) -> ControlPlane:
 
 def _create_kind(request: Request) -> ControlPlane:
     bin_dir = None
-    if any(shutil.which(name) is None for name in ("kind", "kubectl", "helm")):
-        bin_dir = build.ensure_tools(("kind", "kubectl", "helm", "kwok"))
+    if missing := [name for name in build.WITH_DOCKER if shutil.which(name) is None]:
+        bin_dir = build.ensure_tools(missing)
     config = request.run.path / "kind.yaml"
     config.write_text(yaml.safe_dump(kind_config(request)))
     kubeconfig = request.run.path / "kubeconfig"
@@ -187,17 +186,27 @@ def _create_kwok(request: Request) -> ControlPlane:
     bin_dir = build.ensure_tools(build.CONTROL_PLANE)
     kubeconfig = request.run.path / "kubeconfig"
     config = request.run.path / "kwokctl.yaml"
+    (request.run.path / "kwok").mkdir(mode=0o700, exist_ok=True)  # private keys are in it
     for attempt in range(1, _ATTEMPTS + 1):
         config.write_text(kwokctl_config(request, bin_dir))
-        command = [bin_dir / "kwokctl", "create", "cluster", "--name", request.name, "--config", config]
+        command: list[str | Path] = [
+            bin_dir / "kwokctl",
+            "create",
+            "cluster",
+            "--name",
+            request.name,
+            "--config",
+            config,
+        ]
         try:
             _run([*command, "--kubeconfig", kubeconfig, "--wait", "120s"], env=_kwokctl_env(request))
         except ClusterError:
-            # kwokctl picks free ports before it uses them: another run may take one in between.
+            # The ports were free a moment ago: somebody else may have taken one in between.
             _adopt_kwok(request)
-            delete(ControlPlane(Kind.KWOK, kubeconfig, bin_dir), request)
             if attempt == _ATTEMPTS:
                 raise
+            delete(ControlPlane(Kind.KWOK, kubeconfig, bin_dir), request)
+            (request.run.path / "kwok").mkdir(mode=0o700, exist_ok=True)
         else:
             break
     _adopt_kwok(request)
@@ -222,6 +231,8 @@ def kwokctl_config(request: Request, bin_dir: Path) -> str:
     manager = {"horizontal-pod-autoscaler-sync-period": "5s", **extra.get("kube-controller-manager", {})}
     patches = {**extra, "kube-apiserver": server, "kube-controller-manager": manager}
     options: dict[str, Any] = {
+        # Left alone, kwokctl counts down from 32767: two runs at the same time pick the same ports.
+        **dict(zip(_PORT_OPTIONS, free_ports(len(_PORT_OPTIONS)), strict=True)),
         "runtime": "binary",
         "securePort": True,
         "bindAddress": "127.0.0.1",

@@ -59,3 +59,25 @@ def is_usable(node: Mapping[str, Any]) -> bool:
         "node.kubernetes.io/not-ready",
         "node.kubernetes.io/unreachable",
     }
+
+
+def nodes_of_pool(pool: Mapping[str, Any], count: int) -> list[NodeSpec]:
+    """`count` nodes that a WorkerPool (its manifest) selects and that offer what it says, spread over its zones."""
+    name = str(pool["metadata"]["name"])
+    spec = pool.get("spec", {})
+    zones = spec.get("zones") or [""]
+    region = spec.get("region", "")
+    specs = []
+    for number in range(count):
+        topology = {
+            "topology.kubernetes.io/region": region,
+            "topology.kubernetes.io/zone": zones[number % len(zones)],
+        }
+        labels = {
+            **{key: value for key, value in topology.items() if value},
+            **spec.get("nodeSelector", {}).get("matchLabels", {}),
+        }
+        gpus = int(spec.get("gpu", {}).get("count", 0))
+        cpu, memory = ("96", "768Gi") if gpus else ("16", "64Gi")
+        specs.append(NodeSpec(f"{name}-{number}", cpu=cpu, memory=memory, gpus=gpus, labels=labels))
+    return specs

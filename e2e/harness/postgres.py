@@ -12,7 +12,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from typing import Any, Literal
 
 import psutil
 
+from e2e.harness.ports import free_port
 from e2e.harness.rundir import ProcessId, RunDir, is_live
 from e2e.harness.waiting import until
 
@@ -37,14 +37,6 @@ _ATTEMPTS = 5
 
 class PostgresError(RuntimeError):
     """The server could not be started or stopped; the message has the end of its log."""
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody has right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Postgres:
@@ -189,7 +181,17 @@ class Postgres:
         self.log.touch()
         if os.geteuid() == 0:
             shutil.chown(self.data, _SYSTEM_USER, _SYSTEM_USER)
-        command = [self._bin / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+        command: list[str | Path] = [
+            self._bin / "initdb",
+            "-D",
+            self.data,
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+        ]
         done = subprocess.run(
             [*command, "--no-locale", "--no-sync", "--no-instructions"],
             capture_output=True,

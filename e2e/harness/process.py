@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from e2e.harness.postgres import free_port
+from e2e.harness.ports import free_port
 from e2e.harness.rundir import REPO, ProcessId, RunDir
 from e2e.harness.waiting import until
 

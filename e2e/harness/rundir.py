@@ -27,7 +27,7 @@ CACHE = REPO / ".cache"
 def is_live(process: psutil.Process) -> bool:
     """Whether it runs (or is stopped); a zombie that nobody has reaped yet is dead."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -39,7 +39,7 @@ def until(
             last = error
         else:
             if last:
-                return last  # type: ignore[return-value]
+                return last
         if time.monotonic() >= deadline:
             raise WaitTimeoutError(f"not within {timeout:g} s: {what} (last seen: {last!r})")
         time.sleep(interval)

@@ -325,6 +325,16 @@ def pool_manifest(name: str, namespace: str, labels: Mapping[str, str], **spec: 
     }
 
 
+def customer_manifest(name: str, *namespaces: str, **spec: Any) -> JSON:
+    """A Customer that may use these namespaces."""
+    return {
+        "apiVersion": "niyanta.io/v1alpha1",
+        "kind": "Customer",
+        "metadata": {"name": name},
+        "spec": {"tier": "Standard", "namespaces": list(namespaces), **spec},
+    }
+
+
 def metric(text: str, name: str, **labels: str) -> float:
     """Sum of a metric's samples that have these labels, in the text of /metrics; 0 when there is none."""
     total = 0.0
@@ -336,4 +346,4 @@ def metric(text: str, name: str, **labels: str) -> float:
     return total
 
 
-__all__ = ["ApiError", "Record", "Witness", "Workloads", "metric", "pool_manifest"]
+__all__ = ["ApiError", "Record", "Witness", "Workloads", "customer_manifest", "metric", "pool_manifest"]

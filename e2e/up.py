@@ -1,0 +1,84 @@
+"""`make up`: leaves a running environment behind for a person to play with. `make down` removes it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+
+import yaml
+
+from e2e.cluster.build import ToolError
+from e2e.harness import standing
+from e2e.harness.environment import Environment
+from e2e.harness.nodes import nodes_of_pool
+from e2e.harness.rundir import REPO
+
+EXAMPLES = REPO / "examples"
+SAMPLES = ("00-namespaces.yaml", "00-pools.yaml", "01-customers.yaml")
+
+
+def start(*, operators: int, nodes_per_pool: int, samples: bool) -> None:
+    standing.remove()
+    run = standing.run_dir()
+    print("Starting Postgres and a control plane ...", flush=True)
+    environment = Environment.start("up", run=run, log_dir=standing.LOGS, durable=True)
+    try:
+        if samples:
+            add_samples(environment, nodes_per_pool)
+        for number in range(1, operators + 1):
+            print(f"Starting operator-{number} ...", flush=True)
+            environment.start_operator(f"operator-{number}")
+        standing.record(environment)
+    except BaseException:
+        environment.stop()
+        standing.remove()
+        raise
+
+
+def add_samples(environment: Environment, nodes_per_pool: int) -> None:
+    """The examples' namespaces, pools and customers, and simulated nodes that the pools select."""
+    for name in SAMPLES:
+        environment.cluster.kubectl("apply", "--server-side", "-f", str(EXAMPLES / name))
+    pools = [item for item in yaml.safe_load_all((EXAMPLES / "00-pools.yaml").read_text()) if item]
+    specs = [spec for pool in pools for spec in nodes_of_pool(pool, nodes_per_pool)]
+    environment.cluster.create_nodes(specs)
+    print(f"{len(pools)} worker pools with {len(specs)} simulated nodes.", flush=True)
+
+
+def print_next_steps() -> None:
+    state = json.loads((standing.PLACE / standing.STATE).read_text())
+    tools = f'\n  export PATH="{state["bin"]}:$PATH"' if state["bin"] else ""
+    print(f"\nRunning. Next, type:\n\n  export KUBECONFIG={standing.KUBECONFIG}{tools}")
+    print("  kubectl get nodes,nwp -A")
+    print("  kubectl apply -f examples/cpu-job.yaml")
+    print("  kubectl get nwl -A -w")
+    for identity, port in state["ports"].items():
+        print(f"  curl -s http://127.0.0.1:{port}/metrics      # {identity}")
+    print(f"\nLogs: {standing.LOGS}   Postgres: {standing.DSN_FILE}   Remove all of it: make down")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--operators", type=int, default=int(os.environ.get("OPERATORS", "1")))
+    parser.add_argument("--nodes-per-pool", type=int, default=4)
+    parser.add_argument("--no-samples", action="store_true", help="no pools, customers and nodes")
+    options = parser.parse_args()
+    began = time.monotonic()
+    if standing.is_running():
+        print("It is up already.")
+    else:
+        try:
+            start(operators=options.operators, nodes_per_pool=options.nodes_per_pool, samples=not options.no_samples)
+        except (ToolError, RuntimeError, AssertionError) as error:
+            print(f"make up failed: {error}", file=sys.stderr)
+            return 1
+        print(f"Up after {time.monotonic() - began:.0f} s.")
+    print_next_steps()
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
