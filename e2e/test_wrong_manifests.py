@@ -16,11 +16,30 @@ import yaml
 
 from e2e.harness.cluster import Cluster, CommandError
 from niyanta.resources.base import Refused, parse
+from niyanta.resources.pod import build_pod
+from niyanta.resources.requests import NamespaceDefaults, pod_requests
 from niyanta.resources.requirements import parse_workload
+from niyanta.resources.template import PodSpec
 from tests.resources.test_verdicts import MODELS
-from tests.resources.wrong_manifests import BASES, CHANGES_ALLOWED, CHANGES_REFUSED, RIGHT, UNSEEN, WRONG, Case
+from tests.resources.wrong_manifests import (
+    BASES,
+    CHANGES_ALLOWED,
+    CHANGES_REFUSED,
+    RIGHT,
+    TEMPLATE_BEFORE,
+    TEMPLATE_CHANGES,
+    UNSEEN,
+    WRONG,
+    Case,
+)
 
 pytestmark = pytest.mark.e2e
+LIMIT_RANGE = {
+    "apiVersion": "v1",
+    "kind": "LimitRange",
+    "metadata": {"name": "defaults", "namespace": "default"},
+    "spec": {"limits": [{"type": "Container", "default": {"memory": "2Gi"}, "min": {"cpu": "50m"}}]},
+}
 CRDS = Path(__file__).parent.parent / "crds"
 
 
@@ -78,13 +97,13 @@ def stored(bare: Cluster) -> dict[str, Any]:
     """A workload that exists, with an unmodelled field in its template."""
     manifest = copy.deepcopy(BASES["Workload"])
     manifest["metadata"]["name"] = "stored"
-    manifest["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 5
+    manifest["spec"]["template"]["spec"] = copy.deepcopy(TEMPLATE_BEFORE)
     bare.kubectl("create", "-f", "-", input=yaml.safe_dump(manifest))
     return manifest
 
 
 def replace(cluster: Cluster, manifest: dict[str, Any]) -> None:
-    cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=yaml.safe_dump(manifest))
+    cluster.kubectl("replace", "-f", "-", input=yaml.safe_dump(manifest))
 
 
 @pytest.mark.parametrize("name", CHANGES_ALLOWED)
@@ -102,11 +121,11 @@ def test_all_others_may_not(bare: Cluster, stored: dict[str, Any], name: str) ->
         replace(bare, changed)
 
 
-def test_a_field_of_the_pod_api_that_is_not_modelled_may_not_change_either(
-    bare: Cluster, stored: dict[str, Any]
-) -> None:
+@pytest.mark.parametrize("change", TEMPLATE_CHANGES)
+def test_nothing_in_the_template_may_change(bare: Cluster, stored: dict[str, Any], change: str) -> None:
     changed = copy.deepcopy(stored)
-    changed["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 6
+    pod = {**TEMPLATE_BEFORE, **TEMPLATE_CHANGES[change]}
+    changed["spec"]["template"]["spec"] = {key: value for key, value in pod.items() if value is not None}
     with pytest.raises(CommandError, match=r"spec.template.*can't be changed after creation"):
         replace(bare, changed)
 
@@ -149,12 +168,46 @@ def test_the_fields_are_explained(bare: Cluster) -> None:
     assert "Devices per pod" in text
 
 
-def test_a_chain_of_refusals_reads_alike_at_both_doors(bare: Cluster) -> None:
-    """The rule's own words, not only the field, are the same for those that are rules."""
+def test_a_refusal_reads_alike_at_both_doors(bare: Cluster) -> None:
+    """A rule's own words, not only the field, are the same."""
     for case in WRONG:
-        if case.kind == "Workload" and ("anti" in case.name or "volume" in case.name):
+        if case.kind == "Workload" and ("anti" in case.name or "volume cinder" in case.name):
             with pytest.raises(Refused) as ours:
                 parse_workload(case.manifest)
             with pytest.raises(CommandError) as theirs:
                 create(bare, case.manifest)
             assert ours.value.field in str(theirs.value)
+            if "must not" not in ours.value.message and ours.value.value is None:
+                assert ours.value.message in str(theirs.value)
+
+
+@pytest.mark.parametrize("case", [case for case in RIGHT if case.kind == "Workload"], ids=str)
+def test_pods_of_right_manifests_are_accepted_and_reserve_what_was_counted(bare: Cluster, case: Case) -> None:
+    """Against the API server's own defaulting, a LimitRange's included."""
+    bare.kubectl("apply", "-f", "-", input=yaml.safe_dump(LIMIT_RANGE))
+    defaults = NamespaceDefaults.from_limit_ranges([bare.get("limitrange", "defaults")])
+    spec = parse_workload(case.manifest).spec
+    pod = build_pod(
+        workload_name="job",
+        namespace="default",
+        uid="0b821f4a-ee5f-46c9-a7eb-30d5fa0fadb4",
+        spec=spec,
+        customer="acme",
+        attempt=1,
+        index=0,
+        worker="node-1",
+        pool="pool",
+        worker_gpu_resource="nvidia.com/gpu",
+        epoch=1,
+    )
+    made = create(bare, pod)
+    assert made["spec"]["nodeName"] == "node-1"
+    counted = pod_requests(spec.template.spec, defaults)
+    server = pod_requests(parse(PodSpec, _modelled(made["spec"])), NamespaceDefaults())
+    server.pop("nvidia.com/gpu", None)  # injected, counted apart
+    assert counted == server
+
+
+def _modelled(spec: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a pod's spec that requests come from."""
+    return {key: spec[key] for key in ("containers", "initContainers", "resources") if key in spec}

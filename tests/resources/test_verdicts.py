@@ -13,7 +13,17 @@ from niyanta.resources.requests import NamespaceDefaults
 from niyanta.resources.requirements import compile_workload, parse_spec, parse_workload
 from niyanta.resources.worker_pool import WorkerPool
 from niyanta.resources.workload import Workload
-from tests.resources.wrong_manifests import BASES, CHANGES_ALLOWED, CHANGES_REFUSED, RIGHT, UNSEEN, WRONG, Case
+from tests.resources.wrong_manifests import (
+    BASES,
+    CHANGES_ALLOWED,
+    CHANGES_REFUSED,
+    RIGHT,
+    TEMPLATE_BEFORE,
+    TEMPLATE_CHANGES,
+    UNSEEN,
+    WRONG,
+    Case,
+)
 
 pytestmark = pytest.mark.unit
 MODELS: dict[str, type[Model]] = {"Workload": Workload, "WorkerPool": WorkerPool, "Customer": Customer}
@@ -58,11 +68,12 @@ def test_an_unchanged_spec_is_no_change() -> None:
     assert not list(update_refusals(parse_spec(before), parse_spec(copy.deepcopy(before))))
 
 
-def test_a_field_unknown_to_the_models_changes_the_template() -> None:
-    before = BASES["Workload"]["spec"]
-    after = copy.deepcopy(before)
-    after["template"]["spec"]["hostPID"] = True
-    assert [r.field for r in update_refusals(parse_spec(before), parse_spec(after))] == ["spec.template"]
+@pytest.mark.parametrize("change", TEMPLATE_CHANGES)
+def test_nothing_in_the_template_may_change(change: str) -> None:
+    old, new = (
+        parse_spec({"template": {"spec": pod}}) for pod in (TEMPLATE_BEFORE, TEMPLATE_BEFORE | TEMPLATE_CHANGES[change])
+    )
+    assert [r.field for r in update_refusals(old, new)] == ["spec.template"]
 
 
 def test_a_model_gives_its_manifest_back_as_it_was() -> None:

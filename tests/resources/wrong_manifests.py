@@ -351,6 +351,15 @@ UNSEEN: list[Case] = [
 ]
 UNSEEN[:2] = [Case(case.name, case.kind, case.changes, "spec.template") for case in UNSEEN[:2]]
 
+UNSEEN.append(
+    Case(
+        "affinity too big",
+        "Workload",
+        {"spec.affinity.soft": [{"weight": 1, "workerIds": ["n" * 240] * 250}] * 2},
+        "spec.affinity",
+    )
+)
+
 # Changes to a workload that exists: what may change, and what may not (with the field that is named).
 CHANGES_ALLOWED: dict[str, Any] = {
     "priority": 90,
@@ -367,4 +376,26 @@ CHANGES_REFUSED: dict[str, Any] = {
     "template": {"spec": {"containers": [{**_MAIN, "image": "other"}]}},
     "startTimeoutSeconds": 5,
     "nodeLossPolicy": "Replace",
+}
+
+# Changes of `spec.template.spec` from TEMPLATE_BEFORE, all of which must be refused: keys exchanged, order, unmodelled.
+TEMPLATE_BEFORE: dict[str, Any] = {
+    "containers": [{**_MAIN, "command": ["x"], "resources": {"requests": {"cpu": 1}}}],
+    "initContainers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}],
+    "volumes": [{"name": "v", "emptyDir": {}}],
+    "dnsConfig": {"searches": ["x"]},
+    "terminationGracePeriodSeconds": 5,
+}
+TEMPLATE_CHANGES: dict[str, dict[str, Any]] = {
+    "command to args": {"containers": [{**_MAIN, "args": ["x"], "resources": {"requests": {"cpu": 1}}}]},
+    "requests to limits": {"containers": [{**_MAIN, "command": ["x"], "resources": {"limits": {"cpu": 1}}}]},
+    "cpu to memory": {"containers": [{**_MAIN, "command": ["x"], "resources": {"requests": {"memory": 1}}}]},
+    "another quantity": {"containers": [{**_MAIN, "command": ["x"], "resources": {"requests": {"cpu": 2}}}]},
+    "order of init containers": {"initContainers": [{"name": "b", "image": "i"}, {"name": "a", "image": "i"}]},
+    "emptyDir to hostPath": {"volumes": [{"name": "v", "hostPath": {}}]},
+    "inside of emptyDir": {"volumes": [{"name": "v", "emptyDir": {"medium": "Memory"}}]},
+    "key inside of dnsConfig": {"dnsConfig": {"nameservers": ["x"]}},
+    "dnsConfig to hostAliases": {"dnsConfig": None, "hostAliases": {"searches": ["x"]}},
+    "grace": {"terminationGracePeriodSeconds": 6},
+    "grace to deadline": {"terminationGracePeriodSeconds": None, "activeDeadlineSeconds": 5},
 }

@@ -40,6 +40,8 @@ def checked_quantity(value: Any) -> Any:
     return value
 
 
+MAX_AFFINITY = 64 * 1024
+
 LabelMap = Annotated[dict[str, LabelValue], Field(max_length=32), Ruled(_KEYS)]
 Quantity = Annotated[
     str | int,
@@ -265,4 +267,12 @@ class Affinity(Model):
     )
     anti: Annotated[list[Anti], Field(max_length=16)] = Field(
         default_factory=list, description="Workloads that must not share a worker, zone or region with this one."
+    )
+    rules: ClassVar[tuple[Rule, ...]] = (
+        # The schema's bounds multiply to megabytes, which the queue would keep in memory; CEL can't size an object.
+        Rule(
+            "",
+            lambda a: len(a.model_dump_json(by_alias=True, exclude_unset=True)) <= MAX_AFFINITY,
+            f"Too long: may not be more than {MAX_AFFINITY} characters as JSON",
+        ),
     )

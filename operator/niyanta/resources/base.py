@@ -17,6 +17,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 VALIDATIONS = "x-kubernetes-validations"
+PASSED_ON = "Passed on to the pods; see the Pod API."
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
 
 
@@ -124,6 +125,8 @@ class Model(BaseModel):
         body = handler.resolve_ref_schema(found)
         rules: tuple[Rule | Transition, ...] = (*cls.rules, *cls.transitions)
         validations = [as_validation(rule) for rule in rules if rule.cel]
+        for name in getattr(cls, "passed_on", ()):
+            body["properties"][name] = {PRESERVE: True, "description": PASSED_ON}
         if validations:
             body[VALIDATIONS] = validations
         return found
@@ -134,7 +137,12 @@ class Model(BaseModel):
 
 
 class OpenModel(Model):
-    """A part of the pod template: only what placement depends on is modelled, the rest is kept as it is."""
+    """A part of the pod template: only what placement depends on is modelled, the rest is kept as it is.
+
+    `passed_on` are fields that get a name in the CRD and nothing else; `pod_fields` says why.
+    """
+
+    passed_on: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(extra="allow")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from niyanta.resources.base import VALIDATIONS
+from niyanta.resources.base import PASSED_ON, VALIDATIONS
 from niyanta.resources.crds import KINDS, definition
 from niyanta.resources.schema import Schema
 
@@ -18,9 +18,9 @@ Group `niyanta.io`, version `v1alpha1`. `kubectl explain workloads.niyanta.io.sp
 template that aren't listed are kept and passed on to the pods; see the Pod API for them.
 
 The rules are checked by the API server, with no operator running. What it can't see is checked when a workload enters
-the queue, and shown in its status: templates over 64 KiB or with NUL characters, requests above their limits or of
-GPUs that can't be overcommitted, a GPU count that contradicts the template's, host ports that contradict hostNetwork,
-overhead and nodeSelector that contradict the RuntimeClass.
+the queue, and shown in its status: templates or affinities over 64 KiB, NUL characters, requests above their limits (or
+below, where they can't be overcommitted), a GPU count that contradicts the template's, host ports that contradict
+hostNetwork, overhead and nodeSelector that contradict the RuntimeClass.
 """
 
 _TABLE = "| field | type | default | bounds | meaning |\n| --- | --- | --- | --- | --- |"
@@ -51,6 +51,8 @@ def _bounds(schema: Schema) -> str:
 
 def _rows(schema: Schema, path: str) -> Iterator[str]:
     for name, part in schema.get("properties", {}).items():
+        if part.get("description") == PASSED_ON:
+            continue
         here = f"{path}.{name}" if path else name
         required = name in schema.get("required", ())
         default = "required" if required else f"`{part['default']}`" if "default" in part else ""

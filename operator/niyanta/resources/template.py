@@ -11,10 +11,9 @@ from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PlainValidator, WithJsonSchema
-from pydantic.config import JsonDict
 
 from niyanta.engine.model import Op
-from niyanta.resources import quantity
+from niyanta.resources import pod_fields, quantity
 from niyanta.resources.affinity import LabelMap, NodeExpression, Operator, checked_quantity, only
 from niyanta.resources.base import (
     LABEL_KEY_PATTERN,
@@ -76,6 +75,8 @@ class TemplateMetadata(Model):
 class Resources(OpenModel):
     """Requests and limits."""
 
+    passed_on: ClassVar[tuple[str, ...]] = pod_fields.RESOURCES
+
     requests: ResourceMap = Field(default_factory=dict, description="What is reserved on the worker.")
     limits: ResourceMap = Field(
         default_factory=dict, description="What may be used at most; also the request where none is given."
@@ -84,6 +85,8 @@ class Resources(OpenModel):
 
 class ContainerPort(OpenModel):
     """A port of a container."""
+
+    passed_on: ClassVar[tuple[str, ...]] = pod_fields.PORT
 
     container_port: int = Field(ge=1, le=65535, description="Port in the container.")
     host_port: int | None = Field(None, ge=0, le=65535, description="Port taken on the worker.")
@@ -95,6 +98,8 @@ class ContainerPort(OpenModel):
 
 class BaseContainer(OpenModel):
     """What containers and init containers share."""
+
+    passed_on: ClassVar[tuple[str, ...]] = pod_fields.CONTAINER
 
     name: DnsLabel = Field(description="Name of the container.")
     image: str = Field(min_length=1, max_length=1024, description="Image to run.")
@@ -236,6 +241,8 @@ class PodAffinityGroup(Model):
 class Volume(OpenModel):
     """A volume that needs no binding; see the Pod API for the fields that aren't listed."""
 
+    passed_on: ClassVar[tuple[str, ...]] = pod_fields.VOLUME
+
     name: DnsLabel = Field(description="Name of the volume.")
     persistent_volume_claim: OpenObject | None = Field(None, description="Refused: needs binding by kube-scheduler.")
     ephemeral: OpenObject | None = Field(None, description="Refused: needs binding by kube-scheduler.")
@@ -269,18 +276,22 @@ def _unique_names(containers: Iterable[BaseContainer]) -> bool:
     return len(names) == len(set(names))
 
 
-_UNIQUE = Ruled(Rule("", _unique_names, "Duplicate value: container names must be unique"))
-_BY_NAME: JsonDict = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]}
+# Not a list map by name: CEL compares those without their order, and the order of init containers matters.
+_UNIQUE = Ruled(
+    Rule("self.all(a, self.exists_one(b, a.name == b.name))", _unique_names, "container names must be unique")
+)
 
 
 class PodSpec(OpenModel):
     """The pods' spec. Fields that aren't listed are kept as they are; see the Pod API."""
 
+    passed_on: ClassVar[tuple[str, ...]] = pod_fields.POD_SPEC
+
     containers: Annotated[list[Container], Field(min_length=1, max_length=16), _UNIQUE] = Field(
-        description="Containers of the pod.", json_schema_extra=_BY_NAME
+        description="Containers of the pod."
     )
     init_containers: Annotated[list[InitContainer], Field(max_length=16), _UNIQUE] = Field(
-        default_factory=list, description="Containers that run before the others.", json_schema_extra=_BY_NAME
+        default_factory=list, description="Containers that run before the others."
     )
     restart_policy: Literal["Never", "OnFailure", "Always"] = Field(
         "Never", description="Never (default) or OnFailure; Always is refused."

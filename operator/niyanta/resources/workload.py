@@ -15,6 +15,8 @@ from niyanta.resources.meta import Condition, Metadata, name_rule
 from niyanta.resources.template import PodTemplate
 
 MAX_NAME = 48
+MAX_SUBMITTED_NAME = MAX_NAME - 9
+"""For the REST door: the object it becomes is named `<name>-<8 hex of its id>`."""
 MAX_REPLICAS = 512
 
 
