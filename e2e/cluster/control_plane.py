@@ -199,7 +199,7 @@ def _create_kwok(request: Request) -> ControlPlane:
             config,
         ]
         try:
-            _run([*command, "--kubeconfig", kubeconfig, "--wait", "120s"], env=_kwokctl_env(request))
+            _run([*command, "--kubeconfig", kubeconfig, "--wait", "120s"], env=_kwokctl_env(request, bin_dir))
         except ClusterError:
             # The ports were free a moment ago: somebody else may have taken one in between.
             _adopt_kwok(request)
@@ -259,9 +259,10 @@ def kwokctl_config(request: Request, bin_dir: Path) -> str:
     return yaml.safe_dump(head, sort_keys=False, width=1000) + "---\n" + stages.render()
 
 
-def _kwokctl_env(request: Request) -> dict[str, str]:
-    # The stages compute with times: kwok must write them in UTC.
-    return {**os.environ, "KWOK_WORKDIR": str(request.run.path / "kwok"), "TZ": "UTC"}
+def _kwokctl_env(request: Request, bin_dir: Path) -> dict[str, str]:
+    # kwokctl looks for kubectl on PATH, and would download one; the stages compute with times, in UTC.
+    path = f"{bin_dir}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, "PATH": path, "KWOK_WORKDIR": str(request.run.path / "kwok"), "TZ": "UTC"}
 
 
 def _adopt_kwok(request: Request) -> None:
