@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from e2e.chart.openapi import LOCATION, write_schemas
+from e2e.cluster.build import ToolError, ensure_tools
 from e2e.harness.api import JSON, Api
 from e2e.harness.cluster import Cluster, Kind, NodeSpec
 from e2e.harness.rundir import REPO
@@ -57,10 +58,13 @@ class Renderer:
 
     def conform(self, manifests: str) -> JSON:
         """kubeconform's summary; raises with its findings when something doesn't conform."""
-        folder = self._cluster.bin_dir
-        program = str(folder / "kubeconform") if folder else shutil.which("kubeconform")
-        if program is None:
-            pytest.skip("kubeconform is not installed")
+        try:
+            program = str(ensure_tools(("kubeconform",)) / "kubeconform")
+        except ToolError:  # no Go here: Docker or an existing cluster is used
+            found = shutil.which("kubeconform")
+            if found is None:
+                pytest.skip("kubeconform is not installed")
+            program = found
         done = subprocess.run(
             [program, "-strict", "-summary", "-output", "json", "-schema-location", self._location],
             input=manifests,

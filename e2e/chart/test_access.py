@@ -6,6 +6,7 @@ import pytest
 
 from e2e.chart.conftest import NAMESPACE, OPERATOR
 from e2e.harness.cluster import Cluster
+from e2e.harness.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -88,6 +89,13 @@ def may(cluster: Cluster, who: str, verb: str, what: str, namespace: str = "") -
     return bool(answer["status"]["allowed"])
 
 
+def bind(cluster: Cluster, user: str, role: str, probe: tuple[str, str], namespace: str = "") -> None:
+    """Binds a role, and waits until the server's own copy of the bindings has it: `probe` is then allowed."""
+    kind, place = ("rolebinding", ["-n", namespace]) if namespace else ("clusterrolebinding", [])
+    cluster.kubectl("create", kind, user, f"--clusterrole={role}", f"--user={user}", *place)
+    until(lambda: may(cluster, user, *probe, namespace), what=f"{user} may {' '.join(probe)}")
+
+
 def test_the_operator_may_do_what_it_needs(installed: Cluster) -> None:
     refused = [case for case in OPERATOR_MAY if not may(installed, OPERATOR, *case)]
     assert refused == []
@@ -110,7 +118,7 @@ def test_no_rule_of_the_operator_has_a_wildcard(installed: Cluster) -> None:
 @pytest.mark.parametrize("role", ["edit", "admin", "niyanta-editor"])
 def test_a_tenant_writes_workloads_and_nothing_else_of_ours(installed: Cluster, role: str) -> None:
     user = f"tenant-{role}"
-    installed.kubectl("create", "rolebinding", user, "-n", "tenant", f"--clusterrole={role}", f"--user={user}")
+    bind(installed, user, role, ("get", "niyanta.io/workloads"), "tenant")
     assert [case for case in TENANT_MAY if not may(installed, user, *case, "tenant")] == []
     assert [case for case in TENANT_MAY_NOT if may(installed, user, *case, "tenant")] == []
     assert not may(installed, user, "create", "niyanta.io/workloads", "default")
@@ -119,7 +127,7 @@ def test_a_tenant_writes_workloads_and_nothing_else_of_ours(installed: Cluster, 
 @pytest.mark.parametrize("role", ["view", "niyanta-viewer"])
 def test_a_viewer_reads(installed: Cluster, role: str) -> None:
     user = f"viewer-{role}"
-    installed.kubectl("create", "rolebinding", user, "-n", "tenant", f"--clusterrole={role}", f"--user={user}")
+    bind(installed, user, role, ("get", "niyanta.io/workloads"), "tenant")
     assert all(may(installed, user, verb, "niyanta.io/workloads", "tenant") for verb in READ)
     for verb, what in (*TENANT_MAY, *TENANT_MAY_NOT):
         if verb not in READ:
@@ -128,7 +136,7 @@ def test_a_viewer_reads(installed: Cluster, role: str) -> None:
 
 def test_an_administrator_of_the_platform_runs_pools_and_customers_but_writes_no_status(installed: Cluster) -> None:
     user = "platform"
-    installed.kubectl("create", "clusterrolebinding", user, "--clusterrole=niyanta-admin", f"--user={user}")
+    bind(installed, user, "niyanta-admin", ("get", "niyanta.io/workerpools"))
     for what in ("workerpools", "customers", "workloads"):
         assert may(installed, user, "create", f"niyanta.io/{what}", "")
         assert not may(installed, user, "patch", f"niyanta.io/{what}/status", "")
