@@ -41,7 +41,7 @@ def pool_views(pools: Iterable[WorkerPool]) -> list[PoolView]:
         gpu = None
         if spec.gpu is not None:
             memory = base_units(MEMORY, str(spec.gpu.memory), field="spec.gpu.memory") if spec.gpu.memory else 0
-            gpu = PoolGpu(model=spec.gpu.model, count=spec.gpu.count, memory=memory)
+            gpu = PoolGpu(model=spec.gpu.model, count=spec.gpu.count, memory=memory, resource=spec.gpu.resource)
         views.append(
             PoolView(
                 name=pool.metadata.name,
