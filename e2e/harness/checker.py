@@ -19,7 +19,7 @@ from e2e.harness.cluster import Cluster
 HOSTNAME = "kubernetes.io/hostname"
 REGION = "topology.kubernetes.io/region"
 ZONE = "topology.kubernetes.io/zone"
-_SUFFIXES = {
+_SUFFIXES: dict[str, int | Decimal] = {
     "": 1, "n": Decimal("1e-9"), "u": Decimal("1e-6"), "m": Decimal("0.001"),
     "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15, "E": 10**18,
     "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60,
@@ -35,28 +35,32 @@ def amount(text: object) -> Decimal:
     return Decimal(word)
 
 
-def _requests(part: Mapping[str, Any]) -> Counter[str]:
+def _requests(part: Mapping[str, Any]) -> dict[str, Decimal]:
     resources = part.get("resources") or {}
     named = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
-    return Counter({name: amount(text) for name, text in named.items()})  # type: ignore[misc]
+    return {name: amount(text) for name, text in named.items()}
+
+
+def _sum(one: Mapping[str, Decimal], other: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    return {name: one.get(name, Decimal(0)) + other.get(name, Decimal(0)) for name in {*one, *other}}
 
 
 def taken_by(pod_spec: Mapping[str, Any]) -> dict[str, Decimal]:
     """What a pod takes from its node, `pods` included."""
-    steady: Counter[str] = Counter()
+    steady: dict[str, Decimal] = {}
     for container in pod_spec["containers"]:
-        steady.update(_requests(container))
+        steady = _sum(steady, _requests(container))
+    sidecars: dict[str, Decimal] = {}
     peaks = []
     for container in pod_spec.get("initContainers") or []:
         if container.get("restartPolicy") == "Always":
-            steady.update(_requests(container))
+            sidecars = _sum(sidecars, _requests(container))
         else:
-            peaks.append(_requests(container))
-    total = {name: Decimal(value) for name, value in steady.items()}
+            peaks.append(_sum(sidecars, _requests(container)))
+    total = _sum(steady, sidecars)
     for peak in peaks:
-        total = {name: max(total.get(name, Decimal(0)), Decimal(peak[name])) for name in {*total, *peak}}
-    for name, text in (pod_spec.get("overhead") or {}).items():
-        total[name] = total.get(name, Decimal(0)) + amount(text)
+        total = {name: max(total.get(name, Decimal(0)), peak.get(name, Decimal(0))) for name in {*total, *peak}}
+    total = _sum(total, {name: amount(text) for name, text in (pod_spec.get("overhead") or {}).items()})
     return {**total, "pods": Decimal(1)}
 
 
@@ -80,11 +84,11 @@ def holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     value, values = labels.get(expression["key"]), expression.get("values") or []
     operator = expression["operator"]
     if operator in ("Exists", "DoesNotExist"):
-        return (value is not None) == (operator == "Exists")
+        return bool((value is not None) == (operator == "Exists"))
     if operator == "In":
-        return value in values
+        return bool(value in values)
     if operator == "NotIn":
-        return value not in values
+        return bool(value not in values)
     if value is None or not value.lstrip("+-").isdigit():
         return False
     return int(value) > int(values[0]) if operator == "Gt" else int(value) < int(values[0])
@@ -158,6 +162,12 @@ class Worker:
         labels = self.labels
         own = labels.get("niyanta.io/gpu-model") or labels.get("nvidia.com/gpu.product")
         return (self.offer.get("gpu") or {}).get("model") or own
+
+    @property
+    def gpu_memory(self) -> Decimal:
+        """Of one device, in bytes; feature discovery's label has MiB."""
+        own = amount(self.labels.get("nvidia.com/gpu.memory", 0)) * 2**20
+        return amount((self.offer.get("gpu") or {}).get("memory", 0)) or own
 
     @property
     def open(self) -> bool:
@@ -247,9 +257,8 @@ class Asked:
         gpu = self.hard.get("gpu") or {}
         if gpu.get("models") and worker.gpu_model not in gpu["models"]:
             return f"GPU model {worker.gpu_model} is not of {gpu['models']}"
-        memory = (worker.offer.get("gpu") or {}).get("memory", 0)
-        if amount(memory) < amount(gpu.get("minMemory", 0)):
-            return f"GPU memory {memory} is less than {gpu['minMemory']}"
+        if worker.gpu_memory < amount(gpu.get("minMemory", 0)):
+            return f"GPU memory {worker.gpu_memory} is less than {gpu['minMemory']}"
         return None
 
     def _refused_template(self, worker: Worker) -> str | None:
@@ -387,10 +396,8 @@ def _capacity(seen: Observed) -> list[str]:
 
 
 def _workers(seen: Observed) -> list[str]:
-    found = []
-    for pod in seen.live:
-        if pod.owner in seen.asked and pod.node not in seen.workers:
-            found.append(f"{pod.name} is on {pod.node}, which no pool selects")
+    strangers = (pod for pod in seen.live if pod.owner in seen.asked and pod.node not in seen.workers)
+    found = [f"{pod.name} is on {pod.node}, which no pool selects" for pod in strangers]
     for pod, asked, worker in seen.ours:
         if why := asked.refused_by(worker):
             found.append(f"{pod.name} on {worker.name}: {why}")

@@ -9,7 +9,7 @@ from e2e.harness.api import JSON, in_parallel
 from e2e.harness.checker import Observed, needlessly_waiting, observe, violations
 from e2e.harness.cluster import Cluster, NodeSpec
 from e2e.harness.process import OPERATOR_NAMESPACE
-from e2e.harness.waiting import until
+from e2e.harness.waiting import WaitTimeoutError, until
 
 GROUP = "/apis/niyanta.io/v1alpha1"
 POOLS = f"{GROUP}/namespaces/{OPERATOR_NAMESPACE}/workerpools"
@@ -37,12 +37,12 @@ def workload(
     """A Workload's manifest without its namespace. `requests` come beside cpu and memory, `pod` goes into the
     template's spec, `annotations` are the pod's (`e2e.harness.stages`), `spec` takes the Workload's other fields."""
     resources = {"cpu": cpu, "memory": memory, **(requests or {})}
-    container = {"name": "main", "image": "registry.invalid/none", "resources": {"requests": resources}}
+    container: JSON = {"name": "main", "image": "registry.invalid/none", "resources": {"requests": resources}}
     if extended := {key: value for key, value in resources.items() if "/" in key}:
-        container["resources"]["limits"] = extended  # type: ignore[index]
+        container["resources"]["limits"] = extended
     if ports:
         container["ports"] = list(ports)
-    affinity = {"hard": hard or {}, "soft": list(soft), "anti": list(anti)}
+    affinity: JSON = {"hard": hard or {}, "soft": list(soft), "anti": list(anti)}
     if given := {key: value for key, value in affinity.items() if value}:
         spec["affinity"] = given
     template: JSON = {"spec": {"containers": [container], **(pod or {})}}
@@ -156,11 +156,18 @@ class Fleet:
         return sorted(pod["spec"]["nodeName"] for pod in self.pods(name, namespace))
 
     def wait_phase(self, name: str, phase: str, *, namespace: str | None = None, timeout: float = 60) -> JSON:
-        def reached() -> JSON | None:
-            status = self.status(name, namespace)
-            return status if status.get("phase") == phase else None
+        last: JSON = {}
 
-        return until(reached, what=f"workload {name} is {phase}", timeout=timeout)
+        def reached() -> bool:
+            last.clear()
+            last.update(self.status(name, namespace))
+            return last.get("phase") == phase
+
+        try:
+            until(reached, what=f"workload {name} is {phase}", timeout=timeout)
+        except WaitTimeoutError as error:
+            raise AssertionError(f"{error}; its status: {last}") from None
+        return last
 
     def wait_running(self, *names: str, namespace: str | None = None, timeout: float = 60) -> list[str]:
         """Waits for phase Running; gives the worker of each one's first pod."""
@@ -170,18 +177,19 @@ class Fleet:
     def wait_waiting(self, name: str, *words: str, namespace: str | None = None) -> JSON:
         """Waits until it is Pending with all these words in its message, and makes sure that no pod of it lives."""
 
-        def explained() -> JSON | None:
-            status = self.status(name, namespace)
-            if status.get("phase") != "Pending":
-                return None
-            return status if all(word in status.get("message", "") for word in words) else None
+        last: JSON = {}
 
-        def last() -> str:
-            return f"{name} is Pending with {words}"
+        def explained() -> bool:
+            last.clear()
+            last.update(self.status(name, namespace))
+            return last.get("phase") == "Pending" and all(word in last.get("message", "") for word in words)
 
-        status = until(explained, what=last())
-        assert self.pods(name, namespace) == []
-        return status
+        try:
+            until(explained, what=f"{name} is Pending with {words}")
+        except WaitTimeoutError as error:
+            raise AssertionError(f"{error}; its status: {last}") from None
+        assert self.pods(name, namespace) == [], f"{name} waits, and has pods"
+        return last
 
     def bare_pod(self, name: str, *, node: str | None = None, **requests: str) -> None:
         """A pod that Niyanta did not make; without `node` kube-scheduler places it among this test's nodes."""
@@ -206,10 +214,12 @@ class Fleet:
 
     def check(self) -> None:
         """No rule is broken by what runs, as the independent checker sees it."""
-        assert violations(self.observe()) == []
+        found = violations(self.observe())
+        assert not found, "\n".join(found)
 
     def check_nobody_waits_needlessly(self) -> None:
-        assert needlessly_waiting(self.observe()) == []
+        found = needlessly_waiting(self.observe())
+        assert not found, "\n".join(found)
 
     def close(self) -> None:
         # Workloads first: with nodes gone before them they would be lost and tried again.

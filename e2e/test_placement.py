@@ -1,0 +1,293 @@
+"""Workloads land on the right workers of a real control plane: GPU, region, compliance, capability, slots, room."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from e2e.harness.placement import Fleet, workload
+from e2e.harness.waiting import until
+
+pytestmark = pytest.mark.e2e
+
+A100 = {"gpu": {"model": "A100", "count": 4, "memory": "80Gi"}}
+T4 = {"gpu": {"model": "T4", "count": 2, "memory": "16Gi"}}
+
+
+def gpu(*models: str, count: int = 1, **more: str) -> dict[str, object]:
+    return {"gpu": {"models": list(models), "count": count, **more}}
+
+
+# GPU
+
+
+def test_gpu_work_lands_only_on_workers_of_pools_with_that_gpu(fleet: Fleet) -> None:
+    fleet.pool("cpu", 2, cpu="64")
+    a100 = fleet.pool("a100", 1, spec=A100, gpus=4)
+    t4 = fleet.pool("t4", 1, spec=T4, gpus=2)
+    fleet.submit(
+        workload("one-of-a100", hard=gpu("A100", count=2)),
+        workload("one-of-t4", hard=gpu("T4")),
+        workload("big-memory", hard={"gpu": {"minMemory": "40Gi"}}),
+        workload("any", hard={"gpu": {"count": 1}}),
+    )
+    assert fleet.wait_running("one-of-a100", "one-of-t4", "big-memory") == [a100[0], t4[0], a100[0]]
+    assert fleet.wait_running("any")[0] in (*a100, *t4)
+    fleet.submit(workload("too-many", hard=gpu("A100", count=4)), workload("unknown", hard=gpu("H100")))
+    fleet.wait_waiting("too-many", "0/4 workers", "3 GPU model is not A100", "1 insufficient nvidia.com/gpu")
+    fleet.wait_waiting("unknown", "0/4 workers", "4 GPU model is not H100")
+    fleet.check()
+    fleet.check_nobody_waits_needlessly()
+
+
+def test_gpu_work_lands_on_workers_that_only_their_labels_call_gpu_workers(fleet: Fleet) -> None:
+    labels = {"nvidia.com/gpu.product": "L40S", "nvidia.com/gpu.memory": "46068"}
+    fleet.pool("plain", 1, cpu="64")
+    (labelled,) = fleet.pool("labelled", 1, gpus=2, labels=labels)
+    fleet.submit(
+        workload("by-model", hard=gpu("L40S", minMemory="40Gi")),
+        workload("by-template", requests={"nvidia.com/gpu": "1"}),
+    )
+    assert fleet.wait_running("by-model", "by-template") == [labelled, labelled]
+    fleet.submit(workload("by-template-too", requests={"nvidia.com/gpu": "1"}))
+    fleet.wait_waiting("by-template-too", "0/2 workers", "1 without GPU", "1 insufficient nvidia.com/gpu")
+    fleet.check()
+
+
+def test_a_pool_may_name_its_gpu_resource(fleet: Fleet) -> None:
+    (node,) = fleet.pool(
+        "odd",
+        1,
+        spec={"gpu": {"model": "MI300X", "count": 2, "resource": "example.com/accelerator"}},
+        gpus=2,
+        gpu_resource="example.com/accelerator",
+    )
+    fleet.submit(workload("odd", hard=gpu("MI300X", count=2)))
+    assert fleet.wait_running("odd") == [node]
+    (pod,) = fleet.pods("odd")
+    assert pod["spec"]["containers"][0]["resources"]["requests"]["example.com/accelerator"] == "2"
+    fleet.check()
+
+
+def test_other_work_keeps_off_gpu_workers_until_nothing_else_fits(fleet: Fleet) -> None:
+    # The GPU workers are the fuller ones, so Pack alone would prefer them.
+    with_gpu = fleet.pool("a100", 2, spec=A100, gpus=4, cpu="8")
+    fleet.submit(workload("training", cpu="4", hard=gpu("A100")))
+    fleet.wait_running("training")
+    (plain,) = fleet.pool("cpu", 1, cpu="4")
+    fleet.submit(*(workload(f"etl-{number}", cpu="2") for number in range(2)))
+    assert fleet.wait_running("etl-0", "etl-1") == [plain, plain]
+    fleet.submit(workload("etl-2", cpu="2"))
+    assert fleet.wait_running("etl-2")[0] in with_gpu
+    fleet.check()
+
+
+# Wishes
+
+
+def test_the_same_region_is_preferred_and_the_next_best_taken_when_it_is_full(fleet: Fleet) -> None:
+    (west,) = fleet.pool("west", 1, spec={"region": "eu-west"}, cpu="2")
+    (ssd,) = fleet.pool("ssd", 1, spec={"region": "us-east", "tags": {"disk": "ssd"}}, cpu="1")
+    (hdd,) = fleet.pool("hdd", 1, spec={"region": "us-east"}, cpu="8")
+    soft = [{"weight": 75, "regions": ["eu-west"]}, {"weight": 25, "workerTags": {"disk": "ssd"}}]
+    seen = []
+    for number in range(4):
+        fleet.submit(workload(f"report-{number}", soft=soft))
+        status = fleet.wait_phase(f"report-{number}", "Running")
+        seen.append((status["workers"], status["score"]))
+    assert seen == [([west], 75), ([west], 75), ([ssd], 25), ([hdd], 0)]
+    fleet.submit(workload("no-wish"))
+    assert fleet.wait_phase("no-wish", "Running")["score"] == 50
+    fleet.check()
+
+
+def test_preferred_node_affinity_of_the_template_counts_as_a_wish(fleet: Fleet) -> None:
+    fleet.pool("old", 2, cpu="8", labels={"generation": "1"})
+    (new,) = fleet.pool("new", 1, cpu="1", labels={"generation": "4"})
+    preference = {"matchExpressions": [{"key": "generation", "operator": "Gt", "values": ["3"]}]}
+    wish = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 10, "preference": preference}]}
+    for name in ("first", "second"):
+        fleet.submit(workload(name, pod={"affinity": {"nodeAffinity": wish}}))
+        fleet.wait_running(name)
+    assert fleet.nodes_of("first") == [new]
+    assert fleet.status("first")["score"] == 100
+    assert fleet.nodes_of("second") != [new]
+    assert fleet.status("second")["score"] == 0
+    fleet.check()
+
+
+def test_pack_fills_a_worker_and_spread_takes_the_emptiest(fleet: Fleet) -> None:
+    fleet.pool("pack", 3, spec={"strategy": "Pack", "tags": {"kind": "pack"}})
+    fleet.pool("spread", 3, spec={"strategy": "Spread", "tags": {"kind": "spread"}})
+    for kind in ("pack", "spread"):
+        fleet.submit(*(workload(f"{kind}-{number}", hard={"workerTags": {"kind": kind}}) for number in range(3)))
+    packed = fleet.wait_running("pack-0", "pack-1", "pack-2")
+    spread = fleet.wait_running("spread-0", "spread-1", "spread-2")
+    assert (len(set(packed)), len(set(spread))) == (1, 3)
+    fleet.check()
+
+
+# Musts
+
+
+def test_region_zone_and_pool_are_musts(fleet: Fleet) -> None:
+    zones = {"topology.kubernetes.io/region": "eu", "topology.kubernetes.io/zone": "eu-1"}
+    (by_label,) = fleet.pool("labelled", 1, labels=zones)
+    (by_pool,) = fleet.pool("pooled", 1, spec={"region": "us", "zones": ["us-1"]})
+    fleet.submit(
+        workload("in-eu", hard={"regions": ["eu"]}),
+        workload("in-us-1", hard={"zones": ["us-1", "us-2"]}),
+        workload("in-pool", hard={"pools": [f"{fleet.unique}-labelled"]}),
+        workload("on-worker", hard={"workerIds": [by_pool]}),
+        workload("nowhere", hard={"regions": ["ap"]}),
+    )
+    workers = fleet.wait_running("in-eu", "in-us-1", "in-pool", "on-worker")
+    assert workers == [by_label, by_pool, by_label, by_pool]
+    fleet.wait_waiting("nowhere", "0/2 workers", "2 not in region ap")
+    fleet.check()
+
+
+def test_compliance_needs_every_regime(fleet: Fleet) -> None:
+    fleet.pool("one", 2, spec={"compliance": ["hipaa"]})
+    (both,) = fleet.pool("both", 1, spec={"compliance": ["hipaa", "soc2"]}, cpu="1")
+    hard = {"compliance": ["hipaa", "soc2"]}
+    fleet.submit(workload("records", hard=hard))
+    assert fleet.wait_running("records") == [both]
+    fleet.submit(workload("more-records", hard=hard))
+    fleet.wait_waiting("more-records", "0/3 workers", "2 lack compliance hipaa and soc2", "1 insufficient cpu")
+    fleet.check()
+    fleet.check_nobody_waits_needlessly()
+
+
+def test_a_type_needs_workers_with_that_capability(fleet: Fleet) -> None:
+    fleet.pool("plain", 2)
+    (able,) = fleet.pool("able", 1, spec={"capabilities": ["video-transcoding", "avx512"]})
+    fleet.submit(
+        workload("by-type", type="video-transcoding"),
+        workload("by-both", type="video-transcoding", hard={"capabilities": ["avx512"]}),
+        workload("none", type="genomics"),
+    )
+    assert fleet.wait_running("by-type", "by-both") == [able, able]
+    fleet.wait_waiting("none", "0/3 workers", "3 lack capability genomics")
+    fleet.check()
+
+
+def test_tags_and_expressions_are_musts(fleet: Fleet) -> None:
+    fleet.pool("old", 1, spec={"tags": {"disk": "ssd"}}, labels={"generation": "2"})
+    (new,) = fleet.pool("new", 1, spec={"tags": {"disk": "ssd"}}, labels={"generation": "3"})
+    fleet.pool("slow", 1, spec={"tags": {"disk": "hdd"}}, labels={"generation": "5"})
+    newer = {"key": "generation", "operator": "Gt", "values": ["2"]}
+    fleet.submit(workload("picky", hard={"workerTags": {"disk": "ssd"}, "workerExpressions": [newer]}))
+    assert fleet.wait_running("picky") == [new]
+    fleet.check()
+
+
+# Near
+
+
+def test_near_waits_for_its_neighbour_and_then_shares_its_zone(fleet: Fleet) -> None:
+    zone = "topology.kubernetes.io/zone"
+    fleet.pool("a", 2, labels={zone: "a"}, cpu="16")
+    b = fleet.pool("b", 2, labels={zone: "b"}, cpu="4")
+    near = {"near": [{"workloadSelector": {"matchLabels": {"app": "data"}}, "topologyKey": zone}]}
+    fleet.submit(workload("features", hard=near))
+    fleet.wait_waiting("features", "0/4 workers", "4 not near a running workload that is asked for")
+    fleet.submit(workload("data", labels={"app": "data"}, hard={"zones": ["b"]}))
+    assert fleet.wait_running("data", "features")[1] in b
+    fleet.check()
+
+
+# Room
+
+
+def test_slots_bound_the_pods_of_a_worker(fleet: Fleet) -> None:
+    (node,) = fleet.pool("slotted", 1, spec={"slotsPerWorker": 3})
+    fleet.bare_pod("not-a-workload", node=node, cpu="1")
+    names = [f"small-{number}" for number in range(4)]
+    fleet.submit(*(workload(name, cpu="100m", memory="64Mi") for name in names))
+
+    def settled() -> Counter[str]:
+        return Counter(fleet.status(name).get("phase", "") for name in names)
+
+    until(lambda: settled() == {"Running": 3, "Pending": 1}, what="three run and one waits")
+    (waiting,) = (name for name in names if fleet.status(name)["phase"] == "Pending")
+    fleet.wait_waiting(waiting, "0/1 workers", "1 no free slot")
+    fleet.check()
+    fleet.delete(next(name for name in names if name != waiting))
+    fleet.wait_running(waiting)
+    fleet.check()
+
+
+def test_pods_that_niyanta_did_not_make_count(fleet: Fleet) -> None:
+    fleet.pool("shared", 2, cpu="4")
+    for number in range(2):
+        fleet.bare_pod(f"bare-{number}", cpu="3")
+    # kube-scheduler spreads: each node has one of them, and one cpu left.
+    fleet.submit(workload("fits", cpu="1"), workload("too-big", cpu="2"))
+    fleet.wait_running("fits")
+    fleet.wait_waiting("too-big", "0/2 workers", "2 insufficient cpu")
+    fleet.check()
+    fleet.check_nobody_waits_needlessly()
+    fleet.api.delete(f"/api/v1/namespaces/{fleet.namespace}/pods/bare-0", {"gracePeriodSeconds": 0})
+    fleet.wait_running("too-big")
+    fleet.check()
+
+
+def test_the_maximum_of_pods_and_extended_resources_hold(fleet: Fleet) -> None:
+    fleet.pool("tight", 1, pods=2, extra_resources={"example.com/fpga": "1"})
+    fleet.submit(workload("with-fpga", requests={"example.com/fpga": "1"}))
+    fleet.wait_running("with-fpga")
+    fleet.submit(workload("second-fpga", requests={"example.com/fpga": "1"}))
+    fleet.wait_waiting("second-fpga", "1 insufficient example.com/fpga")
+    fleet.submit(workload("plain"))
+    fleet.wait_running("plain")
+    fleet.submit(workload("one-too-many"))
+    fleet.wait_waiting("one-too-many", "1 insufficient pods")
+    fleet.check()
+
+
+@pytest.mark.parametrize(
+    ("cpu", "memory"), [("100m", "128974848"), ("0.5", "1Gi"), ("1e0", "1e9"), ("1.5", "1G"), ("2", "0.5Gi")]
+)
+def test_quantities_at_the_edges_count_as_written(fleet: Fleet, cpu: str, memory: str) -> None:
+    # Exactly room for one pod: a second must wait, by cpu as by memory.
+    fleet.pool("exact", 1, cpu=cpu, memory=memory)
+    fleet.submit(workload("exact", cpu=cpu, memory=memory))
+    fleet.wait_running("exact")
+    fleet.submit(workload("cpu", cpu="1m", memory="0"), workload("memory", cpu="0", memory="1"))
+    fleet.wait_waiting("cpu", "1 insufficient cpu")
+    fleet.wait_waiting("memory", "1 insufficient memory")
+    fleet.check()
+
+
+# Time
+
+
+def test_a_pool_created_after_its_workloads_takes_them(fleet: Fleet) -> None:
+    nodes = fleet.add_nodes("late", 2)
+    fleet.submit(workload("early"), workload("choosy", hard={"workerTags": {"disk": "nvme"}}))
+    for name in ("early", "choosy"):
+        fleet.wait_waiting(name, "no workers")
+    fleet.add_pool("late", tags={"disk": "nvme"})
+    assert {*fleet.wait_running("early", "choosy")} <= {*nodes}
+    fleet.check()
+
+
+def test_the_message_names_every_reason_with_its_count(fleet: Fleet) -> None:
+    us = {"region": "us", **A100}
+    fleet.pool("plain", 3, spec={"region": "eu"})
+    fleet.pool("gpu-us", 2, spec=us, gpus=4)
+    fleet.pool("gpu-eu", 1, spec={"region": "eu", **A100}, gpus=4)
+    fleet.submit(workload("first", hard={"regions": ["eu"], **gpu("A100", count=3)}))
+    fleet.wait_running("first")
+    fleet.submit(workload("second", hard={"regions": ["eu"], **gpu("A100", count=2)}))
+    wanted = ("0/6 workers: ", "3 GPU model is not A100", "2 not in region eu", "1 insufficient nvidia.com/gpu")
+    status = fleet.wait_waiting("second", *wanted)
+    assert status["reason"] == "Unschedulable"
+    path = f"/api/v1/namespaces/{fleet.namespace}/events"
+    events = until(
+        lambda: [e for e in fleet.api.items(path) if e["involvedObject"]["name"] == "second"], what="an Event tells it"
+    )
+    assert "0/6 workers" in events[0]["message"]
+    fleet.check()
