@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from niyanta.engine.bits import Bits, IntArray
-from niyanta.engine.columns import SLOTS_ROW, Snapshot
+from niyanta.engine.columns import DEVICES_ROW, SLOTS_ROW, Snapshot
 from niyanta.engine.constraints import needs_gpu, static_checks
 from niyanta.engine.model import CPU, MEMORY, PODS, Reason, Requirements
 from niyanta.engine.peers import Term
@@ -24,11 +24,13 @@ class RequirementsClass:
     """Static mask split into levels, requested amounts by column, and what the cycle has learnt about the class."""
 
     __slots__ = (
+        "charges",
         "checks",
         "devices",
         "devices_of",
         "gpu_count",
         "has_peers",
+        "kept",
         "lacking",
         "levels",
         "needs",
@@ -40,7 +42,7 @@ class RequirementsClass:
         "shift",
         "shift_list",
         "single_pod",
-        "visits",
+        "tests",
     )
 
     def __init__(
@@ -58,7 +60,7 @@ class RequirementsClass:
         self.lacking = False
         """A requested resource that no worker has ever had."""
         self.single_pod = False
-        gpu_named: dict[str, int] = {}
+        gpu_named: dict[str, int] | None = None
         cpu = memory = 0
         for name, amount in requirements.requests:
             column = snapshot.resources.get(name, -1)
@@ -73,17 +75,19 @@ class RequirementsClass:
             elif name == MEMORY:
                 memory = amount
             elif name in index.gpu_resources:
-                gpu_named[name] = amount
+                gpu_named = (gpu_named or {}) | {name: amount}
         if not self.single_pod:
             self.checks.append((SLOTS_ROW, 1))
         self.gpu_count = requirements.gpu_count
-        self.devices_of: dict[str, int] = {
-            resource: self.gpu_count + gpu_named.get(resource, 0) for resource in index.gpu_resources
-        }
+        self.devices_of = dict.fromkeys(index.gpu_resources, self.gpu_count)
         """Whole devices that a pod takes on a worker, by the worker's GPU resource."""
-        distinct = set(self.devices_of.values())
-        self.devices = distinct.pop() if len(distinct) == 1 else (-1 if distinct else 0)
+        self.devices = self.gpu_count if self.devices_of else 0
         """The same when it is equal for all GPU resources, else -1."""
+        if gpu_named:
+            for name, amount in gpu_named.items():
+                self.devices_of[name] += amount
+            distinct = set(self.devices_of.values())
+            self.devices = distinct.pop() if len(distinct) == 1 else -1
         gpu_last = keep_gpu_workers_free and bool(index.gpu) and not needs_gpu(index, requirements)
         self.levels: tuple[Bits, ...] = ()
         self.scores: tuple[float, ...] = ()
@@ -94,10 +98,23 @@ class RequirementsClass:
         self.has_peers = bool(requirements.anti or requirements.near)
         self.own_terms: dict[tuple[str, str], tuple[tuple[Term, ...], tuple[Term, ...]]] = {}
         """By namespace and customer of the carrier: resolved anti and near terms."""
-        self.visits = 0
+        self.charges: list[tuple[list[int], IntArray, int]] = []
+        """What a pod takes, bound to the fork's columns (as list and as array), apart from GPU devices."""
+        self.tests: list[tuple[list[int], int]] = []
+        """What a worker must have left to take a pod, bound to the fork's columns; see `devices` if that is -1."""
+        self.kept = False
+        """Whether the fork remembers the class."""
         self.row: ClassRow | None = None
         self.rejected: tuple[int, Counts] | None = None
         """(replicas, counts) of the last rejection that still holds for every subject without peers."""
+
+    def bind(self, left: list[list[int]], free: list[IntArray]) -> None:
+        """Look the fork's columns up once instead of with every placement."""
+        self.charges = [(left[column], free[column], amount) for column, amount in self.needs]
+        self.charges.append((left[SLOTS_ROW], free[SLOTS_ROW], 1))
+        self.tests = [(have, amount) for have, _, amount in self.charges]
+        if self.devices > 0:
+            self.tests.append((left[DEVICES_ROW], self.devices))
 
 
 def fingerprint(requirements: Requirements) -> Hashable:

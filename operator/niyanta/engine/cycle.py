@@ -37,9 +37,9 @@ class View:
         self.matched: tuple[Term, ...] = ()
         self.seen = -1
         """Number of interned terms when `matched` was made."""
-        self.placed: list[tuple[int, str]] = []
-        """(row, workload id)"""
-        self.rejected: dict[RequirementsClass, tuple[int, Counts]] = {}
+        self.placed: list[tuple[int, int, str]] = []
+        """(number that grows, row, workload id)"""
+        self.rejected: dict[RequirementsClass, tuple[int, Counts]] | None = None
         """(replicas, counts) of rejections that still hold, for classes that have peers."""
 
 
@@ -83,45 +83,58 @@ class Fork:
         self.log: list[int] = []
         """Rows in the order they changed."""
         self._classes: dict[Hashable, list[RequirementsClass]] = {}
-        self._classes_by_id: dict[int, tuple[Requirements, RequirementsClass]] = {}
+        self._classes_by_id: dict[int, RequirementsClass] = {}
+        self._seen: set[int] = set()
         self._views: dict[tuple[str, str, str, Labels], View] = {}
-        self._views_by_id: dict[int, tuple[Subject, View]] = {}
+        self._views_by_id: dict[int, View] = {}
         self._placed: SubjectIndex[View] = SubjectIndex()
         terms = snapshot.peers.terms
         self.peer_bits: list[Bits] = [term.peer_bits for term in terms]
         self.carrier_bits: list[Bits] = [term.carrier_bits for term in terms]
         self.providers: dict[tuple[int, int | str], str] = {}
         """(term, domain) that holds a peer only since this cycle -> the first workload that brought one."""
+        self._followed: set[int] = set()
         self._ports: PortBits | None = None
 
     # --- what the queue asks for ---
 
     def requirements_class(self, requirements: Requirements) -> RequirementsClass:
-        """The class of equal requirements; quick when the caller shares the objects."""
+        """The class of equal requirements; quickest for the object that it was first made for."""
         known = self._classes_by_id.get(id(requirements))
-        if known is not None:
-            return known[1]
-        alike = self._classes.setdefault(fingerprint(requirements), [])
-        found = next((known for known in alike if known.requirements == requirements), None) if alike else None
-        if found is None:
-            found = RequirementsClass(
-                requirements, self.snapshot, self.score, keep_gpu_workers_free=self.options.keep_gpu_workers_free
-            )
-            alike.append(found)
-        # The entry keeps the object alive, so its id can't be given to another one during the cycle.
-        self._classes_by_id[id(requirements)] = (requirements, found)
+        if known is not None and known.requirements is requirements:
+            return known
+        mark = fingerprint(requirements)
+        number = hash(mark)
+        for found in self._classes.get(mark, ()) if number in self._seen else ():
+            if found.requirements == requirements:
+                return found
+        found = RequirementsClass(
+            requirements, self.snapshot, self.score, keep_gpu_workers_free=self.options.keep_gpu_workers_free
+        )
+        found.bind(self.left, self.free)
+        if number in self._seen:
+            self.keep(found)
+        else:
+            self._seen.add(number)
         return found
 
+    def keep(self, asked: RequirementsClass) -> None:
+        """Remember a class. Only worth its memory from its second visit on, or when it was rejected."""
+        if not asked.kept:
+            asked.kept = True
+            self._classes.setdefault(fingerprint(asked.requirements), []).append(asked)
+            # The class keeps the object alive, so its id can't be given to another one during the cycle.
+            self._classes_by_id[id(asked.requirements)] = asked
+
     def view(self, subject: Subject) -> View:
-        """The one view of equal subjects."""
+        """The one view of equal subjects; quickest for the object that it was first made for."""
         known = self._views_by_id.get(id(subject))
         if known is not None:
-            return known[1]
+            return known
         key = (subject.namespace, subject.customer, subject.type, subject.labels)
         view = self._views.get(key)
         if view is None:
-            view = self._views[key] = View(subject)
-        self._views_by_id[id(subject)] = (subject, view)
+            view = self._views[key] = self._views_by_id[id(subject)] = View(subject)
         return view
 
     def terms_of(self, asked: RequirementsClass, view: View) -> tuple[tuple[Term, ...], tuple[Term, ...]]:
@@ -136,24 +149,29 @@ class Fork:
             found = asked.own_terms[reach] = (anti, near)
             for number in range(len(self.peer_bits), len(table.terms)):
                 self._enter(table.terms[number])
+            for term in near:
+                self._follow(term)
         return found
 
     def _enter(self, term: Term) -> None:
-        """A term nobody carried before: add what this cycle has placed."""
+        """A term nobody asked about before: add what this cycle has placed."""
         bits = term.peer_bits
         for view in self._placed.matching(term):
-            for row, workload in view.placed:
-                around = self.index.neighbours(term.topology, row)
-                if minus(around, bits):
-                    bits |= around
-                    domain = self.index.domain(term.topology, row)
-                    if domain is not None:
-                        self._provide((term.id, domain), workload)
+            for _, row, _ in view.placed:
+                bits |= self.index.neighbours(term.topology, row)
         self.peer_bits.append(bits)
         self.carrier_bits.append(term.carrier_bits)
 
-    def _provide(self, place: tuple[int, int | str], workload: str) -> None:
-        self.providers.setdefault(place, workload)
+    def _follow(self, term: Term) -> None:
+        """From now on remember who was first in each domain of a near term; look it up for what is placed already."""
+        if term.id in self._followed:
+            return
+        self._followed.add(term.id)
+        placed = sorted(one for view in self._placed.matching(term) for one in view.placed)
+        for _, row, workload in placed:
+            domain = self.index.domain(term.topology, row)
+            if domain is not None and not term.peer_bits >> row & 1:
+                self.providers.setdefault((term.id, domain), workload)
 
     def matched(self, view: View) -> tuple[Term, ...]:
         """All terms that mean the subject."""
@@ -215,81 +233,84 @@ class Fork:
 
     # --- placing ---
 
-    def put(self, asked: RequirementsClass, view: View, anti: tuple[Term, ...], row: int, workload: str) -> Undo | None:
-        """Place one pod. Returns what `take` needs besides the columns, if anything."""
+    def put(
+        self,
+        asked: RequirementsClass,
+        view: View,
+        anti: tuple[Term, ...],
+        row: int,
+        workload: str,
+        undo: Undo | None = None,
+    ) -> None:
+        """Place one pod; `undo` collects what `take` needs to take it back."""
         self._count(asked, row, 1)
         matched = self.matched(view)
-        undo: Undo | None = None
-        if matched or anti or asked.requirements.host_ports:
-            undo = Undo()
-            for term in matched:
-                self._spread(self.peer_bits, term, row, undo, workload)
-            for term in anti:
-                self._spread(self.carrier_bits, term, row, undo, "")
-            if asked.requirements.host_ports:
-                self._take_ports(asked.requirements, row, undo)
+        for term in matched:
+            self._spread(self.peer_bits, term, row, undo)
+            if self._followed and term.id in self._followed:
+                domain = self.index.domain(term.topology, row)
+                if domain is not None and not term.peer_bits >> row & 1 and (term.id, domain) not in self.providers:
+                    self.providers[term.id, domain] = workload
+                    if undo is not None:
+                        undo.providers.append((term.id, domain))
+        for term in anti:
+            self._spread(self.carrier_bits, term, row, undo)
+        if asked.requirements.host_ports:
+            self._take_ports(asked.requirements, row, undo)
         if not view.placed:
             self._placed.add(view)
-        view.placed.append((row, workload))
-        return undo
+        view.placed.append((len(self.log), row, workload))
 
-    def take(self, asked: RequirementsClass, view: View, row: int, undo: Undo | None) -> None:
+    def take(self, asked: RequirementsClass, view: View, row: int, undo: Undo) -> None:
         """Undo the last `put`."""
         self._count(asked, row, -1)
         view.placed.pop()
         if not view.placed:
             self._placed.discard(view)
-        if undo is not None:
-            for bits, number, before in reversed(undo.bits):
-                bits[number] = before
-            for place in undo.providers:
-                del self.providers[place]
-            if self._ports is not None:
-                for key, ip, before in reversed(undo.ports):
-                    self._ports[key][ip] = before
+        for bits, number, before in reversed(undo.bits):
+            bits[number] = before
+        for place in undo.providers:
+            del self.providers[place]
+        if self._ports is not None:
+            for key, ip, before in reversed(undo.ports):
+                self._ports[key][ip] = before
 
-    def _spread(self, bits: list[Bits], term: Term, row: int, undo: Undo, workload: str) -> None:
+    def _spread(self, bits: list[Bits], term: Term, row: int, undo: Undo | None) -> None:
         around = 1 << row if term.topology == HOSTNAME_TOPOLOGY else self.index.neighbours(term.topology, row)
         before = bits[term.id]
-        if around & before == around:
-            return
-        undo.bits.append((bits, term.id, before))
-        bits[term.id] = before | around
-        if workload:
-            domain = self.index.domain(term.topology, row)
-            if domain is not None and (term.id, domain) not in self.providers:
-                self.providers[term.id, domain] = workload
-                undo.providers.append((term.id, domain))
+        after = before | around
+        if after != before:
+            if undo is not None:
+                undo.bits.append((bits, term.id, before))
+            bits[term.id] = after
 
-    def _take_ports(self, requirements: Requirements, row: int, undo: Undo) -> None:
+    def _take_ports(self, requirements: Requirements, row: int, undo: Undo | None) -> None:
         if self._ports is None:
             self._ports = {key: dict(taken) for key, taken in self.snapshot.ports.taken.items()}
         for port in requirements.host_ports:
             taken = self._ports.setdefault(port_key(port), {})
             before = taken.get(address(port), 0)
-            undo.ports.append((port_key(port), address(port), before))
+            if undo is not None:
+                undo.ports.append((port_key(port), address(port), before))
             taken[address(port)] = before | 1 << row
 
     def _count(self, asked: RequirementsClass, row: int, pods: int) -> None:
-        left, free = self.left, self.free
-        for column, amount in asked.needs:
-            free[column][row] = left[column][row] = left[column][row] - pods * amount
-        slots = left[SLOTS_ROW]
-        free[SLOTS_ROW][row] = slots[row] = slots[row] - pods
-        resource = self.gpu_resource.get(row)
-        if resource is not None:
-            devices = asked.devices_of[resource]
-            if devices:
-                left[DEVICES_ROW][row] -= pods * devices
-                free[DEVICES_ROW][row] = left[DEVICES_ROW][row]
+        left = self.left
+        for have, array, amount in asked.charges:
+            array[row] = have[row] = have[row] - pods * amount
+        devices_left = left[DEVICES_ROW]
+        if asked.devices and row in self.gpu_resource:
+            resource = self.gpu_resource[row]
+            devices_left[row] -= pods * asked.devices_of[resource]
+            self.free[DEVICES_ROW][row] = devices_left[row]
             column = self.snapshot.resources.get(resource, -1)
             if asked.gpu_count and column >= 0:
                 left[column][row] -= pods * asked.gpu_count
-                free[column][row] = left[column][row]
-        if left[PODS_ROW][row] < 1 or slots[row] < 1:
+                self.free[column][row] = left[column][row]
+        if left[PODS_ROW][row] < 1 or left[SLOTS_ROW][row] < 1:
             self.open = minus(self.open, 1 << row)
         elif pods < 0:
             self.open |= 1 << row
-        self.base_list[row] = self.score.base_of(row, left[CPU_ROW][row], left[MEMORY_ROW][row], left[DEVICES_ROW][row])
-        self.base[row] = self.base_list[row]
+        base = self.score.base_of(row, left[CPU_ROW][row], left[MEMORY_ROW][row], devices_left[row])
+        self.base[row] = self.base_list[row] = base
         self.log.append(row)

@@ -16,6 +16,7 @@ from niyanta.engine.index import WorkerIndex, compares
 from niyanta.engine.model import HOSTNAME_TOPOLOGY, Expression, Op, PeerTerm, Scope, Selector, Subject
 
 _NAMESPACE, _CUSTOMER, _CLUSTER = 0, 1, 2
+_EVERYWHERE = (_CLUSTER, "")
 _TERMS_KEPT = 8192
 
 
@@ -59,7 +60,7 @@ def selects(selector: Selector, subject: Subject) -> bool:
 class Term:
     """A peer term with its scope resolved. Counts are by domain: rows for hostname, label values otherwise."""
 
-    __slots__ = ("carrier_bits", "carriers", "id", "peer_bits", "peers", "reach", "selector", "topology")
+    __slots__ = ("carrier_bits", "carriers", "id", "peer_bits", "peers", "reach", "selector", "topology", "whole")
 
     def __init__(self, number: int, selector: Selector, topology: str, reach: tuple[int, str]) -> None:
         self.id = number
@@ -67,6 +68,10 @@ class Term:
         self.topology = topology
         self.reach = reach
         """(kind of scope, the namespace or customer it is limited to)."""
+        anchored = len(selector.labels) + bool(selector.types)
+        only_in = not selector.labels or selector.labels[0].op is Op.IN
+        self.whole = not selector.customers and anchored <= 1 and only_in
+        """The anchor under which a subject finds the term says all that the selector does."""
         self.peers: dict[int | str, int] = {}
         self.carriers: dict[int | str, int] = {}
         self.peer_bits: Bits = 0
@@ -209,7 +214,7 @@ class PeerTable:
         elif scope is Scope.CUSTOMER:
             reach = (_CUSTOMER, carrier.customer)
         else:
-            reach = (_CLUSTER, "")
+            reach = _EVERYWHERE
         selector = term.selector
         # Flat, because hashing nested dataclasses and enums runs as Python code.
         expressions = tuple([(part.key, part.op._value_, part.values) for part in selector.labels])
@@ -230,12 +235,16 @@ class PeerTable:
     def matching(self, subject: Subject) -> tuple[Term, ...]:
         """All interned terms that mean the subject, by id. The answer grows only when a term is interned."""
         found: list[Term] = []
-        for reach in ((_NAMESPACE, subject.namespace), (_CUSTOMER, subject.customer), (_CLUSTER, "")):
-            bucket = self._anchored.get(reach)
+        anchored = self._anchored
+        for reach in ((_NAMESPACE, subject.namespace), (_CUSTOMER, subject.customer), _EVERYWHERE):
+            bucket = anchored.get(reach)
             if bucket is not None:
                 for fact in (None, subject.type, *subject.labels):
-                    found += [term for term in bucket.get(fact, ()) if selects(term.selector, subject)]
-        found.sort(key=_by_id)
+                    terms = bucket.get(fact)
+                    if terms is not None:
+                        found += [term for term in terms if term.whole or selects(term.selector, subject)]
+        if len(found) > 1:
+            found.sort(key=_by_id)
         return tuple(found)
 
     # --- charges ---

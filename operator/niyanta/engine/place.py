@@ -16,7 +16,7 @@ from niyanta.engine.cycle import Fork, Options, Undo, View
 from niyanta.engine.explain import count_reasons
 from niyanta.engine.model import PendingWorkload, Placement, Plan, Rejection
 from niyanta.engine.peers import Term
-from niyanta.engine.rows import NOWHERE, ClassRow, choose
+from niyanta.engine.rows import ClassRow, choose
 
 __all__ = ["Options", "schedule"]
 
@@ -78,8 +78,8 @@ class _Cycle:
         lasting = not near and not workload.excluded
         plain = not anti and not fork.is_kept_away(fork.matched(view))
         if lasting:
-            known = asked.rejected if plain else view.rejected.get(asked)
-            if known is not None and workload.replicas >= known[0]:
+            known = asked.rejected if plain else view.rejected and view.rejected.get(asked)
+            if known and workload.replicas >= known[0]:
                 self._reject(workload, known[1])
                 return
         rows, scores, undos = self._try(workload, asked, view, anti, near)
@@ -91,11 +91,12 @@ class _Cycle:
             fork.take(asked, view, rows.pop(), undos.pop())
         counts = count_reasons(fork, asked, view, anti, near, names(fork.index, workload.excluded))
         if lasting:
+            fork.keep(asked)
             found = (workload.replicas if group else 1, counts)
             if plain:
                 asked.rejected = found
             else:
-                view.rejected[asked] = found
+                view.rejected = (view.rejected or {}) | {asked: found}
         self._reject(workload, counts)
 
     def _try(
@@ -105,39 +106,43 @@ class _Cycle:
         view: View,
         anti: tuple[Term, ...],
         near: tuple[Term, ...],
-    ) -> tuple[list[int], list[float], list[Undo | None]]:
+    ) -> tuple[list[int], list[float], list[Undo]]:
         """Put as many replicas as fit, one after the other."""
         fork = self.fork
         rows: list[int] = []
         scores: list[float] = []
-        undos: list[Undo | None] = []
+        undos: list[Undo] = []
         excluded = names(fork.index, workload.excluded) if workload.excluded else 0
         near_by, starting = fork.near_rows(near, view) if near else (fork.index.alive, ())
-        kept = None if near or excluded else self._row(asked)
+        kept = None if near or excluded or not asked.kept else self._row(asked)
+        matched = fork.matched(view)
         for _ in range(workload.replicas):
             allowed = near_by & fork.starting_rows(starting) if starting else near_by
             blocked = excluded
-            matched = fork.matched(view)
             if anti or matched:
                 blocked |= fork.anti_rows(anti, matched)
             if asked.requirements.host_ports:
                 blocked |= fork.port_rows(asked.requirements)
             found = choose(fork, asked, blocked, allowed) if kept is None else kept.choose(fork, asked, blocked)
-            if found is NOWHERE:
+            row = found[0]
+            if row < 0:
                 break
-            undos.append(fork.put(asked, view, anti, found[0], workload.id))
-            rows.append(found[0])
+            if workload.replicas == 1:
+                fork.put(asked, view, anti, row, workload.id)
+            else:
+                undo = Undo()
+                fork.put(asked, view, anti, row, workload.id, undo)
+                undos.append(undo)
+            rows.append(row)
             scores.append(found[1])
         return rows, scores, undos
 
     def _row(self, asked: RequirementsClass) -> ClassRow | None:
-        """The class's row of keys from its second visit on, while there is room for one more."""
+        """The row of keys of a class that was visited before, while there is room for one more."""
         row = asked.row
-        if row is None:
-            asked.visits += 1
-            if asked.visits > 1 and asked.levels and self._rows < _ROWS_KEPT:
-                self._rows += 1
-                row = asked.row = ClassRow(self.fork, asked)
+        if row is None and asked.levels and self._rows < _ROWS_KEPT:
+            self._rows += 1
+            row = asked.row = ClassRow(self.fork, asked)
         return row
 
     def _accept(self, workload: PendingWorkload, rows: list[int], scores: list[float], near: tuple[Term, ...]) -> None:
@@ -149,7 +154,7 @@ class _Cycle:
                 workload.version,
                 workload.attempt,
                 tuple([infos[row].name for row in rows]),
-                sum(scores) / len(scores),
+                scores[0] if len(scores) == 1 else sum(scores) / len(scores),
                 first.pool,
                 self._depends_on(workload, rows, near) if near else (),
             )

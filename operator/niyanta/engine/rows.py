@@ -10,7 +10,7 @@ import numpy as np
 
 from niyanta.engine.bits import Bits, BoolArray, iterate, minus, to_bool
 from niyanta.engine.classes import RequirementsClass
-from niyanta.engine.columns import DEVICES_ROW, SLOTS_ROW
+from niyanta.engine.columns import DEVICES_ROW
 from niyanta.engine.cycle import Fork
 from niyanta.engine.scoring import LEVEL_STEP, rows_by_level
 
@@ -45,16 +45,13 @@ def fits(fork: Fork, asked: RequirementsClass) -> BoolArray:
 
 def fits_one(fork: Fork, asked: RequirementsClass, row: int) -> bool:
     """`fits` and `open` for one worker."""
-    left = fork.left
-    for column, amount in asked.needs:
-        if left[column][row] < amount:
+    for have, amount in asked.tests:
+        if have[row] < amount:
             return False
-    if left[SLOTS_ROW][row] < 1:
-        return False
-    devices = asked.devices
-    if devices < 0:
-        devices = asked.devices_of.get(fork.gpu_resource.get(row, ""), 0)
-    return not devices or left[DEVICES_ROW][row] >= devices
+    if asked.devices >= 0:
+        return True
+    devices = asked.devices_of.get(fork.gpu_resource.get(row, ""), 0)
+    return not devices or fork.left[DEVICES_ROW][row] >= devices
 
 
 def choose(fork: Fork, asked: RequirementsClass, blocked: Bits, allowed: Bits) -> tuple[int, float]:
@@ -164,12 +161,20 @@ class ClassRow:
     def _patch(self, fork: Fork, asked: RequirementsClass, changed: list[int]) -> None:
         level, keys = self.level, self.keys
         shapes, base, shift = fork.score.shapes, fork.base_list, asked.shift_list
+        tests, mixed = asked.tests, asked.devices < 0
         lost = False
         for row in set(changed) if len(changed) > 1 else changed:
             key = level[row]
             if key < 0:
                 continue
-            key = key + base[row] + shift[shapes[row]] if fits_one(fork, asked, row) else -1
+            for have, amount in tests:
+                if have[row] < amount:
+                    key = -1
+                    break
+            else:
+                key += base[row] + shift[shapes[row]]
+                if mixed and not fits_one(fork, asked, row):
+                    key = -1
             keys[row] = key
             if key > self.best_key:
                 self.best, self.best_key = row, key
