@@ -11,7 +11,7 @@ import contextlib
 import gc
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from niyanta import log
@@ -20,7 +20,7 @@ from niyanta.cluster.catalog import Catalog
 from niyanta.cluster.client import ApiClient
 from niyanta.cluster.connection import connect
 from niyanta.cluster.door import Door
-from niyanta.cluster.election import Candidate, Loss
+from niyanta.cluster.election import Candidate, Loss, Settled
 from niyanta.cluster.errors import ApiError, Verdict, verdict
 from niyanta.cluster.kinds import CUSTOMERS, WORKER_POOLS, WORKLOADS
 from niyanta.cluster.pools import PoolReporter, pool_views
@@ -33,11 +33,12 @@ from niyanta.resources.customer import Customer
 from niyanta.resources.worker_pool import WorkerPool
 from niyanta.scheduler.inbox import Inbox
 from niyanta.scheduler.leader import Leader
-from niyanta.scheduler.lease import Lease
+from niyanta.scheduler.lease import Lease, alive_while
 from niyanta.scheduler.session import Session
 from niyanta.scheduler.telemetry import Telemetry
 from niyanta.settings import Settings
 from niyanta.store.clock import Clock
+from niyanta.store.errors import StoreUnavailableError
 from niyanta.store.leadership import Leadership
 from niyanta.store.pool import Pool, open_pool
 from niyanta.store.state import StateManager
@@ -46,6 +47,12 @@ logger = log.get(__name__)
 
 LIST_EVERY = 30.0
 """Seconds between two corrections of the catalogues by a list."""
+
+FIND_DELETED_EVERY = 600.0
+"""Longest time a deletion that kopf missed can go unnoticed, should its list have shown nothing at all."""
+
+SETTLE = 1.0
+"""Seconds that a list of kopf's may take to be handed over."""
 
 SILENCE_LIMIT = 150.0
 """Seconds without a word from the API server (bookmarks come each minute) after which a replica isn't ready."""
@@ -80,6 +87,8 @@ class Operator:
         self.customers = Catalog(Customer, self._customers_changed)
         self.pools = Catalog(WorkerPool, self._pools_changed, namespace=settings.namespace)
         self._pools_event = asyncio.Event()
+        self._listed = asyncio.Event()
+        """kopf has listed the Workloads anew: its watch was broken, and may have missed deletions."""
         self.cache = ClusterCache(
             connect(settings),
             on_workloads=self.inbox.put_workloads,
@@ -154,12 +163,12 @@ class Operator:
 
     async def _elect(self) -> Loss:
         await self.cache.synced()
-        await self._load_catalogues()
+        await self._patiently(self._load_catalogues)
         return await self.candidate.run(self._lead)
 
-    async def _lead(self, epoch: int, adopting: bool) -> None:
+    async def _lead(self, epoch: int, adopting: bool, settled: Settled) -> None:
         """The work of a leader; ends by LeaseLostError, StaleEpochError or cancellation."""
-        await self.clock.refresh()
+        await self._patiently(self.clock.refresh)
         self.inbox.open()
         session = Session(
             state=self.state,
@@ -181,17 +190,20 @@ class Operator:
             session=session,
             settings=self.settings,
         )
-        report = asyncio.create_task(reporter.run(), name="pool reporter")
+        beside = [
+            asyncio.create_task(reporter.run(), name="pool reporter"),
+            asyncio.create_task(self._find_deleted(session), name="deletions"),
+        ]
         try:
             self.cache.drop_deltas()
-            await self.cache.relist_consistent()
-            await self._load_catalogues()
+            await alive_while(self.lease.tick, self.cache.relist_consistent())
+            await alive_while(self.lease.tick, self._patiently(self._load_catalogues))
             await self._ensure_default_customer()
             gc.collect()
             gc.freeze()
-            await Leader(session, tick=self.lease.tick).run()
+            await Leader(session, tick=self.lease.tick, on_repaired=settled).run()
         finally:
-            await _cancel([report])
+            await _cancel(beside)
             self.inbox.close()
             await session.close()
             self.cache.drop_deltas()
@@ -201,8 +213,10 @@ class Operator:
     def _workload_event(self, kind: str, obj: Mapping[str, Any]) -> None:
         if kind == "DELETED":
             self.inbox.put_gone(obj["metadata"]["uid"])
-        else:
-            self.inbox.put_object(obj)
+            return
+        self.inbox.put_object(obj)
+        if not kind and not self._listed.is_set():
+            self.loop.call_soon_threadsafe(self._listed.set)
 
     def _customers_changed(self) -> None:
         self.view.customers_changed()
@@ -218,6 +232,7 @@ class Operator:
 
     def _defaults_changed(self, namespaces: set[str]) -> None:
         self.view.defaults_changed(namespaces)
+        self.inbox.put_defaults(namespaces)
 
     async def _follow_pools(self) -> None:
         while True:
@@ -235,12 +250,40 @@ class Operator:
             except ApiError as error:
                 logger.warning("customers and pools were not listed", error=str(error))
 
+    async def _find_deleted(self, session: Session) -> None:
+        """The same for Workloads, after each list of kopf's and now and then: report those that have no object."""
+        self._listed.clear()  # what came before is repaired from a list of our own
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FIND_DELETED_EVERY):
+                    await self._listed.wait()
+            await asyncio.sleep(SETTLE)
+            self._listed.clear()
+            live = {t.id for t in session.mirror if t.row.door == "kubernetes" and not t.row.phase.terminal}
+            try:
+                listed = await self.client.list(WORKLOADS)
+            except ApiError as error:
+                logger.warning("workloads were not listed", error=str(error))
+                self._listed.set()
+                continue
+            for uid in live - {item["metadata"]["uid"] for item in listed.items}:
+                self.inbox.put_gone(uid)
+
     async def _load_catalogues(self) -> None:
         asked_at = time.monotonic()
         self.customers.replace((await self.client.list(CUSTOMERS)).items, asked_at=asked_at)
         pools = await self.client.list(WORKER_POOLS, namespace=self.settings.namespace)
         self.pools.replace(pools.items, asked_at=asked_at)
         await self.cache.set_pools(pool_views(self.pools.items().values()))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[None]]) -> None:
+        """Ask until there is an answer: the servers may be away for a while."""
+        while True:
+            try:
+                return await ask()
+            except (ApiError, StoreUnavailableError) as error:
+                logger.warning("asking again", error=str(error))
+                await asyncio.sleep(0.5)
 
     async def _ensure_default_customer(self) -> None:
         if not self.settings.default_customer or "default" in self.customers.items():

@@ -41,8 +41,10 @@ class Loss(enum.Enum):
 
 T = TypeVar("T")
 
-Lead = Callable[[int, bool], Awaitable[None]]
-"""What to do while leading: (epoch, adopting), runs until cancelled or LeaseLostError / StaleEpochError."""
+Settled = Callable[[], Awaitable[None]]
+Lead = Callable[[int, bool, Settled], Awaitable[None]]
+"""What to do while leading: (epoch, adopting, settled), runs until cancelled or LeaseLostError / StaleEpochError.
+`settled` is to be awaited once rows and pods agree."""
 
 
 class Candidate:
@@ -54,6 +56,8 @@ class Candidate:
         self._lease = lease
         self._settings = settings
         self.lost = asyncio.Event()
+        self._store_away = False
+        """The last renewal found Postgres not answering."""
 
     async def run(self, lead: Lead) -> Loss:
         """Take part until leadership is lost for good; steps down and goes on when only Postgres was away."""
@@ -65,11 +69,11 @@ class Candidate:
                 return loss
 
     async def _acquire(self) -> tuple[int, bool]:
-        """Returns the epoch, and whether the last leader left in good order (then nothing of it can be under way)."""
+        """Returns the epoch, and whether the last leader left in good order."""
         while True:
-            asked_at = time.monotonic()
             try:
                 before = await self._leadership.current()
+                asked_at = time.monotonic()
                 epoch = await self._leadership.try_acquire() if before.expires_in <= 0 else None
             except StoreUnavailableError as error:
                 logger.warning("Postgres does not answer; not a candidate", error=str(error))
@@ -78,14 +82,14 @@ class Candidate:
             if epoch is not None:
                 self._lease.begin(epoch, asked_at=asked_at)
                 logger.info("leadership taken", epoch=epoch, after=before.holder or "nobody")
-                return epoch, not before.holder
+                return epoch, before.expires_in == 0
             await asyncio.sleep(POLL)
 
     async def _hold(self, epoch: int, lead: Lead, *, orderly: bool) -> Loss:
         self.lost.clear()
         IS_LEADER.set(1)
         work = asyncio.create_task(self._lead(epoch, lead, orderly=orderly), name="lead")
-        renewal = asyncio.create_task(self._renew(epoch), name="renew")
+        renewal = asyncio.create_task(self._renew(), name="renew")
         told = asyncio.create_task(self.lost.wait(), name="lost")
         tasks: list[asyncio.Task[object]] = [work, renewal, told]
         try:
@@ -96,7 +100,7 @@ class Candidate:
                 if not isinstance(error, StaleEpochError | LeaseLostError | fence.FenceRaisedError):
                     raise error
                 logger.warning("the leader's work ended", error=str(error))
-            return Loss.SUPERSEDED
+            return await self._cause()
         finally:
             IS_LEADER.set(0)
             self._lease.end()
@@ -104,30 +108,37 @@ class Candidate:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _renew(self, epoch: int) -> Loss:
+    async def _renew(self) -> Loss:
         """Renew until that fails; returns why."""
-        answered = time.monotonic()
+        self._store_away = False
         while True:
             await asyncio.sleep(self._settings.renew_every)
             if self._lease.stalled:
                 logger.error("the leader's loop stalled; no renewal")
                 if not self._lease.valid:
-                    return Loss.SUPERSEDED
+                    return await self._cause()
                 continue
             asked_at = time.monotonic()
             try:
-                kept = await self._leadership.renew(epoch)
+                kept = await self._leadership.renew(self._lease.epoch)
             except StoreUnavailableError as error:
+                self._store_away = True
                 logger.warning("the lease was not renewed", error=str(error))
                 if not self._lease.valid:
                     return Loss.STORE_AWAY
                 continue
             if not kept:
-                # Nobody else may have taken it: when Postgres was away for longer than the lease, nobody could.
-                silent = asked_at - answered
-                return Loss.STORE_AWAY if silent > self._settings.lease else Loss.SUPERSEDED
-            answered = asked_at
+                return await self._cause()
+            self._store_away = False
             self._lease.renewed(asked_at=asked_at)
+
+    async def _cause(self) -> Loss:
+        """Why leadership ended. When Postgres was away for the whole lease, nobody else can have taken it meanwhile."""
+        try:
+            now = await self._leadership.current()
+        except StoreUnavailableError:
+            return Loss.STORE_AWAY
+        return Loss.STORE_AWAY if self._store_away and now.epoch == self._lease.epoch else Loss.SUPERSEDED
 
     async def _lead(self, epoch: int, lead: Lead, *, orderly: bool) -> None:
         settings = self._settings
@@ -139,11 +150,25 @@ class Candidate:
             epoch = await self._patiently(lambda: self._leadership.adopt_epoch(standing.epoch))
             self._lease.epoch = epoch
         EPOCH.set(epoch)
-        await self._patiently(lambda: fence.raise_to(self._client, settings.namespace, epoch=epoch, database=identity))
-        if standing.epoch and not orderly:
-            # Whatever the old leader sent before its lease ran out has arrived, or is refused, after this.
-            await self._ticking(settings.lease + settings.request_timeout)
-        await lead(epoch, adopting)
+
+        async def fence_off(database: str) -> None:
+            await self._patiently(
+                lambda: fence.raise_to(self._client, settings.namespace, epoch=epoch, database=database)
+            )
+
+        # Until rows were rebuilt from pods the fence goes on naming the database they were made from: a leader that
+        # dies on the way is followed by one that adopts as well.
+        await fence_off(standing.database if adopting else identity)
+        if standing.epoch:
+            # Whatever the old leader sent has arrived, or is refused, after this. One that left in good order sent
+            # nothing after it gave its lease back.
+            await self._ticking(settings.request_timeout + (0.0 if orderly else settings.lease))
+
+        async def settled() -> None:
+            if adopting:
+                await fence_off(identity)
+
+        await lead(epoch, adopting, settled)
 
     async def _ticking(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from niyanta.cluster.cache import ClusterCache
@@ -20,6 +21,7 @@ from niyanta.resources.customers import CustomerIndex, Held, Resolved
 from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, WORKLOAD_UID
 from niyanta.resources.requests import NamespaceDefaults, RuntimeClass
 from niyanta.scheduler.ports import (
+    ClusterAwayError,
     LeaseLostError,
     NodeState,
     OrphansError,
@@ -42,6 +44,8 @@ PROBLEMS = {
 }
 """Everything else is asked again: nothing was done, or nobody knows."""
 
+REFUSALS = frozenset({Verdict.QUOTA_EXCEEDED, Verdict.FORBIDDEN, Verdict.NAMESPACE_TERMINATING, Verdict.INVALID})
+
 
 class ClusterView:
     """Fulfils niyanta.scheduler.ports.ClusterPort."""
@@ -58,6 +62,8 @@ class ClusterView:
     ) -> None:
         self._operator_namespace = operator_namespace
         self._index: CustomerIndex | None = None
+        self._index_of = 0
+        self._customers_version = 0
         self._cache = cache
         self._client = client
         self._customers = customers
@@ -96,13 +102,15 @@ class ClusterView:
         return info.gpu.resource if info is not None and info.gpu is not None else None
 
     def resolve_customer(self, namespace: str, named: str | None) -> Resolved | Held:
-        if self._index is None:
+        version = self._customers_version  # read first: kopf's thread may add a Customer while the index is made
+        if self._index is None or self._index_of != version:
             self._index = CustomerIndex(self._customers.items().values(), operator_namespace=self._operator_namespace)
+            self._index_of = version
         return self._index.resolve(namespace, named)
 
     def customers_changed(self) -> None:
-        """A Customer was added, edited or deleted. Safe from any thread."""
-        self._index = None
+        """A Customer was added, edited or deleted. Safe from any thread (but not from several at once)."""
+        self._customers_version += 1
 
     def namespace_defaults(self, namespace: str) -> NamespaceDefaults:
         found = self._defaults.get(namespace)
@@ -134,11 +142,19 @@ class ClusterView:
             created = await self._client.create_pod(namespace, manifest)
         except ApiError as error:
             found = verdict(error)
-            if found is Verdict.ALREADY_EXISTS:
+            if found is Verdict.ALREADY_EXISTS or (found in REFUSALS and await self._exists(namespace, manifest)):
                 await self._accept_existing(namespace, manifest)
                 return
             raise PodWriteError(PROBLEMS.get(found, WriteProblem.UNAVAILABLE), error.message) from error
         self._cache.assume(created.obj)
+
+    async def _exists(self, namespace: str, manifest: Mapping[str, Any]) -> bool:
+        """Whether a refused pod is there all the same: an earlier try of it had no answer and was carried out, and
+        admission (a quota that this very pod filled) comes before the check of names."""
+        try:
+            return await self._client.get_pod(namespace, manifest["metadata"]["name"]) is not None
+        except ApiError as error:
+            raise PodWriteError(WriteProblem.UNAVAILABLE, error.message) from error
 
     async def _accept_existing(self, namespace: str, manifest: Mapping[str, Any]) -> None:
         """A pod of that name exists: fine only if it is the very one we wanted to make."""
@@ -170,11 +186,14 @@ class ClusterView:
             await self._client.remove_pod_finalizer(pod.namespace, pod.name, pod.uid)
 
     async def list_workloads(self) -> list[Mapping[str, Any]]:
-        return list((await self._client.list_workloads()).items)
+        with _answering():
+            return list((await self._client.list_workloads()).items)
 
     async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        found = await self._client.get_workload(namespace, name)
-        if found is None and time.monotonic() - self._kind_seen > 1.0:
+        with _answering():
+            found = await self._client.get_workload(namespace, name)
+            if found is not None or time.monotonic() - self._kind_seen <= 1.0:
+                return found
             crd = await self._client.get(CRDS, "workloads.niyanta.io")
             if crd is None or crd["metadata"].get("deletionTimestamp"):
                 msg = "the CustomResourceDefinition workloads.niyanta.io is gone"
@@ -183,7 +202,7 @@ class ClusterView:
         return found
 
     async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
-        with _lease():
+        with _lease(), _answering():
             await self._client.delete_workload(namespace, name, uid)
 
     def project(self, row: WorkloadRow) -> None:
@@ -192,6 +211,17 @@ class ClusterView:
     def tell(self, row: WorkloadRow, *, reason: str, message: str, warning: bool) -> None:
         if row.door == "kubernetes":
             self._recorder.tell(row, reason=reason, message=message, warning=warning)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Turns errors of the API server into ClusterAwayError."""
+    try:
+        yield
+    except WritesClosedError:
+        raise
+    except ApiError as error:
+        raise ClusterAwayError(str(error)) from error
 
 
 class _lease:  # noqa: N801 - reads as a statement

@@ -89,6 +89,9 @@ class Applier:
         except LeaseLostError:
             self._on_lost()
             return
+        except Exception as error:  # a fault of ours must not leave the workload Scheduled for ever
+            logger.exception("pods were not made", id=tracked.id)
+            verdict = Verdict(Event.REQUEUE, "InternalError", f"{type(error).__name__}: {error}"[:300])
         finally:
             tracked.applying = False
         self._report(Applied(tracked.id, attempt, verdict))

@@ -39,10 +39,13 @@ class Mail:
     workloads: set[str] = field(default_factory=set)
     notes: dict[str, Note] = field(default_factory=dict)
     customers: bool = False
+    defaults: set[str] = field(default_factory=set)
+    """Namespaces whose LimitRanges changed; "": something that counts in all of them."""
     capacity: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.objects or self.gone or self.workloads or self.notes or self.customers or self.capacity)
+        said = self.objects or self.gone or self.workloads or self.notes or self.defaults
+        return bool(said) or self.customers or self.capacity
 
 
 class Inbox:
@@ -79,6 +82,7 @@ class Inbox:
             if not self._open:
                 return
             if meta.get("deletionTimestamp"):
+                self._mail.objects.pop(uid, None)
                 self._mail.gone[uid] = Gone(uid)
             elif self._generations.get(uid, 0) < generation:
                 self._generations[uid] = generation
@@ -109,6 +113,13 @@ class Inbox:
         """A Customer was added, edited or deleted."""
         with self._lock:
             self._mail.customers = self._open
+        self.wake()
+
+    def put_defaults(self, namespaces: Iterable[str]) -> None:
+        """LimitRanges of these namespaces changed ("": RuntimeClasses)."""
+        with self._lock:
+            if self._open:
+                self._mail.defaults.update(namespaces)
         self.wake()
 
     def put_capacity(self) -> None:

@@ -88,6 +88,18 @@ def read_object(obj: Mapping[str, Any], cluster: ClusterPort, settings: Settings
     return Entry(row, spec, compiled.requirements, compiled.subject)
 
 
+def status_behind(row: WorkloadRow, status: Mapping[str, Any] | None) -> bool:
+    """Whether an object's status doesn't show the row as it is. It only saves writes: a status is never truth."""
+    shown = status or {}
+    return (
+        shown.get("phase") != row.phase.value
+        or shown.get("observedGeneration") != row.generation
+        or shown.get("attempts") != row.attempt
+        or tuple(shown.get("workers") or ()) != row.workers
+        or (shown.get("reason") or "") != row.reason
+    )
+
+
 def read_row(row: WorkloadRow, cluster: ClusterPort) -> tuple[WorkloadSpec, Requirements | None, Subject]:
     """What a stored row compiles to, for a leader that has just begun."""
     spec = parse_spec(row.spec)

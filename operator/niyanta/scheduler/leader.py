@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from niyanta import log
 from niyanta.lifecycle import Phase
 from niyanta.scheduler import attempts
 from niyanta.scheduler.cycle import Cycle
 from niyanta.scheduler.inbox import Mail
-from niyanta.scheduler.ports import ClusterPort, OrphansError
+from niyanta.scheduler.mirror import Tracked
+from niyanta.scheduler.ports import ClusterAwayError, ClusterPort, OrphansError
+from niyanta.scheduler.reception import Reception
 from niyanta.scheduler.repair import Repair
 from niyanta.scheduler.session import Outcome, Session
 from niyanta.scheduler.telemetry import ALERT
-from niyanta.store.errors import StoreUnavailableError
+from niyanta.store.errors import ConflictError, StoreUnavailableError
 from niyanta.store.rows import WorkloadRow
 
 logger = log.get(__name__)
@@ -28,12 +30,23 @@ TIMERS_EVERY = 0.5
 
 DUE_BATCH = 1000
 
+EXPIRE_BATCH = 48
+"""Finished objects deleted at once."""
+
+LOOK_AGAIN = 1.0
+"""Seconds until a pending row whose backoff is over but whose pods still stop is looked at again."""
+
 
 class Leader:
     """Runs a session round by round. `tick` is called each round, so that a stall can be told from work."""
 
-    def __init__(self, session: Session, *, tick: Callable[[], None]) -> None:
+    def __init__(
+        self, session: Session, *, tick: Callable[[], None], on_repaired: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """`on_repaired` is awaited when rows, objects and pods agree, before anything new is placed."""
         self.session = session
+        self.reception = Reception(session)
+        self._on_repaired = on_repaired
         self.cycle = Cycle(session)
         self._tick = tick
         self._think = True
@@ -48,20 +61,29 @@ class Leader:
     async def run(self) -> None:
         """Until cancelled; raises StaleEpochError or LeaseLostError when leadership is over."""
         await self._repeat(Repair(self.session).run)
+        if self._on_repaired is not None:
+            await self._on_repaired()
         while True:
             await self.session.inbox.wait(TIMERS_EVERY)
             self._tick()
             await self._repeat(self.round)
 
-    async def _repeat(self, work: Callable[[], object]) -> None:
-        """Run `work` again and again while Postgres is away."""
+    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run `work` again and again while Postgres or the API server is away."""
         while True:
             try:
-                await work()  # type: ignore[misc]
+                await work()
             except StoreUnavailableError as error:
                 logger.warning("Postgres does not answer; placement pauses", error=str(error))
                 self._tick()
                 await asyncio.sleep(0.5)
+            except ClusterAwayError as error:
+                logger.warning("the API server does not answer; placement pauses", error=str(error))
+                self._tick()
+                await asyncio.sleep(0.5)
+            except ConflictError as error:
+                logger.info("lost a race in Postgres; once more", error=str(error))
+                self._tick()
             except OrphansError as error:
                 ALERT.set(1)
                 logger.error(
@@ -80,10 +102,12 @@ class Leader:
         mail = self._mail
         self._think = self._think or bool(mail)
         with self.session.telemetry.phase("intake"):
-            await self.session.take_gone(list(mail.gone.values()))
+            await self.reception.take_gone(list(mail.gone.values()))
             if mail.customers:
-                await self.session.review_customers()
-            await self.session.take_in(list(mail.objects.values()))
+                await self.reception.review_customers()
+            if mail.defaults:
+                await self.reception.review_defaults(mail.defaults)
+            await self.reception.take_in(list(mail.objects.values()))
         with self.session.telemetry.phase("observe"):
             await self.session.observe(mail.workloads)
         if mail.notes:
@@ -113,43 +137,46 @@ class Leader:
         session = self.session
         await session.clock.refresh()
         self._gauges()
-        due = await session.state.get_due(DUE_BATCH)
-        outcomes: list[Outcome] = []
-        for row in due:
-            outcomes.extend(await self._due(row))
-        await session.commit(outcomes)
+        await self._look_at_due(await session.state.get_due(DUE_BATCH))
         waiting = [t.id for t in session.mirror if t.lost_since is not None]
         await session.observe(waiting)
-
-    async def _due(self, row: WorkloadRow) -> Sequence[Outcome]:
-        """What a row's wake-up asks for."""
-        session = self.session
-        tracked = session.mirror.get(row.id)
-        if row.phase.terminal:
-            await self._expire(row)
-            return ()
-        if tracked is None or tracked.row.version != row.version:
-            return ()
-        if row.phase is Phase.PENDING:
-            await session.state.set_wake([row.id], None, epoch=session.epoch)
-            session.settle(tracked)
+        if session.end_exclusions():
             self._think = True
-            return ()
-        if row.phase is Phase.SCHEDULED:
-            if len(tracked.known) < len(row.workers):
-                # The pods don't exist yet (the API server is away or slow): the clock of starting hasn't begun.
-                await session.state.set_wake([row.id], float(tracked.spec.start_timeout_seconds), epoch=session.epoch)
-                return ()
-            text = f"not all pods were running {tracked.spec.start_timeout_seconds} s after they were bound"
-            return (self._failed(tracked.id, "StartTimeout", text),)
-        if row.phase is Phase.RUNNING:
-            text = f"ran longer than timeoutSeconds {tracked.spec.timeout_seconds}"
-            return (self._failed(tracked.id, "Timeout", text),)
-        return ()
 
-    def _failed(self, workload_id: str, reason: str, message: str) -> Outcome:
-        tracked = self.session.mirror.get(workload_id)
-        assert tracked is not None
+    async def _look_at_due(self, due: Sequence[WorkloadRow]) -> None:
+        """Do what wake-ups ask for. One that can't be dealt with yet is put off, so that it never hides others."""
+        session = self.session
+        outcomes: list[Outcome] = []
+        again: dict[float | None, list[str]] = {}
+        for row in due:
+            tracked = session.mirror.get(row.id)
+            if row.phase.terminal:
+                continue
+            if tracked is None:
+                again.setdefault(60.0, []).append(row.id)
+            elif tracked.row.version != row.version:
+                await session.refresh([row.id])
+            elif row.phase is Phase.PENDING:
+                session.settle(tracked)
+                queued = tracked.id in session.mirror.queue
+                again.setdefault(None if queued else LOOK_AGAIN, []).append(row.id)
+                self._think = True
+            elif row.phase is Phase.SCHEDULED and len(tracked.known) < len(row.workers):
+                # The pods don't exist yet (the API server is away or slow): the clock of starting hasn't begun.
+                again.setdefault(float(tracked.spec.start_timeout_seconds), []).append(row.id)
+            elif row.phase is Phase.SCHEDULED:
+                text = f"not all pods were running {tracked.spec.start_timeout_seconds} s after they were bound"
+                outcomes.append(self._failed(tracked, "StartTimeout", text))
+            elif row.phase is Phase.RUNNING:
+                text = f"ran longer than timeoutSeconds {tracked.spec.timeout_seconds}"
+                outcomes.append(self._failed(tracked, "Timeout", text))
+        for seconds, ids in again.items():
+            await session.state.set_wake(ids, seconds, epoch=session.epoch)
+        await session.commit(outcomes)
+        await self._expire([row for row in due if row.phase.terminal])
+
+    @staticmethod
+    def _failed(tracked: Tracked, reason: str, message: str) -> Outcome:
         facts = attempts.Attempt(
             phase=tracked.row.phase,
             attempt=tracked.row.attempt,
@@ -163,13 +190,21 @@ class Leader:
         )
         return Outcome(tracked, attempts.failed_attempt(facts, reason, message))
 
-    async def _expire(self, row: WorkloadRow) -> None:
-        """ttlSecondsAfterFinished is over: the object goes, the row stays as history."""
+    async def _expire(self, rows: Sequence[WorkloadRow]) -> None:
+        """ttlSecondsAfterFinished is over: the objects go, the rows stay as history."""
+        session = self.session
+        for start in range(0, len(rows), EXPIRE_BATCH):
+            self._tick()
+            part = rows[start : start + EXPIRE_BATCH]
+            await asyncio.gather(*(self._delete_object(row) for row in part))
+            await session.state.set_wake([row.id for row in part], None, epoch=session.epoch)
+            for row in part:
+                session.mirror.drop(row.id)
+                logger.info("finished workload expired", workload=f"{row.namespace}/{row.name}", id=row.id)
+
+    async def _delete_object(self, row: WorkloadRow) -> None:
         if row.door == "kubernetes":
             await self.cluster.delete_workload(row.namespace, row.name, row.id)
-        await self.session.state.set_wake([row.id], None, epoch=self.session.epoch)
-        self.session.mirror.drop(row.id)
-        logger.info("finished workload expired", workload=f"{row.namespace}/{row.name}", id=row.id)
 
     def _gauges(self) -> None:
         counts: dict[Phase, int] = {}

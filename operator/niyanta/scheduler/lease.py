@@ -6,7 +6,12 @@ Postgres says.
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class Lease:
@@ -46,3 +51,16 @@ class Lease:
     def stalled(self) -> bool:
         """Whether the loop has not ticked for too long to go on renewing."""
         return time.monotonic() - self._ticked > self._stall_limit
+
+
+async def alive_while(tick: Callable[[], None], work: Coroutine[Any, Any, T]) -> T:
+    """Await something that takes long for good reasons (a list of everything), ticking meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        while True:
+            tick()
+            done, _ = await asyncio.wait({task}, timeout=0.5)
+            if done:
+                return task.result()
+    finally:
+        task.cancel()

@@ -74,12 +74,17 @@ class LeaseLostError(Exception):
     """Leadership is over: nothing may be written any more."""
 
 
+class ClusterAwayError(Exception):
+    """The API server didn't answer as it should: ask again later."""
+
+
 class OrphansError(Exception):
     """Too many objects are missing at once (or their whole kind is) to believe that users deleted them."""
 
 
 class ClusterPort(Protocol):
-    """The cluster, seen from the scheduler. Methods that write raise LeaseLostError once leadership is over."""
+    """The cluster, seen from the scheduler. Methods that write raise LeaseLostError once leadership is over; those
+    about Workload objects raise ClusterAwayError while the API server doesn't answer."""
 
     def take_deltas(self) -> Sequence[tuple[str, Any]]:
         """What changed since the last call: names of Snapshot methods with their argument. The first call gives all."""

@@ -6,17 +6,21 @@ applied again under the same attempt (pod names are deterministic, so nothing ru
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 from niyanta import log
 from niyanta.lifecycle import Event, Phase
+from niyanta.resources.base import Refused
 from niyanta.scheduler import intake
 from niyanta.scheduler.attempts import Verdict
 from niyanta.scheduler.inbox import Gone
+from niyanta.scheduler.lease import alive_while
 from niyanta.scheduler.mirror import Tracked
 from niyanta.scheduler.ports import OrphansError
-from niyanta.scheduler.session import Session
+from niyanta.scheduler.reception import Reception
+from niyanta.scheduler.session import BATCH, Session
 from niyanta.store.rows import Change
 
 logger = log.get(__name__)
@@ -27,23 +31,30 @@ class Repair:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self.reception = Reception(session)
 
     async def run(self) -> None:
         """Load, list, reconcile; raises OrphansError when too much is missing."""
         session = self.session
         await session.clock.refresh()
         await self._load()
-        objects = await session.cluster.list_workloads()
+        objects = await alive_while(session.tick, session.cluster.list_workloads())
         adopt = session.adopting
-        await session.take_in([obj for obj in objects if not obj["metadata"].get("deletionTimestamp")])
+        await self.reception.take_in([obj for obj in objects if not obj["metadata"].get("deletionTimestamp")])
         if adopt:
             await self._adopt()
         await self._cancel_missing(objects)
+        await self.reception.review_customers()  # whatever they became while nobody led
         for tracked in session.mirror:
             if tracked.row.phase.bound:
                 self._reapply(tracked)
         known = {tracked.id for tracked in session.mirror}
-        await session.observe([*known, *(i for i in session.cluster.workload_ids_with_pods() if i not in known)])
+        seen = [*known, *(i for i in session.cluster.workload_ids_with_pods() if i not in known)]
+        for start in range(0, len(seen), BATCH):
+            session.tick()
+            await session.observe(seen[start : start + BATCH])
+            await asyncio.sleep(0)
+        self._project(objects)
         logger.info("repair is done", epoch=session.epoch, live=len(known), objects=len(objects), adopted=adopt)
 
     async def _load(self) -> None:
@@ -52,13 +63,23 @@ class Repair:
         async for row in session.state.get_active():
             if session.mirror.get(row.id) is not None:
                 continue
-            spec, requirements, subject = intake.read_row(row, session.cluster)
+            try:
+                spec, requirements, subject = intake.read_row(row, session.cluster)
+            except Refused as refused:  # written by another release; its pods are left alone
+                logger.error("a row can't be read and is left as it is", id=row.id, error=str(refused))
+                continue
             tracked = Tracked(row, spec, requirements, subject)
             session.mirror.put(tracked)
             session.tick()
             if row.phase.bound and requirements is not None:
                 session.cluster.claim(row.id, row.attempt, row.workers, requirements, subject)
-            session.cluster.project(row)
+
+    def _project(self, objects: list[Mapping[str, Any]]) -> None:
+        """Statuses that the last leader didn't get to. Not those that are right: a failover would rewrite them all."""
+        statuses = {obj["metadata"]["uid"]: obj.get("status") for obj in objects}
+        for tracked in self.session.mirror:
+            if tracked.id in statuses and intake.status_behind(tracked.row, statuses[tracked.id]):
+                self.session.cluster.project(tracked.row)
 
     def _reapply(self, tracked: Tracked) -> None:
         """Create the pods that are missing. A Running row has had all its pods: one that is missing now is lost."""
@@ -80,7 +101,7 @@ class Repair:
                 f"{len(missing)} of {len(live)} live workloads have no object; refusing to cancel them. "
                 "Restore the objects, or cancel the rows by hand"
             )
-        await session.take_gone([Gone(uid) for uid in missing])
+        await self.reception.take_gone([Gone(uid) for uid in missing])
 
     async def _adopt(self) -> None:
         """The database is older than the cluster (restored): rows follow the pods, nothing is deleted."""

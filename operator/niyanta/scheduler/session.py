@@ -1,4 +1,4 @@
-"""One leadership: from the fence to the loss of the lease. Takes in objects and commits what pods say.
+"""One leadership: from the fence to the loss of the lease. Commits what pods say and what `reception` takes in.
 
 Everything that changes a row happens in one loop, so the leader never races itself; creating and deleting pods goes on
 beside it (`apply`, `reaper`) and reports back.
@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from niyanta import log
 from niyanta.engine.columns import Snapshot
 from niyanta.engine.queue import QueueSettings
 from niyanta.lifecycle import Event, Phase
-from niyanta.scheduler import attempts, intake
+from niyanta.scheduler import attempts
 from niyanta.scheduler.apply import Applied, Applier
 from niyanta.scheduler.attempts import Verdict
-from niyanta.scheduler.inbox import Gone, Inbox
+from niyanta.scheduler.inbox import Inbox
 from niyanta.scheduler.mirror import Mirror, Tracked
 from niyanta.scheduler.ports import ClusterPort, NodeState
 from niyanta.scheduler.reaper import Reaper
@@ -84,6 +83,8 @@ class Session:
         self.tick = tick
         self.reaper = Reaper(cluster, on_lost=on_lost)
         self._applied: list[Applied] = []
+        self._excluded: dict[str, int] = {}
+        """Queued workloads that avoid a worker -> when (microseconds) the first of these exclusions ends."""
 
     async def close(self) -> None:
         """Stop the helpers at once."""
@@ -95,105 +96,6 @@ class Session:
     def _on_applied(self, applied: Applied) -> None:
         self._applied.append(applied)
         self.inbox.wake()
-
-    # --- intake ------------------------------------------------------------------------------------------------------
-
-    async def take_in(self, objects: Sequence[Any]) -> None:
-        """Workload objects (new or edited) become rows; edits of suspend become events."""
-        for start in range(0, len(objects), BATCH):
-            self.tick()
-            entries = [intake.read_object(obj, self.cluster, self.settings) for obj in objects[start : start + BATCH]]
-            rows = await self.state.take_in([entry.intake for entry in entries], epoch=self.epoch)
-            by_id = {row.id: row for row in rows}
-            outcomes = []
-            for entry in entries:
-                row = by_id.get(entry.intake.id)
-                if row is None:
-                    continue
-                tracked = self._took(entry, row)
-                if tracked is None:
-                    continue
-                verdict = self._suspension(tracked)
-                if verdict is not None:
-                    outcomes.append(Outcome(tracked, verdict))
-                else:
-                    self.settle(tracked)
-                    await self._rewake(tracked)
-            await self.commit(outcomes)
-
-    def _took(self, entry: intake.Entry, row: WorkloadRow) -> Tracked | None:
-        """Follow a taken-in row in memory; None when it is dead already."""
-        tracked = self.mirror.get(row.id)
-        if tracked is None:
-            self.cluster.project(row)
-            if row.version <= 1:
-                self._tell(None, row)
-            if entry.spec is None or (row.phase.terminal and row.wake_at is None):
-                return None
-            tracked = Tracked(row, entry.spec, entry.requirements, entry.subject)
-            self.mirror.put(tracked)
-            return tracked
-        if entry.spec is not None and row.generation == entry.intake.generation:
-            tracked.spec = entry.spec
-        changed = tracked.row.version != row.version
-        tracked.row = row
-        if changed:
-            self.cluster.project(row)
-        return tracked
-
-    @staticmethod
-    def _suspension(tracked: Tracked) -> Verdict | None:
-        """The event that brings a row in line with spec.suspend."""
-        phase = tracked.row.phase
-        if tracked.spec.suspend and not phase.terminal and phase is not Phase.SUSPENDED:
-            return Verdict(Event.SUSPEND, "Suspended", "spec.suspend is true")
-        if not tracked.spec.suspend and phase is Phase.SUSPENDED:
-            return Verdict(Event.RESUME, "Resumed", "")
-        return None
-
-    async def _rewake(self, tracked: Tracked) -> None:
-        """An edit of timeoutSeconds counts from the start of the run."""
-        row, limit = tracked.row, tracked.spec.timeout_seconds
-        if row.phase is not Phase.RUNNING or row.started_at is None:
-            return
-        left = None if not limit else row.started_at.timestamp() + limit - self.clock.now() / 1e6
-        await self.state.set_wake([row.id], None if left is None else max(0.0, left), epoch=self.epoch)
-
-    async def take_gone(self, gone: Iterable[Gone]) -> None:
-        """Cancel workloads whose object is gone, after a fresh read says so."""
-        outcomes = []
-        for item in gone:
-            tracked = self.mirror.get(item.uid)
-            if tracked is None or tracked.row.phase.terminal:
-                continue
-            obj = await self.cluster.get_workload(tracked.row.namespace, tracked.row.name)
-            if obj is not None and obj["metadata"]["uid"] == item.uid and not obj["metadata"].get("deletionTimestamp"):
-                logger.warning("a workload was reported gone but exists", workload=item.uid)
-                continue
-            outcomes.append(Outcome(tracked, Verdict(Event.CANCEL, "Deleted", "the Workload object was deleted")))
-        await self.commit(outcomes)
-
-    async def review_customers(self) -> None:
-        """Customers changed: hold what may not wait any longer, release what may, and follow tier changes."""
-        outcomes = []
-        for tracked in self.mirror.select((Phase.PENDING, Phase.HELD)):
-            stand = intake.standing(tracked.row.namespace, tracked.spec, self.cluster, self.settings)
-            phase = tracked.row.phase
-            if stand.held and (phase is Phase.PENDING or stand.message != tracked.row.message):
-                if phase is Phase.PENDING:
-                    outcomes.append(Outcome(tracked, Verdict(Event.HOLD, stand.reason, stand.message)))
-                continue
-            if stand.held:
-                continue
-            if (stand.customer, stand.tier_weight) != (tracked.row.customer, tracked.row.tier_weight):
-                tracked.row = await self.state.reassign(
-                    tracked.id, customer=stand.customer, tier_weight=stand.tier_weight, epoch=self.epoch
-                )
-                _, tracked.requirements, tracked.subject = intake.read_row(tracked.row, self.cluster)
-                self.settle(tracked)
-            if phase is Phase.HELD:
-                outcomes.append(Outcome(tracked, Verdict(Event.RELEASE, "Released", "")))
-        await self.commit(outcomes)
 
     # --- outcomes ----------------------------------------------------------------------------------------------------
 
@@ -240,7 +142,7 @@ class Session:
             return None
         self._reap(tracked)
         verdict = attempts.judge(self._attempt(tracked), pods, self.cluster.node_state)
-        if verdict is None and tracked.lost_since is not None:
+        if verdict is None:
             self._explain_fence(tracked)
         return verdict
 
@@ -271,11 +173,17 @@ class Session:
         return self.clock.now() - tracked.lost_since >= self.settings.node_loss_grace * 1e6
 
     def _explain_fence(self, tracked: Tracked) -> None:
+        """Say that it waits for a node, and that it no longer does."""
+        said = tracked.row.reason == attempts.WAITING_FOR_NODE_FENCE
+        if tracked.lost_since is None:
+            if said:
+                self.inbox.note(tracked.id, "NodeReturned", "its nodes are Ready again")
+            return
         lost = sorted({n for n in tracked.row.workers if self.cluster.node_state(n) is NodeState.NOT_READY})
         message = f"node {', '.join(lost)} is NotReady; its pods may still run"
         if not tracked.replace_lost:
             message += "; replaced when the node returns, is deleted or gets the out-of-service taint"
-        if tracked.row.reason != attempts.WAITING_FOR_NODE_FENCE:
+        if not said:
             self.inbox.note(tracked.id, attempts.WAITING_FOR_NODE_FENCE, message)
 
     async def _clear_strangers(self, workload_ids: Sequence[str]) -> None:
@@ -334,6 +242,7 @@ class Session:
                 self.start(tracked)
             self.cluster.project(row)
             self.settle(tracked)
+        self.inbox.put_capacity()  # those that wait are to be thought about again
 
     def start(self, tracked: Tracked) -> None:
         """A placement is committed: its workers' capacity is taken and its pods are to be made."""
@@ -384,7 +293,7 @@ class Session:
             "workload moved",
             workload=f"{row.namespace}/{row.name}",
             id=row.id,
-            event_=verdict.event.value,
+            transition=verdict.event.value,
             phase=row.phase.value,
             attempt=row.attempt,
             reason=row.reason,
@@ -393,10 +302,10 @@ class Session:
             self.cluster.unclaim(row.id, before.attempt)
             tracked.lost_since = None
         self.cluster.project(row)
-        self._tell(before, row)
+        self.tell(before, row)
         self.settle(tracked)
 
-    def _tell(self, before: WorkloadRow | None, row: WorkloadRow) -> None:
+    def tell(self, before: WorkloadRow | None, row: WorkloadRow) -> None:
         if row.phase is Phase.FAILED:
             self.cluster.tell(row, reason="Failed", message=f"{row.reason}: {row.message}", warning=True)
         elif row.phase is Phase.HELD:
@@ -439,4 +348,23 @@ class Session:
         else:
             tracked.known = set()
             self.mirror.enqueue(tracked, now=now)
+            self._note_exclusions(row, now)
             self.inbox.wake()
+
+    def _note_exclusions(self, row: WorkloadRow, now: int) -> None:
+        ends = [end for until in row.excluded.values() if (end := round(until.timestamp() * 1e6)) > now]
+        if ends:
+            self._excluded[row.id] = min(ends)
+        else:
+            self._excluded.pop(row.id, None)
+
+    def end_exclusions(self) -> bool:
+        """Let workloads have the workers again that they no longer need to avoid; whether there were any."""
+        now = self.clock.now()
+        over = [workload_id for workload_id, end in self._excluded.items() if end <= now]
+        for workload_id in over:
+            del self._excluded[workload_id]
+            tracked = self.mirror.get(workload_id)
+            if tracked is not None and tracked.row.phase is Phase.PENDING:
+                self.settle(tracked)
+        return bool(over)

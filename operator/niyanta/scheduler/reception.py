@@ -1,0 +1,192 @@
+"""What users changed: Workload objects made, edited and deleted, Customers and LimitRanges edited.
+
+`leader` hands the mail in, `session` commits what follows from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from niyanta import log
+from niyanta.lifecycle import Event, Phase
+from niyanta.scheduler import intake
+from niyanta.scheduler.attempts import Verdict
+from niyanta.scheduler.inbox import Gone
+from niyanta.scheduler.mirror import Tracked
+from niyanta.scheduler.session import BATCH, Outcome, Session
+from niyanta.store.rows import WorkloadRow
+
+logger = log.get(__name__)
+
+SLICE = 50
+"""Objects compiled before other tasks of the loop get their turn (some 20 ms)."""
+
+LOOKUPS = 48
+"""Fresh reads under way at once where objects are gone."""
+
+Manifest = Mapping[str, Any]
+
+
+class Reception:
+    """Brings rows and memory in line with what users say. Everything here may be repeated."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    # --- objects -----------------------------------------------------------------------------------------------------
+
+    async def take_in(self, objects: Sequence[Manifest]) -> None:
+        """Workload objects (new or edited) become rows; edits of suspend become events."""
+        for start in range(0, len(objects), BATCH):
+            await self._take_in(objects[start : start + BATCH])
+
+    async def _take_in(self, objects: Sequence[Manifest]) -> None:
+        session = self.session
+        entries = []
+        for count, obj in enumerate(objects):
+            if count % SLICE == 0:
+                session.tick()
+                await asyncio.sleep(0)
+            entries.append(intake.read_object(obj, session.cluster, session.settings))
+        rows = await session.state.take_in([entry.intake for entry in entries], epoch=session.epoch)
+        by_id = {row.id: row for row in rows}
+        outcomes = []
+        for obj, entry in zip(objects, entries, strict=True):
+            row = by_id.get(entry.intake.id)
+            tracked = None if row is None else self._took(obj, entry, row)
+            if tracked is None:
+                continue
+            verdict = suspension(tracked)
+            if verdict is not None:
+                outcomes.append(Outcome(tracked, verdict))
+            else:
+                session.settle(tracked)
+                await self._follow_limits(tracked)
+        await session.commit(outcomes)
+        # A customer's word counts when work may be queued, and what was suspended wasn't looked at meanwhile.
+        await self._review([o.tracked for o in outcomes if o.verdict.event is Event.RESUME])
+
+    def _took(self, obj: Manifest, entry: intake.Entry, row: WorkloadRow) -> Tracked | None:
+        """Follow a taken-in row in memory; None when it is dead already."""
+        session = self.session
+        tracked = session.mirror.get(row.id)
+        if tracked is None:
+            if intake.status_behind(row, obj.get("status")):
+                session.cluster.project(row)
+            if row.version <= 1:
+                session.tell(None, row)
+            if entry.spec is None or (row.phase.terminal and row.wake_at is None):
+                return None
+            tracked = Tracked(row, entry.spec, entry.requirements, entry.subject)
+            session.mirror.put(tracked)
+            return tracked
+        if entry.spec is not None and row.generation == entry.intake.generation:
+            tracked.spec = entry.spec
+        changed = tracked.row.version != row.version
+        tracked.row = row
+        if changed:
+            session.cluster.project(row)
+        return tracked
+
+    async def _follow_limits(self, tracked: Tracked) -> None:
+        """An edit of timeoutSeconds counts from the start of the run, one of the time to live from its end."""
+        row, spec = tracked.row, tracked.spec
+        limit: int | None
+        if row.phase is Phase.RUNNING:
+            since, limit = row.started_at, spec.timeout_seconds
+        elif row.phase in (Phase.SUCCEEDED, Phase.FAILED) and row.wake_at is not None:
+            since, limit = row.finished_at, spec.ttl_seconds_after_finished
+        else:
+            return
+        if since is None:
+            return
+        wanted = None if limit is None else since.timestamp() + limit
+        known = None if row.wake_at is None else row.wake_at.timestamp()
+        if wanted == known or (wanted is not None and known is not None and abs(wanted - known) < 1e-3):
+            return
+        left = None if wanted is None else max(0.0, wanted - self.session.clock.now() / 1e6)
+        await self.session.state.set_wake([row.id], left, epoch=self.session.epoch)
+
+    async def take_gone(self, gone: Iterable[Gone]) -> None:
+        """Cancel workloads whose object is gone, after a fresh read says so."""
+        session = self.session
+        found = [tracked for item in gone if (tracked := session.mirror.get(item.uid)) is not None]
+        live = [tracked for tracked in found if not tracked.row.phase.terminal]
+        for start in range(0, len(live), LOOKUPS):
+            session.tick()
+            part = live[start : start + LOOKUPS]
+            answers = await asyncio.gather(*(self._is_gone(tracked) for tracked in part))
+            verdict = Verdict(Event.CANCEL, "Deleted", "the Workload object was deleted")
+            await session.commit([Outcome(t, verdict) for t, is_gone in zip(part, answers, strict=True) if is_gone])
+
+    async def _is_gone(self, tracked: Tracked) -> bool:
+        obj = await self.session.cluster.get_workload(tracked.row.namespace, tracked.row.name)
+        if obj is None or obj["metadata"]["uid"] != tracked.id or obj["metadata"].get("deletionTimestamp"):
+            return True
+        logger.warning("a workload was reported gone but exists", workload=tracked.id)
+        return False
+
+    # --- what decides about many -------------------------------------------------------------------------------------
+
+    async def review_customers(self) -> None:
+        """Customers changed: hold what may not wait any longer, release what may, and follow tier changes."""
+        await self._review(self.session.mirror.select((Phase.PENDING, Phase.HELD)))
+
+    async def _review(self, workloads: Sequence[Tracked]) -> None:
+        session = self.session
+        outcomes = []
+        for tracked in workloads:
+            session.tick()
+            stand = intake.standing(tracked.row.namespace, tracked.spec, session.cluster, session.settings)
+            if stand.held:
+                if tracked.row.phase is Phase.PENDING:
+                    outcomes.append(Outcome(tracked, Verdict(Event.HOLD, stand.reason, stand.message)))
+                elif stand.message != tracked.row.message:
+                    session.inbox.note(tracked.id, stand.reason, stand.message)
+                continue
+            await self._belong(tracked, stand)
+            if tracked.row.phase is Phase.HELD:
+                outcomes.append(Outcome(tracked, Verdict(Event.RELEASE, "Released", "")))
+        await session.commit(outcomes)
+
+    async def _belong(self, tracked: Tracked, stand: intake.Standing) -> None:
+        """Give the row the customer and the weight it should have."""
+        session = self.session
+        if tracked.row.customer == stand.customer and tracked.row.tier_weight != stand.tier_weight:
+            # Of the whole customer at once: one by one would take a second for 300.
+            for row in await session.state.retier(stand.customer, stand.tier_weight, epoch=session.epoch):
+                other = session.mirror.get(row.id)
+                if other is not None:
+                    other.row = row
+                    session.settle(other)
+        if (stand.customer, stand.tier_weight) == (tracked.row.customer, tracked.row.tier_weight):
+            return
+        tracked.row = await session.state.reassign(
+            tracked.id, customer=stand.customer, tier_weight=stand.tier_weight, epoch=session.epoch
+        )
+        self._recompile(tracked)
+
+    async def review_defaults(self, namespaces: Collection[str]) -> None:
+        """LimitRanges of these namespaces changed ("": something for all): what waits there asks for other amounts."""
+        for tracked in self.session.mirror.select((Phase.PENDING, Phase.HELD, Phase.SUSPENDED)):
+            if "" in namespaces or tracked.row.namespace in namespaces:
+                self.session.tick()
+                self._recompile(tracked)
+
+    def _recompile(self, tracked: Tracked) -> None:
+        _, requirements, tracked.subject = intake.read_row(tracked.row, self.session.cluster)
+        if requirements is not None:
+            tracked.requirements = requirements
+        self.session.settle(tracked)
+
+
+def suspension(tracked: Tracked) -> Verdict | None:
+    """The event that brings a row in line with spec.suspend."""
+    phase = tracked.row.phase
+    if tracked.spec.suspend and not phase.terminal and phase is not Phase.SUSPENDED:
+        return Verdict(Event.SUSPEND, "Suspended", "spec.suspend is true")
+    if not tracked.spec.suspend and phase is Phase.SUSPENDED:
+        return Verdict(Event.RESUME, "Resumed", "")
+    return None
