@@ -6,7 +6,8 @@ import enum
 import re
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from annotated_types import MaxLen
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from niyanta.engine.model import HOSTNAME_TOPOLOGY, Op, Scope
@@ -21,6 +22,7 @@ from niyanta.resources.base import (
     Rule,
     Ruled,
     Word,
+    without_nulls,
 )
 
 _KEYS = Rule(
@@ -40,15 +42,21 @@ def checked_quantity(value: Any) -> Any:
     return value
 
 
+def _int_or_string(value: Any) -> Any:
+    if isinstance(value, float):
+        raise PydanticCustomError("quantity", "must be an integer or a text")
+    return checked_quantity(value)
+
+
 MAX_AFFINITY = 64 * 1024
 
-LabelMap = Annotated[dict[str, LabelValue], Field(max_length=32), Ruled(_KEYS)]
+LabelMap = Annotated[dict[str, LabelValue], MaxLen(32), Ruled(_KEYS), BeforeValidator(without_nulls)]
 Quantity = Annotated[
     str | int,
-    PlainValidator(checked_quantity),
+    PlainValidator(_int_or_string),
     WithJsonSchema(
         {"anyOf": [{"type": "integer"}, {"type": "string"}], "x-kubernetes-int-or-string": True}
-        | {"pattern": quantity.PATTERN, "maxLength": 40}
+        | {"pattern": quantity.PATTERN, "maxLength": 40, "minimum": 0}
     ),
 ]
 Words = Annotated[list[Word], Field(max_length=64)]

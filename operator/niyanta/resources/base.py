@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
@@ -94,6 +95,16 @@ class Ruled:
         return found
 
 
+@cache
+def _known(model: type[BaseModel]) -> frozenset[str]:
+    return frozenset(model.model_fields) | {field.alias for field in model.model_fields.values() if field.alias}
+
+
+def without_nulls(value: Any) -> Any:
+    """For maps: the API server prunes entries that are null."""
+    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
 class Model(BaseModel):
     """A part of a custom resource. Types aren't coerced, as the API server doesn't either.
 
@@ -109,10 +120,16 @@ class Model(BaseModel):
 
     @_model_validator(mode="before")
     @classmethod
-    def _drop_nulls(cls, data: Any) -> Any:
-        if isinstance(data, dict) and None in data.values():
-            return {key: value for key, value in data.items() if value is not None}
-        return data
+    def _normalise(cls, data: Any) -> Any:
+        """Null of a known field and whole numbers with a fraction of zero, as the API server takes them."""
+        if not isinstance(data, dict) or not any(value is None or type(value) is float for value in data.values()):
+            return data
+        known = _known(cls)
+        return {
+            key: int(value) if key in known and type(value) is float and value.is_integer() else value
+            for key, value in data.items()
+            if value is not None or key not in known
+        }
 
     @_model_validator(mode="after")
     def _obey_rules(self) -> Any:

@@ -10,7 +10,8 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PlainValidator, WithJsonSchema
+from annotated_types import MaxLen
+from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from niyanta.engine.model import Op
 from niyanta.resources import pod_fields, quantity
@@ -25,6 +26,7 @@ from niyanta.resources.base import (
     OpenModel,
     Rule,
     Ruled,
+    without_nulls,
 )
 from niyanta.resources.labels import PREFIX
 
@@ -35,9 +37,9 @@ TemplateQuantity = Annotated[
     PlainValidator(checked_quantity),
     # Not int-or-string: pod templates in use say `cpu: 0.5`, and pods take it. The pattern speaks of texts alone; other
     # types are refused when the template is compiled.
-    WithJsonSchema({PRESERVE: True, "pattern": quantity.PATTERN}),
+    WithJsonSchema({PRESERVE: True, "pattern": quantity.PATTERN, "minimum": 0}),
 ]
-ResourceMap = Annotated[dict[str, TemplateQuantity], Field(max_length=32)]
+ResourceMap = Annotated[dict[str, TemplateQuantity], MaxLen(32), BeforeValidator(without_nulls)]
 OpenObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object", PRESERVE: True})]
 OpenList = Annotated[
     list[Any], WithJsonSchema({"type": "array", "maxItems": 32, "items": {"type": "object", PRESERVE: True}})
@@ -58,6 +60,9 @@ def _not_ours(what: str) -> Rule:
     )
 
 
+Annotations = Annotated[dict[str, str], MaxLen(64), Ruled(_not_ours("annotations")), BeforeValidator(without_nulls)]
+
+
 class TemplateMetadata(Model):
     """What the pods are labelled with."""
 
@@ -67,7 +72,7 @@ class TemplateMetadata(Model):
     labels: Annotated[LabelMap, Ruled(_not_ours("labels"))] = Field(
         default_factory=dict, description="Labels of the pods; none under niyanta.io/."
     )
-    annotations: Annotated[dict[str, str], Field(max_length=64), Ruled(_not_ours("annotations"))] = Field(
+    annotations: Annotations = Field(
         default_factory=dict, description="Annotations of the pods; none under niyanta.io/."
     )
 
