@@ -24,6 +24,7 @@ QUICK = {
     "NIYANTA_STATUS_DEBOUNCE": "0.3",
     "NIYANTA_RETRY_BACKOFF": "0.5",
     "NIYANTA_NODE_LOSS_GRACE": "5",
+    "NIYANTA_KUBELET_REJECTION_EXCLUSION": "4",
 }
 """Statuses are what tests wait on: have them sooner than production wants them. And shorter waits."""
 

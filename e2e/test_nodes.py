@@ -1,0 +1,225 @@
+"""What becomes of a Workload when its node is drained, breaks, is cut off, returns or goes for good.
+
+No kubelet runs here: a broken one (NotReady, still finalising deletions) is a kwok Stage, a cut-off one is silent and
+its Lease is taken over (`Cluster.partition_node`), a kubelet's refusal of a pod is a patch of the pod's status.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from e2e.harness.cluster import Cluster
+from e2e.harness.waiting import until
+from e2e.harness.workloads import ATTEMPT, Witness, Workloads
+
+pytestmark = pytest.mark.e2e
+
+Nodes = Callable[..., list[str]]
+FENCE_TAINT = {"key": "node.kubernetes.io/out-of-service", "value": "nodeshutdown", "effect": "NoExecute"}
+ZONE = "topology.kubernetes.io/zone"
+
+
+@pytest.fixture
+def pair(nodes: Nodes, unique: str) -> tuple[str, str]:
+    """Two nodes. Each zone has a healthy companion, for evictions stop where a whole zone is down; it takes no pods."""
+    first, second = nodes(2, labels={ZONE: unique})
+    nodes(1, labels={ZONE: unique}, taints=[{"key": "companion", "effect": "NoSchedule"}])
+    return first, second
+
+
+@pytest.fixture
+def cut_off(cluster: Cluster) -> Iterator[Callable[[str], None]]:
+    """Cuts a node off, and heals it after the test if it is still there."""
+    cut: list[str] = []
+
+    def partition(node: str) -> None:
+        cut.append(node)
+        cluster.partition_node(node)
+
+    yield partition
+    for node in cut:
+        if cluster.api.find(f"/api/v1/nodes/{node}") is not None:
+            cluster.heal_node(node, wait=False)
+
+
+def taint(cluster: Cluster, node: str, *taints: dict[str, str]) -> None:
+    """Adds taints, keeping those that the control plane put there."""
+    path = f"/api/v1/nodes/{node}"
+    kept = cluster.api.get(path)["spec"].get("taints", [])
+    cluster.api.patch(path, {"spec": {"taints": [*kept, *taints]}})
+
+
+def on_node(workloads: Workloads, uid: str, node: str) -> list[str]:
+    """Attempts of the pods that are bound to the node."""
+    return [p["metadata"]["labels"][ATTEMPT] for p in workloads.pods(uid) if p["spec"]["nodeName"] == node]
+
+
+def test_a_drained_node_hands_its_work_to_another(workloads: Workloads, pair: tuple[str, str]) -> None:
+    """`kubectl drain`: cordoned, then pods evicted through the eviction API."""
+    with Witness(workloads.cluster, workloads.namespace):
+        workloads.apply("moves", maxRetries=2)
+        (before,) = workloads.wait("moves", "Running")["workers"]
+        workloads.cluster.kubectl("drain", before, "--ignore-daemonsets", "--force", "--timeout=60s")
+        status = workloads.wait("moves", "Running", attempts=2)
+    assert status["workers"] == [other(pair, before)]
+
+
+def other(pair: tuple[str, str], node: str) -> str:
+    return pair[1] if node == pair[0] else pair[0]
+
+
+def test_a_broken_node_that_still_stops_its_pods_is_left(workloads: Workloads, pair: tuple[str, str]) -> None:
+    """NotReady with a kubelet that confirms evictions: no waiting is needed, under nodeLossPolicy Wait either."""
+    with Witness(workloads.cluster, workloads.namespace):
+        workloads.apply("leaves", maxRetries=2)
+        (before,) = workloads.wait("leaves", "Running")["workers"]
+        workloads.cluster.set_node_ready(before, False)
+        status = workloads.wait("leaves", "Running", attempts=2)
+    assert status["workers"] == [other(pair, before)]
+    workloads.cluster.set_node_ready(before, True)
+
+
+def test_a_node_that_returns_in_time_keeps_its_work(workloads: Workloads, pair: tuple[str, str]) -> None:
+    """NotReady for a moment, before the eviction (5 s here): the attempt goes on and the status says so again."""
+    uid = workloads.apply("stays")
+    (node,) = workloads.wait("stays", "Running")["workers"]
+    workloads.cluster.set_node_ready(node, False)
+    workloads.cluster.set_node_ready(node, True)
+    until(
+        lambda: workloads.record.row(uid)["reason"] != "WaitingForNodeFence",  # type: ignore[index]
+        what="nothing is waited for",
+    )
+    status = workloads.wait("stays", "Running")
+    assert status["attempts"] == 1
+    assert len(workloads.live_pods(uid)) == 1
+    # New work is welcome on it: both nodes full now.
+    workloads.apply("more", replicas=2, cpu="5")
+    workloads.wait("more", "Running")
+
+
+def lose(workloads: Workloads, name: str, cut_off: Callable[[str], None], **fields: object) -> tuple[str, str]:
+    """Runs a Workload and cuts its node off; returns its UID and the node."""
+    uid = workloads.apply(name, maxRetries=2, **fields)
+    (node,) = workloads.wait(name, "Running")["workers"]
+    cut_off(node)
+    return uid, node
+
+
+def assert_waits_for_fence(workloads: Workloads, name: str, uid: str, node: str) -> None:
+    """The pod is evicted (so it would be replaced by now if anything replaced it), and still there."""
+    workloads.wait_message(name, "WaitingForNodeFence", node)
+
+    def evicted() -> bool:
+        return any("deletionTimestamp" in pod["metadata"] for pod in workloads.pods(uid))
+
+    until(evicted, what="the control plane evicts the pod", timeout=60)
+    status = workloads.wait_message(name, "WaitingForNodeFence", node)
+    assert status["attempts"] == 1
+    assert [pod["spec"]["nodeName"] for pod in workloads.pods(uid)] == [node]
+
+
+@pytest.mark.parametrize("fence", ["out-of-service taint", "node deleted", "node returns"])
+def test_a_cut_off_node_is_waited_for_until_it_is_known_to_be_off(
+    workloads: Workloads, pair: tuple[str, str], cut_off: Callable[[str], None], fence: str
+) -> None:
+    """nodeLossPolicy Wait: nothing is started until one of the three happens; nobody can stop pods there meanwhile."""
+    cluster = workloads.cluster
+    with Witness(cluster, workloads.namespace):
+        uid, node = lose(workloads, "careful", cut_off)
+        assert_waits_for_fence(workloads, "careful", uid, node)
+        if fence == "out-of-service taint":
+            taint(cluster, node, FENCE_TAINT)
+        elif fence == "node deleted":
+            cluster.delete_nodes([node])
+        else:
+            cluster.heal_node(node)
+        status = workloads.wait("careful", "Running", attempts=2, timeout=90)
+        until(lambda: "1" not in on_node(workloads, uid, node), what="the lost pod is gone", timeout=90)
+    if fence != "node returns":
+        assert status["workers"] == [other(pair, node)]
+    assert len(workloads.live_pods(uid)) == 1
+
+
+def test_a_cut_off_node_is_replaced_after_the_grace_where_that_is_allowed(
+    workloads: Workloads, pair: tuple[str, str], cut_off: Callable[[str], None]
+) -> None:
+    """nodeLossPolicy Replace (at-least-once), with a grace of 5 s."""
+    uid, node = lose(workloads, "eager", cut_off, nodeLossPolicy="Replace")
+    status = workloads.wait("eager", "Running", attempts=2)
+    assert status["workers"] == [other(pair, node)]
+    first, second = workloads.record.attempts(uid)
+    assert first["reason"] == "NodeLost"
+    noticed = next(e for e in workloads.record.events(uid) if e["reason"] in ("WaitingForNodeFence", "NodeLost"))
+    assert (second["scheduled_at"] - noticed["at"]).total_seconds() >= 4.5
+    until(lambda: not on_node(workloads, uid, node), what="the lost pod is forgotten")
+
+
+def test_a_deleted_node_loses_its_work_at_once(workloads: Workloads, pair: tuple[str, str]) -> None:
+    uid = workloads.apply("homeless", maxRetries=2)
+    (node,) = workloads.wait("homeless", "Running")["workers"]
+    workloads.cluster.delete_nodes([node])
+    status = workloads.wait("homeless", "Running", attempts=2)
+    assert status["workers"] == [other(pair, node)]
+    assert workloads.record.attempts(uid)[0]["reason"] in ("NodeLost", "PodFailed")
+    until(lambda: not on_node(workloads, uid, node), what="the lost pod is forgotten", timeout=90)
+
+
+def test_a_cordoned_node_gets_nothing_new(workloads: Workloads, nodes: Nodes) -> None:
+    (node,) = nodes(1)
+    workloads.cluster.cordon(node)
+    workloads.apply("waits")
+    workloads.wait_message("waits", "Unschedulable", "cordoned")
+    workloads.cluster.cordon(node, False)
+    workloads.wait("waits", "Running")
+
+
+def reject(workloads: Workloads, uid: str, attempt: int) -> str:
+    """The kubelet turns the pod of an attempt away, as real ones write it; returns the node."""
+
+    def bound() -> dict[str, object] | None:
+        pods = [p for p in workloads.pods(uid) if p["metadata"]["labels"][ATTEMPT] == str(attempt)]
+        return pods[0] if pods else None
+
+    pod = until(bound, what=f"a pod of attempt {attempt}")
+    meta = pod["metadata"]
+    status = {"phase": "Failed", "reason": "OutOfcpu", "message": "Node didn't have enough resource: cpu"}
+    path = f"/api/v1/namespaces/{workloads.namespace}/pods/{meta['name']}/status"  # type: ignore[index]
+    workloads.cluster.api.patch(path, {"status": status})
+    return str(pod["spec"]["nodeName"])  # type: ignore[index]
+
+
+def test_a_pod_turned_away_by_a_kubelet_goes_elsewhere_and_costs_no_retry(workloads: Workloads, nodes: Nodes) -> None:
+    """maxRetries is 0. The refusal is patched into the status: Failed, OutOfcpu, no container statuses."""
+    nodes(2)
+    uid = workloads.apply("refused", maxRetries=0, life={"start_after": "2s"})
+    node = reject(workloads, uid, 1)
+    status = workloads.wait("refused", "Running", attempts=2)
+    assert status["workers"] != [node]
+    first = workloads.record.attempts(uid)[0]
+    assert (first["outcome"], first["reason"]) == ("Requeue", "RejectedByKubelet")
+    row = workloads.record.row(uid)
+    assert row is not None
+    assert row["failures"] == 0
+    requeued = next(e for e in workloads.record.events(uid) if e["event"] == "Requeue")
+    assert "OutOfcpu Node didn't have enough resource" in requeued["message"]
+
+
+def test_the_only_worker_is_tried_again_after_its_exclusion(workloads: Workloads, nodes: Nodes) -> None:
+    """The exclusion is 4 s here (60 s by default): while it lasts the status says so, and it ends by itself."""
+    nodes(1)
+    uid = workloads.apply("patient", maxRetries=0, life={"start_after": "2s"})
+    reject(workloads, uid, 1)
+    workloads.wait_message("patient", "Unschedulable")
+    workloads.wait("patient", "Running", attempts=2)
+
+
+def test_one_refused_pod_takes_its_group_along(workloads: Workloads, nodes: Nodes) -> None:
+    nodes(3, cpu="1")
+    with Witness(workloads.cluster, workloads.namespace):
+        uid = workloads.apply("group", replicas=2, cpu="800m", maxRetries=0, life={"start_after": "2s"})
+        node = reject(workloads, uid, 1)
+        status = workloads.wait("group", "Running", attempts=2)
+    assert node not in status["workers"]
+    assert len(workloads.live_pods(uid)) == 2
