@@ -1,0 +1,63 @@
+"""`make bench`: all benchmarks in one run, as a table on the screen and as JSON in `bench/results/latest.json`.
+
+Each part is a module with `run() -> dict`; name parts to run only those: `python -m bench engine`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+PARTS = ("engine", "end_to_end")
+RESULTS = Path(__file__).parent / "results" / "latest.json"
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings with their dotted paths."""
+    for key, item in value.items():
+        path = f"{prefix}{key}"
+        if isinstance(item, Mapping):
+            yield from flatten(item, f"{path}.")
+        else:
+            yield path, item
+
+
+def show(results: Mapping[str, Any]) -> None:
+    table = Table("part", "figure", "value", title="Benchmarks")
+    for part in (name for name in results if name != "machine"):
+        for path, item in flatten(results[part]):
+            table.add_row(part, path, f"{item:,}" if isinstance(item, int | float) else str(item))
+        table.add_section()
+    Console(width=100).print(table)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", default=PARTS, help=f"some of: {', '.join(PARTS)}")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    unknown = [part for part in options.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"no such part: {', '.join(unknown)} (there are: {', '.join(PARTS)})")
+    results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    results["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
+    for part in options.parts:
+        print(f"running {part} ...", flush=True)
+        results[part] = importlib.import_module(f"bench.{part}").run()
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(results, indent=2) + "\n")
+    show(results)
+    print(f"written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
