@@ -18,7 +18,7 @@ from niyanta.store.pool import Pool, open_pool
 from niyanta.store.state import StateManager
 from tests.store.make import change, intake
 
-pytestmark = pytest.mark.store
+pytestmark = [pytest.mark.store, pytest.mark.timeout(60)]
 
 
 @pytest.fixture(scope="module")
