@@ -5,6 +5,7 @@ It shares the words (`model`) with the engine and nothing else. Every question i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from niyanta.engine.model import (
@@ -29,6 +30,7 @@ from niyanta.engine.model import (
     WorkerInfo,
 )
 
+Refusal = tuple[Reason, str]
 REASONS = list(Reason)
 SHARE = 1 << 20
 
@@ -120,48 +122,58 @@ class Cluster:
 
     # --- hard ---
 
-    def refusals(self, w: PendingWorkload, node: WorkerInfo) -> list[tuple[Reason, str]]:
-        """All checks that refuse the worker, in order."""
+    def refusals(self, w: PendingWorkload, node: WorkerInfo) -> Iterator[Refusal]:
+        """All checks that refuse the worker, in order; lazily, because most callers want to know the first."""
         r, tags, labels = w.requirements, dict(node.tags), dict(node.labels)
-        failed: list[tuple[Reason, str]] = []
-
-        def check(passes: bool, reason: Reason, detail: str = "") -> None:
-            if not passes:
-                failed.append((reason, detail))
-
-        check(node.ready, Reason.NOT_READY)
+        if not node.ready:
+            yield Reason.NOT_READY, ""
         unschedulable = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
-        check(not node.cordoned or tolerated(unschedulable, r.tolerations), Reason.CORDONED)
-        check(node.name not in w.excluded, Reason.EXCLUDED)
+        if node.cordoned and not tolerated(unschedulable, r.tolerations):
+            yield Reason.CORDONED, ""
+        if node.name in w.excluded:
+            yield Reason.EXCLUDED, ""
         for key in sorted({t.key for t in node.taints if not tolerated(t, r.tolerations)}):
-            check(False, Reason.TAINT, key)
+            yield Reason.TAINT, key
         h = r.hard
-        check(not h.worker_ids or node.name in h.worker_ids, Reason.WORKER_ID)
-        check(not h.pools or node.pool in h.pools, Reason.POOL)
-        check(not h.regions or node.region in h.regions, Reason.REGION)
-        check(not h.zones or node.zone in h.zones, Reason.ZONE)
-        check(set(h.compliance) <= node.compliance, Reason.COMPLIANCE)
-        check(set(h.capabilities) <= node.capabilities, Reason.CAPABILITY)
+        if h.worker_ids and node.name not in h.worker_ids:
+            yield Reason.WORKER_ID, ""
+        if h.pools and node.pool not in h.pools:
+            yield Reason.POOL, ""
+        if h.regions and node.region not in h.regions:
+            yield Reason.REGION, ""
+        if h.zones and node.zone not in h.zones:
+            yield Reason.ZONE, ""
+        if not (set(h.compliance) <= node.compliance):
+            yield Reason.COMPLIANCE, ""
+        if not (set(h.capabilities) <= node.capabilities):
+            yield Reason.CAPABILITY, ""
         model = node.gpu is not None and (
             not h.gpu_models or node.gpu.model.lower() in [m.lower() for m in h.gpu_models]
         )
-        check(not self.needs_gpu(w) or model, Reason.GPU_MODEL)
-        check(not h.gpu_min_memory or bool(node.gpu and node.gpu.memory >= h.gpu_min_memory), Reason.GPU_MEMORY)
-        check(all(matches(tags, e) for e in h.tags), Reason.TAG)
+        if self.needs_gpu(w) and not model:
+            yield Reason.GPU_MODEL, ""
+        if h.gpu_min_memory and not (node.gpu and node.gpu.memory >= h.gpu_min_memory):
+            yield Reason.GPU_MEMORY, ""
+        if not all(matches(tags, e) for e in h.tags):
+            yield Reason.TAG, ""
         terms = not r.node_terms or any(node_term(t, node) for t in r.node_terms)
-        check(all(labels.get(k) == v for k, v in r.node_selector) and terms, Reason.NODE_AFFINITY)
+        if not (all(labels.get(k) == v for k, v in r.node_selector) and terms):
+            yield Reason.NODE_AFFINITY, ""
         for name, amount in r.requests:
-            check(self.free(node, name) >= amount, Reason.RESOURCE, name)
+            if self.free(node, name) < amount:
+                yield Reason.RESOURCE, name
         if node.gpu:
             own = node.gpu.resource
             want = r.gpu_count + dict(r.requests).get(own, 0)
-            check(not want or min(self.idle(node), self.free(node, own)) >= want, Reason.RESOURCE, own)
+            if want and min(self.idle(node), self.free(node, own)) < want:
+                yield Reason.RESOURCE, own
         slots_used = sum(1 for p in self.on(node) if p.subject is not None)
-        check(node.slots is None or slots_used < node.slots, Reason.SLOTS)
-        check(not any(collide(a, b) for p in self.on(node) for a in p.ports for b in r.host_ports), Reason.HOST_PORT)
+        if node.slots is not None and slots_used >= node.slots:
+            yield Reason.SLOTS, ""
+        if any(collide(a, b) for p in self.on(node) for a in p.ports for b in r.host_ports):
+            yield Reason.HOST_PORT, ""
         for topology in self.conflicts(w, node):
-            check(False, Reason.ANTI, topology)
-        return failed
+            yield Reason.ANTI, topology
 
     def conflicts(self, w: PendingWorkload, node: WorkerInfo) -> list[str]:
         own = [t.topology for t in w.requirements.anti if self.peers(t, w.subject, node, self.domain(node, t.topology))]
@@ -254,14 +266,12 @@ class Cluster:
         chosen: list[tuple[WorkerInfo, float]] = []
         starts = self.starting(w)
         for _ in range(w.replicas):
-            able = [n for n in self.workers if not self.all_refusals(w, n, starts)]
+            able = [n for n in self.workers if self.fits(w, n, starts)]
             if not able:
                 break
             best = min(able, key=lambda n: self.preference(w, n))
             chosen.append((best, self.soft(w, best)[1]))
-            r = w.requirements
-            pod = Pod(best.name, dict(r.requests), r.gpu_count, r.host_ports, w.subject, r.anti, w.id)
-            self.pods.append(pod)
+            self.put(w, best.name)
         if len(chosen) < w.replicas:
             del self.pods[len(self.pods) - len(chosen) :]
             return Rejection(w.id, w.version, len(self.workers), self.census(w, starts))
@@ -269,17 +279,23 @@ class Cluster:
         score = sum(s for _, s in chosen) / len(chosen)
         return Placement(w.id, w.version, w.attempt, names, score, chosen[0][0].pool, self.depends_on(w, chosen))
 
+    def put(self, w: PendingWorkload, worker: str) -> None:
+        r = w.requirements
+        self.pods.append(Pod(worker, dict(r.requests), r.gpu_count, r.host_ports, w.subject, r.anti, w.id))
+
     def starting(self, w: PendingWorkload) -> dict[int, bool]:
         return {
             i: means(t, w.subject, w.subject) and not self.peers(t, w.subject, None, None)
             for i, t in enumerate(w.requirements.near)
         }
 
-    def all_refusals(self, w: PendingWorkload, n: WorkerInfo, starts: dict[int, bool]) -> list[tuple[Reason, str]]:
-        failed = self.refusals(w, n)
+    def all_refusals(self, w: PendingWorkload, n: WorkerInfo, starts: dict[int, bool]) -> Iterator[Refusal]:
+        yield from self.refusals(w, n)
         if not all(self.near_ok(t, w, n, starts[i]) for i, t in enumerate(w.requirements.near)):
-            failed.append((Reason.NEAR, ""))
-        return failed
+            yield Reason.NEAR, ""
+
+    def fits(self, w: PendingWorkload, n: WorkerInfo, starts: dict[int, bool]) -> bool:
+        return next(self.all_refusals(w, n, starts), None) is None
 
     def preference(self, w: PendingWorkload, n: WorkerInfo) -> tuple[bool, int, int, str]:
         avoid = self.keep_gpu_workers_free and not self.needs_gpu(w) and n.gpu is not None
@@ -288,8 +304,7 @@ class Cluster:
     def census(self, w: PendingWorkload, starts: dict[int, bool]) -> tuple[tuple[Reason, str, int], ...]:
         counts: dict[tuple[Reason, str], int] = {}
         for n in self.workers:
-            failed = self.all_refusals(w, n, starts)
-            first = failed[0] if failed else (Reason.GROUP, "")
+            first = next(self.all_refusals(w, n, starts), (Reason.GROUP, ""))
             counts[first] = counts.get(first, 0) + 1
         ordered = sorted(counts.items(), key=lambda c: (-c[1], REASONS.index(c[0][0]), c[0][1]))
         return tuple((reason, detail, count) for (reason, detail), count in ordered)

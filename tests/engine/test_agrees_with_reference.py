@@ -34,7 +34,7 @@ def test_each_worker_fails_the_checks_that_the_reference_finds() -> None:
         cluster = Cluster(list(made.workers), list(made.charges))
         workload = made.pending[0]
         starts = cluster.starting(workload)
-        expected = {w.name: cluster.all_refusals(workload, w, starts) for w in made.workers}
+        expected = {w.name: list(cluster.all_refusals(workload, w, starts)) for w in made.workers}
         found = {miss.worker: list(miss.failed) for miss in nearest_miss(made.snapshot(), workload, limit=99)}
         assert {name: sorted(set(f), key=str) for name, f in found.items()} == {
             name: sorted(set(f), key=str) for name, f in expected.items()

@@ -208,8 +208,9 @@ class Snapshot:
             del self._on[worker]
         row = seat.row
         if row >= 0:
+            held = seat.devices
             self._unseat(seat)
-            if seat.devices and self._lacks_devices(row):
+            if held and self._lacks_devices(row):
                 self._deal_devices(row, on)
 
     def _unseat_all(self, name: str) -> None:

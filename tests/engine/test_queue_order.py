@@ -1,0 +1,124 @@
+"""The queue is in effective-priority order, whatever happened to it."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from niyanta.engine.model import PendingWorkload, Requirements, Subject
+from niyanta.engine.queue import MINUTE, Queue, QueueSettings, effective_priority, queue_key
+
+pytestmark = pytest.mark.unit
+
+FIFO = QueueSettings(enable_priority=False, enable_aging=False)
+
+
+def waiting(name: str, priority: int = 10, weight: int = 10, queued_at: int = 0) -> PendingWorkload:
+    nothing = Requirements((("pods", 1),))
+    return PendingWorkload(
+        name, 1, 1, Subject("ns", "acme"), nothing, priority=priority, tier_weight=weight, queued_at=queued_at
+    )
+
+
+many = st.lists(
+    st.builds(
+        waiting,
+        st.text("abcdef", min_size=1, max_size=4),
+        st.integers(0, 100),
+        st.sampled_from((1, 10, 50, 100)),
+        st.integers(0, 60 * MINUTE),
+    ),
+    unique_by=lambda w: w.id,
+    max_size=12,
+)
+
+
+def ids(queue: Queue) -> list[str]:
+    return [w.id for w in queue.in_order()]
+
+
+def test_a_premium_workload_goes_first_until_a_free_one_has_waited_long_enough() -> None:
+    free = waiting("free", 10, 1, queued_at=0)
+    # 10 * 50 against 10 * 1: 490 ahead, which is 98 minutes of waiting at 5 a minute.
+    just_ahead = waiting("premium", 10, 50, queued_at=98 * MINUTE - 1)
+    just_behind = waiting("premium", 10, 50, queued_at=98 * MINUTE + 1)
+    assert ids(Queue(workloads=[free, just_ahead])) == ["premium", "free"]
+    assert ids(Queue(workloads=[free, just_behind])) == ["free", "premium"]
+
+
+def test_equal_keys_go_by_time_queued_and_then_by_id() -> None:
+    settings = QueueSettings(enable_aging=False)
+    queue = Queue(settings, [waiting("c", queued_at=1), waiting("b", queued_at=1), waiting("a", queued_at=2)])
+    assert ids(queue) == ["b", "c", "a"]
+
+
+def test_without_priority_and_aging_it_is_first_in_first_out() -> None:
+    queue = Queue(FIFO, [waiting("late", 100, 100, queued_at=9), waiting("early", 0, 1, queued_at=3)])
+    assert ids(queue) == ["early", "late"]
+
+
+def test_without_priority_but_with_aging_it_is_first_in_first_out_too() -> None:
+    settings = QueueSettings(enable_priority=False)
+    queue = Queue(settings, [waiting("late", 100, 100, queued_at=9), waiting("early", 0, 1, queued_at=3)])
+    assert ids(queue) == ["early", "late"]
+
+
+@given(many, st.integers(60 * MINUTE, 10**17))
+def test_the_constant_key_orders_as_effective_priority_does_at_any_time(
+    workloads: list[PendingWorkload], now: int
+) -> None:
+    def exactly(w: PendingWorkload) -> tuple[int, int, str]:
+        return -(w.priority * w.tier_weight * MINUTE + 5 * (now - w.queued_at)), w.queued_at, w.id
+
+    assert ids(Queue(workloads=workloads)) == [w.id for w in sorted(workloads, key=exactly)]
+
+
+def test_effective_priority_is_base_times_weight_plus_five_a_minute() -> None:
+    assert effective_priority(waiting("a", 10, 50, queued_at=MINUTE), now=4 * MINUTE) == 515.0
+    assert effective_priority(waiting("a", 10, 50, queued_at=MINUTE), now=0) == 500.0
+    assert effective_priority(waiting("a", 10, 50), 4 * MINUTE, FIFO) == 0.0
+    assert queue_key(waiting("a", 10, 50, queued_at=7)) == 500 * MINUTE - 35
+
+
+@given(many, st.randoms(use_true_random=False))
+def test_any_mix_of_edits_leaves_the_order_of_a_fresh_queue(workloads: list[PendingWorkload], rng: Random) -> None:
+    queue = Queue()
+    kept: dict[str, PendingWorkload] = {}
+    for workload in workloads * 3:
+        event = rng.randrange(5)
+        if event == 0 and kept:
+            gone = rng.choice(sorted(kept))
+            assert queue.remove(gone) == kept.pop(gone)
+        elif event == 1 and kept:
+            first = queue.pop()
+            assert first == kept.pop(first.id)
+        else:
+            edited = waiting(workload.id, rng.randrange(101), workload.tier_weight, workload.queued_at)
+            queue.push(edited)
+            kept[edited.id] = edited
+        if event == 2:
+            queue.position(workload.id)  # makes the sorted order, which has to be kept up from then on
+    order = ids(Queue(workloads=kept.values()))
+    assert ids(queue) == order
+    assert [queue.position(name) for name in order] == list(range(len(order)))
+    assert [queue.pop().id for _ in order] == order
+    with pytest.raises(IndexError):
+        queue.pop()
+
+
+def test_what_is_not_in_the_queue_has_no_position() -> None:
+    queue = Queue()
+    assert queue.position("nobody") is None
+    assert queue.remove("nobody") is None
+    assert "nobody" not in queue
+
+
+def test_edits_do_not_make_the_heap_grow_without_bound() -> None:
+    queue = Queue()
+    for number in range(10_000):
+        queue.push(waiting("a", number % 100))
+    assert len(queue._heap) < 200
+    assert queue.pop().priority == 99
