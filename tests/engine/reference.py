@@ -240,7 +240,7 @@ class Cluster:
         for w in pending:
             # A rejection is remembered for the class until the end of the cycle.
             lasting = not w.requirements.near and not w.excluded
-            known = memory.get(self.memo(w)) if lasting else None
+            known = (memory.get(w.requirements) or memory.get(self.memo(w))) if lasting else None
             if known and w.replicas >= known[-1][0]:
                 rejections.append(Rejection(w.id, w.version, len(self.workers), known[-1][1]))
                 continue
@@ -249,8 +249,10 @@ class Cluster:
                 placements.append(placed)
             else:
                 if lasting:
-                    group = any(c[0] is Reason.GROUP for c in placed.counts)
-                    memory.setdefault(self.memo(w), []).append((w.replicas if group else 1, placed.counts))
+                    reasons = {c[0] for c in placed.counts}
+                    memo = self.memo(w) if reasons & {Reason.GROUP, Reason.ANTI} else w.requirements
+                    group = Reason.GROUP in reasons
+                    memory.setdefault(memo, []).append((w.replicas if group else 1, placed.counts))
                 rejections.append(placed)
         return Plan(tuple(placements), tuple(rejections))
 
@@ -260,7 +262,7 @@ class Cluster:
             for p in self.pods
             for t in p.anti
         )
-        return (w.requirements, w.subject) if touched else w.requirements
+        return (w.requirements, w.subject) if touched else (w.requirements, "no peers")
 
     def place(self, w: PendingWorkload) -> Placement | Rejection:
         chosen: list[tuple[WorkerInfo, float]] = []

@@ -36,6 +36,7 @@ class RequirementsClass:
         "needs",
         "own_terms",
         "rejected",
+        "rejected_group",
         "requirements",
         "row",
         "scores",
@@ -105,8 +106,10 @@ class RequirementsClass:
         self.kept = False
         """Whether the fork remembers the class."""
         self.row: ClassRow | None = None
-        self.rejected: tuple[int, Counts] | None = None
-        """(replicas, counts) of the last rejection that still holds for every subject without peers."""
+        self.rejected: Counts | None = None
+        """Counts of a rejection that holds for every subject until the end of the cycle."""
+        self.rejected_group: tuple[int, Counts] | None = None
+        """(replicas, counts) of a rejection that holds for as many or more replicas of subjects without peers."""
 
     def bind(self, left: list[list[int]], free: list[IntArray]) -> None:
         """Look the fork's columns up once instead of with every placement."""

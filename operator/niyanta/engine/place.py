@@ -14,7 +14,7 @@ from niyanta.engine.columns import Snapshot
 from niyanta.engine.constraints import names
 from niyanta.engine.cycle import Fork, Options, Undo, View
 from niyanta.engine.explain import count_reasons
-from niyanta.engine.model import PendingWorkload, Placement, Plan, Rejection
+from niyanta.engine.model import PendingWorkload, Placement, Plan, Reason, Rejection
 from niyanta.engine.peers import Term
 from niyanta.engine.rows import ClassRow, choose
 
@@ -23,6 +23,9 @@ __all__ = ["Options", "schedule"]
 _POLL_EVERY = 32
 _ROWS_KEPT = 256
 """Classes that may keep a row of keys (80 bytes a worker each)."""
+
+_BY_SUBJECT = (Reason.ANTI, Reason.GROUP)
+"""Without these among the reasons, no subject of the class can be placed."""
 
 _DEFAULTS = Options()
 
@@ -68,6 +71,9 @@ class _Cycle:
         """Place the workload or reject it."""
         fork = self.fork
         asked = fork.requirements_class(workload.requirements)
+        if asked.rejected is not None and not workload.excluded:
+            self._reject(workload, asked.rejected)
+            return
         view = fork.view(workload.subject)
         anti: tuple[Term, ...] = ()
         near: tuple[Term, ...] = ()
@@ -78,7 +84,7 @@ class _Cycle:
         lasting = not near and not workload.excluded
         plain = not anti and not fork.is_kept_away(fork.matched(view))
         if lasting:
-            known = asked.rejected if plain else view.rejected and view.rejected.get(asked)
+            known = asked.rejected_group if plain else view.rejected and view.rejected.get(asked)
             if known and workload.replicas >= known[0]:
                 self._reject(workload, known[1])
                 return
@@ -93,8 +99,10 @@ class _Cycle:
         if lasting:
             fork.keep(asked)
             found = (workload.replicas if group else 1, counts)
-            if plain:
-                asked.rejected = found
+            if not any(reason in _BY_SUBJECT for reason, _, _ in counts):
+                asked.rejected = counts
+            elif plain:
+                asked.rejected_group = found
             else:
                 view.rejected = (view.rejected or {}) | {asked: found}
         self._reject(workload, counts)
