@@ -24,9 +24,9 @@ SELECT gen_random_uuid(), 'rest', 'n', 'w' || n, 'c' || n % 50, 1, '{{}}', 'clas
   FROM generate_series(1, {_ROWS}) n;
 """
 _STATES = """
-INSERT INTO workload_state (id, customer_id, class_id, status, priority, tier_weight, queue_key, queued_at, created_at,
-                            workers)
-SELECT id, customer_id, class_id, CASE WHEN random() < 0.5 THEN 'PENDING' WHEN random() < 0.1 THEN 'RUNNING'
+INSERT INTO workload_state (id, door, customer_id, class_id, status, priority, tier_weight, queue_key, queued_at,
+                            created_at, workers)
+SELECT id, door, customer_id, class_id, CASE WHEN random() < 0.5 THEN 'PENDING' WHEN random() < 0.1 THEN 'RUNNING'
        ELSE 'SUCCEEDED' END, 100 * random(), 10, 1e12 * random(), now() - random() * interval '1 hour', now(),
        ARRAY['w' || (1000 * random())::int]
   FROM workloads
@@ -68,7 +68,13 @@ async def test_frequent_reads_follow_partial_indexes(big: Pool) -> None:
         ("rows_due", {"limit": 100}, ["workload_state_wake"]),
         ("rows_by_worker", {"worker": "w7"}, ["workload_state_workers"]),
         ("rows_active", {"after": first, "limit": 500}, ["workload_state_active"]),
-        ("changes_settled", {"xid": "99999999", "id": first, "horizon": "99999999", "limit": 50}, ["_changed"]),
+        ("rows_tracked", {"after": first, "limit": 500}, ["workload_state_tracked"]),
+        ("lock_full", {"customer": "c1", "limit": 100}, ["workload_state_full"]),
+        (
+            "changes_settled",
+            {"xid": "99999999", "id": first, "horizon": "99999999", "limit": 50, "not_by": 1},
+            ["_changed"],
+        ),
     ]
     for name, params, indexes in cases:
         plan = await _plan(big, name, params)

@@ -27,6 +27,9 @@ class Tier(enum.Enum):
 NamespaceEntry = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^([*]|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$")]
 
 
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+
+
 class CustomerSpec(Model):
     """Tier, limits, and the namespaces the customer may use."""
 
@@ -46,6 +49,13 @@ class CustomerSpec(Model):
     )
     allow_cluster_scope: bool = Field(
         False, description="May its anti terms look at other customers' workloads (scope Cluster)."
+    )
+    service_accounts: Annotated[list[ObjectName], Field(max_length=64)] = Field(
+        default_factory=list,
+        description="ServiceAccounts that its REST submissions may name. Default: none but the namespace's default.",
+    )
+    secrets: Annotated[list[ObjectName], Field(max_length=256)] = Field(
+        default_factory=list, description="Secrets that its REST submissions may use. Default: none."
     )
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -41,7 +41,10 @@ async def apply_changes(
         if moved:
             records = dumps([state_record(row) for row in moved.values()])
             async with connection.pipeline():
-                await connection.execute(sql("update_states"), {"records": records})
+                await connection.execute(sql("update_states"), {"records": records, "writer": epoch or 0})
+                ended = [row.id for row in moved.values() if row.door == "rest" and row.phase.terminal]
+                if ended:
+                    await connection.execute(sql("free_names"), {"ids": ended})
                 await ledger.flush(connection)
     return BatchResult(list(moved.values()), stale, illegal)
 

@@ -5,14 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from niyanta.lifecycle import Phase
 from niyanta.store.codec import dumps, new_row, spec_record, state_record, workload_row
 from niyanta.store.commit import begin
 from niyanta.store.errors import ConflictError
 from niyanta.store.keys import QueueKeys
 from niyanta.store.ledger import Ledger
+from niyanta.store.limits import QUEUE_FULL, full_message, limited, lock_customers
 from niyanta.store.pool import Connection, Pool, fetch
 from niyanta.store.queries import sql
 from niyanta.store.rows import Intake, WorkloadRow
@@ -21,9 +23,16 @@ _ATTEMPTS = 3
 
 
 async def take_in(
-    pool: Pool, intakes: Iterable[Intake], *, keys: QueueKeys, holder: str, epoch: int | None
+    pool: Pool,
+    intakes: Iterable[Intake],
+    *,
+    keys: QueueKeys,
+    holder: str,
+    epoch: int | None,
+    queue_limits: Mapping[str, int | None],
 ) -> list[WorkloadRow]:
-    """One transaction; the current row of each id, in the order of first mention.
+    """One transaction; the current row of each id, in the order of first mention. `queue_limits`: maxQueueDepth by
+    customer.
 
     Raises StaleEpochError, ConflictError, StoreUnavailableError.
     """
@@ -35,7 +44,9 @@ async def take_in(
     for attempt in range(_ATTEMPTS):
         try:
             async with pool.transaction() as connection:
-                rows = await _take_in(connection, wanted, keys=keys, holder=holder, epoch=epoch)
+                now_us = await begin(connection, epoch, holder)
+                room = await _room(connection, wanted.values(), queue_limits)
+                rows = await _take_in(connection, wanted, room, keys=keys, now_us=now_us, epoch=epoch)
             return [rows[id_] for id_ in wanted]
         except ConflictError:
             # Somebody took the same new id in at the same moment: this time it is there.
@@ -44,10 +55,35 @@ async def take_in(
     raise AssertionError
 
 
+class _Room:
+    """What is left of each limited customer's queue, while its lock is held."""
+
+    def __init__(self, limits: Mapping[str, int], depths: Mapping[str, int]) -> None:
+        self._limits = limits
+        self._depths = dict(depths)
+
+    def seat(self, intake: Intake) -> Intake:
+        """`intake`, Held when it would be one too many."""
+        limit = self._limits.get(intake.customer)
+        if limit is None or intake.phase is not Phase.PENDING:
+            return intake
+        depth = self._depths[intake.customer]
+        if depth >= limit:
+            return replace(intake, phase=Phase.HELD, reason=QUEUE_FULL, message=full_message(limit, depth))
+        self._depths[intake.customer] = depth + 1
+        return intake
+
+
+async def _room(connection: Connection, intakes: Iterable[Intake], limits: Mapping[str, int | None]) -> _Room:
+    waiting = {intake.customer for intake in intakes if intake.phase is Phase.PENDING}
+    found = await lock_customers(connection, limited(waiting, limits))
+    known = {name: limit for name, limit in limits.items() if limit is not None}
+    return _Room(known, {name: occupied.pending for name, occupied in found.items()})
+
+
 async def _take_in(
-    connection: Connection, wanted: dict[str, Intake], *, keys: QueueKeys, holder: str, epoch: int | None
+    connection: Connection, wanted: dict[str, Intake], room: _Room, *, keys: QueueKeys, now_us: int, epoch: int | None
 ) -> dict[str, WorkloadRow]:
-    now_us = await begin(connection, epoch, holder)
     found = map(workload_row, await fetch(connection, "lock_rows", {"ids": list(wanted)}))
     rows = {row.id: row for row in found}
     ledger = Ledger(now_us=now_us, epoch=epoch)
@@ -58,7 +94,7 @@ async def _take_in(
         if old is None:
             # A microsecond apart: what arrived in one batch keeps its order in the queue.
             at_us = now_us + place
-            row = new_row(intake, at_us, keys.key(intake.priority, intake.tier_weight, at_us))
+            row = new_row(room.seat(intake), at_us, keys.key(intake.priority, intake.tier_weight, at_us))
             new.append(row)
             ledger.count(row, 1)
             ledger.event(row, "Accepted")
@@ -71,10 +107,10 @@ async def _take_in(
         else:
             continue
         rows[row.id] = row
-    await _insert(connection, new)
+    await insert(connection, new, epoch=epoch)
     if edited:
         await connection.execute(sql("update_specs"), {"records": dumps([spec_record(row) for row in edited])})
-        await connection.execute(sql("update_states"), {"records": dumps([state_record(row) for row in edited])})
+        await connection.execute(sql("update_states"), _states(edited, epoch))
     await ledger.flush(connection)
     return rows
 
@@ -100,10 +136,15 @@ def _edited(old: WorkloadRow, intake: Intake, keys: QueueKeys) -> WorkloadRow:
     )
 
 
-async def _insert(connection: Connection, rows: Sequence[WorkloadRow]) -> None:
+def _states(rows: Sequence[WorkloadRow], epoch: int | None) -> dict[str, object]:
+    return {"records": dumps([state_record(row) for row in rows]), "writer": epoch or 0}
+
+
+async def insert(connection: Connection, rows: Sequence[WorkloadRow], *, epoch: int | None) -> None:
+    """Write new rows; raises ConflictError when one of the ids is there already."""
     if not rows:
         return
     done = await fetch(connection, "insert_specs", {"records": dumps([spec_record(row) for row in rows])})
     if len(done) < len(rows):
         raise ConflictError("another transaction took some of these workloads in")
-    await connection.execute(sql("insert_states"), {"records": dumps([state_record(row) for row in rows])})
+    await connection.execute(sql("insert_states"), _states(rows, epoch))

@@ -54,6 +54,9 @@ class WorkloadRow:
     created_at: datetime | None = None
     paused_at: datetime | None = None
     """Since when waiting doesn't age (Held, Suspended); None while it does."""
+    object_uid: str | None = None
+    """UID of the Workload object that a REST submission became; None until it is dispatched."""
+    object_name: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +200,8 @@ class WorkerRow:
 
 @dataclass(frozen=True, slots=True)
 class CustomerRow:
-    """A Customer as the REST door needs it; `limits` holds maxQueueDepth, maxConcurrent and the like."""
+    """A Customer as the REST door needs it; `limits` holds maxQueueDepth, maxConcurrent, submitRatePerSecond (absent or
+    None: no limit). `service_accounts` and `secrets` are what its REST submissions may use."""
 
     name: str
     tier: str
@@ -205,6 +209,32 @@ class CustomerRow:
     namespaces: tuple[str, ...] = ()
     generation: int = 0
     deleted: bool = False
+    service_accounts: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    allow_cluster_scope: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRow:
+    """The leader's projection of a WorkerPool: camelCase spec and status as its object has them."""
+
+    name: str
+    spec: dict[str, Any] = field(default_factory=dict)
+    status: dict[str, Any] = field(default_factory=dict)
+    updated_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRequest:
+    """What an admin asked for by REST; `done_at` None: the leader hasn't done it yet. `action`: drain."""
+
+    id: str
+    worker: str
+    action: str
+    requested_by: str
+    requested_at: datetime
+    done_at: datetime | None = None
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from niyanta.settings import Settings
-from niyanta.store import commit, intake
+from niyanta.store import commit, intake, limits
 from niyanta.store.codec import attempt_row, checked_id, dumps, event_row, state_record, workload_row
+from niyanta.store.fleet import Fleet
 from niyanta.store.keys import QueueKeys
 from niyanta.store.ledger import Ledger
 from niyanta.store.partitions import keep_house
@@ -25,13 +26,11 @@ from niyanta.store.rows import (
     BatchResult,
     Change,
     Cursor,
-    CustomerRow,
     Depth,
     EventRow,
     Intake,
     Note,
     QueueDepth,
-    WorkerRow,
     WorkloadRow,
 )
 
@@ -39,26 +38,46 @@ _FIRST = Cursor().id
 _PAGE = 1000
 
 
-class StateManager:
+class StateManager(Fleet):
     """The record. `settings.identity` must be the `holder` that leadership was taken with."""
 
     def __init__(self, pool: Pool, settings: Settings) -> None:
-        self._pool = pool
-        self._settings = settings
+        super().__init__(pool, settings)
         self._keys = QueueKeys(settings)
 
     # --- Writing -----------------------------------------------------------------------------------------------------
 
-    async def take_in(self, intakes: Iterable[Intake], *, epoch: int | None) -> list[WorkloadRow]:
+    async def take_in(
+        self, intakes: Iterable[Intake], *, epoch: int | None, queue_limits: Mapping[str, int | None] | None = None
+    ) -> list[WorkloadRow]:
         """Insert new workloads, edit those whose generation is higher, leave the others; the current row of each id.
 
-        All in one transaction. Raises ValueError (an id that is no UUID), StaleEpochError, ConflictError.
+        `queue_limits`: customer -> maxQueueDepth; a new Pending one beyond it becomes Held (QueueFull), exactly. All in
+        one transaction. Raises ValueError (an id that is no UUID), StaleEpochError, ConflictError.
         """
         checked = [replace(item, id=checked_id(item.id)) for item in intakes]
         if not checked:
             return []
         holder = self._settings.identity
-        return await intake.take_in(self._pool, checked, keys=self._keys, holder=holder, epoch=epoch)
+        return await intake.take_in(
+            self._pool, checked, keys=self._keys, holder=holder, epoch=epoch, queue_limits=queue_limits or {}
+        )
+
+    async def release_held(self, customer: str, limit: int | None, *, epoch: int | None) -> list[WorkloadRow]:
+        """Release the customer's Held (QueueFull) workloads in queue order while fewer than `limit` are Pending.
+
+        Exact against concurrent submissions. At most 1,000 at once: when as many come back, call again. Raises
+        StaleEpochError, ConflictError.
+        """
+        async with self._pool.transaction() as connection:
+            now_us = await commit.begin(connection, epoch, self._settings.identity)
+            return await limits.release_held(connection, customer, limit, keys=self._keys, now_us=now_us, epoch=epoch)
+
+    async def set_object(self, id_: str, *, uid: str, name: str, epoch: int | None) -> None:
+        """Remember the Workload object that a REST submission became. No new version. Raises StaleEpochError."""
+        async with self._pool.transaction() as connection:
+            await commit.begin(connection, epoch, self._settings.identity)
+            await connection.execute(sql("set_object"), {"id": id_, "uid": uid, "name": name})
 
     async def update_workload_status_batch(
         self, changes: Sequence[Change], *, epoch: int | None, cycle: int | None = None
@@ -120,7 +139,9 @@ class StateManager:
             owner = {"id": id_, "customer": customer}
             await connection.execute(sql("reassign_spec"), owner)
             await connection.execute(sql("reassign_state"), owner)
-            await connection.execute(sql("update_states"), {"records": dumps([state_record(new)])})
+            await connection.execute(
+                sql("update_states"), {"records": dumps([state_record(new)]), "writer": epoch or 0}
+            )
             await ledger.flush(connection)
         return new
 
@@ -139,7 +160,7 @@ class StateManager:
                 new = [fresh for row in rows if (fresh := self._retiered(row, tier_weight)) is not row]
                 if new:
                     records = dumps([state_record(row) for row in new])
-                    await connection.execute(sql("update_states"), {"records": records})
+                    await connection.execute(sql("update_states"), {"records": records, "writer": epoch or 0})
             changed += new
             if len(rows) < _PAGE:
                 return changed
@@ -194,15 +215,22 @@ class StateManager:
         """Rows whose wake-up time has come, longest overdue first."""
         return await self._rows("rows_due", limit=limit)
 
-    async def get_active(self, *, chunk: int = _PAGE) -> AsyncIterator[WorkloadRow]:
+    async def get_active(
+        self, *, chunk: int = _PAGE, pending_doors: tuple[str, ...] | None = None
+    ) -> AsyncIterator[WorkloadRow]:
         """All rows that aren't over, and those that are but have a wake-up (TTL), by id; read `chunk` by `chunk`.
+
+        `pending_doors`: of what isn't bound and has no wake-up, only what came by these doors; None: all. ("kubernetes"
+        alone has an index: it doesn't pay for the backlog of the REST door.)
 
         Not one snapshot: take `cursor()` before, and `changes_since` it after, to end with the truth.
         """
         after = _FIRST
-        while rows := await self._rows("rows_active", after=after, limit=chunk):
+        statement = "rows_tracked" if pending_doors == ("kubernetes",) else "rows_active"
+        while rows := await self._rows(statement, after=after, limit=chunk):
             for row in rows:
-                yield row
+                if pending_doors is None or row.phase.bound or row.wake_at or row.door in pending_doors:
+                    yield row
             if len(rows) < chunk:
                 return
             after = rows[-1].id
@@ -213,8 +241,12 @@ class StateManager:
         """The present end of the stream of changes."""
         return Cursor(xid=await self._horizon())
 
-    async def changes_since(self, cursor: Cursor, *, limit: int = 5000) -> tuple[list[WorkloadRow], Cursor]:
+    async def changes_since(
+        self, cursor: Cursor, *, limit: int = 5000, not_by: int | None = None
+    ) -> tuple[list[WorkloadRow], Cursor]:
         """Rows changed since `cursor`, and where to go on. Never misses a late commit, may repeat a row.
+
+        `not_by`: rows that the leader of this epoch wrote last are left out.
 
         A row appears once, as it is now. More than `limit` rows may come when transactions are under way; when
         exactly `limit` come, ask again at once.
@@ -222,13 +254,13 @@ class StateManager:
         horizon = await self._horizon()
         # Transaction ids only go back when the database was replaced (restore, failover to a lagging standby).
         start = cursor if cursor.xid <= horizon else Cursor()
-        params = {"xid": str(start.xid), "id": start.id, "horizon": str(horizon), "limit": limit}
+        params = {"xid": str(start.xid), "id": start.id, "horizon": str(horizon), "limit": limit, "not_by": not_by}
         settled = await self._pool.fetch("changes_settled", params)
         if len(settled) == limit:
             last = settled[-1]
             return [workload_row(row[:-1]) for row in settled], Cursor(xid=last[-1], id=last[0])
         # Visible, but a transaction with a lower id is still running: shown now, and again when all are over.
-        fresh = await self._pool.fetch("changes_fresh", {"horizon": str(horizon)})
+        fresh = await self._pool.fetch("changes_fresh", {"horizon": str(horizon), "not_by": not_by})
         rows = {row[0]: row for row in (*settled, *fresh)}
         return [workload_row(row[:-1]) for row in rows.values()], Cursor(xid=horizon)
 
@@ -251,6 +283,10 @@ class StateManager:
         customers = {name: Depth(*counts) for name, *counts in rows}
         return QueueDepth(Depth(*(sum(column) for column in zip(*(row[1:] for row in rows), strict=True))), customers)
 
+    async def get_concurrency(self) -> dict[str, int]:
+        """How many workloads each customer has scheduled or running (as maxConcurrent counts), from counters."""
+        return {name: int(count) for name, count in await self._pool.fetch("concurrency")}
+
     async def wrong_counters(self) -> list[str]:
         """Counters that disagree with the rows, as text; reads every row (tests, repairs)."""
         return [str(row) for row in await self._pool.fetch("counters_wrong")]
@@ -262,40 +298,6 @@ class StateManager:
     async def keep_house(self) -> None:
         """Daily: event partitions ahead, old ones dropped, counters of unused classes removed."""
         await asyncio.to_thread(keep_house, self._settings.dsn)
-
-    # --- Workers and customers ---------------------------------------------------------------------------------------
-
-    async def get_available_workers(
-        self, *, pool: str | None = None, region: str | None = None, gpu_model: str | None = None
-    ) -> list[WorkerRow]:
-        """Ready, uncordoned workers with a free slot, by name; `free` and `free_slots` tell their capacity."""
-        params = {"pool": pool, "region": region, "gpu_model": gpu_model}
-        return [WorkerRow(*row) for row in await self._pool.fetch("workers_available", params)]
-
-    async def upsert_workers(self, workers: Iterable[WorkerRow]) -> None:
-        """Write the leader's view of workers; `updated_at` is set by the database."""
-        records = {worker.name: asdict(replace(worker, updated_at=None)) for worker in workers}
-        if records:
-            await self._pool.execute("upsert_workers", {"records": dumps(list(records.values()))})
-
-    async def delete_workers(self, names: Iterable[str]) -> None:
-        """Forget workers; unknown names are ignored."""
-        await self._pool.execute("delete_workers", {"names": list(names)})
-
-    async def get_customers(self) -> list[CustomerRow]:
-        """All customers, deleted ones too, by name."""
-        rows = await self._pool.fetch("customers")
-        return [CustomerRow(name, tier, limits, tuple(spaces), *rest) for name, tier, limits, spaces, *rest in rows]
-
-    async def upsert_customers(self, customers: Iterable[CustomerRow]) -> None:
-        """Write customers as they are now."""
-        records = {customer.name: asdict(customer) for customer in customers}
-        if records:
-            await self._pool.execute("upsert_customers", {"records": dumps(list(records.values()))})
-
-    async def delete_customer(self, name: str) -> None:
-        """Mark a customer deleted; unknown names are ignored."""
-        await self._pool.execute("delete_customer", {"name": name})
 
     async def _rows(self, statement: str, **params: object) -> list[WorkloadRow]:
         return [workload_row(row) for row in await self._pool.fetch(statement, params)]

@@ -25,18 +25,67 @@ SELECT name, pool, region, zone, gpu_model, allocatable, used, slots, slots_used
  ORDER BY name;
 
 -- name: upsert_customers
-INSERT INTO customers AS c (name, tier, limits, namespaces, generation, deleted)
-SELECT name, tier, limits, namespaces, generation, deleted
+INSERT INTO customers AS c (name, tier, limits, namespaces, generation, deleted, service_accounts, secrets,
+                            allow_cluster_scope)
+SELECT r.*
   FROM jsonb_to_recordset(%(records)s::jsonb)
-       AS r (name text, tier text, limits jsonb, namespaces text[], generation bigint, deleted boolean)
+       AS r (name text, tier text, limits jsonb, namespaces text[], generation bigint, deleted boolean,
+             service_accounts text[], secrets text[], allow_cluster_scope boolean)
  ORDER BY name
     ON CONFLICT (name) DO UPDATE
    SET tier = excluded.tier, limits = excluded.limits, namespaces = excluded.namespaces,
-       generation = excluded.generation, deleted = excluded.deleted;
+       generation = excluded.generation, deleted = excluded.deleted, service_accounts = excluded.service_accounts,
+       secrets = excluded.secrets, allow_cluster_scope = excluded.allow_cluster_scope;
 
 -- name: delete_customer
 -- The row stays, so that the REST door can tell a deleted customer from one it hasn't heard of yet.
 UPDATE customers SET deleted = true WHERE name = %(name)s;
 
 -- name: customers
-SELECT name, tier, limits, namespaces, generation, deleted FROM customers ORDER BY name;
+SELECT name, tier, limits, namespaces, generation, deleted, service_accounts, secrets, allow_cluster_scope
+  FROM customers
+ WHERE %(name)s::text IS NULL OR name = %(name)s
+ ORDER BY name;
+
+-- name: workers
+SELECT name, pool, region, zone, gpu_model, allocatable, used, slots, slots_used, ready, cordoned, updated_at
+  FROM workers
+ WHERE name > %(after)s AND (%(pool)s::text IS NULL OR pool = %(pool)s)
+ ORDER BY name
+ LIMIT %(limit)s;
+
+-- name: upsert_pools
+INSERT INTO pools AS p (name, spec, status, updated_at)
+SELECT name, spec, status, clock_timestamp()
+  FROM jsonb_to_recordset(%(records)s::jsonb) AS r (name text, spec jsonb, status jsonb)
+ ORDER BY name
+    ON CONFLICT (name) DO UPDATE
+   SET spec = excluded.spec, status = excluded.status, updated_at = excluded.updated_at;
+
+-- name: delete_pools
+DELETE FROM pools WHERE name = ANY(%(names)s::text[]);
+
+-- name: pools
+SELECT name, spec, status, updated_at FROM pools ORDER BY name;
+
+-- name: add_worker_request
+-- The open request of the same kind, if there is one.
+INSERT INTO worker_requests (worker, action, requested_by)
+SELECT name, %(action)s, %(by)s FROM workers WHERE name = %(worker)s
+    ON CONFLICT (worker, action) WHERE done_at IS NULL DO UPDATE SET requested_by = worker_requests.requested_by
+RETURNING id::text, worker, action, requested_by, requested_at, done_at, message;
+
+-- name: worker_requests
+SELECT id::text, worker, action, requested_by, requested_at, done_at, message
+  FROM worker_requests
+ WHERE done_at IS NULL
+ ORDER BY requested_at, id;
+
+-- name: complete_worker_request
+UPDATE worker_requests SET done_at = clock_timestamp(), message = %(message)s WHERE id = %(id)s AND done_at IS NULL;
+
+-- name: write_leader_stats
+UPDATE leader_stats SET stats = %(stats)s::jsonb, updated_at = clock_timestamp();
+
+-- name: leader_stats
+SELECT stats, extract(epoch FROM clock_timestamp() - nullif(updated_at, '-infinity'))::float8 FROM leader_stats;

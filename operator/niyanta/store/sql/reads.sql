@@ -19,6 +19,15 @@ SELECT {{row}} FROM workload_state s JOIN workloads w USING (id)
  ORDER BY s.id
  LIMIT %(limit)s;
 
+-- name: rows_tracked
+-- rows_active without the waiting REST submissions.
+SELECT {{row}} FROM workload_state s JOIN workloads w USING (id)
+ WHERE (s.status IN ('SCHEDULED', 'RUNNING') OR s.wake_at IS NOT NULL
+        OR (s.door = 'kubernetes' AND s.status IN ('PENDING', 'HELD', 'SUSPENDED')))
+   AND s.id > %(after)s::uuid
+ ORDER BY s.id
+ LIMIT %(limit)s;
+
 -- name: rows_pending_of
 -- A customer's queue as users list it, by keyset.
 SELECT {{row}} FROM workload_state s JOIN workloads w USING (id)
@@ -66,13 +75,14 @@ SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
 SELECT {{row}}, s.changed::text::bigint
   FROM workload_state s JOIN workloads w USING (id)
  WHERE (s.changed, s.id) > (%(xid)s::text::xid8, %(id)s::uuid) AND s.changed < %(horizon)s::text::xid8
+   AND (%(not_by)s::bigint IS NULL OR s.writer <> %(not_by)s)
  ORDER BY s.changed, s.id
  LIMIT %(limit)s;
 
 -- name: changes_fresh
 SELECT {{row}}, s.changed::text::bigint
   FROM workload_state s JOIN workloads w USING (id)
- WHERE s.changed >= %(horizon)s::text::xid8
+ WHERE s.changed >= %(horizon)s::text::xid8 AND (%(not_by)s::bigint IS NULL OR s.writer <> %(not_by)s)
  ORDER BY s.changed, s.id;
 
 -- name: events_of

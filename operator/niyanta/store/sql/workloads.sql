@@ -2,7 +2,7 @@
 w.id::text, w.door, w.namespace, w.name, w.customer_id, w.type, w.labels, w.generation, w.spec, w.class_id, w.replicas,
 s.status, s.version, s.priority, s.tier_weight, (extract(epoch FROM s.queued_at) * 1000000)::bigint, s.attempt,
 s.failures, s.rejections, s.not_before, s.wake_at, s.scheduled_at, s.started_at, s.finished_at, s.pool, s.workers,
-s.score, s.reason, s.message, s.excluded, s.queue_key, s.created_at, s.paused_at
+s.score, s.reason, s.message, s.excluded, s.queue_key, s.created_at, s.paused_at, w.object_uid, w.object_name
 
 -- fragment: state_record
 id uuid, class_id text, status text, version bigint, priority integer, tier_weight integer, queue_key bigint,
@@ -31,9 +31,9 @@ RETURNING id::text;
 
 -- name: insert_states
 INSERT INTO workload_state (id, customer_id, class_id, status, version, priority, tier_weight, queue_key, queued_at,
-                            created_at, wake_at, paused_at, finished_at, reason, message)
+                            created_at, wake_at, paused_at, finished_at, reason, message, door, writer)
 SELECT r.id, w.customer_id, r.class_id, r.status, r.version, r.priority, r.tier_weight, r.queue_key, r.queued_at,
-       w.created_at, r.wake_at, r.paused_at, r.finished_at, r.reason, r.message
+       w.created_at, r.wake_at, r.paused_at, r.finished_at, r.reason, r.message, w.door, %(writer)s
   FROM jsonb_to_recordset(%(records)s::jsonb) AS r ({{state_record}})
   JOIN workloads w ON w.id = r.id;
 
@@ -51,7 +51,8 @@ UPDATE workload_state s
        failures = r.failures, rejections = r.rejections, not_before = r.not_before, wake_at = r.wake_at,
        paused_at = r.paused_at, scheduled_at = r.scheduled_at, started_at = r.started_at,
        finished_at = r.finished_at, pool = r.pool, workers = r.workers, score = r.score, reason = r.reason,
-       message = r.message, excluded = r.excluded, changed = pg_current_xact_id()
+       message = r.message, excluded = r.excluded, changed = pg_current_xact_id(), writer = %(writer)s,
+       reasons = CASE WHEN s.status = r.status THEN s.reasons ELSE '[]' END
   FROM jsonb_to_recordset(%(records)s::jsonb) AS r ({{state_record}})
  WHERE s.id = r.id;
 
@@ -100,12 +101,13 @@ WITH note AS (
     SELECT s.id, s.status, s.attempt, s.reason AS old_reason, note.reason, note.message, note.reasons
       FROM workload_state s JOIN note ON note.id = s.id
      WHERE s.version = note.version AND s.status IN ('PENDING', 'HELD', 'SCHEDULED', 'RUNNING', 'SUSPENDED')
-       AND (s.reason, s.message) IS DISTINCT FROM (note.reason, note.message)
+       AND (s.reason, s.message, s.reasons) IS DISTINCT FROM (note.reason, note.message, note.reasons)
      ORDER BY s.id
        FOR NO KEY UPDATE OF s
 ), written AS (
     UPDATE workload_state s
-       SET reason = prior.reason, message = prior.message, changed = pg_current_xact_id()
+       SET reason = prior.reason, message = prior.message, reasons = prior.reasons, changed = pg_current_xact_id(),
+           writer = coalesce(%(epoch)s, 0)
       FROM prior
      WHERE s.id = prior.id
     RETURNING s.id
@@ -118,6 +120,7 @@ WITH note AS (
 SELECT id::text FROM written;
 
 -- name: set_wake
+-- Leaves `writer` alone: the one who wrote before may not have been seen yet.
 WITH locked AS (
     SELECT id FROM workload_state WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR NO KEY UPDATE
 )
@@ -142,3 +145,6 @@ SELECT {{row}}
  ORDER BY s.id
  LIMIT %(limit)s
    FOR NO KEY UPDATE OF s;
+
+-- name: set_object
+UPDATE workloads SET object_uid = %(uid)s, object_name = %(name)s WHERE id = %(id)s;

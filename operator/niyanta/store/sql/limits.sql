@@ -1,0 +1,29 @@
+-- name: lock_customers
+-- Serialises those who check the limits of these customers. Ordered, and always the first lock of a transaction.
+SELECT pg_advisory_xact_lock(1313434940, hash)
+  FROM (SELECT DISTINCT hashtext(name) AS hash FROM unnest(%(customers)s::text[]) AS name ORDER BY 1) AS keys;
+
+-- name: customer_depths
+-- A statement of its own: it must see what was committed while the lock was waited for.
+SELECT customer_id, sum(pending)::bigint, sum(pending + held + suspended)::bigint
+  FROM queue_counters
+ WHERE customer_id = ANY(%(customers)s::text[])
+ GROUP BY customer_id;
+
+-- name: lock_full
+-- The first of those that are held for want of room.
+SELECT {{row}}
+  FROM workload_state s JOIN workloads w USING (id)
+ WHERE s.status = 'HELD' AND s.reason = 'QueueFull' AND s.customer_id = %(customer)s
+ ORDER BY s.queue_key DESC, s.queued_at, s.id
+ LIMIT %(limit)s
+   FOR NO KEY UPDATE OF s;
+
+-- name: concurrency
+SELECT customer_id, sum(scheduled + running)::bigint
+  FROM queue_counters
+ GROUP BY customer_id
+HAVING sum(scheduled + running) <> 0;
+
+-- name: free_names
+DELETE FROM rest_names WHERE id = ANY(%(ids)s::uuid[]);
