@@ -9,7 +9,7 @@ import numpy as np
 
 from niyanta.engine.bits import Bits, IntArray
 from niyanta.engine.columns import DEVICES_ROW, SLOTS_ROW, Snapshot
-from niyanta.engine.constraints import needs_gpu, static_checks
+from niyanta.engine.constraints import needs_gpu, static_mask
 from niyanta.engine.model import CPU, MEMORY, PODS, Reason, Requirements
 from niyanta.engine.peers import Term
 from niyanta.engine.scoring import StrategyScore, levels
@@ -51,9 +51,7 @@ class RequirementsClass:
     ) -> None:
         index = snapshot.index
         self.requirements = requirements
-        static = index.alive
-        for _, _, passing in static_checks(index, requirements):
-            static &= passing
+        static = static_mask(index, requirements)
         self.needs: list[tuple[int, int]] = []
         """(column, amount) of every requested resource, in the order of the request."""
         self.checks: list[tuple[int, int]] = []

@@ -153,7 +153,31 @@ def needs_gpu(index: WorkerIndex, requirements: Requirements) -> bool:
 
 def static_checks(index: WorkerIndex, requirements: Requirements, excluded: Bits = 0) -> Iterator[Check]:
     """Every check that depends only on the workers themselves; parts that are not asked for are left out."""
-    alive, tolerations = index.alive, requirements.tolerations
+    yield from _state_checks(index, requirements.tolerations, excluded)
+    yield from _matcher_checks(index, requirements.hard, needs_gpu=needs_gpu(index, requirements))
+    if requirements.node_selector or requirements.node_terms:
+        yield Reason.NODE_AFFINITY, "", node_affinity(index, requirements)
+
+
+def static_mask(index: WorkerIndex, requirements: Requirements) -> Bits:
+    """Workers that pass all of `static_checks` with nobody excluded."""
+    mask = index.usable.get(requirements.tolerations)
+    if mask is None:
+        mask = index.alive
+        for _, _, passing in _state_checks(index, requirements.tolerations, 0):
+            mask &= passing
+        if len(index.usable) >= _TOLERATIONS_KEPT:
+            index.usable.clear()
+        index.usable[requirements.tolerations] = mask
+    for _, _, passing in _matcher_checks(index, requirements.hard, needs_gpu=needs_gpu(index, requirements)):
+        mask &= passing
+    if requirements.node_selector or requirements.node_terms:
+        mask &= node_affinity(index, requirements)
+    return mask
+
+
+def _state_checks(index: WorkerIndex, tolerations: tuple[Toleration, ...], excluded: Bits) -> Iterator[Check]:
+    alive = index.alive
     if index.not_ready:
         yield Reason.NOT_READY, "", minus(alive, index.not_ready)
     if index.cordoned and not tolerates(tolerations, _UNSCHEDULABLE):
@@ -162,23 +186,15 @@ def static_checks(index: WorkerIndex, requirements: Requirements, excluded: Bits
         yield Reason.EXCLUDED, "", minus(alive, excluded)
     if index.taints:
         yield from _taint_checks(index, tolerations)
-    yield from _matcher_checks(index, requirements.hard, needs_gpu=needs_gpu(index, requirements))
-    if requirements.node_selector or requirements.node_terms:
-        yield Reason.NODE_AFFINITY, "", node_affinity(index, requirements)
 
 
 def _taint_checks(index: WorkerIndex, tolerations: tuple[Toleration, ...]) -> Iterator[Check]:
-    known = index.refused.get(tolerations)
-    if known is None:
-        # By key, so that a worker with several untolerated taints is counted under the same one every time.
-        refused: dict[str, Bits] = {}
-        for taint, rows in index.taints.items():
-            if not tolerates(tolerations, taint):
-                refused[taint.key] = refused.get(taint.key, 0) | rows
-        if len(index.refused) >= _TOLERATIONS_KEPT:
-            index.refused.clear()
-        known = index.refused[tolerations] = sorted(refused.items())
-    for key, rows in known:
+    # By key, so that a worker with several untolerated taints is counted under the same one every time.
+    refused: dict[str, Bits] = {}
+    for taint, rows in index.taints.items():
+        if not tolerates(tolerations, taint):
+            refused[taint.key] = refused.get(taint.key, 0) | rows
+    for key, rows in sorted(refused.items()):
         yield Reason.TAINT, key, minus(index.alive, rows)
 
 

@@ -121,8 +121,8 @@ class WorkerIndex:
         """By bytes of one device."""
         self.gpu_resources: dict[str, Bits] = {}
         self.taints: dict[Taint, Bits] = {}
-        self.refused: dict[tuple[Toleration, ...], list[tuple[str, Bits]]] = {}
-        """Kept by `constraints`: rows with a taint that these tolerations leave, by taint key. Emptied on change."""
+        self.usable: dict[tuple[Toleration, ...], Bits] = {}
+        """Kept by `constraints`: rows that are ready, open and without other taints. Emptied on change."""
         self.labels = LabelIndex()
         self.tags = LabelIndex()
         self._domains: dict[str, dict[int, str]] = {}
@@ -131,7 +131,7 @@ class WorkerIndex:
         """Enter a worker in a row that is not in use."""
         bit = 1 << row
         self.version += 1
-        self.refused.clear()
+        self.usable.clear()
         self.infos[row] = info
         self.rows[info.name] = row
         self.alive |= bit
@@ -151,7 +151,7 @@ class WorkerIndex:
         """Take the worker of a row out."""
         bit = 1 << row
         self.version += 1
-        self.refused.clear()
+        self.usable.clear()
         info = self.infos.pop(row)
         del self.rows[info.name]
         self.alive = minus(self.alive, bit)
