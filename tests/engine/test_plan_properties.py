@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from niyanta.engine import peers
 from niyanta.engine.place import schedule
 from tests.engine.reference import Cluster
 from tests.engine.worlds import World, charge, snapshot_of, worker, world
@@ -94,3 +95,15 @@ def test_a_snapshot_kept_up_event_by_event_equals_one_built_fresh(made: World, r
     fresh = snapshot_of(tuple(workers.values()), tuple(charges.values()))
     assert snapshot.usage() == fresh.usage()
     assert schedule(snapshot, made.pending, now=0) == schedule(fresh, made.pending, now=0)
+
+
+@checked
+@given(worlds)
+def test_dropping_unused_terms_changes_no_plan(made: World) -> None:
+    """Terms of workloads that waited once are forgotten when there are many; here: before every cycle."""
+    snapshot = made.snapshot()
+    plan = schedule(snapshot, made.pending, now=0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(peers, "_TERMS_KEPT", -1_000_000)
+        assert schedule(snapshot, made.pending, now=0) == plan
+        assert schedule(snapshot, made.pending, now=0) == plan
