@@ -83,11 +83,26 @@ def crds(
 
 @app.command()
 def settings() -> None:
-    """Print every setting as a Markdown table: environment variable, default, meaning."""
-    print("| variable | default | meaning |\n| --- | --- | --- |")
+    """Print the page docs/settings.md: every setting, its default and its meaning."""
+    print(settings_page(), end="")
+
+
+def settings_page() -> str:
+    """Every setting as a Markdown table: environment variable, default, meaning."""
+    lines = [
+        "# Settings",
+        "",
+        "Environment variables of every `niyanta` process. Durations are seconds. The chart sets those it knows from its",
+        "values, and takes others in `operator.extraEnv`. This page is written by `niyanta settings > docs/settings.md`.",
+        "",
+        "| variable | default | meaning |",
+        "| --- | --- | --- |",
+    ]
     for name, field in Settings.model_fields.items():
         default = "" if field.default_factory is not None else field.get_default()
-        print(f"| `NIYANTA_{name.upper()}` | `{default}` | {field.description} |")
+        shown = "" if default == "" else f"`{default}`"
+        lines.append(f"| `NIYANTA_{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(lines) + "\n"
 
 
 @app.command()
