@@ -1,4 +1,4 @@
-"""Writes the `settings` part of charts/niyanta/values.schema.json from the operator's Settings.
+"""Writes the `settings` part of charts/niyanta/values.schema.json from Niyanta's Settings.
 
     python charts/schema.py           write it
     python charts/schema.py --check   exit 1 when it differs
@@ -26,6 +26,7 @@ SET_BY_CHART = frozenset(
         "identity",
         "service_account",
         "metrics_port",
+        "api_port",
         "default_customer",
     }
 )
@@ -53,7 +54,7 @@ def settings_schema() -> dict[str, Any]:
     known = {camel_case(name): value_schema(field) for name, field in fields.items() if name not in SET_BY_CHART}
     return {
         "type": "object",
-        "description": "Settings of the operator",
+        "description": "Settings of the operator and the REST door",
         "additionalProperties": False,
         "properties": known,
     }

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.e2e
 READ = ("get", "list", "watch")
 
 OPERATOR_MAY: list[tuple[str, str, str]] = [
-    *((verb, "niyanta.io/workloads", "tenant") for verb in (*READ, "delete")),
+    *((verb, "niyanta.io/workloads", "tenant") for verb in (*READ, "create", "delete")),
     ("patch", "niyanta.io/workloads/status", "tenant"),
     *((verb, "niyanta.io/workerpools", "tenant") for verb in READ),
     *((verb, "niyanta.io/customers", "") for verb in (*READ, "create")),
@@ -21,6 +21,7 @@ OPERATOR_MAY: list[tuple[str, str, str]] = [
     ("patch", "niyanta.io/workerpools/status", NAMESPACE),
     *((verb, "pods", "tenant") for verb in (*READ, "create", "patch", "delete")),
     *((verb, resource, "") for verb in READ for resource in ("nodes", "namespaces")),
+    ("patch", "nodes", ""),
     *((verb, "limitranges", "tenant") for verb in READ),
     *((verb, "node.k8s.io/runtimeclasses", "") for verb in READ),
     *((verb, "apiextensions.k8s.io/customresourcedefinitions", "") for verb in READ),
@@ -37,7 +38,7 @@ OPERATOR_MAY_NOT: list[tuple[str, str, str]] = [
     ("patch", "pods/ephemeralcontainers", "tenant"),
     ("update", "pods", "tenant"),
     ("deletecollection", "pods", "tenant"),
-    *((verb, "nodes", "") for verb in ("create", "patch", "update", "delete")),
+    *((verb, "nodes", "") for verb in ("create", "update", "delete")),
     ("patch", "nodes/status", ""),
     *((verb, "namespaces", "") for verb in ("create", "patch", "delete")),
     *((verb, "niyanta.io/workloads", "tenant") for verb in ("update", "patch")),
@@ -103,6 +104,12 @@ def test_the_operator_may_do_what_it_needs(installed: Cluster) -> None:
 
 def test_the_operator_may_do_no_more(installed: Cluster) -> None:
     allowed = [case for case in OPERATOR_MAY_NOT if may(installed, OPERATOR, *case)]
+    assert allowed == []
+
+
+def test_the_rest_door_may_do_nothing(installed: Cluster) -> None:
+    account = f"system:serviceaccount:{NAMESPACE}:niyanta-api"
+    allowed = [case for case in (*OPERATOR_MAY, *OPERATOR_MAY_NOT) if may(installed, account, *case)]
     assert allowed == []
 
 

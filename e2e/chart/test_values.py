@@ -23,8 +23,12 @@ VALUE_SETS: dict[str, JSON] = {
     "no default customer": {**DSN, "defaultCustomer": {"enabled": False}},
     "no definitions": {**DSN, "crds": {"enabled": False}},
     "definitions not kept": {**DSN, "crds": {"keep": False}},
+    "no REST door": {**DSN, "api": {"enabled": False}},
+    "one API replica": {**DSN, "api": {"replicas": 1}},
+    "no drain": {**DSN, "api": {"drainWorkers": False}},
     "bare": {
         **DSN,
+        "api": {"enabled": False},
         "fence": {"enabled": False},
         "migrations": {"enabled": False},
         "metrics": {"service": {"enabled": False}},
@@ -45,7 +49,31 @@ VALUE_SETS: dict[str, JSON] = {
             "podAnnotations": {"example.com/a": "b"},
             "podLabels": {"example.com/c": "d"},
             "extraEnv": [{"name": "TZ", "value": "UTC"}],
+            "networkPolicy": {"enabled": True},
         },
+        "api": {
+            "port": 8443,
+            "service": {"type": "LoadBalancer", "port": 443, "annotations": {"example.com/zone": "a"}},
+            "tls": {"existingSecret": "api-tls"},
+            "ingress": {
+                "enabled": True,
+                "className": "nginx",
+                "annotations": {"example.com/e": "f"},
+                "hosts": ["niyanta.example.com"],
+                "tls": [{"secretName": "web-tls", "hosts": ["niyanta.example.com"]}],
+            },
+            "autoscaling": {"enabled": True, "minReplicas": 3, "maxReplicas": 9},
+            "networkPolicy": {"enabled": True, "from": [{"podSelector": {"matchLabels": {"door": "open"}}}]},
+            "serviceAccount": {"name": "door", "annotations": {"example.com/role": "door"}},
+            "priorityClassName": "system-cluster-critical",
+            "nodeSelector": {"kubernetes.io/os": "linux"},
+            "tolerations": [{"key": "control", "operator": "Exists"}],
+            "affinity": {"podAntiAffinity": {}},
+            "podAnnotations": {"example.com/a": "b"},
+            "podLabels": {"example.com/c": "d"},
+            "extraEnv": [{"name": "TZ", "value": "UTC"}],
+        },
+        "networkPolicy": {"postgres": {"ports": [6432], "to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}},
         "metrics": {"port": 9191, "service": {"annotations": {"example.com/scrape": "true"}}},
         "serviceAccount": {"name": "placer", "annotations": {"example.com/role": "placer"}},
     },
@@ -67,6 +95,12 @@ WRONG_VALUES: list[tuple[JSON, str]] = [
     ({"image": {"pullPolicy": "Sometimes"}}, "/image/pullPolicy"),
     ({"metrics": {"port": 80}}, "minimum: got 80, want 1,024"),
     ({"crds": {"enabled": "yes"}}, "/crds/enabled"),
+    ({"api": {"replica": 2}}, "'replica' not allowed"),
+    ({"api": {"port": 443}}, "minimum: got 443, want 1,024"),
+    ({"api": {"service": {"type": "ExternalName"}}}, "/api/service/type"),
+    ({"api": {"ingress": {"enabled": True}}}, "/api/ingress/hosts"),
+    ({"api": {"podLabels": {"niyanta.io/workload": "x"}}}, "/api/podLabels"),
+    ({"networkPolicy": {"postgres": {"ports": []}}}, "/networkPolicy/postgres/ports"),
 ]
 
 
@@ -79,8 +113,10 @@ def environment(container: JSON) -> dict[str, Any]:
     return {item["name"]: item.get("value", item.get("valueFrom")) for item in container["env"]}
 
 
-def one(objects: list[JSON], kind: str) -> JSON:
-    (found,) = [item for item in objects if item["kind"] == kind]
+def one(objects: list[JSON], kind: str, component: str = "operator") -> JSON:
+    """The object of a kind that belongs to the operator or to the REST door (`api`)."""
+    label = "app.kubernetes.io/component"
+    (found,) = [item for item in objects if item["kind"] == kind and item["metadata"]["labels"].get(label) == component]
     return found
 
 
@@ -108,11 +144,15 @@ def test_values_choose_what_is_there(renderer: Renderer) -> None:
 
     everything = kinds("defaults")
     assert everything["CustomResourceDefinition"] == 3
-    assert everything["Secret"] == everything["PodDisruptionBudget"] == 1
+    assert everything["Secret"] == 1
+    assert everything["Deployment"] == everything["Service"] == everything["PodDisruptionBudget"] == 2
     assert everything["ValidatingAdmissionPolicy"] == everything["ValidatingAdmissionPolicyBinding"] == 2
     assert "ConfigMap" not in everything
-    assert "PodDisruptionBudget" not in kinds("no replicas")
-    assert "PodDisruptionBudget" not in kinds("one replica")
+    assert not {"NetworkPolicy", "Ingress", "HorizontalPodAutoscaler"} & set(everything)
+    for name in ("no replicas", "one replica", "one API replica", "no REST door"):
+        assert kinds(name)["PodDisruptionBudget"] == 1, name
+    assert kinds("no REST door")["Deployment"] == kinds("no REST door")["Service"] == 1
+    assert kinds("everything")["NetworkPolicy"] == kinds("everything")["PodDisruptionBudget"] == 2
     assert "Secret" not in kinds("existing secret")
     assert "CustomResourceDefinition" not in kinds("no definitions")
     assert set(kinds("bare")) == {"Deployment", "Secret", "CustomResourceDefinition", "PodDisruptionBudget"}

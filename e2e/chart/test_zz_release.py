@@ -37,6 +37,16 @@ def test_the_pods_come_up_under_the_restricted_standard(installed: Cluster) -> N
     assert sum(len(item["endpoints"]) for item in slices["items"]) == 2
 
 
+def test_the_pods_of_the_rest_door_carry_no_token(installed: Cluster) -> None:
+    assert installed.get("deployment", "niyanta-api", "-n", NAMESPACE)["status"]["readyReplicas"] == 2
+    pods = installed.get("pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/component=api")["items"]
+    assert len(pods) == 2
+    for pod in pods:
+        assert [volume["name"] for volume in pod["spec"]["volumes"]] == ["tmp"]
+    slices = installed.get("endpointslices", "-n", NAMESPACE, "-l", "kubernetes.io/service-name=niyanta-api")
+    assert sum(len(item["endpoints"]) for item in slices["items"]) == 2
+
+
 def test_the_policies_have_no_doubtful_expression(installed: Cluster) -> None:
     for name in ("niyanta-fence", "niyanta-labels"):
         assert installed.get("validatingadmissionpolicy", name)["status"]["typeChecking"] == {}

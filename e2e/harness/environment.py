@@ -90,8 +90,9 @@ class Environment:
         return self.postgres.dsn
 
     def install(self, values: Mapping[str, Any] | None = None) -> None:
-        """Installs the chart with no pods wanted: there are no containers here, the operator is a local process."""
-        base = {"operator": {"replicas": 0}, "postgres": {"dsn": self.dsn}}
+        """Installs the chart with no pods wanted: there are no containers here, the operator and the API are local
+        processes."""
+        base = {"operator": {"replicas": 0}, "api": {"replicas": 0}, "postgres": {"dsn": self.dsn}}
         merged = _merge(base, values or {})
         self.cluster.install_chart(RELEASE, CHART, namespace=self.namespace, values=merged, hooks=False)
 

@@ -18,6 +18,12 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: operator
 {{- end }}
 
+{{- define "niyanta.apiSelectorLabels" -}}
+app.kubernetes.io/name: {{ include "niyanta.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: api
+{{- end }}
+
 {{/* None of these may start with niyanta.io/: the fence keeps those for workloads' pods. */}}
 {{- define "niyanta.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
@@ -29,6 +35,18 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 
 {{- define "niyanta.operatorName" -}}
 {{ include "niyanta.fullname" . }}-operator
+{{- end }}
+
+{{- define "niyanta.apiName" -}}
+{{ include "niyanta.fullname" . }}-api
+{{- end }}
+
+{{- define "niyanta.apiServiceAccountName" -}}
+{{- if .Values.api.serviceAccount.create }}
+{{- default (include "niyanta.apiName" .) .Values.api.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.api.serviceAccount.name }}
+{{- end }}
 {{- end }}
 
 {{- define "niyanta.serviceAccountName" -}}
@@ -61,7 +79,8 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccoun
 {{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ toString . }}{{ end }}
 {{- end }}
 
-{{- define "niyanta.env" -}}
+{{/* What every process needs: the database, whose pod it is, and the settings. */}}
+{{- define "niyanta.commonEnv" -}}
 - name: NIYANTA_DSN
   valueFrom:
     secretKeyRef:
@@ -75,18 +94,22 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccoun
   valueFrom:
     fieldRef:
       fieldPath: metadata.name
-- name: NIYANTA_SERVICE_ACCOUNT
-  value: {{ include "niyanta.serviceAccountName" . }}
-- name: NIYANTA_DEFAULT_CUSTOMER
-  value: {{ .Values.defaultCustomer.enabled | quote }}
-- name: NIYANTA_METRICS_PORT
-  value: {{ .Values.metrics.port | quote }}
 {{- range $name, $value := .Values.settings }}
 {{- if not (kindIs "invalid" $value) }}
 - name: NIYANTA_{{ snakecase $name | upper }}
   value: {{ include "niyanta.settingValue" $value | quote }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{- define "niyanta.env" -}}
+{{ include "niyanta.commonEnv" . }}
+- name: NIYANTA_SERVICE_ACCOUNT
+  value: {{ include "niyanta.serviceAccountName" . }}
+- name: NIYANTA_DEFAULT_CUSTOMER
+  value: {{ .Values.defaultCustomer.enabled | quote }}
+- name: NIYANTA_METRICS_PORT
+  value: {{ .Values.metrics.port | quote }}
 {{- with .Values.operator.extraEnv }}
 {{ toYaml . }}
 {{- end }}
@@ -97,4 +120,20 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
+{{- end }}
+
+{{/* Where a NetworkPolicy lets pods go: ports, and peers if any are named. */}}
+{{- define "niyanta.egress" -}}
+- ports:
+    {{- range .ports }}
+    {{- $port := int . }}
+    {{- range $.protocols }}
+    - port: {{ $port }}
+      protocol: {{ . }}
+    {{- end }}
+    {{- end }}
+  {{- with .to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 {{- end }}

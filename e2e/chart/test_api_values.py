@@ -1,0 +1,130 @@
+"""The REST door's part of the chart: no credentials, restricted pods, permissions that come and go with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from e2e.chart.conftest import DSN, Renderer
+from e2e.chart.test_values import VALUE_SETS, containers, environment, one
+from e2e.harness.api import JSON
+from e2e.harness.cluster import CommandError
+
+pytestmark = pytest.mark.e2e
+
+
+def rules(objects: list[JSON], resource: str) -> set[str]:
+    """Verbs that the operator's ClusterRole has on a resource."""
+    (role,) = [
+        item
+        for item in objects
+        if item["kind"] == "ClusterRole" and item["metadata"]["name"] in ("niyanta-operator", "placer-operator")
+    ]
+    return {verb for rule in role["rules"] if resource in rule["resources"] for verb in rule["verbs"]}
+
+
+def test_the_door_has_no_kubernetes_credentials(renderer: Renderer) -> None:
+    objects = renderer.objects(DSN)
+    pod = one(objects, "Deployment", "api")["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert one(objects, "ServiceAccount", "api")["automountServiceAccountToken"] is False
+    assert pod["serviceAccountName"] == "niyanta-api"
+    bound = [
+        subject["name"]
+        for item in objects
+        if item["kind"] in ("RoleBinding", "ClusterRoleBinding")
+        for subject in item["subjects"]
+    ]
+    assert set(bound) == {"niyanta-operator"}
+
+
+def test_the_pod_of_the_door_is_as_restricted_as_it_can_be(renderer: Renderer) -> None:
+    deployment = one(renderer.objects(DSN), "Deployment", "api")
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert [container["command"] for container in containers(deployment)] == [
+        ["niyanta", "migrate"],
+        ["niyanta", "api"],
+    ]
+    for container in containers(deployment):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+        assert environment(container)["NIYANTA_DSN"] == {"secretKeyRef": {"name": "niyanta-postgres", "key": "dsn"}}
+
+
+def test_the_operator_may_dispatch_and_drain_only_with_the_door(renderer: Renderer) -> None:
+    with_door, without = renderer.objects(DSN), renderer.objects(VALUE_SETS["no REST door"])
+    assert "create" in rules(with_door, "workloads")
+    assert "patch" in rules(with_door, "nodes")
+    assert rules(without, "workloads") == {"get", "list", "watch", "delete"}
+    assert rules(without, "nodes") == {"get", "list", "watch"}
+    no_drain = renderer.objects(VALUE_SETS["no drain"])
+    assert "create" in rules(no_drain, "workloads")
+    assert rules(no_drain, "nodes") == {"get", "list", "watch"}
+
+
+def test_the_service_and_the_probes_find_the_port(renderer: Renderer) -> None:
+    for name, port, scheme in (("defaults", 80, "HTTP"), ("everything", 443, "HTTPS")):
+        objects = renderer.objects(VALUE_SETS[name])
+        deployment, service = one(objects, "Deployment", "api"), one(objects, "Service", "api")
+        assert service["spec"]["ports"][0] | {"name": ""} == {
+            "name": "",
+            "port": port,
+            "targetPort": "api",
+            "protocol": "TCP",
+        }
+        labels = deployment["spec"]["template"]["metadata"]["labels"]
+        assert service["spec"]["selector"].items() <= labels.items()
+        assert deployment["spec"]["selector"]["matchLabels"] == service["spec"]["selector"]
+        (door,) = deployment["spec"]["template"]["spec"]["containers"]
+        assert door["ports"] == [
+            {"name": "api", "containerPort": int(environment(door)["NIYANTA_API_PORT"]), "protocol": "TCP"}
+        ]
+        for probe, path in (("startupProbe", "healthz"), ("livenessProbe", "healthz"), ("readinessProbe", "readyz")):
+            get = door[probe]["httpGet"]
+            assert (get["path"], get["port"], get.get("scheme", "HTTP")) == (f"/{path}", "api", scheme)
+
+
+def test_autoscaling_takes_the_replicas_over(renderer: Renderer) -> None:
+    objects = renderer.objects(VALUE_SETS["everything"])
+    deployment = one(objects, "Deployment", "api")
+    assert "replicas" not in deployment["spec"]
+    scaler = one(objects, "HorizontalPodAutoscaler", "api")["spec"]
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (3, 9)
+    assert scaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    with pytest.raises(CommandError, match="minReplicas is more than"):
+        renderer.template({**DSN, "api": {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}}})
+
+
+def test_the_network_policy_leads_to_postgres_and_name_look_ups_alone(renderer: Renderer) -> None:
+    objects = renderer.objects(VALUE_SETS["everything"])
+    door, operator = (one(objects, "NetworkPolicy", part)["spec"] for part in ("api", "operator"))
+    assert door["ingress"] == [
+        {
+            "ports": [{"port": "api", "protocol": "TCP"}],
+            "from": [{"podSelector": {"matchLabels": {"door": "open"}}}],
+        }
+    ]
+    postgres, names = door["egress"]
+    assert postgres == {"ports": [{"port": 6432, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}
+    assert names == {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
+    assert {port["port"] for rule in operator["egress"] for port in rule["ports"]} == {53, 443, 6432, 6443}
+
+
+def test_the_ingress_shows_the_api_and_nothing_inward(renderer: Renderer) -> None:
+    spec = one(renderer.objects(VALUE_SETS["everything"]), "Ingress", "api")["spec"]
+    (rule,) = spec["rules"]
+    assert [path["path"] for path in rule["http"]["paths"]] == ["/v1", "/docs", "/openapi.json"]
+    assert {path["backend"]["service"]["port"]["number"] for path in rule["http"]["paths"]} == {443}
+
+
+def test_settings_arrive_at_the_door(renderer: Renderer) -> None:
+    values = {**DSN, "settings": {"dbPoolMax": 200, "logLevel": "DEBUG"}}
+    for container in containers(one(renderer.objects(values), "Deployment", "api")):
+        variables = environment(container)
+        assert (variables["NIYANTA_DB_POOL_MAX"], variables["NIYANTA_LOG_LEVEL"]) == ("200", "DEBUG")
+        assert "NIYANTA_SERVICE_ACCOUNT" not in variables
