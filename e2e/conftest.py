@@ -48,7 +48,7 @@ def cluster(env: Environment) -> Cluster:
 
 @pytest.fixture
 def operator(env: Environment) -> OperatorProcess:
-    """The one operator that runs and leads; others that a test left behind are ended, a new one is started if need be."""
+    """The one operator that runs and leads: others that a test left are ended, a new one is started if need be."""
     running = [process for process in env.operators if process.running and not process.identity.startswith("api")]
     chosen = next((process for process in running if process.http("/readyz")[0] == 200 and leads(process)), None)
     for process in running:
