@@ -187,6 +187,7 @@ class Operator:
             client=self.client,
             state=self.state,
             pools=self.pools,
+            customers=self.customers,
             session=session,
             settings=self.settings,
         )

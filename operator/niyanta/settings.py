@@ -87,6 +87,9 @@ class Settings(BaseSettings):
         1.0, ge=0, description="Least wait before a non-final status is written (coalesces transitions)"
     )
     pool_status_interval: float = Field(5.0, gt=0, description="Least time between two status writes of a WorkerPool")
+    leader_stats_interval: float = Field(
+        1.0, gt=0, description="How often the leader writes its figures for the REST door"
+    )
     events_per_second: float = Field(20.0, gt=0, description="Kubernetes Events beyond this rate are dropped")
 
     def tier_weight(self, tier: str) -> int:

@@ -18,13 +18,14 @@ from niyanta.cluster.errors import ApiError, WritesClosedError
 from niyanta.cluster.workers import PoolGpu, PoolView
 from niyanta.engine.columns import Snapshot
 from niyanta.engine.model import CPU, MEMORY, Expression, Op, Strategy, WorkerInfo
+from niyanta.resources.customer import Customer
 from niyanta.resources.customers import pod_selector
 from niyanta.resources.quantity import base_units
 from niyanta.resources.worker_pool import WorkerPool
 from niyanta.scheduler.session import Session
 from niyanta.settings import Settings
 from niyanta.store.errors import StoreError
-from niyanta.store.rows import WorkerRow
+from niyanta.store.rows import CustomerRow, PoolRow, WorkerRow
 from niyanta.store.state import StateManager
 
 logger = log.get(__name__)
@@ -74,6 +75,7 @@ class PoolReporter:
         client: ApiClient,
         state: StateManager,
         pools: Catalog[WorkerPool],
+        customers: Catalog[Customer],
         session: Session,
         settings: Settings,
     ) -> None:
@@ -81,10 +83,12 @@ class PoolReporter:
         self._client = client
         self._state = state
         self._pools = pools
+        self._customers = customers
         self._session = session
         self._interval = settings.pool_status_interval
         self._written: dict[str, dict[str, Any]] = {}
         self._rows: dict[str, WorkerRow] = {}
+        self._customer_rows: dict[str, CustomerRow] = {}
 
     async def run(self) -> None:
         """Report until cancelled; errors are tried again at the next turn."""
@@ -106,17 +110,36 @@ class PoolReporter:
         if gone:
             await self._state.delete_workers(gone)
         self._rows = rows
+        await self._write_customers()
         overlaps = self._cache.overlaps()
+        pools: list[PoolRow] = []
         for name, pool in self._pools.items().items():
             mine = [row for row in rows.values() if row.pool == name]
             status = self._status(pool, mine, overlaps.get(name, []))
             if self._written.get(name) == status:
                 continue
+            pools.append(PoolRow(name, pool.spec.manifest(), status))
             body = {**status, "conditions": self._stamped(status["conditions"])}
             await self._client.patch_pool_status(
                 pool.metadata.namespace, name, {"metadata": {"uid": pool.metadata.uid}, "status": body}
             )
             self._written[name] = status
+
+        if pools:
+            await self._state.upsert_pools(pools)
+        if gone_pools := [name for name in self._written if name not in self._pools.items()]:
+            await self._state.delete_pools(gone_pools)
+            for name in gone_pools:
+                del self._written[name]
+
+    async def _write_customers(self) -> None:
+        """The REST door knows customers from Postgres alone."""
+        rows = {name: customer_row(customer) for name, customer in self._customers.items().items()}
+        if changed := [row for name, row in rows.items() if self._customer_rows.get(name) != row]:
+            await self._state.upsert_customers(changed)
+        for name in [name for name in self._customer_rows if name not in rows]:
+            await self._state.delete_customer(name)
+        self._customer_rows = rows
 
     async def _worker_rows(self) -> dict[str, WorkerRow]:
         rows: dict[str, WorkerRow] = {}
@@ -154,6 +177,26 @@ class PoolReporter:
     def _stamped(self, conditions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._session.clock.now() / 1e6))
         return [{**condition, "lastTransitionTime": now} for condition in conditions]
+
+
+def customer_row(customer: Customer) -> CustomerRow:
+    """A Customer as the REST door needs it."""
+    spec = customer.spec
+    limits = {
+        "maxQueueDepth": spec.max_queue_depth,
+        "maxConcurrent": spec.max_concurrent,
+        "submitRatePerSecond": spec.submit_rate_per_second,
+    }
+    return CustomerRow(
+        name=customer.metadata.name,
+        tier=spec.tier.value,
+        limits={name: value for name, value in limits.items() if value is not None},
+        namespaces=tuple(spec.namespaces),
+        generation=customer.metadata.generation,
+        service_accounts=tuple(spec.service_accounts),
+        secrets=tuple(spec.secrets),
+        allow_cluster_scope=spec.allow_cluster_scope,
+    )
 
 
 def worker_row(info: WorkerInfo, snapshot: Snapshot) -> WorkerRow:

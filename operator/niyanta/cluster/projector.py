@@ -49,7 +49,7 @@ class Projector:
 
     def project(self, row: WorkloadRow) -> None:
         """The status of this row's object is to follow. A final phase is written at once, others after the debounce."""
-        if row.door != "kubernetes":
+        if row.object is None:
             return
         known = row.id in self._rows
         self._rows[row.id] = row
@@ -104,7 +104,8 @@ class Projector:
     async def _write(self, row: WorkloadRow) -> None:
         try:
             body = status_of(row, self._queue_settings, now=self._clock.now())
-            await self._client.patch_workload_status(row.namespace, row.name, row.id, {"status": body})
+            name, uid = row.object or (row.name, row.id)
+            await self._client.patch_workload_status(row.namespace, name, uid, {"status": body})
             PATCHES.inc()
         except WritesClosedError:
             return

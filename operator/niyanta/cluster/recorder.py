@@ -68,16 +68,17 @@ class Recorder:
 
     async def _write(self, row: WorkloadRow, reason: str, message: str, *, warning: bool) -> None:
         at = self._clock.now()
+        name, uid = row.object or (row.name, row.id)
         await self._client.create_event(
             row.namespace,
             regarding={
                 "apiVersion": WORKLOADS.api_version,
                 "kind": WORKLOADS.kind,
                 "namespace": row.namespace,
-                "name": row.name,
-                "uid": row.id,
+                "name": name,
+                "uid": uid,
             },
-            name=f"{row.name}.{at:x}",
+            name=f"{name}.{at:x}",
             reason=reason,
             note=message,
             action="Schedule",

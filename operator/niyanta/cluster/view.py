@@ -11,18 +11,19 @@ from niyanta.cluster.cache import ClusterCache
 from niyanta.cluster.catalog import Catalog
 from niyanta.cluster.client import ApiClient
 from niyanta.cluster.errors import ApiError, Verdict, WritesClosedError, verdict
-from niyanta.cluster.kinds import Kind
+from niyanta.cluster.kinds import NODES, Kind
 from niyanta.cluster.objects import ContainerStatus, Pod
 from niyanta.cluster.projector import Projector
 from niyanta.cluster.recorder import Recorder
 from niyanta.engine.model import Requirements, Subject
 from niyanta.resources.customer import Customer
 from niyanta.resources.customers import CustomerIndex, Held, Resolved
-from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, WORKLOAD_UID
+from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, REST_ID, WORKLOAD_UID
 from niyanta.resources.requests import NamespaceDefaults, RuntimeClass
 from niyanta.scheduler.ports import (
     ClusterAwayError,
     LeaseLostError,
+    Limits,
     NodeState,
     OrphansError,
     PodView,
@@ -107,6 +108,16 @@ class ClusterView:
             self._index = CustomerIndex(self._customers.items().values(), operator_namespace=self._operator_namespace)
             self._index_of = version
         return self._index.resolve(namespace, named)
+
+    def limits_of(self, customer: str) -> Limits:
+        found = self._customers.items().get(customer)
+        if found is None:
+            return Limits()
+        return Limits(found.spec.max_queue_depth, found.spec.max_concurrent)
+
+    def worker_counts(self) -> tuple[int, int]:
+        workers = self._cache.workers.values()
+        return len(workers), sum(1 for worker in workers if worker.ready and not worker.cordoned)
 
     def customers_changed(self) -> None:
         """A Customer was added, edited or deleted. Safe from any thread (but not from several at once)."""
@@ -201,6 +212,33 @@ class ClusterView:
             self._kind_seen = time.monotonic()
         return found
 
+    async def create_workload(self, namespace: str, manifest: Mapping[str, Any]) -> str:
+        try:
+            return str((await self._client.create_workload(namespace, manifest)).obj["metadata"]["uid"])
+        except ApiError as error:
+            if verdict(error) is not Verdict.ALREADY_EXISTS:
+                raise PodWriteError(PROBLEMS.get(verdict(error), WriteProblem.UNAVAILABLE), error.message) from error
+        name = manifest["metadata"]["name"]
+        try:
+            found = await self._client.get_workload(namespace, name)
+        except ApiError as error:
+            raise PodWriteError(WriteProblem.UNAVAILABLE, error.message) from error
+        if found is None:
+            raise PodWriteError(WriteProblem.UNAVAILABLE, f"workload {name} existed a moment ago")
+        if (found["metadata"].get("labels") or {}).get(REST_ID) != manifest["metadata"]["labels"][REST_ID]:
+            raise PodWriteError(WriteProblem.NAME_TAKEN, f"a Workload named {name} exists that isn't this submission's")
+        return str(found["metadata"]["uid"])
+
+    async def cordon(self, node: str) -> bool:
+        with _lease():
+            try:
+                await self._client.patch(NODES, node, {"spec": {"unschedulable": True}})
+            except ApiError as error:
+                if verdict(error) is Verdict.NOT_FOUND:
+                    return False
+                raise
+        return True
+
     async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
         with _lease(), _answering():
             await self._client.delete_workload(namespace, name, uid)
@@ -209,7 +247,7 @@ class ClusterView:
         self._projector.project(row)
 
     def tell(self, row: WorkloadRow, *, reason: str, message: str, warning: bool) -> None:
-        if row.door == "kubernetes":
+        if row.object is not None:
             self._recorder.tell(row, reason=reason, message=message, warning=warning)
 
 

@@ -20,6 +20,8 @@ INDEX = "niyanta.io/index"
 EPOCH = "niyanta.io/epoch"
 """Epoch of the leader that made the pod; the fence policy compares it."""
 POOL = "niyanta.io/pool"
+REST_ID = "niyanta.io/rest-id"
+"""On the Workload object of a REST submission: the id of its row."""
 OUTCOME_FINALIZER = "niyanta.io/outcome"
 """Keeps a finished pod until its outcome is committed."""
 

@@ -29,12 +29,14 @@ def build_pod(
     pool: str,
     worker_gpu_resource: str | None,
     epoch: int,
+    owner: tuple[str, str] | None = None,
 ) -> Manifest:
     """The Pod of one index of one attempt.
 
     `uid` is the Workload object's, `worker_gpu_resource` what the worker calls its GPUs (None: it has none), `epoch`
-    the leader's. Raises ValueError if the workload needs GPUs injected and the worker has no GPU resource.
+    the leader's. `owner`: name and UID of the Workload object where they aren't `workload_name` and `uid` (REST). Raises ValueError if the workload needs GPUs injected and the worker has no GPU resource.
     """
+    owner_name, owner_uid = owner or (workload_name, uid)
     template = spec.template.manifest()
     pod: Manifest = template["spec"]
     metadata: Manifest = template.get("metadata", {})
@@ -71,8 +73,8 @@ def build_pod(
                 {
                     "apiVersion": labels.API_VERSION,
                     "kind": "Workload",
-                    "name": workload_name,
-                    "uid": uid,
+                    "name": owner_name,
+                    "uid": owner_uid,
                     "controller": True,
                 }
             ],

@@ -14,6 +14,7 @@ from niyanta import log
 from niyanta.lifecycle import Event
 from niyanta.resources.pod import build_pod
 from niyanta.scheduler.attempts import Verdict
+from niyanta.scheduler.dispatch import Dispatcher
 from niyanta.scheduler.mirror import Tracked
 from niyanta.scheduler.ports import ClusterPort, LeaseLostError, PodWriteError, WriteProblem
 
@@ -42,6 +43,7 @@ class Applier:
     def __init__(
         self,
         cluster: ClusterPort,
+        dispatcher: Dispatcher,
         *,
         epoch: int,
         width: int,
@@ -49,6 +51,7 @@ class Applier:
         on_lost: Callable[[], None],
     ) -> None:
         self._cluster = cluster
+        self._dispatcher = dispatcher
         self._epoch = epoch
         self._report = report
         self._on_lost = on_lost
@@ -77,7 +80,10 @@ class Applier:
         verdict: Verdict | None = None
         try:
             async with self._slots:
-                for index in range(len(tracked.row.workers)):
+                verdict = await retry_until_definite(
+                    lambda: self._dispatcher.ensure(tracked), what=f"object of {tracked.id}"
+                )
+                for index in () if verdict is not None else range(len(tracked.row.workers)):
                     if index in tracked.known:
                         continue
                     if tracked.row.attempt != attempt or not tracked.row.phase.bound:
@@ -113,6 +119,7 @@ class Applier:
             workload_name=row.name,
             namespace=row.namespace,
             uid=row.id,
+            owner=row.object,
             spec=tracked.spec,
             attempt=row.attempt,
             index=index,

@@ -104,6 +104,7 @@ class Cycle:
                 if tracked is not None:
                     session.after(row, Verdict(Event.PLACE, row.reason, row.message))
                     session.start(tracked)
+            session.pace.placed(result.applied)
             await session.refresh((*result.stale, *result.illegal))
 
     def _change(self, placement: Placement, batch: frozenset[str]) -> Change | None:

@@ -12,7 +12,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from niyanta import log
 from niyanta.lifecycle import Phase
 from niyanta.scheduler import attempts
+from niyanta.scheduler.backlog import FOLLOW_EVERY, Backlog
 from niyanta.scheduler.cycle import Cycle
+from niyanta.scheduler.duties import Duties
 from niyanta.scheduler.inbox import Mail
 from niyanta.scheduler.mirror import Tracked
 from niyanta.scheduler.ports import ClusterAwayError, ClusterPort, OrphansError
@@ -47,6 +49,8 @@ class Leader:
         self.session = session
         self.reception = Reception(session)
         self._on_repaired = on_repaired
+        self.backlog = Backlog(session)
+        self.duties = Duties(session)
         self.cycle = Cycle(session)
         self._tick = tick
         self._think = True
@@ -60,11 +64,11 @@ class Leader:
 
     async def run(self) -> None:
         """Until cancelled; raises StaleEpochError or LeaseLostError when leadership is over."""
-        await self._repeat(Repair(self.session).run)
+        await self._repeat(Repair(self.session, self.backlog).run)
         if self._on_repaired is not None:
             await self._on_repaired()
         while True:
-            await self.session.inbox.wait(TIMERS_EVERY)
+            await self.session.inbox.wait(FOLLOW_EVERY)
             self._tick()
             await self._repeat(self.round)
 
@@ -114,6 +118,7 @@ class Leader:
             with self.session.telemetry.phase("notes"):
                 await self.cycle.write_notes(list(mail.notes.values()))
         self._mail = None
+        self._think = await self.backlog.follow() or self._think
         await self._timers()
         await self._maybe_cycle()
 
@@ -142,6 +147,7 @@ class Leader:
         await session.observe(waiting)
         if session.end_exclusions():
             self._think = True
+        await self.duties.run()
 
     async def _look_at_due(self, due: Sequence[WorkloadRow]) -> None:
         """Do what wake-ups ask for. One that can't be dealt with yet is put off, so that it never hides others."""
@@ -203,8 +209,9 @@ class Leader:
                 logger.info("finished workload expired", workload=f"{row.namespace}/{row.name}", id=row.id)
 
     async def _delete_object(self, row: WorkloadRow) -> None:
-        if row.door == "kubernetes":
-            await self.cluster.delete_workload(row.namespace, row.name, row.id)
+        if row.object is not None:
+            name, uid = row.object
+            await self.cluster.delete_workload(row.namespace, name, uid)
 
     def _gauges(self) -> None:
         counts: dict[Phase, int] = {}

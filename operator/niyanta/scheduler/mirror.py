@@ -48,7 +48,8 @@ class Mirror:
 
     def __init__(self, queue_settings: QueueSettings) -> None:
         self._tracked: dict[str, Tracked] = {}
-        self._active_kubernetes = 0
+        self._by_object: dict[str, str] = {}
+        self._waiting_rest: set[str] = set()
         self.queue = Queue(queue_settings)
 
     def __len__(self) -> int:
@@ -62,9 +63,26 @@ class Mirror:
 
     def put(self, tracked: Tracked) -> None:
         self._tracked[tracked.id] = tracked
+        self.index_object(tracked)
+
+    def index_object(self, tracked: Tracked) -> None:
+        """Find the row of a REST submission by the UID of its object too."""
+        if tracked.row.object_uid is not None:
+            self._by_object[tracked.row.object_uid] = tracked.id
+
+    def of_object(self, uid: str) -> Tracked | None:
+        """The row whose Workload object has this UID."""
+        return self._tracked.get(self._by_object.get(uid, uid))
+
+    def waiting_rest(self) -> int:
+        """How many pending REST rows are held in memory."""
+        return len(self._waiting_rest)
 
     def drop(self, workload_id: str) -> None:
-        self._tracked.pop(workload_id, None)
+        tracked = self._tracked.pop(workload_id, None)
+        if tracked is not None and tracked.row.object_uid is not None:
+            self._by_object.pop(tracked.row.object_uid, None)
+        self._waiting_rest.discard(workload_id)
         self.queue.remove(workload_id)
 
     def select(self, phases: Iterable[Phase]) -> list[Tracked]:
@@ -77,6 +95,13 @@ class Mirror:
         if tracked.requirements is None:
             return
         self.queue.update(pending(tracked.row, tracked.requirements, tracked.subject, now=now))
+
+    def note_phase(self, tracked: Tracked) -> None:
+        """Keep the count of pending REST rows."""
+        if tracked.row.door == "rest" and tracked.row.phase is Phase.PENDING:
+            self._waiting_rest.add(tracked.id)
+        else:
+            self._waiting_rest.discard(tracked.id)
 
     def dequeue(self, workload_id: str) -> None:
         self.queue.remove(workload_id)

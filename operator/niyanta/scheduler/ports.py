@@ -78,6 +78,14 @@ class ClusterAwayError(Exception):
     """The API server didn't answer as it should: ask again later."""
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Limits of a Customer; None: no limit."""
+
+    queue_depth: int | None = None
+    concurrent: int | None = None
+
+
 class OrphansError(Exception):
     """Too many objects are missing at once (or their whole kind is) to believe that users deleted them."""
 
@@ -138,6 +146,22 @@ class ClusterPort(Protocol):
 
     async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         """A fresh read of a Workload object; None: there is none. Raises OrphansError when the whole kind is gone."""
+        ...
+
+    async def create_workload(self, namespace: str, manifest: Mapping[str, Any]) -> str:
+        """Make the object of a REST submission; returns its UID, also when it existed. Raises PodWriteError."""
+        ...
+
+    async def cordon(self, node: str) -> bool:
+        """No new pods there; False: there is no such node."""
+        ...
+
+    def limits_of(self, customer: str) -> Limits:
+        """Limits of a customer; none for one that doesn't exist."""
+        ...
+
+    def worker_counts(self) -> tuple[int, int]:
+        """How many workers there are, and how many of them are ready and not cordoned."""
         ...
 
     async def delete_workload(self, namespace: str, name: str, uid: str) -> None:

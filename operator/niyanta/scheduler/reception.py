@@ -13,9 +13,11 @@ from niyanta import log
 from niyanta.lifecycle import Event, Phase
 from niyanta.scheduler import intake
 from niyanta.scheduler.attempts import Verdict
+from niyanta.scheduler.dispatch import is_object_of, rest_id
 from niyanta.scheduler.inbox import Gone
 from niyanta.scheduler.mirror import Tracked
 from niyanta.scheduler.session import BATCH, Outcome, Session
+from niyanta.store.limits import QUEUE_FULL
 from niyanta.store.rows import WorkloadRow
 
 logger = log.get(__name__)
@@ -44,13 +46,18 @@ class Reception:
 
     async def _take_in(self, objects: Sequence[Manifest]) -> None:
         session = self.session
+        objects = await self._made_by_users(objects)
         entries = []
         for count, obj in enumerate(objects):
             if count % SLICE == 0:
                 session.tick()
                 await asyncio.sleep(0)
             entries.append(intake.read_object(obj, session.cluster, session.settings))
-        rows = await session.state.take_in([entry.intake for entry in entries], epoch=session.epoch)
+        customers = {entry.intake.customer for entry in entries}
+        limits = {name: session.cluster.limits_of(name).queue_depth for name in customers}
+        rows = await session.state.take_in(
+            [entry.intake for entry in entries], epoch=session.epoch, queue_limits=limits
+        )
         by_id = {row.id: row for row in rows}
         outcomes = []
         for obj, entry in zip(objects, entries, strict=True):
@@ -67,6 +74,16 @@ class Reception:
         await session.commit(outcomes)
         # A customer's word counts when work may be queued, and what was suspended wasn't looked at meanwhile.
         await self._review([o.tracked for o in outcomes if o.verdict.event is Event.RESUME])
+
+    async def _made_by_users(self, objects: Sequence[Manifest]) -> Sequence[Manifest]:
+        """Without those that were dispatched from REST submissions: their rows exist already."""
+        marked = {rest_id(obj) for obj in objects} - {""}
+        if not marked:
+            return objects
+        mirror = self.session.mirror
+        known = {i: tracked.row for i in marked if (tracked := mirror.get(i)) is not None}
+        known |= {row.id: row for row in await self.session.state.get_workloads(marked - known.keys())}
+        return [obj for obj in objects if (row := known.get(rest_id(obj))) is None or not is_object_of(obj, row)]
 
     def _took(self, obj: Manifest, entry: intake.Entry, row: WorkloadRow) -> Tracked | None:
         """Follow a taken-in row in memory; None when it is dead already."""
@@ -112,7 +129,7 @@ class Reception:
     async def take_gone(self, gone: Iterable[Gone]) -> None:
         """Cancel workloads whose object is gone, after a fresh read says so."""
         session = self.session
-        found = [tracked for item in gone if (tracked := session.mirror.get(item.uid)) is not None]
+        found = [tracked for item in gone if (tracked := session.mirror.of_object(item.uid)) is not None]
         live = [tracked for tracked in found if not tracked.row.phase.terminal]
         for start in range(0, len(live), LOOKUPS):
             session.tick()
@@ -122,8 +139,12 @@ class Reception:
             await session.commit([Outcome(t, verdict) for t, is_gone in zip(part, answers, strict=True) if is_gone])
 
     async def _is_gone(self, tracked: Tracked) -> bool:
-        obj = await self.session.cluster.get_workload(tracked.row.namespace, tracked.row.name)
-        if obj is None or obj["metadata"]["uid"] != tracked.id or obj["metadata"].get("deletionTimestamp"):
+        reference = tracked.row.object
+        if reference is None:
+            return False
+        name, uid = reference
+        obj = await self.session.cluster.get_workload(tracked.row.namespace, name)
+        if obj is None or obj["metadata"]["uid"] != uid or obj["metadata"].get("deletionTimestamp"):
             return True
         logger.warning("a workload was reported gone but exists", workload=tracked.id)
         return False
@@ -139,6 +160,8 @@ class Reception:
         outcomes = []
         for tracked in workloads:
             session.tick()
+            if tracked.row.reason == QUEUE_FULL and tracked.row.phase is Phase.HELD:
+                continue  # `duties` releases these in queue order
             stand = intake.standing(tracked.row.namespace, tracked.spec, session.cluster, session.settings)
             if stand.held:
                 if tracked.row.phase is Phase.PENDING:
@@ -147,8 +170,12 @@ class Reception:
                     session.inbox.note(tracked.id, stand.reason, stand.message)
                 continue
             await self._belong(tracked, stand)
-            if tracked.row.phase is Phase.HELD:
+            if tracked.row.phase is not Phase.HELD:
+                continue
+            if session.cluster.limits_of(stand.customer).queue_depth is None:
                 outcomes.append(Outcome(tracked, Verdict(Event.RELEASE, "Released", "")))
+            else:
+                session.inbox.note(tracked.id, QUEUE_FULL, "waits for room below its customer's maxQueueDepth")
         await session.commit(outcomes)
 
     async def _belong(self, tracked: Tracked, stand: intake.Standing) -> None:

@@ -15,6 +15,7 @@ from niyanta.lifecycle import Event, Phase
 from niyanta.resources.base import Refused
 from niyanta.scheduler import intake
 from niyanta.scheduler.attempts import Verdict
+from niyanta.scheduler.backlog import Backlog
 from niyanta.scheduler.inbox import Gone
 from niyanta.scheduler.lease import alive_while
 from niyanta.scheduler.mirror import Tracked
@@ -29,14 +30,16 @@ logger = log.get(__name__)
 class Repair:
     """One repair pass of a session; safe to run again after it broke off."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, backlog: Backlog) -> None:
         self.session = session
+        self.backlog = backlog
         self.reception = Reception(session)
 
     async def run(self) -> None:
         """Load, list, reconcile; raises OrphansError when too much is missing."""
         session = self.session
         await session.clock.refresh()
+        await self.backlog.begin()
         await self._load()
         objects = await alive_while(session.tick, session.cluster.list_workloads())
         adopt = session.adopting
@@ -60,7 +63,7 @@ class Repair:
     async def _load(self) -> None:
         """Every live row into memory, and its workers' capacity claimed."""
         session = self.session
-        async for row in session.state.get_active():
+        async for row in session.state.get_active(pending_doors=("kubernetes",)):
             if session.mirror.get(row.id) is not None:
                 continue
             try:
@@ -78,7 +81,8 @@ class Repair:
         """Statuses that the last leader didn't get to. Not those that are right: a failover would rewrite them all."""
         statuses = {obj["metadata"]["uid"]: obj.get("status") for obj in objects}
         for tracked in self.session.mirror:
-            if tracked.id in statuses and intake.status_behind(tracked.row, statuses[tracked.id]):
+            _, uid = tracked.row.object or ("", "")
+            if uid in statuses and intake.status_behind(tracked.row, statuses[uid]):
                 self.session.cluster.project(tracked.row)
 
     def _reapply(self, tracked: Tracked) -> None:
@@ -94,8 +98,8 @@ class Repair:
     async def _cancel_missing(self, objects: list[Mapping[str, Any]]) -> None:
         session = self.session
         present = {obj["metadata"]["uid"] for obj in objects if not obj["metadata"].get("deletionTimestamp")}
-        live = [t for t in session.mirror if t.row.door == "kubernetes" and not t.row.phase.terminal]
-        missing = [t.id for t in live if t.id not in present]
+        live = [t.row.object[1] for t in session.mirror if t.row.object is not None and not t.row.phase.terminal]
+        missing = [uid for uid in live if uid not in present]
         if len(missing) > max(10, session.settings.orphan_stop_ratio * len(live)):
             raise OrphansError(
                 f"{len(missing)} of {len(live)} live workloads have no object; refusing to cancel them. "

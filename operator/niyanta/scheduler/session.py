@@ -16,8 +16,10 @@ from niyanta.lifecycle import Event, Phase
 from niyanta.scheduler import attempts
 from niyanta.scheduler.apply import Applied, Applier
 from niyanta.scheduler.attempts import Verdict
+from niyanta.scheduler.dispatch import REST, Dispatcher
 from niyanta.scheduler.inbox import Inbox
 from niyanta.scheduler.mirror import Mirror, Tracked
+from niyanta.scheduler.pace import Pace
 from niyanta.scheduler.ports import ClusterPort, NodeState
 from niyanta.scheduler.reaper import Reaper
 from niyanta.scheduler.telemetry import Telemetry
@@ -77,8 +79,10 @@ class Session:
                 aging_boost_per_minute=settings.aging_boost_per_minute,
             )
         )
+        self.pace = Pace()
+        self.dispatcher = Dispatcher(cluster=cluster, state=state, mirror=self.mirror, epoch=epoch)
         self.applier = Applier(
-            cluster, epoch=epoch, width=settings.connections, report=self._on_applied, on_lost=on_lost
+            cluster, self.dispatcher, epoch=epoch, width=settings.connections, report=self._on_applied, on_lost=on_lost
         )
         self.tick = tick
         self.reaper = Reaper(cluster, on_lost=on_lost)
@@ -235,14 +239,19 @@ class Session:
             tracked = self.mirror.get(row.id)
             if tracked is None:
                 continue
-            before, tracked.row = tracked.row, row
-            if before.phase.bound and (not row.phase.bound or row.attempt != before.attempt):
-                self.cluster.unclaim(row.id, before.attempt)
-            if row.phase.bound and (not before.phase.bound or row.attempt != before.attempt):
-                self.start(tracked)
-            self.cluster.project(row)
-            self.settle(tracked)
+            self.follow(tracked, row)
         self.inbox.put_capacity()  # those that wait are to be thought about again
+
+    def follow(self, tracked: Tracked, row: WorkloadRow) -> None:
+        """A row was changed by somebody else, or by a commit whose answer was lost."""
+        before, tracked.row = tracked.row, row
+        if before.phase.bound and (not row.phase.bound or row.attempt != before.attempt):
+            self.cluster.unclaim(row.id, before.attempt)
+            self.inbox.put_capacity()
+        if row.phase.bound and (not before.phase.bound or row.attempt != before.attempt):
+            self.start(tracked)
+        self.cluster.project(row)
+        self.settle(tracked)
 
     def start(self, tracked: Tracked) -> None:
         """A placement is committed: its workers' capacity is taken and its pods are to be made."""
@@ -321,6 +330,7 @@ class Session:
     def settle(self, tracked: Tracked) -> None:
         """Bring queue membership and left-over pods of a row in line with its phase."""
         row = tracked.row
+        self.mirror.note_phase(tracked)
         if row.phase.bound:
             self.mirror.dequeue(row.id)
             return
@@ -332,6 +342,8 @@ class Session:
             return
         if row.phase is not Phase.PENDING:
             self.mirror.dequeue(row.id)
+            if row.door == REST and not teardown.waiting and not tracked.applying:
+                self.mirror.drop(row.id)  # comes back by the change cursor
             return
         now = self.clock.now()
         if teardown.waiting or tracked.applying:

@@ -58,6 +58,15 @@ class WorkloadRow:
     """UID of the Workload object that a REST submission became; None until it is dispatched."""
     object_name: str | None = None
 
+    @property
+    def object(self) -> tuple[str, str] | None:
+        """Name and UID of its Workload object; None for a REST submission that wasn't dispatched yet."""
+        if self.door == "kubernetes":
+            return self.name, self.id
+        if self.object_name is None or self.object_uid is None:
+            return None
+        return self.object_name, self.object_uid
+
 
 @dataclass(frozen=True, slots=True)
 class Intake:
