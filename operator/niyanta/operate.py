@@ -93,6 +93,7 @@ class Operator:
             connect(settings),
             on_workloads=self.inbox.put_workloads,
             on_nodes=self._nodes_changed,
+            on_room=self.inbox.put_capacity,
             on_defaults=self._defaults_changed,
         )
         self.view = ClusterView(

@@ -35,17 +35,25 @@ class Case:
     def __init__(self) -> None:
         self.workloads: set[str] = set()
         self.noted: set[str] = set()
-        self.cache = ClusterCache(NOWHERE, on_workloads=self.workloads.update, on_nodes=self.noted.update)
+        self.room = 0
+        self.cache = ClusterCache(
+            NOWHERE, on_workloads=self.workloads.update, on_nodes=self.noted.update, on_room=self.more_room
+        )
         self.version = 0
         self.workers: dict[str, WorkerInfo] = {}
         self.charges: dict[str, Charge] = {}
         self.apply()
 
-    def node(self, name: str, *, pool: str = "p", ready: bool = True, gone: bool = False) -> None:
+    def more_room(self) -> None:
+        self.room += 1
+
+    def node(
+        self, name: str, *, pool: str = "p", ready: bool = True, gone: bool = False, cpu: str = "4", **labels: str
+    ) -> None:
         raw = {
-            "metadata": {"name": name, "uid": f"uid-{name}", "labels": {"pool": pool}},
+            "metadata": {"name": name, "uid": f"uid-{name}", "labels": {"pool": pool, **labels}},
             "status": {
-                "allocatable": {"cpu": "4"},
+                "allocatable": {"cpu": cpu},
                 "conditions": [{"type": "Ready", "status": "True" if ready else "Unknown"}],
             },
         }
@@ -116,6 +124,21 @@ async def test_a_heartbeat_changes_nothing(case: Case) -> None:
     case.node("n1")
     assert case.apply() == []
     assert case.noted == set()
+
+
+async def test_whatever_may_help_those_who_wait_is_told(case: Case) -> None:
+    case.node("n1")
+    assert case.room == 1
+    case.node("n1")
+    assert case.room == 1, "a heartbeat is no news"
+    case.node("n1", disk="ssd")
+    assert case.room == 2, "a label may be the one that is waited for"
+    case.node("n1", disk="ssd", cpu="8")
+    assert case.room == 3, "so may a device that is reported late"
+    case.pod("bare", node="n1")
+    assert case.room == 3, "a pod only takes room"
+    case.pod("bare", node="n1", gone=True)
+    assert case.room == 4, "until it gives it back, whoever made it"
 
 
 async def test_lost_and_deleted_nodes_are_noted(case: Case) -> None:

@@ -37,6 +37,10 @@ def _ignore(_: set[str]) -> None:
     pass
 
 
+def _ignore_room() -> None:
+    pass
+
+
 class ClusterCache:
     """Owns the stores. `run()` it as a task; `synced()` returns when all lists are complete.
 
@@ -50,13 +54,18 @@ class ClusterCache:
         on_workloads: Callable[[set[str]], None] = _ignore,
         on_nodes: Callable[[set[str]], None] = _ignore,
         on_defaults: Callable[[set[str]], None] = _ignore,
+        on_room: Callable[[], None] = _ignore_room,
     ) -> None:
         """`on_workloads`: UIDs of workloads whose pods changed. `on_nodes`: names of nodes that came, went, or changed
         readiness, cordon or taints. `on_defaults`: namespaces whose LimitRanges changed, "" for RuntimeClasses.
+        `on_room`: a worker came or offers something else (a label, a device), or a pod of anybody gave room back.
         """
         self._on_workloads = on_workloads
         self._on_nodes = on_nodes
         self._on_defaults = on_defaults
+        self._on_room = on_room
+        self._room = False
+        """Something that may help those who wait was recorded since they were last told."""
         self.nodes: Reflector[Node] = Reflector(connection, NODES, Node, self._nodes_changed)
         self.pods: Reflector[Pod] = Reflector(connection, PODS, Pod, self._pods_changed)
         self.limits: Reflector[LimitRange] = Reflector(connection, LIMIT_RANGES, LimitRange, self._limits_changed)
@@ -200,6 +209,12 @@ class ClusterCache:
     def _record(self, delta: Delta) -> None:
         if self._deltas is not None:
             self._deltas.append(delta)
+            self._room = self._room or delta[0] != "charge"
+
+    def _tell_of_room(self) -> None:
+        if self._room:
+            self._room = False
+            self._on_room()
 
     def _charge_changed(self, key: str, charge: Charge | None) -> None:
         self._record(("release", key) if charge is None else ("charge", charge))
@@ -215,6 +230,7 @@ class ClusterCache:
                 notable.add(name)
         if notable:
             self._on_nodes(notable)
+        self._tell_of_room()
 
     def _look_at(self, name: str) -> None:
         """Is this node a worker, of which pool, and has that changed?"""
@@ -247,6 +263,7 @@ class ClusterCache:
         touched.discard("")
         if touched:
             self._on_workloads(touched)
+        self._tell_of_room()
 
     def _index(self, pod: Pod) -> None:
         if pod.workload_uid:
