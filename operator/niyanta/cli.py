@@ -92,8 +92,8 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Environment variables of every `niyanta` process. Durations are seconds. The chart sets those it knows from its",
-        "values, and takes others in `operator.extraEnv`. This page is written by `niyanta settings > docs/settings.md`.",
+        "Environment variables of every `niyanta` process. Durations are seconds. The chart sets those it knows from",
+        "its values, and takes others in `operator.extraEnv`. `niyanta settings > docs/settings.md` writes this page.",
         "",
         "| variable | default | meaning |",
         "| --- | --- | --- |",
