@@ -92,8 +92,8 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Environment variables of every `niyanta` process. Durations are seconds. The chart sets those it knows from",
-        "its values, and takes others in `operator.extraEnv`. `niyanta settings > docs/settings.md` writes this page.",
+        "Environment variables of every `niyanta` process. Durations are seconds. The chart takes each of them under",
+        "`settings`, in camelCase (`cycleInterval: 0.1`). `niyanta settings > docs/settings.md` writes this page.",
         "",
         "| variable | default | meaning |",
         "| --- | --- | --- |",
