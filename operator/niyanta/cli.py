@@ -10,9 +10,11 @@ import typer
 from pydantic import ValidationError
 
 from niyanta import __version__, log
+from niyanta.client import commands
 from niyanta.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, help="Place batch and GPU workloads on the right workers.")
+commands.register(app)
 
 
 def load_settings() -> Settings:

@@ -1,0 +1,146 @@
+"""Where the server is and who asks: flags, then NIYANTA_* variables, then the configuration file."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from niyanta.client.errors import UsageError
+
+VARIABLES: Mapping[str, str] = {
+    "url": "NIYANTA_API_URL",
+    "key": "NIYANTA_API_KEY",
+    "ca_file": "NIYANTA_CA_FILE",
+    "retry_seconds": "NIYANTA_RETRY_SECONDS",
+}
+"""Key of the file -> variable; the flags are named alike."""
+PROFILE_VARIABLE = "NIYANTA_PROFILE"
+FILE_VARIABLE = "NIYANTA_CONFIG"
+RETRY_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Attributes:
+    url: the server's address without a trailing slash.
+    key: API key, or empty.
+    ca_file: certificates to trust instead of the system's.
+    retry_seconds: how long a request is tried again while the server is away.
+    warnings: what the user should know, for stderr.
+    """
+
+    url: str
+    key: str = ""
+    ca_file: str = ""
+    retry_seconds: float = RETRY_SECONDS
+    warnings: tuple[str, ...] = ()
+
+
+def config_path(environ: Mapping[str, str]) -> Path:
+    """NIYANTA_CONFIG, or niyanta/config.toml below XDG_CONFIG_HOME (default ~/.config)."""
+    if chosen := environ.get(FILE_VARIABLE):
+        return Path(chosen)
+    base = environ.get("XDG_CONFIG_HOME", "")
+    # The XDG specification: a relative path is to be ignored.
+    home = Path(base) if base.startswith("/") else Path.home() / ".config"
+    return home / "niyanta" / "config.toml"
+
+
+def resolve(
+    flags: Mapping[str, Any], *, profile: str | None = None, environ: Mapping[str, str] | None = None
+) -> Config:
+    """The configuration of one command.
+
+    Args:
+        flags: keys of VARIABLES; None or missing: not given.
+        profile: --profile.
+        environ: the process's environment by default.
+
+    Raises:
+        UsageError: no address, a wrong file or value, an unknown profile.
+    """
+    environ = os.environ if environ is None else environ
+    path = config_path(environ)
+    chosen = profile or environ.get(PROFILE_VARIABLE)
+    values, warnings = _from_file(path, chosen, must_exist=FILE_VARIABLE in environ)
+    for name, variable in VARIABLES.items():
+        if environ.get(variable):
+            values[name] = environ[variable]
+        if flags.get(name) is not None:
+            values[name] = flags[name]
+    url = str(values.get("url", "")).rstrip("/")
+    if not url:
+        hint = f"give --api-url, set {VARIABLES['url']}, or write `url = ...` to {path}"
+        raise UsageError("no server is configured", hint)
+    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        raise UsageError(f"{url!r} is no address of a server: it must begin with https:// or http://")
+    ca_file = str(values.get("ca_file", ""))
+    if ca_file and not Path(ca_file).expanduser().is_file():
+        raise UsageError(f"no CA file {ca_file}")
+    return Config(
+        url=url,
+        key=str(values.get("key", "")).strip(),
+        ca_file=str(Path(ca_file).expanduser()) if ca_file else "",
+        retry_seconds=_seconds(values.get("retry_seconds", RETRY_SECONDS)),
+        warnings=tuple(warnings),
+    )
+
+
+def _seconds(value: Any) -> float:
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = -1.0
+    if not 0 <= seconds <= 86_400:
+        raise UsageError(f"retry_seconds must be from 0 to 86400, not {value!r}")
+    return seconds
+
+
+def _from_file(path: Path, profile: str | None, *, must_exist: bool) -> tuple[dict[str, Any], list[str]]:
+    """Values of the file, those of the profile winning, and warnings."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if must_exist:
+            raise UsageError(f"no configuration file {path}") from None
+        if profile:
+            raise UsageError(f"no profile {profile!r}: there is no configuration file {path}") from None
+        return {}, []
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"can't read {path}: {error}") from None
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is no TOML: {error}") from None
+    profiles = document.pop("profiles", {})
+    default = document.pop("profile", None)
+    _check(document, path, "")
+    values = dict(document)
+    if name := profile or default:
+        if not isinstance(profiles, dict) or not isinstance(profiles.get(name), dict):
+            known = ", ".join(sorted(profiles)) if isinstance(profiles, dict) and profiles else "none"
+            raise UsageError(f"{path}: no profile {name!r} (there are: {known})")
+        _check(profiles[name], path, f"profiles.{name}.")
+        # An address of its own needs a key of its own: the general one must not go to another server.
+        if "url" in profiles[name]:
+            values.pop("key", None)
+        values |= profiles[name]
+    holds_key = "key" in document or any("key" in part for part in profiles.values() if isinstance(part, dict))
+    if holds_key and mode & (stat.S_IRGRP | stat.S_IROTH):
+        return values, [f"{path} holds an API key and others can read it: chmod 600 {path}"]
+    return values, []
+
+
+def _check(values: Mapping[str, Any], path: Path, prefix: str) -> None:
+    for name, value in values.items():
+        if name not in VARIABLES:
+            raise UsageError(f"{path}: unknown key {prefix}{name} (known: {', '.join(VARIABLES)}, profile, profiles)")
+        if not isinstance(value, str) and not (name == "retry_seconds" and isinstance(value, int | float)):
+            raise UsageError(f"{path}: {prefix}{name} must be a string")

@@ -1,0 +1,264 @@
+"""Tables of what the REST door answers with; a missing field is an empty cell, so older servers do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from niyanta.client.output import Column, age, duration, joined, number, parse_time
+
+_STYLES = {
+    "Succeeded": "green",
+    "Running": "cyan",
+    "Scheduled": "cyan",
+    "Pending": "yellow",
+    "Held": "magenta",
+    "Suspended": "magenta",
+    "Failed": "red",
+    "Cancelled": "red",
+}
+
+
+def phase_of(item: Mapping[str, Any] | None) -> str:
+    """The phase as text; empty before it is known."""
+    return str((item or {}).get("phase") or "")
+
+
+def phase_style(item: Mapping[str, Any]) -> str:
+    return _STYLES.get(phase_of(item), "")
+
+
+def text(name: str) -> Callable[[Any], str]:
+    """Cell of a field."""
+    return lambda item: number(item.get(name)) if not isinstance(item.get(name), list) else joined(item[name])
+
+
+def _workers(item: Any) -> str:
+    workers = item.get("workers") or []
+    return joined(workers) if len(workers) <= 2 else f"{workers[0]} (+{len(workers) - 1})"
+
+
+def _why(item: Any) -> str:
+    return str(item.get("reason") or "")
+
+
+def _ran(item: Any) -> str:
+    """How long the current or last attempt ran."""
+    start, end = parse_time(item.get("startedAt")), parse_time(item.get("finishedAt"))
+    return duration(((end or datetime.now(UTC)) - start).total_seconds()) if start else ""
+
+
+def worker_state(item: Mapping[str, Any]) -> str:
+    if not item.get("ready", True):
+        return "NotReady"
+    return "Cordoned" if item.get("cordoned") else "Ready"
+
+
+def _worker_style(item: Any) -> str:
+    return {"NotReady": "red", "Cordoned": "magenta"}.get(worker_state(item), "green")
+
+
+def _gpu_share(item: Any) -> str:
+    """GPUs used of those there are, whatever their resource is called."""
+    resource = gpu_resource(item)
+    return of((item.get("used") or {}).get(resource, 0), item["allocatable"][resource]) if resource else ""
+
+
+WORKLOADS = (
+    Column("Name", text("name")),
+    Column("Id", text("id")),
+    Column("Phase", phase_of, style=phase_style),
+    Column("Customer", text("customer")),
+    Column("Priority", text("effectivePriority"), right=True),
+    Column("Worker", _workers),
+    Column("Score", text("score"), right=True),
+    Column("Age", lambda item: age(item.get("createdAt"))),
+    Column("Reason", _why),
+    Column("Namespace", text("namespace"), wide=True),
+    Column("Type", text("type"), wide=True),
+    Column("Pods", text("replicas"), wide=True, right=True),
+    Column("Pool", text("pool"), wide=True),
+    Column("Attempts", text("attempts"), wide=True, right=True),
+    Column("Ran", _ran, wide=True),
+    Column("Door", text("door"), wide=True),
+    Column("Object", text("objectName"), wide=True),
+    Column("Message", text("message"), wide=True),
+)
+
+ACCEPTED = (
+    Column("Name", text("name")),
+    Column("Id", text("id")),
+    Column("Phase", phase_of, style=phase_style),
+    Column("Customer", text("customer")),
+    Column("Namespace", text("namespace")),
+)
+
+EVENTS = (
+    Column("Age", lambda item: age(item.get("at"))),
+    Column("Event", text("event")),
+    Column("From", text("fromPhase")),
+    Column("To", text("toPhase"), style=lambda item: _STYLES.get(str(item.get("toPhase")), "")),
+    Column("Attempt", text("attempt"), right=True),
+    Column("Workers", _workers),
+    Column("Reason", text("reason")),
+    Column("Message", text("message")),
+    Column("At", text("at"), wide=True),
+    Column("Score", text("score"), wide=True, right=True),
+)
+
+CUSTOMERS = (
+    Column("Name", text("name")),
+    Column("Tier", text("tier")),
+    Column("Pending", lambda item: count(item, "pending"), right=True),
+    Column("Held", lambda item: count(item, "held"), right=True),
+    Column("Suspended", lambda item: count(item, "suspended"), right=True),
+    Column("Waiting/max", lambda item: of(_stats(item).get("waiting"), _stats(item).get("maxQueueDepth")), right=True),
+    Column(
+        "Running/max", lambda item: of(_stats(item).get("concurrent"), _stats(item).get("maxConcurrent")), right=True
+    ),
+    Column("Oldest", lambda item: duration(_stats(item).get("oldestPendingSeconds")), right=True),
+    Column("Placed/min", lambda item: number(_stats(item).get("placedPerMinute")), right=True),
+    Column("Namespaces", text("namespaces")),
+    Column("Succeeded", lambda item: count(item, "succeeded"), wide=True, right=True),
+    Column("Failed", lambda item: count(item, "failed"), wide=True, right=True),
+    Column("Cancelled", lambda item: count(item, "cancelled"), wide=True, right=True),
+    Column(
+        "Submit/s", lambda item: number((item.get("limits") or {}).get("submitRatePerSecond")), wide=True, right=True
+    ),
+    Column("Service accounts", text("serviceAccounts"), wide=True),
+    Column("Secrets", text("secrets"), wide=True),
+)
+
+WORKERS = (
+    Column("Name", text("name")),
+    Column("Pool", text("pool")),
+    Column("State", worker_state, style=_worker_style),
+    Column("Workloads", lambda item: of(item.get("slotsUsed"), item.get("slots")), right=True),
+    Column("CPU", lambda item: share(item, "cpu"), right=True),
+    Column("Memory", lambda item: share(item, "memory"), right=True),
+    Column("GPU", _gpu_share, right=True),
+    Column("Model", text("gpuModel")),
+    Column("Zone", text("zone")),
+    Column("Region", text("region"), wide=True),
+    Column("Updated", lambda item: age(item.get("updatedAt")), wide=True),
+)
+
+POOLS = (
+    Column("Name", text("name")),
+    Column("Ready", lambda item: of(_status(item).get("readyReplicas"), _status(item).get("replicas")), right=True),
+    Column("Queue", lambda item: number(_status(item).get("queueDepth")), right=True),
+    Column("Running", lambda item: number(_status(item).get("runningWorkloads")), right=True),
+    Column("Strategy", lambda item: str(_spec(item).get("strategy") or "")),
+    Column("GPU", lambda item: str((_spec(item).get("gpu") or {}).get("model") or "")),
+    Column("Region", lambda item: str(_spec(item).get("region") or "")),
+    Column("Capabilities", lambda item: joined(_spec(item).get("capabilities")), wide=True),
+    Column("Compliance", lambda item: joined(_spec(item).get("compliance")), wide=True),
+)
+
+DEPTHS = (
+    Column("Of", lambda item: str(item["of"])),
+    Column("Name", lambda item: str(item["name"])),
+    Column("Pending", lambda item: str(item["pending"]), right=True),
+)
+
+
+def of(used: Any, most: Any) -> str:
+    """3/10, or 3 without a limit."""
+    return number(used) if most is None else f"{number(used or 0)}/{number(most)}"
+
+
+def count(item: Mapping[str, Any], name: str) -> str:
+    """One of a customer's counts."""
+    return number((_stats(item).get("counts") or {}).get(name))
+
+
+def _stats(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    return item.get("stats") or {}
+
+
+def _status(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    return item.get("status") or {}
+
+
+def _spec(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    return item.get("spec") or {}
+
+
+# --- Workers ---------------------------------------------------------------------------------------------------------
+
+
+def fraction(item: Mapping[str, Any], resource: str) -> float | None:
+    """Share of a resource in use, 0 to 1; None where the worker has none of it."""
+    whole = (item.get("allocatable") or {}).get(resource)
+    return (item.get("used") or {}).get(resource, 0) / whole if whole else None
+
+
+def share(item: Mapping[str, Any], resource: str) -> str:
+    """The same in percent."""
+    part = fraction(item, resource)
+    return "" if part is None else f"{part:.0%}"
+
+
+def gpu_resource(item: Mapping[str, Any]) -> str:
+    return next((name for name in sorted(item.get("allocatable") or {}) if name.endswith("/gpu")), "")
+
+
+# --- The queue -------------------------------------------------------------------------------------------------------
+
+
+def depth_rows(depth: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Rows of DEPTHS, from the figures of the whole queue."""
+    yield {"of": "total", "name": "", "pending": depth.get("total", 0)}
+    for part in ("held", "suspended"):
+        yield {"of": part, "name": "", "pending": depth.get(part, 0)}
+    for kind, key in (("tier", "byTier"), ("customer", "byCustomer"), ("pool", "byPool")):
+        for name, pending in sorted((depth.get(key) or {}).items(), key=lambda pair: (-pair[1], pair[0])):
+            yield {"of": kind, "name": name, "pending": pending}
+
+
+# --- One line, one page ----------------------------------------------------------------------------------------------
+
+
+def event_line(item: Mapping[str, Any], event: Mapping[str, Any]) -> str:
+    """One thing that happened, as `--watch` shows it."""
+    at = parse_time(event.get("at"))
+    clock = at.astimezone().strftime("%H:%M:%S") if at else "--:--:--"
+    before, after = event.get("fromPhase"), event.get("toPhase")
+    move = f"{before} -> {after}" if before and before != after else str(after)
+    where = f" on {_workers(event)}" if event.get("workers") else ""
+    why = ": ".join(str(part) for part in (event.get("reason"), event.get("message")) if part)
+    return f"{clock} {item.get('name')} {move}{where}" + (f" ({why})" if why else "")
+
+
+def explanation(item: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(heading, text) of why a workload is where it is; a text may have several lines."""
+    yield "Workload", f"{item.get('namespace')}/{item.get('name')}  {found.get('id')}"
+    why = ": ".join(str(part) for part in (found.get("reason"), found.get("message")) if part)
+    yield "Phase", phase_of(found) + (f" ({why})" if why else "")
+    yield "Priority", f"{number(found.get('effectivePriority'))}  = {found.get('priorityFormula', '')}"
+    if item.get("workers"):
+        score = f", score {number(item.get('score'))}" if item.get("score") is not None else ""
+        yield "Workers", f"{joined(item['workers'])} (pool {item.get('pool')}{score})"
+    if position := found.get("position"):
+        more = "" if position.get("exact", True) else "more than "
+        yield "Queue", f"{more}{position.get('ahead')} ahead"
+    if estimate := found.get("estimatedStart"):
+        seconds = estimate.get("seconds")
+        when = "not known" if seconds is None else f"in about {duration(seconds)}"
+        yield "Start", f"{when} ({estimate.get('basis', '')})"
+    if found.get("notBefore"):
+        yield "Backoff", f"until {found['notBefore']}"
+    for name, until in (found.get("avoidedWorkers") or {}).items():
+        yield "Avoids", f"{name} until {until}"
+    for reason in found.get("reasons") or ():
+        detail = f" ({reason['detail']})" if reason.get("detail") else ""
+        yield "Workers ruled out", f"{reason.get('count')}: {reason.get('reason')}{detail}"
+    if miss := found.get("nearestMiss"):
+        yield "Nearest miss", _miss(miss)
+
+
+def _miss(miss: Any) -> str:
+    if not isinstance(miss, Mapping):
+        return str(miss)
+    return ", ".join(f"{name}: {joined(value)}" for name, value in miss.items())
