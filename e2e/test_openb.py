@@ -93,7 +93,8 @@ class Fleet:
         self.api.post(CUSTOMERS, {"metadata": {"name": NAMESPACE}, "spec": {"namespaces": [NAMESPACE]}, **HEAD})
         for pool in self.pools:
             self.api.post(POOLS, pool)
-        env.cluster.create_nodes((node_of(row) for row in nodes), timeout=300)
+        # Not waited for one by one: a list of all of them, again and again, is what would take the time.
+        env.cluster.create_nodes((node_of(row) for row in nodes), wait=False)
         until(lambda: self._known() == len(nodes), what="the operator knows every worker", timeout=300, interval=0.5)
 
     def _known(self) -> int:
@@ -119,7 +120,7 @@ class Fleet:
             return found["Running"] + found["waiting"] == len(names)
 
         try:
-            until(decided, what=f"{len(names)} workloads run or are told why not", timeout=300, interval=1)
+            until(decided, what=f"{len(names)} workloads run or are told why not", timeout=300, interval=2)
         except WaitTimeoutError as error:
             raise AssertionError(f"{error}; phases: {dict(found)}") from None
         return found
