@@ -180,7 +180,11 @@ async def _metrics(operator: OperatorProcess) -> str:
 
 
 async def run_async(workers: int, count: int, jobs: int) -> dict[str, Any]:
-    environment = await asyncio.to_thread(lambda: Environment.start("bench", operators=1, fast_node_loss=False))
+    environment = await asyncio.to_thread(
+        lambda: Environment.start(
+            "bench", operators=1, fast_node_loss=False, operator_env={"NIYANTA_DEFAULT_CUSTOMER": "true"}
+        )
+    )
     try:
         cluster = environment.cluster
         for name in ("bench-workloads", "bench-pods", "bench-jobs"):
