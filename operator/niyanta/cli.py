@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from niyanta import __version__, log
 from niyanta.client import commands
+from niyanta.commands import api
 from niyanta.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, help="Place batch and GPU workloads on the right workers.")
@@ -40,6 +41,9 @@ def with_dsn(settings: Settings) -> Settings:
     except (MissingDsnError, StoreUnavailableError) as error:
         print(f"niyanta: {error}", file=sys.stderr)
         raise typer.Exit(2) from None
+
+
+api.register(app, load=load_settings, load_with_dsn=lambda: with_dsn(load_settings()))
 
 
 @app.command()
@@ -105,6 +109,14 @@ def settings_page() -> str:
         shown = "" if default == "" else f"`{default}`"
         lines.append(f"| `NIYANTA_{name.upper()}` | {shown} | {field.description} |")
     return "\n".join(lines) + "\n"
+
+
+@app.command()
+def reference() -> None:
+    """Print the page docs/cli.md: every command with its options."""
+    from niyanta.client.reference import render
+
+    print(render(app), end="")
 
 
 @app.command()

@@ -43,6 +43,21 @@ class Settings(BaseSettings):
     )
     statement_timeout: float = Field(5.0, gt=0, description="Longest time a statement may take")
 
+    api_host: str = Field("0.0.0.0", description="Address the REST door listens on")  # noqa: S104
+    api_port: int = Field(8080, ge=0, le=65535, description="Port of the REST door")
+    api_tls_cert: str = Field("", description="Certificate chain (PEM file) of the REST door; empty: no TLS")
+    api_tls_key: str = Field("", description="Private key (PEM file) of that certificate")
+    api_pool_max: int = Field(20, ge=2, description="Most connections of an API process to Postgres")
+    api_max_inflight: int = Field(
+        512, ge=1, description="Requests an API process has in hand at once; more are told to come back (503)"
+    )
+    max_queue_depth: int = Field(
+        1_000_000,
+        ge=0,
+        description="Workloads that may wait, all customers together, before the REST door answers 503 (by a sum that "
+        "is up to 100 ms old)",
+    )
+
     lease: float = Field(4.0, gt=1, description="How long leadership lasts without a renewal")
     renew_every: float = Field(1.0, gt=0, description="How often the leader renews")
     loop_stall_limit: float = Field(3.0, gt=0, description="A loop that hasn't ticked for this long stops renewing")

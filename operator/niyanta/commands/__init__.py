@@ -1,0 +1,1 @@
+"""Commands of `niyanta` that need the database; `cli` registers them."""

@@ -1,0 +1,66 @@
+"""Around every request: how many are in hand, how long they take, and headers that browsers heed."""
+
+from __future__ import annotations
+
+import time
+
+from prometheus_client import Counter, Gauge, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from niyanta.server.problems import UNAVAILABLE, Problem
+
+SECONDS = Histogram(
+    "niyanta_api_request_seconds",
+    "Time from the first byte of a request to the end of its answer",
+    ["method", "route"],
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+)
+ANSWERS = Counter("niyanta_api_answers_total", "Answers by status", ["method", "route", "status"])
+IN_HAND = Gauge("niyanta_api_requests_in_hand", "Requests being worked on")
+
+_METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"))
+_ALWAYS = frozenset(("/healthz", "/metrics"))
+_HEADERS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+]
+
+
+class Gate:
+    """Measures, and turns away what goes beyond `most` requests at once."""
+
+    def __init__(self, app: ASGIApp, most: int) -> None:
+        self._app = app
+        self._most = most
+        self._in_hand = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        status = 500
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], *_HEADERS]}
+            await send(message)
+
+        self._in_hand += 1
+        IN_HAND.set(self._in_hand)
+        try:
+            if self._in_hand > self._most and scope["path"] not in _ALWAYS:
+                problem = Problem(UNAVAILABLE, "this process has all hands full", retry_after=1)
+                await problem.response()(scope, receive, sending)
+            else:
+                await self._app(scope, receive, sending)
+        finally:
+            self._in_hand -= 1
+            IN_HAND.set(self._in_hand)
+            method = scope["method"] if scope["method"] in _METHODS else "other"
+            route = getattr(scope.get("route"), "path", "none")
+            SECONDS.labels(method, route).observe(time.monotonic() - started)
+            ANSWERS.labels(method, route, str(status)).inc()

@@ -1,0 +1,87 @@
+"""Errors as RFC 9457 problem details. `type` URIs are stable: clients may decide by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+PREFIX = "urn:niyanta:problem:"
+MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A type of problem: the end of its URI, its status and title."""
+
+    name: str
+    status: int
+    title: str
+
+    @property
+    def uri(self) -> str:
+        return PREFIX + self.name
+
+
+BAD_REQUEST = Kind("bad-request", 400, "The request can't be understood")
+UNAUTHORIZED = Kind("unauthorized", 401, "No valid API key was given")
+FORBIDDEN = Kind("forbidden", 403, "The API key may not do this")
+NOT_FOUND = Kind("not-found", 404, "There is no such thing")
+METHOD = Kind("method-not-allowed", 405, "The path doesn't know this method")
+TIMEOUT = Kind("request-timeout", 408, "The request's body didn't arrive in time")
+NAME_TAKEN = Kind("name-taken", 409, "An unfinished workload of the customer has this name")
+KEY_REUSED = Kind("idempotency-key-reused", 409, "The idempotency key belongs to another request")
+WRONG_PHASE = Kind("wrong-phase", 409, "The workload's phase doesn't allow this")
+OTHER_DOOR = Kind("kubernetes-door", 409, "The workload belongs to the Kubernetes API")
+CONFLICT = Kind("conflict", 409, "Another request was faster")
+TOO_LARGE = Kind("too-large", 413, "The request is too large")
+MEDIA = Kind("unsupported-media-type", 415, "This media type isn't understood")
+INVALID = Kind("invalid-manifest", 422, "The manifest is refused")
+POD_SECURITY = Kind("pod-security", 422, "The template doesn't meet the restricted Pod Security standard")
+REFERENCE = Kind("reference-not-allowed", 422, "The template uses what the Customer doesn't list")
+NOT_ALLOWED = Kind("customer-not-allowed", 422, "The Customer may not do this")
+QUEUE_FULL = Kind("queue-full", 429, "The customer's queue is full")
+RATE_LIMITED = Kind("rate-limited", 429, "Too many submissions per second")
+INTERNAL = Kind("internal", 500, "A bug: the request could not be handled")
+UNAVAILABLE = Kind("unavailable", 503, "The record can't be reached now")
+AT_CAPACITY = Kind("at-capacity", 503, "The queue of all customers together is full")
+
+KINDS: tuple[Kind, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Kind))
+
+
+@dataclass(eq=False)
+class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
+    """A request that ends here. `retry_after` is seconds; `errors` are {field, message}."""
+
+    kind: Kind
+    detail: str
+    errors: Sequence[Mapping[str, str]] = ()
+    retry_after: float | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        """The problem details object."""
+        found: dict[str, Any] = {
+            "type": self.kind.uri,
+            "title": self.kind.title,
+            "status": self.kind.status,
+            "detail": self.detail,
+        }
+        if self.errors:
+            found["errors"] = [dict(error) for error in self.errors]
+        if self.retry_after is not None:
+            found["retryAfterSeconds"] = math.ceil(self.retry_after)
+        return found
+
+    def response(self) -> Response:
+        """The answer to give."""
+        headers = dict(self.headers)
+        if self.retry_after is not None:
+            headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
+        if self.kind is UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
+        return Response(orjson.dumps(self.body()), self.kind.status, headers, MEDIA_TYPE)

@@ -1,0 +1,154 @@
+"""Customers, workers, pools and the queue as a whole."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from niyanta.server import views
+from niyanta.server.auth import Principal
+from niyanta.server.backpressure import limit_of
+from niyanta.server.models import (
+    CustomerList,
+    CustomerStats,
+    CustomerView,
+    DrainView,
+    PoolList,
+    QueueDepthView,
+    WorkerPage,
+)
+from niyanta.server.openapi import problems
+from niyanta.server.problems import NOT_FOUND, Problem
+from niyanta.server.routes.workloads import Limit, Name
+from niyanta.server.services import BoundedRoute, Caller, Parts, answer
+from niyanta.store.rows import Depth
+
+router = APIRouter(prefix="/v1", route_class=BoundedRoute)
+
+Customer = Annotated[str | None, Name, Query(description="For admins: which customer. Default: the key's own.")]
+_NODE = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+_READ = problems(401, 404, 422, 503)
+
+
+def _chosen(caller: Principal, customer: str | None) -> str:
+    """The customer that is asked about; Problem (404) for another one's."""
+    if customer is not None and not caller.sees(customer):
+        raise Problem(NOT_FOUND, f"there is no Customer {customer}")
+    return customer or caller.customer
+
+
+@router.get("/customer", response_model=CustomerView, tags=["Customers"], summary="The Customer", responses=_READ)
+async def get_customer(parts: Parts, caller: Caller, customer: Customer = None) -> Response:
+    """Tier, limits, namespaces, and what its submissions may use."""
+    return answer(views.customer(await parts.known_customer(_chosen(caller, customer))))
+
+
+@router.get(
+    "/customers",
+    response_model=CustomerList,
+    tags=["Customers"],
+    summary="All Customers (admin)",
+    responses=problems(401, 403, 503),
+)
+async def list_customers(parts: Parts, caller: Caller) -> Response:
+    """By name."""
+    caller.require_admin()
+    found = [row for row in await parts.record.get_customers() if not row.deleted]
+    return answer(CustomerList(items=[views.customer(row) for row in found]))
+
+
+@router.get("/customer/stats", response_model=CustomerStats, tags=["Customers"], summary="Its counts", responses=_READ)
+async def stats(parts: Parts, caller: Caller, customer: Customer = None) -> Response:
+    """From counters that the transactions themselves keep."""
+    row = await parts.known_customer(_chosen(caller, customer))
+    depth = (await parts.record.get_queue_depth(row.name)).customers.get(row.name, Depth())
+    pace = await parts.pressure.pace()
+    view = CustomerStats(
+        customer=row.name,
+        counts=views.counts(depth),
+        waiting=depth.pending + depth.held + depth.suspended,
+        max_queue_depth=limit_of(row, "maxQueueDepth"),
+        concurrent=depth.scheduled + depth.running,
+        max_concurrent=limit_of(row, "maxConcurrent"),
+        oldest_pending_seconds=await parts.record.oldest_pending(row.name),
+        placed_per_minute=(pace.by_customer or {}).get(row.name),
+    )
+    return answer(view)
+
+
+@router.get(
+    "/workers", response_model=WorkerPage, tags=["Workers"], summary="Workers", responses=problems(401, 422, 503)
+)
+async def list_workers(
+    parts: Parts,
+    caller: Caller,
+    pool: Annotated[str | None, Name, Query(description="Of this pool alone.")] = None,
+    limit: Limit = 200,
+    cursor: Annotated[str | None, Query(max_length=253, pattern=_NODE.pattern, description="`next` of before.")] = None,
+) -> Response:
+    """By name. What is taken of each is shown to admins alone."""
+    rows = await parts.record.get_workers(pool=pool, after=cursor or "", limit=limit)
+    items = [views.worker(row, admin=caller.admin) for row in rows]
+    return answer(WorkerPage(items=items, next=rows[-1].name if len(rows) == limit else None))
+
+
+@router.post(
+    "/workers/{name}/drain",
+    status_code=202,
+    response_model=DrainView,
+    tags=["Workers"],
+    summary="Drain a worker (admin)",
+    responses=problems(401, 403, 404, 503),
+)
+async def drain(name: str, parts: Parts, caller: Caller) -> Response:
+    """The leader cordons it; what runs there goes on to its end. Asking twice gives the open request."""
+    caller.require_admin()
+    found = None
+    if _NODE.fullmatch(name):
+        found = await parts.record.add_worker_request(name, action="drain", by=f"{caller.customer}/{caller.key_id}")
+    if found is None:
+        raise Problem(NOT_FOUND, "there is no such worker")
+    return answer(views.drain(found), 202)
+
+
+@router.get("/pools", response_model=PoolList, tags=["Workers"], summary="WorkerPools", responses=problems(401, 503))
+async def list_pools(parts: Parts, caller: Caller) -> Response:
+    """As the leader last wrote them. How busy they are is shown to admins alone."""
+    return answer(PoolList(items=[views.pool(row, admin=caller.admin) for row in await parts.record.get_pools()]))
+
+
+@router.get(
+    "/metrics/queue-depth",
+    response_model=QueueDepthView,
+    tags=["Queue"],
+    summary="How much waits",
+    responses=problems(401, 503),
+)
+async def queue_depth(parts: Parts, caller: Caller) -> Response:
+    """In all, by customer, tier and pool, and the age of the oldest: from counters, never by counting rows."""
+    only = None if caller.admin else caller.customer
+    depth = await parts.record.get_queue_depth(only)
+    by_customer = {name: found.pending for name, found in sorted(depth.customers.items()) if found.pending}
+    tiers = await parts.pressure.tiers()
+    by_tier: dict[str, int] = {}
+    for name, pending in by_customer.items():
+        tier = tiers.get(name, "Unknown")
+        by_tier[tier] = by_tier.get(tier, 0) + pending
+    by_pool: dict[str, int] = {}
+    if caller.admin:
+        for pool in await parts.record.get_pools():
+            queued = pool.status.get("queueDepth")
+            by_pool[pool.name] = queued if isinstance(queued, int) else 0
+    view = QueueDepthView(
+        total=depth.total.pending,
+        held=depth.total.held,
+        suspended=depth.total.suspended,
+        by_customer=by_customer,
+        by_tier=by_tier,
+        by_pool=by_pool,
+        oldest_age_seconds=await parts.record.oldest_pending(only),
+    )
+    return answer(view)

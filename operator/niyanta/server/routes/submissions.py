@@ -1,0 +1,297 @@
+"""POST /v1/workloads and /v1/workloads:batch: 202 means committed.
+
+The order of checks is that of their cost: key, size, idempotency, manifest, rate, capacity, and at last, in the
+transaction, names and the customer's limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from niyanta.server import views
+from niyanta.server.auth import Principal
+from niyanta.server.backpressure import Backpressure, limit_headers, limit_of
+from niyanta.server.body import MAX_BATCH, MAX_ITEMS, MAX_MANIFEST, parse_object, read_body, require_media
+from niyanta.server.models import Accepted, BatchItem, BatchView, ProblemView
+from niyanta.server.openapi import BATCH_BODY, IDEMPOTENCY, MANIFEST_BODY, problems
+from niyanta.server.problems import (
+    BAD_REQUEST,
+    KEY_REUSED,
+    NAME_TAKEN,
+    NOT_ALLOWED,
+    QUEUE_FULL,
+    RATE_LIMITED,
+    TOO_LARGE,
+    Problem,
+)
+from niyanta.server.services import Caller, Parts, Services, bounded, raw
+from niyanta.store.rows import CustomerRow, Intake
+from niyanta.store.submit import Answer, Outcome, Refusal, Verdict
+from niyanta.store.submit import Request as Submission
+
+router = APIRouter(prefix="/v1", tags=["Workloads"])
+
+SLICE = 25
+"""Manifests read before other requests get their turn."""
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_CUSTOMER = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+
+
+@router.post(
+    "/workloads",
+    status_code=202,
+    response_model=Accepted,
+    summary="Submit a workload",
+    responses=problems(400, 401, 409, 413, 415, 422, 429, 503),
+    openapi_extra={"requestBody": MANIFEST_BODY, "parameters": [IDEMPOTENCY]},
+)
+async def submit(request: Request, parts: Parts, caller: Caller) -> Response:
+    """The body is the very manifest that kubectl takes, as JSON. 202: it is committed and will not be lost."""
+    require_media(request, "json")
+    text = await read_body(request, MAX_MANIFEST)
+    return await bounded(_submit(request, text, parts, caller))
+
+
+async def _submit(request: Request, text: bytes, parts: Services, caller: Principal) -> Response:
+    key = _idempotency_key(request)
+    digest = hashlib.sha256(b"one\n" + text).hexdigest()
+    manifest = parse_object(text)
+    name = _target(manifest, caller)
+    if key is not None and (found := await parts.record.find_answer(name, key, digest)) is not None:
+        return _replayed(found)
+    customer = await _customer(parts, name)
+    intake = _read(parts, manifest, customer)
+    per_second = limit_of(customer, "submitRatePerSecond")
+    if per_second is not None and not await parts.rate.take(name, per_second, 1):
+        raise Backpressure.rate_limited(per_second)
+    await parts.pressure.require_capacity(1)
+    limit = limit_of(customer, "maxQueueDepth")
+    outcome = await parts.gatherer.submit(
+        Submission(name, [intake], limit, _one_answer, key=key, body_hash=digest if key is not None else "")
+    )
+    if outcome.replayed or outcome.mismatch:
+        return _replayed(outcome)
+    (verdict,) = outcome.verdicts
+    if verdict.row is None:
+        raise await _refused(parts, verdict, customer, limit, intake)
+    return raw(outcome.answer.body if outcome.answer else None, 202, {"Location": f"/v1/workloads/{verdict.row.id}"})
+
+
+def _one_answer(verdicts: Sequence[Verdict]) -> Answer:
+    """A refusal isn't kept: the same key may be used when there is room."""
+    row = verdicts[0].row
+    return Answer(0, None, keep=False) if row is None else Answer(202, views.body(views.accepted(row)))
+
+
+async def _refused(
+    parts: Services, verdict: Verdict, customer: CustomerRow, limit: int | None, intake: Intake
+) -> Problem:
+    if verdict.refusal is Refusal.NAME_TAKEN:
+        return _name_taken(intake)
+    return await parts.pressure.queue_full(customer, limit or 0, verdict.depth, 1)
+
+
+# --- Batches ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Line:
+    """A line of a batch: an intake, or what is wrong with it."""
+
+    number: int
+    intake: Intake | None = None
+    problem: Problem | None = None
+
+
+@router.post(
+    "/workloads:batch",
+    status_code=202,
+    response_model=BatchView,
+    summary="Submit up to 1,000 workloads",
+    responses=problems(400, 401, 409, 413, 415, 422, 429, 503)
+    | {207: {"model": BatchView, "description": "Some, or all, were refused: each item says what became of it."}},
+    openapi_extra={"requestBody": BATCH_BODY, "parameters": [IDEMPOTENCY]},
+)
+async def submit_batch(request: Request, parts: Parts, caller: Caller) -> Response:
+    """NDJSON: a manifest per line, all for one customer. All that is accepted is committed in one transaction.
+
+    202: all were accepted; 207: look at each. With an Idempotency-Key the whole answer is kept if anything was
+    accepted, so send what was refused again under another key.
+    """
+    require_media(request, "ndjson", "jsonl", "json")
+    text = await read_body(request, MAX_BATCH)
+    return await bounded(_submit_batch(request, text, parts, caller))
+
+
+async def _submit_batch(request: Request, text: bytes, parts: Services, caller: Principal) -> Response:
+    key = _idempotency_key(request)
+    digest = hashlib.sha256(b"batch\n" + text).hexdigest()
+    raw_lines = [(number, line) for number, line in enumerate(text.split(b"\n")) if line.strip()]
+    if not raw_lines:
+        raise Problem(BAD_REQUEST, "the batch is empty: a manifest per line is wanted")
+    if len(raw_lines) > MAX_ITEMS:
+        raise Problem(TOO_LARGE, f"a batch may have at most {MAX_ITEMS} items, this one has {len(raw_lines)}")
+    name = _batch_target(raw_lines, caller)
+    if key is not None and (found := await parts.record.find_answer(name, key, digest)) is not None:
+        return _replayed(found)
+    customer = await _customer(parts, name)
+    lines = await _read_lines(parts, raw_lines, customer)
+    await _slow_down(parts, customer, lines)
+    good = [line for line in lines if line.intake is not None]
+    limit = limit_of(customer, "maxQueueDepth")
+    if good:
+        await parts.pressure.require_capacity(len(good))
+    answers = _BatchAnswer(lines, limit)
+    if not good:
+        return await _batch_response(parts, customer, limit, answers.answer([]), answers)
+    outcome = await parts.gatherer.submit(
+        Submission(
+            name,
+            [line.intake for line in good if line.intake is not None],
+            limit,
+            answers.answer,
+            key=key,
+            body_hash=digest if key is not None else "",
+        )
+    )
+    if outcome.replayed or outcome.mismatch or outcome.answer is None:
+        return _replayed(outcome)
+    return await _batch_response(parts, customer, limit, outcome.answer, answers)
+
+
+async def _read_lines(parts: Services, raw_lines: Sequence[tuple[int, bytes]], customer: CustomerRow) -> list[_Line]:
+    lines = []
+    for count, (number, text) in enumerate(raw_lines):
+        if count % SLICE == 0:
+            await asyncio.sleep(0)
+        try:
+            lines.append(_Line(number, intake=_read(parts, parse_object(text), customer)))
+        except Problem as problem:
+            lines.append(_Line(number, problem=problem))
+    return lines
+
+
+async def _slow_down(parts: Services, customer: CustomerRow, lines: Sequence[_Line]) -> None:
+    """Refuse what goes beyond submitRatePerSecond; the first lines come first."""
+    per_second = limit_of(customer, "submitRatePerSecond")
+    good = [line for line in lines if line.intake is not None]
+    if per_second is None or not good:
+        return
+    granted = await parts.rate.take(customer.name, per_second, len(good))
+    for line in good[granted:]:
+        line.intake, line.problem = None, Backpressure.rate_limited(per_second)
+
+
+class _BatchAnswer:
+    """Makes the answer of a batch from the store's verdicts, whose transaction keeps it."""
+
+    def __init__(self, lines: Sequence[_Line], limit: int | None) -> None:
+        self._lines = lines
+        self._limit = limit
+        self.depth = 0
+
+    def answer(self, verdicts: Sequence[Verdict]) -> Answer:
+        rest = iter(verdicts)
+        items = []
+        for line in self._lines:
+            if line.intake is None:
+                items.append(_item(line.number, line.problem))
+                continue
+            verdict = next(rest)
+            if verdict.row is not None:
+                items.append(BatchItem(line=line.number, status=202, workload=views.accepted(verdict.row)))
+            elif verdict.refusal is Refusal.NAME_TAKEN:
+                items.append(_item(line.number, _name_taken(line.intake)))
+            else:
+                self.depth = max(self.depth, verdict.depth)
+                text = f"the customer has {verdict.depth} workloads waiting, its maxQueueDepth is {self._limit}"
+                items.append(_item(line.number, Problem(QUEUE_FULL, text)))
+        accepted = sum(item.status == 202 for item in items)
+        view = BatchView(accepted=accepted, refused=len(items) - accepted, items=items)
+        return Answer(202 if accepted == len(items) else 207, views.body(view), keep=accepted > 0)
+
+
+def _item(number: int, problem: Problem | None) -> BatchItem:
+    assert problem is not None
+    return BatchItem(line=number, status=problem.kind.status, problem=ProblemView.model_validate(problem.body()))
+
+
+async def _batch_response(
+    parts: Services, customer: CustomerRow, limit: int | None, answer: Answer, answers: _BatchAnswer
+) -> Response:
+    """The answer with the headers of the first limit that was met."""
+    kinds = {item["problem"]["type"] for item in answer.body["items"] if item["problem"]}
+    headers: dict[str, str] = {}
+    if QUEUE_FULL.uri in kinds and limit is not None:
+        refused = sum(item["status"] == QUEUE_FULL.status for item in answer.body["items"])
+        wait = (await parts.pressure.pace()).seconds_for(refused, customer.name)
+        headers = {
+            "Retry-After": str(max(1, round(wait))),
+            **limit_headers("queue", limit, max(0, limit - answers.depth), wait),
+        }
+    elif RATE_LIMITED.uri in kinds:
+        headers = {"Retry-After": "1", **limit_headers("rate", limit_of(customer, "submitRatePerSecond") or 0, 0, 1.0)}
+    return raw(answer.body, answer.status, headers)
+
+
+# --- What both have in common ----------------------------------------------------------------------------------------
+
+
+def _read(parts: Services, manifest: dict[str, Any], customer: CustomerRow) -> Intake:
+    return parts.reader.read(manifest, customer, tier_weight=parts.settings.tier_weight(customer.tier))
+
+
+def _name_taken(intake: Intake) -> Problem:
+    text = f"customer {intake.customer} has an unfinished workload named {intake.name}"
+    return Problem(NAME_TAKEN, text, [{"field": "metadata.name", "message": "is taken"}])
+
+
+async def _customer(parts: Services, name: str) -> CustomerRow:
+    found = await parts.pressure.customer(name)
+    if found is None:
+        raise Problem(NOT_ALLOWED, f"there is no Customer {name}")
+    return found
+
+
+def _target(manifest: dict[str, Any], caller: Principal) -> str:
+    """Whose submission it is: the caller's own; an admin may name another in spec.customer."""
+    spec = manifest.get("spec")
+    named = spec.get("customer") if isinstance(spec, dict) else None
+    if caller.admin and isinstance(named, str) and _CUSTOMER.fullmatch(named):
+        return named
+    return caller.customer
+
+
+def _batch_target(raw_lines: Sequence[tuple[int, bytes]], caller: Principal) -> str:
+    """An admin's batch is for the customer that its first line names."""
+    if not caller.admin:
+        return caller.customer
+    try:
+        return _target(parse_object(raw_lines[0][1]), caller)
+    except Problem:
+        return caller.customer
+
+
+def _idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise Problem(BAD_REQUEST, "Idempotency-Key: 1 to 255 printable ASCII characters without blanks are wanted")
+    return key
+
+
+def _replayed(outcome: Outcome) -> Response:
+    if outcome.mismatch or outcome.answer is None:
+        raise Problem(KEY_REUSED, "this Idempotency-Key was used for another request within 24 hours")
+    headers = {"Idempotency-Replayed": "true"}
+    if isinstance(outcome.answer.body, dict) and "href" in outcome.answer.body:
+        headers["Location"] = outcome.answer.body["href"]
+    return raw(outcome.answer.body, outcome.answer.status, headers)

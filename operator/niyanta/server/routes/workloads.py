@@ -1,0 +1,256 @@
+"""Workloads that are there: read, explain, cancel, suspend, resume."""
+
+from __future__ import annotations
+
+import base64
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+
+from niyanta.lifecycle import Event, IllegalTransitionError, Phase
+from niyanta.server import views
+from niyanta.server.auth import Principal
+from niyanta.server.backpressure import Pace
+from niyanta.server.models import (
+    Estimate,
+    EventPage,
+    Explanation,
+    Position,
+    View,
+    WorkloadPage,
+    WorkloadView,
+)
+from niyanta.server.openapi import problems
+from niyanta.server.problems import BAD_REQUEST, NOT_FOUND, OTHER_DOOR, WRONG_PHASE, Problem
+from niyanta.server.services import BoundedRoute, Caller, Parts, Services, answer
+from niyanta.store.codec import from_us, to_us
+from niyanta.store.rest import EXACT_POSITIONS, Filter, Place
+from niyanta.store.rows import WorkloadRow
+
+router = APIRouter(prefix="/v1/workloads", tags=["Workloads"], route_class=BoundedRoute)
+
+Limit = Annotated[int, Query(ge=1, le=500, description="Items per page.")]
+Cursor = Annotated[str | None, Query(max_length=200, description="`next` of the page before.")]
+Name = Query(max_length=63, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
+_EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = datetime(9000, 1, 1, tzinfo=UTC)
+
+
+@router.get(
+    "", response_model=WorkloadPage, summary="List workloads, newest first", responses=problems(400, 401, 422, 503)
+)
+async def list_workloads(
+    parts: Parts,
+    caller: Caller,
+    status: Annotated[list[Phase] | None, Query(description="Phases; several are or-ed.")] = None,
+    type_: Annotated[str | None, Name, Query(alias="type", description="Workload type.")] = None,
+    customer: Annotated[str | None, Name, Query(description="For admins: one customer's alone.")] = None,
+    created_after: Annotated[datetime | None, Query(alias="createdAfter", description="Inclusive.")] = None,
+    created_before: Annotated[datetime | None, Query(alias="createdBefore", description="Exclusive.")] = None,
+    with_spec: Annotated[bool, Query(alias="withSpec", description="Give the specs too.")] = False,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response:
+    """Pages by keyset: a page costs the same wherever it is. A page may be short, go on while `next` is set."""
+    if not caller.admin and customer not in (None, caller.customer):
+        return answer(WorkloadPage(items=[], next=None))
+    wanted = Filter(
+        customer=customer if caller.admin else caller.customer,
+        phases=tuple(status or ()),
+        type=type_,
+        since=_bounded(created_after),
+        until=_bounded(created_before),
+    )
+    rows, place = await parts.record.list_workloads(wanted, after=_place(cursor), limit=limit)
+    now = await parts.now()
+    items = [_view(parts, row, now, with_spec=with_spec) for row in rows]
+    return answer(WorkloadPage(items=items, next=None if place is None else _cursor(to_us(place.at), place.id)))
+
+
+@router.get("/{id}", response_model=WorkloadView, summary="Read a workload", responses=problems(401, 404, 503))
+async def get(id: str, parts: Parts, caller: Caller) -> Response:  # noqa: A002 - the path's name
+    """With its spec."""
+    row = await parts.visible(id, caller)
+    return answer(_view(parts, row, await parts.now(), with_spec=True))
+
+
+@router.get("/{id}/explain", response_model=Explanation, summary="Why is it there?", responses=problems(401, 404, 503))
+async def explain(id: str, parts: Parts, caller: Caller) -> Response:  # noqa: A002
+    """Typed reasons with counts, the place in the queue, and when it may start."""
+    row = await parts.visible(id, caller)
+    now = await parts.now()
+    waits = row.phase in (Phase.PENDING, Phase.HELD)
+    reasons = await parts.record.get_reasons(row.id) if waits else []
+    position = estimate = None
+    if row.phase is Phase.PENDING:
+        ahead = await parts.record.queue_ahead(row)
+        position = Position(ahead=ahead, exact=ahead < EXACT_POSITIONS)
+        estimate = estimated_start(row, position, await parts.pressure.pace(), now)
+    view = Explanation(
+        id=row.id,
+        phase=row.phase.value,
+        reason=row.reason,
+        message=row.message,
+        effective_priority=_effective(parts, row, now),
+        priority_formula=_formula(parts, row),
+        reasons=views.reason_counts(reasons),
+        nearest_miss=views.nearest_miss(reasons),
+        position=position,
+        estimated_start=estimate,
+        not_before=row.not_before if row.not_before and to_us(row.not_before) > now else None,
+        avoided_workers={worker: until for worker, until in row.excluded.items() if to_us(until) > now},
+    )
+    return answer(view)
+
+
+def estimated_start(row: WorkloadRow, position: Position, pace: Pace, now_us: int) -> Estimate:
+    """From the place in the queue and the leader's pace: (ahead + 1) / placements per minute."""
+    if pace.age is None:
+        return Estimate(at=None, seconds=None, basis="no leader has reported its pace yet")
+    if pace.total is None:
+        return Estimate(at=None, seconds=None, basis=f"the leader's figures are {pace.age:.0f} s old")
+    if pace.total <= 0:
+        return Estimate(at=None, seconds=None, basis="nothing was placed in the last ten minutes")
+    seconds = (position.ahead + 1) * 60.0 / pace.total
+    basis = (
+        f"{position.ahead}{'' if position.exact else ' or more'} ahead in the queue of all customers, "
+        f"{pace.total:g} placements per minute over the last ten minutes"
+    )
+    if row.reason not in ("", "Released", "Resumed"):
+        basis += f"; but it waits for something else too ({row.reason}), so this is the earliest"
+    backoff = 0.0 if row.not_before is None else max(0.0, (to_us(row.not_before) - now_us) / 1e6)
+    if backoff > seconds:
+        seconds, basis = backoff, "the end of its backoff, which comes after its turn"
+    return Estimate(at=from_us(now_us) + timedelta(seconds=min(seconds, 1e9)), seconds=seconds, basis=basis)
+
+
+@router.get("/{id}/events", response_model=EventPage, summary="Its history", responses=problems(400, 401, 404, 503))
+async def events(
+    id: str,  # noqa: A002
+    parts: Parts,
+    caller: Caller,
+    limit: Limit = 200,
+    cursor: Cursor = None,
+) -> Response:
+    """The audit, oldest first, and its attempts."""
+    row = await parts.visible(id, caller)
+    after = None
+    if cursor is not None:
+        at_us, number = _decoded(cursor)
+        if not isinstance(number, int):
+            raise Problem(BAD_REQUEST, "cursor: not one of this listing's")
+        after = (from_us(at_us), number)
+    found = await parts.record.get_events_page(row.id, after=after, limit=limit)
+    attempts = [] if after else await parts.record.get_attempts(row.id)
+    more = _cursor(to_us(found[-1].at), found[-1].id) if len(found) == limit else None
+    page = EventPage(
+        items=[views.event(item) for item in found], attempts=[views.attempt(item) for item in attempts], next=more
+    )
+    return answer(page)
+
+
+_CHANGES = problems(401, 404, 409, 503)
+
+
+@router.post("/{id}/cancel", response_model=WorkloadView, summary="Cancel it", responses=_CHANGES)
+async def cancel(id: str, parts: Parts, caller: Caller) -> Response:  # noqa: A002
+    """Its pods are deleted, if it has some. Cancelling twice is no error."""
+    return await _move(id, parts, caller, Event.CANCEL, already=(Phase.CANCELLED,))
+
+
+@router.post("/{id}/suspend", response_model=WorkloadView, summary="Suspend it", responses=_CHANGES)
+async def suspend(id: str, parts: Parts, caller: Caller) -> Response:  # noqa: A002
+    """It leaves the queue, and stops if it runs, until it is resumed. Suspending twice is no error."""
+    return await _move(id, parts, caller, Event.SUSPEND, already=(Phase.SUSPENDED,))
+
+
+@router.post("/{id}/resume", response_model=WorkloadView, summary="Resume it", responses=_CHANGES)
+async def resume(id: str, parts: Parts, caller: Caller) -> Response:  # noqa: A002
+    """It goes back to the queue; the time it was suspended doesn't age. No error for what isn't suspended."""
+    already = (Phase.PENDING, Phase.HELD, Phase.SCHEDULED, Phase.RUNNING)
+    return await _move(id, parts, caller, Event.RESUME, already=already)
+
+
+async def _move(id_: str, parts: Services, caller: Principal, event: Event, *, already: tuple[Phase, ...]) -> Response:
+    row = await parts.visible(id_, caller)
+    if row.door != "rest":
+        text = f"it came by the Kubernetes door: kubectl edits or deletes workload {row.namespace}/{row.name}"
+        raise Problem(OTHER_DOOR, text)
+    if row.phase not in already:
+        words = {Event.CANCEL: "Cancelled", Event.SUSPEND: "Suspended", Event.RESUME: "Resumed"}
+        try:
+            row = await parts.record.move(row.id, event, reason=words[event], message="asked for by REST")
+        except LookupError:
+            raise Problem(NOT_FOUND, "there is no workload with this id") from None
+        except IllegalTransitionError:
+            # It may have moved on since it was read; what was asked for may even be done by now.
+            row = await parts.visible(id_, caller)
+            if row.phase not in already:
+                raise Problem(WRONG_PHASE, f"{event.value} isn't possible in phase {row.phase.value}") from None
+    return answer(_view(parts, row, await parts.now(), with_spec=True))
+
+
+# --- Helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _effective(parts: Services, row: WorkloadRow, now_us: int) -> int:
+    """Of what waits: now. Of the rest: as it was when it left the queue."""
+    at = now_us
+    for moment in (row.scheduled_at, row.paused_at, row.finished_at):
+        if moment is not None and row.phase is not Phase.PENDING:
+            at = min(at, to_us(moment))
+    return parts.keys.effective(row.priority, row.tier_weight, row.queued_at_us, now_us=at)
+
+
+def _formula(parts: Services, row: WorkloadRow) -> str:
+    terms = []
+    if parts.settings.enable_priority:
+        terms.append(f"priority {row.priority} x tier weight {row.tier_weight}")
+    if parts.settings.enable_aging:
+        terms.append(f"{parts.settings.aging_boost_per_minute} per minute waited")
+    return " + ".join(terms) or "first in, first out"
+
+
+def _view(parts: Services, row: WorkloadRow, now_us: int, *, with_spec: bool) -> View:
+    return views.workload(row, effective_priority=_effective(parts, row, now_us), with_spec=with_spec)
+
+
+def _bounded(moment: datetime | None) -> datetime | None:
+    """With a time zone (UTC unless it has one), within what the database can hold."""
+    if moment is None:
+        return None
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if not 1970 <= moment.year <= 8999:
+        return _EARLIEST if moment.year < 1970 else _LATEST
+    return aware
+
+
+def _cursor(at_us: int, key: str | int) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps([at_us, key])).decode().rstrip("=")
+
+
+def _decoded(cursor: str) -> tuple[int, Any]:
+    try:
+        at_us, key = orjson.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+        if type(at_us) is int and 0 <= at_us < to_us(_LATEST) and type(key) in (int, str):
+            if isinstance(key, str):
+                key = str(uuid.UUID(key))
+            elif not 0 <= key < 2**63:
+                raise ValueError(key)
+            return at_us, key
+    except (ValueError, TypeError):
+        pass
+    raise Problem(BAD_REQUEST, "cursor: not one of this listing's")
+
+
+def _place(cursor: str | None) -> Place | None:
+    if cursor is None:
+        return None
+    at_us, key = _decoded(cursor)
+    if not isinstance(key, str):
+        raise Problem(BAD_REQUEST, "cursor: not one of this listing's")
+    return Place(from_us(at_us), key)

@@ -1,0 +1,64 @@
+"""`niyanta api`: the application under uvicorn, with health and metrics on a port of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+import uvicorn
+
+from niyanta.server.app import create_app, create_ops_app
+from niyanta.settings import Settings
+
+GRACE = 10
+"""Seconds that requests under way have after SIGTERM."""
+
+
+class _Server(uvicorn.Server):
+    """The second server of a process: signals are the first one's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code."""
+    app = create_app(settings)
+    main = uvicorn.Server(_config(app, settings, host=settings.api_host, port=settings.api_port, tls=True))
+    ops = _Server(_config(create_ops_app(app), settings, host=settings.metrics_host, port=settings.metrics_port))
+    side = asyncio.create_task(_after_start(main, ops), name="ops-server")
+    try:
+        await main.serve()
+    finally:
+        ops.should_exit = True
+        with contextlib.suppress(asyncio.CancelledError):
+            await side
+    return 0 if main.started else 1
+
+
+async def _after_start(main: uvicorn.Server, ops: uvicorn.Server) -> None:
+    """The second port opens when the first one's application lives."""
+    while not main.started:
+        if main.should_exit or ops.should_exit:
+            return
+        await asyncio.sleep(0.02)
+    await ops.serve()
+
+
+def _config(app: object, settings: Settings, *, host: str, port: int, tls: bool = False) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=65,
+        timeout_graceful_shutdown=GRACE,
+        lifespan="on" if tls else "off",
+        ssl_certfile=(settings.api_tls_cert or None) if tls else None,
+        ssl_keyfile=(settings.api_tls_key or None) if tls else None,
+    )

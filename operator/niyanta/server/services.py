@@ -1,0 +1,144 @@
+"""What the handlers of one API process share, and the small things they all do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from fastapi import Depends
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+
+from niyanta.server.auth import Authenticator, Principal
+from niyanta.server.backpressure import Backpressure
+from niyanta.server.gather import Gatherer
+from niyanta.server.models import View
+from niyanta.server.problems import NOT_FOUND, UNAVAILABLE, Problem
+from niyanta.server.rate import SubmitRate
+from niyanta.server.reading import Reader
+from niyanta.settings import Settings
+from niyanta.store.clock import Clock
+from niyanta.store.keychain import KeyChain
+from niyanta.store.keys import QueueKeys
+from niyanta.store.pool import Pool
+from niyanta.store.rest import RestRecord
+from niyanta.store.rows import CustomerRow, WorkloadRow
+
+PATIENCE = 4.8
+"""Every answer comes within this many seconds (a body's arrival not counted)."""
+CLOCK_EVERY = 60.0
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Services:
+    """One API process's parts."""
+
+    settings: Settings
+    record: RestRecord
+    auth: Authenticator
+    reader: Reader
+    gatherer: Gatherer
+    pressure: Backpressure
+    rate: SubmitRate
+    keys: QueueKeys
+    clock: Clock
+    clock_read_at: float = float("-inf")
+
+    @classmethod
+    def on(cls, pool: Pool, settings: Settings) -> Services:
+        """Parts that share a pool of connections."""
+        record = RestRecord(pool, settings)
+        return cls(
+            settings=settings,
+            record=record,
+            auth=Authenticator(KeyChain(pool)),
+            reader=Reader(operator_namespace=settings.namespace),
+            gatherer=Gatherer(record),
+            pressure=Backpressure(record, settings),
+            rate=SubmitRate(record),
+            keys=QueueKeys(settings),
+            clock=Clock(record),
+        )
+
+    async def now(self) -> int:
+        """The database's time in µs."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self.clock_read_at > CLOCK_EVERY:
+            await self.clock.refresh()
+            self.clock_read_at = loop.time()
+        return self.clock.now()
+
+    async def visible(self, id_: str, principal: Principal) -> WorkloadRow:
+        """The workload, if the principal may know of it; else Problem (404)."""
+        row = await self.record.get_workload(id_)
+        if row is None or not principal.sees(row.customer):
+            raise Problem(NOT_FOUND, "there is no workload with this id")
+        return row
+
+    async def known_customer(self, name: str) -> CustomerRow:
+        """A Customer; Problem (404) when the leader knows none of that name."""
+        found = await self.pressure.customer(name)
+        if found is None:
+            raise Problem(NOT_FOUND, f"there is no Customer {name}")
+        return found
+
+
+async def bounded(work: Coroutine[Any, Any, T], seconds: float = PATIENCE) -> T:
+    """The result of `work`, or Problem (503) in time. Late work goes on by itself: cancelling it would make the driver
+    ask a hung server to cancel, and wait for that.
+    """
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({task}, timeout=seconds)
+    if not done:
+        task.add_done_callback(_forget)
+        detail = "no answer in time; whether a change was made is not known, send it again with its Idempotency-Key"
+        raise Problem(UNAVAILABLE, detail, retry_after=2)
+    return task.result()
+
+
+def _forget(task: asyncio.Future[Any]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+class BoundedRoute(APIRoute):
+    """A route without a body to wait for: the whole handler answers within PATIENCE."""
+
+    def get_route_handler(self) -> Any:
+        handler = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            return await bounded(handler(request))
+
+        return answer
+
+
+def services(request: Request) -> Services:
+    """The process's parts."""
+    found: Services = request.app.state.services
+    return found
+
+
+async def principal(request: Request) -> Principal:
+    """Who asks; Problem (401)."""
+    return await bounded(services(request).auth.principal(request))
+
+
+Parts = Annotated[Services, Depends(services)]
+Caller = Annotated[Principal, Depends(principal)]
+
+
+def answer(view: View, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A view as JSON; it isn't validated again."""
+    return raw(view.model_dump(mode="json", by_alias=True), status, headers)
+
+
+def raw(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """JSON values as they are."""
+    return Response(orjson.dumps(body), status, headers, "application/json")
