@@ -24,6 +24,8 @@ from niyanta.engine.scoring import StrategyScore
 UNLIMITED: Final = 1 << 60
 DEVICE: Final = 1000
 """Thousandths of one GPU device."""
+WORKER: Final = 1_000_000
+"""One whole worker, where capacity is told as the dominant share of a worker (`Snapshot.share`)."""
 
 CPU_ROW, MEMORY_ROW, PODS_ROW, SLOTS_ROW, DEVICES_ROW = range(5)
 """Fixed rows of the resource columns. Slots and idle devices are counted like resources but have no resource name."""
@@ -74,6 +76,11 @@ class Snapshot:
         self.resource_names: list[str] = list(_FIRST_ROWS)
         self.allocatable: IntArray = np.zeros((len(_FIRST_ROWS), self.capacity), np.int64)
         self.used: IntArray = np.zeros((len(_FIRST_ROWS), self.capacity), np.int64)
+        self.foreign: IntArray = np.zeros((len(_FIRST_ROWS), self.capacity), np.int64)
+        """The part of `used` that pods take which Niyanta did not make (devices are not counted)."""
+        self.freed: dict[str, int] = {}
+        """By pool, only growing: capacity that pods of Niyanta gave back or new workers brought, `WORKER` for a whole
+        worker. The expedited lane gets its share of this."""
         self.devices: NDArray[np.int16] = np.zeros((self.capacity, 8), np.int16)
         self._unused: list[int] = []
         self._next_row = 0
@@ -130,6 +137,7 @@ class Snapshot:
             self.index.remove(row)
         else:
             row = self._take_row()
+            self.freed[info.pool] = self.freed.get(info.pool, 0) + WORKER
         self.index.add(row, info)
         self.allocatable[:, row] = 0
         for name, amount in info.allocatable:
@@ -168,6 +176,7 @@ class Snapshot:
             more = 64 * (1 + self.capacity // 512)
             self.allocatable = np.pad(self.allocatable, ((0, 0), (0, more)))
             self.used = np.pad(self.used, ((0, 0), (0, more)))
+            self.foreign = np.pad(self.foreign, ((0, 0), (0, more)))
             self.devices = np.pad(self.devices, ((0, more), (0, 0)))
             self.capacity += more
         return row
@@ -179,6 +188,7 @@ class Snapshot:
             self.resource_names.append(name)
             self.allocatable = np.pad(self.allocatable, ((0, 1), (0, 0)))
             self.used = np.pad(self.used, ((0, 1), (0, 0)))
+            self.foreign = np.pad(self.foreign, ((0, 1), (0, 0)))
         return row
 
     # --- charges ---
@@ -209,6 +219,9 @@ class Snapshot:
         row = seat.row
         if row >= 0:
             held = seat.devices
+            if seat.charge.subject is not None:
+                pool = self.index.infos[row].pool
+                self.freed[pool] = self.freed.get(pool, 0) + self.share(row, seat.charge.requests, len(held))
             self._unseat(seat)
             if held and self._lacks_devices(row):
                 self._deal_devices(row, on)
@@ -249,6 +262,19 @@ class Snapshot:
             self.used[resource, row] += sign * charge.gpu_count
         if charge.subject is not None:
             self.used[SLOTS_ROW, row] += sign
+        else:
+            for name, amount in charge.requests:
+                self.foreign[self.resources[name], row] += sign * amount
+
+    def share(self, row: int, requests: Quantities, devices: int) -> int:
+        """Dominant share of a worker that a pod of Niyanta takes: its largest part of any resource."""
+        have: list[int] = self.allocatable[:, row].tolist()
+        share = WORKER // max(have[SLOTS_ROW], 1)
+        if devices:
+            share = max(share, devices * WORKER // max(have[DEVICES_ROW], 1))
+        for name, amount in requests:
+            share = max(share, amount * WORKER // max(have[self.resources[name]], 1))
+        return min(share, WORKER)
 
     # --- devices ---
 

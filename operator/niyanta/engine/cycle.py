@@ -6,8 +6,9 @@ arrays for whole-column comparisons and as lists for single workers (a list read
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -25,6 +26,8 @@ class Options:
 
     keep_gpu_workers_free: bool = True
     """Workloads that need no GPU go to GPU workers only when nothing else fits."""
+    remaining: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Customer -> how many more of its workloads may be placed now; customers that are not there have no limit."""
 
 
 class View:
@@ -82,6 +85,8 @@ class Fork:
         """Workers with room for one more pod, by pods and slots."""
         self.log: list[int] = []
         """Rows in the order they changed."""
+        self.held: Bits = 0
+        """Workers that are reserved, wholly or in part."""
         self._classes: dict[Hashable, list[RequirementsClass]] = {}
         self._classes_by_id: dict[int, RequirementsClass] = {}
         self._seen: set[int] = set()
@@ -274,6 +279,20 @@ class Fork:
         if self._ports is not None:
             for key, ip, before in reversed(undo.ports):
                 self._ports[key][ip] = before
+
+    def hold(self, asked: RequirementsClass, rows: list[int]) -> None:
+        """Keep room for a workload until the end of the cycle, one row per replica; what is not free yet counts too.
+
+        Others may only use what is left beside it. A class with anti terms or host ports gets the workers alone, and
+        carriers of anti terms stay away from all held workers: whoever starts there must not be in its way.
+        """
+        alone = asked.has_peers or bool(asked.requirements.host_ports)
+        for row in rows:
+            self._count(asked, row, 1)
+            if alone:
+                self.left[SLOTS_ROW][row] = self.free[SLOTS_ROW][row] = 0
+                self.open = minus(self.open, 1 << row)
+            self.held |= 1 << row
 
     def _spread(self, bits: list[Bits], term: Term, row: int, undo: Undo | None) -> None:
         around = 1 << row if term.topology == HOSTNAME_TOPOLOGY else self.index.neighbours(term.topology, row)

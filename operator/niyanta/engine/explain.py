@@ -5,7 +5,7 @@ Nothing here runs for workloads that are placed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from niyanta.engine.bits import Bits, from_bool, minus, to_bool
@@ -13,8 +13,10 @@ from niyanta.engine.classes import Counts, RequirementsClass
 from niyanta.engine.columns import DEVICES_ROW, SLOTS_ROW, Snapshot
 from niyanta.engine.constraints import Check, names, static_checks
 from niyanta.engine.cycle import Fork, Options, View
+from niyanta.engine.ledger import LaneState
 from niyanta.engine.model import PendingWorkload, Reason, Rejection, Requirements
 from niyanta.engine.peers import Term
+from niyanta.engine.queue import MINUTE
 
 _ORDER = {reason: number for number, reason in enumerate(Reason)}
 
@@ -42,6 +44,8 @@ def all_checks(
         blocked[term.topology] = blocked.get(term.topology, 0) | fork.carrier_bits[term.id]
     for topology, rows in blocked.items():
         yield Reason.ANTI, topology, minus(alive, rows)
+    if anti and fork.held:
+        yield Reason.RESERVED, "", minus(alive, fork.held)
     if near:
         allowed, starting = fork.near_rows(near, view)
         yield Reason.NEAR, "", allowed & fork.starting_rows(starting)
@@ -87,13 +91,24 @@ def count_reasons(
 # --- text ------------------------------------------------------------------------------------------------------------
 
 
-def summary(rejection: Rejection, requirements: Requirements | None = None) -> str:
+def summary(
+    rejection: Rejection,
+    requirements: Requirements | None = None,
+    running: Mapping[str, tuple[int, int]] | None = None,
+) -> str:
     """One line such as "0/500 workers: 310 GPU model is not A100, 120 not in region eu-west".
 
-    With `requirements` the text names what was asked for. Deterministic: the order is the rejection's.
+    With `requirements` the text names what was asked for. `running`: by customer with a limit, how many workloads it
+    runs and may run. Deterministic: the order is the rejection's.
     """
     if not rejection.workers:
         return "no workers"
+    if rejection.counts[0][0] is Reason.CONCURRENCY:
+        customer = rejection.counts[0][1]
+        if running is None or customer not in running:
+            return _BY_DETAIL[Reason.CONCURRENCY].format(customer)
+        runs, limit = running[customer]
+        return f"customer {customer} runs {runs} of its {limit} concurrent workloads"
     parts = [f"{count} {_text(reason, detail, requirements)}" for reason, detail, count in rejection.counts]
     return f"0/{rejection.workers} workers: " + ", ".join(parts)
 
@@ -116,12 +131,14 @@ _PLAIN = {
     Reason.HOST_PORT: "host port taken",
     Reason.NEAR: "not near a running workload that is asked for",
     Reason.GROUP: "fit one replica but not all together",
+    Reason.RESERVED: "reserved for a workload in the expedited lane",
 }
 
 _BY_DETAIL = {
     Reason.TAINT: "untolerated taint {}",
     Reason.RESOURCE: "insufficient {}",
     Reason.ANTI: "anti-affinity on {}",
+    Reason.CONCURRENCY: "customer {} runs as many workloads as it may",
 }
 
 
@@ -151,6 +168,19 @@ def _text(reason: Reason, detail: str, requirements: Requirements | None) -> str
 def _either(values: tuple[str, ...], joined: str = " or ") -> str:
     shown = values[:3]
     return joined.join(shown) + (f" (or {len(values) - 3} more)" if len(values) > 3 else "")
+
+
+def lane_note(state: LaneState, workload_id: str, now: int) -> str:
+    """What the expedited lane does for a workload; empty when it isn't in the lane."""
+    member = state.members.get(workload_id)
+    if member is None:
+        return ""
+    text = f"in the expedited lane for {max(now - member.since, 0) // MINUTE} min"
+    for reservation in state.reservations:
+        if reservation.id == workload_id:
+            workers = list(dict.fromkeys(reservation.workers))
+            text += f"; reserved worker{'s' if len(workers) > 1 else ''} {_either(tuple(workers), ', ')}"
+    return text
 
 
 # --- nearest miss ----------------------------------------------------------------------------------------------------

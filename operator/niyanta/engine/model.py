@@ -12,6 +12,8 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from niyanta.engine.ledger import LaneState
+
 CPU = "cpu"
 MEMORY = "memory"
 PODS = "pods"
@@ -73,9 +75,13 @@ class Reason(enum.Enum):
     SLOTS = "SlotsFull"
     HOST_PORT = "HostPortTaken"
     ANTI = "AntiAffinityConflict"
+    RESERVED = "ReservedForExpedited"
+    """Room is kept there for a workload in the expedited lane that this one's anti terms could keep away."""
     NEAR = "NearNotSatisfied"
     GROUP = "GroupDoesNotFitTogether"
     """The worker could take one replica, but all replicas can't be placed at once."""
+    CONCURRENCY = "ConcurrencyLimit"
+    """The workload's customer runs as many workloads as it may; no worker was looked at."""
 
 
 # --- Workers ---------------------------------------------------------------------------------------------------------
@@ -304,14 +310,16 @@ class Placement:
     """The pool of the first worker."""
     depends_on: tuple[str, ...] = ()
     """Workloads placed in this same plan that a near term of this one relies on: stale together."""
+    expedited: bool = False
+    """Placed by a turn of the expedited lane, not by its place in the queue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
     """Workload -> why no worker took it: each worker is counted once, under the first check that refused it.
 
-    For Reason.RESOURCE `detail` names the resource, for TAINT the taint's key, for ANTI the topology. Sorted by count
-    descending, then reason order, so the same state gives the same text.
+    For Reason.RESOURCE `detail` names the resource, for TAINT the taint's key, for ANTI the topology, for CONCURRENCY
+    the customer. Sorted by count descending, then reason order, so the same state gives the same text.
     """
 
     id: str
@@ -329,3 +337,5 @@ class Plan:
     rejections: tuple[Rejection, ...]
     undecided: int = 0
     """Workloads that were not looked at because the cycle's time was up; they stay in the queue."""
+    lane: LaneState | None = None
+    """What the expedited lane is to be told next time; None when `schedule` was given no lane."""

@@ -14,6 +14,7 @@ With priorities off the first part is 0, with aging off the second; with both of
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
@@ -118,6 +119,25 @@ class Queue:
     def in_order(self) -> Iterator[PendingWorkload]:
         """All workloads, first to last, as they stand at the call; the queue stays as it is."""
         return iter([self._current[entry[2]][1] for entry in self._sorted()])
+
+    def long_waiting(self, before: int, *, most: int = 5000, per_kind: int = 1024) -> list[PendingWorkload]:
+        """Workloads queued at `before` or earlier, oldest first: the expedited lane's candidates. O(n).
+
+        At most so many of a kind (a customer with the very same requirements object), so that no wall of one kind hides
+        the others.
+        """
+        found = [(entry[1], entry[2]) for entry, _ in self._current.values() if entry[1] <= before]
+        chosen: list[PendingWorkload] = []
+        kinds: Counter[tuple[str, int]] = Counter()
+        for _, name in sorted(found):
+            workload = self._current[name][1]
+            kind = (workload.subject.customer, id(workload.requirements))
+            kinds[kind] += 1
+            if kinds[kind] <= per_kind:
+                chosen.append(workload)
+                if len(chosen) == most:
+                    break
+        return chosen
 
     def position(self, workload_id: str) -> int | None:
         """How many workloads are ahead of this one (0: it is next); None if it isn't here."""

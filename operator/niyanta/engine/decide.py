@@ -1,0 +1,188 @@
+"""Decides one workload at a time on a cycle's fork: for `place` by queue order, for `lane` by lane order."""
+
+from __future__ import annotations
+
+from niyanta.engine.bits import Bits
+from niyanta.engine.classes import Counts, RequirementsClass
+from niyanta.engine.constraints import names
+from niyanta.engine.cycle import Fork, Undo, View
+from niyanta.engine.explain import count_reasons
+from niyanta.engine.model import PendingWorkload, Placement, Reason, Rejection
+from niyanta.engine.peers import Term
+from niyanta.engine.rows import ClassRow, choose
+
+_ROWS_KEPT = 256
+"""Classes that may keep a row of keys (80 bytes a worker each)."""
+
+_BY_SUBJECT = (Reason.ANTI, Reason.GROUP)
+"""Without these among the reasons, no subject of the class can be placed."""
+
+
+class Decider:
+    """Decides one workload at a time on a fork and collects the plan."""
+
+    def __init__(self, fork: Fork) -> None:
+        self.fork = fork
+        self.placements: list[Placement] = []
+        self.rejections: list[Rejection] = []
+        self.remaining = dict(fork.options.remaining)
+        """By customer, for those with a limit: how many more workloads may be placed."""
+        self._rows = 0
+
+    def decide(self, workload: PendingWorkload) -> None:
+        """Place the workload or reject it."""
+        fork = self.fork
+        if self.remaining and self.is_at_limit(workload):
+            workers = len(fork.index.rows)
+            self._reject(workload, ((Reason.CONCURRENCY, workload.subject.customer, workers),) if workers else ())
+            return
+        asked = fork.requirements_class(workload.requirements)
+        if asked.rejected is not None and not workload.excluded:
+            self._reject(workload, asked.rejected)
+            return
+        view = fork.view(workload.subject)
+        anti: tuple[Term, ...] = ()
+        near: tuple[Term, ...] = ()
+        if asked.has_peers:
+            anti, near = fork.terms_of(asked, view)
+        # Within a cycle nothing is freed, so a rejection holds for the class until its end. Near terms are the
+        # exception (a placement may satisfy them), and excluded workers are one workload's own affair.
+        lasting = not near and not workload.excluded
+        plain = not anti and not fork.is_kept_away(fork.matched(view))
+        if lasting:
+            known = asked.rejected_group if plain else view.rejected and view.rejected.get(asked)
+            if known and workload.replicas >= known[0]:
+                self._reject(workload, known[1])
+                return
+        rows, scores, undos = self._try(workload, asked, view, anti, near)
+        if len(rows) == workload.replicas:
+            self._accept(workload, rows, scores, near)
+            return
+        group = len(rows) > 0
+        while rows:
+            fork.take(asked, view, rows.pop(), undos.pop())
+        counts = count_reasons(fork, asked, view, anti, near, names(fork.index, workload.excluded))
+        if lasting:
+            fork.keep(asked)
+            found = (workload.replicas if group else 1, counts)
+            if not any(reason in _BY_SUBJECT for reason, _, _ in counts):
+                asked.rejected = counts
+            elif plain:
+                asked.rejected_group = found
+            else:
+                view.rejected = (view.rejected or {}) | {asked: found}
+        self._reject(workload, counts)
+
+    def attempt(self, workload: PendingWorkload, blocked: Bits) -> list[int]:
+        """Place the workload outside `blocked` by a turn of the lane; its rows, or none and no rejection either."""
+        fork = self.fork
+        asked = fork.requirements_class(workload.requirements)
+        if asked.rejected is not None and not workload.excluded:
+            return []
+        view = fork.view(workload.subject)
+        anti, near = fork.terms_of(asked, view) if asked.has_peers else ((), ())
+        rows, scores, undos = self._try(workload, asked, view, anti, near, blocked)
+        if len(rows) == workload.replicas:
+            self._accept(workload, rows, scores, near, expedited=True)
+            return rows
+        while rows:
+            fork.take(asked, view, rows.pop(), undos.pop())
+        return []
+
+    def is_at_limit(self, workload: PendingWorkload) -> bool:
+        """Whether the workload's customer may not run one more."""
+        return self.remaining.get(workload.subject.customer, 1) <= 0
+
+    def _try(
+        self,
+        workload: PendingWorkload,
+        asked: RequirementsClass,
+        view: View,
+        anti: tuple[Term, ...],
+        near: tuple[Term, ...],
+        outside: Bits = 0,
+    ) -> tuple[list[int], list[float], list[Undo]]:
+        """Put as many replicas as fit outside some workers, one after the other."""
+        fork = self.fork
+        rows: list[int] = []
+        scores: list[float] = []
+        undos: list[Undo] = []
+        excluded = names(fork.index, workload.excluded) | outside if workload.excluded else outside
+        if anti and fork.held:
+            # Held workers are kept free of newcomers that could keep the holder away.
+            excluded |= fork.held
+        near_by, starting = fork.near_rows(near, view) if near else (fork.index.alive, ())
+        kept = None if near or excluded or not asked.kept else self._row(asked)
+        matched = fork.matched(view)
+        for _ in range(workload.replicas):
+            allowed = near_by & fork.starting_rows(starting) if starting else near_by
+            blocked = excluded
+            if anti or matched:
+                blocked |= fork.anti_rows(anti, matched)
+            if asked.requirements.host_ports:
+                blocked |= fork.port_rows(asked.requirements)
+            found = choose(fork, asked, blocked, allowed) if kept is None else kept.choose(fork, asked, blocked)
+            row = found[0]
+            if row < 0:
+                break
+            if workload.replicas == 1:
+                fork.put(asked, view, anti, row, workload.id)
+            else:
+                undo = Undo()
+                fork.put(asked, view, anti, row, workload.id, undo)
+                undos.append(undo)
+            rows.append(row)
+            scores.append(found[1])
+        return rows, scores, undos
+
+    def _row(self, asked: RequirementsClass) -> ClassRow | None:
+        """The row of keys of a class that was visited before, while there is room for one more."""
+        row = asked.row
+        if row is None and asked.levels and self._rows < _ROWS_KEPT:
+            self._rows += 1
+            row = asked.row = ClassRow(self.fork, asked)
+        return row
+
+    def _accept(
+        self,
+        workload: PendingWorkload,
+        rows: list[int],
+        scores: list[float],
+        near: tuple[Term, ...],
+        *,
+        expedited: bool = False,
+    ) -> None:
+        if self.remaining:
+            customer = workload.subject.customer
+            if customer in self.remaining:
+                self.remaining[customer] -= 1
+        infos = self.fork.index.infos
+        first = infos[rows[0]]
+        self.placements.append(
+            Placement(
+                workload.id,
+                workload.version,
+                workload.attempt,
+                tuple([infos[row].name for row in rows]),
+                scores[0] if len(scores) == 1 else sum(scores) / len(scores),
+                first.pool,
+                self._depends_on(workload, rows, near) if near else (),
+                expedited,
+            )
+        )
+
+    def _depends_on(self, workload: PendingWorkload, rows: list[int], near: tuple[Term, ...]) -> tuple[str, ...]:
+        """Earlier workloads of this plan without which a near term would not hold: the first one in each domain."""
+        found: dict[str, None] = {}
+        for term in near:
+            for row in rows:
+                domain = self.fork.index.domain(term.topology, row)
+                if domain is not None:
+                    provider = self.fork.providers.get((term.id, domain))
+                    if provider is not None and provider != workload.id:
+                        found[provider] = None
+        return tuple(found)
+
+    def _reject(self, workload: PendingWorkload, counts: Counts) -> None:
+        workers = len(self.fork.index.rows)
+        self.rejections.append(Rejection(workload.id, workload.version, workers, counts))
