@@ -46,8 +46,9 @@ class Api:
         self.server: str = settings.host
         self.ca_file: str | None = settings.ssl_ca_cert
         self._headers = {"Accept": "application/json"}
-        if token := settings.get_api_key_with_prefix("authorization"):
-            self._headers["Authorization"] = token
+        for key in ("BearerToken", "authorization"):
+            if token := settings.get_api_key_with_prefix(key):
+                self._headers["Authorization"] = token
         self._pool = urllib3.PoolManager(
             maxsize=_CONNECTIONS,
             block=True,
@@ -97,8 +98,7 @@ class Api:
         try:
             if answer.status != 200:
                 raise ApiError("GET", path, answer.status, answer.data.decode())
-            while piece := answer.read1():
-                yield piece
+            yield from answer.stream(2**16)
         finally:
             answer.close()
 

@@ -9,6 +9,7 @@ import copy
 import json
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -229,7 +230,8 @@ class Witness:
     def __init__(self, cluster: Cluster, namespace: str) -> None:
         self._api = cluster.api
         self._path = f"/api/v1/namespaces/{namespace}/pods"
-        self._broken: str = ""
+        self._broken = ""
+        self._ended = False
         self._running: dict[tuple[str, str], set[str]] = {}
         self._labels: dict[str, tuple[str, str, str]] = {}
         self.doubles: list[str] = []
@@ -249,13 +251,19 @@ class Witness:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self.close()
-        if kind is None:
-            assert not self._broken, f"the witness lost its watch: {self._broken}"
+        if kind is not None:
+            with suppress(Exception):
+                self.close()
+        else:
+            self.close()
             assert not self.doubles, f"ran twice at once: {self.doubles[:5]} ({len(self.doubles)} in all)"
 
     def close(self) -> None:
-        """Ends the watch once it has told all that happened until now: up to a pod made for that."""
+        """Ends the watch once it has told all that happened until now: up to a pod made for that.
+
+        Raises:
+            AssertionError: the watch broke before.
+        """
         if self._thread.is_alive():
             container = {"name": "main", "image": "registry.invalid/none"}
             marker = {"metadata": {"name": MARKER}, "spec": {"schedulerName": "nobody", "containers": [container]}}
@@ -264,29 +272,33 @@ class Witness:
             self._api.delete(f"{self._path}/{MARKER}")
         if self._thread.is_alive():
             self._broken = self._broken or "it is behind by more than 30 s"
+        assert not self._broken, f"the witness lost its watch: {self._broken}"
 
     def _follow(self) -> None:
-        query = f"watch=1&allowWatchBookmarks=true&resourceVersion={self._version}&timeoutSeconds=600"
         try:
-            answer = self._api.stream(f"{self._path}?{query}")
-            buffer = b""
-            for data in answer:
-                buffer += data
-                *lines, buffer = buffer.split(b"\n")
-                for line in lines:
-                    if not line.strip():
-                        continue
-                    event = json.loads(line)
-                    if event["type"] == "ERROR":
-                        self._broken = str(event["object"])
-                        return
-                    if event["object"]["metadata"].get("name") == MARKER:
-                        return
-                    if event["type"] != "BOOKMARK":
-                        self._see(event["type"], event["object"])
-            self._broken = "the API server ended it"
-        except Exception as error:  # told by __exit__
-            self._broken = self._broken or f"{type(error).__name__}: {error}"
+            while not self._ended and not self._broken:
+                self._watch()
+        except Exception as error:  # told by close
+            self._broken = f"{type(error).__name__}: {error}"
+
+    def _watch(self) -> None:
+        """One watch; the server ends those that read too slowly, and the next resumes where this one was."""
+        query = f"watch=1&allowWatchBookmarks=true&resourceVersion={self._version}&timeoutSeconds=600"
+        buffer = b""
+        for data in self._api.stream(f"{self._path}?{query}"):
+            buffer += data
+            *lines, buffer = buffer.split(b"\n")
+            for event in (json.loads(line) for line in lines if line.strip()):
+                if event["type"] == "ERROR":
+                    self._broken = str(event["object"])
+                    return
+                meta = event["object"]["metadata"]
+                self._version = meta["resourceVersion"]
+                if meta.get("name") == MARKER:
+                    self._ended = True
+                    return
+                if event["type"] != "BOOKMARK":
+                    self._see(event["type"], event["object"])
 
     def _see(self, kind: str, pod: JSON) -> None:
         meta = pod["metadata"]

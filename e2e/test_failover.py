@@ -1,0 +1,195 @@
+"""Operators that die, stop and come back, in the middle of placing many Workloads: nothing is lost, nothing runs twice.
+
+Each test begins with one leader and may leave a dead one behind: the fixture `operator` puts that right for the next.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from e2e.conftest import QUICK, leads
+from e2e.harness.api import JSON, Api, ApiError
+from e2e.harness.environment import Environment
+from e2e.harness.process import OperatorProcess
+from e2e.harness.waiting import until
+from e2e.harness.workloads import EPOCH, Witness, Workloads
+
+pytestmark = pytest.mark.e2e
+
+Nodes = Callable[..., list[str]]
+BURST = 250
+
+
+def wait_for_a_burst(workloads: Workloads, nodes: Nodes, *, run_for: str) -> list[str]:
+    """BURST Workloads wait, then a node for all of them comes: the next cycle places all. Returns when it has begun."""
+    uids = workloads.create(
+        workloads.manifest(f"w{i:03}", cpu="10m", memory="1Mi", life={"run_for": run_for}) for i in range(BURST)
+    )
+    until(lambda: workloads.record.count(uids, "PENDING") == BURST, what="all are taken in")
+    nodes(1, cpu="64", pods=BURST + 10)
+    return uids
+
+
+def when_committed(env: Environment, uids: list[str], act: Callable[[], None]) -> None:
+    """Calls `act` the moment the first placements are committed."""
+    text = "SELECT count(*) FROM workload_state WHERE id = ANY(%s::uuid[]) AND status <> 'PENDING'"
+    with psycopg.connect(env.dsn, autocommit=True) as connection:
+
+        def begun() -> bool:
+            found = connection.execute(text, (uids,)).fetchone()
+            return found is not None and found[0] > 0
+
+        until(begun, what="the first placements are committed", interval=0.001)
+        act()
+
+
+def standby(env: Environment) -> OperatorProcess:
+    """A second operator, ready and not leading."""
+    return env.start_operator(f"standby-{secrets.token_hex(2)}", extra_env=QUICK)
+
+
+def assert_all_succeeded_once(workloads: Workloads, uids: list[str], witness: Witness) -> None:
+    until(
+        lambda: workloads.record.count(uids, "SUCCEEDED") == len(uids),
+        what="all succeeded",
+        timeout=120,
+        interval=0.5,
+    )
+    witness.close()
+    witness.assert_one_pod_each(uids)
+    attempts = workloads.record.query(
+        "SELECT workload_id, attempt, outcome FROM attempts WHERE workload_id = ANY(%(ids)s::uuid[])", ids=uids
+    )
+    assert [a for a in attempts if (a["attempt"], a["outcome"]) != (1, "Succeed")] == []
+    assert len(attempts) == len(uids)
+
+
+def test_an_operator_killed_between_commit_and_apply_is_continued_by_the_next(
+    env: Environment, workloads: Workloads, nodes: Nodes, operator: OperatorProcess
+) -> None:
+    """SIGKILL when placements are committed and most of their pods aren't made. The next one makes the others, of the
+    same attempt; pods that ended meanwhile are not run again."""
+    with Witness(workloads.cluster, workloads.namespace) as witness:
+        uids = wait_for_a_burst(workloads, nodes, run_for="2s")
+        when_committed(env, uids, operator.sigkill)
+        committed = BURST - workloads.record.count(uids, "PENDING")
+        made = len(workloads.pods())
+        assert made < committed, "the kill came too late to show anything"
+        env.start_operator(extra_env=QUICK)
+        assert_all_succeeded_once(workloads, uids, witness)
+    print(f"killed with {committed} placements committed and {made} pods made")
+
+
+def fence_history(api: Api, namespace: str) -> JSON:
+    found = api.get(f"/api/v1/namespaces/{namespace}/configmaps/niyanta-fence")
+    return {"epoch": int(found["data"]["epoch"]), "version": int(found["metadata"]["resourceVersion"])}
+
+
+def a_pod_of(pods: list[JSON], epoch: int) -> JSON:
+    """A manifest that a leader of `epoch` would send, under a name of its own."""
+    pod = pods[0]
+    meta = {key: pod["metadata"][key] for key in ("namespace", "labels", "ownerReferences")}
+    labels = {**meta["labels"], EPOCH: str(epoch)}
+    spec = {key: pod["spec"][key] for key in ("nodeName", "restartPolicy")}
+    containers = [{"name": "main", "image": "registry.invalid/none"}]
+    return {"metadata": {**meta, "labels": labels, "name": "late"}, "spec": {**spec, "containers": containers}}
+
+
+def test_a_leader_stopped_beyond_its_lease_does_nothing_more(
+    env: Environment, workloads: Workloads, nodes: Nodes, operator: OperatorProcess
+) -> None:
+    """SIGSTOP in the middle of a burst, SIGCONT when another has finished it: the old one exits, and from the moment
+    the fence was raised no pod and no commit of the old epoch came."""
+    other = standby(env)
+    old = workloads.record.leader()["epoch"]
+    with Witness(workloads.cluster, workloads.namespace) as witness:
+        uids = wait_for_a_burst(workloads, nodes, run_for="1s")
+        when_committed(env, uids, operator.sigstop)
+        until(lambda: leads(other), what="the other one leads", timeout=60)
+        fence = until(
+            lambda: f if (f := fence_history(workloads.cluster.api, env.namespace))["epoch"] > old else None,
+            what="the fence is raised",
+        )
+        assert fence["epoch"] == workloads.record.leader()["epoch"]
+        operator.sigcont()
+        assert operator.wait_exit() == 1
+        assert_all_succeeded_once(workloads, uids, witness)
+    late = [
+        meta["name"]
+        for meta in witness.created
+        if meta["labels"][EPOCH] == str(old) and int(meta["resourceVersion"]) > fence["version"]
+    ]
+    assert not late, f"created after the fence was raised: {late}"
+    assert len({meta["labels"][EPOCH] for meta in witness.created}) == 2, "both leaders made pods"
+    commits = {
+        row["epoch"]: row
+        for row in workloads.record.query(
+            """SELECT epoch, min(at) AS first, max(at) AS last FROM workload_events
+                WHERE workload_id = ANY(%(ids)s::uuid[]) GROUP BY epoch""",
+            ids=uids,
+        )
+    }
+    assert commits[old]["last"] < commits[fence["epoch"]]["first"]
+
+
+def test_a_late_create_of_an_old_leader_is_refused_by_the_api_server(
+    env: Environment, workloads: Workloads, nodes: Nodes
+) -> None:
+    """The operator's own ServiceAccount sends the pod of an older epoch; that of today's is let in."""
+    nodes(1)
+    uid = workloads.apply("owner")
+    workloads.wait("owner", "Running")
+    epoch = workloads.record.leader()["epoch"]
+    api = Api(env.operator_kubeconfig())
+    path = f"/api/v1/namespaces/{workloads.namespace}/pods?dryRun=All"
+    pods = workloads.pods(uid)
+    api.post(path, a_pod_of(pods, epoch))
+    with pytest.raises(ApiError, match="comes from a leader that has been replaced") as refused:
+        api.post(path, a_pod_of(pods, epoch - 1))
+    assert refused.value.status == 403
+
+
+def database_time(workloads: Workloads) -> Any:
+    return workloads.record.query("SELECT clock_timestamp() AS now")[0]["now"]
+
+
+@pytest.mark.parametrize(("how", "most"), [("killed", 15.0), ("asked to end", 10.0)])
+def test_another_operator_takes_over(
+    env: Environment,
+    workloads: Workloads,
+    nodes: Nodes,
+    operator: OperatorProcess,
+    record_property: Callable[[str, object], None],
+    how: str,
+    most: float,
+) -> None:
+    """The first commit under the new epoch comes within 15 s of the SIGKILL; sooner after an orderly end."""
+    other = standby(env)
+    nodes(1)
+    workloads.apply("before")
+    workloads.wait("before", "Running")
+    old = workloads.record.leader()["epoch"]
+    begun = database_time(workloads)
+    if how == "killed":
+        operator.sigkill()
+    else:
+        assert operator.terminate() == 0
+    uids = workloads.create([workloads.manifest(f"after{i}") for i in range(5)])
+
+    def first_commit() -> Any:
+        text = "SELECT min(at) AS at FROM workload_events WHERE workload_id = ANY(%(ids)s::uuid[]) AND epoch > %(old)s"
+        return workloads.record.query(text, ids=uids, old=old)[0]["at"]
+
+    seconds = (until(first_commit, what="the first commit under a new epoch", timeout=60) - begun).total_seconds()
+    print(f"\nleader {how}: first commit under the new epoch after {seconds:.1f} s")
+    record_property("seconds_to_first_commit", round(seconds, 1))
+    for i in range(5):
+        workloads.wait(f"after{i}", "Running")
+    assert leads(other)
+    assert workloads.status("before")["attempts"] == 1
+    assert seconds < most
