@@ -24,6 +24,9 @@ logger = log.get(__name__)
 
 PATCHES = Counter("niyanta_status_patches", "Status patches of Workloads written")
 
+PATIENCE = 5
+"""A status that goes on moving, or is Scheduled, is written after so many debounces."""
+
 WIDTH = 16
 """Most patches under way."""
 
@@ -37,6 +40,8 @@ class Projector:
         self._debounce = debounce
         self._queue_settings = queue
         self._rows: dict[str, WorkloadRow] = {}
+        self._quiet: dict[str, tuple[float, float]] = {}
+        """When the debounce of a row ends, and when it ends at the latest: each new transition starts it anew."""
         self._due: list[tuple[float, str]] = []
         self._busy: set[str] = set()
         self._event = asyncio.Event()
@@ -48,15 +53,22 @@ class Projector:
         return len(self._rows) + len(self._busy)
 
     def project(self, row: WorkloadRow) -> None:
-        """The status of this row's object is to follow. A final phase is written at once, others after the debounce."""
+        """The status of this row's object is to follow. A final phase is written at once, others once nothing has moved
+        for the debounce: from queued to running is one write."""
         if row.object is None:
             return
+        now = time.monotonic()
         known = row.id in self._rows
         self._rows[row.id] = row
         if row.phase.terminal:
+            self._quiet.pop(row.id, None)
             self._schedule(row.id, 0.0)
-        elif not known:
-            self._schedule(row.id, self._debounce)
+        elif not known or row.id in self._quiet:
+            latest = self._quiet[row.id][1] if row.id in self._quiet else now + PATIENCE * self._debounce
+            # Most pods start within seconds: Scheduled is written for those that don't.
+            wanted = latest if row.phase is Phase.SCHEDULED else min(now + self._debounce, latest)
+            self._quiet[row.id] = (wanted, latest)
+            self._schedule(row.id, wanted - now)
 
     def _schedule(self, workload_id: str, delay: float) -> None:
         heapq.heappush(self._due, (time.monotonic() + delay, workload_id))
@@ -85,9 +97,14 @@ class Projector:
             if pause > 0:
                 return pause
             heapq.heappop(self._due)
+            wanted = self._quiet.get(workload_id, (0.0, 0.0))[0]
+            if wanted > time.monotonic():
+                self._schedule(workload_id, wanted - time.monotonic())
+                continue
             if workload_id in self._busy:
                 self._schedule(workload_id, 0.05)
                 return 0.05
+            self._quiet.pop(workload_id, None)
             row = self._rows.pop(workload_id, None)
             if row is None:
                 continue

@@ -49,6 +49,8 @@ class Cycle:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.number = 0
+        self._unnoted: dict[str, Rejection] = {}
+        """What the last cycle said of workloads that couldn't be noted yet: the last word is always written."""
         self._options = Options(keep_gpu_workers_free=session.settings.keep_gpu_workers_free)
 
     async def run(self) -> bool:
@@ -62,7 +64,8 @@ class Cycle:
         plan = thought.plan
         if plan.placements:
             await self._commit(plan.placements)
-        self._collect_notes(plan.rejections)
+        self._unnoted = {rejection.id: rejection for rejection in plan.rejections}
+        self.collect_notes()
         session.telemetry.cycle(thought.seconds, len(plan.placements), plan.rejections)
         if plan.placements:
             logger.info(
@@ -125,23 +128,28 @@ class Cycle:
             wake_in_seconds=float(tracked.spec.start_timeout_seconds),
         )
 
-    def _collect_notes(self, rejections: Sequence[Rejection]) -> None:
+    def collect_notes(self) -> None:
+        """Have the reasons of the last cycle noted, as far as the limits allow; the others at a later call."""
         session = self.session
         now = time.monotonic()
         collected = 0
-        for rejection in rejections:
-            if collected >= NOTES_PER_CYCLE:
-                break
+        for rejection in list(self._unnoted.values()):
             tracked = session.mirror.get(rejection.id)
-            if tracked is None or now - tracked.noted_at < NOTE_EVERY:
+            if tracked is None or rejection.id not in session.mirror.queue:
+                del self._unnoted[rejection.id]
                 continue
+            if now - tracked.noted_at < NOTE_EVERY:
+                continue
+            del self._unnoted[rejection.id]
             text = summary(rejection, tracked.requirements)
             if tracked.row.message == text:
                 continue
             tracked.noted_at = now
-            collected += 1
             counts = tuple((reason.value, detail, count) for reason, detail, count in rejection.counts)
             session.inbox.put_note(Note(rejection.id, "Unschedulable", text, counts))
+            collected += 1
+            if collected >= NOTES_PER_CYCLE:
+                break
 
     async def write_notes(self, notes: Sequence[Note]) -> None:
         """Record why rows wait; Events and status follow."""

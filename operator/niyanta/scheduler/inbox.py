@@ -44,7 +44,12 @@ class Mail:
     capacity: bool = False
 
     def __bool__(self) -> bool:
-        said = self.objects or self.gone or self.workloads or self.notes or self.defaults
+        return self.moves or bool(self.notes)
+
+    @property
+    def moves(self) -> bool:
+        """Whether the queue or the room on the workers may be another now; notes change neither."""
+        said = self.objects or self.gone or self.workloads or self.defaults
         return bool(said) or self.customers or self.capacity
 
 

@@ -104,7 +104,7 @@ class Leader:
         if self._mail is None:
             self._mail = self.session.inbox.take()
         mail = self._mail
-        self._think = self._think or bool(mail)
+        self._think = self._think or mail.moves
         with self.session.telemetry.phase("intake"):
             await self.reception.take_gone(list(mail.gone.values()))
             if mail.customers:
@@ -147,6 +147,7 @@ class Leader:
         await session.observe(waiting)
         if session.end_exclusions():
             self._think = True
+        self.cycle.collect_notes()
         await self.duties.run()
 
     async def _look_at_due(self, due: Sequence[WorkloadRow]) -> None:
