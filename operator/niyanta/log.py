@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
+from typing import Any, Literal
 
+import orjson
 import structlog
 
 
@@ -41,6 +42,10 @@ def configure(fmt: Literal["json", "console"], level: str) -> None:
     root.setLevel(level)
     for noisy in ("kopf", "kopf.activities", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+
+
+def _dumps(event: Any, **_: Any) -> str:
+    return orjson.dumps(event, default=repr).decode()
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:

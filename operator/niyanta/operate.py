@@ -39,6 +39,7 @@ from niyanta.scheduler.telemetry import Telemetry
 from niyanta.settings import Settings
 from niyanta.store.clock import Clock
 from niyanta.store.errors import StoreUnavailableError
+from niyanta.store.hints import listen
 from niyanta.store.leadership import Leadership
 from niyanta.store.pool import Pool, open_pool
 from niyanta.store.state import StateManager
@@ -195,6 +196,7 @@ class Operator:
         beside = [
             asyncio.create_task(reporter.run(), name="pool reporter"),
             asyncio.create_task(self._find_deleted(session), name="deletions"),
+            asyncio.create_task(listen(self.settings.dsn, self.inbox.put_hint), name="hints"),
         ]
         try:
             self.cache.drop_deltas()

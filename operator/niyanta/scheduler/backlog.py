@@ -26,7 +26,10 @@ WINDOW = 20_000
 LOW = 5_000
 """Fewer than this, and the window is filled again."""
 
-FOLLOW_EVERY = 0.1
+FOLLOW_EVERY = 1.0
+"""Seconds between two looks for changes without a hint (NOTIFY) that there are some."""
+
+FOLLOW_AT_MOST = 0.05
 REFILL_EVERY = 1.0
 """Least seconds between two refills: one that brings nothing new must not become a busy loop."""
 
@@ -54,10 +57,10 @@ class Backlog:
 
     async def follow(self) -> bool:
         """Take what others changed, and refill. Returns whether something new is in the queue."""
-        now = time.monotonic()
-        if now - self._followed_at < FOLLOW_EVERY:
+        since = time.monotonic() - self._followed_at
+        if since < FOLLOW_AT_MOST or (since < FOLLOW_EVERY and not self.session.inbox.take_hint()):
             return False
-        self._followed_at = now
+        self._followed_at = time.monotonic()
         news = False
         while True:
             rows, self._cursor = await self.session.state.changes_since(

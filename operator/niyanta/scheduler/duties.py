@@ -13,6 +13,7 @@ from niyanta.store.limits import QUEUE_FULL, RELEASE_AT_ONCE
 
 logger = log.get(__name__)
 
+HELD_EVERY = 1.0
 REQUESTS_EVERY = 2.0
 HOUSE_EVERY = 3600.0
 """Seconds; partitions are made days ahead, so an hour late is early."""
@@ -27,7 +28,8 @@ class Duties:
 
     async def run(self) -> None:
         """Do what is due."""
-        await self._release_held()
+        if self._is_due("held", HELD_EVERY):
+            await self._release_held()
         if self._is_due("requests", REQUESTS_EVERY):
             await self._worker_requests()
         if self._is_due("stats", self.session.settings.leader_stats_interval):

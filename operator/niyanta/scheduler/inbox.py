@@ -63,6 +63,7 @@ class Inbox:
         self._generations: dict[str, int] = {}
         self._event = asyncio.Event()
         self._open = False
+        self._hinted = True
 
     def open(self) -> None:
         """Leadership begins: keep what comes from now on."""
@@ -142,6 +143,16 @@ class Inbox:
         with self._lock:
             if self._open:
                 self._mail.notes[note.workload_id] = note
+
+    def put_hint(self) -> None:
+        """Another process may have changed rows."""
+        self._hinted = True
+        self.wake()
+
+    def take_hint(self) -> bool:
+        """Whether there was a hint since the last call."""
+        hinted, self._hinted = self._hinted, False
+        return hinted
 
     def wake(self) -> None:
         """Let the loop look now. Safe from any thread."""

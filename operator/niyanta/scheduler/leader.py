@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from niyanta import log
 from niyanta.lifecycle import Phase
 from niyanta.scheduler import attempts
-from niyanta.scheduler.backlog import FOLLOW_EVERY, Backlog
+from niyanta.scheduler.backlog import Backlog
 from niyanta.scheduler.cycle import Cycle
 from niyanta.scheduler.duties import Duties
 from niyanta.scheduler.inbox import Mail
@@ -31,6 +31,11 @@ TIMERS_EVERY = 0.5
 """Seconds between two looks at what is due."""
 
 DUE_BATCH = 1000
+
+IDLE_WINDOW = 0.02
+
+GAUGES_EVERY = 2.0
+"""Seconds; counting is linear in what is tracked."""
 
 EXPIRE_BATCH = 48
 """Finished objects deleted at once."""
@@ -56,6 +61,7 @@ class Leader:
         self._think = True
         self._last_cycle = 0.0
         self._timers_at = 0.0
+        self._gauges_at = 0.0
         self._mail: Mail | None = None
 
     @property
@@ -68,7 +74,8 @@ class Leader:
         if self._on_repaired is not None:
             await self._on_repaired()
         while True:
-            await self.session.inbox.wait(FOLLOW_EVERY)
+            await self.session.inbox.wait(TIMERS_EVERY)
+            await asyncio.sleep(IDLE_WINDOW)  # what comes in a burst is looked at in one round
             self._tick()
             await self._repeat(self.round)
 
@@ -141,7 +148,9 @@ class Leader:
         self._timers_at = now + TIMERS_EVERY
         session = self.session
         await session.clock.refresh()
-        self._gauges()
+        if now >= self._gauges_at:
+            self._gauges_at = now + GAUGES_EVERY
+            self._gauges()
         await self._look_at_due(await session.state.get_due(DUE_BATCH))
         waiting = [t.id for t in session.mirror if t.lost_since is not None]
         await session.observe(waiting)

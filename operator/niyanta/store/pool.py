@@ -12,9 +12,11 @@ import contextlib
 import logging
 import os
 import socket
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import orjson
 from psycopg import AsyncConnection, AsyncCursor
@@ -47,6 +49,9 @@ _CONNECT = {
 }
 """libpq parameters that a DSN may override. read-write: with several hosts in the DSN, the primary is found."""
 
+TRUSTED = 2.0
+"""Seconds for which a connection that answered is handed out unasked: a round trip for each use would double them."""
+
 
 class Pool:
     """A psycopg pool whose errors are the store's and whose waits are bounded. Made by `open_pool`."""
@@ -74,6 +79,7 @@ class Pool:
             name="niyanta",
         )
         self._health: asyncio.Task[None] | None = None
+        self._seen: WeakKeyDictionary[Connection, float] = WeakKeyDictionary()
         self._sweep: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -144,10 +150,14 @@ class Pool:
         await connection.execute(sql("configure"), {"names": list(values), "values": list(values.values())})
 
     async def _check(self, connection: Connection) -> None:
-        """Before a connection is handed out: does it still answer?"""
+        """Before a connection is handed out: does it still answer? One that did a moment ago isn't asked again."""
+        now = time.monotonic()
+        if now - self._seen.get(connection, 0.0) < TRUSTED:
+            return
         try:
             with _severed_at(connection, asyncio.get_running_loop().time() + self._patience * 0.2):
                 await connection.execute(b"")
+            self._seen[connection] = now
         except Exception:
             # Likely a restart: the other idle connections are dead too. psycopg would find out one per second.
             if self._sweep is None or self._sweep.done():
