@@ -1,18 +1,22 @@
-"""The command `niyanta`: every process and tool starts here."""
+"""The command `niyanta`: every process and tool starts here.
+
+Each command imports what it runs on: the ones at people's fingertips must not wait for the rest.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import ValidationError
 
-from niyanta import __version__, log
+from niyanta import __version__
 from niyanta.client import commands
 from niyanta.commands import api
-from niyanta.settings import Settings
+
+if TYPE_CHECKING:
+    from niyanta.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, help="Place batch and GPU workloads on the right workers.")
 commands.register(app)
@@ -20,6 +24,11 @@ commands.register(app)
 
 def load_settings() -> Settings:
     """Settings from the environment; ends the command with a readable message when one is wrong."""
+    from pydantic import ValidationError
+
+    from niyanta import log
+    from niyanta.settings import Settings
+
     try:
         settings = Settings()
     except ValidationError as error:
@@ -95,6 +104,8 @@ def settings() -> None:
 
 def settings_page() -> str:
     """Every setting as a Markdown table: environment variable, default, meaning."""
+    from niyanta.settings import Settings
+
     lines = [
         "# Settings",
         "",

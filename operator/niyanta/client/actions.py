@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -39,7 +40,7 @@ def drain(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Cordon a worker: nothing new is placed on it, what runs goes on (admin keys)."""
-    found = session.api.post(f"/v1/workers/{worker}/drain")
+    found = session.api.post(f"/v1/workers/{quote(worker, safe='')}/drain")
     if output in (Output.JSON, Output.YAML, Output.ID):
         session.show(found, output, ())
     else:

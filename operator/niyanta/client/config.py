@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import tomllib
 from collections.abc import Mapping
@@ -83,9 +84,12 @@ def resolve(
     ca_file = str(values.get("ca_file", ""))
     if ca_file and not Path(ca_file).expanduser().is_file():
         raise UsageError(f"no CA file {ca_file}")
+    key = str(values.get("key", "")).strip()
+    if not re.fullmatch(r"[\x21-\x7e]*", key):
+        raise UsageError("the API key has characters that no key has")
     return Config(
         url=url,
-        key=str(values.get("key", "")).strip(),
+        key=key,
         ca_file=str(Path(ca_file).expanduser()) if ca_file else "",
         retry_seconds=_seconds(values.get("retry_seconds", RETRY_SECONDS)),
         warnings=tuple(warnings),
@@ -122,17 +126,19 @@ def _from_file(path: Path, profile: str | None, *, must_exist: bool) -> tuple[di
     profiles = document.pop("profiles", {})
     default = document.pop("profile", None)
     _check(document, path, "")
+    if not isinstance(profiles, dict) or not all(isinstance(part, dict) for part in profiles.values()):
+        raise UsageError(f"{path}: profiles are tables, such as [profiles.staging]")
+    for name, part in profiles.items():
+        _check(part, path, f"profiles.{name}.")
     values = dict(document)
     if name := profile or default:
-        if not isinstance(profiles, dict) or not isinstance(profiles.get(name), dict):
-            known = ", ".join(sorted(profiles)) if isinstance(profiles, dict) and profiles else "none"
-            raise UsageError(f"{path}: no profile {name!r} (there are: {known})")
-        _check(profiles[name], path, f"profiles.{name}.")
+        if name not in profiles:
+            raise UsageError(f"{path}: no profile {name!r} (there are: {', '.join(sorted(profiles)) or 'none'})")
         # An address of its own needs a key of its own: the general one must not go to another server.
         if "url" in profiles[name]:
             values.pop("key", None)
         values |= profiles[name]
-    holds_key = "key" in document or any("key" in part for part in profiles.values() if isinstance(part, dict))
+    holds_key = "key" in document or any("key" in part for part in profiles.values())
     if holds_key and mode & (stat.S_IRGRP | stat.S_IROTH):
         return values, [f"{path} holds an API key and others can read it: chmod 600 {path}"]
     return values, []

@@ -23,11 +23,9 @@ def is_id(reference: str) -> bool:
 
 
 def find(api: Api, reference: str) -> dict[str, Any]:
-    """The workload; raises RefusedError (there is none) or UsageError (several)."""
-    if is_id(reference):
-        found: dict[str, Any] = api.get(f"/v1/workloads/{reference.lower()}")
-        return found
-    return by_name(api, reference)
+    """The whole workload; raises RefusedError (there is none) or UsageError (several)."""
+    found: dict[str, Any] = api.get(f"/v1/workloads/{find_id(api, reference)}")
+    return found
 
 
 def find_id(api: Api, reference: str) -> str:

@@ -131,9 +131,16 @@ def customers(
 
 
 def _customers(session: Session, name: str | None) -> list[dict[str, Any]]:
-    params = {"customer": name} if name else None
-    found = session.api.get("/v1/customer", params)
-    return [{**found, "stats": session.api.get("/v1/customer/stats", params)}]
+    if name is None:
+        try:
+            found = views.items_of(session.api.get("/v1/customers"))
+        except RefusedError as error:
+            if error.status not in (403, 404):
+                raise
+            found = [session.api.get("/v1/customer")]
+    else:
+        found = [session.api.get("/v1/customer", {"customer": name})]
+    return [{**item, "stats": session.api.get("/v1/customer/stats", {"customer": item["name"]})} for item in found]
 
 
 @command
@@ -145,7 +152,7 @@ def workers(session: Session, limit: Limit = None, output: OutputOption = Output
 @command
 def pools(session: Session, output: OutputOption = Output.TABLE) -> None:
     """Show the worker pools."""
-    session.show(list(session.api.pages("/v1/pools")), output, views.POOLS, empty="no pools")
+    session.show(views.items_of(session.api.get("/v1/pools")), output, views.POOLS, empty="no pools")
 
 
 def moment(text: str | None, option: str) -> str | None:

@@ -19,6 +19,7 @@ import httpx
 from niyanta import __version__
 from niyanta.client.config import Config
 from niyanta.client.errors import RefusedError, UnavailableError
+from niyanta.client.views import items_of
 
 Params = Mapping[str, str | int | list[str]]
 
@@ -81,7 +82,7 @@ class Api:
             found = items_of(page)
             yield from found if left is None else found[:left]
             cursor = page.get("next") if isinstance(page, dict) else None
-            if not cursor or not found:
+            if not cursor:  # a page may be empty and not the last
                 return
             query["cursor"] = cursor
             left = None if left is None else left - len(found)
@@ -155,12 +156,6 @@ class Api:
             return RefusedError(429, problem_of(answer), *notes)
         detail = problem_of(answer).get("detail")
         return UnavailableError(f"{self._config.url}: {trouble}" + (f": {detail}" if detail else ""), *notes)
-
-
-def items_of(page: Any) -> list[Any]:
-    """The items of a listing: `{"items": [...]}`, or a bare list."""
-    found = page.get("items", []) if isinstance(page, dict) else page
-    return list(found or [])
 
 
 def problem_of(answer: httpx.Response) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from niyanta.client import manifests, views
-from niyanta.client.errors import ClientError, Exit, RefusedError, describe, field_lines
+from niyanta.client.errors import ClientError, Exit, RefusedError, UsageError, describe, field_lines
 from niyanta.client.output import Output, seconds
 from niyanta.client.session import OutputOption, Session, command
 from niyanta.client.wait import verdict, wait
@@ -69,6 +70,8 @@ def submit(
         if namespace and isinstance(metadata, dict) and not metadata.get("namespace"):
             metadata["namespace"] = namespace
     key = idempotency_key or str(uuid.uuid4())
+    if not re.fullmatch(r"[\x21-\x7e]{1,240}", key):
+        raise UsageError("--idempotency-key: 1 to 240 printable ASCII characters without blanks are wanted")
     sent = Sent()
     trouble: ClientError | None = None
     try:
@@ -118,12 +121,13 @@ def _send(session: Session, found: Sequence[dict[str, Any]], key: str, sent: Sen
 
 
 def _chunks(found: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    """Batches that the door takes, by count and size."""
+    """Batches that the door takes: by count, size, and customer (which an admin's manifests may name)."""
     chunk: list[dict[str, Any]] = []
     size = 0
     for manifest in found:
         length = len(json.dumps(manifest))
-        if chunk and (len(chunk) == BATCH_ITEMS or size + length > BATCH_BYTES):
+        full = len(chunk) == BATCH_ITEMS or size + length > BATCH_BYTES
+        if chunk and (full or _customer(manifest) != _customer(chunk[0])):
             yield chunk
             chunk, size = [], 0
         chunk.append(manifest)
@@ -140,6 +144,11 @@ def _tell_refused(session: Session, sent: Sent) -> None:
         session.note(f"and {len(sent.refused) - 20} more were refused")
     if sent.refused and not sent.accepted:
         raise RefusedError(422, {"title": f"all {len(sent.refused)} were refused"})
+
+
+def _customer(manifest: dict[str, Any]) -> Any:
+    spec = manifest.get("spec")
+    return spec.get("customer") if isinstance(spec, dict) else None
 
 
 def _name(manifest: dict[str, Any]) -> str:

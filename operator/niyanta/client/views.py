@@ -20,6 +20,12 @@ _STYLES = {
 }
 
 
+def items_of(page: Any) -> list[Any]:
+    """The items of a listing: `{"items": [...]}`, or a bare list."""
+    found = page.get("items", []) if isinstance(page, dict) else page
+    return list(found or [])
+
+
 def phase_of(item: Mapping[str, Any] | None) -> str:
     """The phase as text; empty before it is known."""
     return str((item or {}).get("phase") or "")
@@ -62,7 +68,16 @@ def _worker_style(item: Any) -> str:
 def _gpu_share(item: Any) -> str:
     """GPUs used of those there are, whatever their resource is called."""
     resource = gpu_resource(item)
-    return of((item.get("used") or {}).get(resource, 0), item["allocatable"][resource]) if resource else ""
+    if not resource:
+        return ""
+    used, whole = item.get("used"), item["allocatable"][resource]
+    return number(whole) if used is None else of(used.get(resource, 0), whole)
+
+
+def _slots(item: Any) -> str:
+    """Workloads on a worker, of those it may have; the limit alone for customers' keys."""
+    used, most = item.get("slotsUsed"), item.get("slots")
+    return "" if used is None else of(used, most)
 
 
 WORKLOADS = (
@@ -134,7 +149,7 @@ WORKERS = (
     Column("Name", text("name")),
     Column("Pool", text("pool")),
     Column("State", worker_state, style=_worker_style),
-    Column("Workloads", lambda item: of(item.get("slotsUsed"), item.get("slots")), right=True),
+    Column("Workloads", _slots, right=True),
     Column("CPU", lambda item: share(item, "cpu"), right=True),
     Column("Memory", lambda item: share(item, "memory"), right=True),
     Column("GPU", _gpu_share, right=True),
@@ -189,9 +204,9 @@ def _spec(item: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def fraction(item: Mapping[str, Any], resource: str) -> float | None:
-    """Share of a resource in use, 0 to 1; None where the worker has none of it."""
-    whole = (item.get("allocatable") or {}).get(resource)
-    return (item.get("used") or {}).get(resource, 0) / whole if whole else None
+    """Share of a resource in use, 0 to 1; None where the worker has none of it, or the key may not see it."""
+    whole, used = (item.get("allocatable") or {}).get(resource), item.get("used")
+    return used.get(resource, 0) / whole if whole and used is not None else None
 
 
 def share(item: Mapping[str, Any], resource: str) -> str:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, NoReturn, TypeVar
 
 import typer
 
-from niyanta.settings import Settings
-
 if TYPE_CHECKING:
+    from niyanta.settings import Settings
     from niyanta.store.keychain import ApiKey, KeyChain
 
 T = TypeVar("T")
 
-Load = Callable[[], Settings]
+Load = Callable[[], "Settings"]
 Customer = Annotated[str, typer.Option(help="Customer that the key acts for.")]
 
 

@@ -1,0 +1,177 @@
+"""A real `niyanta api` on an embedded Postgres, and the console script as a user runs it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import subprocess
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import yaml
+
+from e2e.harness.ports import free_port
+from e2e.harness.postgres import Postgres
+from e2e.harness.process import OperatorProcess, clean_environment, niyanta_command
+from e2e.harness.rundir import REPO, RunDir
+from niyanta.lifecycle import Event
+from niyanta.settings import Settings
+from niyanta.store.keychain import KeyChain, Role
+from niyanta.store.pool import open_pool
+from niyanta.store.rows import CustomerRow
+from niyanta.store.state import StateManager
+from tests.store.make import change
+
+T = TypeVar("T")
+JSON = dict[str, Any]
+_numbers = itertools.count()
+
+TEMPLATE = yaml.safe_load((REPO / "examples" / "cpu-job.yaml").read_text())["spec"]["template"]
+
+
+class Record:
+    """The database behind the door: what the leader would write, written here."""
+
+    def __init__(self, dsn: str) -> None:
+        self.settings = Settings(dsn=dsn, identity="test", db_pool_min=1)
+
+    def run(self, work: Callable[[StateManager], Awaitable[T]]) -> T:
+        async def do() -> T:
+            async with await open_pool(self.settings) as pool:
+                return await work(StateManager(pool, self.settings))
+
+        return asyncio.run(do())
+
+    def move(self, id_: str, *events: Event, **more: Any) -> None:
+        """Transitions as the leader makes them."""
+
+        async def work(state: StateManager) -> None:
+            for event in events:
+                (row,) = await state.get_workloads([id_])
+                result = await state.update_workload_status_batch([change(row, event, **more)], epoch=None)
+                assert len(result.applied) == 1, result
+
+        self.run(work)
+
+    def customer(self, row: CustomerRow, role: Role = Role.CUSTOMER) -> str:
+        """Adds a Customer; returns a key of it."""
+
+        async def work(state: StateManager) -> str:
+            await state.upsert_customers([row])
+            return (await KeyChain(state._pool).create(row.name, role))[1]
+
+        return self.run(work)
+
+
+@dataclass
+class Door:
+    """One `niyanta api`."""
+
+    url: str
+    process: OperatorProcess
+    record: Record
+
+
+@dataclass
+class User:
+    """Somebody at a shell: runs `niyanta` against the door with a customer's key."""
+
+    door: Door
+    customer: str
+    namespace: str
+    key: str
+    folder: Path
+
+    def environment(self, **more: str) -> dict[str, str]:
+        return {
+            **clean_environment(),
+            "XDG_CONFIG_HOME": str(self.folder),
+            "NIYANTA_API_URL": self.door.url,
+            "NIYANTA_API_KEY": self.key,
+            "COLUMNS": "200",
+            **more,
+        }
+
+    def start(self, *args: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [niyanta_command(), *args],
+            env=self.environment(**(env or {})),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def niyanta(self, *args: str, code: int = 0, stdin: str = "", env: dict[str, str] | None = None) -> tuple[str, str]:
+        """Runs it to its end; (stdout, stderr). The exit code must be `code`."""
+        process = self.start(*args, env=env)
+        out, err = process.communicate(stdin, timeout=90)
+        assert process.returncode == code, (process.returncode, out, err)
+        return out, err
+
+    def json(self, *args: str, code: int = 0, stdin: str = "") -> Any:
+        return json.loads(self.niyanta(*args, "-o", "json", code=code, stdin=stdin)[0])
+
+    def manifest(self, name: str, **spec: Any) -> JSON:
+        """A Workload as people write them."""
+        return {
+            "apiVersion": "niyanta.io/v1alpha1",
+            "kind": "Workload",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {"template": TEMPLATE, **spec},
+        }
+
+    def file(self, *manifests: JSON) -> str:
+        path = self.folder / f"{next(_numbers)}.yaml"
+        path.write_text(yaml.safe_dump_all(manifests))
+        return str(path)
+
+    def submit(self, name: str, **spec: Any) -> str:
+        """Its id."""
+        return str(self.json("submit", "-f", self.file(self.manifest(name, **spec)))["id"])
+
+
+@pytest.fixture(scope="session")
+def door(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+    run = RunDir.create("client")
+    dsn = postgres.create_database("client", template="niyanta_template")
+    port = free_port()
+    process = OperatorProcess.start(
+        run=run,
+        identity="api-client",
+        dsn=dsn,
+        kubeconfig=None,
+        subcommand=("api",),
+        log=tmp_path_factory.mktemp("api") / "api.log",
+        extra_env={"NIYANTA_API_PORT": str(port), "NIYANTA_API_HOST": "127.0.0.1"},
+    )
+    try:
+        process.wait_ready()
+        yield Door(f"http://127.0.0.1:{port}", process, Record(dsn))
+    finally:
+        process.terminate()
+        run.destroy()
+
+
+NewUser = Callable[..., User]
+
+
+@pytest.fixture
+def new_user(door: Door, tmp_path: Path) -> NewUser:
+    def make(*, role: Role = Role.CUSTOMER, tier: str = "Standard", **limits: int) -> User:
+        """A user of a Customer of their own."""
+        number = next(_numbers)
+        name, namespace = f"acme-{number}", f"team-{number}"
+        row = CustomerRow(name=name, tier=tier, limits=limits, namespaces=(namespace,), generation=1)
+        return User(door, name, namespace, door.record.customer(row, role), tmp_path)
+
+    return make
+
+
+@pytest.fixture
+def user(new_user: NewUser) -> User:
+    return new_user()

@@ -1,0 +1,216 @@
+"""The commands as their users run them, against a real REST door."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from e2e.harness.ports import free_port
+from e2e.harness.waiting import until
+from niyanta.lifecycle import Event
+from niyanta.store.keychain import Role
+from niyanta.store.rows import Note, PoolRow, WorkerRow
+from niyanta.store.state import StateManager
+from tests.client.conftest import Door, NewUser, User
+
+pytestmark = pytest.mark.store
+
+
+def test_what_kubectl_takes_is_submitted_and_shown_in_every_form(user: User) -> None:
+    id_ = user.submit("thumbnails", priority=20)
+    out, err = user.niyanta("get", id_)
+    assert out.split()[:3] == ["NAME", "ID", "PHASE"]
+    assert out.splitlines()[1].split()[:4] == ["thumbnails", id_, "Pending", user.customer]
+    assert (err, len(out.splitlines())) == ("", 2)
+    assert user.json("get", "thumbnails")["spec"]["priority"] == 20
+    assert yaml.safe_load(user.niyanta("get", f"{user.namespace}/thumbnails", "-o", "yaml")[0])["id"] == id_
+    assert user.niyanta("list", "-o", "id")[0] == f"{id_}\n"
+    assert user.namespace in user.niyanta("list", "-o", "wide")[0]
+
+
+def test_several_documents_go_as_one_batch_and_each_is_judged_by_itself(user: User) -> None:
+    good, bad, other = user.manifest("a"), user.manifest("b", replicas=0), user.manifest("c")
+    out, err = user.niyanta("submit", "-f", "-", "-o", "id", code=3, stdin=yaml.safe_dump_all([good, bad, other]))
+    assert len(out.splitlines()) == 2
+    assert "b: The manifest is refused" in err
+    assert "spec.replicas" in err
+    assert sorted(item["name"] for item in user.json("list")["items"]) == ["a", "c"]
+
+
+def test_a_refusal_names_the_field_and_exits_with_3(user: User) -> None:
+    unsafe = user.manifest("a")
+    unsafe["spec"] = yaml.safe_load(yaml.safe_dump(unsafe["spec"]))
+    del unsafe["spec"]["template"]["spec"]["containers"][0]["securityContext"]
+    _, err = user.niyanta("submit", "-f", user.file(unsafe), code=3)
+    assert "spec.template.spec.containers[0].securityContext" in err
+    assert "Traceback" not in err
+    user.submit("a")
+    _, err = user.niyanta("submit", "-f", user.file(user.manifest("a")), code=3)
+    assert "An unfinished workload of the customer has this name" in err
+
+
+def test_the_same_submission_twice_is_one(user: User) -> None:
+    file = user.file(user.manifest("once"))
+    first, second = (user.json("submit", "-f", file, "--idempotency-key", "nightly-1") for _ in range(2))
+    assert first["id"] == second["id"]
+    assert len(user.json("list")["items"]) == 1
+    other = user.file(user.manifest("another"))
+    _, err = user.niyanta("submit", "-f", other, "--idempotency-key", "nightly-1", code=3)
+    assert "belongs to another request" in err
+    _, err = user.niyanta("submit", "-f", other, "--idempotency-key", "with blanks", code=2)
+    assert "printable ASCII" in err
+
+
+@pytest.mark.parametrize(("events", "code"), [((Event.SUCCEED,), 0), ((Event.FAIL,), 1), ((Event.CANCEL,), 1)])
+def test_waiting_ends_with_the_workload_and_says_how(user: User, events: tuple[Event, ...], code: int) -> None:
+    process = user.start("submit", "-f", user.file(user.manifest("w")), "--watch", "-o", "json", "--timeout", "2m")
+    id_ = until(lambda: [item["id"] for item in user.json("list")["items"]], what="it is submitted")[0]
+    user.door.record.move(id_, Event.PLACE, Event.START, *events)
+    out, err = process.communicate(timeout=90)
+    assert (process.returncode, json.loads(out)["id"]) == (code, id_), err
+    for step in ("Pending -> Scheduled on w1", "Scheduled -> Running"):
+        assert step in err
+
+
+def test_a_wait_that_is_too_long_ends_with_5_and_the_workload_goes_on(user: User) -> None:
+    id_ = user.submit("slow")
+    _, err = user.niyanta("wait", "slow", "--timeout", "0.5", code=5)
+    assert "not finished after 0.5 s: 1 of 1 (1 Pending)" in err
+    assert user.json("get", id_)["phase"] == "Pending"
+
+
+def test_suspend_resume_and_cancel_by_name_and_id(user: User) -> None:
+    ids = [user.submit(name) for name in ("x", "y")]
+    assert user.json("suspend", "x")["phase"] == "Suspended"
+    assert [item["name"] for item in user.json("list", "--status", "suspended")["items"]] == ["x"]
+    assert user.json("resume", ids[0])["phase"] == "Pending"
+    out, err = user.niyanta("cancel", "x", "none", "y", "-o", "id", code=3)
+    assert out.split() == ids
+    assert "none: no workload none" in err
+    assert user.json("get", "x")["phase"] == "Cancelled"
+    _, err = user.niyanta("suspend", ids[0], code=3)
+    assert "phase Cancelled" in err
+
+
+def test_explain_says_why_and_where_in_the_queue(user: User) -> None:
+    id_ = user.submit("gpu")
+
+    async def note(state: StateManager) -> None:
+        reasons = [["GpuModelMismatch", "A100", 310], ["NoRoom", "cpu", 70]]
+        (row,) = await state.get_workloads([id_])
+        await state.note_pending([Note(id_, row.version, "Unschedulable", "0/380 workers", reasons)], epoch=None)
+
+    user.door.record.run(note)
+    out, _ = user.niyanta("explain", "gpu")
+    for words in (
+        "Pending (Unschedulable: 0/380 workers)",
+        "310: GpuModelMismatch (A100)",
+        "70: NoRoom (cpu)",
+        "ahead",
+    ):
+        assert words in out
+    assert user.json("explain", "gpu")["position"]["exact"] is True
+
+
+def test_events_tell_the_whole_story(user: User) -> None:
+    id_ = user.submit("story")
+    user.door.record.move(id_, Event.PLACE, Event.START, Event.SUCCEED)
+    rows = [line.split() for line in user.niyanta("events", "story")[0].splitlines()[1:]]
+    assert [row[1] for row in rows] == ["Accepted", "Place", "Start", "Succeed"]
+    assert len(user.json("events", id_, "--limit", "2")["items"]) == 2
+
+
+def test_a_list_goes_over_pages_and_filters(user: User) -> None:
+    out, _ = user.niyanta("submit", "-f", user.file(*(user.manifest(f"n-{n}") for n in range(600))), "-o", "id")
+    assert len(out.split()) == 600
+    assert len(user.niyanta("list", "-o", "id")[0].split()) == 600
+    assert len(user.niyanta("list", "--limit", "7", "-o", "id")[0].split()) == 7
+    assert user.niyanta("list", "--type", "none", "--since", "1h")[1].strip() == "no workloads"
+    assert user.json("list", "--until", "2001-01-01T00:00:00Z")["items"] == []
+    _, err = user.niyanta("list", "--since", "yesterday", code=2)
+    assert "neither a time" in err
+    assert user.json("get", "n-599")["name"] == "n-599"
+
+
+def test_another_customer_sees_nothing(user: User, new_user: NewUser) -> None:
+    id_ = user.submit("secret")
+    other = new_user()
+    for verb in ("get", "explain", "events", "cancel"):
+        out, err = other.niyanta(verb, id_, code=3)
+        assert (out, "no such thing" in err) == ("", True)
+    assert other.json("list")["items"] == []
+    assert other.json("queue-depth")["total"] == 0
+
+
+def test_an_admin_sees_customers_workers_and_pools(new_user: NewUser, door: Door) -> None:
+    admin, customer = new_user(role=Role.ADMIN), new_user(maxQueueDepth=5)
+    customer.submit("waiting")
+
+    async def fleet(state: StateManager) -> None:
+        await state.upsert_workers(
+            [WorkerRow("node-1", "gpu", gpu_model="A100", allocatable={"cpu": 8000}, used={"cpu": 2000}, slots=4)]
+        )
+        await state.upsert_pools([PoolRow("gpu", {"strategy": "Pack"}, {"replicas": 2, "readyReplicas": 1})])
+
+    door.record.run(fleet)
+    assert "1/5" in admin.niyanta("customers")[0]
+    assert [item["name"] for item in customer.json("customers")["items"]] == [customer.customer]
+    assert "25%" in admin.niyanta("workers")[0]
+    assert "25%" not in customer.niyanta("workers")[0]
+    assert "1/2" in admin.niyanta("pools")[0]
+    assert "Cordoned" in admin.niyanta("drain", "node-1")[0]
+    customer.niyanta("drain", "node-1", code=3)
+    out, _ = admin.niyanta("queue-depth")
+    assert any(line.split() == ["customer", customer.customer, "1"] for line in out.splitlines())
+
+
+def test_top_shows_one_picture_where_no_terminal_is(user: User) -> None:
+    user.submit("seen")
+    out, _ = user.niyanta("top", "--once")
+    assert "1 pending" in out
+    assert "seen" in out
+    assert "\x1b" not in out
+
+
+def test_a_full_queue_is_a_refusal_with_the_time_to_wait(new_user: NewUser) -> None:
+    user = new_user(maxQueueDepth=1)
+    user.submit("first")
+    _, err = user.niyanta("submit", "-f", user.file(user.manifest("second")), "--retry-seconds", "0", code=3)
+    assert "The customer's queue is full" in err
+    assert "asks to wait" in err
+
+
+def test_nobody_there_is_4_and_wrong_usage_is_2(user: User) -> None:
+    away = {"NIYANTA_API_URL": f"http://127.0.0.1:{free_port()}"}
+    _, err = user.niyanta("list", "--retry-seconds", "0.5", code=4, env=away)
+    assert away["NIYANTA_API_URL"] in err
+    user.niyanta("list", "--status", "Flying", code=2)
+    _, err = user.niyanta("submit", "-f", "/nowhere.yaml", code=2)
+    assert "No such file" in err
+    _, err = user.niyanta("list", code=2, env={"NIYANTA_API_URL": ""})
+    assert "no server is configured" in err
+    _, err = user.niyanta("list", code=3, env={"NIYANTA_API_KEY": ""})
+    assert "no API key" in err
+
+
+def test_the_file_configures_and_a_readable_key_is_warned_of(user: User) -> None:
+    folder = user.folder / "niyanta"
+    folder.mkdir()
+    file = folder / "config.toml"
+    file.write_text(f'[profiles.here]\nurl = "{user.door.url}"\nkey = "{user.key}"\n')
+    file.chmod(0o644)
+    bare = {"NIYANTA_API_URL": "", "NIYANTA_API_KEY": "", "NIYANTA_PROFILE": "here"}
+    out, err = user.niyanta("list", "-o", "json", env=bare)
+    assert json.loads(out) == {"items": []}
+    assert f"chmod 600 {file}" in err
+
+
+def test_names_are_completed_in_the_shell(user: User) -> None:
+    user.submit("render-7")
+    asked = {"_NIYANTA_COMPLETE": "complete_bash", "COMP_WORDS": "niyanta get ren", "COMP_CWORD": "2"}
+    assert user.niyanta(env=asked)[0].split() == ["render-7"]
+    away = {**asked, "NIYANTA_API_URL": f"http://127.0.0.1:{free_port()}"}
+    out, err = user.niyanta(env=away)
+    assert (out.strip(), err) == ("", "")

@@ -1,0 +1,83 @@
+"""What is shown: spans of time, tables that can't be forged, and the page of the commands."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from rich.console import Console
+
+from e2e.harness.rundir import REPO
+from niyanta.cli import app
+from niyanta.client import output, top, views
+from niyanta.client.config import VARIABLES
+from niyanta.client.errors import MEANINGS, Exit
+from niyanta.client.reference import render
+from niyanta.client.session import CONNECTION
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0s"), (59.9, "59s"), (60, "1m"), (312, "5m12s"), (3600, "1h"), (11_400, "3h10m"), (86_400, "1d"),
+     (187_200, "2d4h"), (-5, "0s"), (None, "")],
+)  # fmt: skip
+def test_a_span_of_time_is_shown_as_kubectl_does(seconds: float | None, text: str) -> None:
+    assert output.duration(seconds) == text
+
+
+def test_spans_of_time_are_read_with_units() -> None:
+    assert [output.seconds(text) for text in ("90", "90s", "1.5m", "2h", "1d")] == [90, 90, 90, 7200, 86_400]
+    with pytest.raises(ValueError, match="no span of time"):
+        output.seconds("soon")
+
+
+def test_an_age_is_that_of_a_time_in_any_zone() -> None:
+    now = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    assert output.age("2026-01-01T11:58:00Z", now=now) == "2m"
+    assert output.age("2026-01-01T13:58:00+02:00", now=now) == "2m"
+    assert output.age(None) == output.age("never") == ""
+    assert output.age((datetime.now(UTC) - timedelta(hours=2)).isoformat()) == "2h"
+
+
+def test_names_and_messages_can_not_command_the_terminal() -> None:
+    item = {"name": "[red]x[/red]", "message": "\x1b[2Jgone\r\nnext", "phase": "Failed"}
+    console = Console(width=1000, force_terminal=False)
+    with console.capture() as capture:
+        console.print(output.table([item], views.WORKLOADS, wide=True))
+    text = capture.get()
+    assert "[red]x[/red]" in text
+    assert "\x1b" not in text
+    assert len(text.splitlines()) == 2
+
+
+def test_a_busy_worker_is_shown_and_a_hidden_one_is_not_called_idle() -> None:
+    worker = {"name": "w", "allocatable": {"cpu": 4000, "nvidia.com/gpu": 8}, "slots": 10, "ready": True}
+    busy = {**worker, "used": {"cpu": 1000, "nvidia.com/gpu": 6}, "slotsUsed": 3}
+    cells = {column.title: column.cell for column in views.WORKERS}
+    shown = ("CPU", "GPU", "Workloads", "Memory")
+    assert [cells[title](busy) for title in shown] == ["25%", "6/8", "3/10", ""]
+    hidden = {**worker, "used": None, "slotsUsed": None}
+    assert [cells[title](hidden) for title in shown] == ["", "8", "", ""]
+    assert (top.bar(0.5), top.bar(None), top.bar(7)) == ("########........", "", "#" * 16)
+
+
+def test_what_happened_is_one_line() -> None:
+    event = {"at": None, "fromPhase": "Pending", "toPhase": "Scheduled", "workers": ["n1"], "reason": "Placed"}
+    assert views.event_line({"name": "a"}, event) == "--:--:-- a Pending -> Scheduled on n1 (Placed)"
+    assert views.event_line({"name": "a"}, {"toPhase": "Pending"}) == "--:--:-- a Pending"
+
+
+def test_the_page_of_the_commands_is_up_to_date() -> None:
+    page = (REPO / "docs" / "cli.md").read_text(encoding="utf-8")
+    assert page == render(app), "run `.venv/bin/niyanta reference > docs/cli.md`"
+
+
+def test_every_exit_code_and_variable_is_on_the_page() -> None:
+    assert set(MEANINGS) == set(Exit)
+    page = render(app)
+    helps = " ".join(str(annotation.__metadata__[0].help) for annotation in CONNECTION.values())
+    for variable in VARIABLES.values():
+        assert f"[{variable}]" in helps
+        assert variable in page
