@@ -27,6 +27,8 @@ SET_BY_CHART = frozenset(
         "service_account",
         "metrics_port",
         "api_port",
+        "api_tls_cert",
+        "api_tls_key",
         "default_customer",
     }
 )

@@ -8,6 +8,7 @@ from e2e.chart.conftest import DSN, Renderer
 from e2e.chart.test_values import VALUE_SETS, containers, environment, one
 from e2e.harness.api import JSON
 from e2e.harness.cluster import CommandError
+from niyanta.settings import Settings
 
 pytestmark = pytest.mark.e2e
 
@@ -67,26 +68,36 @@ def test_the_operator_may_dispatch_and_drain_only_with_the_door(renderer: Render
     assert rules(no_drain, "nodes") == {"get", "list", "watch"}
 
 
-def test_the_service_and_the_probes_find_the_port(renderer: Renderer) -> None:
-    for name, port, scheme in (("defaults", 80, "HTTP"), ("everything", 443, "HTTPS")):
+def test_the_services_and_the_probes_find_their_ports(renderer: Renderer) -> None:
+    for name, port, metrics_port in (("defaults", 80, 9090), ("everything", 443, 9191)):
         objects = renderer.objects(VALUE_SETS[name])
         deployment, service = one(objects, "Deployment", "api"), one(objects, "Service", "api")
-        assert service["spec"]["ports"][0] | {"name": ""} == {
-            "name": "",
-            "port": port,
-            "targetPort": "api",
-            "protocol": "TCP",
-        }
+        (shown,) = service["spec"]["ports"]
+        assert (shown["port"], shown["targetPort"]) == (port, "api")
+        (scraped,) = one(objects, "Service", "api-metrics")["spec"]["ports"]
+        assert (scraped["port"], scraped["targetPort"]) == (metrics_port, "metrics")
         labels = deployment["spec"]["template"]["metadata"]["labels"]
         assert service["spec"]["selector"].items() <= labels.items()
         assert deployment["spec"]["selector"]["matchLabels"] == service["spec"]["selector"]
         (door,) = deployment["spec"]["template"]["spec"]["containers"]
-        assert door["ports"] == [
-            {"name": "api", "containerPort": int(environment(door)["NIYANTA_API_PORT"]), "protocol": "TCP"}
-        ]
+        variables = environment(door)
+        assert {item["name"]: item["containerPort"] for item in door["ports"]} == {
+            "api": int(variables["NIYANTA_API_PORT"]),
+            "metrics": int(variables["NIYANTA_METRICS_PORT"]),
+        }
         for probe, path in (("startupProbe", "healthz"), ("livenessProbe", "healthz"), ("readinessProbe", "readyz")):
-            get = door[probe]["httpGet"]
-            assert (get["path"], get["port"], get.get("scheme", "HTTP")) == (f"/{path}", "api", scheme)
+            assert door[probe]["httpGet"] == {"path": f"/{path}", "port": "metrics"}
+
+
+def test_tls_comes_from_a_secret(renderer: Renderer) -> None:
+    objects = renderer.objects(VALUE_SETS["everything"])
+    pod = one(objects, "Deployment", "api")["spec"]["template"]["spec"]
+    (door,) = pod["containers"]
+    (mount,) = [item for item in door["volumeMounts"] if item["name"] == "tls"]
+    for variable in ("NIYANTA_API_TLS_CERT", "NIYANTA_API_TLS_KEY"):
+        assert environment(door)[variable].startswith(mount["mountPath"])
+        assert variable.removeprefix("NIYANTA_").lower() in Settings.model_fields
+    assert {"name": "tls", "secret": {"secretName": "api-tls", "defaultMode": 0o440}} in pod["volumes"]
 
 
 def test_autoscaling_takes_the_replicas_over(renderer: Renderer) -> None:
@@ -107,7 +118,8 @@ def test_the_network_policy_leads_to_postgres_and_name_look_ups_alone(renderer: 
         {
             "ports": [{"port": "api", "protocol": "TCP"}],
             "from": [{"podSelector": {"matchLabels": {"door": "open"}}}],
-        }
+        },
+        {"ports": [{"port": "metrics", "protocol": "TCP"}]},
     ]
     postgres, names = door["egress"]
     assert postgres == {"ports": [{"port": 6432, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}

@@ -145,7 +145,8 @@ def test_values_choose_what_is_there(renderer: Renderer) -> None:
     everything = kinds("defaults")
     assert everything["CustomResourceDefinition"] == 3
     assert everything["Secret"] == 1
-    assert everything["Deployment"] == everything["Service"] == everything["PodDisruptionBudget"] == 2
+    assert everything["Deployment"] == everything["PodDisruptionBudget"] == 2
+    assert everything["Service"] == 3
     assert everything["ValidatingAdmissionPolicy"] == everything["ValidatingAdmissionPolicyBinding"] == 2
     assert "ConfigMap" not in everything
     assert not {"NetworkPolicy", "Ingress", "HorizontalPodAutoscaler"} & set(everything)
