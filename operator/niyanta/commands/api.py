@@ -70,10 +70,12 @@ def _keys(load: Load) -> typer.Typer:
         from rich.console import Console
         from rich.table import Table
 
-        table = Table("Id", "Customer", "Role", "Name", "Prefix", "Created", "Expires", "Revoked", box=None)
+        table = Table(box=None)
+        for title in ("Id", "Customer", "Role", "Name", "Prefix", "Created", "Expires", "Revoked"):
+            table.add_column(title, no_wrap=title in ("Id", "Prefix"))
         for key in _run(load, lambda chain: chain.all(customer)):
             table.add_row(*_cells(key))
-        Console(soft_wrap=True).print(table)
+        Console(width=None if sys.stdout.isatty() else 250).print(table)
 
     @keys.command()
     def revoke(key: Annotated[str, typer.Argument(help="Id or prefix, as `niyanta apikey list` shows them.")]) -> None:

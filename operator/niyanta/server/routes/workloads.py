@@ -128,7 +128,9 @@ def estimated_start(row: WorkloadRow, position: Position, pace: Pace, now_us: in
     return Estimate(at=from_us(now_us) + timedelta(seconds=min(seconds, 1e9)), seconds=seconds, basis=basis)
 
 
-@router.get("/{id}/events", response_model=EventPage, summary="Its history", responses=problems(400, 401, 404, 503))
+@router.get(
+    "/{id}/events", response_model=EventPage, summary="Its history", responses=problems(400, 401, 404, 422, 503)
+)
 async def events(
     id: str,  # noqa: A002
     parts: Parts,

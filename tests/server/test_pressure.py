@@ -1,0 +1,162 @@
+"""Limits hold exactly, and whoever is turned away is told for how long."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+
+from niyanta.server import backpressure
+from niyanta.server.services import Services
+from niyanta.settings import Settings
+from niyanta.store.rest import RestRecord
+from niyanta.store.rows import CustomerRow
+from tests.server.conftest import door
+from tests.server.make import manifest, ndjson
+from tests.store.make import intake
+
+pytestmark = pytest.mark.store
+
+
+async def _limit(record: RestRecord, **limits: int) -> None:
+    await record.upsert_customers([CustomerRow("acme", "Premium", limits, ("acme",))])
+
+
+async def test_a_customer_over_its_own_limit_gets_429_and_when_to_come_back(
+    client: httpx.AsyncClient, record: RestRecord
+) -> None:
+    await _limit(record, maxQueueDepth=2)
+    await record.write_leader_stats(
+        {"placed_per_minute": 100.0, "placed_per_minute_by_customer": {"acme": 4.0}}, epoch=None
+    )
+    answers = [await client.post("/v1/workloads", json=manifest()) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [202, 202, 429]
+    refused = answers[2]
+    assert refused.json()["type"] == "urn:niyanta:problem:queue-full"
+    assert "2 workloads waiting, its maxQueueDepth is 2" in refused.json()["detail"]
+    assert refused.headers["Retry-After"] == "15", "one place at 4 placements a minute"
+    assert refused.headers["RateLimit"] == '"queue";r=0;t=15'
+    assert refused.headers["RateLimit-Policy"] == '"queue";q=2'
+    assert (refused.headers["RateLimit-Limit"], refused.headers["RateLimit-Remaining"]) == ("2", "0")
+    stats = (await client.get("/v1/customer/stats")).json()
+    assert (stats["waiting"], stats["maxQueueDepth"], stats["placedPerMinute"]) == (2, 2, 4.0)
+
+
+async def test_held_and_suspended_work_takes_room_too(client: httpx.AsyncClient, record: RestRecord) -> None:
+    await record.take_in([intake()], epoch=None, queue_limits={"acme": 0})
+    await _limit(record, maxQueueDepth=2)
+    assert (await client.post("/v1/workloads", json=manifest(suspend=True))).status_code == 202
+    assert (await client.post("/v1/workloads", json=manifest())).status_code == 429
+
+
+async def test_a_batch_is_taken_as_far_as_there_is_room(client: httpx.AsyncClient, record: RestRecord) -> None:
+    await _limit(record, maxQueueDepth=3)
+    assert (await client.post("/v1/workloads", json=manifest("taken"))).status_code == 202
+    lines = ndjson(manifest("taken"), manifest("a"), manifest("b"), manifest("c"))
+    answer = await client.post("/v1/workloads:batch", content=lines)
+    assert [item["status"] for item in answer.json()["items"]] == [409, 202, 202, 429], "a refusal takes no room"
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert (await client.post("/v1/workloads:batch", content=ndjson(manifest("c")))).json()["accepted"] == 0
+    assert await record.wrong_counters() == []
+    names = {row.name for row in await record.get_pending_workloads(10)}
+    assert names == {"taken", "a", "b"}
+
+
+async def test_names_that_found_no_room_stay_free(client: httpx.AsyncClient, record: RestRecord) -> None:
+    await _limit(record, maxQueueDepth=1)
+    answer = await client.post("/v1/workloads:batch", content=ndjson(manifest("a"), manifest("b")))
+    assert [item["status"] for item in answer.json()["items"]] == [202, 429]
+    await client.post(f"/v1/workloads/{answer.json()['items'][0]['workload']['id']}/cancel")
+    assert (await client.post("/v1/workloads", json=manifest("b"))).status_code == 202
+
+
+async def test_the_limit_is_exact_for_sixteen_submitters_on_two_processes(
+    settings: Settings, record: RestRecord, key: str
+) -> None:
+    """Two applications with pools of their own; `test_processes` does it with real processes."""
+    await _limit(record, maxQueueDepth=100)
+    headers = {"Authorization": f"Bearer {key}"}
+    statuses: list[int] = []
+
+    async def submit(client: httpx.AsyncClient, number: int) -> None:
+        for _ in range(10):
+            if number % 4 == 0:
+                lines = ndjson(*(manifest() for _ in range(5)))
+                answer = await client.post("/v1/workloads:batch", content=lines, headers=headers)
+                statuses.extend(item["status"] for item in answer.json()["items"])
+            else:
+                answer = await client.post("/v1/workloads", json=manifest(), headers=headers)
+                statuses.append(answer.status_code)
+
+    async with door(settings) as (_, one), door(settings) as (_, two):
+        await asyncio.gather(*(submit((one, two)[number % 2], number) for number in range(16)))
+    assert statuses.count(202) == 100
+    assert set(statuses) == {202, 429}
+    assert (await record.get_queue_depth("acme")).total.pending == 100
+    assert await record.wrong_counters() == []
+
+
+async def test_at_capacity_everybody_gets_503_computed_from_the_measured_pace(
+    settings: Settings, record: RestRecord, key: str
+) -> None:
+    await record.take_in([intake(customer="other") for _ in range(5)], epoch=None)
+    await record.write_leader_stats({"placed_per_minute": 10.0}, epoch=None)
+    full = settings.model_copy(update={"max_queue_depth": 5})
+    async with door(full) as (_, client):
+        client.headers["Authorization"] = f"Bearer {key}"
+        refused = await client.post("/v1/workloads", json=manifest())
+        assert (refused.status_code, refused.json()["type"]) == (503, "urn:niyanta:problem:at-capacity")
+        assert refused.headers["Retry-After"] == "6"
+        batch = await client.post("/v1/workloads:batch", content=ndjson(*(manifest() for _ in range(3))))
+        assert (batch.status_code, batch.headers["Retry-After"]) == (503, "18")
+    assert (await record.get_queue_depth("acme")).total.pending == 0
+
+
+async def test_without_a_pace_the_wait_is_a_guess_within_bounds(
+    client: httpx.AsyncClient, record: RestRecord, services: Services
+) -> None:
+    pace = backpressure.Pace.of({"placed_per_minute": 100.0}, age=3600.0)
+    assert pace.seconds_for(1) == backpressure.UNKNOWN_WAIT
+    pace = backpressure.Pace.of({"placed_per_minute": "many", "placed_per_minute_by_customer": [1]}, age=1.0)
+    assert pace.seconds_for(1, "acme") == backpressure.UNKNOWN_WAIT
+    pace = backpressure.Pace.of({"placed_per_minute": 0.001}, age=1.0)
+    assert pace.seconds_for(10_000) == backpressure.LONGEST_WAIT
+
+
+async def test_submissions_per_second_are_limited_over_all_processes(
+    settings: Settings, record: RestRecord, key: str
+) -> None:
+    await _limit(record, submitRatePerSecond=10)
+    headers = {"Authorization": f"Bearer {key}"}
+    async with door(settings) as (_, one), door(settings) as (_, two):
+        answers = await asyncio.gather(
+            *((one, two)[n % 2].post("/v1/workloads", json=manifest(), headers=headers) for n in range(40))
+        )
+        taken = [answer for answer in answers if answer.status_code == 202]
+        refused = [answer for answer in answers if answer.status_code == 429]
+        assert len(taken) + len(refused) == 40
+        # A window of a second: 10, or up to 10 more for each second that the forty took.
+        assert 10 <= len(taken) <= 30
+        assert refused[0].json()["type"] == "urn:niyanta:problem:rate-limited"
+        assert refused[0].headers["Retry-After"] == "1"
+        assert refused[0].headers["RateLimit-Limit"] == "10"
+        await asyncio.sleep(2.1)
+        lines = ndjson(*(manifest() for _ in range(15)))
+        batch = (await one.post("/v1/workloads:batch", content=lines, headers=headers)).json()
+        assert (batch["accepted"], batch["items"][14]["status"]) == (10, 429), "as much as the second allows"
+
+
+async def test_a_rate_of_zero_takes_nothing(client: httpx.AsyncClient, record: RestRecord) -> None:
+    await _limit(record, submitRatePerSecond=0)
+    assert (await client.post("/v1/workloads", json=manifest())).status_code == 429
+
+
+async def test_too_many_requests_in_hand_are_turned_away(settings: Settings, record: RestRecord, key: str) -> None:
+    async with door(settings.model_copy(update={"api_max_inflight": 2})) as (_, client):
+        client.headers["Authorization"] = f"Bearer {key}"
+        answers = await asyncio.gather(*(client.post("/v1/workloads", json=manifest()) for _ in range(10)))
+        statuses = [answer.status_code for answer in answers]
+        assert statuses.count(202) == 2
+        assert statuses.count(503) == 8
+        assert {answer.headers.get("Retry-After") for answer in answers} == {None, "1"}

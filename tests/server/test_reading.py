@@ -1,0 +1,221 @@
+"""Reading: lists by keyset, explanations, history, and what may be changed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from niyanta.lifecycle import Event, Phase
+from niyanta.store.leadership import Leadership
+from niyanta.store.pool import Pool
+from niyanta.store.rest import RestRecord
+from niyanta.store.rows import Note, PoolRow
+from tests.server.make import manifest, ndjson
+from tests.store.make import arrive, change, move
+
+pytestmark = pytest.mark.store
+
+
+@pytest.fixture
+async def epoch(pool: Pool) -> int:
+    epoch = await Leadership(pool, "leader", 60.0).try_acquire()
+    assert epoch is not None
+    return epoch
+
+
+async def _all(client: httpx.AsyncClient, **params: Any) -> AsyncIterator[dict[str, Any]]:
+    cursor: str | None = None
+    while True:
+        answer = await client.get("/v1/workloads", params={**params, **({"cursor": cursor} if cursor else {})})
+        assert answer.status_code == 200, answer.text
+        page = answer.json()
+        for item in page["items"]:
+            yield item
+        cursor = page["next"]
+        if cursor is None:
+            return
+
+
+async def _names(client: httpx.AsyncClient, **params: Any) -> list[str]:
+    return [item["name"] async for item in _all(client, **params)]
+
+
+async def test_lists_are_complete_and_newest_first(
+    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestRecord, epoch: int
+) -> None:
+    items = [manifest(f"n{number}", type="a" if number % 3 else "b") for number in range(25)]
+    await client.post("/v1/workloads:batch", content=ndjson(*items))
+    await arrive(record, epoch=epoch, name="by-kubectl", phase=Phase.RUNNING, type="a")
+    await arrive(record, epoch=epoch, name="theirs", customer="other", type="a")
+    own = ["by-kubectl", *(f"n{number}" for number in reversed(range(25)))]
+    for limit in (1, 7, 26, 500):
+        assert await _names(client, limit=limit) == own
+    assert await _names(admin, limit=10) == ["theirs", *own]
+    assert await _names(client, limit=4, type="b") == [f"n{n}" for n in reversed(range(0, 25, 3))]
+    assert await _names(client, limit=4, status="Running") == ["by-kubectl"]
+    assert await _names(client, limit=4, status=["Running", "Pending"]) == own
+    assert await _names(admin, limit=4, status="Pending", customer="other") == ["theirs"]
+    assert await _names(admin, limit=4, status="Pending") == ["theirs", *own[1:]]
+    assert await _names(client, status="Failed") == []
+
+
+async def test_lists_are_bounded_by_creation(client: httpx.AsyncClient, record: RestRecord) -> None:
+    await client.post("/v1/workloads:batch", content=ndjson(*(manifest(f"n{n}") for n in range(5))))
+    items = [item async for item in _all(client)]
+    middle = items[2]["createdAt"]
+    assert await _names(client, createdAfter=middle) == ["n4", "n3", "n2"]
+    assert await _names(client, createdBefore=middle) == ["n1", "n0"]
+    assert await _names(client, createdAfter=middle, createdBefore=middle) == []
+    for extreme in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2000-01-01", "1e20"):
+        assert (await client.get("/v1/workloads", params={"createdAfter": extreme})).status_code in (200, 422)
+
+
+@pytest.mark.parametrize("cursor", ["x", "!!", "W10", "WzEsMl0", "WyJhIiwiYiJd", "W251bGwsbnVsbF0", "WzFlOTksICJ4Il0"])
+async def test_a_made_up_cursor_is_refused(client: httpx.AsyncClient, cursor: str) -> None:
+    assert (await client.get("/v1/workloads", params={"cursor": cursor})).status_code == 400
+
+
+async def test_a_page_with_a_rare_type_may_be_short_but_nothing_is_missed(
+    client: httpx.AsyncClient, record: RestRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("niyanta.store.rest.SCAN", 4)
+    items = [manifest(f"n{number}", type="rare" if number in (0, 9) else "usual") for number in range(12)]
+    await client.post("/v1/workloads:batch", content=ndjson(*items))
+    assert await _names(client, type="rare", limit=3) == ["n9", "n0"]
+
+
+async def test_one_workload_is_read_with_its_spec(client: httpx.AsyncClient) -> None:
+    made = (await client.post("/v1/workloads", json=manifest("one", priority=40))).json()
+    found = (await client.get(f"/v1/workloads/{made['id']}")).json()
+    assert (found["name"], found["phase"], found["door"], found["objectName"]) == ("one", "Pending", "rest", None)
+    assert found["spec"]["priority"] == 40
+    assert found["effectivePriority"] == 40 * 50
+    assert (await client.get("/v1/workloads")).json()["items"][0]["spec"] is None
+    assert (await client.get("/v1/workloads", params={"withSpec": True})).json()["items"][0]["spec"]["priority"] == 40
+    for missing in ("x", "%00", "00000000-0000-0000-0000-000000000000"):
+        assert (await client.get(f"/v1/workloads/{missing}")).status_code == 404
+
+
+async def test_explain_without_a_leader_says_so(client: httpx.AsyncClient) -> None:
+    lines = ndjson(*(manifest(f"n{n}", priority=90) for n in range(4)), manifest("last", priority=1))
+    items = (await client.post("/v1/workloads:batch", content=lines)).json()["items"]
+    id_ = items[4]["workload"]["id"]
+    found = (await client.get(f"/v1/workloads/{id_}/explain")).json()
+    assert found["position"] == {"ahead": 4, "exact": True}
+    assert (found["estimatedStart"]["at"], found["estimatedStart"]["basis"]) == (
+        None,
+        "no leader has reported its pace yet",
+    )
+
+
+async def test_an_estimate_comes_from_the_measured_pace(
+    client: httpx.AsyncClient, record: RestRecord, epoch: int
+) -> None:
+    await record.write_leader_stats({"placed_per_minute": 10.0}, epoch=epoch)
+    lines = ndjson(*(manifest(priority=90) for _ in range(4)), manifest("last", priority=1))
+    id_ = (await client.post("/v1/workloads:batch", content=lines)).json()["items"][4]["workload"]["id"]
+    (row,) = await record.get_workloads([id_])
+    reasons = [["GpuModelMismatch", "A100", 310], ["RegionMismatch", "", 120], {"nearestMiss": {"worker": "w7"}}]
+    await record.note_pending([Note(id_, row.version, "NoWorkerFits", "0/430 workers", reasons)], epoch=epoch)
+    found = (await client.get(f"/v1/workloads/{id_}/explain")).json()
+    assert found["reasons"] == [
+        {"reason": "GpuModelMismatch", "detail": "A100", "count": 310},
+        {"reason": "RegionMismatch", "detail": "", "count": 120},
+    ]
+    assert found["nearestMiss"] == {"worker": "w7"}
+    estimate = found["estimatedStart"]
+    assert estimate["seconds"] == 30.0
+    assert "4 ahead" in estimate["basis"]
+    assert "10 placements per minute" in estimate["basis"]
+    assert "NoWorkerFits" in estimate["basis"]
+    at = datetime.fromisoformat(estimate["at"])
+    assert abs(at - datetime.now(UTC) - timedelta(seconds=30)) < timedelta(seconds=10)
+    assert found["priorityFormula"] == "priority 1 x tier weight 50 + 5 per minute waited"
+
+
+async def test_positions_are_exact_up_to_a_bound(
+    client: httpx.AsyncClient, record: RestRecord, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("niyanta.store.rest", "niyanta.server.routes.workloads"):
+        monkeypatch.setattr(f"{module}.EXACT_POSITIONS", 3)
+    items = (await client.post("/v1/workloads:batch", content=ndjson(*(manifest() for _ in range(6))))).json()["items"]
+    answers = [await client.get(f"{item['workload']['href']}/explain") for item in items]
+    seen = [answer.json()["position"] for answer in answers]
+    assert [(place["ahead"], place["exact"]) for place in seen] == [
+        (0, True), (1, True), (2, True), (3, False), (3, False), (3, False),
+    ]  # fmt: skip
+
+
+async def test_history_has_pages_and_attempts(client: httpx.AsyncClient, record: RestRecord, epoch: int) -> None:
+    made = (await client.post("/v1/workloads", json=manifest())).json()
+    (row,) = await record.get_workloads([made["id"]])
+    for event in (Event.PLACE, Event.START, Event.RETRY, Event.PLACE, Event.START, Event.SUCCEED):
+        row = await move(record, row, event, epoch=epoch)
+    seen: list[str] = []
+    cursor: dict[str, str] = {}
+    attempts = 0
+    while True:
+        page = (await client.get(f"{made['href']}/events", params={"limit": 3, **cursor})).json()
+        seen += [item["event"] for item in page["items"]]
+        attempts += len(page["attempts"])
+        if page["next"] is None:
+            break
+        cursor = {"cursor": page["next"]}
+    assert seen == ["Accepted", "Place", "Start", "Retry", "Place", "Start", "Succeed"]
+    assert attempts == 2
+
+
+async def test_cancel_suspend_and_resume(client: httpx.AsyncClient, record: RestRecord, epoch: int) -> None:
+    href = (await client.post("/v1/workloads", json=manifest())).json()["href"]
+
+    async def act(action: str) -> tuple[int, Any]:
+        answer = await client.post(f"{href}/{action}")
+        return answer.status_code, answer.json()
+
+    assert (await act("resume"))[1]["phase"] == "Pending", "nothing to resume is no error"
+    status, found = await act("suspend")
+    assert (status, found["phase"], found["spec"]["suspend"]) == (200, "Suspended", True)
+    assert (await act("suspend"))[1]["phase"] == "Suspended"
+    status, found = await act("resume")
+    assert (status, found["phase"], found["spec"]["suspend"]) == (200, "Pending", False)
+    assert (await act("cancel"))[1]["phase"] == "Cancelled"
+    assert (await act("cancel"))[0] == 200
+    status, found = await act("resume")
+    assert (status, found["type"]) == (409, "urn:niyanta:problem:wrong-phase")
+    assert await record.wrong_counters() == []
+    by_kubectl = await arrive(record, epoch=epoch)
+    answer = await client.post(f"/v1/workloads/{by_kubectl.id}/cancel")
+    assert (answer.status_code, answer.json()["type"]) == (409, "urn:niyanta:problem:kubernetes-door")
+
+
+async def test_a_change_by_rest_beats_a_leader_that_didnt_know(
+    client: httpx.AsyncClient, record: RestRecord, epoch: int
+) -> None:
+    made = (await client.post("/v1/workloads", json=manifest())).json()
+    (row,) = await record.get_workloads([made["id"]])
+    cursor = await record.cursor()
+    await client.post(f"{made['href']}/suspend")
+    result = await record.update_workload_status_batch([change(row, Event.PLACE)], epoch=epoch)
+    assert (result.applied, result.stale) == ([], [row.id])
+    changed, _ = await record.changes_since(cursor, not_by=epoch)
+    assert [(item.id, item.phase, item.spec["suspend"]) for item in changed] == [(row.id, Phase.SUSPENDED, True)]
+
+
+async def test_queue_depth_by_customer_tier_and_pool(
+    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestRecord, epoch: int
+) -> None:
+    await client.post("/v1/workloads:batch", content=ndjson(*(manifest() for _ in range(3))))
+    await arrive(record, epoch=epoch, customer="other")
+    await arrive(record, epoch=epoch, customer="other", phase=Phase.HELD)
+    await record.upsert_pools([PoolRow("gpu", {}, {"queueDepth": 4})])
+    found = (await admin.get("/v1/metrics/queue-depth")).json()
+    assert (found["total"], found["held"], found["byCustomer"]) == (4, 1, {"acme": 3, "other": 1})
+    assert (found["byTier"], found["byPool"]) == ({"Premium": 3, "Free": 1}, {"gpu": 4})
+    assert 0 <= found["oldestAgeSeconds"] < 60
+    own = (await client.get("/v1/metrics/queue-depth")).json()
+    assert (own["total"], own["held"], own["byCustomer"], own["byPool"]) == (3, 0, {"acme": 3}, {})
+    assert 0 <= own["oldestAgeSeconds"] < 60

@@ -1,0 +1,71 @@
+"""Both doors give one verdict: the table of wrong manifests that a real API server is asked with, through this door."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.resources.wrong_manifests import RIGHT, UNSEEN, WRONG, Case
+from tests.server.make import SAFE
+
+pytestmark = pytest.mark.store
+
+
+def _of_workloads(cases: list[Case]) -> list[Case]:
+    return [case for case in cases if case.kind == "Workload"]
+
+
+def _made_safe(manifest: dict[str, Any]) -> dict[str, Any]:
+    """With the security context that kubectl's door doesn't ask for, where there is a place for one."""
+    try:
+        pod = manifest["spec"]["template"]["spec"]
+        for container in [*pod.get("containers", []), *pod.get("initContainers", [])]:
+            container.setdefault("securityContext", SAFE)
+    except (KeyError, TypeError, AttributeError):
+        pass
+    return manifest
+
+
+async def test_what_the_api_server_refuses_is_refused_with_the_same_field(client: httpx.AsyncClient) -> None:
+    wrong = []
+    for case in _of_workloads([*WRONG, *UNSEEN]):
+        answer = await client.post("/v1/workloads", json=_made_safe(case.manifest))
+        body = answer.json()
+        if answer.status_code != 422 or body["type"] != "urn:niyanta:problem:invalid-manifest":
+            wrong.append((case.name, answer.status_code, body.get("detail", "")))
+        elif case.field not in body["detail"]:
+            wrong.append((case.name, case.field, body["detail"]))
+    assert wrong == []
+
+
+async def test_what_the_api_server_takes_is_taken(client: httpx.AsyncClient) -> None:
+    refused = []
+    for number, case in enumerate(_of_workloads(RIGHT)):
+        manifest = _made_safe(case.manifest)
+        if len(manifest["metadata"]["name"]) <= 39:
+            manifest["metadata"]["name"] = f"right-{number}"
+        answer = await client.post("/v1/workloads", json=manifest)
+        if answer.status_code != 202:
+            refused.append((case.name, answer.status_code, answer.json()["type"], answer.json()["detail"]))
+    # What this door asks beyond the API server: the restricted standard, allowed scopes, and room for the suffix.
+    beyond = ("pod-security", "customer-not-allowed", "reference-not-allowed")
+    assert [item for item in refused if not item[2].endswith(beyond) and "39 characters" not in item[3]] == []
+    assert len(refused) < len(_of_workloads(RIGHT)) / 2, refused
+
+
+async def test_a_name_leaves_room_for_the_suffix_of_its_object(client: httpx.AsyncClient) -> None:
+    case = RIGHT[0].manifest if RIGHT[0].kind == "Workload" else None
+    body = _made_safe(case or {})
+    for length, status in ((39, 202), (40, 422)):
+        body["metadata"]["name"] = "n" * length
+        answer = await client.post("/v1/workloads", json=body)
+        assert answer.status_code == status, answer.text
+
+
+async def test_labels_of_the_operator_are_its_own(client: httpx.AsyncClient) -> None:
+    body = _made_safe(RIGHT[0].manifest)
+    body["metadata"]["labels"] = {"niyanta.io/rest-id": "x"}
+    answer = await client.post("/v1/workloads", json=body)
+    assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "metadata.labels")
