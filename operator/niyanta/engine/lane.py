@@ -86,14 +86,17 @@ class Expedite:
 
     def _enter(self) -> None:
         """Take in who has waited long enough and would fit if Niyanta's own pods were gone."""
+        newcomers = [workload for workload in self.waiting.values() if workload.id not in self.members]
+        if not newcomers:
+            return
         count: dict[str, int] = {}
         last: dict[str, int] = {}
         for member in self.members.values():
             count[member.customer] = count.get(member.customer, 0) + 1
             last[member.customer] = max(last.get(member.customer, 0), member.round)
-        for workload in self.waiting.values():
+        for workload in newcomers:
             customer = workload.subject.customer
-            if workload.id in self.members or self.now - workload.queued_at < self.after:
+            if self.now - workload.queued_at < self.after:
                 continue
             if count.get(customer, 0) >= MEMBERS_PER_CUSTOMER or not self._is_possible(workload):
                 continue
@@ -116,6 +119,7 @@ class Expedite:
             return known
         fork, snapshot = self.fork, self.fork.snapshot
         asked = fork.requirements_class(workload.requirements)
+        fork.keep(asked)
         mask = 0
         for part in asked.levels:
             mask |= part
@@ -155,7 +159,7 @@ class Expedite:
                 else:
                     del self.reserved[pool]
             else:
-                del self.reserved[pool]
+                del self.reserved[pool], self.members[workload.id]
 
     def _kept(self, workload: PendingWorkload, reservation: Reservation, own: Bits) -> list[int]:
         """The rows of a reservation; none if they became of no use, or are free already and still don't do."""
@@ -191,6 +195,7 @@ class Expedite:
             rows = [] if key in failed else self.decider.attempt(workload, minus(index.alive, within))
             if rows:
                 self._charge(asked, rows)
+                del self.members[member.id]
                 continue
             if not (asked.has_peers or workload.excluded):
                 failed.add(key)

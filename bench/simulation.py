@@ -1,0 +1,393 @@
+"""48 hours of the queue at 120 % load, in seconds: who waits how long, and does the bound of docs/queue.md hold?
+
+    python -m bench.simulation [--hours 48] [--plot docs/images/queue-simulation.png]
+
+Arrivals and run times are those of the openb trace (`NIYANTA_OPENB_DIR`, else ../shared/data/openb), folded to 48 hours
+with their time of day kept; run times are cut at four hours, as a timeout would. Customers and tiers are drawn (the
+trace has none). The engine decides as in the operator; only the clock and the cluster are simulated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import heapq
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from bench import wait_bound
+from niyanta.engine.columns import Snapshot
+from niyanta.engine.ledger import LaneSettings, LaneState, Reservation
+from niyanta.engine.model import (
+    Charge,
+    Gpu,
+    Matcher,
+    PendingWorkload,
+    Placement,
+    Plan,
+    Requirements,
+    Subject,
+    WorkerInfo,
+)
+from niyanta.engine.place import Lane, schedule
+from niyanta.engine.queue import Queue, QueueSettings
+
+SECOND = 1_000_000
+MIB = 1 << 20
+LOAD = 1.2
+CUT = 4 * 3600
+"""Longest run time in seconds."""
+SINCE = 10_000_000
+"""Second of the trace from which on it has its full rate of arrivals."""
+FOLD = 48 * 3600
+STEP = 30
+"""Least seconds between two cycles."""
+IDLE_STEP = 60
+"""Most seconds between two cycles."""
+LOOK_EVERY = 120
+"""Seconds between two looks at who may enter the lane."""
+PER_CLASS = 2
+"""Workloads of equal requirements that are offered to one cycle, as in the refill from Postgres."""
+PRIORITY = {"LS": 50, "Guaranteed": 100, "Burstable": 20, "BE": 10}
+TIERS = {"Enterprise": (100, 0.2), "Premium": (50, 0.25), "Standard": (10, 0.3), "Free": (1, 0.25)}
+CUSTOMERS_PER_TIER = 3
+POOLS = {"T4": "t4", "G2": "g", "G3": "g", "P100": "volta", "V100M16": "volta", "V100M32": "volta"}
+CORES = (4, 8, 16, 32, 64, 96, 128)
+GIBS = (8, 32, 64, 128, 256, 512, 768)
+"""What requests are rounded up to, so that fewer classes have to be thought about."""
+IMAGE = Path(__file__).parents[1] / "docs" / "images" / "queue-simulation.png"
+
+
+def trace_folder() -> Path | None:
+    """Where the openb trace is, if it is."""
+    named = os.environ.get("NIYANTA_OPENB_DIR")
+    folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "data" / "openb"
+    return folder if (folder / "openb_pod_list_gpuspec33.csv").exists() else None
+
+
+# --- input -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of the trace: seconds, cores in thousandths, bytes, whole GPUs, GPU models it may use (none: any)."""
+
+    name: str
+    arrives: int
+    runs: float
+    requirements: Requirements
+    qos: str
+    gpus: int
+    models: tuple[str, ...]
+
+
+def load_tasks(folder: Path, hours: int) -> list[Task]:
+    """Tasks in order of arrival, folded to 48 hours; those of the first `hours`."""
+    shared: dict[tuple[Any, ...], Requirements] = {}
+    tasks = []
+    with (folder / "openb_pod_list_gpuspec33.csv").open() as file:
+        for row in csv.DictReader(file):
+            created, deleted = int(row["creation_time"]), int(row["deletion_time"])
+            arrives = (created - SINCE) % FOLD
+            if created < SINCE or arrives >= hours * 3600:
+                continue
+            gpus = int(row["num_gpu"])
+            cores = next(size for size in CORES if 1000 * size >= int(row["cpu_milli"]))
+            memory = next(1024 * size for size in GIBS if 1024 * size >= int(row["memory_mib"]))
+            models = tuple(sorted(set(row["gpu_spec"].split("|")) - {""}))
+            key = (cores, memory, gpus, models)
+            if key not in shared:
+                requests = (("cpu", 1000 * cores), ("memory", memory * MIB), ("pods", 1))
+                shared[key] = Requirements(requests, Matcher(gpu_models=models), gpu_count=gpus, wants_gpu=gpus > 0)
+            runs = float(min(max(deleted - created, 1), CUT))
+            tasks.append(Task(row["name"], arrives, runs, shared[key], row["qos"], gpus, models))
+    return sorted(tasks, key=lambda task: (task.arrives, task.name))
+
+
+def load_cluster(folder: Path, tasks: list[Task], hours: int) -> list[WorkerInfo]:
+    """Three pools with the trace's own nodes, of each GPU model as many as the load on it calls for."""
+    nodes: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+    with (folder / "openb_node_list_gpu_node.csv").open() as file:
+        for row in csv.DictReader(file):
+            nodes[row["model"]].append((int(row["gpu"]), int(row["cpu_milli"]), int(row["memory_mib"])))
+    del nodes["A10"]
+    gpus_of = {model: sum(gpus for gpus, _, _ in known) for model, known in nodes.items()}
+    load = dict.fromkeys(nodes, 0.0)
+    for task in tasks:
+        allowed = [model for model in task.models or nodes if model in nodes]
+        for model in allowed:
+            load[model] += task.gpus * task.runs * gpus_of[model] / sum(gpus_of[m] for m in allowed)
+    workers = []
+    for model, known in sorted(nodes.items()):
+        # Largest first and then evenly through the list: every shape a task may need is there.
+        known.sort(reverse=True)
+        wanted = load[model] / (LOAD * hours * 3600)
+        count = max(round(wanted * len(known) / gpus_of[model]), 1)
+        for number in range(count):
+            gpus, cpu, memory = known[number * len(known) // count]
+            workers.append(make_worker(f"{model.lower()}-{number:03}", model, gpus, cpu, memory))
+    return workers
+
+
+def make_worker(name: str, model: str, gpus: int, cpu: int, memory: int) -> WorkerInfo:
+    allocatable = (("cpu", cpu), ("memory", memory * MIB), ("nvidia.com/gpu", gpus), ("pods", 110))
+    return WorkerInfo(name, POOLS[model], (), (), allocatable, gpu=Gpu(model, gpus))
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Story:
+    """What happened to one workload, in seconds."""
+
+    task: Task
+    tier: str
+    customer: str
+    runs: float
+    pools: tuple[str, ...]
+    """Pools with a worker that fits it when empty."""
+    entered: int | None = None
+    turn: int | None = None
+    """When the lane placed it or reserved for it."""
+    placed: int | None = None
+    expedited: bool = False
+    drained: int = 0
+    """Seconds that its reservations needed."""
+    drain_bound: float = 0.0
+    """Run time that was left on the workers that were reserved for it."""
+
+
+@dataclass
+class PoolLog:
+    """Per cycle: what the pool had freed in all, what the lane was charged in all, and who held the reservation."""
+
+    freed: list[int] = field(default_factory=list)
+    charged: list[int] = field(default_factory=list)
+    holder: list[str] = field(default_factory=list)
+    debt: list[int] = field(default_factory=list)
+    total: int = 0
+
+
+class Simulation:
+    """A cluster, a queue and a clock. `run` goes through all events."""
+
+    def __init__(self, folder: Path, *, hours: int = 48, lane: bool = True, seed: int = 4) -> None:
+        self.hours = hours
+        self.tiers = tuple(TIERS)
+        self.share = LaneSettings().share
+        self.settings = LaneSettings() if lane else None
+        self.state = LaneState()
+        self.snapshot = Snapshot()
+        tasks = load_tasks(folder, hours)
+        self.workers = load_cluster(folder, tasks, hours)
+        for worker in self.workers:
+            self.snapshot.upsert_worker(worker)
+        gpus = sum(worker.gpu.count for worker in self.workers if worker.gpu)
+        offered = sum(task.gpus * task.runs for task in tasks) / (gpus * hours * 3600)
+        self.scale = LOAD / offered
+        """Whole nodes don't hit the load exactly, so run times are stretched by this."""
+        self.stories = {story.task.name: story for story in self._stories(tasks, Random(seed))}
+        self.queue = Queue(QueueSettings())
+        self.times: list[int] = []
+        self.logs: dict[str, PoolLog] = {pool: PoolLog() for pool in sorted(set(POOLS.values()))}
+        self._ends: list[tuple[int, str, str]] = []
+        self._running: dict[str, dict[str, int]] = defaultdict(dict)
+        """Worker -> workload -> end."""
+        self._reserved: dict[str, Reservation] = {}
+        self._dirty: set[str] = set()
+        """Pools in which something came free since they were last decided about."""
+        self._rejected: set[int] = set()
+        """Requirements that fit nowhere until something comes free in one of their pools."""
+        self._looked = -LOOK_EVERY
+        self._worker_pool = {worker.name: worker.pool for worker in self.workers}
+        self._fits = {id(story.task.requirements): story.pools for story in self.stories.values()}
+
+    def longest_step(self) -> int:
+        """Most seconds between two cycles."""
+        return max(IDLE_STEP, LOOK_EVERY)
+
+    def _stories(self, tasks: list[Task], rng: Random) -> Iterator[Story]:
+        fits: dict[int, tuple[str, ...]] = {}
+        weights = [part for _, part in TIERS.values()]
+        for task in tasks:
+            key = id(task.requirements)
+            if key not in fits:
+                empty = [worker for worker in self.workers if fits_empty(task, worker)]
+                fits[key] = tuple(sorted({worker.pool for worker in empty}))
+            tier = rng.choices(tuple(TIERS), weights)[0]
+            customer = f"{tier.lower()}-{rng.randrange(CUSTOMERS_PER_TIER)}"
+            yield Story(task, tier, customer, max(task.runs * self.scale, 1.0), fits[key])
+
+    def run(self) -> None:
+        """All arrivals of the span; what still waits at its end is left waiting."""
+        arrivals = iter([story for story in self.stories.values() if story.pools])
+        following = next(arrivals, None)
+        now = 0
+        while now < self.hours * 3600:
+            changed = False
+            while following is not None and following.task.arrives <= now:
+                self._arrive(following)
+                following = next(arrivals, None)
+                changed = True
+            changed = self._finish(now) or changed
+            if changed or not self.times or now - self.times[-1] >= IDLE_STEP:
+                self._cycle(now)
+            now += STEP
+
+    def _arrive(self, story: Story) -> None:
+        weight = TIERS[story.tier][0]
+        task = story.task
+        workload = PendingWorkload(
+            task.name,
+            1,
+            1,
+            Subject("ns", story.customer),
+            task.requirements,
+            priority=PRIORITY[task.qos],
+            tier_weight=weight,
+            queued_at=task.arrives * SECOND,
+        )
+        self.queue.push(workload)
+
+    def _finish(self, now: int) -> bool:
+        ended = False
+        while self._ends and self._ends[0][0] <= now:
+            _, name, worker = heapq.heappop(self._ends)
+            self.snapshot.release(f"{name}/1/0")
+            del self._running[worker][name]
+            self._dirty.add(self._worker_pool[worker])
+            ended = True
+        return ended
+
+    def _offered(self) -> list[PendingWorkload]:
+        """The first few of each class in queue order, without classes that are known to fit nowhere now."""
+        self._rejected = {key for key in self._rejected if not self._dirty.intersection(self._fits[key])}
+        self._dirty.clear()
+        count: dict[int, int] = defaultdict(int)
+        offered = []
+        for workload in self.queue.in_order():
+            key = id(workload.requirements)
+            if key not in self._rejected and count[key] < PER_CLASS:
+                count[key] += 1
+                offered.append(workload)
+        return offered
+
+    def _cycle(self, now: int) -> None:
+        lane = None
+        if self.settings is not None:
+            if now - self._looked >= LOOK_EVERY:
+                self._looked = now
+                waited = self.queue.long_waiting(now * SECOND - self.settings.after)
+            else:
+                known = [self.queue.get(name) for name in self.state.members]
+                waited = [workload for workload in known if workload is not None]
+            lane = Lane(self.settings, self.state, waited)
+        offered = self._offered()
+        plan = schedule(self.snapshot, offered, now * SECOND, lane=lane)
+        classes = {workload.id: id(workload.requirements) for workload in offered}
+        self._rejected.update(classes[rejection.id] for rejection in plan.rejections)
+        self.times.append(now)
+        for pool, log in self.logs.items():
+            log.freed.append(self.snapshot.freed[pool])
+        held = {reservation.id for reservation in self._reserved.values()}
+        for placement in plan.placements:
+            self._start(placement, now, charged=placement.expedited and placement.id not in held)
+        if plan.lane is not None:
+            self._follow_lane(plan, now)
+        for pool, log in self.logs.items():
+            log.charged.append(log.total)
+            account = self.state.accounts.get(pool)
+            log.debt.append(account.debt if account else 0)
+            log.holder.append(self._reserved[pool].id if pool in self._reserved else "")
+
+    def _start(self, placement: Placement, now: int, *, charged: bool) -> None:
+        story = self.stories[placement.id]
+        workload = self.queue.remove(placement.id)
+        assert workload is not None
+        worker = placement.workers[0]
+        requirements = story.task.requirements
+        charge = Charge(
+            f"{placement.id}/1/0", worker, requirements.requests, requirements.gpu_count, (), workload.subject
+        )
+        self.snapshot.charge(charge)
+        if charged:
+            self._charge(requirements, worker)
+        story.placed = now
+        story.expedited = placement.expedited
+        story.turn = now if story.turn is None else story.turn
+        end = now + max(round(story.runs), 1)
+        heapq.heappush(self._ends, (end, placement.id, worker))
+        self._running[worker][placement.id] = end
+
+    def _charge(self, requirements: Requirements, worker: str) -> None:
+        row = self.snapshot.index.rows[worker]
+        amount = self.snapshot.share(row, requirements.requests, requirements.gpu_count)
+        self.logs[self._worker_pool[worker]].total += amount
+
+    def _follow_lane(self, plan: Plan, now: int) -> None:
+        assert plan.lane is not None
+        self.state = plan.lane
+        for member in plan.lane.members.values():
+            story = self.stories[member.id]
+            story.entered = story.entered if story.entered is not None else now
+        reserved = {reservation.pool: reservation for reservation in plan.lane.reservations}
+        for pool in reserved.keys() | self._reserved.keys():
+            before, after = self._reserved.get(pool), reserved.get(pool)
+            if before == after:
+                continue
+            self._dirty.add(pool)
+            if before is not None and (after is None or after.since != before.since):
+                self.stories[before.id].drained += now - before.since // SECOND
+            if after is not None:
+                story = self.stories[after.id]
+                ends = self._running[after.workers[0]].values()
+                story.drain_bound += max((end - now for end in ends), default=0)
+                if before is None or before.since != after.since:
+                    story.turn = now
+                    self._charge(story.task.requirements, after.workers[0])
+        self._reserved = reserved
+
+
+def fits_empty(task: Task, worker: WorkerInfo) -> bool:
+    have = dict(worker.allocatable)
+    if worker.gpu is None or (task.models and worker.gpu.model not in task.models):
+        return False
+    return task.gpus <= worker.gpu.count and all(have[name] >= amount for name, amount in task.requirements.requests)
+
+
+def run(hours: int = 48, plot: Path | None = IMAGE) -> dict[str, Any]:
+    """Both runs, with the lane and without, in a form that can be written as JSON; asserts the bound."""
+    folder = trace_folder()
+    if folder is None:
+        return {"skipped": "the openb trace is not there; set NIYANTA_OPENB_DIR"}
+    started, cpu = time.perf_counter(), time.process_time()
+    simulation = Simulation(folder, hours=hours)
+    simulation.run()
+    took = {"seconds": round(time.perf_counter() - started, 1), "cpu_seconds": round(time.process_time() - cpu, 1)}
+    without = Simulation(folder, hours=hours, lane=False)
+    without.run()
+    wrong = wait_bound.broken(simulation)
+    assert not wrong, wrong[:5]
+    if plot is not None:
+        wait_bound.plot(simulation, without, plot)
+    return took | {"lane": wait_bound.figures(simulation), "no_lane": wait_bound.figures(without)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=int, default=48, help="up to 48")
+    parser.add_argument("--plot", type=Path, default=None, help=f"write the plot there (docs: {IMAGE})")
+    asked = parser.parse_args()
+    print(json.dumps(run(asked.hours, asked.plot), indent=2))
+
+
+if __name__ == "__main__":
+    main()
