@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import httpx
 import pytest
 import yaml
 
@@ -131,8 +132,20 @@ class User:
         return str(path)
 
     def submit(self, name: str, **spec: Any) -> str:
-        """Its id."""
-        return str(self.json("submit", "-f", self.file(self.manifest(name, **spec)))["id"])
+        """Its id. By plain HTTP: most tests are about what follows."""
+        return str(self._http("POST", "", json=self.manifest(name, **spec))["id"])
+
+    def phase(self, id_: str) -> str:
+        return str(self._http("GET", f"/{id_}")["phase"])
+
+    def ids(self) -> list[str]:
+        return [item["id"] for item in self._http("GET", "")["items"]]
+
+    def _http(self, method: str, path: str, **more: Any) -> JSON:
+        headers = {"Authorization": f"Bearer {self.key}"}
+        answer = httpx.request(method, f"{self.door.url}/v1/workloads{path}", headers=headers, timeout=30, **more)
+        assert answer.is_success, answer.text
+        return dict(answer.json())
 
 
 @pytest.fixture(scope="session")

@@ -22,11 +22,11 @@ def _ask(incomplete: str) -> Iterator[tuple[str, str]]:
 
     from niyanta.client.config import resolve
     from niyanta.client.find import UNFINISHED
+    from niyanta.client.rest import trust
 
     config = resolve({"retry_seconds": 0})
     headers = {"Authorization": f"Bearer {config.key}"} if config.key else {}
-    verify = config.ca_file or True
-    with httpx.Client(base_url=config.url, headers=headers, timeout=PATIENCE, verify=verify) as http:
+    with httpx.Client(base_url=config.url, headers=headers, timeout=PATIENCE, verify=trust(config)) as http:
         answer = http.get("/v1/workloads", params={"status": UNFINISHED, "limit": MOST})
         for item in answer.json()["items"]:
             told = f"{item['phase']} {item['namespace']}/{item['name']}"

@@ -18,7 +18,7 @@ import httpx
 
 from niyanta import __version__
 from niyanta.client.config import Config
-from niyanta.client.errors import RefusedError, UnavailableError
+from niyanta.client.errors import RefusedError, UnavailableError, UsageError
 from niyanta.client.views import items_of
 
 Params = Mapping[str, str | int | list[str]]
@@ -41,14 +41,8 @@ class Api:
         headers = {"User-Agent": f"niyanta/{__version__}", "Accept": "application/json"}
         if config.key:
             headers["Authorization"] = f"Bearer {config.key}"
-        verify: ssl.SSLContext | bool = True
-        if config.ca_file:
-            try:
-                verify = ssl.create_default_context(cafile=config.ca_file)
-            except (ssl.SSLError, OSError) as error:
-                raise UnavailableError(f"{config.ca_file} holds no certificate: {error}") from None
         self._http = httpx.Client(
-            base_url=config.url, headers=headers, timeout=TIMEOUT, verify=verify, transport=transport
+            base_url=config.url, headers=headers, timeout=TIMEOUT, verify=trust(config), transport=transport
         )
 
     def close(self) -> None:
@@ -156,6 +150,16 @@ class Api:
             return RefusedError(429, problem_of(answer), *notes)
         detail = problem_of(answer).get("detail")
         return UnavailableError(f"{self._config.url}: {trouble}" + (f": {detail}" if detail else ""), *notes)
+
+
+def trust(config: Config) -> ssl.SSLContext | bool:
+    """Whom to trust: the CA file, or the system's store. Nothing to load for plain HTTP (redirects aren't followed)."""
+    if config.url.startswith("http://"):
+        return False
+    try:
+        return ssl.create_default_context(cafile=config.ca_file or None)
+    except (ssl.SSLError, OSError) as error:
+        raise UsageError(f"{config.ca_file} holds no certificate: {error}") from None
 
 
 def problem_of(answer: httpx.Response) -> dict[str, Any]:
