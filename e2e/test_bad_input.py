@@ -228,7 +228,7 @@ def test_a_pod_that_the_api_server_rejects_fails_with_its_words_and_no_storm(
 ) -> None:
     """The Workload's own schema lets the environment variable through, the Pod's validation does not."""
     nodes(1)
-    before = metric(operator.metrics(), "niyanta_api_request_seconds_count", **REFUSED, code="422")
+    before = metric(operator.metrics(), "niyanta_kubernetes_request_seconds_count", **REFUSED, code="422")
     body = workloads.manifest("broken", maxRetries=5)
     body["spec"]["template"]["spec"]["containers"][0]["env"] = [{"name": "A=B", "value": "x"}]
     (uid,) = workloads.apply_all(body)
@@ -236,7 +236,7 @@ def test_a_pod_that_the_api_server_rejects_fails_with_its_words_and_no_storm(
     assert "spec.containers[0].env" in status["message"]
     assert "Invalid value" in status["message"]
     assert status["attempts"] == 1
-    after = metric(operator.metrics(), "niyanta_api_request_seconds_count", **REFUSED, code="422")
+    after = metric(operator.metrics(), "niyanta_kubernetes_request_seconds_count", **REFUSED, code="422")
     assert after - before == 1, "one create was tried"
     assert [e["event"] for e in workloads.record.events(uid)] == ["Accepted", "Place", "Fail"]
     workloads.wait_event(uid, "Failed")

@@ -29,7 +29,7 @@ def written(operator: OperatorProcess) -> dict[str, float]:
         "events": ("create", "events", "201"),
     }
     return {
-        name: metric(text, "niyanta_api_request_seconds_count", verb=verb, resource=resource, code=code)
+        name: metric(text, "niyanta_kubernetes_request_seconds_count", verb=verb, resource=resource, code=code)
         for name, (verb, resource, code) in kinds.items()
     }
 
@@ -93,7 +93,7 @@ def test_probes_and_metrics_answer(operator: OperatorProcess) -> None:
         "niyanta_cycle_engine_seconds_count",
         "niyanta_cycle_phase_seconds_count",
         "niyanta_queue_depth",
-        "niyanta_api_request_seconds_count",
+        "niyanta_kubernetes_request_seconds_count",
         "niyanta_loop_stall_seconds_count",
         "niyanta_watch_events_total",
     ):

@@ -28,14 +28,14 @@ THROTTLE_LONGEST = 5.0
 """Longest single wait for a 429, seconds, whatever Retry-After says; beyond the attempts the caller gets the 429."""
 
 REQUEST_SECONDS = Histogram(
-    "niyanta_api_request_seconds",
+    "niyanta_kubernetes_request_seconds",
     "Latency of requests to the API server, one observation per request sent",
     ["verb", "resource", "code"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
-THROTTLED = Counter("niyanta_api_throttled_total", "Answers 429 by the API server", ["verb", "resource"])
+THROTTLED = Counter("niyanta_kubernetes_throttled_total", "Answers 429 by the API server", ["verb", "resource"])
 IN_FLIGHT_WAIT = Histogram(
-    "niyanta_api_slot_wait_seconds",
+    "niyanta_kubernetes_slot_wait_seconds",
     "Time a request waited for one of the client's own slots",
     buckets=(0.0001, 0.001, 0.01, 0.1, 1, 10),
 )
