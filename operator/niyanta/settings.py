@@ -76,6 +76,15 @@ class Settings(BaseSettings):
     )
     enable_aging: bool = Field(default=True, description="Waiting raises effective priority")
     aging_boost_per_minute: int = Field(5, ge=0, description="Effective priority gained by a minute of waiting")
+    enable_expedited_lane: bool = Field(
+        default=True, description="Give workloads that have waited long a share of the capacity that comes free"
+    )
+    max_queue_wait: float = Field(
+        1800.0, gt=0, description="Wait that the expedited lane aims at; workloads enter it after 0.8 of this"
+    )
+    expedited_share: float = Field(
+        0.25, gt=0, le=1, description="Share of the capacity freed in the last ten minutes that the lane may take"
+    )
     tier_weight_free: int = Field(1, ge=1, description="Weight of tier Free")
     tier_weight_standard: int = Field(10, ge=1, description="Weight of tier Standard")
     tier_weight_premium: int = Field(50, ge=1, description="Weight of tier Premium")

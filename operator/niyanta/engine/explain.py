@@ -170,12 +170,13 @@ def _either(values: tuple[str, ...], joined: str = " or ") -> str:
     return joined.join(shown) + (f" (or {len(values) - 3} more)" if len(values) > 3 else "")
 
 
-def lane_note(state: LaneState, workload_id: str, now: int) -> str:
-    """What the expedited lane does for a workload; empty when it isn't in the lane."""
+def lane_note(state: LaneState, workload_id: str) -> str:
+    """What the expedited lane does for a workload; empty when it isn't in the lane. Changes only with what is done."""
     member = state.members.get(workload_id)
     if member is None:
         return ""
-    text = f"in the expedited lane for {max(now - member.since, 0) // MINUTE} min"
+    minutes = member.since // MINUTE
+    text = f"in the expedited lane since {minutes // 60 % 24:02}:{minutes % 60:02} UTC"
     for reservation in state.reservations:
         if reservation.id == workload_id:
             workers = list(dict.fromkeys(reservation.workers))

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from niyanta import log
-from niyanta.engine.explain import summary
-from niyanta.engine.model import PendingWorkload, Placement, Plan, Rejection
-from niyanta.engine.place import Options, schedule
+from niyanta.engine.explain import lane_note, summary
+from niyanta.engine.ledger import LaneSettings, LaneState
+from niyanta.engine.model import PendingWorkload, Placement, Plan, Reason, Rejection
+from niyanta.engine.place import Lane, Options, schedule
 from niyanta.lifecycle import Event
 from niyanta.scheduler.attempts import Verdict
 from niyanta.scheduler.inbox import Note
@@ -33,6 +34,12 @@ NOTE_EVERY = 5.0
 
 NOTES_PER_CYCLE = 500
 
+ENTER_EVERY = 1.0
+"""Least seconds between two looks for workloads that have waited long enough for the expedited lane: O(queue)."""
+
+ENTER_AFTER = 0.8
+"""Part of max_queue_wait after which a workload may enter the lane."""
+
 
 @dataclass(frozen=True, slots=True)
 class Thought:
@@ -51,7 +58,11 @@ class Cycle:
         self.number = 0
         self._unnoted: dict[str, Rejection] = {}
         """What the last cycle said of workloads that couldn't be noted yet: the last word is always written."""
-        self._options = Options(keep_gpu_workers_free=session.settings.keep_gpu_workers_free)
+        self._lane = LaneState()
+        """A new leader starts with an empty lane: see docs/queue.md for what that costs those who were in it."""
+        self._entered_at = 0.0
+        self._running: dict[str, tuple[int, int]] = {}
+        """By customer with a limit, at the last cycle's end: how many workloads it runs and may run."""
 
     async def run(self) -> bool:
         """One cycle. Returns whether work is left that a next cycle should look at at once."""
@@ -59,9 +70,18 @@ class Cycle:
         pending = list(itertools.islice(session.mirror.queue.in_order(), MOST_PENDING))
         self.number += 1
         now = session.clock.now()
+        lane = self._lane_input(now)
+        if lane is not None and len(pending) == MOST_PENDING:
+            offered = {workload.id for workload in pending}
+            pending += [workload for workload in lane.waited if workload.id not in offered]
+        options = self._options()
         with session.telemetry.phase("engine"):
-            thought = await asyncio.to_thread(self._think, session.cluster.take_deltas(), pending, now)
+            thought = await asyncio.to_thread(
+                self._think, session.cluster.take_deltas(), pending, now, options=options, lane=lane
+            )
         plan = thought.plan
+        self._lane = plan.lane or self._lane
+        self._count_running(plan.placements)
         if plan.placements:
             await self._commit(plan.placements)
         self._unnoted = {rejection.id: rejection for rejection in plan.rejections}
@@ -77,16 +97,60 @@ class Cycle:
                 undecided=plan.undecided,
                 engine_ms=round(thought.seconds * 1000, 1),
             )
-        return plan.undecided > 0 or len(pending) == MOST_PENDING
+        return plan.undecided > 0 or len(pending) >= MOST_PENDING
 
-    def _think(self, deltas: Sequence[tuple[str, Any]], pending: Sequence[PendingWorkload], now: int) -> Thought:
+    def _options(self) -> Options:
+        """The engine's settings, with what customers may still place."""
+        session = self.session
+        self._running = {}
+        for customer, bound in session.mirror.bound_by_customer().items():
+            limit = session.cluster.limits_of(customer).concurrent
+            if limit is not None:
+                self._running[customer] = bound, limit
+        remaining = {customer: max(limit - runs, 0) for customer, (runs, limit) in self._running.items()}
+        return Options(keep_gpu_workers_free=session.settings.keep_gpu_workers_free, remaining=remaining)
+
+    def _count_running(self, placements: Sequence[Placement]) -> None:
+        """What this plan places runs as well when the rest is told why it waits."""
+        if not self._running:
+            return
+        for placement in placements:
+            tracked = self.session.mirror.get(placement.id)
+            if tracked is not None and tracked.row.customer in self._running:
+                runs, limit = self._running[tracked.row.customer]
+                self._running[tracked.row.customer] = runs + 1, limit
+
+    def _lane_input(self, now: int) -> Lane | None:
+        settings, queue = self.session.settings, self.session.mirror.queue
+        if not settings.enable_expedited_lane:
+            return None
+        after = round(ENTER_AFTER * settings.max_queue_wait * 1e6)
+        if time.monotonic() - self._entered_at >= ENTER_EVERY:
+            self._entered_at = time.monotonic()
+            waited = queue.long_waiting(now - after)
+            known = {workload.id for workload in waited}
+        else:
+            waited, known = [], set()
+        members = [queue.get(name) for name in self._lane.members if name not in known]
+        waited += [workload for workload in members if workload is not None]
+        return Lane(LaneSettings(after, settings.expedited_share), self._lane, waited)
+
+    def _think(
+        self,
+        deltas: Sequence[tuple[str, Any]],
+        pending: Sequence[PendingWorkload],
+        now: int,
+        *,
+        options: Options,
+        lane: Lane | None,
+    ) -> Thought:
         """In the engine's thread: follow the cluster, then plan for at most max_cycle_seconds."""
         session = self.session
         start = time.monotonic()
         for method, argument in deltas:
             getattr(session.snapshot, method)(argument)
         end = start + session.settings.max_cycle_seconds
-        plan = schedule(session.snapshot, pending, now, options=self._options, stop=lambda: time.monotonic() > end)
+        plan = schedule(session.snapshot, pending, now, options=options, lane=lane, stop=lambda: time.monotonic() > end)
         return Thought(plan, len(deltas), time.monotonic() - start)
 
     async def _commit(self, placements: Sequence[Placement]) -> None:
@@ -141,12 +205,16 @@ class Cycle:
             if now - tracked.noted_at < NOTE_EVERY:
                 continue
             del self._unnoted[rejection.id]
-            text = summary(rejection, tracked.requirements)
+            text = summary(rejection, tracked.requirements, self._running)
+            if expedited := lane_note(self._lane, rejection.id):
+                text += f"; {expedited}"
             if tracked.row.message == text:
                 continue
             tracked.noted_at = now
             counts = tuple((reason.value, detail, count) for reason, detail, count in rejection.counts)
-            session.inbox.put_note(Note(rejection.id, "Unschedulable", text, counts))
+            limited = rejection.counts[:1] and rejection.counts[0][0] is Reason.CONCURRENCY
+            reason = Reason.CONCURRENCY.value if limited else "Unschedulable"
+            session.inbox.put_note(Note(rejection.id, reason, text, counts))
             collected += 1
             if collected >= NOTES_PER_CYCLE:
                 break

@@ -50,6 +50,7 @@ class Mirror:
         self._tracked: dict[str, Tracked] = {}
         self._by_object: dict[str, str] = {}
         self._waiting_rest: set[str] = set()
+        self._bound: dict[str, set[str]] = {}
         self.queue = Queue(queue_settings)
 
     def __len__(self) -> int:
@@ -63,6 +64,7 @@ class Mirror:
 
     def put(self, tracked: Tracked) -> None:
         self._tracked[tracked.id] = tracked
+        self._note_bound(tracked.row)
         self.index_object(tracked)
 
     def index_object(self, tracked: Tracked) -> None:
@@ -78,8 +80,14 @@ class Mirror:
         """How many pending REST rows are held in memory."""
         return len(self._waiting_rest)
 
+    def bound_by_customer(self) -> dict[str, int]:
+        """How many workloads each customer has on workers (its placed and running ones); 0 for those with none."""
+        return {customer: len(bound) for customer, bound in self._bound.items()}
+
     def drop(self, workload_id: str) -> None:
         tracked = self._tracked.pop(workload_id, None)
+        if tracked is not None:
+            self._bound[tracked.row.customer].discard(workload_id)
         if tracked is not None and tracked.row.object_uid is not None:
             self._by_object.pop(tracked.row.object_uid, None)
         self._waiting_rest.discard(workload_id)
@@ -97,11 +105,19 @@ class Mirror:
         self.queue.update(pending(tracked.row, tracked.requirements, tracked.subject, now=now))
 
     def note_phase(self, tracked: Tracked) -> None:
-        """Keep the count of pending REST rows."""
+        """Keep the counts of pending REST rows and of customers' bound rows."""
+        self._note_bound(tracked.row)
         if tracked.row.door == "rest" and tracked.row.phase is Phase.PENDING:
             self._waiting_rest.add(tracked.id)
         else:
             self._waiting_rest.discard(tracked.id)
+
+    def _note_bound(self, row: WorkloadRow) -> None:
+        bound = self._bound.setdefault(row.customer, set())
+        if row.phase.bound:
+            bound.add(row.id)
+        else:
+            bound.discard(row.id)
 
     def dequeue(self, workload_id: str) -> None:
         self.queue.remove(workload_id)
