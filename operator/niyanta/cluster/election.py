@@ -26,6 +26,9 @@ logger = log.get(__name__)
 IS_LEADER = Gauge("niyanta_leader", "1 while this process leads")
 EPOCH = Gauge("niyanta_leader_epoch", "Epoch of this process's last leadership")
 
+GUARD_EVERY = 5.0
+"""Seconds between two looks at the fence: without it the API server refuses every pod of ours."""
+
 POLL = 0.25
 """Seconds between two tries to take leadership."""
 
@@ -168,7 +171,27 @@ class Candidate:
             if adopting:
                 await fence_off(identity)
 
-        await lead(epoch, adopting, settled)
+        guard = asyncio.create_task(self._guard(epoch, standing.database if adopting else identity), name="fence")
+        try:
+            await lead(epoch, adopting, settled)
+        finally:
+            guard.cancel()
+
+    async def _guard(self, epoch: int, database: str) -> None:
+        """Put the fence up again when somebody takes it down; give up when it is beyond us."""
+        while True:
+            await asyncio.sleep(GUARD_EVERY)
+            try:
+                standing = await fence.read(self._client, self._settings.namespace)
+                if standing.epoch > epoch:
+                    self.lost.set()
+                elif standing.epoch < epoch:
+                    logger.error("the fence was taken down; raising it again", found=standing.epoch, epoch=epoch)
+                    await fence.raise_to(self._client, self._settings.namespace, epoch=epoch, database=database)
+            except fence.FenceRaisedError:
+                self.lost.set()
+            except ApiError as error:
+                logger.warning("the fence was not looked at", error=str(error))
 
     async def _ticking(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -122,8 +122,8 @@ class Projector:
         try:
             body = status_of(row, self._queue_settings, now=self._clock.now())
             name, uid = row.object or (row.name, row.id)
-            await self._client.patch_workload_status(row.namespace, name, uid, {"status": body})
-            PATCHES.inc()
+            if await self._client.patch_workload_status(row.namespace, name, uid, {"status": body}):
+                PATCHES.inc()
         except WritesClosedError:
             return
         except ApiError as error:

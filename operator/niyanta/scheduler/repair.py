@@ -92,7 +92,7 @@ class Repair:
         tracked.known |= seen
         if row.phase is Phase.RUNNING:
             tracked.known = set(range(len(row.workers)))
-        elif len(seen) < len(row.workers):
+        elif len(seen) < len(row.workers) and not tracked.applying:
             self.session.applier.submit(tracked)
 
     async def _cancel_missing(self, objects: list[Mapping[str, Any]]) -> None:
