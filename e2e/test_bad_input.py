@@ -91,12 +91,15 @@ def test_a_namespace_without_a_customer_holds_until_it_has_one(
     until(lambda: workloads.cluster.api.find(f"{GROUP}/customers/{unique}") is None, what="no Customer is left")
     workloads.apply("nobodys")
     workloads.wait("nobodys", "Held", reason="NoCustomer")
-    one, two = customers.add("one", workloads.namespace), customers.add("two", workloads.namespace)
-    status = workloads.wait("nobodys", "Held", reason="AmbiguousCustomer")
+    one = customers.add("one", workloads.namespace)
+    workloads.wait("nobodys", "Running")
+    two = customers.add("two", workloads.namespace)
+    workloads.apply("torn")
+    status = workloads.wait("torn", "Held", reason="AmbiguousCustomer")
     assert one in status["message"]
     assert two in status["message"]
     customers.delete(two)
-    workloads.wait("nobodys", "Running")
+    workloads.wait("torn", "Running")
 
 
 def test_a_deleted_customer_holds_what_waits_and_leaves_what_runs(

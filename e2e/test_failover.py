@@ -6,14 +6,17 @@ Each test begins with one leader and may leave a dead one behind: the fixture `o
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import psycopg
 import pytest
 
 from e2e.conftest import QUICK, leads
 from e2e.harness.api import JSON, Api, ApiError
+from e2e.harness.cluster import Kind
 from e2e.harness.environment import Environment
 from e2e.harness.process import OperatorProcess
 from e2e.harness.waiting import until
@@ -22,7 +25,7 @@ from e2e.harness.workloads import EPOCH, Witness, Workloads
 pytestmark = pytest.mark.e2e
 
 Nodes = Callable[..., list[str]]
-BURST = 250
+BURST = 100
 
 
 def wait_for_a_burst(workloads: Workloads, nodes: Nodes, *, run_for: str) -> list[str]:
@@ -82,7 +85,7 @@ def test_an_operator_killed_between_commit_and_apply_is_continued_by_the_next(
         assert made < committed, "the kill came too late to show anything"
         env.start_operator(extra_env=QUICK)
         assert_all_succeeded_once(workloads, uids, witness)
-    print(f"killed with {committed} placements committed and {made} pods made")
+    print(f"\nkilled with {committed} placements committed and {made} pods made")
 
 
 def fence_history(api: Api, namespace: str) -> JSON:
@@ -103,13 +106,15 @@ def a_pod_of(pods: list[JSON], epoch: int) -> JSON:
 def test_a_leader_stopped_beyond_its_lease_does_nothing_more(
     env: Environment, workloads: Workloads, nodes: Nodes, operator: OperatorProcess
 ) -> None:
-    """SIGSTOP in the middle of a burst, SIGCONT when another has finished it: the old one exits, and from the moment
-    the fence was raised no pod and no commit of the old epoch came."""
+    """SIGSTOP when a few of many pods are made, SIGCONT when another leads: the old one exits, and from the moment the
+    fence was raised no pod and no commit of the old epoch came."""
     other = standby(env)
     old = workloads.record.leader()["epoch"]
     with Witness(workloads.cluster, workloads.namespace) as witness:
         uids = wait_for_a_burst(workloads, nodes, run_for="1s")
-        when_committed(env, uids, operator.sigstop)
+        until(lambda: len(witness.created) >= 3, what="the first pods are made", interval=0.002)
+        operator.sigstop()
+        made = len(witness.created)
         until(lambda: leads(other), what="the other one leads", timeout=60)
         fence = until(
             lambda: f if (f := fence_history(workloads.cluster.api, env.namespace))["epoch"] > old else None,
@@ -125,7 +130,8 @@ def test_a_leader_stopped_beyond_its_lease_does_nothing_more(
         if meta["labels"][EPOCH] == str(old) and int(meta["resourceVersion"]) > fence["version"]
     ]
     assert not late, f"created after the fence was raised: {late}"
-    assert len({meta["labels"][EPOCH] for meta in witness.created}) == 2, "both leaders made pods"
+    assert {meta["labels"][EPOCH] for meta in witness.created} == {str(old), str(fence["epoch"])}, "both made pods"
+    print(f"\nstopped when {made} of {BURST} pods were made")
     commits = {
         row["epoch"]: row
         for row in workloads.record.query(
@@ -152,6 +158,43 @@ def test_a_late_create_of_an_old_leader_is_refused_by_the_api_server(
     with pytest.raises(ApiError, match="comes from a leader that has been replaced") as refused:
         api.post(path, a_pod_of(pods, epoch - 1))
     assert refused.value.status == 403
+
+
+def test_a_fence_that_was_taken_down_is_raised_again(env: Environment, workloads: Workloads, nodes: Nodes) -> None:
+    """Somebody deletes the ConfigMap: until the leader has put it back no pod gets past the API server."""
+    nodes(1)
+    path = f"/api/v1/namespaces/{env.namespace}/configmaps/niyanta-fence"
+    before = fence_history(workloads.cluster.api, env.namespace)
+    workloads.cluster.api.delete(path)
+    uid = workloads.apply("unlucky", maxRetries=0)
+    workloads.wait("unlucky", "Running")
+    assert fence_history(workloads.cluster.api, env.namespace)["epoch"] == before["epoch"]
+    row = workloads.record.row(uid)
+    assert row is not None
+    assert row["failures"] == 0
+
+
+def test_an_api_server_that_hangs_in_the_middle_of_a_burst(
+    env: Environment, workloads: Workloads, nodes: Nodes, operator: OperatorProcess
+) -> None:
+    """SIGSTOP to the API server for 6 s, longer than requests and the lease last: the leader goes on leading, creates
+    whose answers were lost are asked again, and each workload runs once."""
+    if env.cluster.kind is not Kind.KWOK:
+        pytest.skip("the API server's process is somebody else's")
+    pid_file = env.run.path / "kwok" / "clusters" / env.cluster.name / "pids" / "kube-apiserver.pid"
+    server = psutil.Process(int(pid_file.read_text()))
+    epoch = workloads.record.leader()["epoch"]
+    with Witness(workloads.cluster, workloads.namespace) as witness:
+        uids = wait_for_a_burst(workloads, nodes, run_for="1s")
+        when_committed(env, uids, server.suspend)
+        try:
+            stopped = time.monotonic()
+            until(lambda: time.monotonic() - stopped > 6, what="it hung for long enough")
+        finally:
+            server.resume()
+        assert_all_succeeded_once(workloads, uids, witness)
+    assert operator.running
+    assert workloads.record.leader()["epoch"] == epoch
 
 
 def database_time(workloads: Workloads) -> Any:
