@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import Iterator
 
 import uvicorn
@@ -16,7 +17,7 @@ GRACE = 10
 
 
 class _Server(uvicorn.Server):
-    """The second server of a process: signals are the first one's."""
+    """Without handlers of its own: `serve` takes the signals, and ends with 0 after SIGTERM."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -26,8 +27,11 @@ class _Server(uvicorn.Server):
 async def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
     app = create_app(settings)
-    main = uvicorn.Server(_config(app, settings, host=settings.api_host, port=settings.api_port, tls=True))
+    main = _Server(_config(app, settings, host=settings.api_host, port=settings.api_port, tls=True))
     ops = _Server(_config(create_ops_app(app), settings, host=settings.metrics_host, port=settings.metrics_port))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, main)
     side = asyncio.create_task(_after_start(main, ops), name="ops-server")
     try:
         await main.serve()
@@ -36,6 +40,12 @@ async def serve(settings: Settings) -> int:
         with contextlib.suppress(asyncio.CancelledError):
             await side
     return 0 if main.started else 1
+
+
+def _stop(server: uvicorn.Server) -> None:
+    """Finish what is under way; asked twice, at once."""
+    server.force_exit = server.should_exit
+    server.should_exit = True
 
 
 async def _after_start(main: uvicorn.Server, ops: uvicorn.Server) -> None:

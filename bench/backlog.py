@@ -1,0 +1,58 @@
+"""A backlog of REST submissions made by a few set-based statements, counters and names included."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import psycopg
+
+POD: dict[str, Any] = {
+    "containers": [
+        {
+            "name": "main",
+            "image": "registry.example/job:1",
+            "resources": {"requests": {"cpu": "500m", "memory": "256Mi"}},
+            "securityContext": {
+                "runAsNonRoot": True,
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+        }
+    ]
+}
+
+_SPECS = """
+INSERT INTO workloads (id, door, namespace, name, customer_id, generation, spec, class_id, replicas, created_at)
+SELECT gen_random_uuid(), 'rest', 'n' || n %% %(customers)s, 'w-' || n, 'c' || n %% %(customers)s, 1, %(spec)s::jsonb,
+       md5((n %% %(classes)s)::text), 1, now() - n * interval '1 millisecond'
+  FROM generate_series(%(first)s::bigint, %(last)s::bigint) AS n
+"""
+_STATES = """
+INSERT INTO workload_state (id, door, customer_id, class_id, status, priority, tier_weight, queue_key, queued_at,
+                            created_at)
+SELECT id, 'rest', customer_id, class_id, 'PENDING', priority, 10,
+       priority * 10 * 60000000::bigint - 5 * (extract(epoch FROM created_at) * 1000000)::bigint, created_at, created_at
+  FROM (SELECT *, abs(hashtext(name)) % 101 AS priority FROM workloads) AS w
+"""
+_REST = """
+INSERT INTO queue_counters (customer_id, class_id, pending)
+SELECT customer_id, class_id, count(*) FROM workload_state GROUP BY 1, 2;
+INSERT INTO rest_names (customer_id, name, id) SELECT customer_id, name, id FROM workloads;
+"""
+_CHUNK = 250_000
+
+
+def fill(dsn: str, rows: int, *, customers: int, classes: int) -> None:
+    """Fill an empty, migrated database with `rows` pending submissions of `customers` in `classes`, and analyze it."""
+    spec = json.dumps({"template": {"spec": POD}})
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("SET session_replication_role = replica")  # no foreign key checks
+        connection.execute("SET synchronous_commit = off")
+        for first in range(1, rows + 1, _CHUNK):
+            params = {"customers": customers, "classes": classes, "spec": spec}
+            connection.execute(_SPECS.encode(), {**params, "first": first, "last": min(rows, first + _CHUNK - 1)})
+        connection.execute(_STATES.encode())
+        connection.execute(_REST.encode())
+        connection.execute("VACUUM ANALYZE workloads, workload_state, queue_counters, rest_names")

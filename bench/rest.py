@@ -1,0 +1,229 @@
+"""The REST door under load: single submissions, batches, and what it costs to look at a backlog of a million.
+
+Postgres is a real one that syncs every commit. The door runs as real processes; the load comes from this one (open
+loop: a request that is late counts from when it was due). Without a control plane nothing is scheduled meanwhile; give
+an Environment to have the scheduler at work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import statistics
+import time
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+import psutil
+
+from bench.backlog import POD, fill
+from e2e.harness.environment import Environment
+from e2e.harness.ports import free_port
+from e2e.harness.postgres import Postgres
+from e2e.harness.process import OperatorProcess
+from e2e.harness.rundir import RunDir
+from niyanta.settings import Settings
+from niyanta.store.keychain import KeyChain, Role
+from niyanta.store.migrate import migrate
+from niyanta.store.pool import Pool, open_pool
+from niyanta.store.queries import sql
+from niyanta.store.rest import RestRecord
+from niyanta.store.rows import CustomerRow
+
+BACKLOG = 1_000_000
+CUSTOMERS, CLASSES = 200, 300
+_numbers = itertools.count()
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """p50, p95 and p99 in milliseconds."""
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
+    return {f"p{at}_ms": round(cuts[at - 1] * 1000, 1) for at in (50, 95, 99)}
+
+
+def body() -> bytes:
+    """A manifest with a name of its own."""
+    manifest = {
+        "apiVersion": "niyanta.io/v1alpha1",
+        "kind": "Workload",
+        "metadata": {"name": f"bench-{next(_numbers)}", "namespace": "bench"},
+        "spec": {"template": {"spec": POD}},
+    }
+    return json.dumps(manifest, separators=(",", ":")).encode()
+
+
+@contextmanager
+def doors(run: RunDir, dsn: str, count: int) -> Iterator[list[str]]:
+    """Addresses of `count` API processes."""
+    started, urls = [], []
+    try:
+        for _ in range(count):
+            port = free_port()
+            process = OperatorProcess.start(
+                run=run,
+                identity=f"bench-api-{port}",
+                dsn=dsn,
+                kubeconfig=None,
+                subcommand=("api",),
+                log=run.path / f"bench-api-{port}.log",
+                extra_env={"NIYANTA_API_PORT": str(port), "NIYANTA_MAX_QUEUE_DEPTH": "100000000"},
+            )
+            started.append(process)
+            urls.append(f"http://127.0.0.1:{port}")
+        for process in started:
+            process.wait_ready()
+        yield urls
+    finally:
+        for process in started:
+            process.terminate()
+
+
+async def token(dsn: str, role: Role) -> dict[str, str]:
+    """Headers with a new key of customer bench."""
+    async with await open_pool(Settings(dsn=dsn, db_pool_min=1)) as pool:
+        record = RestRecord(pool, Settings(dsn=dsn))
+        await record.upsert_customers([CustomerRow("bench", "Standard", {}, ("bench",))])
+        return {"Authorization": f"Bearer {(await KeyChain(pool).create('bench', role))[1]}"}
+
+
+async def singles(urls: Sequence[str], headers: dict[str, str], *, rate: float, seconds: float) -> dict[str, Any]:
+    """POST /v1/workloads at `rate` per second."""
+    taken: list[float] = []
+    statuses: dict[int, int] = {}
+
+    async def one(session: aiohttp.ClientSession, url: str, due: float) -> None:
+        async with session.post(f"{url}/v1/workloads", data=body(), headers=headers) as answer:
+            await answer.read()
+            statuses[answer.status] = statuses.get(answer.status, 0) + 1
+        taken.append(time.monotonic() - due)
+
+    async with aiohttp.ClientSession(headers={"Content-Type": "application/json"}) as session:
+        start = time.monotonic() + 0.1
+        tasks = []
+        for number in range(int(rate * seconds)):
+            due = start + number / rate
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            tasks.append(asyncio.create_task(one(session, urls[number % len(urls)], due)))
+        await asyncio.gather(*tasks)
+    return {"per_second": rate, "answers": {str(k): v for k, v in statuses.items()}, **percentiles(taken)}
+
+
+async def batches(urls: Sequence[str], headers: dict[str, str], *, count: int, width: int) -> dict[str, Any]:
+    """POST /v1/workloads:batch with 1,000 items each, `width` at once."""
+    ready = [b"\n".join(body() for _ in range(1000)) for _ in range(count)]
+    accepted = 0
+    taken: list[float] = []
+
+    async def worker(session: aiohttp.ClientSession, number: int) -> None:
+        nonlocal accepted
+        while ready:
+            lines, started = ready.pop(), time.monotonic()
+            url = f"{urls[number % len(urls)]}/v1/workloads:batch"
+            async with session.post(url, data=lines, headers=headers) as answer:
+                accepted += (await answer.json()).get("accepted", 0)
+            taken.append(time.monotonic() - started)
+
+    async with aiohttp.ClientSession(headers={"Content-Type": "application/x-ndjson"}) as session:
+        start = time.monotonic()
+        await asyncio.gather(*(worker(session, number) for number in range(width)))
+        seconds = time.monotonic() - start
+    return {
+        "accepted": accepted,
+        "workloads_per_second": round(accepted / seconds),
+        "processes": len(urls),
+        "batch_median_ms": round(statistics.median(taken) * 1000),
+    }
+
+
+async def look(url: str, headers: dict[str, str], path: str, *, count: int = 200) -> dict[str, float]:
+    """GET, one after the other."""
+    taken = []
+    async with aiohttp.ClientSession(headers=headers) as session:
+        for _ in range(count):
+            started = time.monotonic()
+            async with session.get(f"{url}{path}") as answer:
+                answer.raise_for_status()
+                await answer.read()
+            taken.append(time.monotonic() - started)
+    return percentiles(taken)
+
+
+async def refill(dsn: str) -> dict[str, Any]:
+    """The scheduler's refill: its plan, time and memory."""
+    settings = Settings(dsn=dsn, db_pool_min=1, statement_timeout=30.0)
+    params = {"top": 5000, "oldest": 500, "per_class": 50, "classes": 200, "after_class": ""}
+    async with await open_pool(settings) as pool:
+        plan = await _explain(pool, params)
+        record = RestRecord(pool, settings)
+        taken = []
+        for _ in range(5):
+            started = time.monotonic()
+            rows = await record.get_pending_workloads(5000, per_class=50, classes=200, oldest=500)
+            taken.append(time.monotonic() - started)
+        tracemalloc.start()
+        rows = await record.get_pending_workloads(5000, per_class=50, classes=200, oldest=500)
+        memory = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    wanted = ("workload_state_refill", "workload_state_top", "workload_state_oldest")
+    return {
+        "rows": len(rows),
+        "median_ms": round(statistics.median(taken) * 1000),
+        "peak_python_mib": round(memory / 2**20, 1),
+        "partial_indexes_used": all(name in plan for name in wanted) and "Seq Scan on workload_state" not in plan,
+    }
+
+
+async def _explain(pool: Pool, params: dict[str, Any]) -> str:
+    async with pool.connection() as connection:
+        cursor = await connection.execute(b"EXPLAIN (ANALYZE, TIMING OFF) " + sql("refill"), params)
+        return "\n".join(line for (line,) in await cursor.fetchall())
+
+
+def run(*, backlog: int = BACKLOG, seconds: float = 15.0, environment: Environment | None = None) -> dict[str, Any]:
+    """All figures. With an `environment` its database is used, so that its operators place what is submitted."""
+    found: dict[str, Any] = {"load_before": round(psutil.getloadavg()[0], 1), "scheduler_at_work": bool(environment)}
+    own = RunDir.create("bench-rest")
+    try:
+        server = Postgres.create(durable=True, run=own)
+        dsn = environment.dsn if environment is not None else server.dsn
+        migrate(dsn)
+        headers = asyncio.run(token(dsn, Role.CUSTOMER))
+        with doors(own, dsn, 1) as urls:
+            asyncio.run(singles(urls, headers, rate=50, seconds=2))
+            found["submit_one_process"] = asyncio.run(singles(urls, headers, rate=200, seconds=seconds))
+            found["batch_one_process"] = asyncio.run(batches(urls, headers, count=20, width=3))
+        with doors(own, dsn, 2) as urls:
+            found["submit_two_processes"] = asyncio.run(singles(urls, headers, rate=200, seconds=seconds))
+            found["batch_two_processes"] = asyncio.run(batches(urls, headers, count=30, width=4))
+        found["backlog"] = _backlog(own, server, backlog)
+    finally:
+        own.destroy()
+    return found
+
+
+def _backlog(own: RunDir, server: Postgres, rows: int) -> dict[str, Any]:
+    dsn = server.create_database("backlog")
+    migrate(dsn)
+    started = time.monotonic()
+    fill(dsn, rows, customers=CUSTOMERS, classes=CLASSES)
+    found: dict[str, Any] = {"rows": rows, "made_in_seconds": round(time.monotonic() - started, 1)}
+    admin = asyncio.run(token(dsn, Role.ADMIN))
+    with doors(own, dsn, 1) as (url,):
+        for name, path in (
+            ("queue_depth", "/v1/metrics/queue-depth"),
+            ("list_first_page", "/v1/workloads?limit=50"),
+            ("list_by_status", "/v1/workloads?limit=50&status=Pending&customer=c7"),
+            ("customer_stats", "/v1/customer/stats?customer=bench"),
+        ):
+            found[name] = asyncio.run(look(url, admin, path))
+        found["submit_with_backlog"] = asyncio.run(singles([url], admin, rate=100, seconds=5))
+    found["refill"] = asyncio.run(refill(dsn))
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(), indent=2))

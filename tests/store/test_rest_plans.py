@@ -1,0 +1,73 @@
+"""With 50,000 rows, what the REST door reads goes along indexes, and listings never pay for what isn't on the page."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from bench.backlog import fill
+from e2e.harness.postgres import Postgres
+from niyanta.settings import Settings
+from niyanta.store.migrate import migrate
+from niyanta.store.pool import Pool, open_pool
+from niyanta.store.queries import sql
+from niyanta.store.rest import Filter, RestRecord
+
+pytestmark = pytest.mark.store
+
+_ROWS = 50_000
+
+
+@pytest.fixture(scope="module")
+def big_dsn(postgres: Postgres) -> Iterator[str]:
+    dsn = postgres.create_database("backlog")
+    migrate(dsn)
+    fill(dsn, _ROWS, customers=20, classes=40)
+    yield dsn
+    postgres.drop_database("backlog")
+
+
+@pytest.fixture
+async def big(big_dsn: str) -> AsyncIterator[Pool]:
+    async with await open_pool(Settings(dsn=big_dsn, db_pool_min=1)) as pool:
+        yield pool
+
+
+async def _plan(pool: Pool, name: str, params: dict[str, Any]) -> str:
+    async with pool.connection() as connection:
+        cursor = await connection.execute(b"EXPLAIN (ANALYZE, BUFFERS OFF, TIMING OFF) " + sql(name), params)
+        return "\n".join(line for (line,) in await cursor.fetchall())
+
+
+async def test_rest_reads_follow_indexes(big: Pool) -> None:
+    last = "ffffffff-ffff-ffff-ffff-ffffffffffff"
+    page = {"at": datetime(9999, 1, 1, tzinfo=UTC), "id": last, "since": datetime(1, 1, 1, tzinfo=UTC), "limit": 51}
+    refill = {"top": 500, "oldest": 50, "per_class": 20, "classes": 30, "after_class": ""}
+    cases: list[tuple[str, dict[str, Any], list[str]]] = [
+        ("list_of", {**page, "customers": ["c1"], "statuses": ["PENDING"]}, ["workload_state_keyset"]),
+        ("list_of", {**page, "customers": ["c1", "c2"], "statuses": ["PENDING", "FAILED"]}, ["workload_state_keyset"]),
+        ("list_all", page, ["workloads_keyset"]),
+        ("oldest_pending", {}, ["workload_state_oldest"]),
+        ("oldest_pending_of", {"customer": "c1"}, ["workload_state_listing"]),
+        ("ahead", {"key": 0, "queued_at": page["at"], "id": last, "most": 10_000}, ["workload_state_top"]),
+        ("refill", refill, ["workload_state_refill", "workload_state_top", "workload_state_oldest"]),
+    ]
+    for name, params, indexes in cases:
+        plan = await _plan(big, name, params)
+        assert [index for index in indexes if index not in plan] == [], f"{name}\n{plan}"
+        assert "Seq Scan on workload" not in plan, f"{name}\n{plan}"
+
+
+async def test_the_generated_backlog_is_a_sound_one(big: Pool) -> None:
+    record = RestRecord(big, Settings())
+    assert (await record.get_queue_depth()).total.pending == _ROWS
+    assert await record.wrong_counters() == []
+    rows, place = await record.list_workloads(Filter(customer="c1"), after=None, limit=100)
+    assert (len(rows), place is not None) == (100, True)
+    assert all(row.door == "rest" and row.customer == "c1" for row in rows)
+    oldest = await record.oldest_pending("c1")
+    assert oldest is not None
+    assert oldest > 0
