@@ -5,6 +5,7 @@ SHELL := bash
 PY := .venv/bin/python
 BIN := .venv/bin
 PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
+PARALLEL := -n 2 --dist worksteal
 
 .PHONY: help
 help: ## List the targets
@@ -38,23 +39,24 @@ down: venv ## Remove what `make up` left
 	@$(PY) -m e2e.down
 
 .PHONY: test
-test: venv lint tools ## Lint, then every test in one run
-	@$(PYTEST)
+test: venv lint tools ## Lint, then every test: those without a cluster side by side, then those on the control plane
+	@$(PYTEST) -m "not e2e" $(PARALLEL)
+	@$(PYTEST) -m e2e
 
 .PHONY: unit
 unit: venv ## Tests without I/O
-	@$(PYTEST) -m unit
+	@$(PYTEST) -m unit $(PARALLEL)
 
 .PHONY: store
 store: venv ## Tests against an embedded Postgres
-	@$(PYTEST) -m store
+	@$(PYTEST) -m store $(PARALLEL)
 
 .PHONY: e2e
 e2e: tools ## Tests against a real Kubernetes control plane
 	@$(PYTEST) -m e2e
 
 .PHONY: bench
-bench: venv ## Benchmarks
+bench: control-plane ## Benchmarks: a table on the screen, JSON in bench/results/
 	@$(PY) -m bench
 
 .PHONY: crds
