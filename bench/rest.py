@@ -116,6 +116,7 @@ async def batches(urls: Sequence[str], headers: dict[str, str], *, count: int, w
     """POST /v1/workloads:batch with 1,000 items each, `width` at once."""
     ready = [b"\n".join(body() for _ in range(1000)) for _ in range(count)]
     accepted = 0
+    statuses: dict[str, int] = {}
     taken: list[float] = []
 
     async def worker(session: aiohttp.ClientSession, number: int) -> None:
@@ -124,7 +125,9 @@ async def batches(urls: Sequence[str], headers: dict[str, str], *, count: int, w
             lines, started = ready.pop(), time.monotonic()
             url = f"{urls[number % len(urls)]}/v1/workloads:batch"
             async with session.post(url, data=lines, headers=headers) as answer:
-                accepted += (await answer.json()).get("accepted", 0)
+                told = await answer.json()
+                accepted += told.get("accepted", 0)
+                statuses[str(answer.status)] = statuses.get(str(answer.status), 0) + 1
             taken.append(time.monotonic() - started)
 
     async with aiohttp.ClientSession(headers={"Content-Type": "application/x-ndjson"}) as session:
@@ -133,6 +136,7 @@ async def batches(urls: Sequence[str], headers: dict[str, str], *, count: int, w
         seconds = time.monotonic() - start
     return {
         "accepted": accepted,
+        "answers": statuses,
         "workloads_per_second": round(accepted / seconds),
         "processes": len(urls),
         "batch_median_ms": round(statistics.median(taken) * 1000),

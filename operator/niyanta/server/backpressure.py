@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from niyanta.server.problems import AT_CAPACITY, QUEUE_FULL, RATE_LIMITED, Problem
 from niyanta.settings import Settings
 from niyanta.store.rest import RestRecord
-from niyanta.store.rows import CustomerRow
+from niyanta.store.rows import CustomerRow, PoolRow
 
 DEPTH_SECONDS = 0.1
 STATS_SECONDS = 1.0
@@ -90,6 +90,7 @@ class Backpressure:
         self._capacity = settings.max_queue_depth
         self._depth = Cached(DEPTH_SECONDS, record.waiting_total)
         self._pace = Cached(STATS_SECONDS, self._load_pace)
+        self._pools = Cached(CUSTOMER_SECONDS, record.get_pools)
         self._tiers = Cached(CUSTOMER_SECONDS, self._load_tiers)
         self._customers: dict[str, Cached[CustomerRow | None]] = {}
 
@@ -112,6 +113,10 @@ class Backpressure:
     async def tiers(self) -> dict[str, str]:
         """Customer -> tier, deleted ones too."""
         return await self._tiers.get()
+
+    async def pools(self) -> list[PoolRow]:
+        """The pools, at most a second old."""
+        return await self._pools.get()
 
     async def _load_tiers(self) -> dict[str, str]:
         return {row.name: row.tier for row in await self._record.get_customers()}

@@ -119,15 +119,15 @@ class BoundedRoute(APIRoute):
         return answer
 
 
-def services(request: Request) -> Services:
-    """The process's parts."""
+async def services(request: Request) -> Services:
+    """The process's parts. (Not a plain function: FastAPI would send it to a thread.)"""
     found: Services = request.app.state.services
     return found
 
 
 async def principal(request: Request) -> Principal:
     """Who asks; Problem (401)."""
-    return await bounded(services(request).auth.principal(request))
+    return await bounded((await services(request)).auth.principal(request))
 
 
 Parts = Annotated[Services, Depends(services)]

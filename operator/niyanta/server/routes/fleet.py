@@ -139,7 +139,7 @@ async def queue_depth(parts: Parts, caller: Caller) -> Response:
         by_tier[tier] = by_tier.get(tier, 0) + pending
     by_pool: dict[str, int] = {}
     if caller.admin:
-        for pool in await parts.record.get_pools():
+        for pool in await parts.pressure.pools():
             queued = pool.status.get("queueDepth")
             by_pool[pool.name] = queued if isinstance(queued, int) else 0
     view = QueueDepthView(
