@@ -10,10 +10,8 @@ trace has none). The engine decides as in the operator; only the clock and the c
 from __future__ import annotations
 
 import argparse
-import csv
 import heapq
 import json
-import os
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -23,30 +21,14 @@ from random import Random
 from typing import Any
 
 from bench import wait_bound
+from bench.trace import LOAD, POOLS, Task, fits_empty, load_cluster, load_tasks, trace_folder
 from niyanta.engine.columns import Snapshot
 from niyanta.engine.ledger import LaneSettings, LaneState, Reservation
-from niyanta.engine.model import (
-    Charge,
-    Gpu,
-    Matcher,
-    PendingWorkload,
-    Placement,
-    Plan,
-    Requirements,
-    Subject,
-    WorkerInfo,
-)
+from niyanta.engine.model import Charge, PendingWorkload, Placement, Plan, Requirements, Subject
 from niyanta.engine.place import Lane, schedule
 from niyanta.engine.queue import Queue, QueueSettings
 
 SECOND = 1_000_000
-MIB = 1 << 20
-LOAD = 1.2
-CUT = 4 * 3600
-"""Longest run time in seconds."""
-SINCE = 10_000_000
-"""Second of the trace from which on it has its full rate of arrivals."""
-FOLD = 48 * 3600
 STEP = 30
 """Least seconds between two cycles."""
 IDLE_STEP = 60
@@ -58,90 +40,7 @@ PER_CLASS = 2
 PRIORITY = {"LS": 50, "Guaranteed": 100, "Burstable": 20, "BE": 10}
 TIERS = {"Enterprise": (100, 0.2), "Premium": (50, 0.25), "Standard": (10, 0.3), "Free": (1, 0.25)}
 CUSTOMERS_PER_TIER = 3
-POOLS = {"T4": "t4", "G2": "g", "G3": "g", "P100": "volta", "V100M16": "volta", "V100M32": "volta"}
-CORES = (4, 8, 16, 32, 64, 96, 128)
-GIBS = (8, 32, 64, 128, 256, 512, 768)
-"""What requests are rounded up to, so that fewer classes have to be thought about."""
 IMAGE = Path(__file__).parents[1] / "docs" / "images" / "queue-simulation.png"
-
-
-def trace_folder() -> Path | None:
-    """Where the openb trace is, if it is."""
-    named = os.environ.get("NIYANTA_OPENB_DIR")
-    folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "data" / "openb"
-    return folder if (folder / "openb_pod_list_gpuspec33.csv").exists() else None
-
-
-# --- input -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Task:
-    """A task of the trace: seconds, cores in thousandths, bytes, whole GPUs, GPU models it may use (none: any)."""
-
-    name: str
-    arrives: int
-    runs: float
-    requirements: Requirements
-    qos: str
-    gpus: int
-    models: tuple[str, ...]
-
-
-def load_tasks(folder: Path, hours: int) -> list[Task]:
-    """Tasks in order of arrival, folded to 48 hours; those of the first `hours`."""
-    shared: dict[tuple[Any, ...], Requirements] = {}
-    tasks = []
-    with (folder / "openb_pod_list_gpuspec33.csv").open() as file:
-        for row in csv.DictReader(file):
-            created, deleted = int(row["creation_time"]), int(row["deletion_time"])
-            arrives = (created - SINCE) % FOLD
-            if created < SINCE or arrives >= hours * 3600:
-                continue
-            gpus = int(row["num_gpu"])
-            cores = next(size for size in CORES if 1000 * size >= int(row["cpu_milli"]))
-            memory = next(1024 * size for size in GIBS if 1024 * size >= int(row["memory_mib"]))
-            models = tuple(sorted(set(row["gpu_spec"].split("|")) - {""}))
-            key = (cores, memory, gpus, models)
-            if key not in shared:
-                requests = (("cpu", 1000 * cores), ("memory", memory * MIB), ("pods", 1))
-                shared[key] = Requirements(requests, Matcher(gpu_models=models), gpu_count=gpus, wants_gpu=gpus > 0)
-            runs = float(min(max(deleted - created, 1), CUT))
-            tasks.append(Task(row["name"], arrives, runs, shared[key], row["qos"], gpus, models))
-    return sorted(tasks, key=lambda task: (task.arrives, task.name))
-
-
-def load_cluster(folder: Path, tasks: list[Task], hours: int) -> list[WorkerInfo]:
-    """Three pools with the trace's own nodes, of each GPU model as many as the load on it calls for."""
-    nodes: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
-    with (folder / "openb_node_list_gpu_node.csv").open() as file:
-        for row in csv.DictReader(file):
-            nodes[row["model"]].append((int(row["gpu"]), int(row["cpu_milli"]), int(row["memory_mib"])))
-    del nodes["A10"]
-    gpus_of = {model: sum(gpus for gpus, _, _ in known) for model, known in nodes.items()}
-    load = dict.fromkeys(nodes, 0.0)
-    for task in tasks:
-        allowed = [model for model in task.models or nodes if model in nodes]
-        for model in allowed:
-            load[model] += task.gpus * task.runs * gpus_of[model] / sum(gpus_of[m] for m in allowed)
-    workers = []
-    for model, known in sorted(nodes.items()):
-        # Largest first and then evenly through the list: every shape a task may need is there.
-        known.sort(reverse=True)
-        wanted = load[model] / (LOAD * hours * 3600)
-        count = max(round(wanted * len(known) / gpus_of[model]), 1)
-        for number in range(count):
-            gpus, cpu, memory = known[number * len(known) // count]
-            workers.append(make_worker(f"{model.lower()}-{number:03}", model, gpus, cpu, memory))
-    return workers
-
-
-def make_worker(name: str, model: str, gpus: int, cpu: int, memory: int) -> WorkerInfo:
-    allocatable = (("cpu", cpu), ("memory", memory * MIB), ("nvidia.com/gpu", gpus), ("pods", 110))
-    return WorkerInfo(name, POOLS[model], (), (), allocatable, gpu=Gpu(model, gpus))
-
-
-# --- the run ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -190,9 +89,7 @@ class Simulation:
         self.workers = load_cluster(folder, tasks, hours)
         for worker in self.workers:
             self.snapshot.upsert_worker(worker)
-        gpus = sum(worker.gpu.count for worker in self.workers if worker.gpu)
-        offered = sum(task.gpus * task.runs for task in tasks) / (gpus * hours * 3600)
-        self.scale = LOAD / offered
+        self.scale = LOAD / self._offered_load(tasks)
         """Whole nodes don't hit the load exactly, so run times are stretched by this."""
         self.stories = {story.task.name: story for story in self._stories(tasks, Random(seed))}
         self.queue = Queue(QueueSettings())
@@ -209,6 +106,15 @@ class Simulation:
         self._looked = -LOOK_EVERY
         self._worker_pool = {worker.name: worker.pool for worker in self.workers}
         self._fits = {id(story.task.requirements): story.pools for story in self.stories.values()}
+
+    def _offered_load(self, tasks: list[Task]) -> float:
+        """Work that arrives against what the cluster can do in the span, of the resource that is shortest (GPUs)."""
+        loads = []
+        for name in ("cpu", "memory", "nvidia.com/gpu"):
+            have = sum(dict(worker.allocatable)[name] for worker in self.workers)
+            work = sum(dict(task.requirements.requests).get(name, task.gpus) * task.runs for task in tasks)
+            loads.append(work / (have * self.hours * 3600))
+        return max(loads)
 
     def longest_step(self) -> int:
         """Most seconds between two cycles."""
@@ -354,13 +260,6 @@ class Simulation:
                     story.turn = now
                     self._charge(story.task.requirements, after.workers[0])
         self._reserved = reserved
-
-
-def fits_empty(task: Task, worker: WorkerInfo) -> bool:
-    have = dict(worker.allocatable)
-    if worker.gpu is None or (task.models and worker.gpu.model not in task.models):
-        return False
-    return task.gpus <= worker.gpu.count and all(have[name] >= amount for name, amount in task.requirements.requests)
 
 
 def run(hours: int = 48, plot: Path | None = IMAGE) -> dict[str, Any]:

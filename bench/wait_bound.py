@@ -69,7 +69,7 @@ def bound(simulation: Simulation, name: str, story: Story) -> float:
     best = float("inf")
     for pool in story.pools:
         freed, ahead, free_for, held_for = terms(simulation, name, story, pool)
-        queue = min(ahead / (simulation.share * freed), 48.0) * free_for if freed else float(free_for)
+        queue = ahead / (simulation.share * freed) * free_for if freed else float(free_for)
         best = min(best, queue + held_for)
     return MAX_WAIT + best + story.drain_bound + 2 * simulation.longest_step()
 
@@ -142,6 +142,7 @@ def plot(simulation: Simulation, without: Simulation, path: Path) -> None:
         right.scatter([x for x, _ in points], [y for _, y in points], s=5, color=f"C{number}", label=tier)
     most = max((waited(simulation, story) for story in simulation.stories.values()), default=0) / 3600
     right.plot([0, most], [0, most], color="grey", lw=0.8)
+    right.set_xlim(0, simulation.hours)
     right.set(xlabel="bound (hours)", ylabel="wait (hours)", title="Waits over 30 minutes and their bounds")
     right.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
