@@ -33,8 +33,9 @@ def build_pod(
 ) -> Manifest:
     """The Pod of one index of one attempt.
 
-    `uid` is the Workload object's, `worker_gpu_resource` what the worker calls its GPUs (None: it has none), `epoch`
-    the leader's. `owner`: name and UID of the Workload object where they aren't `workload_name` and `uid` (REST). Raises ValueError if the workload needs GPUs injected and the worker has no GPU resource.
+    `uid` is the Workload object's, `worker_gpu_resource` what the worker calls its GPUs (None: it has none),
+    `epoch` the leader's. `owner`: name and UID of the Workload object where they aren't `workload_name` and `uid`
+    (REST). Raises ValueError if the workload needs GPUs injected and the worker has no GPU resource.
     """
     owner_name, owner_uid = owner or (workload_name, uid)
     template = spec.template.manifest()
