@@ -79,6 +79,17 @@ def share_taken(log: PoolLog) -> float:
     return log.charged[-1] / max(log.freed[-1] - log.freed[0], 1)
 
 
+def gpu_use(simulation: Simulation) -> float:
+    """Part of the GPU time of the span that workloads used."""
+    end = simulation.hours * 3600
+    used = sum(
+        story.task.gpus * min(story.runs, end - story.placed)
+        for story in simulation.stories.values()
+        if story.placed is not None
+    )
+    return used / (end * sum(worker.gpu.count for worker in simulation.workers if worker.gpu))
+
+
 def quantile(values: list[int], part: float) -> float:
     return sorted(values)[min(int(part * len(values)), len(values) - 1)]
 
@@ -108,6 +119,7 @@ def figures(simulation: Simulation) -> dict[str, Any]:
         "workers": len(simulation.workers),
         "cycles": len(simulation.times),
         "tiers": by_tier,
+        "gpu_use": round(gpu_use(simulation), 4),
         "lane_share_by_pool": {pool: round(share_taken(log), 4) for pool, log in simulation.logs.items()},
         "waited_over_30_min": len(late),
         "bound_broken": len(broken(simulation)),
