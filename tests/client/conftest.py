@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
+import os
+import pty
+import signal
 import subprocess
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,6 +118,32 @@ class User:
         out, err = process.communicate(stdin, timeout=90)
         assert process.returncode == code, (process.returncode, out, err)
         return out, err
+
+    def at_a_terminal(self, *args: str, interrupt_at: str = "") -> tuple[int, str]:
+        """Runs it on a terminal of 80 columns, Ctrl-C once `interrupt_at` is shown; (exit code, what was shown)."""
+        ours, theirs = pty.openpty()
+        environment = self.environment(COLUMNS="80", TERM="xterm-256color")
+        process = subprocess.Popen(
+            [niyanta_command(), *args],
+            env=environment,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        )
+        os.close(theirs)
+        ending = threading.Timer(60, process.kill)
+        ending.start()
+        shown = b""
+        with contextlib.suppress(OSError):  # its end of the terminal is closed
+            while part := os.read(ours, 65_536):
+                shown += part
+                if interrupt_at and interrupt_at.encode() in shown:
+                    interrupt_at = ""
+                    process.send_signal(signal.SIGINT)
+        ending.cancel()
+        os.close(ours)
+        return process.wait(timeout=30), shown.decode(errors="replace")
 
     def json(self, *args: str, code: int = 0, stdin: str = "") -> Any:
         return json.loads(self.niyanta(*args, "-o", "json", code=code, stdin=stdin)[0])

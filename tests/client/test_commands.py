@@ -174,6 +174,16 @@ def test_top_shows_one_picture_where_no_terminal_is(user: User) -> None:
     assert "\x1b" not in out
 
 
+def test_a_terminal_gets_whole_ids_and_a_live_picture_until_ctrl_c(user: User) -> None:
+    id_ = user.submit("seen")
+    code, text = user.at_a_terminal("get", id_)
+    assert (code, id_ in text) == (0, True)
+    code, text = user.at_a_terminal("top", "--interval", "0.5", interrupt_at="seen")
+    assert (code, "1 pending" in text) == (0, True)
+    code, text = user.at_a_terminal("wait", id_, interrupt_at="1 Pending")
+    assert (code, "what was submitted goes on" in text) == (130, True)
+
+
 def test_a_full_queue_is_a_refusal_with_the_time_to_wait(new_user: NewUser) -> None:
     user = new_user(maxQueueDepth=1)
     user.submit("first")

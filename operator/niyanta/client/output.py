@@ -16,8 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-PLAIN_WIDTH = 32_000
-"""Width where no terminal is: nothing is cut or folded, so that scripts see whole values."""
+FULL_WIDTH = 32_000
+"""Nothing is cut or folded: scripts see whole values, and a cut id is of no use to anybody. Terminals fold by
+themselves."""
 
 
 class Output(enum.Enum):
@@ -44,17 +45,19 @@ class Column:
 
 def stdout() -> Console:
     """The console for results. Made anew each time: stdout may have been redirected."""
-    return _console(sys.stdout.isatty(), stderr=False)
+    return Console(width=FULL_WIDTH, highlight=False, soft_wrap=True, emoji=False)
+
+
+def screen() -> Console:
+    """The console for a page that fits the terminal."""
+    return Console(width=None if sys.stdout.isatty() else FULL_WIDTH, highlight=False, emoji=False)
 
 
 def stderr() -> Console:
     """The console for notices and progress."""
-    return _console(sys.stderr.isatty(), stderr=True)
-
-
-def _console(terminal: bool, *, stderr: bool) -> Console:
-    width = None if terminal else PLAIN_WIDTH
-    return Console(stderr=stderr, width=width, highlight=False, soft_wrap=not terminal, emoji=False)
+    terminal = sys.stderr.isatty()
+    width = None if terminal else FULL_WIDTH
+    return Console(stderr=True, width=width, highlight=False, soft_wrap=not terminal, emoji=False)
 
 
 def table(items: Iterable[Any], columns: Sequence[Column], *, wide: bool, title: str | None = None) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from niyanta.client import views
 from niyanta.client.errors import RefusedError, UnavailableError
-from niyanta.client.output import Column, clean, duration, table
+from niyanta.client.output import Column, clean, duration, screen, table
 from niyanta.client.session import Session, command
 from niyanta.lifecycle import Phase
 
@@ -42,17 +43,25 @@ def top(
     interval: Annotated[float, typer.Option(help="Seconds between two pictures.", min=0.5)] = 2.0,
     workers: Annotated[int, typer.Option("--workers", help="Most workers shown, the fullest first.", min=0)] = 20,
 ) -> None:
-    """Show the queue, the workers and the newest workloads, live. Without a terminal: one picture after the other."""
+    """Show the queue, the workers and the newest workloads, live, until Ctrl-C.
+
+    Without a terminal: one picture after another.
+    """
+    console = screen()
     picture = look(session, Picture())
-    if once or not session.out.is_terminal:
+    if once or not console.is_terminal:
         while True:
-            session.out.print(render(picture, workers))
+            console.print(render(picture, workers))
             if once:
                 return
-            session.out.print()
+            console.print()
             time.sleep(interval)
             picture = look_again(session, picture)
-    with Live(render(picture, workers), console=session.out, screen=True, auto_refresh=False) as live:
+    # Ctrl-C is the way out of it, and no failure.
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Live(render(picture, workers), console=console, screen=True, auto_refresh=False) as live,
+    ):
         while True:
             time.sleep(interval)
             picture = look_again(session, picture)
@@ -94,7 +103,7 @@ def render(picture: Picture, most_workers: int) -> RenderableType:
             parts.append(Text(f"and {len(picture.workers) - most_workers} more workers", style="dim"))
     workloads = [*picture.active, *picture.waiting][:SHOWN_WORKLOADS]
     if workloads:
-        parts += [Text(""), table(workloads, views.WORKLOADS, wide=False)]
+        parts += [Text(""), table(workloads, _WORKLOADS, wide=False)]
     return Group(*parts)
 
 
@@ -139,3 +148,4 @@ def _fullness(item: Mapping[str, Any]) -> float:
 
 _QUEUES = (*views.DEPTHS, Column("", lambda item: bar(item["pending"] / item["most"] if item["most"] else None)))
 _WORKERS = (*views.WORKERS[:4], Column("Used", lambda item: bar(_fullness(item))), *views.WORKERS[4:])
+_WORKLOADS = tuple(column for column in views.WORKLOADS if column.title not in ("Id", "Score"))
