@@ -131,7 +131,7 @@ async def test_connections_that_the_server_cut_are_not_handed_out(pool: Pool, st
     await asyncio.gather(*(state.clock() for _ in range(6)))
     async with pool.connection() as connection:
         await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
         )
     for _ in range(10):
