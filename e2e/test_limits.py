@@ -1,0 +1,77 @@
+"""Limits of a Customer, seen through kubectl: what is too much waits, says why, and goes on when there is room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from e2e.harness.environment import Environment
+from e2e.harness.waiting import until
+from e2e.harness.workloads import GROUP, Workloads
+
+pytestmark = pytest.mark.e2e
+
+MakeNodes = Callable[..., list[str]]
+
+
+def limit(workloads: Workloads, customer: str, **spec: Any) -> None:
+    """Edit the Customer."""
+    workloads.cluster.api.patch(f"{GROUP}/customers/{customer}", {"spec": spec})
+
+
+def phases(workloads: Workloads) -> dict[str, str]:
+    """Name -> phase of all workloads of the test."""
+    return {o["metadata"]["name"]: (o.get("status") or {}).get("phase", "") for o in workloads.all()}
+
+
+def test_max_concurrent_lets_the_rest_wait_and_says_so(workloads: Workloads, nodes: MakeNodes, unique: str) -> None:
+    nodes()
+    limit(workloads, unique, maxConcurrent=2)
+    names = [f"w{number}" for number in range(4)]
+    # The edit of the Customer is known once a workload is refused for it; until then they all wait for a worker.
+    workloads.apply_all(*(workloads.manifest(name, suspend=True) for name in names))
+    for name in names:
+        workloads.wait(name, "Suspended")
+        workloads.edit(name, suspend=False)
+    until(lambda: list(phases(workloads).values()).count("Running") == 2, what="two run")
+    waiting = [name for name, phase in phases(workloads).items() if phase == "Pending"]
+    assert len(waiting) == 2
+    for name in waiting:
+        said = workloads.wait_message(name, "ConcurrencyLimit")
+        assert "2" in said["message"]
+    running = next(name for name, phase in phases(workloads).items() if phase == "Running")
+    workloads.delete(running)
+    until(lambda: list(phases(workloads).values()).count("Running") == 2, what="the next one runs")
+    limit(workloads, unique, maxConcurrent=None)
+    until(lambda: set(phases(workloads).values()) == {"Running"}, what="without a limit all run")
+
+
+def test_beyond_max_queue_depth_manifests_are_held_and_leave_in_queue_order(
+    env: Environment, workloads: Workloads, nodes: MakeNodes, unique: str
+) -> None:
+    limit(workloads, unique, maxQueueDepth=2)
+    until(
+        lambda: workloads.record.query(
+            "SELECT 1 FROM customers WHERE name = %(name)s AND (limits->>'maxQueueDepth')::int = 2", name=unique
+        ),
+        what="the leader knows the limit",
+        timeout=30,
+    )
+    for name in ("first", "second"):
+        workloads.apply(name)
+        workloads.wait(name, "Pending")
+    workloads.apply("low", priority=1)
+    held = workloads.wait("low", "Held")
+    assert held["reason"] == "QueueFull"
+    assert "maxQueueDepth" in held["message"]
+    workloads.apply("high", priority=90)
+    workloads.wait("high", "Held")
+    workloads.wait_event(workloads.uid("high"), "Held")
+    workloads.delete("first")
+    workloads.wait("high", "Pending")
+    assert phases(workloads)["low"] == "Held"
+    nodes()
+    for name in ("second", "high", "low"):
+        workloads.wait(name, "Running")
