@@ -205,7 +205,7 @@ async def test_a_batch_takes_as_many_statements_as_a_single_change(
 
     async def counted(self: AsyncConnection[Any], *args: Any, **kwargs: Any) -> Any:
         nonlocal statements
-        statements += args[0] != sql("configure")  # the pool may open a connection meanwhile
+        statements += args[0] not in (b"", sql("configure"))  # the pool checks and opens connections meanwhile
         return await execute(self, *args, **kwargs)
 
     monkeypatch.setattr(AsyncConnection, "execute", counted)
