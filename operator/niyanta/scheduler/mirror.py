@@ -29,6 +29,8 @@ class Tracked:
     applying: bool = False
     lost_since: int | None = None
     """Microseconds: since when a pod of the attempt has been on a NotReady node."""
+    fence_told: bool = False
+    """A note was put that it waits for a node."""
     write_failures: int = 0
     """Attempts in a row that the API server turned down (quota, ...): drives the backoff."""
     noted_at: float = 0.0

@@ -178,7 +178,9 @@ class Session:
 
     def _explain_fence(self, tracked: Tracked) -> None:
         """Say that it waits for a node, and that it no longer does."""
-        said = tracked.row.reason == attempts.WAITING_FOR_NODE_FENCE
+        # What was said may not be on the row yet: notes are written a round later.
+        said = tracked.fence_told or tracked.row.reason == attempts.WAITING_FOR_NODE_FENCE
+        tracked.fence_told = tracked.lost_since is not None
         if tracked.lost_since is None:
             if said:
                 self.inbox.note(tracked.id, "NodeReturned", "its nodes are Ready again")
@@ -310,6 +312,7 @@ class Session:
         if before.phase.bound and not row.phase.bound:
             self.cluster.unclaim(row.id, before.attempt)
             tracked.lost_since = None
+        tracked.fence_told = False  # the transition wrote words of its own
         self.cluster.project(row)
         self.tell(before, row)
         self.settle(tracked)
