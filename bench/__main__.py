@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("engine", "simulation", "end_to_end")
+PARTS = ("engine", "simulation", "end_to_end", "rest")
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 
 
