@@ -75,3 +75,18 @@ def test_beyond_max_queue_depth_manifests_are_held_and_leave_in_queue_order(
     nodes()
     for name in ("second", "high", "low"):
         workloads.wait(name, "Running")
+
+
+def test_a_pools_status_counts_what_waits_for_it(
+    env: Environment, workloads: Workloads, nodes: MakeNodes, unique: str
+) -> None:
+    nodes(1, cpu="1")
+    for number in range(3):
+        workloads.apply(f"w{number}", cpu="1")
+    path = f"{GROUP}/namespaces/{env.namespace}/workerpools/{unique}"
+
+    def counted() -> bool:
+        status = workloads.cluster.api.get(path).get("status") or {}
+        return (status.get("queueDepth"), status.get("runningWorkloads")) == (2, 1)
+
+    until(counted, what="two wait and one runs")

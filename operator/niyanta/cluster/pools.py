@@ -169,6 +169,7 @@ class PoolReporter:
             "replicas": len(rows),
             "readyReplicas": ready,
             "selector": pod_selector([pool.metadata.name]),
+            "queueDepth": self._session.pool_depths.get(pool.metadata.name, 0),
             "runningWorkloads": running,
             "utilization": utilization(rows),
             "conditions": conditions,

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from niyanta.engine.bits import Bits, IntArray, from_bool, iterate, minus, to_rows
+from niyanta.engine.bits import Bits, IntArray, iterate, minus, to_rows
 from niyanta.engine.classes import RequirementsClass
 from niyanta.engine.columns import DEVICES_ROW, SLOTS_ROW, WORKER
 from niyanta.engine.constraints import names
 from niyanta.engine.decide import Decider
+from niyanta.engine.empty import when_empty
 from niyanta.engine.ledger import Account, LaneSettings, LaneState, Member, Reservation
 from niyanta.engine.model import PendingWorkload
 
@@ -117,26 +118,7 @@ class Expedite:
         known = self._possible.get(id(workload.requirements))
         if known is not None:
             return known
-        fork, snapshot = self.fork, self.fork.snapshot
-        asked = fork.requirements_class(workload.requirements)
-        fork.keep(asked)
-        mask = 0
-        for part in asked.levels:
-            mask |= part
-        pods = np.full(snapshot.capacity, WORKER, np.int64)
-        if mask:
-            room = snapshot.allocatable - snapshot.foreign
-            np.minimum(pods, room[SLOTS_ROW], out=pods)
-            for column, amount in asked.needs:
-                if amount:
-                    np.minimum(pods, room[column] // amount, out=pods)
-            for resource, devices in asked.devices_of.items():
-                if devices:
-                    rows = to_rows(fork.index.gpu_resources[resource], snapshot.capacity)
-                    most = np.minimum(room[DEVICES_ROW, rows], room[snapshot.resources[resource], rows])
-                    pods[rows] = np.minimum(pods[rows], most // devices)
-            mask &= from_bool(pods >= 1)
-        found = self._possible[id(workload.requirements)] = (asked, mask, pods)
+        found = self._possible[id(workload.requirements)] = when_empty(self.fork, workload.requirements)
         return found
 
     # --- turns ---

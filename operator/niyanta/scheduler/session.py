@@ -80,6 +80,8 @@ class Session:
             )
         )
         self.pace = Pace()
+        self.pool_depths: dict[str, int] = {}
+        """Pending workloads by the pool they count for."""
         self.dispatcher = Dispatcher(cluster=cluster, state=state, mirror=self.mirror, epoch=epoch)
         self.applier = Applier(
             cluster, self.dispatcher, epoch=epoch, width=settings.connections, report=self._on_applied, on_lost=on_lost

@@ -105,6 +105,10 @@ SELECT customer_id, sum(pending)::bigint, sum(held)::bigint, sum(suspended)::big
  WHERE %(customer)s::text IS NULL OR customer_id = %(customer)s
  GROUP BY customer_id;
 
+-- name: class_depths
+-- Pending workloads by requirements class.
+SELECT class_id, sum(pending)::bigint FROM queue_counters WHERE pending > 0 GROUP BY class_id;
+
 -- name: counters_wrong
 -- Counters that don't agree with the rows, in one snapshot. Reads everything: for tests and repairs.
 WITH counted AS (
