@@ -1,8 +1,8 @@
 """The REST door under load: single submissions, batches, and what it costs to look at a backlog of a million.
 
 Postgres is a real one that syncs every commit. The door runs as real processes; the load comes from this one (open
-loop: a request that is late counts from when it was due). Without a control plane nothing is scheduled meanwhile; give
-an Environment to have the scheduler at work.
+loop: a request that is late counts from when it was due). `submit_while_placing` has a control plane and an operator
+beside it that places what comes; nothing is scheduled during the others.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 import statistics
 import time
 import tracemalloc
@@ -22,6 +23,7 @@ import psutil
 
 from bench.backlog import POD, fill
 from e2e.harness.environment import Environment
+from e2e.harness.nodes import NodeSpec
 from e2e.harness.ports import free_port
 from e2e.harness.postgres import Postgres
 from e2e.harness.process import OperatorProcess
@@ -187,13 +189,13 @@ async def _explain(pool: Pool, params: dict[str, Any]) -> str:
         return "\n".join(line for (line,) in await cursor.fetchall())
 
 
-def run(*, backlog: int = BACKLOG, seconds: float = 15.0, environment: Environment | None = None) -> dict[str, Any]:
-    """All figures. With an `environment` its database is used, so that its operators place what is submitted."""
-    found: dict[str, Any] = {"load_before": round(psutil.getloadavg()[0], 1), "scheduler_at_work": bool(environment)}
+def run(*, backlog: int = BACKLOG, seconds: float = 15.0) -> dict[str, Any]:
+    """All figures."""
+    found: dict[str, Any] = {"load_before": round(psutil.getloadavg()[0], 1)}
     own = RunDir.create("bench-rest")
     try:
         server = Postgres.create(durable=True, run=own)
-        dsn = environment.dsn if environment is not None else server.dsn
+        dsn = server.dsn
         migrate(dsn)
         headers = asyncio.run(token(dsn, Role.CUSTOMER))
         with doors(own, dsn, 1) as urls:
@@ -206,7 +208,38 @@ def run(*, backlog: int = BACKLOG, seconds: float = 15.0, environment: Environme
         found["backlog"] = _backlog(own, server, backlog)
     finally:
         own.destroy()
+    found["submit_while_placing"] = while_placing(seconds)
     return found
+
+
+def while_placing(seconds: float) -> dict[str, Any]:
+    """POST at 200/s while an operator places what comes on 100 simulated workers of a control plane on this machine."""
+    with Environment.start("bench-rest", operators=1, durable=True, fast_node_loss=False) as environment:
+        cluster, group = environment.cluster, "/apis/niyanta.io/v1alpha1"
+        kind = {"apiVersion": "niyanta.io/v1alpha1"}
+        cluster.create_namespace("bench")
+        cluster.api.post(
+            f"{group}/customers",
+            {**kind, "kind": "Customer", "metadata": {"name": "bench"}, "spec": {"namespaces": ["bench"]}},
+        )
+        cluster.api.post(
+            f"{group}/namespaces/{environment.namespace}/workerpools",
+            {
+                **kind,
+                "kind": "WorkerPool",
+                "metadata": {"name": "bench"},
+                "spec": {"nodeSelector": {"matchLabels": {"bench": "true"}}},
+            },
+        )
+        cluster.create_nodes(
+            NodeSpec(f"bench-{n:03d}", cpu="64", memory="512Gi", labels={"bench": "true"}) for n in range(100)
+        )
+        headers = asyncio.run(token(environment.dsn, Role.CUSTOMER))
+        with doors(environment.run, environment.dsn, 1) as urls:
+            asyncio.run(singles(urls, headers, rate=50, seconds=2))
+            found = asyncio.run(singles(urls, headers, rate=200, seconds=seconds))
+        placed = re.search(r"^niyanta_placements_total ([0-9.e+]+)$", environment.operators[0].metrics(), re.MULTILINE)
+        return {**found, "placed_meanwhile": int(float(placed.group(1))) if placed else 0}
 
 
 def _backlog(own: RunDir, server: Postgres, rows: int) -> dict[str, Any]:
