@@ -245,6 +245,16 @@ def test_a_pod_that_the_api_server_rejects_fails_with_its_words_and_no_storm(
     workloads.wait_event(uid, "Failed")
 
 
+def test_a_misspelt_field_of_a_container_is_an_error_and_not_dropped(workloads: Workloads, nodes: Nodes) -> None:
+    """A template may hold what Niyanta doesn't know, but not what Pod doesn't know."""
+    nodes(1)
+    body = workloads.manifest("typo")
+    body["spec"]["template"]["spec"]["containers"][0]["imagePullPolcy"] = "Always"
+    workloads.apply_all(body)
+    status = workloads.wait("typo", "Failed", reason="PodRefused")
+    assert "imagePullPolcy" in status["message"]
+
+
 # --- pools and amounts -----------------------------------------------------------------------------------------------
 
 

@@ -83,9 +83,14 @@ class ApiClient:
     # --- pods --------------------------------------------------------------------------------------------------------
 
     async def create_pod(self, namespace: str, manifest: Mapping[str, Any]) -> Created[Pod]:
-        """Create an already bound pod."""
+        """Create an already bound pod. A field that Pod doesn't have is refused (INVALID), not dropped in silence."""
         answer = await self._transport.send(
-            "POST", PODS.path(namespace), verb="create", resource="pods", body=orjson.dumps(manifest)
+            "POST",
+            PODS.path(namespace),
+            verb="create",
+            resource="pods",
+            params={"fieldValidation": "Strict"},
+            body=orjson.dumps(manifest),
         )
         return Created(self._pod.decode(answer))
 

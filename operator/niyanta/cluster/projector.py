@@ -18,7 +18,7 @@ from niyanta.engine.model import PendingWorkload, Requirements, Subject
 from niyanta.engine.queue import QueueSettings, effective_priority
 from niyanta.lifecycle import Phase
 from niyanta.store.clock import Clock
-from niyanta.store.rows import WorkloadRow
+from niyanta.store.rows import WorkloadRow, worker_names
 
 logger = log.get(__name__)
 
@@ -181,29 +181,43 @@ def conditions_of(row: WorkloadRow, *, now: int) -> list[dict[str, Any]]:
     accepted = phase is not Phase.HELD and not (phase is Phase.FAILED and row.attempt == 0)
     placed = phase.bound or (phase.terminal and row.attempt > 0)
     finished = phase.terminal
+    scheduled_at = _time(row.scheduled_at) or began
     return [
-        _condition(row, "Accepted", holds=accepted, at=began, reason="Accepted" if accepted else row.reason),
         _condition(
-            row, "Scheduled", holds=placed, at=_time(row.scheduled_at) or began, reason=row.reason or phase.value
+            row,
+            "Accepted",
+            holds=accepted,
+            at=began,
+            reason="Accepted" if accepted else row.reason,
+            message="" if accepted else row.message,
+        ),
+        _condition(
+            row,
+            "Scheduled",
+            holds=placed,
+            at=scheduled_at,
+            reason="Placed" if placed else row.reason,
+            message=f"on {worker_names(row.workers)}" if placed else row.message,
         ),
         _condition(
             row,
             "Finished",
             holds=finished,
             at=_time(row.finished_at) or began,
-            reason=phase.value if not finished else row.reason or phase.value,
+            reason=row.reason if finished else phase.value,
+            message=row.message if finished else "",
         ),
     ]
 
 
-def _condition(row: WorkloadRow, kind: str, *, holds: bool, at: str, reason: str) -> dict[str, Any]:
+def _condition(row: WorkloadRow, kind: str, *, holds: bool, at: str, reason: str, message: str) -> dict[str, Any]:
     return {
         "type": kind,
         "status": "True" if holds else "False",
         "observedGeneration": row.generation,
         "lastTransitionTime": at,
         "reason": reason or row.phase.value,
-        "message": row.message[:1024],
+        "message": message[:1024],
     }
 
 

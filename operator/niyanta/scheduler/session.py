@@ -25,7 +25,7 @@ from niyanta.scheduler.reaper import Reaper
 from niyanta.scheduler.telemetry import Telemetry
 from niyanta.settings import Settings
 from niyanta.store.clock import Clock
-from niyanta.store.rows import Change, WorkloadRow
+from niyanta.store.rows import Change, WorkloadRow, worker_names
 from niyanta.store.state import StateManager
 
 logger = log.get(__name__)
@@ -325,9 +325,7 @@ class Session:
         elif row.phase is Phase.HELD:
             self.cluster.tell(row, reason="Held", message=f"{row.reason}: {row.message}", warning=True)
         elif row.phase is Phase.SCHEDULED:
-            text = (
-                f"placed on {', '.join(row.workers[:5])}{' ...' if len(row.workers) > 5 else ''}, score {row.score:.0f}"
-            )
+            text = f"placed on {worker_names(row.workers)}, score {row.score or 0:.0f}"
             self.cluster.tell(row, reason="Scheduled", message=text, warning=False)
         elif before is not None and before.phase.bound and row.phase is Phase.PENDING:
             self.cluster.tell(row, reason="Retrying", message=f"{row.reason}: {row.message}", warning=True)

@@ -3,12 +3,20 @@ clock."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from niyanta.lifecycle import Event, Phase
+
+
+def worker_names(workers: Sequence[str], *, most: int = 5) -> str:
+    """Workers for people to read: each once with how many pods it has, the first few."""
+    counts = Counter(workers)
+    shown = [name if count == 1 else f"{name} x{count}" for name, count in list(counts.items())[:most]]
+    return ", ".join(shown) + (f" and {len(counts) - most} more" if len(counts) > most else "")
 
 
 @dataclass(frozen=True, slots=True)
