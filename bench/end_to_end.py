@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from e2e.harness.environment import Environment
 from e2e.harness.nodes import NodeSpec
@@ -147,6 +151,34 @@ def quantile(before: Mapping[float, float], after: Mapping[float, float], q: flo
     return next((bound for bound, count in counts.items() if total and count >= q * total), 0.0)
 
 
+def cpu_seconds(environment: Environment) -> dict[str, float]:
+    """CPU seconds used so far by each program of the environment, and by this client."""
+    used: dict[str, float] = {}
+    where, operators = str(environment.run.path), {process.pid for process in environment.operators}
+    for process in psutil.process_iter(["pid", "name", "cmdline"]):
+        with contextlib.suppress(psutil.Error):
+            if process.pid in operators:
+                used["operator"] = _cpu(process)
+            elif process.pid == os.getpid():
+                used["client"] = _cpu(process)
+            elif where in " ".join(process.info["cmdline"] or ()):
+                family = [process, *process.children(recursive=True)]
+                used[process.info["name"]] = used.get(process.info["name"], 0.0) + sum(map(_cpu, family))
+    return used
+
+
+def _cpu(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def phases(before: str, after: str) -> dict[str, float]:
+    """Seconds that the leader's loop spent in each phase in between."""
+    pattern = re.compile(r'^niyanta_cycle_phase_seconds_sum{phase="(\w+)"} ([0-9.e+-]+)$', re.MULTILINE)
+    then = dict(pattern.findall(before))
+    return {name: round(float(total) - float(then.get(name, 0)), 2) for name, total in pattern.findall(after)}
+
+
 async def measure_workloads(
     environment: Environment, client: ApiClient, watcher: Watcher, count: int
 ) -> dict[str, Any]:
@@ -157,6 +189,7 @@ async def measure_workloads(
     await wait_pending(environment, count)
     queued_after = time.monotonic() - applied_from
     before = await _metrics(operator)
+    cpu_before = cpu_seconds(environment)
     pool = {
         "apiVersion": "niyanta.io/v1alpha1",
         "kind": "WorkerPool",
@@ -166,7 +199,10 @@ async def measure_workloads(
     start = time.monotonic()
     await client.create(WORKER_POOLS, pool, namespace=environment.namespace)
     result = await watcher.until("bench-workloads", count, start=start)
+    cpu_after = cpu_seconds(environment)
     after = await _metrics(operator)
+    result["cpu_seconds"] = {name: round(cpu_after[name] - cpu_before.get(name, 0.0), 2) for name in sorted(cpu_after)}
+    result["leader_loop_seconds"] = phases(before, after)
     stalls = (histogram(before, "niyanta_loop_stall_seconds"), histogram(after, "niyanta_loop_stall_seconds"))
     result["queued_per_second"] = round(count / queued_after, 1)
     result["loop_stall_p50"] = quantile(*stalls, 0.5)
