@@ -51,6 +51,10 @@ unit: venv ## Tests without I/O
 store: venv ## Tests against an embedded Postgres
 	@$(PYTEST) -m store $(PARALLEL)
 
+.PHONY: process
+process: venv ## Tests of `niyanta` processes on an embedded Postgres
+	@$(PYTEST) -m process $(PARALLEL)
+
 .PHONY: e2e
 e2e: tools ## Tests against a real Kubernetes control plane
 	@$(PYTEST) -m e2e

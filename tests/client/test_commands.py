@@ -15,7 +15,7 @@ from niyanta.store.rows import Note, PoolRow, WorkerRow
 from niyanta.store.state import StateManager
 from tests.client.conftest import Door, NewUser, User
 
-pytestmark = pytest.mark.store
+pytestmark = pytest.mark.process
 
 
 def test_what_kubectl_takes_is_submitted_and_shown_in_every_form(user: User) -> None:

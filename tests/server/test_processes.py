@@ -25,7 +25,7 @@ from niyanta.store.rest import RestRecord
 from niyanta.store.rows import CustomerRow
 from tests.server.make import manifest, ndjson
 
-pytestmark = pytest.mark.store
+pytestmark = pytest.mark.process
 
 
 class Api:
