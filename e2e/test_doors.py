@@ -103,6 +103,25 @@ def test_suspend_and_resume_by_rest(door: Door, workloads: Workloads, nodes: Mak
     door.wait(id_, "Running")
 
 
+def test_explain_says_why_how_near_and_when(door: Door, workloads: Workloads, nodes: MakeNodes) -> None:
+    nodes(1, labels={"disk": "hdd"}, cpu="2")
+    (near,) = nodes(1, labels={"disk": "ssd"}, cpu="2")
+    manifest = workloads.manifest("stuck", cpu="4", hard={"workerTags": {"disk": "ssd"}})
+    id_ = door.submit(restricted(manifest))
+
+    def explained() -> dict[str, Any] | None:
+        found = door.get(f"/v1/workloads/{id_}/explain")
+        return found if found.get("nearestMiss") else None
+
+    found = until(explained, what="the leader noted why", timeout=30)
+    assert found is not None
+    assert found["nearestMiss"] == {"worker": near, "failed": ["InsufficientResource (cpu)"]}
+    counts = {reason["reason"]: reason["count"] for reason in found["reasons"]}
+    assert counts["TagMismatch"] == counts["InsufficientResource"] == 1
+    assert found["position"]["ahead"] == 0
+    assert found["estimatedStart"]["basis"]
+
+
 def test_premium_goes_before_free_through_both_doors(
     door: Door, env: Environment, workloads: Workloads, nodes: MakeNodes, namespace: str, unique: str
 ) -> None:

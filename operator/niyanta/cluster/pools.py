@@ -92,8 +92,10 @@ class PoolReporter:
 
     async def run(self) -> None:
         """Report until cancelled; errors are tried again at the next turn."""
+        pause = min(1.0, self._interval)  # the first report soon: people look at a pool right after making it
         while True:
-            await asyncio.sleep(self._interval)
+            await asyncio.sleep(pause)
+            pause = self._interval
             try:
                 await self._report()
             except WritesClosedError:

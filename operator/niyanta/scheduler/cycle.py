@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from niyanta import log
-from niyanta.engine.explain import lane_note, summary
+from niyanta.engine.explain import lane_note, nearest_miss, summary
 from niyanta.engine.ledger import LaneSettings, LaneState
 from niyanta.engine.model import PendingWorkload, Placement, Plan, Reason, Rejection
 from niyanta.engine.place import Lane, Options, schedule
@@ -31,6 +31,11 @@ COMMIT_SIZE = 500
 
 NOTE_EVERY = 5.0
 """Least seconds between two notes on why one workload waits: counts change with every placement elsewhere."""
+
+UNSCHEDULABLE = "Unschedulable"
+
+NEAREST_PER_ROUND = 10
+"""Most workloads whose nearest miss is worked out with one batch of notes: some milliseconds each."""
 
 NOTES_PER_CYCLE = 500
 
@@ -213,21 +218,34 @@ class Cycle:
             tracked.noted_at = now
             counts = tuple((reason.value, detail, count) for reason, detail, count in rejection.counts)
             limited = rejection.counts[:1] and rejection.counts[0][0] is Reason.CONCURRENCY
-            reason = Reason.CONCURRENCY.value if limited else "Unschedulable"
+            reason = Reason.CONCURRENCY.value if limited else UNSCHEDULABLE
             session.inbox.put_note(Note(rejection.id, reason, text, counts))
             collected += 1
             if collected >= NOTES_PER_CYCLE:
                 break
 
+    def _nearest(self, notes: Sequence[Note]) -> dict[str, tuple[dict[str, Any], ...]]:
+        """For some of the unschedulable, which worker came closest and what it lacks. Not beside `_think`."""
+        session = self.session
+        queued = [w for n in notes if n.reason == UNSCHEDULABLE and (w := session.mirror.queue.get(n.workload_id))]
+        found: dict[str, tuple[dict[str, Any], ...]] = {}
+        for workload in queued[:NEAREST_PER_ROUND]:
+            for miss in nearest_miss(session.snapshot, workload, limit=1):
+                failed = [f"{reason.value} ({detail})" if detail else reason.value for reason, detail in miss.failed]
+                found[workload.id] = ({"nearestMiss": {"worker": miss.worker, "failed": failed}},)
+        return found
+
     async def write_notes(self, notes: Sequence[Note]) -> None:
         """Record why rows wait; Events and status follow."""
         session = self.session
+        misses = await asyncio.to_thread(self._nearest, notes)
         batch = []
         for note in notes:
             tracked = session.mirror.get(note.workload_id)
             if tracked is None or tracked.row.phase.terminal or tracked.row.message == note.message:
                 continue
-            batch.append(StoreNote(note.workload_id, tracked.row.version, note.reason, note.message, note.reasons))
+            reasons = (*note.reasons, *misses.get(note.workload_id, ()))
+            batch.append(StoreNote(note.workload_id, tracked.row.version, note.reason, note.message, reasons))
         if not batch:
             return
         for row in await session.state.note_pending(batch, epoch=session.epoch):
