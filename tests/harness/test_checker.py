@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from e2e.harness.checker import Observed, amount, needlessly_waiting, violations
+from e2e.harness.checker import Observed, needlessly_waiting, violations
 from e2e.harness.nodes import NodeSpec
 from e2e.harness.placement import workload
+from e2e.harness.rules import amount
 
 pytestmark = pytest.mark.unit
 
