@@ -19,6 +19,7 @@ DELETE FROM workload_events; DELETE FROM attempts; DELETE FROM workloads; DELETE
 DELETE FROM customers; DELETE FROM workers; DELETE FROM pools; DELETE FROM worker_requests; DELETE FROM rest_names;
 DELETE FROM idempotency; DELETE FROM api_keys; DELETE FROM rate_windows;
 UPDATE leader_stats SET stats = '{}', updated_at = '-infinity';
+UPDATE leader_figures SET figures = '{}', updated_at = '-infinity';
 UPDATE leadership SET epoch = 0, holder = '', expires_at = '-infinity';
 """
 

@@ -12,7 +12,8 @@ from typing import Any
 from niyanta.settings import Settings
 from niyanta.store import commit
 from niyanta.store.codec import checked_id, dumps
-from niyanta.store.pool import Pool
+from niyanta.store.figures import Figures, from_record, to_record
+from niyanta.store.pool import Pool, fetch
 from niyanta.store.queries import sql
 from niyanta.store.rows import CustomerRow, PoolRow, WorkerRequest, WorkerRow
 
@@ -114,6 +115,33 @@ class Fleet:
         """The figures and their age in seconds (None: never written)."""
         ((stats, age),) = await self._pool.fetch("leader_stats")
         return stats, age
+
+    # --- The leader's figures ----------------------------------------------------------------------------------------
+
+    async def write_figures(self, figures: Figures, *, epoch: int | None) -> None:
+        """Replace the one row of figures. Raises StaleEpochError."""
+        async with self._pool.transaction() as connection:
+            await commit.begin(connection, epoch, self._settings.identity)
+            await connection.execute(sql("write_figures"), {"figures": dumps(to_record(figures))})
+
+    async def get_figures(self) -> tuple[Figures, float] | None:
+        """The last figures and their age in seconds by the database's clock; None: never written."""
+        rows = await self._pool.fetch("figures")
+        return (from_record(rows[0][0]), rows[0][1]) if rows else None
+
+    async def write_shapes(self, shapes: Mapping[str, Mapping[str, Any]], *, epoch: int | None) -> set[str]:
+        """Remember what an empty worker of each pool offers. Returns the pools that have a row, and so a shape now.
+
+        Raises StaleEpochError.
+        """
+        records = [{"name": name, "shape": shape} for name, shape in sorted(shapes.items())]
+        async with self._pool.transaction() as connection:
+            await commit.begin(connection, epoch, self._settings.identity)
+            return {name for (name,) in await fetch(connection, "write_shapes", {"records": dumps(records)})}
+
+    async def get_shapes(self) -> dict[str, dict[str, Any]]:
+        """The shapes remembered, by pool."""
+        return dict(await self._pool.fetch("shapes"))
 
 
 def _customer(row: tuple[Any, ...]) -> CustomerRow:

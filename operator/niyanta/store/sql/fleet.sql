@@ -89,3 +89,22 @@ UPDATE leader_stats SET stats = %(stats)s::jsonb, updated_at = clock_timestamp()
 
 -- name: leader_stats
 SELECT stats, extract(epoch FROM clock_timestamp() - nullif(updated_at, '-infinity'))::float8 FROM leader_stats;
+
+-- name: write_figures
+UPDATE leader_figures SET figures = %(figures)s::jsonb, updated_at = clock_timestamp();
+
+-- name: figures
+SELECT figures, extract(epoch FROM clock_timestamp() - updated_at)::float8
+  FROM leader_figures
+ WHERE updated_at > '-infinity';
+
+-- name: write_shapes
+-- Only pools that have a row: returns which, the others are written once they have one.
+UPDATE pools AS p
+   SET shape = r.shape
+  FROM jsonb_to_recordset(%(records)s::jsonb) AS r (name text, shape jsonb)
+ WHERE p.name = r.name
+RETURNING p.name;
+
+-- name: shapes
+SELECT name, shape FROM pools WHERE shape IS NOT NULL ORDER BY name;
