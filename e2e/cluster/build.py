@@ -3,6 +3,8 @@
 Standard library only, so it runs on a fresh machine before there is a virtual environment. Binaries are built into a
 user-level cache keyed by a stamp (go.mod, go.sum, flags, Go version), then hard-linked into the checkout's .cache/bin:
 a second clone on the same machine takes a moment. The harness calls `ensure_tools` and gets a folder of binaries back.
+
+A tool whose dependencies would raise the control plane's (gRPC, say) has a go.mod of its own in a folder below.
 """
 
 from __future__ import annotations
@@ -34,7 +36,14 @@ class Tool:
 
     name: str
     package: str
+    module: str = ""
+    """Folder below this one with the tool's go.mod; empty: this one."""
+    tags: str = ""
+    """Go's build tags."""
 
+
+PROMETHEUS_TAGS = "remove_all_sd,enable_static_sd,enable_file_sd"
+"""Without the clients of twenty clouds."""
 
 # In the order in which a control plane needs them: a build that is broken off has the useful ones ready.
 TOOLS: tuple[Tool, ...] = (
@@ -48,12 +57,16 @@ TOOLS: tuple[Tool, ...] = (
     Tool("helm", "helm.sh/helm/v4/cmd/helm"),
     Tool("kubeconform", "github.com/yannh/kubeconform/cmd/kubeconform"),
     Tool("kind", "sigs.k8s.io/kind"),
+    Tool("prometheus", "github.com/prometheus/prometheus/cmd/prometheus", module="prometheus", tags=PROMETHEUS_TAGS),
+    Tool("promtool", "github.com/prometheus/prometheus/cmd/promtool", module="prometheus", tags=PROMETHEUS_TAGS),
 )
 BY_NAME = {tool.name: tool for tool in TOOLS}
 
-CONTROL_PLANE = tuple(t.name for t in TOOLS if t.name not in {"kubeconform", "kind"})
-"""What the demo and `make up` need."""
+TESTS_ONLY = ("kubeconform", "prometheus", "promtool")
+"""What only tests need."""
 
+CONTROL_PLANE = tuple(t.name for t in TOOLS if t.name not in {*TESTS_ONLY, "kind"})
+"""What the demo and `make up` need."""
 
 WITH_DOCKER = ("kind", "kubectl", "helm", "kwok")
 """What a machine with a Docker engine needs instead of a control plane of binaries; PATH's own come first."""
@@ -72,6 +85,8 @@ def ldflags() -> str:
 
 def build_command(tool: Tool, output: Path) -> list[str]:
     flags = ["-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", ldflags()]
+    if tool.tags:
+        flags += ["-tags", tool.tags]
     return ["go", "build", *flags, "-o", str(output), tool.package]
 
 
@@ -91,17 +106,20 @@ def go_version() -> str | None:
     return out
 
 
-def source_hash() -> str:
-    """Identifies what is built: modules and flags, without the compiler."""
+def source_hash(module: str = "") -> str:
+    """Identifies what is built of one module: its versions and flags, without the compiler."""
     digest = hashlib.sha256()
     for name in ("go.mod", "go.sum"):
-        digest.update((MODULE / name).read_bytes())
+        digest.update((MODULE / module / name).read_bytes())
     digest.update(ldflags().encode())
+    for tool in TOOLS:
+        if tool.module == module:
+            digest.update(tool.tags.encode())
     return digest.hexdigest()[:12]
 
 
-def stamp(go: str) -> str:
-    return f"{source_hash()}-{hashlib.sha256(go.encode()).hexdigest()[:8]}"
+def stamp(go: str, module: str = "") -> str:
+    return f"{source_hash(module)}-{hashlib.sha256(go.encode()).hexdigest()[:8]}"
 
 
 def user_cache() -> Path:
@@ -121,25 +139,30 @@ def ensure_tools(names: Iterable[str] = CONTROL_PLANE, *, bin_dir: Path | None =
     Raises:
         ToolError: Go is missing or too old and nothing built earlier fits, or a build failed.
     """
-    wanted = tuple(names)
-    if not wanted:
-        return bin_dir or default_bin()
     target = bin_dir or default_bin()
+    by_module: dict[str, list[str]] = {}
+    for name in names:
+        by_module.setdefault(BY_NAME[name].module, []).append(name)
     go = go_version()
-    cache = _cache_for(go)
+    for module, wanted in by_module.items():
+        _ensure_module(module, wanted, target, go)
+    return target
+
+
+def _ensure_module(module: str, wanted: Sequence[str], target: Path, go: str | None) -> None:
+    cache = _cache_for(go, module)
     if cache is None:
-        if _all_present(target, wanted) and _stamped(target, source_hash()):
-            return target
+        if _all_present(target, wanted) and _stamped(target, module, source_hash(module)):
+            return
         raise ToolError(_no_go_message())
-    if _all_present(target, wanted) and _stamped(target, cache.name):
-        return target
+    if _all_present(target, wanted) and _stamped(target, module, cache.name):
+        return
     if missing := [name for name in wanted if not (cache / name).exists()]:
         if go is None:
             raise ToolError(_no_go_message())
         with _lock(cache):
             _build_all([BY_NAME[name] for name in missing], cache)
-    _link_all(wanted, cache, target)
-    return target
+    _link_all(wanted, cache, target, module)
 
 
 def docker_answers() -> bool:
@@ -155,7 +178,7 @@ def docker_answers() -> bool:
 
 def needed_here(*, control_plane: bool) -> tuple[str, ...]:
     """The tools this machine must build: for the demo (`control_plane`), or for the tests."""
-    tests_only = () if control_plane else ("kubeconform",)
+    tests_only = () if control_plane else TESTS_ONLY
     if os.environ.get("NIYANTA_E2E_KUBECONFIG"):
         return tests_only
     if docker_answers():
@@ -163,20 +186,24 @@ def needed_here(*, control_plane: bool) -> tuple[str, ...]:
     return (*CONTROL_PLANE, *tests_only)
 
 
-def _cache_for(go: str | None) -> Path | None:
+def _cache_for(go: str | None, module: str) -> Path | None:
     """The cache folder of this compiler; without one, any folder that was built from the same sources."""
     if go is not None:
-        return user_cache() / stamp(go)
-    return next(iter(sorted(user_cache().glob(f"{source_hash()}-*"))), None)
+        return user_cache() / stamp(go, module)
+    return next(iter(sorted(user_cache().glob(f"{source_hash(module)}-*"))), None)
 
 
 def _all_present(folder: Path, names: Iterable[str]) -> bool:
     return all((folder / name).exists() for name in names)
 
 
-def _stamped(folder: Path, prefix: str) -> bool:
+def _stamp_file(folder: Path, module: str) -> Path:
+    return folder / (f".stamp-{module}" if module else ".stamp")
+
+
+def _stamped(folder: Path, module: str, prefix: str) -> bool:
     with suppress(OSError):
-        return (folder / ".stamp").read_text().startswith(prefix)
+        return _stamp_file(folder, module).read_text().startswith(prefix)
     return False
 
 
@@ -206,7 +233,8 @@ def _build_all(tools: Sequence[Tool], cache: Path) -> None:
     todo = [tool for tool in tools if not (cache / tool.name).exists()]
     if not todo:
         return
-    _say(f"Building {len(todo)} tools of the test cluster with Go; the first time takes about 10 minutes on 2 cores.")
+    names = ", ".join(tool.name for tool in todo)
+    _say(f"Building with Go for the test cluster: {names}. The first time takes about 10 minutes on 2 cores.")
     began = time.monotonic()
     for number, tool in enumerate(todo, start=1):
         _build_one(tool, cache, label=f"[{number}/{len(todo)}] {tool.name}", began=began)
@@ -223,7 +251,11 @@ def _build_one(tool: Tool, cache: Path, *, label: str, began: float) -> None:
     try:
         with log.open("w") as output:
             process = subprocess.Popen(
-                build_command(tool, partial), cwd=MODULE, env=build_environment(), stdout=output, stderr=output
+                build_command(tool, partial),
+                cwd=MODULE / tool.module,
+                env=build_environment(),
+                stdout=output,
+                stderr=output,
             )
             try:
                 _follow(process, label, started, began)
@@ -251,12 +283,13 @@ def _follow(process: subprocess.Popen[bytes], label: str, started: float, began:
             sys.stderr.flush()
 
 
-def _link_all(names: Iterable[str], cache: Path, target: Path) -> None:
+def _link_all(names: Iterable[str], cache: Path, target: Path, module: str) -> None:
     target.mkdir(parents=True, exist_ok=True)
     # A folder of another stamp holds tools of other versions: none of them may stay.
-    if not _stamped(target, cache.name):
+    if not _stamped(target, module, cache.name):
         for tool in TOOLS:
-            (target / tool.name).unlink(missing_ok=True)
+            if tool.module == module:
+                (target / tool.name).unlink(missing_ok=True)
     for name in names:
         partial = target / f".{name}.{os.getpid()}"
         partial.unlink(missing_ok=True)
@@ -267,7 +300,7 @@ def _link_all(names: Iterable[str], cache: Path, target: Path) -> None:
         partial.replace(target / name)
     note = target / f".stamp.{os.getpid()}"
     note.write_text(cache.name + "\n")
-    note.replace(target / ".stamp")
+    note.replace(_stamp_file(target, module))
 
 
 def _clock(seconds: float) -> str:
