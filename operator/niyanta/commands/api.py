@@ -48,7 +48,9 @@ def _keys(load: Load) -> typer.Typer:
     @keys.command()
     def create(
         customer: Customer,
-        role: Annotated[str, typer.Option(help="customer: its own workloads alone; admin: everybody's.")] = "customer",
+        role: Annotated[
+            str, typer.Option(help="customer: its own workloads alone; admin: everybody's; metrics: figures of pools.")
+        ] = "customer",
         name: Annotated[str, typer.Option(help="What the key is for.")] = "",
         days: Annotated[float | None, typer.Option(help="Days until it expires; default: never.", min=0.001)] = None,
     ) -> None:
@@ -56,7 +58,7 @@ def _keys(load: Load) -> typer.Typer:
         from niyanta.store.keychain import Role
 
         if role not in {item.value for item in Role}:
-            _end(f"--role must be {' or '.join(item.value for item in Role)}")
+            _end(f"--role must be one of {', '.join(item.value for item in Role)}")
         try:
             key, token = _run(load, lambda chain: chain.create(customer, Role(role), name=name, expires_in_days=days))
         except ValueError as error:

@@ -24,10 +24,17 @@ class Principal:
     customer: str
     admin: bool
     key_id: str
+    observer: bool = False
+    """An autoscaler's key: it may read the figures of pools and nothing else."""
 
     def sees(self, customer: str) -> bool:
         """Whether workloads of that customer exist for this principal."""
         return self.admin or customer == self.customer
+
+    def require_figures(self) -> None:
+        """Raises Problem for those who may not know how busy pools are."""
+        if not (self.admin or self.observer):
+            raise Problem(FORBIDDEN, "this needs a key of role admin or metrics")
 
     def require_admin(self) -> None:
         """Raises Problem for customers' keys."""
@@ -50,7 +57,7 @@ class Authenticator:
         key = await self._find(token.strip())
         if key is None:
             raise Problem(UNAUTHORIZED, "the key is unknown, expired or revoked")
-        return Principal(key.customer, key.role is Role.ADMIN, key.id)
+        return Principal(key.customer, key.role is Role.ADMIN, key.id, key.role is Role.METRICS)
 
     async def _find(self, token: str) -> ApiKey | None:
         # By digest, so that no secret stays in memory longer than its request.

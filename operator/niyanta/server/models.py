@@ -266,6 +266,25 @@ class PoolList(View):
     items: list[PoolView]
 
 
+class PoolFiguresView(View):
+    """What an autoscaler needs of a pool, as the leader last counted it. Slots are pods."""
+
+    pool: str
+    age_seconds: float = Field(description="How long ago it was counted, at most 5.")
+    demand: int = Field(description="Slots running and queued: divided by slotsPerWorker, the workers wanted.")
+    workers_needed: int = Field(description="Workers in use once all that counts for this pool has been placed.")
+    utilization_percent_sum: int = Field(description="Over its workers: 100 x the share taken of what is fullest.")
+    queue_depth: int = Field(description="Pending workloads that count for this pool.")
+    queue_oldest_age_seconds: float = Field(description="Age of the one of them that has waited longest.")
+    workers: int
+    ready_workers: int
+    workers_in_use: int
+    running_workloads: int
+    running_slots: int
+    queued_slots: int
+    utilization: dict[str, float | None] = Field(description="cpu, memory, gpu, slots: share taken, 0 to 1.")
+
+
 class DrainView(View):
     """A drain that was asked for; the leader cordons the worker."""
 

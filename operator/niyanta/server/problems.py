@@ -48,6 +48,7 @@ QUEUE_FULL = Kind("queue-full", 429, "The customer's queue is full")
 RATE_LIMITED = Kind("rate-limited", 429, "Too many submissions per second")
 INTERNAL = Kind("internal", 500, "A bug: the request could not be handled")
 UNAVAILABLE = Kind("unavailable", 503, "The record can't be reached now")
+STALE_FIGURES = Kind("stale-figures", 503, "No leader has counted lately")
 AT_CAPACITY = Kind("at-capacity", 503, "The queue of all customers together is full")
 
 KINDS: tuple[Kind, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Kind))

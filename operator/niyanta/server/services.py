@@ -17,7 +17,7 @@ from niyanta.server.auth import Authenticator, Principal
 from niyanta.server.backpressure import Backpressure
 from niyanta.server.gather import Gatherer
 from niyanta.server.models import View
-from niyanta.server.problems import NOT_FOUND, UNAVAILABLE, Problem
+from niyanta.server.problems import FORBIDDEN, NOT_FOUND, UNAVAILABLE, Problem
 from niyanta.server.rate import SubmitRate
 from niyanta.server.reading import Reader
 from niyanta.settings import Settings
@@ -125,13 +125,22 @@ async def services(request: Request) -> Services:
     return found
 
 
-async def principal(request: Request) -> Principal:
-    """Who asks; Problem (401)."""
+async def anyone(request: Request) -> Principal:
+    """Who asks, autoscalers too; Problem (401)."""
     return await bounded((await services(request)).auth.principal(request))
+
+
+async def principal(request: Request) -> Principal:
+    """Who asks; Problem (401), and 403 for the keys of autoscalers: what they may read takes `Observer`."""
+    found = await anyone(request)
+    if found.observer:
+        raise Problem(FORBIDDEN, "a key of role metrics reads the figures of pools and nothing else")
+    return found
 
 
 Parts = Annotated[Services, Depends(services)]
 Caller = Annotated[Principal, Depends(principal)]
+Observer = Annotated[Principal, Depends(anyone)]
 
 
 def answer(view: View, status: int = 200, headers: dict[str, str] | None = None) -> Response:

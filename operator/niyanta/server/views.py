@@ -12,6 +12,7 @@ from niyanta.server.models import (
     CustomerView,
     DrainView,
     EventView,
+    PoolFiguresView,
     PoolView,
     ReasonCount,
     View,
@@ -19,6 +20,7 @@ from niyanta.server.models import (
     WorkloadView,
 )
 from niyanta.store.codec import from_us
+from niyanta.store.figures import PoolFigures
 from niyanta.store.rows import AttemptRow, CustomerRow, Depth, EventRow, PoolRow, WorkerRequest, WorkerRow, WorkloadRow
 
 _POOL_SPEC = frozenset(
@@ -133,6 +135,17 @@ def pool(row: PoolRow, *, admin: bool) -> PoolView:
         spec = {name: value for name, value in spec.items() if name in _POOL_SPEC}
         status = {name: value for name, value in status.items() if name in _POOL_STATUS}
     return PoolView(name=row.name, spec=spec, status=status, updated_at=row.updated_at)
+
+
+def pool_figures(row: PoolFigures, *, age: float) -> PoolFiguresView:
+    """A pool's figures, under the names that the metrics adapter gives them."""
+    alike = {name: getattr(row, name) for name in PoolFiguresView.model_fields if hasattr(row, name)}
+    return PoolFiguresView(
+        **alike,
+        age_seconds=round(age, 3),
+        queue_depth=row.queued_workloads,
+        queue_oldest_age_seconds=row.oldest_age_seconds,
+    )
 
 
 def drain(row: WorkerRequest) -> DrainView:

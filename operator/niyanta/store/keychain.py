@@ -29,6 +29,8 @@ class Role(enum.Enum):
     """Its customer's workloads alone."""
     ADMIN = "admin"
     """Every customer's workloads, workers and pools."""
+    METRICS = "metrics"
+    """The figures of pools, and nothing else: for autoscalers."""
 
 
 @dataclass(frozen=True, slots=True)

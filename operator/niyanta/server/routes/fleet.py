@@ -16,14 +16,15 @@ from niyanta.server.models import (
     CustomerStats,
     CustomerView,
     DrainView,
+    PoolFiguresView,
     PoolList,
     QueueDepthView,
     WorkerPage,
 )
 from niyanta.server.openapi import problems
-from niyanta.server.problems import NOT_FOUND, Problem
+from niyanta.server.problems import NOT_FOUND, STALE_FIGURES, Problem
 from niyanta.server.routes.workloads import Limit, Name
-from niyanta.server.services import BoundedRoute, Caller, Parts, answer
+from niyanta.server.services import BoundedRoute, Caller, Observer, Parts, answer
 from niyanta.store.rows import Depth
 
 router = APIRouter(prefix="/v1", route_class=BoundedRoute)
@@ -31,6 +32,8 @@ router = APIRouter(prefix="/v1", route_class=BoundedRoute)
 Customer = Annotated[str | None, Name, Query(description="For admins: which customer. Default: the key's own.")]
 _NODE = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _READ = problems(401, 404, 422, 503)
+FIGURES_FRESH = 5.0
+"""Seconds; what was counted longer ago is not answered."""
 
 
 def _chosen(caller: Principal, customer: str | None) -> str:
@@ -118,6 +121,28 @@ async def drain(name: str, parts: Parts, caller: Caller) -> Response:
 async def list_pools(parts: Parts, caller: Caller) -> Response:
     """As the leader last wrote them. How busy they are is shown to admins alone."""
     return answer(PoolList(items=[views.pool(row, admin=caller.admin) for row in await parts.record.get_pools()]))
+
+
+@router.get(
+    "/pools/{name}/figures",
+    response_model=PoolFiguresView,
+    tags=["Workers"],
+    summary="What an autoscaler needs of a pool (admin, metrics)",
+    responses=problems(401, 403, 404, 503),
+)
+async def pool_figures(name: str, parts: Parts, caller: Observer) -> Response:
+    """Demand and size in single numbers. 503 when they were counted more than 5 s ago: don't scale by them then."""
+    caller.require_figures()
+    found = await parts.record.get_figures()
+    if found is None:
+        raise Problem(STALE_FIGURES, "no leader has counted yet", retry_after=2)
+    figures, age = found
+    if age > FIGURES_FRESH:
+        raise Problem(STALE_FIGURES, f"a leader last counted {age:.0f} s ago", retry_after=2)
+    pool = figures.pool(name)
+    if pool is None:
+        raise Problem(NOT_FOUND, "there is no such pool")
+    return answer(views.pool_figures(pool, age=age))
 
 
 @router.get(
