@@ -178,7 +178,12 @@ class NodeStatus(Base, frozen=True, gc=False):
     conditions: tuple[Condition, ...] = ()
 
 
+class NodeMetadata(Metadata, frozen=True, gc=False):
+    annotations: dict[str, str] = {}
+
+
 class Node(Object, frozen=True, gc=False):
+    metadata: NodeMetadata = NodeMetadata()
     spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
 

@@ -82,9 +82,9 @@ KINDS = (
         "nwp",
         "Namespaced",
         (
+            _Column("Wanted", ".spec.replicas", "integer"),
             _Column("Workers", ".status.replicas", "integer"),
             _Column("Ready", ".status.readyReplicas", "integer"),
-            _Column("Desired", ".spec.replicas", "integer"),
             _Column("GPU", ".spec.gpu.model"),
             _Column("Region", ".spec.region"),
             _Column("Queue", ".status.queueDepth", "integer"),

@@ -24,6 +24,10 @@ REST_ID = "niyanta.io/rest-id"
 """On the Workload object of a REST submission: the id of its row."""
 OUTCOME_FINALIZER = "niyanta.io/outcome"
 """Keeps a finished pod until its outcome is committed."""
+SCALE_DOWN = "niyanta.io/scale-down"
+"""Annotation of a Node that was cordoned to be removed: which pool is being made smaller."""
+SCALE_DOWN_DISABLED = "niyanta.io/scale-down-disabled"
+"""Annotation of people's on a Node, "true": this worker is not to be removed."""
 
 _VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9])?")
 

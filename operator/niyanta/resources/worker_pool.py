@@ -53,6 +53,27 @@ class Provider(Model):
     )
 
 
+class Scaling(Model):
+    """How carefully the number of workers follows spec.replicas. Durations are seconds."""
+
+    scale_up_cooldown_seconds: int = Field(
+        0, ge=0, le=3600, description="Least time between two requests for more workers."
+    )
+    scale_down_cooldown_seconds: int = Field(
+        60, ge=0, le=86_400, description="Least time from any scaling of the pool to the next removal of workers."
+    )
+    drain_timeout_seconds: int = Field(
+        3600,
+        ge=0,
+        le=604_800,
+        description="How long a worker that is to be removed waits for its workloads to end. What runs then goes back to "
+        "the queue as a fresh attempt, which doesn't count as a retry.",
+    )
+    ready_timeout_seconds: int = Field(
+        600, ge=1, le=86_400, description="A worker that isn't Ready for this long is reported."
+    )
+
+
 class WorkerPoolSpec(Model):
     """Which nodes, what they offer, and how many there should be."""
 
@@ -67,7 +88,11 @@ class WorkerPoolSpec(Model):
         None, ge=1, le=1024, description="Most workload pods at once on a worker. Default: resources alone decide."
     )
     replicas: int | None = Field(
-        None, ge=0, le=MAX_WORKERS, description="Workers wanted; the scale subresource sets it. Default: as they are."
+        None,
+        ge=0,
+        le=MAX_WORKERS,
+        description="Workers wanted; the scale subresource sets it, and minReplicas and maxReplicas bound it. Where a "
+        "provider is given the operator writes it once, with the workers there are.",
     )
     min_replicas: int = Field(0, ge=0, le=MAX_WORKERS, description="Never fewer workers than this.")
     max_replicas: int | None = Field(None, ge=0, le=MAX_WORKERS, description="Never more workers than this.")
@@ -75,6 +100,9 @@ class WorkerPoolSpec(Model):
         Strategy.PACK, description="Tie-break after the score: fullest worker first (Pack) or emptiest (Spread)."
     )
     provider: Provider | None = Field(None, description="Who adds and removes workers. Default: nobody.")
+    scaling: Scaling = Field(
+        default_factory=Scaling, description="How carefully the number of workers follows replicas."
+    )
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -89,16 +117,6 @@ class WorkerPoolSpec(Model):
             lambda s: s.max_replicas is None or s.min_replicas <= s.max_replicas,
             "maxReplicas: must not be less than minReplicas",
             ".maxReplicas",
-        ),
-        Rule(
-            "!has(self.replicas) || (self.replicas >= self.minReplicas && "
-            "(!has(self.maxReplicas) || self.replicas <= self.maxReplicas))",
-            lambda s: (
-                s.replicas is None
-                or (s.replicas >= s.min_replicas and (s.max_replicas is None or s.replicas <= s.max_replicas))
-            ),
-            "replicas: must lie between minReplicas and maxReplicas",
-            ".replicas",
         ),
     )
 

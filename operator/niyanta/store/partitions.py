@@ -85,11 +85,12 @@ def _make(connection: psycopg.Connection[Any], day: date) -> bool:
 
 
 def keep_house(dsn: str) -> tuple[list[str], list[str]]:
-    """Partitions ahead, old ones dropped, counters of unused classes removed. Blocking: run it in a thread, daily.
+    """Partitions ahead, old ones and old scaling decisions dropped, unused counters removed. Blocking, for a thread.
 
     Returns (partitions made, partitions dropped). Raises StoreUnavailableError, StoreError.
     """
     with translated(), psycopg.connect(dsn, autocommit=True, application_name="niyanta-housekeeping") as connection:
         (today,) = connection.execute("SELECT (now() AT TIME ZONE 'UTC')::date").fetchone() or (date.min,)
         connection.execute(named("counters_prune"))
+        connection.execute(named("prune_scaling_decisions"), {"days": KEEP_DAYS})
         return ensure_partitions(connection, today)

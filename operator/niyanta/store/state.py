@@ -15,7 +15,6 @@ from dataclasses import asdict, replace
 from niyanta.settings import Settings
 from niyanta.store import commit, intake, limits
 from niyanta.store.codec import attempt_row, checked_id, dumps, event_row, state_record, workload_row
-from niyanta.store.fleet import Fleet
 from niyanta.store.keys import QueueKeys
 from niyanta.store.ledger import Ledger
 from niyanta.store.partitions import keep_house
@@ -33,12 +32,13 @@ from niyanta.store.rows import (
     QueueDepth,
     WorkloadRow,
 )
+from niyanta.store.scaling import ScalingRecord
 
 _FIRST = Cursor().id
 _PAGE = 1000
 
 
-class StateManager(Fleet):
+class StateManager(ScalingRecord):
     """The record. `settings.identity` must be the `holder` that leadership was taken with."""
 
     def __init__(self, pool: Pool, settings: Settings) -> None:
