@@ -102,6 +102,22 @@ class Postgres:
         process = self._process()
         return process is not None and process.find() is not None
 
+    @property
+    def run(self) -> RunDir:
+        return self._run
+
+    def tool(self, name: str) -> Path:
+        """One of Postgres's programs (pg_dump, pg_basebackup, ...) of the server's own version."""
+        return self._bin / name
+
+    def value(self, statement: str, *params: object) -> Any:
+        """The first column of the first row of a statement; None without a row."""
+        import psycopg
+
+        with psycopg.connect(self.dsn, autocommit=True) as connection:
+            row = connection.execute(statement.encode(), params or None).fetchone()
+        return row[0] if row else None
+
     def create_database(self, database: str, *, template: str = "template1") -> str:
         """A new database, copied from `template`; returns its DSN."""
         self._execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
@@ -177,10 +193,8 @@ class Postgres:
         self.delete()
 
     def _init(self) -> None:
-        self.data.mkdir(mode=0o700)
         self.log.touch()
-        if os.geteuid() == 0:
-            shutil.chown(self.data, _SYSTEM_USER, _SYSTEM_USER)
+        self._own(self.data)
         command: list[str | Path] = [
             self._bin / "initdb",
             "-D",
@@ -197,12 +211,18 @@ class Postgres:
             capture_output=True,
             text=True,
             check=False,
-            **_as_server_user(),
+            **as_server_user(),
         )
         if done.returncode != 0:
             raise PostgresError(f"initdb failed:\n{done.stdout}{done.stderr}")
         with (self.data / "postgresql.conf").open("a") as conf:
             conf.writelines(f"{key} = '{value}'\n" for key, value in self._settings.items())
+
+    def _own(self, folder: Path) -> None:
+        """Makes an empty folder that the server's user may write."""
+        folder.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            shutil.chown(folder, _SYSTEM_USER, _SYSTEM_USER)
 
     def _launch(self) -> None:
         with self.log.open("ab") as log:
@@ -213,7 +233,7 @@ class Postgres:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                **_as_server_user(),
+                **as_server_user(),
             )
         self._run.adopt(self._name, self._child.pid)
 
@@ -278,7 +298,7 @@ def _volatile_settings() -> dict[str, str]:
     return {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
-def _as_server_user() -> dict[str, Any]:
+def as_server_user() -> dict[str, Any]:
     """How to start a program of Postgres: as its own user where we are root."""
     if os.geteuid() != 0:
         return {}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -19,6 +19,17 @@ class Settings(BaseSettings):
     embedded_postgres: str = Field(
         "", description="Folder of an embedded Postgres to start and use instead of a DSN (demo and tests only)"
     )
+    replica_dsns: str = Field(
+        "",
+        description="Connection strings of streaming replicas that the REST door may read from, one per line (URLs may "
+        "also be parted by blanks); empty: everything is read from the primary",
+    )
+    max_replica_lag: float = Field(
+        10.0,
+        gt=0,
+        description="A replica whose data is older than this isn't read from; at least twice replica_check_interval",
+    )
+    replica_check_interval: float = Field(2.0, gt=0, description="How often replicas are looked at")
     kubeconfig: str = Field("", description="Path of a kubeconfig; empty: in-cluster configuration")
     namespace: str = Field(
         "niyanta-system", description="The operator's own namespace: WorkerPools and the fence live here"
@@ -115,6 +126,20 @@ class Settings(BaseSettings):
         1.0, gt=0, description="How often the leader writes its figures for the REST door"
     )
     events_per_second: float = Field(20.0, gt=0, description="Kubernetes Events beyond this rate are dropped")
+
+    @model_validator(mode="after")
+    def _replicas_can_be_fresh(self) -> Self:
+        if self.max_replica_lag < 2 * self.replica_check_interval:
+            msg = "max_replica_lag must be at least twice replica_check_interval, or no replica is ever fresh enough"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def replicas(self) -> tuple[str, ...]:
+        """The connection strings in `replica_dsns`."""
+        lines = [line.strip() for line in self.replica_dsns.splitlines()]
+        parts = [line.split() if line.startswith(("postgresql://", "postgres://")) else [line] for line in lines if line]
+        return tuple(part for line in parts for part in line)
 
     def tier_weight(self, tier: str) -> int:
         """Weight of a Customer's tier; `tier` is one of Free, Standard, Premium, Enterprise."""

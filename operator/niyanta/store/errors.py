@@ -47,3 +47,8 @@ def translated() -> Iterator[None]:
         raise StoreUnavailableError(str(error).strip() or type(error).__name__) from error
     except psycopg.Error as error:
         raise StoreError(f"{type(error).__name__}: {error}") from error
+
+
+def too_slow(error: StoreError) -> bool:
+    """Whether the server gave up on a statement that took too long (and so is there, and would be slow again)."""
+    return isinstance(error.__cause__, pg.QueryCanceled)

@@ -56,12 +56,18 @@ TRUSTED = 2.0
 class Pool:
     """A psycopg pool whose errors are the store's and whose waits are bounded. Made by `open_pool`."""
 
-    def __init__(self, settings: Settings, *, prepare_threshold: int | None = 3) -> None:
+    def __init__(self, settings: Settings, *, prepare_threshold: int | None = 3, standby: bool = False) -> None:
         given = conninfo_to_dict(settings.dsn)
         self._statement_timeout = settings.statement_timeout
         # A little less than the limit promised to callers; the server's own statement_timeout cleans up behind it.
         self._patience = settings.statement_timeout * 0.95
+        self._standby = standby
         kwargs: dict[str, Any] = {name: value for name, value in _CONNECT.items() if name not in given}
+        if standby:
+            # Any: one that was promoted is to be told from one that is away.
+            kwargs["target_session_attrs"] = "any"
+            # The server gives up first here: a slow statement is then told from a server that is gone.
+            self._statement_timeout *= 0.8
         kwargs |= {"autocommit": True, "prepare_threshold": prepare_threshold}
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             settings.dsn,
@@ -108,12 +114,15 @@ class Pool:
         return dict(self._pool.get_stats())
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """A connection in autocommit mode. Getting and using it together take at most `statement_timeout`."""
+    async def connection(self, patience: float | None = None) -> AsyncIterator[Connection]:
+        """A connection in autocommit mode. Getting and using it together take at most `statement_timeout`, or
+        `patience` seconds.
+        """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience
+        patience = self._patience if patience is None else min(patience, self._patience)
+        deadline = loop.time() + patience
         with translated():
-            async with self._pool.connection() as connection:
+            async with self._pool.connection(timeout=patience * 0.6) as connection:
                 with _severed_at(connection, deadline):
                     yield connection
 
@@ -123,9 +132,11 @@ class Pool:
         async with self.connection() as connection, connection.transaction():
             yield connection
 
-    async def fetch(self, name: str, params: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """All rows of one named statement in a transaction of its own."""
-        async with self.connection() as connection:
+    async def fetch(
+        self, name: str, params: Mapping[str, Any] | None = None, *, patience: float | None = None
+    ) -> list[tuple[Any, ...]]:
+        """All rows of one named statement in a transaction of its own, within `patience` as in `connection`."""
+        async with self.connection(patience) as connection:
             return await fetch(connection, name, params)
 
     async def execute(self, name: str, params: Mapping[str, Any] | None = None) -> int:
@@ -146,6 +157,8 @@ class Pool:
             milliseconds["transaction_timeout"] = (self._statement_timeout + 2) * 1000
         values = {name: str(int(value)) for name, value in milliseconds.items()}
         values |= {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
+        if self._standby:
+            values["default_transaction_read_only"] = "on"
         values |= {"TimeZone": "UTC", "jit": "off", "random_page_cost": "1.1"}
         await connection.execute(sql("configure"), {"names": list(values), "values": list(values.values())})
 
@@ -182,12 +195,13 @@ async def fetch(connection: Connection, name: str, params: Mapping[str, Any] | N
     return await (await connection.execute(sql(name), params)).fetchall()
 
 
-async def open_pool(settings: Settings, *, prepare_threshold: int | None = 3) -> Pool:
+async def open_pool(settings: Settings, *, prepare_threshold: int | None = 3, standby: bool = False) -> Pool:
     """Open a pool on `settings.dsn`. A server that isn't there yet is no error here but at the first use.
 
-    prepare_threshold: after how many runs of a statement it is prepared; None: never (PgBouncer).
+    prepare_threshold: after how many runs of a statement it is prepared; None: never (PgBouncer). standby: a replica,
+    which is only read.
     """
-    pool = Pool(settings, prepare_threshold=prepare_threshold)
+    pool = Pool(settings, prepare_threshold=prepare_threshold, standby=standby)
     await pool.open()
     return pool
 
