@@ -40,7 +40,7 @@ down: venv ## Remove what `make up` left
 
 .PHONY: test
 test: venv lint tools ## Lint, then every test: those without a cluster side by side, then those on the control plane
-	@$(PYTEST) -m "not e2e" $(PARALLEL)
+	@$(PYTEST) -m "not e2e and not keda" $(PARALLEL)
 	@$(PYTEST) -m e2e
 
 .PHONY: unit
@@ -59,6 +59,11 @@ process: venv ## Tests of `niyanta` processes on an embedded Postgres
 e2e: tools ## Tests against a real Kubernetes control plane
 	@$(PYTEST) -m e2e
 
+.PHONY: e2e-keda
+e2e-keda: venv ## Tests against KEDA; building it takes about 8 minutes more, so `make test` leaves them out
+	@$(PY) -m e2e.cluster.build --keda
+	@$(PYTEST) -m keda
+
 .PHONY: bench
 bench: control-plane ## Benchmarks: a table on the screen, JSON in bench/results/
 	@$(PY) -m bench
@@ -73,7 +78,7 @@ lint: venv ## Style, types, layers, YAML, Dockerfile, and that crds/ matches the
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@if compgen -G 'examples/*' >/dev/null; then $(BIN)/yamllint --strict examples; fi
+	@if compgen -G 'examples/*' >/dev/null; then $(BIN)/yamllint --strict examples hpa; fi
 	@$(BIN)/niyanta crds --check
 	@if [ -f Dockerfile ]; then $(BIN)/hadolint Dockerfile; fi
 

@@ -321,6 +321,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Build the test cluster's tools.")
     parser.add_argument("tools", nargs="*", metavar="TOOL", help=f"any of: {', '.join(BY_NAME)}")
     parser.add_argument("--control-plane", action="store_true", help="only what the demo needs")
+    parser.add_argument("--keda", action="store_true", help="the control plane and KEDA")
     parser.add_argument("--print-stamp", action="store_true", help="print the stamp and build nothing")
     options = parser.parse_args()
     if unknown := set(options.tools) - set(BY_NAME):
@@ -330,7 +331,8 @@ def main() -> int:
             go = go_version()
             print(stamp(go) if go else source_hash())
             return 0
-        ensure_tools(options.tools or needed_here(control_plane=options.control_plane))
+        keda = KEDA if options.keda else ()
+        ensure_tools(options.tools or (*needed_here(control_plane=options.control_plane or options.keda), *keda))
     except ToolError as error:
         print(error, file=sys.stderr)
         return 1
