@@ -82,7 +82,7 @@ async def test_a_made_up_cursor_is_refused(client: httpx.AsyncClient, cursor: st
 async def test_a_page_with_a_rare_type_may_be_short_but_nothing_is_missed(
     client: httpx.AsyncClient, record: RestRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("niyanta.store.rest.SCAN", 4)
+    monkeypatch.setattr("niyanta.store.reads.SCAN", 4)
     items = [manifest(f"n{number}", type="rare" if number in (0, 9) else "usual") for number in range(12)]
     await client.post("/v1/workloads:batch", content=ndjson(*items))
     assert await _names(client, type="rare", limit=3) == ["n9", "n0"]
@@ -140,7 +140,7 @@ async def test_an_estimate_comes_from_the_measured_pace(
 async def test_positions_are_exact_up_to_a_bound(
     client: httpx.AsyncClient, record: RestRecord, epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("niyanta.store.rest", "niyanta.server.routes.workloads"):
+    for module in ("niyanta.store.reads", "niyanta.server.routes.workloads"):
         monkeypatch.setattr(f"{module}.EXACT_POSITIONS", 3)
     items = (await client.post("/v1/workloads:batch", content=ndjson(*(manifest() for _ in range(6))))).json()["items"]
     answers = [await client.get(f"{item['workload']['href']}/explain") for item in items]

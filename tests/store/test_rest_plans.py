@@ -14,7 +14,8 @@ from niyanta.settings import Settings
 from niyanta.store.migrate import migrate
 from niyanta.store.pool import Pool, open_pool
 from niyanta.store.queries import sql
-from niyanta.store.rest import Filter, RestRecord
+from niyanta.store.reads import Filter
+from niyanta.store.rest import RestRecord
 
 pytestmark = pytest.mark.store
 

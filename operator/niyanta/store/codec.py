@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from niyanta.lifecycle import Phase
-from niyanta.store.rows import AttemptRow, EventRow, Intake, WorkloadRow
+from niyanta.store.rows import AttemptRow, CustomerRow, EventRow, Intake, WorkloadRow
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -54,6 +54,12 @@ def event_row(record: tuple[Any, ...]) -> EventRow:
     values[5] = _PHASES[values[5]]
     values[7] = tuple(values[7])
     return EventRow(*values)
+
+
+def customer_row(row: tuple[Any, ...]) -> CustomerRow:
+    """A row of the table customers."""
+    name, tier, limits, spaces, generation, deleted, accounts, secrets, scope = row
+    return CustomerRow(name, tier, limits, tuple(spaces), generation, deleted, tuple(accounts), tuple(secrets), scope)
 
 
 def attempt_row(record: tuple[Any, ...]) -> AttemptRow:

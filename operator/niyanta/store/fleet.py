@@ -11,17 +11,19 @@ from typing import Any
 
 from niyanta.settings import Settings
 from niyanta.store import commit
-from niyanta.store.codec import checked_id, dumps
+from niyanta.store.codec import checked_id, customer_row, dumps
 from niyanta.store.figures import Figures, from_record, to_record
 from niyanta.store.pool import Pool, fetch
 from niyanta.store.queries import sql
+from niyanta.store.reads import Reads
 from niyanta.store.rows import CustomerRow, PoolRow, WorkerRequest, WorkerRow
 
 
-class Fleet:
+class Fleet(Reads):
     """The part of the record that isn't about workloads."""
 
     def __init__(self, pool: Pool, settings: Settings) -> None:
+        super().__init__(pool)
         self._pool = pool
         self._settings = settings
 
@@ -33,11 +35,6 @@ class Fleet:
         """Ready, uncordoned workers with a free slot, by name; `free` and `free_slots` tell their capacity."""
         params = {"pool": pool, "region": region, "gpu_model": gpu_model}
         return [WorkerRow(*row) for row in await self._pool.fetch("workers_available", params)]
-
-    async def get_workers(self, *, pool: str | None = None, after: str = "", limit: int = 1000) -> list[WorkerRow]:
-        """A page of all workers by name, after the name `after`."""
-        params = {"pool": pool, "after": after, "limit": limit}
-        return [WorkerRow(*row) for row in await self._pool.fetch("workers", params)]
 
     async def upsert_workers(self, workers: Iterable[WorkerRow]) -> None:
         """Write the leader's view of workers; `updated_at` is set by the database."""
@@ -51,14 +48,10 @@ class Fleet:
 
     # --- Customers ---------------------------------------------------------------------------------------------------
 
-    async def get_customers(self) -> list[CustomerRow]:
-        """All customers, deleted ones too, by name."""
-        return [_customer(row) for row in await self._pool.fetch("customers", {"name": None})]
-
     async def get_customer(self, name: str) -> CustomerRow | None:
         """One customer, even a deleted one; None: never heard of."""
         rows = await self._pool.fetch("customers", {"name": name})
-        return _customer(rows[0]) if rows else None
+        return customer_row(rows[0]) if rows else None
 
     async def upsert_customers(self, customers: Iterable[CustomerRow]) -> None:
         """Write customers as they are now."""
@@ -81,10 +74,6 @@ class Fleet:
     async def delete_pools(self, names: Iterable[str]) -> None:
         """Forget pools; unknown names are ignored."""
         await self._pool.execute("delete_pools", {"names": list(names)})
-
-    async def get_pools(self) -> list[PoolRow]:
-        """All pools by name."""
-        return [PoolRow(*row) for row in await self._pool.fetch("pools")]
 
     # --- Requests for workers ----------------------------------------------------------------------------------------
 
@@ -142,8 +131,3 @@ class Fleet:
     async def get_shapes(self) -> dict[str, dict[str, Any]]:
         """The shapes remembered, by pool."""
         return dict(await self._pool.fetch("shapes"))
-
-
-def _customer(row: tuple[Any, ...]) -> CustomerRow:
-    name, tier, limits, spaces, generation, deleted, accounts, secrets, scope = row
-    return CustomerRow(name, tier, limits, tuple(spaces), generation, deleted, tuple(accounts), tuple(secrets), scope)

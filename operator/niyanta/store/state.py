@@ -8,28 +8,24 @@ lead (the REST door): row versions alone protect it.
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from niyanta.settings import Settings
 from niyanta.store import commit, intake, limits
-from niyanta.store.codec import attempt_row, checked_id, dumps, event_row, state_record, workload_row
+from niyanta.store.codec import checked_id, dumps, event_row, state_record, workload_row
 from niyanta.store.keys import QueueKeys
 from niyanta.store.ledger import Ledger
 from niyanta.store.partitions import keep_house
 from niyanta.store.pool import Pool, fetch
 from niyanta.store.queries import sql
 from niyanta.store.rows import (
-    AttemptRow,
     BatchResult,
     Change,
     Cursor,
-    Depth,
     EventRow,
     Intake,
     Note,
-    QueueDepth,
     WorkloadRow,
 )
 from niyanta.store.scaling import ScalingRecord
@@ -177,11 +173,6 @@ class StateManager(ScalingRecord):
 
     # --- Reading workloads -------------------------------------------------------------------------------------------
 
-    async def get_workloads(self, ids: Iterable[str]) -> list[WorkloadRow]:
-        """Rows by id, sorted by id; unknown ids and what is no UUID are left out."""
-        known = [text for id_ in ids if (text := _uuid_or_none(id_)) is not None]
-        return await self._rows("rows_by_id", ids=known) if known else []
-
     async def get_workloads_by_worker(self, worker: str) -> list[WorkloadRow]:
         """What is scheduled to or running on a worker, sorted by id."""
         return await self._rows("rows_by_worker", worker=worker)
@@ -273,16 +264,6 @@ class StateManager(ScalingRecord):
         """A workload's audit, oldest first."""
         return [event_row(row) for row in await self._pool.fetch("events_of", {"id": checked_id(id_)})]
 
-    async def get_attempts(self, id_: str) -> list[AttemptRow]:
-        """A workload's attempts, first one first."""
-        return [attempt_row(row) for row in await self._pool.fetch("attempts_of", {"id": checked_id(id_)})]
-
-    async def get_queue_depth(self, customer: str | None = None) -> QueueDepth:
-        """How many workloads are where, from counters; all customers or one."""
-        rows = await self._pool.fetch("queue_depth", {"customer": customer})
-        customers = {name: Depth(*counts) for name, *counts in rows}
-        return QueueDepth(Depth(*(sum(column) for column in zip(*(row[1:] for row in rows), strict=True))), customers)
-
     async def get_concurrency(self) -> dict[str, int]:
         """How many workloads each customer has scheduled or running (as maxConcurrent counts), from counters."""
         return {name: int(count) for name, count in await self._pool.fetch("concurrency")}
@@ -305,10 +286,3 @@ class StateManager(ScalingRecord):
 
     async def _rows(self, statement: str, **params: object) -> list[WorkloadRow]:
         return [workload_row(row) for row in await self._pool.fetch(statement, params)]
-
-
-def _uuid_or_none(text: str) -> str | None:
-    try:
-        return str(uuid.UUID(text))
-    except ValueError:
-        return None

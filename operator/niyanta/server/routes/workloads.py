@@ -28,7 +28,7 @@ from niyanta.server.openapi import problems
 from niyanta.server.problems import BAD_REQUEST, NOT_FOUND, OTHER_DOOR, WRONG_PHASE, Problem
 from niyanta.server.services import BoundedRoute, Caller, Parts, Services, answer
 from niyanta.store.codec import from_us, to_us
-from niyanta.store.rest import EXACT_POSITIONS, Filter, Place
+from niyanta.store.reads import EXACT_POSITIONS, Filter, Place
 from niyanta.store.rows import WorkloadRow
 
 router = APIRouter(prefix="/v1/workloads", tags=["Workloads"], route_class=BoundedRoute)
