@@ -29,6 +29,7 @@ from niyanta.cluster.recorder import Recorder
 from niyanta.cluster.view import ClusterView
 from niyanta.engine.queue import QueueSettings
 from niyanta.metrics.exporter import Exporter, measure_stalls
+from niyanta.metrics_adapter import MetricsAdapter
 from niyanta.resources.customer import Customer
 from niyanta.resources.worker_pool import WorkerPool
 from niyanta.scheduler.inbox import Inbox
@@ -119,6 +120,7 @@ class Operator:
             lease=self.lease,
             settings=settings,
         )
+        self.adapter = MetricsAdapter(settings, client=client, state=self.state, pools=self.pools.items)
         self._beat = time.monotonic()
         self._stop = asyncio.Event()
 
@@ -142,6 +144,7 @@ class Operator:
                 ("pools", self._follow_pools()),
                 ("stalls", measure_stalls()),
                 ("heart", self._heart()),
+                *self.adapter.tasks(),
             )
         ]
         self.door.start()
@@ -161,6 +164,7 @@ class Operator:
                 await self.candidate.release()
             await asyncio.to_thread(self.door.stop)
             await _cancel(background)
+            await self.adapter.stop()
             await exporter.stop()
 
     async def _elect(self) -> Loss:
@@ -197,6 +201,7 @@ class Operator:
             asyncio.create_task(reporter.run(), name="pool reporter"),
             asyncio.create_task(self._find_deleted(session), name="deletions"),
             asyncio.create_task(listen(self.settings.dsn, self.inbox.put_hint), name="hints"),
+            *(asyncio.create_task(coroutine, name=name) for name, coroutine in self.adapter.leader_tasks()),
         ]
         try:
             self.cache.drop_deltas()
@@ -320,7 +325,7 @@ class Operator:
             return "kopf is not watching yet"
         if self.cache.silence() > SILENCE_LIMIT:
             return "the API server is silent"
-        return ""
+        return self.adapter.problem()
 
 
 async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:

@@ -42,6 +42,20 @@ class Settings(BaseSettings):
     )
     metrics_port: int = Field(9090, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz")
     metrics_host: str = Field("0.0.0.0", description="Address that port listens on")  # noqa: S104
+    metrics_adapter: bool = Field(
+        default=False, description="Serve custom.metrics.k8s.io to the API server, for HorizontalPodAutoscalers"
+    )
+    metrics_adapter_host: str = Field("0.0.0.0", description="Address the metrics adapter listens on")  # noqa: S104
+    metrics_adapter_port: int = Field(6443, ge=0, le=65535, description="Port of the metrics adapter (TLS)")
+    metrics_adapter_service: str = Field(
+        "niyanta-metrics-adapter",
+        description="Service of the metrics adapter; its certificate is in the Secret of that name with -tls",
+    )
+    metrics_adapter_certificate_lifetime: float = Field(
+        7_776_000.0,
+        ge=30,
+        description="How long the metrics adapter's certificate is valid; replaced after two thirds of it",
+    )
     log_format: Literal["json", "console"] = Field("json", description="json in the cluster, console on a terminal")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged")
     default_customer: bool = Field(
