@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import re
 import statistics
 import time
 import tracemalloc
@@ -28,6 +27,7 @@ from e2e.harness.ports import free_port
 from e2e.harness.postgres import Postgres
 from e2e.harness.process import OperatorProcess
 from e2e.harness.rundir import RunDir
+from e2e.harness.workloads import metric
 from niyanta.settings import Settings
 from niyanta.store.keychain import KeyChain, Role
 from niyanta.store.migrate import migrate
@@ -238,8 +238,8 @@ def while_placing(seconds: float) -> dict[str, Any]:
         with doors(environment.run, environment.dsn, 1) as urls:
             asyncio.run(singles(urls, headers, rate=50, seconds=2))
             found = asyncio.run(singles(urls, headers, rate=200, seconds=seconds))
-        placed = re.search(r"^niyanta_placements_total ([0-9.e+]+)$", environment.operators[0].metrics(), re.MULTILINE)
-        return {**found, "placed_meanwhile": int(float(placed.group(1))) if placed else 0}
+        placed = metric(environment.operators[0].metrics(), "niyanta_placements_total")
+        return {**found, "placed_meanwhile": int(placed)}
 
 
 def _backlog(own: RunDir, server: Postgres, rows: int) -> dict[str, Any]:

@@ -106,6 +106,7 @@ class Operator:
             recorder=self.recorder,
             operator_namespace=settings.namespace,
         )
+        self.telemetry = Telemetry(tier_of=self.view.tier_of, most_pools=settings.metrics_max_pools)
         self.door = Door(
             settings,
             {
@@ -182,7 +183,7 @@ class Operator:
             inbox=self.inbox,
             clock=self.clock,
             settings=self.settings,
-            telemetry=Telemetry(),
+            telemetry=self.telemetry,
             epoch=epoch,
             on_lost=self.candidate.lost.set,
             tick=self.lease.tick,

@@ -56,6 +56,12 @@ class Settings(BaseSettings):
         ge=30,
         description="How long the metrics adapter's certificate is valid; replaced after two thirds of it",
     )
+    metrics_max_customers: int = Field(
+        100, ge=1, le=10_000, description="Customers with metrics of their own; further ones are counted as `other`"
+    )
+    metrics_max_pools: int = Field(
+        100, ge=1, le=10_000, description="WorkerPools with metrics of their own; further ones are counted as `other`"
+    )
     log_format: Literal["json", "console"] = Field("json", description="json in the cluster, console on a terminal")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged")
     default_customer: bool = Field(

@@ -22,7 +22,7 @@ from niyanta.store.rows import WorkloadRow, worker_names
 
 logger = log.get(__name__)
 
-PATCHES = Counter("niyanta_status_patches", "Status patches of Workloads written")
+PATCHES = Counter("niyanta_status_patches_total", "Status patches of Workloads written")
 
 PATIENCE = 5
 """A status that goes on moving, or is Scheduled, is written after so many debounces."""

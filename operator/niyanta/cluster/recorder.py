@@ -17,7 +17,7 @@ from niyanta.store.rows import WorkloadRow
 
 logger = log.get(__name__)
 
-DROPPED = Counter("niyanta_events_dropped", "Kubernetes Events not written because of the rate limit or an error")
+DROPPED = Counter("niyanta_events_dropped_total", "Kubernetes Events not written because of the rate limit or an error")
 
 BACKLOG = 200
 """Events that may wait for their turn; more are dropped."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -114,6 +115,16 @@ class ClusterView:
         if found is None:
             return Limits()
         return Limits(found.spec.max_queue_depth, found.spec.max_concurrent)
+
+    def tier_of(self, customer: str) -> str:
+        found = self._customers.items().get(customer)
+        return "unknown" if found is None else found.spec.tier.value
+
+    def worker_states(self) -> Mapping[tuple[str, str], int]:
+        return Counter(
+            (worker.pool, "not_ready" if not worker.ready else "cordoned" if worker.cordoned else "ready")
+            for worker in self._cache.workers.values()
+        )
 
     def worker_counts(self) -> tuple[int, int]:
         workers = self._cache.workers.values()

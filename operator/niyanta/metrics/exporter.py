@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, Histogram, generate_latest
+from prometheus_client import Histogram
+
+from niyanta.exposition import CONTENT_TYPE, render
 
 STALL_SECONDS = Histogram(
     "niyanta_loop_stall_seconds",
@@ -46,8 +48,7 @@ class Exporter:
             await self._runner.cleanup()
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        body = await asyncio.to_thread(generate_latest)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+        return web.Response(body=await asyncio.to_thread(render), headers={"Content-Type": CONTENT_TYPE})
 
     async def _check(self, request: web.Request) -> web.Response:
         problem = self._checks[request.path]()

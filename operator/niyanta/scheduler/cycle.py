@@ -91,7 +91,7 @@ class Cycle:
             await self._commit(plan.placements)
         self._unnoted = {rejection.id: rejection for rejection in plan.rejections}
         self.collect_notes()
-        session.telemetry.cycle(thought.seconds, len(plan.placements), plan.rejections)
+        session.telemetry.thought(thought.seconds, plan.rejections)
         if plan.placements:
             logger.info(
                 "cycle placed",
@@ -166,10 +166,11 @@ class Cycle:
             session.tick()
             ids = frozenset(p.id for p in part)
             changes = [change for p in part if (change := self._change(p, ids)) is not None]
-            with session.telemetry.phase("commit"):
+            with session.telemetry.commit():
                 result = await session.state.update_workload_status_batch(
                     changes, epoch=session.epoch, cycle=self.number
                 )
+            session.telemetry.dropped(result)
             dropped.update((*result.stale, *result.illegal))
             for row in result.applied:
                 tracked = session.mirror.get(row.id)

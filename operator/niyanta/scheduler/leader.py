@@ -21,7 +21,8 @@ from niyanta.scheduler.ports import ClusterAwayError, ClusterPort, OrphansError
 from niyanta.scheduler.reception import Reception
 from niyanta.scheduler.repair import Repair
 from niyanta.scheduler.session import Outcome, Session
-from niyanta.scheduler.telemetry import ALERT
+from niyanta.scheduler.standing import Standing
+from niyanta.scheduler.telemetry import ORPHANS
 from niyanta.store.errors import ConflictError, StoreUnavailableError
 from niyanta.store.rows import WorkloadRow
 
@@ -57,6 +58,7 @@ class Leader:
         self.backlog = Backlog(session)
         self.duties = Duties(session)
         self.cycle = Cycle(session)
+        self.standing = Standing(session)
         self._tick = tick
         self._think = True
         self._last_cycle = 0.0
@@ -70,6 +72,13 @@ class Leader:
 
     async def run(self) -> None:
         """Until cancelled; raises StaleEpochError or LeaseLostError when leadership is over."""
+        try:
+            await self._run()
+        finally:
+            self.standing.clear()
+            self.session.telemetry.close()
+
+    async def _run(self) -> None:
         await self._repeat(Repair(self.session, self.backlog).run)
         if self._on_repaired is not None:
             await self._on_repaired()
@@ -96,14 +105,14 @@ class Leader:
                 logger.info("lost a race in Postgres; once more", error=str(error))
                 self._tick()
             except OrphansError as error:
-                ALERT.set(1)
+                ORPHANS.set(1)
                 logger.error(
                     "objects are missing; nothing is cancelled or placed until they are back", error=str(error)
                 )
                 self._tick()
                 await asyncio.sleep(2.0)
             else:
-                ALERT.set(0)
+                ORPHANS.set(0)
                 return
 
     async def round(self) -> None:
@@ -137,7 +146,8 @@ class Leader:
             asyncio.get_running_loop().call_later(rest, self.session.inbox.wake)
             return
         self._last_cycle = time.monotonic()
-        self._think = await self.cycle.run()
+        with self.session.telemetry.cycle():
+            self._think = await self.cycle.run()
 
     # --- timers ------------------------------------------------------------------------------------------------------
 
@@ -150,7 +160,7 @@ class Leader:
         await session.clock.refresh()
         if now >= self._gauges_at:
             self._gauges_at = now + GAUGES_EVERY
-            self._gauges()
+            await self.standing.refresh()
         await self._look_at_due(await session.state.get_due(DUE_BATCH))
         waiting = [t.id for t in session.mirror if t.lost_since is not None]
         await session.observe(waiting)
@@ -222,13 +232,3 @@ class Leader:
         if row.object is not None:
             name, uid = row.object
             await self.cluster.delete_workload(row.namespace, name, uid)
-
-    def _gauges(self) -> None:
-        counts: dict[Phase, int] = {}
-        oldest: int | None = None
-        for tracked in self.session.mirror:
-            counts[tracked.row.phase] = counts.get(tracked.row.phase, 0) + 1
-            if tracked.row.phase is Phase.PENDING:
-                oldest = min(oldest or tracked.row.queued_at_us, tracked.row.queued_at_us)
-        age = 0.0 if oldest is None else (self.session.clock.now() - oldest) / 1e6
-        self.session.telemetry.queue(counts, max(0.0, age))

@@ -160,6 +160,14 @@ class ClusterPort(Protocol):
         """Limits of a customer; none for one that doesn't exist."""
         ...
 
+    def tier_of(self, customer: str) -> str:
+        """Name of a customer's tier; "unknown" for one that doesn't exist."""
+        ...
+
+    def worker_states(self) -> Mapping[tuple[str, str], int]:
+        """How many workers are ready, cordoned (ready, but closed) or not_ready: by pool and state."""
+        ...
+
     def worker_counts(self) -> tuple[int, int]:
         """How many workers there are, and how many of them are ready and not cordoned."""
         ...

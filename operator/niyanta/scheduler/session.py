@@ -25,6 +25,7 @@ from niyanta.scheduler.reaper import Reaper
 from niyanta.scheduler.telemetry import Telemetry
 from niyanta.settings import Settings
 from niyanta.store.clock import Clock
+from niyanta.store.figures import Figures
 from niyanta.store.rows import Change, WorkloadRow, worker_names
 from niyanta.store.state import StateManager
 
@@ -80,6 +81,8 @@ class Session:
             )
         )
         self.pace = Pace()
+        self.figures: Figures | None = None
+        """What was last counted of pools and namespaces."""
         self.pool_depths: dict[str, int] = {}
         """Pending workloads by the pool they count for."""
         self.dispatcher = Dispatcher(cluster=cluster, state=state, mirror=self.mirror, epoch=epoch)
@@ -225,10 +228,11 @@ class Session:
         for start in range(0, len(outcomes), BATCH):
             self.tick()
             part = outcomes[start : start + BATCH]
-            with self.telemetry.phase("commit"):
+            with self.telemetry.commit():
                 result = await self.state.update_workload_status_batch(
                     [self._change(outcome) for outcome in part], epoch=self.epoch
                 )
+            self.telemetry.dropped(result)
             events = {outcome.tracked.id: outcome.verdict for outcome in part}
             for row in result.applied:
                 self.after(row, events[row.id])

@@ -25,6 +25,7 @@ from psycopg.types.json import set_json_dumps, set_json_loads
 from psycopg_pool import AsyncConnectionPool
 
 from niyanta.settings import Settings
+from niyanta.store import metrics
 from niyanta.store.errors import translated
 from niyanta.store.queries import sql
 
@@ -92,9 +93,11 @@ class Pool:
         """Start connecting; doesn't wait for Postgres to be there."""
         await self._pool.open(wait=False)
         self._health = asyncio.create_task(self._keep_healthy(), name="store-pool-health")
+        metrics.watch(self.stats, "replica" if self._standby else "primary")
 
     async def close(self) -> None:
         """Close all connections; idempotent."""
+        metrics.unwatch(self.stats)
         for task in (self._health, self._sweep):
             if task is not None:
                 task.cancel()
@@ -121,7 +124,7 @@ class Pool:
         loop = asyncio.get_running_loop()
         patience = self._patience if patience is None else min(patience, self._patience)
         deadline = loop.time() + patience
-        with translated():
+        with metrics.counted(primary=not self._standby), translated():
             async with self._pool.connection(timeout=patience * 0.6) as connection:
                 with _severed_at(connection, deadline):
                     yield connection
