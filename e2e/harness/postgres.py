@@ -111,11 +111,12 @@ class Postgres:
         return self._bin / name
 
     def value(self, statement: str, *params: object) -> Any:
-        """The first column of the first row of a statement; None without a row."""
+        """The first column of a statement's first row; None without one."""
         import psycopg
 
         with psycopg.connect(self.dsn, autocommit=True) as connection:
-            row = connection.execute(statement.encode(), params or None).fetchone()
+            cursor = connection.execute(statement.encode(), params or None)
+            row = cursor.fetchone() if cursor.description else None
         return row[0] if row else None
 
     def create_database(self, database: str, *, template: str = "template1") -> str:
