@@ -27,7 +27,6 @@ SET_BY_CHART = frozenset(
         "service_account",
         "metrics_port",
         "metrics_adapter",
-        "metrics_adapter_host",
         "metrics_adapter_port",
         "metrics_adapter_service",
         "api_port",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e.cluster.control_plane import ExtraArgs
+from e2e.harness.adapter import AdapterService
 from e2e.harness.cluster import Cluster
 from e2e.harness.postgres import Postgres
 from e2e.harness.process import OPERATOR_NAMESPACE, OperatorProcess, ProcessError, clean_environment, niyanta_command
@@ -31,6 +32,7 @@ class Environment:
         run: directory and records of what was started.
         log_dir: one file per process.
         operators: those started by `start_operator`, in order, dead ones included.
+        adapter: the metrics adapter's Service; None where it is off.
     """
 
     run: RunDir
@@ -39,6 +41,7 @@ class Environment:
     log_dir: Path
     namespace: str = OPERATOR_NAMESPACE
     operators: list[OperatorProcess] = field(default_factory=list)
+    adapter: AdapterService | None = None
     _migrated: bool = False
     _kubeconfig: Path | None = None
 
@@ -54,6 +57,7 @@ class Environment:
         shed_load: bool = False,
         fast_node_loss: bool = True,
         extra_args: ExtraArgs | None = None,
+        adapter: bool = False,
         chart_values: Mapping[str, Any] | None = None,
         operator_env: Mapping[str, str] | None = None,
     ) -> Environment:
@@ -65,6 +69,9 @@ class Environment:
             operators: how many to start at once, named operator-1, ...
             durable: Postgres syncs as in production.
             shed_load, fast_node_loss, extra_args: see `Cluster.create`.
+            adapter: HorizontalPodAutoscalers can read metrics through the API server once an operator is ready. Only
+                with kwokctl: elsewhere API servers can't reach a local process. While no operator runs, namespaces
+                can't be deleted: Kubernetes wants to hear of every APIService first.
             chart_values: beyond those that keep containers from being wanted.
             operator_env: further variables of the operators started here.
         """
@@ -77,6 +84,8 @@ class Environment:
                 name, run=owner, shed_load=shed_load, fast_node_loss=fast_node_loss, extra_args=extra_args
             )
             environment = cls(owner, cluster, postgres, logs)
+            if adapter:
+                environment.adapter = AdapterService.start(owner)
             environment.install(chart_values)
             for number in range(1, operators + 1):
                 environment.start_operator(f"operator-{number}", extra_env=operator_env)
@@ -92,7 +101,9 @@ class Environment:
     def install(self, values: Mapping[str, Any] | None = None) -> None:
         """Installs the chart with no pods wanted: there are no containers here, the operator and the API are local
         processes."""
-        base = {"operator": {"replicas": 0}, "api": {"replicas": 0}, "postgres": {"dsn": self.dsn}}
+        base: dict[str, Any] = {"operator": {"replicas": 0}, "api": {"replicas": 0}, "postgres": {"dsn": self.dsn}}
+        if self.adapter is not None:
+            base = _merge(base, self.adapter.chart_values())
         merged = _merge(base, values or {})
         self.cluster.install_chart(RELEASE, CHART, namespace=self.namespace, values=merged, hooks=False)
 
@@ -140,7 +151,7 @@ class Environment:
             kubeconfig=self.operator_kubeconfig(),
             namespace=self.namespace,
             log=self.log_dir / f"{name}.log",
-            extra_env=extra_env,
+            extra_env={**(self.adapter.operator_env(name) if self.adapter else {}), **(extra_env or {})},
         )
         self.operators.append(operator)
         if wait:

@@ -41,6 +41,31 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ include "niyanta.fullname" . }}-api
 {{- end }}
 
+{{- define "niyanta.adapterName" -}}
+{{ include "niyanta.fullname" . }}-metrics-adapter
+{{- end }}
+
+{{/* An APIService that nobody answers keeps namespaces from being deleted: none without an operator behind it. */}}
+{{- define "niyanta.adapterOn" -}}
+{{- if and .Values.metricsAdapter.enabled (or (gt (int .Values.operator.replicas) 0) .Values.metricsAdapter.externalName) }}on{{ end }}
+{{- end }}
+
+{{/* A cluster has one server of custom.metrics.k8s.io. A second version of the group by another one would take the
+     autoscalers of the first away, since they ask by the preferred version alone. */}}
+{{- define "niyanta.refuseForeignAdapter" -}}
+{{- range $version := list "v1beta1" "v1beta2" }}
+{{- $name := printf "%s.custom.metrics.k8s.io" $version }}
+{{- $found := lookup "apiregistration.k8s.io/v1" "APIService" "" $name }}
+{{- if $found }}
+{{- $service := default dict $found.spec.service }}
+{{- if or (ne (toString $service.namespace) $.Release.Namespace) (ne (toString $service.name) (include "niyanta.adapterName" $)) }}
+{{- $owner := ternary (printf "the Service %s/%s" $service.namespace $service.name) "the API server itself" (not (empty $service)) }}
+{{- fail (printf "custom.metrics.k8s.io is served by %s already (APIService %s), and a cluster has one such server. Keep that one: set metricsAdapter.enabled to false (HorizontalPodAutoscalers then read Niyanta's figures another way: see hpa/). Or remove it first: kubectl delete apiservice %s." $owner $name $name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "niyanta.apiServiceAccountName" -}}
 {{- if .Values.api.serviceAccount.create }}
 {{- default (include "niyanta.apiName" .) .Values.api.serviceAccount.name }}
@@ -110,6 +135,12 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccoun
   value: {{ .Values.defaultCustomer.enabled | quote }}
 - name: NIYANTA_METRICS_PORT
   value: {{ .Values.metrics.port | quote }}
+- name: NIYANTA_METRICS_ADAPTER
+  value: {{ ternary "true" "false" (eq (include "niyanta.adapterOn" .) "on") | quote }}
+- name: NIYANTA_METRICS_ADAPTER_PORT
+  value: {{ .Values.metricsAdapter.port | quote }}
+- name: NIYANTA_METRICS_ADAPTER_SERVICE
+  value: {{ include "niyanta.adapterName" . }}
 {{- with .Values.operator.extraEnv }}
 {{ toYaml . }}
 {{- end }}

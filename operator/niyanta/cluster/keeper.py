@@ -89,12 +89,14 @@ class Keeper:
         fresh = await asyncio.to_thread(issue, self._names, lifetime=self._lifetime, now=now)
         earlier = held.authorities if held is not None else b""
         fresh = ServingCertificate(fresh.certificate, fresh.key, joined(fresh.authorities, earlier, now=now))
-        if registration is not None:
+        if registration is not None and held is not None:
             await self._write_bundle(registration, fresh.authorities)
-            if held is not None:
-                await asyncio.sleep(SPREAD)
+            await asyncio.sleep(SPREAD)
         body = {"metadata": {"resourceVersion": secret["metadata"]["resourceVersion"]}, "data": to_data(fresh)}
         await self._client.patch(SECRETS, self._secret, body, namespace=self._namespace)
+        if held is None:
+            # The API server looks again when the APIService changes, and somebody should answer by then.
+            await asyncio.sleep(SPREAD)
         return fresh
 
     async def _write_bundle(self, registration: Manifest, authorities: bytes) -> None:
