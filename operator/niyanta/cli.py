@@ -122,6 +122,14 @@ def settings_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+@app.command("metrics-docs", hidden=True)
+def metrics_docs() -> None:
+    """Print the page docs/metrics.md."""
+    from niyanta.metrics.catalogue import page
+
+    print(page(), end="")
+
+
 @app.command()
 def reference() -> None:
     """Print the page docs/cli.md: every command with its options."""

@@ -71,6 +71,10 @@ class LiveGauge(Collector):
         yield self.family(self.name, self.documentation, labels=self.labels)
 
 
+class LeaderGauge(LiveGauge):
+    """Shown by the leading operator process alone."""
+
+
 class LiveCounter(LiveGauge):
     """A counter that somebody else counts."""
 

@@ -15,7 +15,7 @@ from niyanta import log
 from niyanta.cluster import fence
 from niyanta.cluster.client import ApiClient
 from niyanta.cluster.errors import ApiError
-from niyanta.exposition import LiveGauge
+from niyanta.exposition import LeaderGauge
 from niyanta.scheduler.lease import Lease
 from niyanta.scheduler.ports import LeaseLostError
 from niyanta.settings import Settings
@@ -25,7 +25,7 @@ from niyanta.store.leadership import Leadership
 logger = log.get(__name__)
 
 IS_LEADER = Gauge("niyanta_leader", "1 while this process leads")
-EPOCH = LiveGauge("niyanta_leader_epoch", "Epoch of this process's leadership")
+EPOCH = LeaderGauge("niyanta_leader_epoch", "Epoch of this process's leadership")
 
 GUARD_EVERY = 5.0
 """Seconds between two looks at the fence: without it the API server refuses every pod of ours."""

@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from niyanta.exposition import OTHER, LiveGauge, Seats
+from niyanta.exposition import OTHER, LeaderGauge, Seats
 from niyanta.lifecycle import Phase
 from niyanta.resources.customer import Tier
 from niyanta.resources.customers import HeldReason
@@ -23,55 +23,55 @@ from niyanta.store.rows import Depth
 SLICE = 5000
 """Workloads looked at before other tasks of the loop get their turn."""
 
-QUEUE_DEPTH = LiveGauge("niyanta_queue_depth", "Workloads waiting to be placed (phase Pending)")
-OLDEST_AGE = LiveGauge("niyanta_queue_oldest_age_seconds", "Age of the workload that has been Pending longest")
-TIER_DEPTH = LiveGauge("niyanta_tier_queue_depth", "Workloads waiting to be placed, by tier", ["tier"])
-TIER_OLDEST_AGE = LiveGauge(
+QUEUE_DEPTH = LeaderGauge("niyanta_queue_depth", "Workloads waiting to be placed (phase Pending)")
+OLDEST_AGE = LeaderGauge("niyanta_queue_oldest_age_seconds", "Age of the workload that has been Pending longest")
+TIER_DEPTH = LeaderGauge("niyanta_tier_queue_depth", "Workloads waiting to be placed, by tier", ["tier"])
+TIER_OLDEST_AGE = LeaderGauge(
     "niyanta_tier_queue_oldest_age_seconds", "Age of the workload of a tier that has been Pending longest", ["tier"]
 )
-CUSTOMER_DEPTH = LiveGauge(
+CUSTOMER_DEPTH = LeaderGauge(
     "niyanta_customer_queue_depth", "Workloads waiting to be placed, by customer", ["customer", "tier"]
 )
-CUSTOMER_OLDEST_AGE = LiveGauge(
+CUSTOMER_OLDEST_AGE = LeaderGauge(
     "niyanta_customer_queue_oldest_age_seconds",
     "Age of the workload of a customer that has been Pending longest",
     ["customer", "tier"],
 )
-CUSTOMER_RUNNING = LiveGauge(
+CUSTOMER_RUNNING = LeaderGauge(
     "niyanta_customer_running_workloads", "Workloads placed or running, by customer", ["customer", "tier"]
 )
-WORKLOADS = LiveGauge("niyanta_workloads", "Unfinished workloads, by phase", ["phase"])
-HELD = LiveGauge("niyanta_held_workloads", "Workloads that may not be queued, by reason", ["reason"])
+WORKLOADS = LeaderGauge("niyanta_workloads", "Unfinished workloads, by phase", ["phase"])
+HELD = LeaderGauge("niyanta_held_workloads", "Workloads that may not be queued, by reason", ["reason"])
 
-POOL_WORKERS = LiveGauge(
+POOL_WORKERS = LeaderGauge(
     "niyanta_pool_workers",
     "Workers: ready, cordoned (ready, but closed to new work), not_ready",
     ["pool", "region", "state"],
 )
-POOL_IN_USE = LiveGauge("niyanta_pool_workers_in_use", "Workers with at least one pod of a workload", ["pool"])
-POOL_NEEDED = LiveGauge(
+POOL_IN_USE = LeaderGauge("niyanta_pool_workers_in_use", "Workers with at least one pod of a workload", ["pool"])
+POOL_NEEDED = LeaderGauge(
     "niyanta_pool_workers_needed", "Workers in use once all that waits for the pool is placed", ["pool"]
 )
-POOL_DEMAND = LiveGauge("niyanta_pool_demand_slots", "Slots running and slots queued for the pool", ["pool"])
-POOL_DEPTH = LiveGauge(
+POOL_DEMAND = LeaderGauge("niyanta_pool_demand_slots", "Slots running and slots queued for the pool", ["pool"])
+POOL_DEPTH = LeaderGauge(
     "niyanta_pool_queue_depth", "Workloads waiting that count for the pool; each counts for one pool", ["pool"]
 )
-POOL_OLDEST_AGE = LiveGauge(
+POOL_OLDEST_AGE = LeaderGauge(
     "niyanta_pool_queue_oldest_age_seconds", "Age of the one of them that has been Pending longest", ["pool"]
 )
-POOL_RUNNING = LiveGauge("niyanta_pool_running_workloads", "Workloads placed or running on the pool", ["pool"])
-POOL_UTILIZATION = LiveGauge(
+POOL_RUNNING = LeaderGauge("niyanta_pool_running_workloads", "Workloads placed or running on the pool", ["pool"])
+POOL_UTILIZATION = LeaderGauge(
     "niyanta_pool_worker_utilization_ratio",
     "Taken share of cpu, memory, gpu and slots over the pool's workers, 0 to 1",
     ["pool", "region", "resource"],
 )
-FIGURES_AGE = LiveGauge(
+FIGURES_AGE = LeaderGauge(
     "niyanta_figures_age_seconds", "Age of the leader's figures of pools, which autoscalers are answered from"
 )
 
 _LIVE = (Phase.PENDING, Phase.HELD, Phase.SUSPENDED, Phase.SCHEDULED, Phase.RUNNING)
 _STATES = ("ready", "cordoned", "not_ready")
-_SUMS: tuple[tuple[LiveGauge, Callable[[PoolFigures], int]], ...] = (
+_SUMS: tuple[tuple[LeaderGauge, Callable[[PoolFigures], int]], ...] = (
     (POOL_IN_USE, lambda pool: pool.workers_in_use),
     (POOL_NEEDED, lambda pool: pool.workers_needed),
     (POOL_DEMAND, lambda pool: pool.demand),
@@ -160,7 +160,7 @@ class Standing:
             return
         label = self.session.telemetry.pools.label
         states = self.session.cluster.worker_states()
-        sums: dict[LiveGauge, Counter[Key]] = {gauge: Counter() for gauge, _ in _SUMS}
+        sums: dict[LeaderGauge, Counter[Key]] = {gauge: Counter() for gauge, _ in _SUMS}
         workers: Counter[Key] = Counter()
         ages: dict[Key, float] = {}
         shares: dict[Key, float] = {}

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from prometheus_client import Counter, Histogram
 
 from niyanta.engine.model import Reason, Rejection
-from niyanta.exposition import LiveGauge, Seats
+from niyanta.exposition import LeaderGauge, Seats
 from niyanta.lifecycle import Event
 from niyanta.resources.customer import Tier
 from niyanta.scheduler.attempts import Verdict
@@ -47,7 +47,7 @@ PLACEMENTS = Counter("niyanta_placements_total", "Placements committed", ["pool"
 REJECTIONS = Counter(
     "niyanta_rejections_total", "Workloads that a cycle could not place, by their most frequent reason", ["reason"]
 )
-REJECTED = LiveGauge(
+REJECTED = LeaderGauge(
     "niyanta_rejected_workloads",
     "Workloads that the leader's last cycle could not place, by their most frequent reason",
     ["reason"],
@@ -65,7 +65,7 @@ SCORE = Histogram(
 WAIT_SECONDS = Histogram(
     "niyanta_queue_wait_seconds", "From queued to placed, by the customer's tier", ["tier"], buckets=_WAITS
 )
-ORPHANS = LiveGauge(
+ORPHANS = LeaderGauge(
     "niyanta_orphans_alert", "1 while so many Workload objects are missing that nothing is cancelled or placed"
 )
 

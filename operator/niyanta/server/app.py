@@ -31,7 +31,7 @@ from niyanta.server.routes import fleet, ops, submissions, workloads
 from niyanta.server.services import Services, raw
 from niyanta.settings import Settings
 from niyanta.store.errors import ConflictError, StoreError, StoreUnavailableError
-from niyanta.store.pool import open_pool
+from niyanta.store.replicas import open_router
 
 logger = log.get(__name__)
 
@@ -40,7 +40,7 @@ _AGAIN = 2.0
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application; its life begins and ends the pool of connections on `settings.dsn`."""
+    """The application; its life begins and ends the pools of connections."""
     app = _bare("Niyanta")
     for router in (submissions.router, workloads.router, fleet.router, ops.router):
         app.include_router(router)
@@ -84,9 +84,8 @@ def _lifespan(settings: Settings) -> Any:
 
     @asynccontextmanager
     async def live(app: FastAPI) -> AsyncIterator[None]:
-        pool = await open_pool(sized)
-        async with pool:
-            parts = Services.on(pool, sized)
+        async with await open_router(sized) as router:
+            parts = Services.on(router, sized)
             app.state.services = parts
             parts.gatherer.start()
             pruning = asyncio.create_task(_prune(parts), name="prune")

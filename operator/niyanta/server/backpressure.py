@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from niyanta.server.problems import AT_CAPACITY, QUEUE_FULL, RATE_LIMITED, Problem
+from niyanta.server.telemetry import QUEUE_LIMIT
 from niyanta.settings import Settings
 from niyanta.store.rest import RestRecord
 from niyanta.store.rows import CustomerRow, PoolRow
@@ -88,6 +89,7 @@ class Backpressure:
     def __init__(self, record: RestRecord, settings: Settings) -> None:
         self._record = record
         self._capacity = settings.max_queue_depth
+        QUEUE_LIMIT.set(self._capacity)
         self._depth = Cached(DEPTH_SECONDS, record.waiting_total)
         self._pace = Cached(STATS_SECONDS, self._load_pace)
         self._pools = Cached(CUSTOMER_SECONDS, record.get_pools)
@@ -120,6 +122,10 @@ class Backpressure:
 
     async def _load_tiers(self) -> dict[str, str]:
         return {row.name: row.tier for row in await self._record.get_customers()}
+
+    async def depth(self) -> int:
+        """How many workloads wait, all customers together, at most DEPTH_SECONDS old."""
+        return await self._depth.get()
 
     async def require_capacity(self, count: int) -> None:
         """Raises Problem (503) when the queue of all together has no room for `count` more."""

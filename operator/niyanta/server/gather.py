@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 
 from niyanta.server.problems import UNAVAILABLE, Problem
 from niyanta.store.errors import ConflictError, StoreError, StoreUnavailableError
@@ -38,8 +39,9 @@ class _Waiting:
 class Gatherer:
     """Hands requests to `RestRecord.submit` in groups. `start` before use, `stop` after."""
 
-    def __init__(self, record: RestRecord) -> None:
+    def __init__(self, record: RestRecord, position: Callable[[], Awaitable[int | None]]) -> None:
         self._record = record
+        self._position = position
         self._queue: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._lanes: list[asyncio.Task[None]] = []
@@ -128,9 +130,10 @@ class Gatherer:
         except Exception as error:
             _fail(group, error)
         else:
+            position = await self._position()
             for waiting, outcome in zip(group, outcomes, strict=True):
                 if not waiting.answer.done():
-                    waiting.answer.set_result(outcome)
+                    waiting.answer.set_result(replace(outcome, position=position))
 
     async def _submit(self, requests: list[Request]) -> list[Outcome]:
         for _ in range(_TRIES - 1):

@@ -34,6 +34,12 @@ DESCRIPTION = """Submit and watch workloads without Kubernetes credentials.
 Send `Authorization: Bearer nyt_<customer>_<secret>`; keys are made by `niyanta apikey create`. Errors are problem
 details (RFC 9457) whose `type` is stable. 429 and 503 carry `Retry-After`. What belongs to another customer doesn't
 exist (404).
+
+Where Postgres has read replicas, listings, explanations, history and counts may be a few seconds old
+(`NIYANTA_MAX_REPLICA_LAG`). Your own changes you always see: answers to them carry the header `Niyanta-Position`. Send
+the last one back with your reads, to whichever process, and they show at least that change. Without it you still see
+what you changed through the same process (several are usually behind one address). A workload asked for by its id is
+found as soon as it was accepted.
 """
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from fastapi import Depends
+from fastapi import Depends, Header
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +17,7 @@ from niyanta.server.auth import Authenticator, Principal
 from niyanta.server.backpressure import Backpressure
 from niyanta.server.gather import Gatherer
 from niyanta.server.models import View
+from niyanta.server.positions import HEADER, PATTERN, Positions
 from niyanta.server.problems import FORBIDDEN, NOT_FOUND, UNAVAILABLE, Problem
 from niyanta.server.rate import SubmitRate
 from niyanta.server.reading import Reader
@@ -24,7 +25,8 @@ from niyanta.settings import Settings
 from niyanta.store.clock import Clock
 from niyanta.store.keychain import KeyChain
 from niyanta.store.keys import QueueKeys
-from niyanta.store.pool import Pool
+from niyanta.store.reads import Reads
+from niyanta.store.replicas import ReadRouter
 from niyanta.store.rest import RestRecord
 from niyanta.store.rows import CustomerRow, WorkloadRow
 
@@ -41,6 +43,8 @@ class Services:
 
     settings: Settings
     record: RestRecord
+    router: ReadRouter
+    positions: Positions
     auth: Authenticator
     reader: Reader
     gatherer: Gatherer
@@ -51,15 +55,18 @@ class Services:
     clock_read_at: float = float("-inf")
 
     @classmethod
-    def on(cls, pool: Pool, settings: Settings) -> Services:
-        """Parts that share a pool of connections."""
+    def on(cls, router: ReadRouter, settings: Settings) -> Services:
+        """Parts that share a pool of connections to the primary."""
+        pool = router.primary
         record = RestRecord(pool, settings)
         return cls(
             settings=settings,
             record=record,
+            router=router,
+            positions=Positions(settings),
             auth=Authenticator(KeyChain(pool)),
             reader=Reader(operator_namespace=settings.namespace),
-            gatherer=Gatherer(record),
+            gatherer=Gatherer(record, router.position),
             pressure=Backpressure(record, settings),
             rate=SubmitRate(record),
             keys=QueueKeys(settings),
@@ -74,9 +81,9 @@ class Services:
             self.clock_read_at = loop.time()
         return self.clock.now()
 
-    async def visible(self, id_: str, principal: Principal) -> WorkloadRow:
+    async def visible(self, id_: str, principal: Principal, reads: Reads) -> WorkloadRow:
         """The workload, if the principal may know of it; else Problem (404)."""
-        row = await self.record.get_workload(id_)
+        row = await reads.get_workload(id_)
         if row is None or not principal.sees(row.customer):
             raise Problem(NOT_FOUND, "there is no workload with this id")
         return row
@@ -140,6 +147,26 @@ async def principal(request: Request) -> Principal:
 
 Parts = Annotated[Services, Depends(services)]
 Caller = Annotated[Principal, Depends(principal)]
+
+
+async def stale_reads(
+    parts: Parts,
+    caller: Caller,
+    position: Annotated[
+        str | None,
+        Header(
+            alias=HEADER,
+            description="From the answer to a write: show at least that.",
+            json_schema_extra={"pattern": PATTERN},
+        ),
+    ] = None,
+) -> Reads:
+    """Reads that may be up to max_replica_lag behind, though never behind the caller's own writes; Problem (400)."""
+    return parts.router.reads(parts.positions.wanted(position, caller.customer))
+
+
+MayBeStale = Annotated[Reads, Depends(stale_reads)]
+"""For what is only looked at. What is decided on is read from `Services.record`."""
 Observer = Annotated[Principal, Depends(anyone)]
 
 

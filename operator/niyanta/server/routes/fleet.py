@@ -24,7 +24,7 @@ from niyanta.server.models import (
 from niyanta.server.openapi import problems
 from niyanta.server.problems import NOT_FOUND, STALE_FIGURES, Problem
 from niyanta.server.routes.workloads import Limit, Name
-from niyanta.server.services import BoundedRoute, Caller, Observer, Parts, answer
+from niyanta.server.services import BoundedRoute, Caller, MayBeStale, Observer, Parts, answer
 from niyanta.store.rows import Depth
 
 router = APIRouter(prefix="/v1", route_class=BoundedRoute)
@@ -54,20 +54,26 @@ async def get_customer(parts: Parts, caller: Caller, customer: Customer = None) 
     response_model=CustomerList,
     tags=["Customers"],
     summary="All Customers (admin)",
-    responses=problems(401, 403, 503),
+    responses=problems(400, 401, 403, 503),
 )
-async def list_customers(parts: Parts, caller: Caller) -> Response:
+async def list_customers(caller: Caller, reads: MayBeStale) -> Response:
     """By name."""
     caller.require_admin()
-    found = [row for row in await parts.record.get_customers() if not row.deleted]
+    found = [row for row in await reads.get_customers() if not row.deleted]
     return answer(CustomerList(items=[views.customer(row) for row in found]))
 
 
-@router.get("/customer/stats", response_model=CustomerStats, tags=["Customers"], summary="Its counts", responses=_READ)
-async def stats(parts: Parts, caller: Caller, customer: Customer = None) -> Response:
+@router.get(
+    "/customer/stats",
+    response_model=CustomerStats,
+    tags=["Customers"],
+    summary="Its counts",
+    responses=problems(400, 401, 404, 422, 503),
+)
+async def stats(parts: Parts, caller: Caller, reads: MayBeStale, customer: Customer = None) -> Response:
     """From counters that the transactions themselves keep."""
     row = await parts.known_customer(_chosen(caller, customer))
-    depth = (await parts.record.get_queue_depth(row.name)).customers.get(row.name, Depth())
+    depth = (await reads.get_queue_depth(row.name)).customers.get(row.name, Depth())
     pace = await parts.pressure.pace()
     view = CustomerStats(
         customer=row.name,
@@ -76,24 +82,24 @@ async def stats(parts: Parts, caller: Caller, customer: Customer = None) -> Resp
         max_queue_depth=limit_of(row, "maxQueueDepth"),
         concurrent=depth.scheduled + depth.running,
         max_concurrent=limit_of(row, "maxConcurrent"),
-        oldest_pending_seconds=await parts.record.oldest_pending(row.name),
+        oldest_pending_seconds=await reads.oldest_pending(row.name),
         placed_per_minute=(pace.by_customer or {}).get(row.name),
     )
     return answer(view)
 
 
 @router.get(
-    "/workers", response_model=WorkerPage, tags=["Workers"], summary="Workers", responses=problems(401, 422, 503)
+    "/workers", response_model=WorkerPage, tags=["Workers"], summary="Workers", responses=problems(400, 401, 422, 503)
 )
 async def list_workers(
-    parts: Parts,
     caller: Caller,
+    reads: MayBeStale,
     pool: Annotated[str | None, Name, Query(description="Of this pool alone.")] = None,
     limit: Limit = 200,
     cursor: Annotated[str | None, Query(max_length=253, pattern=_NODE.pattern, description="`next` of before.")] = None,
 ) -> Response:
     """By name. What is taken of each is shown to admins alone."""
-    rows = await parts.record.get_workers(pool=pool, after=cursor or "", limit=limit)
+    rows = await reads.get_workers(pool=pool, after=cursor or "", limit=limit)
     items = [views.worker(row, admin=caller.admin) for row in rows]
     return answer(WorkerPage(items=items, next=rows[-1].name if len(rows) == limit else None))
 
@@ -117,10 +123,12 @@ async def drain(name: str, parts: Parts, caller: Caller) -> Response:
     return answer(views.drain(found), 202)
 
 
-@router.get("/pools", response_model=PoolList, tags=["Workers"], summary="WorkerPools", responses=problems(401, 503))
-async def list_pools(parts: Parts, caller: Caller) -> Response:
+@router.get(
+    "/pools", response_model=PoolList, tags=["Workers"], summary="WorkerPools", responses=problems(400, 401, 503)
+)
+async def list_pools(caller: Caller, reads: MayBeStale) -> Response:
     """As the leader last wrote them. How busy they are is shown to admins alone."""
-    return answer(PoolList(items=[views.pool(row, admin=caller.admin) for row in await parts.record.get_pools()]))
+    return answer(PoolList(items=[views.pool(row, admin=caller.admin) for row in await reads.get_pools()]))
 
 
 @router.get(
@@ -150,12 +158,12 @@ async def pool_figures(name: str, parts: Parts, caller: Observer) -> Response:
     response_model=QueueDepthView,
     tags=["Queue"],
     summary="How much waits",
-    responses=problems(401, 503),
+    responses=problems(400, 401, 503),
 )
-async def queue_depth(parts: Parts, caller: Caller) -> Response:
+async def queue_depth(parts: Parts, caller: Caller, reads: MayBeStale) -> Response:
     """In all, by customer, tier and pool, and the age of the oldest: from counters, never by counting rows."""
     only = None if caller.admin else caller.customer
-    depth = await parts.record.get_queue_depth(only)
+    depth = await reads.get_queue_depth(only)
     by_customer = {name: found.pending for name, found in sorted(depth.customers.items()) if found.pending}
     tiers = await parts.pressure.tiers()
     by_tier: dict[str, int] = {}
@@ -174,6 +182,6 @@ async def queue_depth(parts: Parts, caller: Caller) -> Response:
         by_customer=by_customer,
         by_tier=by_tier,
         by_pool=by_pool,
-        oldest_age_seconds=await parts.record.oldest_pending(only),
+        oldest_age_seconds=await reads.oldest_pending(only),
     )
     return answer(view)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import APIRouter
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import PlainTextResponse, Response
 
+from niyanta.exposition import CONTENT_TYPE, render
+from niyanta.server import telemetry
 from niyanta.server.problems import Problem
 from niyanta.server.services import Parts, bounded
 from niyanta.store.errors import StoreError
@@ -15,6 +16,8 @@ from niyanta.store.errors import StoreError
 router = APIRouter(tags=["Operations"])
 
 READY_PATIENCE = 2.0
+DEPTH_PATIENCE = 1.0
+"""Metrics are wanted most when Postgres is away: they don't wait for it for long."""
 
 
 @router.get("/healthz", response_class=PlainTextResponse, summary="Is the process alive?")
@@ -41,6 +44,10 @@ async def readyz(parts: Parts) -> Response:
 
 
 @router.get("/metrics", response_class=PlainTextResponse, summary="Prometheus metrics")
-async def metrics() -> Response:
-    """Of this process."""
-    return Response(await asyncio.to_thread(generate_latest), media_type=CONTENT_TYPE_LATEST)
+async def metrics(parts: Parts) -> Response:
+    """Of this process; docs/metrics.md lists them."""
+    try:
+        telemetry.QUEUE_DEPTH.set(await bounded(parts.pressure.depth(), DEPTH_PATIENCE))
+    except (Problem, StoreError):
+        telemetry.QUEUE_DEPTH.clear()
+    return Response(await asyncio.to_thread(render), media_type=CONTENT_TYPE)

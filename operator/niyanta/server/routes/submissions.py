@@ -17,7 +17,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from niyanta.server import views
+from niyanta.server import telemetry, views
 from niyanta.server.auth import Principal
 from niyanta.server.backpressure import Backpressure, limit_headers, limit_of
 from niyanta.server.body import MAX_BATCH, MAX_ITEMS, MAX_MANIFEST, parse_object, read_body, require_media
@@ -57,8 +57,9 @@ _CUSTOMER = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 async def submit(request: Request, parts: Parts, caller: Caller) -> Response:
     """The body is the very manifest that kubectl takes, as JSON. 202: it is committed and will not be lost."""
     require_media(request, "json")
-    text = await read_body(request, MAX_MANIFEST)
-    return await bounded(_submit(request, text, parts, caller))
+    with telemetry.submission():
+        text = await read_body(request, MAX_MANIFEST)
+        return await bounded(_submit(request, text, parts, caller))
 
 
 async def _submit(request: Request, text: bytes, parts: Services, caller: Principal) -> Response:
@@ -67,7 +68,7 @@ async def _submit(request: Request, text: bytes, parts: Services, caller: Princi
     manifest = parse_object(text)
     name = _target(manifest, caller)
     if key is not None and (found := await parts.record.find_answer(name, key, digest)) is not None:
-        return _replayed(found)
+        return _replayed(found, await _position(parts, caller, name))
     customer = await _customer(parts, name)
     intake = _read(parts, manifest, customer)
     per_second = limit_of(customer, "submitRatePerSecond")
@@ -78,12 +79,15 @@ async def _submit(request: Request, text: bytes, parts: Services, caller: Princi
     outcome = await parts.gatherer.submit(
         Submission(name, [intake], limit, _one_answer, key=key, body_hash=digest if key is not None else "")
     )
+    written = parts.positions.written(outcome.position, caller.customer, name)
     if outcome.replayed or outcome.mismatch:
-        return _replayed(outcome)
+        return _replayed(outcome, written)
     (verdict,) = outcome.verdicts
     if verdict.row is None:
         raise await _refused(parts, verdict, customer, limit, intake)
-    return raw(outcome.answer.body if outcome.answer else None, 202, {"Location": f"/v1/workloads/{verdict.row.id}"})
+    telemetry.ACCEPTED.labels(customer.tier).inc()
+    headers = {"Location": f"/v1/workloads/{verdict.row.id}", **written}
+    return raw(outcome.answer.body if outcome.answer else None, 202, headers)
 
 
 def _one_answer(verdicts: Sequence[Verdict]) -> Answer:
@@ -128,8 +132,9 @@ async def submit_batch(request: Request, parts: Parts, caller: Caller) -> Respon
     accepted, so send what was refused again under another key.
     """
     require_media(request, "ndjson", "jsonl", "json")
-    text = await read_body(request, MAX_BATCH)
-    return await bounded(_submit_batch(request, text, parts, caller))
+    with telemetry.submission():
+        text = await read_body(request, MAX_BATCH)
+        return await bounded(_submit_batch(request, text, parts, caller))
 
 
 async def _submit_batch(request: Request, text: bytes, parts: Services, caller: Principal) -> Response:
@@ -142,7 +147,7 @@ async def _submit_batch(request: Request, text: bytes, parts: Services, caller: 
         raise Problem(TOO_LARGE, f"a batch may have at most {MAX_ITEMS} items, this one has {len(raw_lines)}")
     name = _batch_target(raw_lines, caller)
     if key is not None and (found := await parts.record.find_answer(name, key, digest)) is not None:
-        return _replayed(found)
+        return _replayed(found, await _position(parts, caller, name))
     customer = await _customer(parts, name)
     lines = await _read_lines(parts, raw_lines, customer)
     await _slow_down(parts, customer, lines)
@@ -163,9 +168,12 @@ async def _submit_batch(request: Request, text: bytes, parts: Services, caller: 
             body_hash=digest if key is not None else "",
         )
     )
+    written = parts.positions.written(outcome.position, caller.customer, name)
     if outcome.replayed or outcome.mismatch or outcome.answer is None:
-        return _replayed(outcome)
-    return await _batch_response(parts, customer, limit, outcome.answer, answers)
+        return _replayed(outcome, written)
+    response = await _batch_response(parts, customer, limit, outcome.answer, answers)
+    response.headers.update(written)
+    return response
 
 
 async def _read_lines(parts: Services, raw_lines: Sequence[tuple[int, bytes]], customer: CustomerRow) -> list[_Line]:
@@ -229,6 +237,7 @@ async def _batch_response(
     parts: Services, customer: CustomerRow, limit: int | None, answer: Answer, answers: _BatchAnswer
 ) -> Response:
     """The answer with the headers of the first limit that was met."""
+    telemetry.batch(answer.body["items"], customer.tier)
     kinds = {item["problem"]["type"] for item in answer.body["items"] if item["problem"]}
     headers: dict[str, str] = {}
     if QUEUE_FULL.uri in kinds and limit is not None:
@@ -288,10 +297,16 @@ def _idempotency_key(request: Request) -> str | None:
     return key
 
 
-def _replayed(outcome: Outcome) -> Response:
+async def _position(parts: Services, caller: Principal, customer: str) -> dict[str, str]:
+    """For an answer that was given before: its write may be a moment old, and another process's."""
+    return parts.positions.written(await parts.router.position(), caller.customer, customer)
+
+
+def _replayed(outcome: Outcome, written: dict[str, str]) -> Response:
     if outcome.mismatch or outcome.answer is None:
         raise Problem(KEY_REUSED, "this Idempotency-Key was used for another request within 24 hours")
-    headers = {"Idempotency-Replayed": "true"}
+    telemetry.REPLAYED.inc()
+    headers = {"Idempotency-Replayed": "true", **written}
     if isinstance(outcome.answer.body, dict) and "href" in outcome.answer.body:
         headers["Location"] = outcome.answer.body["href"]
     return raw(outcome.answer.body, outcome.answer.status, headers)

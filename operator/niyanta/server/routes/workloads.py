@@ -26,7 +26,7 @@ from niyanta.server.models import (
 )
 from niyanta.server.openapi import problems
 from niyanta.server.problems import BAD_REQUEST, NOT_FOUND, OTHER_DOOR, WRONG_PHASE, Problem
-from niyanta.server.services import BoundedRoute, Caller, Parts, Services, answer
+from niyanta.server.services import BoundedRoute, Caller, MayBeStale, Parts, Services, answer
 from niyanta.store.codec import from_us, to_us
 from niyanta.store.reads import EXACT_POSITIONS, Filter, Place
 from niyanta.store.rows import WorkloadRow
@@ -46,6 +46,7 @@ _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 async def list_workloads(
     parts: Parts,
     caller: Caller,
+    reads: MayBeStale,
     status: Annotated[list[Phase] | None, Query(description="Phases; several are or-ed.")] = None,
     type_: Annotated[str | None, Name, Query(alias="type", description="Workload type.")] = None,
     customer: Annotated[str | None, Name, Query(description="For admins: one customer's alone.")] = None,
@@ -65,29 +66,31 @@ async def list_workloads(
         since=_bounded(created_after),
         until=_bounded(created_before),
     )
-    rows, place = await parts.record.list_workloads(wanted, after=_place(cursor), limit=limit)
+    rows, place = await reads.list_workloads(wanted, after=_place(cursor), limit=limit)
     now = await parts.now()
     items = [_view(parts, row, now, with_spec=with_spec) for row in rows]
     return answer(WorkloadPage(items=items, next=None if place is None else _cursor(to_us(place.at), place.id)))
 
 
-@router.get("/{id}", response_model=WorkloadView, summary="Read a workload", responses=problems(401, 404, 503))
-async def get(id: str, parts: Parts, caller: Caller) -> Response:  # noqa: A002 - the path's name
+@router.get("/{id}", response_model=WorkloadView, summary="Read a workload", responses=problems(400, 401, 404, 503))
+async def get(id: str, parts: Parts, caller: Caller, reads: MayBeStale) -> Response:  # noqa: A002 - the path's name
     """With its spec."""
-    row = await parts.visible(id, caller)
+    row = await parts.visible(id, caller, reads)
     return answer(_view(parts, row, await parts.now(), with_spec=True))
 
 
-@router.get("/{id}/explain", response_model=Explanation, summary="Why is it there?", responses=problems(401, 404, 503))
-async def explain(id: str, parts: Parts, caller: Caller) -> Response:  # noqa: A002
+@router.get(
+    "/{id}/explain", response_model=Explanation, summary="Why is it there?", responses=problems(400, 401, 404, 503)
+)
+async def explain(id: str, parts: Parts, caller: Caller, reads: MayBeStale) -> Response:  # noqa: A002
     """Typed reasons with counts, the place in the queue, and when it may start."""
-    row = await parts.visible(id, caller)
+    row = await parts.visible(id, caller, reads)
     now = await parts.now()
     waits = row.phase in (Phase.PENDING, Phase.HELD)
-    reasons = await parts.record.get_reasons(row.id) if waits else []
+    reasons = await reads.get_reasons(row.id) if waits else []
     position = estimate = None
     if row.phase is Phase.PENDING:
-        ahead = await parts.record.queue_ahead(row)
+        ahead = await reads.queue_ahead(row)
         position = Position(ahead=ahead, exact=ahead < EXACT_POSITIONS)
         estimate = estimated_start(row, position, await parts.pressure.pace(), now)
     view = Explanation(
@@ -135,19 +138,20 @@ async def events(
     id: str,  # noqa: A002
     parts: Parts,
     caller: Caller,
+    reads: MayBeStale,
     limit: Limit = 200,
     cursor: Cursor = None,
 ) -> Response:
     """The audit, oldest first, and its attempts."""
-    row = await parts.visible(id, caller)
+    row = await parts.visible(id, caller, reads)
     after = None
     if cursor is not None:
         at_us, number = _decoded(cursor)
         if not isinstance(number, int):
             raise Problem(BAD_REQUEST, "cursor: not one of this listing's")
         after = (from_us(at_us), number)
-    found = await parts.record.get_events_page(row.id, after=after, limit=limit)
-    attempts = [] if after else await parts.record.get_attempts(row.id)
+    found = await reads.get_events_page(row.id, after=after, limit=limit)
+    attempts = [] if after else await reads.get_attempts(row.id)
     more = _cursor(to_us(found[-1].at), found[-1].id) if len(found) == limit else None
     page = EventPage(
         items=[views.event(item) for item in found], attempts=[views.attempt(item) for item in attempts], next=more
@@ -178,7 +182,7 @@ async def resume(id: str, parts: Parts, caller: Caller) -> Response:  # noqa: A0
 
 
 async def _move(id_: str, parts: Services, caller: Principal, event: Event, *, already: tuple[Phase, ...]) -> Response:
-    row = await parts.visible(id_, caller)
+    row = await parts.visible(id_, caller, parts.record)
     if row.door != "rest":
         text = f"it came by the Kubernetes door: kubectl edits or deletes workload {row.namespace}/{row.name}"
         raise Problem(OTHER_DOOR, text)
@@ -190,10 +194,11 @@ async def _move(id_: str, parts: Services, caller: Principal, event: Event, *, a
             raise Problem(NOT_FOUND, "there is no workload with this id") from None
         except IllegalTransitionError:
             # It may have moved on since it was read; what was asked for may even be done by now.
-            row = await parts.visible(id_, caller)
+            row = await parts.visible(id_, caller, parts.record)
             if row.phase not in already:
                 raise Problem(WRONG_PHASE, f"{event.value} isn't possible in phase {row.phase.value}") from None
-    return answer(_view(parts, row, await parts.now(), with_spec=True))
+    headers = parts.positions.written(await parts.router.position(), caller.customer, row.customer)
+    return answer(_view(parts, row, await parts.now(), with_spec=True), headers=headers)
 
 
 # --- Helpers ---------------------------------------------------------------------------------------------------------
