@@ -1,0 +1,271 @@
+"""The scaling loop under observation: manifests of hpa/ made quick, pools of simulated workers, and a timeline.
+
+Used by the tests of scaling, the demo's second act and the bench. Everything that is measured is read from the API
+server and from Postgres, never from the operator's own word on how it is doing.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import yaml
+
+from e2e.harness.api import JSON
+from e2e.harness.cluster import Cluster
+from e2e.harness.environment import Environment
+from e2e.harness.placement import POOLS
+from e2e.harness.rundir import REPO
+from e2e.harness.waiting import until
+
+HPA_FOLDER = REPO / "hpa"
+GPU = "nvidia.com/gpu"
+POOL_LABEL = "niyanta.io/pool"
+
+_COUNTS = """
+SELECT count(DISTINCT id) FILTER (WHERE status = 'PENDING'),
+       count(DISTINCT id) FILTER (WHERE status IN ('SCHEDULED', 'RUNNING')),
+       array_agg(DISTINCT worker) FILTER (WHERE status IN ('SCHEDULED', 'RUNNING') AND worker IS NOT NULL)
+  FROM workload_state JOIN workloads USING (id) LEFT JOIN LATERAL unnest(workers) AS worker ON true
+ WHERE namespace = %s
+"""
+
+
+def autoscaler(name: str) -> JSON:
+    """The HorizontalPodAutoscaler of hpa/`name`, exactly as it is shipped."""
+    manifest: JSON = yaml.safe_load((HPA_FOLDER / name).read_text())
+    return manifest
+
+
+def quick(manifest: JSON, *, window: int = 5, period: int = 5, max_replicas: int | None = None) -> JSON:
+    """A copy whose windows and periods are at most these seconds, so that a test sees both directions in a minute."""
+    made = copy.deepcopy(manifest)
+    for rules in made["spec"]["behavior"].values():
+        if "stabilizationWindowSeconds" in rules:
+            rules["stabilizationWindowSeconds"] = min(rules["stabilizationWindowSeconds"], window)
+        for policy in rules["policies"]:
+            policy["periodSeconds"] = min(policy["periodSeconds"], period)
+    if max_replicas is not None:
+        made["spec"]["maxReplicas"] = max_replicas
+    return made
+
+
+def simulated_pool(
+    name: str,
+    namespace: str,
+    *,
+    cpu: str = "64",
+    memory: str = "512Gi",
+    gpus: int = 0,
+    model: str = "A100",
+    **spec: Any,
+) -> JSON:
+    """A WorkerPool whose workers kwok plays; `spec` has further fields, such as replicas."""
+    resources = {"cpu": cpu, "memory": memory, "pods": "110", **({GPU: str(gpus)} if gpus else {})}
+    labels = {POOL_LABEL: name}
+    template = {"metadata": {"labels": labels}, "status": {"allocatable": resources, "capacity": resources}}
+    return {
+        "apiVersion": "niyanta.io/v1alpha1",
+        "kind": "WorkerPool",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "nodeSelector": {"matchLabels": labels},
+            **({"gpu": {"model": model, "count": gpus, "memory": "80Gi"}} if gpus else {}),
+            "provider": {"kwok": {"nodeTemplate": template}},
+            # What protects a real bill from a nervous autoscaler would only make a test slow.
+            "scaling": {"scaleDownCooldownSeconds": 0},
+            **spec,
+        },
+    }
+
+
+def workers_of(cluster: Cluster, pool: str) -> list[JSON]:
+    """The Node objects of a pool made by `simulated_pool`."""
+    return cluster.api.items("/api/v1/nodes", labelSelector=f"{POOL_LABEL}={pool}")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """How one pool, and the workloads of one namespace, stood at a moment. `t` is seconds since the load came."""
+
+    t: float
+    queued: int
+    """Pending workloads of the namespace."""
+    running: int
+    """Bound workloads of the namespace."""
+    needed: int
+    """workers_needed."""
+    demand: int
+    replicas: int
+    """spec.replicas of the pool."""
+    workers: int
+    """Nodes of the pool."""
+    in_use: int
+    """Of them, those that work of the namespace is bound to."""
+    utilization: float
+    """Of the pool's fullest resource, 0 to 1."""
+
+
+@dataclass
+class Timeline:
+    """Samples of one pool, taken by a thread of its own; a context manager."""
+
+    env: Environment
+    pool: str
+    namespace: str
+    every: float = 0.5
+    samples: list[Sample] = field(default_factory=list)
+    watch: Callable[[Sample], None] | None = None
+    """Told of every sample, in the thread that takes them."""
+    ever: set[str] = field(default_factory=set)
+    """Names of all nodes that the pool had since the load came."""
+    _start: float = field(default_factory=time.monotonic)
+    _ended: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+    _error: BaseException | None = None
+
+    def __enter__(self) -> Timeline:
+        self._thread = threading.Thread(target=self._follow, name=f"timeline-{self.pool}", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        assert self._thread is not None
+        self._thread.join(30)
+
+    def load_comes(self) -> None:
+        """Counts time from now on, and forgets what was before."""
+        self._start = time.monotonic()
+        self.ever = set()
+        self.samples = []
+
+    def wait(self, condition: Callable[[Sample], bool], what: str, timeout: float = 120) -> Sample:
+        """The first sample from now on that meets the condition."""
+        seen = len(self.samples)
+
+        def met() -> Sample | None:
+            if self._error is not None:
+                raise RuntimeError(f"the timeline of {self.pool} broke") from self._error
+            return next((sample for sample in self.samples[seen:] if condition(sample)), None)
+
+        try:
+            return until(met, what=what, timeout=timeout, interval=0.2)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n" + "\n".join(self.lines())) from None
+
+    def _follow(self) -> None:
+        try:
+            with psycopg.connect(self.env.dsn, autocommit=True) as connection:
+                while not self._ended.is_set():
+                    sample = self._look(connection)
+                    self.samples.append(sample)
+                    if self.watch is not None:
+                        self.watch(sample)
+                    self._ended.wait(self.every)
+        except BaseException as error:
+            self._error = error
+
+    def _look(self, connection: psycopg.Connection[Any]) -> Sample:
+        pool = self.env.cluster.api.get(f"{POOLS}/{self.pool}")
+        nodes = {node["metadata"]["name"] for node in workers_of(self.env.cluster, self.pool)}
+        queued, running, used = connection.execute(_COUNTS, [self.namespace]).fetchone() or (0, 0, None)
+        figures = self._figures(connection)
+        self.ever |= nodes
+        shares = [share for share in (figures.get("utilization") or {}).values() if share is not None]
+        return Sample(
+            t=time.monotonic() - self._start,
+            queued=queued,
+            running=running,
+            needed=figures.get("workers_needed", 0),
+            demand=figures.get("running_slots", 0) + figures.get("queued_slots", 0),
+            replicas=pool["spec"].get("replicas", 0),
+            workers=len(nodes),
+            in_use=len(nodes.intersection(used or ())),
+            utilization=max(shares, default=0.0),
+        )
+
+    def _figures(self, connection: psycopg.Connection[Any]) -> Mapping[str, Any]:
+        row = connection.execute("SELECT figures FROM leader_figures").fetchone()
+        pools: Sequence[Mapping[str, Any]] = (row[0] if row else {}).get("pools", [])
+        return next((pool for pool in pools if pool["pool"] == self.pool), {})
+
+    # What was seen
+
+    def first(self, condition: Callable[[Sample], bool]) -> float | None:
+        """Seconds until a sample first met the condition."""
+        return next((sample.t for sample in self.samples if condition(sample)), None)
+
+    def summary(self) -> Summary:
+        """First reaction, response and overshoot of a load that came at `load_comes` and has been served."""
+        before = self.samples[0]
+        reaction = self.first(lambda sample: sample.replicas > before.replicas)
+        loaded = self.first(lambda sample: sample.queued > 0) or 0.0
+        placed = self.first(lambda sample: sample.t > loaded and sample.queued == 0 and sample.running > 0)
+        shrunk = max((sample.t for sample in self.samples if sample.workers > self.samples[-1].workers), default=0.0)
+        return Summary(
+            first_reaction=reaction if reaction is not None else float("inf"),
+            all_placed=placed if placed is not None else float("inf"),
+            shrunk=shrunk,
+            peak_replicas=max(sample.replicas for sample in self.samples),
+            made=len(self.ever),
+            peak_in_use=max(sample.in_use for sample in self.samples),
+        )
+
+    def lines(self) -> Iterator[str]:
+        """The timeline as text: a line where something changed, at most one a second."""
+        yield "     t  queue  running  needed  replicas  workers  in use  utilization"
+        last: Sample | None = None
+        for sample in self.samples:
+            if last is not None and (_same(last, sample) or sample.t - last.t < 1) and sample is not self.samples[-1]:
+                continue
+            last = sample
+            yield (
+                f"{sample.t:5.1f}s {sample.queued:6d} {sample.running:8d} {sample.needed:7d} {sample.replicas:9d} "
+                f"{sample.workers:8d} {sample.in_use:7d} {100 * sample.utilization:11.0f}%"
+            )
+
+
+def _same(one: Sample, other: Sample) -> bool:
+    fields = ("queued", "running", "needed", "replicas", "workers", "in_use")
+    return all(getattr(one, name) == getattr(other, name) for name in fields)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a load; times are seconds since it came."""
+
+    first_reaction: float
+    """Until the autoscaler raised spec.replicas."""
+    all_placed: float
+    """Until nothing waited any more."""
+    shrunk: float
+    """Until the pool had as few workers as at the end."""
+    peak_replicas: int
+    made: int
+    """Different workers that the pool had in the meantime."""
+    peak_in_use: int
+    """Most of them that had work at once."""
+
+    @property
+    def overshoot(self) -> int:
+        """Workers beyond those that work was placed on at once."""
+        return self.made - self.peak_in_use
+
+    def __str__(self) -> str:
+        return (
+            f"first reaction {self.first_reaction:.1f} s, all placed {self.all_placed:.1f} s, "
+            f"shrunk {self.shrunk:.1f} s; peak {self.peak_replicas} replicas, {self.made} workers, "
+            f"{self.peak_in_use} in use at once: overshoot {self.overshoot}"
+        )
+
+
+def file_names() -> list[str]:
+    """The autoscalers of hpa/."""
+    return sorted(Path(path).name for path in HPA_FOLDER.glob("*.yaml"))
