@@ -62,12 +62,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The answer to a request. `replayed`: as it was given before. `mismatch`: the key belongs to another body."""
+    """The answer to a request. `replayed`: as it was given before. `mismatch`: the key belongs to another body.
+    `position`: in the primary's log, behind the commit; None: nobody asked.
+    """
 
     answer: Answer | None
     verdicts: Sequence[Verdict] = ()
     replayed: bool = False
     mismatch: bool = False
+    position: int | None = None
 
 
 @dataclass(slots=True)
