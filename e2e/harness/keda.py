@@ -42,8 +42,9 @@ class Keda:
     def start(self) -> None:
         """Installs the custom resources and the APIService, starts both processes and waits until they answer."""
         cluster = self._env.cluster
-        for path in sorted((module_folder() / "config" / "crd" / "bases").glob("keda.sh_*.yaml")):
-            cluster.kubectl("apply", "--server-side", "-f", str(path))
+        definitions = str(module_folder() / "config" / "crd" / "bases")
+        cluster.kubectl("apply", "--server-side", "-f", definitions)
+        cluster.kubectl("wait", "--for", "condition=established", "--timeout=60s", "-f", definitions)
         cluster.create_namespace(NAMESPACE)
         authority = write_certificates(self._certificates)
         health, grpc, secure, metrics = free_ports(4)
