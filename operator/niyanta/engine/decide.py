@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from niyanta.engine.bits import Bits
 from niyanta.engine.classes import Counts, RequirementsClass
 from niyanta.engine.constraints import names
@@ -27,6 +29,8 @@ class Decider:
         self.rejections: list[Rejection] = []
         self.remaining = dict(fork.options.remaining)
         """By customer, for those with a limit: how many more workloads may be placed."""
+        self.reached = 0
+        """How many replicas of the last workload that `fit` turned away had found room."""
         self._rows = 0
 
     def decide(self, workload: PendingWorkload) -> None:
@@ -79,12 +83,29 @@ class Decider:
         asked = fork.requirements_class(workload.requirements)
         if asked.rejected is not None and not workload.excluded:
             return []
+        return self.fit(workload, blocked, expedited=True)
+
+    def fit(
+        self,
+        workload: PendingWorkload,
+        blocked: Bits,
+        *,
+        accept: Callable[[list[int]], bool] | None = None,
+        expedited: bool = False,
+    ) -> list[int]:
+        """Place the workload outside `blocked`, whatever was found out about its class; its rows, or none.
+
+        `accept` is asked about the rows of one that fits; when it says no, all is as it was.
+        """
+        fork = self.fork
+        asked = fork.requirements_class(workload.requirements)
         view = fork.view(workload.subject)
         anti, near = fork.terms_of(asked, view) if asked.has_peers else ((), ())
-        rows, scores, undos = self._try(workload, asked, view, anti, near, blocked)
-        if len(rows) == workload.replicas:
-            self._accept(workload, rows, scores, near, expedited=True)
+        rows, scores, undos = self._try(workload, asked, view, anti, near, blocked, undoable=accept is not None)
+        if len(rows) == workload.replicas and (accept is None or accept(rows)):
+            self._accept(workload, rows, scores, near, expedited=expedited)
             return rows
+        self.reached = len(rows)
         while rows:
             fork.take(asked, view, rows.pop(), undos.pop())
         return []
@@ -101,8 +122,13 @@ class Decider:
         anti: tuple[Term, ...],
         near: tuple[Term, ...],
         outside: Bits = 0,
+        *,
+        undoable: bool = False,
     ) -> tuple[list[int], list[float], list[Undo]]:
-        """Put as many replicas as fit outside some workers, one after the other."""
+        """Put as many replicas as fit outside some workers, one after the other.
+
+        A group can be taken back by the undos; a single one too when `undoable`.
+        """
         fork = self.fork
         rows: list[int] = []
         scores: list[float] = []
@@ -112,7 +138,7 @@ class Decider:
             # Held workers are kept free of newcomers that could keep the holder away.
             excluded |= fork.held
         near_by, starting = fork.near_rows(near, view) if near else (fork.index.alive, ())
-        kept = None if near or excluded or not asked.kept else self._row(asked)
+        kept = None if near or workload.excluded or not asked.kept else self._row(asked)
         matched = fork.matched(view)
         for _ in range(workload.replicas):
             allowed = near_by & fork.starting_rows(starting) if starting else near_by
@@ -125,7 +151,7 @@ class Decider:
             row = found[0]
             if row < 0:
                 break
-            if workload.replicas == 1:
+            if workload.replicas == 1 and not undoable:
                 fork.put(asked, view, anti, row, workload.id)
             else:
                 undo = Undo()

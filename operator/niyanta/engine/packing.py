@@ -1,0 +1,318 @@
+"""One packing of waiting work onto real workers and then onto hypothetical ones: the heart of `sizing`.
+
+Works on a fork in which the hypothetical workers begin without any room. A worker gets its room when a workload finds
+none on those opened before it, and loses it again when it wasn't used: so the engine's own choice of workers decides,
+and no strategy spreads work over workers that nobody needs.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from niyanta.engine.bits import Bits, from_bool, minus, to_rows
+from niyanta.engine.classes import RequirementsClass
+from niyanta.engine.columns import PODS_ROW, SLOTS_ROW
+from niyanta.engine.cycle import Fork
+from niyanta.engine.decide import Decider
+from niyanta.engine.empty import when_empty
+from niyanta.engine.model import HOSTNAME_TOPOLOGY, PendingWorkload, Reason, Requirements, WorkerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyPool:
+    """A pool with what an empty worker of it offers: one template for each zone; none: nobody knows."""
+
+    name: str
+    templates: tuple[WorkerInfo, ...] = ()
+    most: int | None = None
+    """Most workers it may have; None: no limit."""
+    fixed: bool = False
+    """Nobody adds workers to it: it has those that it has."""
+
+
+class Fit(enum.Enum):
+    """Where a waiting workload would find its room."""
+
+    ROOM = "Room"
+    """On workers that are there."""
+    NEW = "New"
+    """On new workers of the pool."""
+    FULL = "Full"
+    """On new workers of the pool, but it may have no more."""
+    NEVER = "Never"
+    """On no number of new workers as things stand: near terms, anti-affinity by zone, a group, a worker's name."""
+    NOWHERE = "Nowhere"
+    """No pool's empty worker could hold a pod of it."""
+    LIMITED = "Limited"
+    """Its customer runs as many workloads as it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`pool`: the one it counts for; "" when it counts for none. `closest`, `lacks`: for NOWHERE, the pool whose empty
+    worker fails the fewest checks, and those."""
+
+    fit: Fit
+    pool: str = ""
+    closest: str = ""
+    lacks: tuple[tuple[Reason, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bulk:
+    """`count` more workloads like `workload`, which is among those looked at one by one. `key` is the caller's."""
+
+    key: object
+    workload: PendingWorkload
+    count: int
+
+
+def hypothetical(template: WorkerInfo, number: int) -> WorkerInfo:
+    """An empty worker that isn't there yet. No node can have its name; in name order, zones alternate."""
+    name = f"{template.pool}/{number:05}"
+    host = {HOSTNAME_TOPOLOGY: name}
+    return replace(
+        template,
+        name=name,
+        labels=tuple(sorted((dict(template.labels) | host).items())),
+        tags=tuple(sorted((host | dict(template.tags)).items())),
+    )
+
+
+def bits_of(rows: Iterable[int]) -> Bits:
+    """The set of some rows."""
+    found = 0
+    for row in rows:
+        found |= 1 << row
+    return found
+
+
+class _Spares:
+    """The hypothetical workers of one pool."""
+
+    def __init__(self, pool: EmptyPool, rows: list[int], room: int | None) -> None:
+        self.pool = pool
+        self.rows = bits_of(rows)
+        self.room = room
+        """Most of them that may be used; None: no limit."""
+        self.closed = list(rows)
+        """In the order they are opened."""
+        self.used: set[int] = set()
+        self.extra = 0.0
+        """Workers beyond those packed, counted by class."""
+
+    @property
+    def zones(self) -> int:
+        return max(len(self.pool.templates), 1)
+
+    def left(self) -> float:
+        """How many more workers the pool may have."""
+        return float("inf") if self.room is None else max(self.room - len(self.used) - self.extra, 0.0)
+
+
+class Packing:
+    """`run` once; then `verdicts`, `bulk` and `needed` tell what came out."""
+
+    def __init__(self, fork: Fork, pools: Sequence[EmptyPool], hypothetical: Mapping[str, list[int]]) -> None:
+        self.fork = fork
+        self.decider = Decider(fork)
+        self.verdicts: dict[str, Verdict] = {}
+        self.requirements: dict[str, Requirements] = {}
+        self.bulk: dict[object, tuple[tuple[str, int], ...]] = {}
+        self._pools = {pool.name: pool for pool in pools}
+        self._rows = dict(hypothetical)
+        self._all = bits_of(row for rows in self._rows.values() for row in rows)
+        self._free = [column.copy() for column in fork.free]
+        """Free amounts as they were when all was open."""
+        self._base = fork.base.copy()
+        self._spares: dict[str, _Spares] = {}
+        self._candidates: dict[int, tuple[RequirementsClass, list[str], dict[str, int]]] = {}
+
+    def run(self, pending: Sequence[PendingWorkload], bulk: Sequence[Bulk] = ()) -> None:
+        """First the room there is, then new workers, each in queue order; then what is counted by class."""
+        self._close([row for rows in self._rows.values() for row in rows])
+        for workload in pending:
+            self.decider.decide(workload)
+        for placement in self.decider.placements:
+            self.verdicts[placement.id] = Verdict(Fit.ROOM, placement.pool)
+        self._measure()
+        for workload in pending:
+            self.requirements[workload.id] = workload.requirements
+            if workload.id not in self.verdicts:
+                self.verdicts[workload.id] = self._grow(workload)
+        for more in bulk:
+            self.bulk[more.key] = tuple(self._count(more))
+
+    def needed(self) -> dict[str, int]:
+        """Workers in use after all that, by pool."""
+        found: dict[str, int] = {}
+        for name, rows in self.fork.index.pools.items():
+            own = minus(rows, self._all)
+            used = (own & self._in_use()).bit_count()
+            spares = self._spares.get(name)
+            if spares is not None:
+                new = len(spares.used) + int(spares.extra)
+                # Idle workers that can take none of what waits stand for none of the new ones.
+                used += new + ((own & self._usable() & ~self._in_use()).bit_count() if new else 0)
+            found[name] = used
+        return found
+
+    # --- what is there ---
+
+    def _in_use(self) -> Bits:
+        """Workers that Niyanta's pods are on, or would be by now."""
+        return from_bool(self.fork.snapshot.allocatable[SLOTS_ROW] > self.fork.free[SLOTS_ROW]) & self.fork.index.alive
+
+    def _usable(self) -> Bits:
+        index = self.fork.index
+        return minus(minus(index.alive, index.not_ready), index.cordoned)
+
+    def _measure(self) -> None:
+        """How many new workers each pool may have: those not ready yet are among them, idle ones aren't."""
+        held = self._in_use() | self._usable()
+        for name, pool in self._pools.items():
+            there = minus(self.fork.index.pools.get(name, 0), self._all)
+            room = None if pool.most is None else max(pool.most - (there & held).bit_count(), 0)
+            self._spares[name] = _Spares(pool, self._rows.get(name, []), 0 if pool.fixed else room)
+
+    # --- one workload ---
+
+    def _grow(self, workload: PendingWorkload) -> Verdict:
+        if self.decider.is_at_limit(workload):
+            return Verdict(Fit.LIMITED)
+        _, pools, each = self._candidates_of(workload)
+        if not pools:
+            return Verdict(Fit.NOWHERE)
+        full = ""
+        for name in pools:
+            fit = self._place(workload, self._spares[name], each[name]) if name in each else Fit.NEVER
+            if fit is Fit.NEW:
+                return Verdict(Fit.NEW, name)
+            if fit is Fit.FULL and not full:
+                full = name
+        return Verdict(Fit.FULL, full) if full else Verdict(Fit.NEVER, pools[0])
+
+    def _candidates_of(self, workload: PendingWorkload) -> tuple[RequirementsClass, list[str], dict[str, int]]:
+        """Pools that could hold a pod when empty, best first; and for those that could on a new worker, how many."""
+        asked = self.fork.requirements_class(workload.requirements)
+        known = self._candidates.get(id(asked))
+        if known is not None:
+            return known
+        asked, fits, most = when_empty(self.fork, workload.requirements)
+        ranked: list[tuple[int, str]] = []
+        each: dict[str, int] = {}
+        for name, rows in self.fork.index.pools.items():
+            if name not in self._pools:
+                continue
+            new = rows & fits & self._all
+            here = new or rows & fits
+            for level, part in enumerate(asked.levels):
+                if here & part:
+                    ranked.append((level, name))
+                    break
+            if new:
+                each[name] = int(most[to_rows(new, self.fork.snapshot.capacity)].max())
+        found = self._candidates[id(asked)] = asked, [name for _, name in sorted(ranked)], each
+        return found
+
+    def _place(self, workload: PendingWorkload, spares: _Spares, each: int) -> Fit:
+        """On real workers and opened ones of this pool; then with as few more of them as it takes."""
+        simple = workload.replicas == 1 and not workload.requirements.near and not workload.requirements.anti
+        blocked = minus(self._all, spares.rows)
+        opened: list[int] = []
+        reached = -1
+        while (fit := self._fits(workload, spares, blocked)) is None:
+            if simple and spares.left() < 1:
+                fit = Fit.FULL
+            elif not spares.closed and spares.left() >= 1:  # more than is packed one by one
+                spares.extra += 1 / each if simple else 0
+                fit = Fit.NEW
+            elif not spares.closed:
+                fit = Fit.FULL
+            elif opened and self.decider.reached <= reached:
+                fit = Fit.NEVER
+            if fit is not None:
+                break
+            reached = self.decider.reached
+            workers = max(-(-(workload.replicas - reached) // each), 1)
+            batch, spares.closed = spares.closed[: workers * spares.zones], spares.closed[workers * spares.zones :]
+            self._open(batch)
+            opened += batch
+        idle = [row for row in opened if row not in spares.used]
+        self._close(idle)
+        spares.closed = idle + spares.closed
+        return fit
+
+    def _fits(self, workload: PendingWorkload, spares: _Spares, blocked: Bits) -> Fit | None:
+        """NEW: placed. FULL: it would be, on more workers than the pool may have. None: there is no room."""
+        refused = False
+
+        def within_limit(rows: list[int]) -> bool:
+            nonlocal refused
+            refused = len({row for row in rows if spares.rows >> row & 1} - spares.used) > spares.left()
+            return not refused
+
+        rows = self.decider.fit(workload, blocked, accept=within_limit)
+        spares.used.update(row for row in rows if spares.rows >> row & 1)
+        return Fit.NEW if rows else Fit.FULL if refused else None
+
+    # --- many of a kind ---
+
+    def _count(self, more: Bulk) -> list[tuple[str, int]]:
+        """Share out by class, without packing: fractions of workers add up, and the sum is rounded down."""
+        workload, count = more.workload, more.count
+        customer = workload.subject.customer
+        if customer in self.decider.remaining:
+            count = min(count, self.decider.remaining[customer])
+            self.decider.remaining[customer] -= count
+        verdict = self.verdicts.get(workload.id, Verdict(Fit.NOWHERE))
+        if not count or not verdict.pool:
+            return []
+        asked, pools, each = self._candidates_of(workload)
+        if verdict.fit in (Fit.ROOM, Fit.NEVER) or asked.has_peers:
+            return [(verdict.pool, count)]
+        found: list[tuple[str, int]] = []
+        for name in pools:
+            if name not in each or not count:
+                continue
+            spares = self._spares[name]
+            pods = 1 if workload.requirements.host_ports else each[name]
+            one = workload.replicas / pods
+            part = min(count, int(spares.left() / one)) if spares.room is not None else count
+            if part:
+                spares.extra += part * one
+                found.append((name, part))
+                count -= part
+        if count:
+            found.append((pools[0], count))
+        return found
+
+    # --- opening and closing ---
+
+    def _close(self, rows: list[int]) -> None:
+        """No room there."""
+        fork = self.fork
+        for left, free in zip(fork.left, fork.free, strict=True):
+            for row in rows:
+                left[row] = free[row] = 0
+        self._changed(rows)
+
+    def _open(self, rows: list[int]) -> None:
+        """The room of an empty worker."""
+        fork = self.fork
+        for left, free, full in zip(fork.left, fork.free, self._free, strict=True):
+            for row in rows:
+                left[row] = free[row] = int(full[row])
+        self._changed(rows)
+
+    def _changed(self, rows: list[int]) -> None:
+        fork = self.fork
+        for row in rows:
+            fork.base[row] = fork.base_list[row] = int(self._base[row])
+            if fork.left[PODS_ROW][row] >= 1 and fork.left[SLOTS_ROW][row] >= 1:
+                fork.open |= 1 << row
+            else:
+                fork.open = minus(fork.open, 1 << row)
+            fork.log.append(row)

@@ -1,0 +1,383 @@
+"""How many workers pools need: no fewer than the engine fills, no more, each workload counting for one pool."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from niyanta.engine.columns import Snapshot
+from niyanta.engine.cycle import Options
+from niyanta.engine.model import (
+    HOSTNAME_TOPOLOGY,
+    ZONE_TOPOLOGY,
+    Charge,
+    Expression,
+    Gpu,
+    HostPort,
+    Matcher,
+    Op,
+    PeerTerm,
+    PendingWorkload,
+    Quantities,
+    Reason,
+    Requirements,
+    Selector,
+    SoftTerm,
+    Strategy,
+    Subject,
+    WorkerInfo,
+)
+from niyanta.engine.place import schedule
+from niyanta.engine.sizing import Bulk, EmptyPool, Fit, Planner, Sizing
+from tests.engine import worlds
+
+pytestmark = pytest.mark.unit
+
+SUBJECT = Subject("ns", "acme", labels=(("app", "web"),))
+SELF = Selector(labels=(Expression("app", Op.IN, ("web",)),))
+checked = settings(max_examples=40, deadline=None)
+
+
+def amounts(cpu: int = 1000, **more: int) -> Quantities:
+    return tuple(
+        sorted({"cpu": cpu, "pods": 1, **{k.replace("gpu", worlds.NVIDIA): v for k, v in more.items()}}.items())
+    )
+
+
+def template(pool: str, *, cpu: int = 4000, gpus: int = 0, zone: str = "", slots: int | None = None) -> WorkerInfo:
+    labels = ((ZONE_TOPOLOGY, zone),) if zone else ()
+    allocatable = {"cpu": cpu, "pods": 100} | ({worlds.NVIDIA: gpus} if gpus else {})
+    return WorkerInfo(
+        name="",
+        pool=pool,
+        labels=labels,
+        tags=labels,
+        allocatable=tuple(sorted(allocatable.items())),
+        zone=zone,
+        gpu=Gpu("A100", gpus) if gpus else None,
+        slots=slots,
+    )
+
+
+def pool(name: str, *, most: int | None = None, fixed: bool = False, **of: int | str | None) -> EmptyPool:
+    return EmptyPool(name, (template(name, **of),), most, fixed)  # type: ignore[arg-type]
+
+
+def waiting(
+    count: int, asked: Requirements | None = None, *, replicas: int = 1, first: int = 0
+) -> list[PendingWorkload]:
+    asked = asked or Requirements(amounts())
+    return [PendingWorkload(f"w{n:04}", 1, 1, SUBJECT, asked, replicas) for n in range(first, first + count)]
+
+
+def size(
+    pools: list[EmptyPool],
+    pending: list[PendingWorkload],
+    *,
+    workers: tuple[WorkerInfo, ...] = (),
+    charges: tuple[Charge, ...] = (),
+    bulk: tuple[Bulk, ...] = (),
+    options: Options | None = None,
+) -> Sizing:
+    planner = Planner()
+    planner.follow([("upsert_worker", info) for info in workers] + [("charge", one) for one in charges])
+    return planner.size(pools, pending, bulk, options or Options())
+
+
+def needed(sizing: Sizing) -> dict[str, int]:
+    return {name: load.needed for name, load in sizing.loads.items()}
+
+
+def running(worker: str, cpu: int = 1000, *, key: str = "r/1/0") -> Charge:
+    return Charge(key, worker, amounts(cpu), subject=Subject("ns", "other"))
+
+
+# --- one pool --------------------------------------------------------------------------------------------------------
+
+
+def test_a_pool_at_zero_needs_as_many_workers_as_the_work_fills() -> None:
+    assert needed(size([pool("a")], waiting(9))) == {"a": 3}
+
+
+def test_gpus_and_slots_count() -> None:
+    asked = Requirements(amounts(100), gpu_count=3, wants_gpu=True)
+    assert needed(size([pool("a", gpus=8)], waiting(5, asked))) == {"a": 3}
+    assert needed(size([pool("a", slots=2)], waiting(5, Requirements(amounts(1))))) == {"a": 3}
+
+
+def test_work_that_fits_beside_what_runs_costs_no_worker() -> None:
+    real = replace(template("a"), name="n1")
+    sizing = size([pool("a")], waiting(3), workers=(real,), charges=(running("n1"),))
+    assert needed(sizing) == {"a": 1}
+    assert {verdict.fit for verdict in sizing.verdicts.values()} == {Fit.ROOM}
+
+
+def test_idle_workers_are_filled_before_new_ones_and_those_not_ready_stand_for_new_ones() -> None:
+    idle = replace(template("a"), name="n1")
+    starting = replace(template("a"), name="n2", ready=False)
+    assert needed(size([pool("a")], waiting(6), workers=(idle, starting))) == {"a": 2}
+    assert needed(size([pool("a")], [], workers=(idle, starting))) == {"a": 0}
+
+
+def test_a_cordoned_worker_counts_while_it_is_in_use() -> None:
+    leaving = replace(template("a"), name="n1", cordoned=True)
+    assert needed(size([pool("a")], waiting(1), workers=(leaving,), charges=(running("n1"),))) == {"a": 2}
+    assert needed(size([pool("a")], waiting(1), workers=(leaving,))) == {"a": 1}
+
+
+def test_an_idle_worker_that_can_take_none_of_it_stands_for_no_new_one() -> None:
+    """Otherwise one worker in the wrong zone would be all the pool ever gets."""
+    two_zones = EmptyPool("a", (template("a", zone="z1"), template("a", zone="z2")))
+    here = replace(template("a", zone="z1"), name="n1")
+    there = Requirements(amounts(), hard=Matcher(zones=("z2",)))
+    assert needed(size([two_zones], waiting(1, there), workers=(here,))) == {"a": 2}
+
+
+def test_pods_of_others_on_a_real_worker_leave_their_room() -> None:
+    real = replace(template("a"), name="n1")
+    daemon = Charge("uid", "n1", amounts(3500))
+    assert needed(size([pool("a")], waiting(1), workers=(real,), charges=(daemon,))) == {"a": 2}
+
+
+# --- peers, ports, groups --------------------------------------------------------------------------------------------
+
+
+def test_anti_affinity_by_host_and_host_ports_take_a_worker_each() -> None:
+    alone = Requirements(amounts(), anti=(PeerTerm(SELF),))
+    port = Requirements(amounts(), host_ports=(HostPort(80),))
+    assert needed(size([pool("a")], waiting(5, alone))) == {"a": 5}
+    assert needed(size([pool("a")], waiting(5, port))) == {"a": 5}
+
+
+def test_anti_affinity_by_zone_takes_as_many_workers_as_there_are_zones() -> None:
+    by_zone = Requirements(amounts(), anti=(PeerTerm(SELF, ZONE_TOPOLOGY),))
+    zones = EmptyPool("a", tuple(template("a", zone=zone) for zone in ("z1", "z2")))
+    sizing = size([zones], waiting(3, by_zone))
+    assert needed(sizing) == {"a": 2}
+    assert [sizing.verdicts[f"w000{n}"].fit for n in range(3)] == [Fit.NEW, Fit.NEW, Fit.NEVER]
+
+
+def test_a_group_is_packed_whole_or_not_at_all() -> None:
+    assert needed(size([pool("a")], waiting(1, replicas=6))) == {"a": 2}
+    sizing = size([pool("a", most=1)], waiting(1, replicas=6))
+    assert needed(sizing) == {"a": 0}
+    assert sizing.verdicts["w0000"].fit is Fit.FULL
+    by_zone = Requirements(amounts(), anti=(PeerTerm(SELF, ZONE_TOPOLOGY),))
+    zones = EmptyPool("a", tuple(template("a", zone=zone) for zone in ("z1", "z2")))
+    sizing = size([zones], waiting(1, by_zone, replicas=3))
+    assert needed(sizing) == {"a": 0}
+    assert (sizing.verdicts["w0000"].fit, sizing.verdicts["w0000"].pool) == (Fit.NEVER, "a")
+
+
+def test_a_group_uses_the_room_left_beside_what_runs() -> None:
+    real = replace(template("a"), name="n1")
+    assert needed(size([pool("a")], waiting(1, replicas=6), workers=(real,), charges=(running("n1"),))) == {"a": 2}
+
+
+def test_near_by_zone_needs_a_worker_in_that_zone_and_near_by_host_none() -> None:
+    zones = EmptyPool("a", tuple(template("a", zone=zone) for zone in ("z1", "z2")))
+    full = replace(template("a", zone="z2", cpu=1000), name="n1")
+    other = Selector(labels=(Expression("app", Op.IN, ("db",)),))
+    there = Charge("r/1/0", "n1", amounts(), subject=Subject("ns", "acme", labels=(("app", "db"),)))
+    by_zone = Requirements(amounts(), near=(PeerTerm(other, ZONE_TOPOLOGY),))
+    by_host = Requirements(amounts(), near=(PeerTerm(other, HOSTNAME_TOPOLOGY),))
+    assert needed(size([zones], waiting(1, by_zone), workers=(full,), charges=(there,))) == {"a": 2}
+    sizing = size([zones], waiting(1, by_host), workers=(full,), charges=(there,))
+    assert needed(sizing) == {"a": 1}
+    assert sizing.verdicts["w0000"].fit is Fit.NEVER
+
+
+# --- which pool ------------------------------------------------------------------------------------------------------
+
+
+def test_two_equal_pools_need_no_more_than_one() -> None:
+    sizing = size([pool("b"), pool("a")], waiting(9))
+    assert needed(sizing) == {"a": 3, "b": 0}
+
+
+def test_the_soft_score_goes_before_the_name_and_plain_work_avoids_gpus() -> None:
+    wish = Requirements(amounts(), soft=(SoftTerm(10, matcher=Matcher(pools=("b",))),))
+    assert needed(size([pool("a"), pool("b")], waiting(1, wish))) == {"a": 0, "b": 1}
+    assert needed(size([pool("a", gpus=8), pool("b")], waiting(1))) == {"a": 0, "b": 1}
+
+
+def test_what_a_pool_may_not_grow_for_counts_for_the_next_and_else_for_the_best() -> None:
+    sizing = size([pool("a", most=1), pool("b", most=1)], waiting(12))
+    assert needed(sizing) == {"a": 1, "b": 1}
+    counted = [verdict.pool for verdict in sizing.verdicts.values()]
+    assert (counted.count("a"), counted.count("b")) == (8, 4)
+
+
+def test_a_pool_that_nobody_grows_leaves_its_overflow_to_others() -> None:
+    real = replace(template("a"), name="n1")
+    sizing = size([pool("a", most=1, fixed=True), pool("b")], waiting(6), workers=(real,))
+    assert needed(sizing) == {"a": 1, "b": 1}
+
+
+def test_a_pool_of_unknown_shape_takes_no_part_but_its_workers_do() -> None:
+    sizing = size([EmptyPool("a"), pool("b")], waiting(1))
+    assert needed(sizing) == {"a": 0, "b": 1}
+    big = replace(template("a", cpu=16000), name="n1")
+    huge = waiting(1, Requirements(amounts(9000)))
+    sizing = size([pool("a")], huge, workers=(big,), charges=(running("n1", 8000),))
+    assert (needed(sizing), sizing.verdicts["w0000"].pool) == ({"a": 1}, "a")
+
+
+def test_what_fits_no_empty_worker_counts_nowhere_and_names_the_closest_pool() -> None:
+    sizing = size(
+        [pool("a"), pool("b", cpu=64000)], waiting(1, Requirements(amounts(8000), hard=Matcher(pools=("a",))))
+    )
+    verdict = sizing.verdicts["w0000"]
+    assert (verdict.fit, verdict.pool, verdict.closest) == (Fit.NOWHERE, "", "a")
+    assert verdict.lacks == ((Reason.RESOURCE, "cpu"),)
+
+
+def test_a_customers_limit_makes_no_workers() -> None:
+    sizing = size([pool("a")], waiting(9), options=Options(remaining={"acme": 2}))
+    assert needed(sizing) == {"a": 1}
+    assert [verdict.fit for verdict in sizing.verdicts.values()].count(Fit.LIMITED) == 7
+
+
+# --- many ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_backlog_is_counted_by_class_and_never_rounded_up() -> None:
+    pending = waiting(4)
+    sizing = size([pool("a")], pending, bulk=(Bulk("k", pending[0], 10),))
+    assert needed(sizing) == {"a": 3}
+    assert sizing.bulk == {"k": (("a", 10),)}
+
+
+def test_a_backlog_keeps_to_limits() -> None:
+    pending = waiting(4)
+    pools = [pool("a", most=2), pool("b", most=1)]
+    sizing = size(pools, pending, bulk=(Bulk("k", pending[0], 100),))
+    assert needed(sizing) == {"a": 2, "b": 1}
+    assert sum(count for _, count in sizing.bulk["k"]) == 100
+    limited = size(pools, pending, bulk=(Bulk("k", pending[0], 100),), options=Options(remaining={"acme": 4}))
+    assert (needed(limited), limited.bulk["k"]) == ({"a": 1, "b": 0}, ())
+
+
+def test_the_planner_follows_changes() -> None:
+    """The same planner used again gives what a fresh one gives."""
+    planner = Planner()
+    assert planner.size([pool("a")], waiting(40), (), Options()).loads["a"].needed == 10
+    assert planner.size([pool("a")], [], (), Options()).loads["a"].needed == 0
+    planner.follow([("upsert_worker", replace(template("b"), name="n1"))])
+    again = planner.size([pool("a", cpu=8000), pool("b", most=1)], waiting(12), (), Options())
+    fresh = size([pool("a", cpu=8000), pool("b", most=1)], waiting(12), workers=(replace(template("b"), name="n1"),))
+    assert (again.loads, again.verdicts) == (fresh.loads, fresh.verdicts)
+
+
+def test_loads_tell_what_the_workers_carry() -> None:
+    one, two = (replace(template("a", gpus=4, slots=4), name=name) for name in ("n1", "n2"))
+    gpu = Charge("r/1/0", "n1", amounts(1000), gpu_count=3, subject=SUBJECT)
+    load = size([pool("a", gpus=4)], [], workers=(one, replace(two, cordoned=True)), charges=(gpu,)).loads["a"]
+    assert (load.workers, load.ready, load.in_use, load.pods, load.needed) == (2, 1, 1, 1, 1)
+    assert load.utilization == {"cpu": 0.125, "memory": None, "gpu": 0.375, "slots": 0.125}
+    assert load.percent_sum == 75
+
+
+# --- properties ------------------------------------------------------------------------------------------------------
+
+
+def random_pools(rng: Random, *, limits: bool) -> list[EmptyPool]:
+    found = []
+    for name in worlds.POOLS:
+        info = replace(worlds.worker(rng, 0), pool=name, ready=True, cordoned=False)
+        most = rng.choice((None, 0, 1, 3)) if limits else None
+        found.append(
+            EmptyPool(name, (info,) if worlds.chance(rng, 85) else (), most, limits and worlds.chance(rng, 20))
+        )
+    return found
+
+
+def random_pending(rng: Random) -> list[PendingWorkload]:
+    made = worlds.world(rng).pending
+    return [replace(w, id=f"{w.id}-{n}", excluded=frozenset()) for n in range(rng.choice((1, 3))) for w in made]
+
+
+@checked
+@given(st.randoms(use_true_random=False))
+def test_as_many_workers_take_all_that_was_counted_and_each_of_them_is_used(rng: Random) -> None:
+    """For pools at zero that pack: the engine places on a fresh snapshot what sizing said, and where."""
+    (only,) = [replace_strategy(p, Strategy.PACK) for p in random_pools(rng, limits=False) if p.templates][:1] or [
+        pool("a")
+    ]
+    pending = random_pending(rng)
+    sizing = size([only], pending)
+    counted = [w for w in pending if sizing.verdicts[w.id].fit is Fit.NEW]
+
+    fresh = Snapshot()
+    for number in range(sizing.loads[only.name].needed):
+        fresh.upsert_worker(replace(only.templates[0], name=f"fresh{number:05}", labels=hostless(only, number)))
+    plan = schedule(fresh, counted, 0)
+
+    assert {rejection.id for rejection in plan.rejections} == set()
+    assert {name for placement in plan.placements for name in placement.workers} == set(fresh.workers)
+
+
+def hostless(only: EmptyPool, number: int) -> tuple[tuple[str, str], ...]:
+    labels = dict(only.templates[0].labels) | {HOSTNAME_TOPOLOGY: f"fresh{number:05}"}
+    return tuple(sorted(labels.items()))
+
+
+def replace_strategy(of: EmptyPool, strategy: Strategy) -> EmptyPool:
+    return replace(of, templates=tuple(replace(info, strategy=strategy) for info in of.templates))
+
+
+@checked
+@given(st.randoms(use_true_random=False))
+def test_every_workload_counts_for_one_pool_at_most_and_limits_hold(rng: Random) -> None:
+    made = worlds.world(rng)
+    pools, pending = random_pools(rng, limits=True), random_pending(rng)
+    sizing = size(pools, pending, workers=made.workers, charges=made.charges)
+    assert sizing.verdicts.keys() == {w.id for w in pending}
+    for verdict in sizing.verdicts.values():
+        assert bool(verdict.pool) == (verdict.fit not in (Fit.NOWHERE, Fit.LIMITED))
+    for one in pools:
+        load = sizing.loads[one.name]
+        assert load.needed >= load.in_use
+        there = load.workers if one.fixed else max(one.most or 0, load.workers)
+        assert one.most is None or load.needed <= there
+    assert sizing == size(pools, pending, workers=made.workers, charges=made.charges)
+
+
+@checked
+@given(st.randoms(use_true_random=False))
+def test_a_second_equal_pool_changes_nothing(rng: Random) -> None:
+    made, pending = worlds.world(rng), random_pending(rng)
+    plain = [
+        replace(w, requirements=replace(w.requirements, hard=replace(w.requirements.hard, pools=()))) for w in pending
+    ]
+    one = EmptyPool("p1", (replace(worlds.worker(rng, 0), pool="p1", ready=True, cordoned=False),))
+    two = EmptyPool("p2", (replace(one.templates[0], pool="p2"),))
+    alone = size([one], plain, workers=made.workers, charges=made.charges)
+    both = size([one, two], plain, workers=made.workers, charges=made.charges)
+    assert both.loads["p1"].needed == alone.loads["p1"].needed
+    assert both.loads["p2"].needed == 0
+
+
+@checked
+@given(st.randoms(use_true_random=False))
+def test_what_has_room_now_is_what_the_next_cycle_places(rng: Random) -> None:
+    made = worlds.world(rng)
+    sizing = size(random_pools(rng, limits=False), list(made.pending), workers=made.workers, charges=made.charges)
+    plan = schedule(made.snapshot(), made.pending, 0)
+    room = {id_ for id_, verdict in sizing.verdicts.items() if verdict.fit is Fit.ROOM}
+    assert room == {placement.id for placement in plan.placements}
+
+
+@checked
+@given(st.randoms(use_true_random=False), st.integers(0, 4))
+def test_a_higher_limit_never_needs_fewer_in_all(rng: Random, most: int) -> None:
+    asked = Requirements(amounts(rng.choice((500, 1000, 3000))))
+    pending = waiting(rng.randrange(30), asked)
+    low = needed(size([pool("a", most=most), pool("b", most=2)], pending))
+    high = needed(size([pool("a", most=most + 1), pool("b", most=2)], pending))
+    assert low["a"] <= high["a"] <= most + 1
+    assert sum(low.values()) <= sum(high.values())
