@@ -20,6 +20,10 @@ from niyanta.engine.empty import when_empty
 from niyanta.engine.model import HOSTNAME_TOPOLOGY, PendingWorkload, Reason, Requirements, WorkerInfo
 
 
+MOST_ROWS = 1024
+"""Most hypothetical workers of one pool; what needs more is counted by its class, not packed."""
+
+
 @dataclass(frozen=True, slots=True)
 class EmptyPool:
     """A pool with what an empty worker of it offers: one template for each zone; none: nobody knows."""
@@ -106,6 +110,11 @@ class _Spares:
     @property
     def zones(self) -> int:
         return max(len(self.pool.templates), 1)
+
+    @property
+    def capped(self) -> bool:
+        """Whether there might have been more of them, but that is as many as are packed one by one."""
+        return self.rows.bit_count() >= MOST_ROWS
 
     def left(self) -> float:
         """How many more workers the pool may have."""
@@ -226,7 +235,7 @@ class Packing:
         while (fit := self._fits(workload, spares, blocked)) is None:
             if simple and spares.left() < 1:
                 fit = Fit.FULL
-            elif not spares.closed and spares.left() >= 1:  # more than is packed one by one
+            elif not spares.closed and spares.capped and spares.left() >= 1:
                 spares.extra += 1 / each if simple else 0
                 fit = Fit.NEW
             elif not spares.closed:

@@ -27,15 +27,12 @@ from niyanta.engine.cycle import Fork, Options
 from niyanta.engine.empty import when_empty
 from niyanta.engine.explain import nearest_miss
 from niyanta.engine.model import PendingWorkload, Requirements, Subject, WorkerInfo
-from niyanta.engine.packing import Bulk, EmptyPool, Fit, Packing, Verdict, bits_of, hypothetical
+from niyanta.engine.packing import MOST_ROWS, Bulk, EmptyPool, Fit, Packing, Verdict, bits_of, hypothetical
 
 __all__ = ["Bulk", "EmptyPool", "Fit", "Planner", "PoolLoad", "Sizing", "Verdict"]
 
-MOST_ROWS = 1024
-"""Most hypothetical workers of one pool; what needs more is counted by its class, not packed."""
-
 FIXED_ROWS = 16
-"""The same where nobody adds workers: they only tell whether a group could fit on empty ones."""
+"""Most hypothetical workers where nobody adds workers: they only tell whether a group could fit on empty ones."""
 
 CLOSEST_KEPT = 2000
 """Most kinds of work that fit nowhere for which it is remembered what comes closest."""
