@@ -19,7 +19,6 @@ from niyanta.engine.decide import Decider
 from niyanta.engine.empty import when_empty
 from niyanta.engine.model import HOSTNAME_TOPOLOGY, PendingWorkload, Reason, Requirements, WorkerInfo
 
-
 MOST_ROWS = 1024
 """Most hypothetical workers of one pool; what needs more is counted by its class, not packed."""
 
@@ -235,13 +234,13 @@ class Packing:
         while (fit := self._fits(workload, spares, blocked)) is None:
             if simple and spares.left() < 1:
                 fit = Fit.FULL
+            elif opened and self.decider.reached <= reached:
+                fit = Fit.NEVER
             elif not spares.closed and spares.capped and spares.left() >= 1:
                 spares.extra += 1 / each if simple else 0
                 fit = Fit.NEW
             elif not spares.closed:
                 fit = Fit.FULL
-            elif opened and self.decider.reached <= reached:
-                fit = Fit.NEVER
             if fit is not None:
                 break
             reached = self.decider.reached
