@@ -33,6 +33,7 @@ SET_BY_CHART = frozenset(
         "api_tls_cert",
         "api_tls_key",
         "default_customer",
+        "enable_scaling",
     }
 )
 """Settings that other values decide, or that have no place in a cluster."""

@@ -102,6 +102,7 @@ class Environment:
         """Installs the chart with no pods wanted: there are no containers here, the operator and the API are local
         processes."""
         base: dict[str, Any] = {"operator": {"replicas": 0}, "api": {"replicas": 0}, "postgres": {"dsn": self.dsn}}
+        base["scaling"] = {"kwok": {"enabled": True}}
         if self.adapter is not None:
             base = _merge(base, self.adapter.chart_values())
         merged = _merge(base, values or {})

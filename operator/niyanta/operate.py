@@ -32,6 +32,8 @@ from niyanta.metrics.exporter import Exporter, measure_stalls
 from niyanta.metrics_adapter import MetricsAdapter
 from niyanta.resources.customer import Customer
 from niyanta.resources.worker_pool import WorkerPool
+from niyanta.scaling.scaler import Scaler
+from niyanta.scaling.start import make_scaler
 from niyanta.scheduler.inbox import Inbox
 from niyanta.scheduler.leader import Leader
 from niyanta.scheduler.lease import Lease, alive_while
@@ -124,6 +126,8 @@ class Operator:
         self.adapter = MetricsAdapter(settings, client=client, state=self.state, pools=self.pools.items)
         self._beat = time.monotonic()
         self._stop = asyncio.Event()
+        self._scaler: Scaler | None = None
+        """While this process leads."""
 
     # --- running -----------------------------------------------------------------------------------------------------
 
@@ -189,6 +193,14 @@ class Operator:
             tick=self.lease.tick,
             adopting=adopting,
         )
+        scaler = self._scaler = make_scaler(
+            self.settings,
+            cache=self.cache,
+            client=self.client,
+            session=session,
+            pools=self.pools,
+            may_act=lambda: self.lease.valid,
+        )
         reporter = PoolReporter(
             cache=self.cache,
             client=self.client,
@@ -197,7 +209,13 @@ class Operator:
             customers=self.customers,
             session=session,
             settings=self.settings,
+            conditions=scaler.conditions,
         )
+
+        async def begin() -> None:
+            beside.append(asyncio.create_task(scaler.run(), name="scaler"))
+            await settled()
+
         beside = [
             asyncio.create_task(reporter.run(), name="pool reporter"),
             asyncio.create_task(self._find_deleted(session), name="deletions"),
@@ -211,8 +229,9 @@ class Operator:
             await self._ensure_default_customer()
             gc.collect()
             gc.freeze()
-            await Leader(session, tick=self.lease.tick, on_repaired=settled).run()
+            await Leader(session, tick=self.lease.tick, on_repaired=begin).run()
         finally:
+            self._scaler = None
             await _cancel(beside)
             self.inbox.close()
             await session.close()
@@ -239,6 +258,8 @@ class Operator:
         for node in nodes:
             self.inbox.put_workloads(self.cache.workloads_on(node))
         self.inbox.put_capacity()
+        if self._scaler is not None:
+            self._scaler.wake()
 
     def _defaults_changed(self, namespaces: set[str]) -> None:
         self.view.defaults_changed(namespaces)
@@ -250,6 +271,8 @@ class Operator:
             self._pools_event.clear()
             await self.cache.set_pools(pool_views(self.pools.items().values()))
             self.inbox.put_capacity()
+            if self._scaler is not None:
+                self._scaler.wake()
 
     async def _list_catalogues(self) -> None:
         """kopf never tells of deletions that its watch missed."""

@@ -133,6 +133,8 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccoun
   value: {{ include "niyanta.serviceAccountName" . }}
 - name: NIYANTA_DEFAULT_CUSTOMER
   value: {{ .Values.defaultCustomer.enabled | quote }}
+- name: NIYANTA_ENABLE_SCALING
+  value: {{ .Values.scaling.enabled | quote }}
 - name: NIYANTA_METRICS_PORT
   value: {{ .Values.metrics.port | quote }}
 - name: NIYANTA_METRICS_ADAPTER

@@ -252,6 +252,10 @@ class ApiClient:
         )
         return _mapping(answer)
 
+    async def delete(self, kind: Kind, name: str, uid: str, *, namespace: str = "") -> bool:
+        """Delete the object with that UID; False when it is gone."""
+        return await self._delete(kind, namespace, name, uid)
+
     async def list(self, kind: Kind, *, namespace: str = "", label_selector: str = "") -> Listed:
         """All objects, in chunks, consistent as of the call (never from a stale cache).
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from niyanta import log
@@ -65,6 +66,16 @@ def pool_views(pools: Iterable[WorkerPool]) -> list[PoolView]:
     return views
 
 
+@dataclass(frozen=True, slots=True)
+class PoolCondition:
+    """A condition of a WorkerPool; messages only change when something did, as each change is a write."""
+
+    type: str
+    holds: bool
+    reason: str
+    message: str = ""
+
+
 class PoolReporter:
     """Writes pool statuses and worker rows while one session leads."""
 
@@ -78,13 +89,16 @@ class PoolReporter:
         customers: Catalog[Customer],
         session: Session,
         settings: Settings,
+        conditions: Callable[[WorkerPool], Iterable[PoolCondition]],
     ) -> None:
+        """`conditions`: what else is to be said of a pool (the scaler's)."""
         self._cache = cache
         self._client = client
         self._state = state
         self._pools = pools
         self._customers = customers
         self._session = session
+        self._conditions = conditions
         self._interval = settings.pool_status_interval
         self._written: dict[str, dict[str, Any]] = {}
         self._rows: dict[str, WorkerRow] = {}
@@ -164,6 +178,10 @@ class PoolReporter:
                 holds=bool(overlap),
                 reason="NodesOfOlderPool" if overlap else "NoOverlap",
                 message=f"{len(overlap)} nodes belong to an older pool: {', '.join(overlap[:5])}" if overlap else "",
+            ),
+            *(
+                _condition(pool, found.type, holds=found.holds, reason=found.reason, message=found.message)
+                for found in self._conditions(pool)
             ),
         ]
         return {

@@ -110,6 +110,10 @@ class ClusterView:
             self._index_of = version
         return self._index.resolve(namespace, named)
 
+    def takes_pods(self, node: str) -> bool:
+        found = self._cache.node(node)
+        return found is not None and not found.spec.unschedulable
+
     def limits_of(self, customer: str) -> Limits:
         found = self._customers.items().get(customer)
         if found is None:

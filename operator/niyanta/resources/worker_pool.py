@@ -12,6 +12,7 @@ from niyanta.resources.base import LabelKey, Model, Rule, Word
 from niyanta.resources.labels import API_VERSION
 from niyanta.resources.meta import Condition, Metadata, name_rule
 from niyanta.resources.template import OpenObject
+from niyanta.resources.worker_shape import WorkerShape
 
 MAX_POOL_NAME = 63
 MAX_WORKERS = 100_000
@@ -66,8 +67,8 @@ class Scaling(Model):
         3600,
         ge=0,
         le=604_800,
-        description="How long a worker that is to be removed waits for its workloads to end. What runs then goes back to "
-        "the queue as a fresh attempt, which doesn't count as a retry.",
+        description="How long a worker that is to be removed waits for its workloads to end. What still runs then goes "
+        "back to the queue as a fresh attempt, which doesn't count as a retry.",
     )
     ready_timeout_seconds: int = Field(
         600, ge=1, le=86_400, description="A worker that isn't Ready for this long is reported."

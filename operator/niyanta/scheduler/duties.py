@@ -37,6 +37,7 @@ class Duties:
 
     async def run(self) -> None:
         """Do what is due."""
+        await self._answer_asks()
         if self._is_due("held", HELD_EVERY):
             await self._release_held()
         if self._is_due("requests", REQUESTS_EVERY):
@@ -84,6 +85,23 @@ class Duties:
                 message = f"cordoned; {len(on_it)} workloads went back to the queue"
             await session.state.complete_worker_request(request.id, message=message, epoch=session.epoch)
             logger.info("worker drained", worker=request.worker, by=request.requested_by, outcome=message)
+
+    async def _answer_asks(self) -> None:
+        """What the scaler asks about workers. Here no cycle is under way: what isn't in the record by now can't be
+        placed on a cordoned worker any more. Asks stay until they are answered, whatever fails."""
+        session = self.session
+        for ask in list(session.asks):
+            if ask.answer.done():
+                session.asks.remove(ask)
+            elif ask.evict:
+                on_it = self._on_worker(ask.worker)
+                verdict = Verdict(Event.REQUEUE, ask.reason, f"worker {ask.worker} is removed from its pool")
+                await session.commit([Outcome(tracked, verdict) for tracked in on_it])
+                session.answer(ask, len(on_it))
+            elif session.cluster.takes_pods(ask.worker):
+                session.answer(ask, -1)
+            else:
+                session.answer(ask, len(await session.state.get_workloads_by_worker(ask.worker)))
 
     def _on_worker(self, worker: str) -> list[Tracked]:
         bound = self.session.mirror.select((Phase.SCHEDULED, Phase.RUNNING))

@@ -156,6 +156,10 @@ class ClusterPort(Protocol):
         """No new pods there; False: there is no such node."""
         ...
 
+    def takes_pods(self, node: str) -> bool:
+        """Whether the node is there and not cordoned; if not, the engine knows or hears of it before its next cycle."""
+        ...
+
     def limits_of(self, customer: str) -> Limits:
         """Limits of a customer; none for one that doesn't exist."""
         ...

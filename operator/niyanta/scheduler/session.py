@@ -6,6 +6,7 @@ beside it (`apply`, `reaper`) and reports back.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -46,6 +47,16 @@ class Outcome:
     verdict: Verdict
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Ask:
+    """A question of a task beside the leader's loop, to be answered in it."""
+
+    worker: str
+    reason: str
+    evict: bool
+    answer: asyncio.Future[int]
+
+
 class Session:
     """The leader's work under one epoch."""
 
@@ -83,6 +94,7 @@ class Session:
         self.pace = Pace()
         self.figures: Figures | None = None
         """What was last counted of pools and namespaces."""
+        self.asks: list[Ask] = []
         self.pool_depths: dict[str, int] = {}
         """Pending workloads by the pool they count for."""
         self.dispatcher = Dispatcher(cluster=cluster, state=state, mirror=self.mirror, epoch=epoch)
@@ -97,6 +109,8 @@ class Session:
 
     async def close(self) -> None:
         """Stop the helpers at once."""
+        for ask in self.asks:
+            ask.answer.cancel()
         await self.applier.close()
         await self.reaper.close()
         for tracked in self.mirror.select((Phase.SCHEDULED, Phase.RUNNING)):
@@ -105,6 +119,29 @@ class Session:
     def _on_applied(self, applied: Applied) -> None:
         self._applied.append(applied)
         self.inbox.wake()
+
+    # --- asked by others ---------------------------------------------------------------------------------------------
+
+    async def evict(self, worker: str, reason: str) -> int:
+        """Put what runs on a worker back into the queue, as a fresh attempt that counts as no retry; how many went.
+        Those whose pods are just being made stay: ask again."""
+        return await self._ask(worker, reason=reason, evict=True)
+
+    async def is_free(self, worker: str) -> bool:
+        """Whether nothing is placed on a worker, and nothing can be: it is cordoned, and the engine knows."""
+        return await self._ask(worker, reason="", evict=False) == 0
+
+    async def _ask(self, worker: str, *, reason: str, evict: bool) -> int:
+        ask = Ask(worker, reason, evict, asyncio.get_running_loop().create_future())
+        self.asks.append(ask)
+        self.inbox.wake()
+        return await ask.answer
+
+    def answer(self, ask: Ask, value: int) -> None:
+        """Whoever asked may have given up meanwhile."""
+        self.asks.remove(ask)
+        if not ask.answer.done():
+            ask.answer.set_result(value)
 
     # --- outcomes ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,222 @@
+"""The cluster's side of scaling: which node an instance is, what runs there, cordons, spec.replicas, Events."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from niyanta import log
+from niyanta.cluster.cache import ClusterCache
+from niyanta.cluster.catalog import Catalog
+from niyanta.cluster.client import ApiClient
+from niyanta.cluster.errors import ApiError, Verdict, WritesClosedError, verdict
+from niyanta.cluster.kinds import NODES, WORKER_POOLS
+from niyanta.cluster.objects import Node, Pod
+from niyanta.cluster.pools import pool_views
+from niyanta.cluster.workers import by_age
+from niyanta.lifecycle import Phase
+from niyanta.resources.labels import SCALE_DOWN, SCALE_DOWN_DISABLED
+from niyanta.resources.worker_pool import WorkerPool
+from niyanta.scaling.decide import Worker
+from niyanta.scaling.ports import Group, Instance, InstanceState
+from niyanta.scheduler.session import Session
+
+logger = log.get(__name__)
+
+COUNTED_FOR = 0.5
+"""Seconds that the count of bound workloads by worker is used: it walks through all of them."""
+
+OF_THE_NODE = frozenset({"DaemonSet", "Node"})
+"""Owners of pods that come and go with their node."""
+
+
+class Fleet:
+    """Nodes and pods as the scaler sees them, and its writes to the API server."""
+
+    def __init__(self, *, cache: ClusterCache, client: ApiClient, session: Session, pools: Catalog[WorkerPool]) -> None:
+        self._cache = cache
+        self._client = client
+        self._session = session
+        self._pools = pools
+        self._bound: Counter[str] = Counter()
+        self._counted_at = float("-inf")
+        self._numbers = itertools.count()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def pool(self, name: str) -> WorkerPool | None:
+        return self._pools.items().get(name)
+
+    def pool_of(self, labels: Mapping[str, str]) -> str:
+        """The pool that a node with these labels belongs to; empty: none."""
+        for view in by_age(pool_views(self._pools.items().values())):
+            if view.selects(labels):
+                return view.name
+        return ""
+
+    def workers(self, pool: str, group: Group, seen: Mapping[str, int], unready: Mapping[str, int]) -> list[Worker]:
+        """The group's instances with their nodes. `seen`, `unready`: instance -> since when, in microseconds."""
+        by_provider_id = {
+            node.spec.provider_id: node for node in self._cache.nodes.store.values() if node.spec.provider_id
+        }
+        found = []
+        for instance in group.instances:
+            node = self._cache.node(instance.node) if instance.node else by_provider_id.get(instance.provider_id)
+            found.append(self._worker(pool, instance, node, seen=seen, unready=unready))
+        return found
+
+    def strangers(self, pool: str, group: Group) -> list[str]:
+        """Nodes of the pool that are no instance of its group: nothing is done about them, and they don't count."""
+        ids = {instance.provider_id for instance in group.instances} | {i.node for i in group.instances}
+        mine = [info.name for info in self._cache.workers.values() if info.pool == pool]
+        found = []
+        for name in mine:
+            node = self._cache.node(name)
+            if node is not None and name not in ids and node.spec.provider_id not in ids:
+                found.append(name)
+        return sorted(found)
+
+    def count(self, pool: str) -> tuple[int, int]:
+        """Nodes that are workers of the pool, and how many of these are ready."""
+        mine = [info for info in self._cache.workers.values() if info.pool == pool]
+        return len(mine), sum(1 for info in mine if info.ready and not info.cordoned)
+
+    def is_ready(self, pool: str, instance: Instance) -> bool:
+        """Its node is Ready, and a worker of the pool."""
+        node = self._cache.node(instance.node) if instance.node else self._by_provider_id(instance.provider_id)
+        return node is not None and self._ready(pool, node)
+
+    def _by_provider_id(self, provider_id: str) -> Node | None:
+        return next((n for n in self._cache.nodes.store.values() if n.spec.provider_id == provider_id), None)
+
+    def _ready(self, pool: str, node: Node) -> bool:
+        info = self._cache.worker(node.name)
+        return node.ready and info is not None and info.pool == pool
+
+    def _worker(
+        self, pool: str, instance: Instance, node: Node | None, *, seen: Mapping[str, int], unready: Mapping[str, int]
+    ) -> Worker:
+        common = {
+            "instance": instance.id,
+            "leaving": instance.state is InstanceState.LEAVING,
+            "protected": instance.protected,
+            "since": seen.get(instance.id, 0),
+        }
+        since = unready.get(instance.id)
+        if node is None:
+            return Worker(**common, ready=False, unready_since=since)  # type: ignore[arg-type]
+        pods = [pod for pod in self._cache.pods_on(node.name) if not pod.terminal]
+        annotations = node.metadata.annotations
+        return Worker(
+            **common,  # type: ignore[arg-type]
+            node=node.name,
+            ready=self._ready(pool, node),
+            cordoned=node.spec.unschedulable,
+            marked=SCALE_DOWN in annotations,
+            kept=annotations.get(SCALE_DOWN_DISABLED) == "true",
+            unready_since=since,
+            workloads=self._workloads()[node.name],
+            pods=sum(1 for pod in pods if pod.workload_uid),
+            others=tuple(sorted(f"{pod.namespace}/{pod.name}" for pod in pods if _counts(pod))),
+            usage=self._usage(node.name),
+        )
+
+    def _workloads(self) -> Counter[str]:
+        """Bound workloads by worker."""
+        if time.monotonic() - self._counted_at > COUNTED_FOR:
+            self._bound = Counter(
+                worker
+                for tracked in self._session.mirror.select((Phase.SCHEDULED, Phase.RUNNING))
+                for worker in set(tracked.row.workers)
+            )
+            self._counted_at = time.monotonic()
+        return self._bound
+
+    def _usage(self, node: str) -> float:
+        """Taken share of the worker's fullest resource, as the engine last counted."""
+        try:
+            usage = self._session.snapshot.worker_usage(node)
+        except KeyError:
+            return 0.0
+        whole = dict(usage.allocatable)
+        shares = [amount / whole[name] for name, amount in usage.used if whole.get(name)]
+        if usage.slots:
+            shares.append(usage.slots_used / usage.slots)
+        return max(shares, default=0.0)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def cordon(self, node: str, pool: str) -> bool:
+        """Mark it as ours and take it out of service; False: there is no such node."""
+        return await self._patch_node(node, {SCALE_DOWN: pool}, unschedulable=True)
+
+    async def uncordon(self, node: str, *, unschedulable: bool) -> bool:
+        """Take our mark off; `unschedulable`: leave the cordon, which isn't ours. False: there is no such node."""
+        return await self._patch_node(node, {SCALE_DOWN: None}, unschedulable=unschedulable)
+
+    async def _patch_node(self, name: str, annotations: Mapping[str, str | None], *, unschedulable: bool) -> bool:
+        node = self._cache.node(name)
+        if node is None:
+            return False
+        body = {
+            "metadata": {"uid": node.uid, "annotations": annotations},
+            "spec": {"unschedulable": True if unschedulable else None},
+        }
+        try:
+            await self._client.patch(NODES, name, body)
+        except ApiError as error:
+            if verdict(error) in (Verdict.NOT_FOUND, Verdict.CONFLICT):
+                return False
+            raise
+        return True
+
+    async def adopt(self, pool: WorkerPool, replicas: int) -> bool:
+        """Write spec.replicas where there is none; False: somebody was faster."""
+        meta = pool.metadata
+        found = await self._client.get(WORKER_POOLS, meta.name, namespace=meta.namespace)
+        if found is None or found["spec"].get("replicas") is not None:
+            return False
+        version = found["metadata"]["resourceVersion"]
+        body = {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}}
+        try:
+            stored = await self._client.patch(WORKER_POOLS, meta.name, body, namespace=meta.namespace)
+        except ApiError as error:
+            if verdict(error) in (Verdict.NOT_FOUND, Verdict.CONFLICT):
+                return False
+            raise
+        self._pools.on_event("MODIFIED", stored)
+        return True
+
+    async def tell(self, pool: WorkerPool, *, reason: str, message: str, warning: bool) -> None:
+        """A Kubernetes Event on the WorkerPool. The record has it too, so a lost one is only logged."""
+        meta = pool.metadata
+        at = self._session.clock.now()
+        try:
+            await self._client.create_event(
+                meta.namespace,
+                regarding={
+                    "apiVersion": WORKER_POOLS.api_version,
+                    "kind": WORKER_POOLS.kind,
+                    "namespace": meta.namespace,
+                    "name": meta.name,
+                    "uid": meta.uid,
+                },
+                name=f"{meta.name}.{at:x}.{next(self._numbers):x}",
+                reason=reason,
+                note=message,
+                action="Scale",
+                at=at,
+                warning=warning,
+            )
+        except WritesClosedError:
+            raise
+        except ApiError as error:
+            logger.warning("an Event was not written", pool=meta.name, reason=reason, error=str(error))
+
+
+def _counts(pod: Pod) -> bool:
+    """Somebody else's pod that its node's removal would harm: not those that belong to the node."""
+    owners: Iterable[str] = (owner.kind for owner in pod.metadata.owner_references)
+    return not pod.workload_uid and OF_THE_NODE.isdisjoint(owners)
