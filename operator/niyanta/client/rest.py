@@ -19,7 +19,9 @@ import httpx
 from niyanta import __version__
 from niyanta.client.config import Config
 from niyanta.client.errors import RefusedError, UnavailableError, UsageError
+from niyanta.client.memory import Memory
 from niyanta.client.views import items_of
+from niyanta.positions import HEADER
 
 Params = Mapping[str, str | int | list[str]]
 
@@ -38,6 +40,7 @@ class Api:
     ) -> None:
         self._config = config
         self._notify = notify
+        self._memory = Memory(config.url)
         headers = {"User-Agent": f"niyanta/{__version__}", "Accept": "application/json"}
         if config.key:
             headers["Authorization"] = f"Bearer {config.key}"
@@ -92,6 +95,8 @@ class Api:
         key: str = "",
     ) -> httpx.Response:
         headers = {"Idempotency-Key": key} if key else {}
+        if method == "GET" and self._memory.position:
+            headers[HEADER] = self._memory.position
         if content is not None:
             headers["Content-Type"] = kind
         deadline = time.monotonic() + self._config.retry_seconds
@@ -102,6 +107,7 @@ class Api:
             try:
                 answer = self._http.request(method, path, params=params, content=content, headers=headers)
                 if answer.is_success:
+                    self._memory.note(answer.headers.get(HEADER, ""))
                     return self._decodable(answer)
                 if answer.status_code not in RETRIED:
                     raise self._refusal(answer)

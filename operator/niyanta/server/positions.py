@@ -10,11 +10,10 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 
+from niyanta.positions import HEADER, UNKNOWN, parse, show
 from niyanta.server.problems import BAD_REQUEST, Problem
 from niyanta.settings import Settings
-from niyanta.store.positions import UNKNOWN, parse, show
 
-HEADER = "Niyanta-Position"
 PATTERN = "^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$"
 
 

@@ -13,11 +13,12 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from niyanta.positions import HEADER
 from niyanta.server.auth import Authenticator, Principal
 from niyanta.server.backpressure import Backpressure
 from niyanta.server.gather import Gatherer
 from niyanta.server.models import View
-from niyanta.server.positions import HEADER, PATTERN, Positions
+from niyanta.server.positions import PATTERN, Positions
 from niyanta.server.problems import FORBIDDEN, NOT_FOUND, UNAVAILABLE, Problem
 from niyanta.server.rate import SubmitRate
 from niyanta.server.reading import Reader

@@ -23,9 +23,8 @@ from typing import Any, Self
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 
-from niyanta import log
+from niyanta import log, positions
 from niyanta.settings import Settings
-from niyanta.store import positions
 from niyanta.store.errors import StoreError, StoreUnavailableError, too_slow
 from niyanta.store.pool import Pool, open_pool
 from niyanta.store.reads import Reads

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+HEADER = "Niyanta-Position"
+"""Of answers to writes, and of reads that must show them."""
 UNKNOWN = 2**64 - 1
 """Beyond every position: where a write is whose position could not be asked for."""
 _TEXT = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")

@@ -1,0 +1,75 @@
+"""What one command leaves for the next."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from niyanta.client.config import Config
+from niyanta.client.memory import KEPT_FOR, Memory, state_folder
+from niyanta.client.rest import Api
+from niyanta.positions import HEADER, parse, show
+
+pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def _api(seen: list[httpx.Request], url: str = "https://door.example", **headers: str) -> Api:
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json={}, headers=headers)
+
+    return Api(Config(url), notify=lambda _: None, transport=httpx.MockTransport(handle))
+
+
+def test_the_position_of_a_write_is_sent_with_later_reads_of_that_server_alone() -> None:
+    seen: list[httpx.Request] = []
+    writer = _api(seen, **{HEADER: "1/A0"})
+    writer.get("/v1/workloads")
+    writer.post("/v1/workloads", {})
+    writer.get("/v1/workloads")
+    _api(seen).get("/v1/workloads")
+    _api(seen, url="https://other.example").get("/v1/workloads")
+    assert [request.headers.get(HEADER) for request in seen] == [None, None, "1/A0", "1/A0", None]
+
+
+def test_it_is_forgotten_in_time(home: Path) -> None:
+    Memory("u").note("0/1")
+    (file,) = (home / "niyanta").iterdir()
+    long_ago = file.stat().st_mtime - KEPT_FOR - 5
+    os.utime(file, (long_ago, long_ago))
+    assert Memory("u").position == ""
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "0/1\r\nX: y", "\N{SNOWMAN}"])
+def test_what_is_no_position_is_neither_kept_nor_sent(home: Path, text: str) -> None:
+    memory = Memory("u")
+    memory.note(text)
+    assert (memory.position, list(home.iterdir())) == ("", [])
+    memory.note("0/1")
+    (file,) = (home / "niyanta").iterdir()
+    file.write_text(text)
+    assert Memory("u").position == ""
+
+
+def test_a_folder_that_cannot_be_written_is_no_trouble(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "niyanta").write_text("in the way")
+    memory = Memory("u")
+    memory.note("0/1")
+    assert memory.position == "0/1"
+    relative: dict[str, Any] = {"XDG_STATE_HOME": "relative"}
+    assert state_folder(relative) == Path.home() / ".local/state/niyanta"
+
+
+def test_positions_are_compared_as_numbers() -> None:
+    assert parse("9/FFFFFFFF") < parse("A/0") < parse("10/0")
+    assert show(parse("16/b374d848")) == "16/B374D848"
