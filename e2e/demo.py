@@ -21,7 +21,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from e2e import demo_scaling
 from e2e.cluster.build import ToolError
+from e2e.cluster.control_plane import Kind, which_kind
 from e2e.harness.api import JSON, ApiError
 from e2e.harness.environment import Environment
 from e2e.harness.nodes import nodes_of_pool
@@ -289,7 +291,8 @@ def show(console: Console, options: argparse.Namespace) -> int:
         console.print(f"{time.monotonic() - began:5.1f} s  {text}", soft_wrap=True, highlight=False)
 
     step("Starting Postgres and a Kubernetes control plane, and installing the chart with Helm ...")
-    with Environment.start("demo") as env:
+    scales = which_kind() is Kind.KWOK  # elsewhere API servers can't reach an operator on this machine
+    with Environment.start("demo", adapter=scales) as env:
         step(f"{_version(env)} is up ({env.cluster.kind.value}); chart installed in {env.namespace}.")
         env.start_operator(extra_env=QUICK)
         step("The operator leads, with the token of the chart's ServiceAccount.")
@@ -312,8 +315,23 @@ def show(console: Console, options: argparse.Namespace) -> int:
         for line in wrong:
             console.print(f"Not as expected: {line} (operator's log: {env.operators[0].log})", style="red")
         console.print(f"{len(demo.manifests)} Workloads were watched for {seconds:.0f} s.", highlight=False)
+        if scales:
+            wrong += second_act(env, console, step, options.limit)
     step("All of it is removed again. `make up` leaves one running.")
     return 1 if wrong else 0
+
+
+def second_act(env: Environment, console: Console, step: Callable[[str], None], limit: float) -> list[str]:
+    """A burst of work, and a pool that is scaled for it; returns what was not as it should be."""
+    console.print()
+    act = demo_scaling.Act(env, console)
+    step(f"Second act: a WorkerPool of one GPU worker, and hpa/{demo_scaling.FILE} for it.")
+    act.prepare()
+    step(f"Its HorizontalPodAutoscaler reads workers_needed. Now {demo_scaling.COUNT} Workloads come at once.")
+    act.play(limit)
+    for line in act.wrong:
+        console.print(f"Not as expected: {line} (operator's log: {env.operators[0].log})", style="red")
+    return act.wrong
 
 
 def _version(env: Environment) -> str:

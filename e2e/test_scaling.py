@@ -1,0 +1,261 @@
+"""The scaling loop, closed: a queue that the real HorizontalPodAutoscaler sees through the metrics adapter, a pool that
+it scales, and workers that appear, are used, and go when nobody needs them.
+
+The autoscalers are those of hpa/, with shorter windows so that both directions fit into a minute. Every timeline is
+printed. What ran is proved by a witness of all pods and by the attempts in Postgres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from e2e.harness.api import JSON
+from e2e.harness.environment import Environment
+from e2e.harness.placement import CUSTOMERS, POOLS
+from e2e.harness.scaling import Timeline, autoscaler, file_names, quick, simulated_pool, workers_of
+from e2e.harness.waiting import until
+from e2e.harness.workloads import Record, Witness, Workloads, customer_manifest
+
+pytestmark = pytest.mark.e2e
+
+QUICK = {"NIYANTA_POOL_STATUS_INTERVAL": "1", "NIYANTA_STATUS_DEBOUNCE": "0.3"}
+GPUS = 8
+"""Of each worker of a GPU pool."""
+REACTION, RESPONSE = 60.0, 300.0
+"""Seconds, at most: until the autoscaler acts, and until all that came is placed."""
+
+
+@pytest.fixture(scope="module")
+def env() -> Iterator[Environment]:
+    """A control plane with the metrics adapter, and one operator."""
+    with Environment.start("scaling", fast_node_loss=False, adapter=True, operators=1, operator_env=QUICK) as made:
+        yield made
+
+
+class Loop:
+    """One pool, its autoscaler from hpa/, and the workloads of one namespace."""
+
+    def __init__(self, env: Environment, namespace: str, say: Callable[[str], None]) -> None:
+        self.env = env
+        self.api = env.cluster.api
+        self.namespace = namespace
+        self.say = say
+        self._made: list[str] = []
+        env.cluster.create_namespace(namespace)
+        self.api.post(CUSTOMERS, customer_manifest(namespace, namespace))
+
+    def pool(self, manifest: JSON) -> str:
+        """Makes a WorkerPool and waits for the workers it asks for."""
+        name = str(manifest["metadata"]["name"])
+        self.api.post(POOLS, manifest)
+        self._made.append(f"{POOLS}/{name}")
+        self.workers(name, manifest["spec"]["replicas"])
+        return name
+
+    def workers(self, pool: str, count: int, timeout: float = 60) -> None:
+        """Waits for exactly so many workers."""
+        until(lambda: len(workers_of(self.env.cluster, pool)) == count, what=f"{count} workers", timeout=timeout)
+
+    def scale_by(self, manifest: JSON) -> str:
+        """Applies an autoscaler and waits until it has read its metric."""
+        path = f"/apis/autoscaling/v2/namespaces/{self.env.namespace}/horizontalpodautoscalers"
+        self.env.cluster.apply(manifest)
+        name = f"{path}/{manifest['metadata']['name']}"
+        self._made.insert(0, name)
+        conditions: dict[str, JSON] = {}
+
+        def active() -> bool:
+            found = self.api.get(name).get("status", {}).get("conditions", [])
+            conditions.update({item["type"]: item for item in found})
+            return conditions.get("ScalingActive", {}).get("status") == "True"
+
+        try:
+            until(active, what="the autoscaler reads its metric", timeout=60)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {conditions}") from None
+        return name
+
+    def work(self, pool: str) -> Workloads:
+        return Workloads(self.env.cluster, Record(self.env.dsn), self.namespace, pool)
+
+    def timeline(self, pool: str) -> Timeline:
+        return Timeline(self.env, pool, self.namespace)
+
+    def report(self, title: str, timeline: Timeline) -> None:
+        self.say("\n".join(("", f"--- {title} ---", *timeline.lines(), f"{title}: {timeline.summary()}")))
+
+    def close(self) -> None:
+        for path in self._made:
+            self.api.delete(path)
+        for node in self.api.items("/api/v1/nodes"):
+            self.api.delete(f"/api/v1/nodes/{node['metadata']['name']}")
+        self.api.delete(f"{CUSTOMERS}/{self.namespace}")
+        self.env.cluster.delete_namespace(self.namespace, wait=False)
+
+
+@pytest.fixture
+def loop(env: Environment, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Iterator[Loop]:
+    def say(text: str) -> None:
+        with capsys.disabled():
+            print(text, flush=True)
+
+    made = Loop(env, f"work-{abs(hash(request.node.name)) % 10**8}", say)
+    yield made
+    made.close()
+
+
+def gpu_pool(env: Environment, hpa: JSON, **spec: Any) -> JSON:
+    """The pool that an autoscaler of hpa/ is for, with workers of 8 GPUs."""
+    return simulated_pool(hpa["spec"]["scaleTargetRef"]["name"], env.namespace, gpus=GPUS, model="A100", **spec)
+
+
+def gpu_work(work: Workloads, count: int, seconds: tuple[int, int], **hard: Any) -> list[JSON]:
+    """Workloads of one GPU each that run for between `seconds`, evenly spread."""
+    first, last = seconds
+    return [
+        work.manifest(
+            f"w-{number}",
+            hard={"gpu": {"models": ["A100"], "count": 1}, **hard},
+            life={"run_for": f"{first + (last - first) * number / count:.1f}s"},
+        )
+        for number in range(count)
+    ]
+
+
+def run_undisturbed(loop: Loop, work: Workloads, manifests: list[JSON], timeline: Timeline, end: int) -> list[str]:
+    """Submits, and waits until all has ended and the pool has shrunk to `end` workers. Each ran exactly once."""
+    with Witness(loop.env.cluster, loop.namespace) as witness:
+        timeline.load_comes()
+        uids = work.create(manifests)
+        timeline.wait(lambda sample: sample.running > 0, "something runs", timeout=RESPONSE)
+        timeline.wait(lambda sample: sample.queued == 0, "the queue is empty", timeout=RESPONSE)
+        timeline.wait(lambda sample: sample.running == 0, "all has ended", timeout=180)
+        timeline.wait(
+            lambda sample: sample.workers == end == sample.replicas, f"the pool is back at {end}", timeout=120
+        )
+    witness.assert_one_pod_each(uids)
+    assert {attempt for _, _, attempt in witness.ever_ran} == {"1"}, "an attempt was disturbed and made again"
+    rows = work.record.query(
+        "SELECT attempt, status, failures, count(*) AS n FROM workload_state WHERE id = ANY(%(ids)s::uuid[])"
+        " GROUP BY 1, 2, 3",
+        ids=uids,
+    )
+    assert rows == [{"attempt": 1, "status": "SUCCEEDED", "failures": 0, "n": len(uids)}]
+    return uids
+
+
+def test_400_workloads_grow_a_gpu_pool_of_one_and_it_shrinks_again(env: Environment, loop: Loop) -> None:
+    shipped = autoscaler("workers-needed.yaml")
+    pool = loop.pool(gpu_pool(env, shipped, replicas=1, minReplicas=1))
+    loop.scale_by(quick(shipped, max_replicas=60))
+    work = loop.work(pool)
+    with loop.timeline(pool) as timeline:
+        run_undisturbed(loop, work, gpu_work(work, 400, (25, 45)), timeline, end=1)
+    loop.report("400 workloads, from 1 worker, by workers_needed", timeline)
+    seen = timeline.summary()
+    assert seen.first_reaction < REACTION
+    assert seen.all_placed < RESPONSE
+    assert (seen.made, seen.peak_replicas) == (400 // GPUS, 400 // GPUS), "not one worker too many"
+    assert seen.overshoot == 0
+
+
+def test_400_workloads_wake_a_gpu_pool_that_the_autoscaler_put_to_sleep(env: Environment, loop: Loop) -> None:
+    shipped = autoscaler("workers-needed-from-zero.yaml")
+    pool = loop.pool(gpu_pool(env, shipped, replicas=1))
+    hpa = loop.scale_by(quick(shipped, max_replicas=60))
+    loop.workers(pool, 0, timeout=90)
+    conditions = {item["type"]: item["status"] for item in env.cluster.api.get(hpa)["status"]["conditions"]}
+    assert conditions["ScaledToZero"] == "True"
+    work = loop.work(pool)
+    with loop.timeline(pool) as timeline:
+        run_undisturbed(loop, work, gpu_work(work, 400, (25, 45)), timeline, end=0)
+    loop.report("400 workloads, from 0 workers, by workers_needed", timeline)
+    seen = timeline.summary()
+    assert seen.first_reaction < REACTION
+    assert seen.all_placed < RESPONSE
+    assert (seen.made, seen.overshoot) == (400 // GPUS, 0)
+
+
+@pytest.mark.parametrize("limit", [None, 5], ids=["unlimited", "best-pool-limited"])
+def test_two_pools_that_could_both_take_the_work_grow_no_more_than_one(
+    env: Environment, loop: Loop, limit: int | None
+) -> None:
+    """80 workloads are 10 workers, in whatever pools: those there were, and only as many more as are missing."""
+    shipped = [autoscaler("workers-needed.yaml"), autoscaler("workers-needed-from-zero.yaml")]
+    limits = {"maxReplicas": limit} if limit else {}
+    pools = [
+        loop.pool(gpu_pool(env, hpa, replicas=1, minReplicas=1, **extra))
+        for hpa, extra in zip(shipped, (limits, {}), strict=True)
+    ]
+    for hpa in shipped:
+        made = quick(hpa)
+        made["spec"]["minReplicas"] = 1
+        loop.scale_by(made)
+    work = loop.work(pools[0])
+    manifests = gpu_work(work, 80, (20, 25), pools=pools)
+    with loop.timeline(pools[0]) as first, loop.timeline(pools[1]) as second:
+        second.load_comes()
+        run_undisturbed(loop, work, manifests, first, end=1)
+        second.wait(lambda sample: sample.workers == 1, "the other pool is back at 1", timeout=60)
+    for pool, timeline in zip(pools, (first, second), strict=True):
+        loop.report(f"80 workloads for two pools: {pool}", timeline)
+    together = len(first.ever) + len(second.ever)
+    loop.say(f"two pools: {len(first.ever)} + {len(second.ever)} workers for work that fills {80 // GPUS}")
+    assert together == 80 // GPUS
+    if limit is not None:
+        assert (len(first.ever), len(second.ever)) == (limit, 80 // GPUS - limit)
+
+
+@pytest.mark.parametrize("name", ["demand.yaml", "demand-from-zero.yaml"])
+def test_by_demand_a_pool_has_a_worker_for_every_ten_pods(env: Environment, loop: Loop, name: str) -> None:
+    shipped = autoscaler(name)
+    least = shipped["spec"]["minReplicas"]
+    manifest = simulated_pool("cpu-eu", env.namespace, replicas=1, slotsPerWorker=10)
+    pool = loop.pool(manifest)
+    loop.scale_by(quick(shipped))
+    loop.workers(pool, least, timeout=90)
+    work = loop.work(pool)
+    with loop.timeline(pool) as timeline:
+        run_undisturbed(
+            loop, work, [work.manifest(f"w-{n}", life={"run_for": "20s"}) for n in range(60)], timeline, end=least
+        )
+    loop.report(f"60 workloads, from {least}, by demand", timeline)
+    seen = timeline.summary()
+    assert seen.first_reaction < REACTION
+    assert (seen.made, seen.overshoot) == (6, 0)
+
+
+def test_by_utilization_a_full_pool_grows_until_there_is_room_again(env: Environment, loop: Loop) -> None:
+    """It has no notion of what waits, so it goes up by steps, and some workers beyond need are its nature."""
+    shipped = autoscaler("utilization.yaml")
+    pool = loop.pool(simulated_pool("cpu-us", env.namespace, cpu="4", replicas=1))
+    loop.scale_by(quick(shipped))
+    work = loop.work(pool)
+    manifests = [work.manifest(f"w-{n}", cpu="1", life={"run_for": "30s"}) for n in range(24)]
+    with loop.timeline(pool) as timeline:
+        run_undisturbed(loop, work, manifests, timeline, end=1)
+    loop.report("24 workloads that fill 6 workers, by utilization", timeline)
+    seen = timeline.summary()
+    assert seen.first_reaction < REACTION
+    assert seen.all_placed < RESPONSE
+    # 6 workers full are 600 %: 9 workers of 67 %.
+    assert 2 <= seen.made <= 9
+
+
+def test_every_autoscaler_of_the_folder_is_tried_here() -> None:
+    tried = {"workers-needed.yaml", "workers-needed-from-zero.yaml", "demand.yaml", "demand-from-zero.yaml"}
+    assert set(file_names()) == tried | {"utilization.yaml"}
+
+
+@pytest.mark.parametrize("name", file_names())
+def test_the_shipped_file_itself_is_accepted_and_reads_its_metric(env: Environment, loop: Loop, name: str) -> None:
+    """No unknown field, and ScalingActive: unchanged, as `kubectl apply -f` has it."""
+    manifest = autoscaler(name)
+    loop.pool(gpu_pool(env, manifest, replicas=1, slotsPerWorker=10))
+    hpa = loop.api.get(loop.scale_by(manifest))
+    (metric,) = hpa["spec"]["metrics"]
+    assert (metric["type"], metric["object"]["target"]["type"]) == ("Object", "AverageValue")
+    assert hpa["spec"]["behavior"]["scaleUp"].get("tolerance", "0") == "0"
