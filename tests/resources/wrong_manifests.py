@@ -31,6 +31,7 @@ BASES: dict[str, Manifest] = {
     },
 }
 POD = "spec.template.spec"
+_OFFERS = {"cpu": "4", "memory": "16Gi"}
 _MAIN = {"name": "main", "image": "busybox"}
 DELETE = object()
 
@@ -72,6 +73,10 @@ def _container(title: str, field: str, **changes: Any) -> Case:
 
 def _hard(name: str, value: Any, field: str) -> Case:
     return _workload(name, "spec.affinity.hard", value, f"spec.affinity.hard.{field}")
+
+
+def _shape(name: str, value: Any, field: str) -> Case:
+    return Case(name, "WorkerPool", {"spec.workerShape": value}, f"spec.workerShape{field}")
 
 
 def _soft(name: str, value: Any, field: str = "") -> Case:
@@ -243,6 +248,19 @@ WRONG: list[Case] = [
         "spec.provider",
     ),
     Case("no provider named", "WorkerPool", {"spec.provider": {}}, "spec.provider"),
+    _shape("shape without memory", {"allocatable": {"cpu": "4"}}, ".allocatable"),
+    _shape("shape with a quantity that is none", {"allocatable": {**_OFFERS, "cpu": "many"}}, ".allocatable.cpu"),
+    _shape("shape with negative pods", {"allocatable": {**_OFFERS, "pods": "-1"}}, ".allocatable.pods"),
+    _shape("shape with an odd resource", {"allocatable": {**_OFFERS, "a b": 1}}, ".allocatable"),
+    _shape("shape with an odd label", {"allocatable": _OFFERS, "labels": {"a": "b c"}}, ".labels.a"),
+    _shape(
+        "shape with an unknown effect",
+        {"allocatable": _OFFERS, "taints": [{"key": "a", "effect": "Never"}]},
+        ".taints[0].effect",
+    ),
+    _shape(
+        "shape with a taint without effect", {"allocatable": _OFFERS, "taints": [{"key": "a"}]}, ".taints[0].effect"
+    ),
     # Customer
     Case("unknown tier", "Customer", {"spec.tier": "Gold"}, "spec.tier"),
     Case("namespace of the cluster", "Customer", {"spec.namespaces": ["kube-system"]}, "spec.namespaces"),
@@ -318,6 +336,14 @@ RIGHT: list[Case] = [
             "spec.provider": {"kwok": {"nodeTemplate": {"metadata": {"labels": {"a": "b"}}}}},
             "spec.tags": {"disk": "ssd"},
             "spec.slotsPerWorker": 10,
+            "spec.workerShape": {
+                "allocatable": {"cpu": 96, "memory": "1100Gi", "pods": "250", "nvidia.com/gpu": 8},
+                "labels": {"example.com/rack": "r1"},
+                "taints": [
+                    {"key": "gpu", "value": "only", "effect": "NoSchedule"},
+                    {"key": "a", "effect": "NoExecute"},
+                ],
+            },
         },
     ),
     Case("customer of every namespace", "Customer", {"spec.namespaces": ["*"], "spec.tier": "Enterprise"}),

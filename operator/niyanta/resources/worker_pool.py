@@ -88,6 +88,11 @@ class WorkerPoolSpec(Model):
     slots_per_worker: int | None = Field(
         None, ge=1, le=1024, description="Most workload pods at once on a worker. Default: resources alone decide."
     )
+    worker_shape: WorkerShape | None = Field(
+        None,
+        description="What an empty worker offers. Default: as the provider's nodeTemplate says, else as the smallest "
+        "worker of the pool is or last was. A pool that never had a worker needs it to be sized from zero.",
+    )
     replicas: int | None = Field(
         None,
         ge=0,
@@ -140,7 +145,9 @@ class WorkerPoolStatus(Model):
     selector: Annotated[str, Field(max_length=16384)] | None = Field(
         None, description="Label selector of the pods on this pool, for the HorizontalPodAutoscaler."
     )
-    queue_depth: int | None = Field(None, ge=0, description="Pending workloads that could run here.")
+    queue_depth: int | None = Field(
+        None, ge=0, description="Pending workloads that count for this pool; each counts for one at most."
+    )
     running_workloads: int | None = Field(None, ge=0, description="Workloads running here.")
     utilization: Utilization | None = Field(None, description="Share of the pool that is taken, 0 to 1.")
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
