@@ -20,6 +20,7 @@ SCHEMA = Path(__file__).parent / "niyanta" / "values.schema.json"
 SET_BY_CHART = frozenset(
     {
         "dsn",
+        "replica_dsns",
         "embedded_postgres",
         "kubeconfig",
         "namespace",

@@ -57,6 +57,23 @@ def test_the_pod_of_the_door_is_as_restricted_as_it_can_be(renderer: Renderer) -
         assert environment(container)["NIYANTA_DSN"] == {"secretKeyRef": {"name": "niyanta-postgres", "key": "dsn"}}
 
 
+def test_replicas_are_read_by_the_door_alone_and_come_from_a_secret(renderer: Renderer) -> None:
+    for name, secret, key in (
+        ("replicas", "niyanta-postgres-replicas", "replica-dsns"),
+        ("replicas' secret", "pg-replicas", "uris"),
+    ):
+        objects = renderer.objects(VALUE_SETS[name])
+        (door,) = one(objects, "Deployment", "api")["spec"]["template"]["spec"]["containers"]
+        assert environment(door)["NIYANTA_REPLICA_DSNS"] == {"secretKeyRef": {"name": secret, "key": key}}
+        for container in containers(one(objects, "Deployment")):
+            assert "NIYANTA_REPLICA_DSNS" not in environment(container)
+    made = {
+        item["metadata"]["name"]: item for item in renderer.objects(VALUE_SETS["replicas"]) if item["kind"] == "Secret"
+    }
+    text = made["niyanta-postgres-replicas"]["stringData"]["replica-dsns"]
+    assert Settings(replica_dsns=text).replicas == ("postgresql://a/n", "host=b dbname=n")
+
+
 def test_the_operator_may_dispatch_and_drain_only_with_the_door(renderer: Renderer) -> None:
     with_door, without = renderer.objects(DSN), renderer.objects(VALUE_SETS["no REST door"])
     assert "create" in rules(with_door, "workloads")

@@ -20,6 +20,10 @@ VALUE_SETS: dict[str, JSON] = {
     "no replicas": {**DSN, "operator": {"replicas": 0}},
     "one replica": {**DSN, "operator": {"replicas": 1}},
     "existing secret": {"postgres": {"existingSecret": "pg-app", "key": "uri"}},
+    "replicas": {"postgres": {**DSN["postgres"], "replicas": {"dsns": ["postgresql://a/n", "host=b dbname=n"]}}},
+    "replicas' secret": {
+        "postgres": {**DSN["postgres"], "replicas": {"existingSecret": "pg-replicas", "key": "uris"}},
+    },
     "no default customer": {**DSN, "defaultCustomer": {"enabled": False}},
     "no definitions": {**DSN, "crds": {"enabled": False}},
     "definitions not kept": {**DSN, "crds": {"keep": False}},
@@ -86,6 +90,7 @@ WRONG_VALUES: list[tuple[JSON, str]] = [
     ({"operator": {"replicas": "two"}}, "got string, want integer"),
     ({"operator": {"podLabels": {"niyanta.io/workload": "x"}}}, "/operator/podLabels"),
     ({"postgres": {"existingSecret": "Not A Name"}}, "/postgres/existingSecret"),
+    ({"postgres": {"replicas": {"dsns": "postgresql://a/n"}}}, "/postgres/replicas/dsns"),
     ({"settings": {"cycle_interval": 1}}, "'cycle_interval' not allowed"),
     ({"settings": {"dsn": "x"}}, "'dsn' not allowed"),
     ({"settings": {"dbPoolMin": 0}}, "minimum: got 0, want 1"),
@@ -183,6 +188,9 @@ def test_a_database_must_be_named_once(renderer: Renderer) -> None:
         renderer.template({})
     with pytest.raises(CommandError, match="not both"):
         renderer.template({"postgres": {"dsn": "postgresql://x", "existingSecret": "pg"}})
+    twice = {"dsns": ["postgresql://r"], "existingSecret": "pg"}
+    with pytest.raises(CommandError, match="not both"):
+        renderer.template({"postgres": {"dsn": "postgresql://x", "replicas": twice}})
 
 
 @pytest.mark.e2e

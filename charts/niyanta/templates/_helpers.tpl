@@ -99,6 +99,19 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccoun
 {{- end }}
 {{- end }}
 
+{{/* Empty without replicas. */}}
+{{- define "niyanta.replicasSecretName" -}}
+{{- with .Values.postgres.replicas }}
+{{- if and .dsns .existingSecret }}
+{{- fail "Set postgres.replicas.dsns or postgres.replicas.existingSecret, not both." }}
+{{- else if .existingSecret }}
+{{- .existingSecret }}
+{{- else if .dsns }}
+{{- printf "%s-postgres-replicas" (include "niyanta.fullname" $) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* A number as the settings read it: helm reads 1000000 as the float 1e+06, which no integer setting takes. */}}
 {{- define "niyanta.settingValue" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ toString . }}{{ end }}
