@@ -67,6 +67,7 @@ class Api:
         *,
         query: dict[str, str] | None = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
         timeout: float = 60,
     ) -> JSON:
         """One request; the answer as JSON (text that is not JSON comes back as {"text": ...}).
@@ -75,7 +76,7 @@ class Api:
             ApiError: any answer that is not 2xx.
         """
         url = self.server + path + ("?" + urlencode(query) if query else "")
-        headers = dict(self._headers)
+        headers = {**self._headers, "Accept": accept}
         data = None
         if body is not None:
             headers["Content-Type"] = content_type

@@ -204,6 +204,7 @@ async def test_probes_need_no_certificate(scene: Scene) -> None:
         assert (await scene.ask(path, anonymous=True)).body == b"ok"
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 async def test_old_protocols_and_plain_http_get_nothing(scene: Scene) -> None:
     async with aiohttp.ClientSession() as session:
         with pytest.raises(aiohttp.ClientError):
