@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("engine", "simulation", "end_to_end", "rest")
+PARTS = ("engine", "simulation", "end_to_end", "rest", "scaling")
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
@@ -37,6 +37,8 @@ def show(results: Mapping[str, Any]) -> None:
     table = Table("part", "figure", "value", title="Benchmarks")
     for part in (name for name in results if name != "machine"):
         for path, item in flatten(results[part]):
+            if isinstance(item, list):
+                continue  # a series: in the JSON alone
             table.add_row(part, path, f"{item:,}" if isinstance(item, int | float) else str(item))
         table.add_section()
     Console(width=100).print(table)
@@ -54,6 +56,10 @@ noisy: compare rows of one run, not figures of two machines.
   from the moment their WorkerPool appears, bare pods (kube-scheduler) and Jobs from their first create; all three
   create their pods inside the measured time. `loop_stall` is how late a timer of the leader's event loop fired.
 - `rest`: the REST door on a Postgres that syncs every commit.
+- `scaling`: 400 workloads of one GPU for a pool of 8-GPU workers, from 1 worker and from none, scaled by Kubernetes'
+  HorizontalPodAutoscaler on `workers_needed` (it looks every 5 s here; machines are ready at once). Seconds from the
+  moment the load came; `made` are the workers the pool had meanwhile, `overshoot` those beyond the most that were in use
+  at once. [The plot](images/scaling.png); the JSON has the series.
 - `simulation`: 48 hours of queueing, see [queue.md](queue.md).
 """
 

@@ -16,17 +16,17 @@ from rich.text import Text
 
 from e2e.harness.api import JSON
 from e2e.harness.environment import Environment
-from e2e.harness.placement import CUSTOMERS, POOLS
+from e2e.harness.loop import Loop, gpu_work
 from e2e.harness.scaling import Sample, Timeline, autoscaler, quick, simulated_pool
 from e2e.harness.waiting import until
-from e2e.harness.workloads import Record, Workloads, customer_manifest
+from e2e.harness.workloads import Workloads
 
 POOL = "gpu-burst"
 SPACE = "burst"
 FILE = "workers-needed.yaml"
 GPUS = 8
 COUNT = 120
-RUNS = (8.0, 16.0)
+RUNS = (8, 16)
 """Seconds, from the first workload to the last."""
 ROWS = 14
 WIDTH = 30
@@ -51,33 +51,19 @@ class Act:
     wrong: list[str] = field(default_factory=list)
     _said: float = -10.0
 
+    def __post_init__(self) -> None:
+        self._loop = Loop(self.env, SPACE)
+
     def prepare(self) -> None:
         """A pool of one worker, a customer, and the autoscaler, which has read its metric."""
-        api = self.env.cluster.api
-        self.env.cluster.create_namespace(SPACE)
-        api.post(CUSTOMERS, customer_manifest(SPACE, SPACE))
-        api.post(POOLS, simulated_pool(POOL, self.env.namespace, gpus=GPUS, replicas=1, minReplicas=1))
-        self.env.cluster.apply(hpa())
-        path = f"/apis/autoscaling/v2/namespaces/{self.env.namespace}/horizontalpodautoscalers/{POOL}"
-
-        def active() -> bool:
-            found = api.get(path).get("status", {}).get("conditions", [])
-            return {item["type"]: item["status"] for item in found}.get("ScalingActive") == "True"
-
-        until(active, what="the autoscaler reads its metric", timeout=60)
+        self._loop.pool(simulated_pool(POOL, self.env.namespace, gpus=GPUS, replicas=1, minReplicas=1))
+        self._loop.scale_by(hpa())
 
     def play(self, limit: float) -> None:
         """The burst, from the first submission to the pool's return to one worker."""
-        work = Workloads(self.env.cluster, Record(self.env.dsn), SPACE, POOL)
-        first, last = RUNS
-        hard = {"gpu": {"models": ["A100"], "count": 1}}
-        manifests = [
-            work.manifest(
-                f"b-{number:03d}", hard=hard, life={"run_for": f"{first + (last - first) * number / COUNT:.1f}s"}
-            )
-            for number in range(COUNT)
-        ]
-        with Timeline(self.env, POOL, SPACE) as timeline:
+        work = self._loop.work(POOL)
+        manifests = gpu_work(work, COUNT, RUNS)
+        with self._loop.timeline(POOL) as timeline:
             until(lambda: timeline.samples and timeline.samples[-1].workers == 1, what="the pool has its worker")
             timeline.load_comes()
             uids = work.create(manifests)

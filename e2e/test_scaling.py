@@ -7,17 +7,16 @@ printed. What ran is proved by a witness of all pods and by the attempts in Post
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from e2e.harness.api import JSON
 from e2e.harness.environment import Environment
-from e2e.harness.placement import CUSTOMERS, POOLS
-from e2e.harness.scaling import Timeline, autoscaler, file_names, quick, simulated_pool, workers_of
-from e2e.harness.waiting import until
-from e2e.harness.workloads import Record, Witness, Workloads, customer_manifest
+from e2e.harness.loop import Loop, gpu_work
+from e2e.harness.scaling import Timeline, autoscaler, file_names, quick, simulated_pool
+from e2e.harness.workloads import Witness, Workloads
 
 pytestmark = pytest.mark.e2e
 
@@ -35,67 +34,6 @@ def env() -> Iterator[Environment]:
         yield made
 
 
-class Loop:
-    """One pool, its autoscaler from hpa/, and the workloads of one namespace."""
-
-    def __init__(self, env: Environment, namespace: str, say: Callable[[str], None]) -> None:
-        self.env = env
-        self.api = env.cluster.api
-        self.namespace = namespace
-        self.say = say
-        self._made: list[str] = []
-        env.cluster.create_namespace(namespace)
-        self.api.post(CUSTOMERS, customer_manifest(namespace, namespace))
-
-    def pool(self, manifest: JSON) -> str:
-        """Makes a WorkerPool and waits for the workers it asks for."""
-        name = str(manifest["metadata"]["name"])
-        self.api.post(POOLS, manifest)
-        self._made.append(f"{POOLS}/{name}")
-        self.workers(name, manifest["spec"]["replicas"])
-        return name
-
-    def workers(self, pool: str, count: int, timeout: float = 60) -> None:
-        """Waits for exactly so many workers."""
-        until(lambda: len(workers_of(self.env.cluster, pool)) == count, what=f"{count} workers", timeout=timeout)
-
-    def scale_by(self, manifest: JSON) -> str:
-        """Applies an autoscaler and waits until it has read its metric."""
-        path = f"/apis/autoscaling/v2/namespaces/{self.env.namespace}/horizontalpodautoscalers"
-        self.env.cluster.apply(manifest)
-        name = f"{path}/{manifest['metadata']['name']}"
-        self._made.insert(0, name)
-        conditions: dict[str, JSON] = {}
-
-        def active() -> bool:
-            found = self.api.get(name).get("status", {}).get("conditions", [])
-            conditions.update({item["type"]: item for item in found})
-            return conditions.get("ScalingActive", {}).get("status") == "True"
-
-        try:
-            until(active, what="the autoscaler reads its metric", timeout=60)
-        except AssertionError as error:
-            raise AssertionError(f"{error}: {conditions}") from None
-        return name
-
-    def work(self, pool: str) -> Workloads:
-        return Workloads(self.env.cluster, Record(self.env.dsn), self.namespace, pool)
-
-    def timeline(self, pool: str) -> Timeline:
-        return Timeline(self.env, pool, self.namespace)
-
-    def report(self, title: str, timeline: Timeline) -> None:
-        self.say("\n".join(("", f"--- {title} ---", *timeline.lines(), f"{title}: {timeline.summary()}")))
-
-    def close(self) -> None:
-        for path in self._made:
-            self.api.delete(path)
-        for node in self.api.items("/api/v1/nodes"):
-            self.api.delete(f"/api/v1/nodes/{node['metadata']['name']}")
-        self.api.delete(f"{CUSTOMERS}/{self.namespace}")
-        self.env.cluster.delete_namespace(self.namespace, wait=False)
-
-
 @pytest.fixture
 def loop(env: Environment, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Iterator[Loop]:
     def say(text: str) -> None:
@@ -110,19 +48,6 @@ def loop(env: Environment, request: pytest.FixtureRequest, capsys: pytest.Captur
 def gpu_pool(env: Environment, hpa: JSON, **spec: Any) -> JSON:
     """The pool that an autoscaler of hpa/ is for, with workers of 8 GPUs."""
     return simulated_pool(hpa["spec"]["scaleTargetRef"]["name"], env.namespace, gpus=GPUS, model="A100", **spec)
-
-
-def gpu_work(work: Workloads, count: int, seconds: tuple[int, int], **hard: Any) -> list[JSON]:
-    """Workloads of one GPU each that run for between `seconds`, evenly spread."""
-    first, last = seconds
-    return [
-        work.manifest(
-            f"w-{number}",
-            hard={"gpu": {"models": ["A100"], "count": 1}, **hard},
-            life={"run_for": f"{first + (last - first) * number / count:.1f}s"},
-        )
-        for number in range(count)
-    ]
 
 
 def run_undisturbed(loop: Loop, work: Workloads, manifests: list[JSON], timeline: Timeline, end: int) -> list[str]:
