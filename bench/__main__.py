@@ -58,8 +58,8 @@ noisy: compare rows of one run, not figures of two machines.
 - `rest`: the REST door on a Postgres that syncs every commit.
 - `scaling`: 400 workloads of one GPU for a pool of 8-GPU workers, from 1 worker and from none, scaled by Kubernetes'
   HorizontalPodAutoscaler on `workers_needed` (it looks every 5 s here; machines are ready at once). Seconds from the
-  moment the load came; `made` are the workers the pool had meanwhile, `overshoot` those beyond the most that were in use
-  at once. [The plot](images/scaling.png); the JSON has the series.
+  moment the load came; `made` are the workers that the pool had meanwhile, `overshoot` those beyond the most that were
+  in use at once. [The plot](images/scaling.png); the JSON has the series.
 - `simulation`: 48 hours of queueing, see [queue.md](queue.md).
 """
 
