@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("engine", "simulation", "end_to_end", "rest", "scaling")
+PARTS = ("engine", "simulation", "end_to_end", "rest", "postgres", "scaling")
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
@@ -56,6 +56,8 @@ noisy: compare rows of one run, not figures of two machines.
   from the moment their WorkerPool appears, bare pods (kube-scheduler) and Jobs from their first create; all three
   create their pods inside the measured time. `loop_stall` is how late a timer of the leader's event loop fired.
 - `rest`: the REST door on a Postgres that syncs every commit.
+- `postgres`: bytes per workload on disk (indexes included) while it waits and when it is over, and bytes of write-ahead
+  log for each step of its way; see [postgres.md](postgres.md).
 - `scaling`: 400 workloads of one GPU for a pool of 8-GPU workers, from 1 worker and from none, scaled by Kubernetes'
   HorizontalPodAutoscaler on `workers_needed` (it looks every 5 s here; machines are ready at once). Seconds from the
   moment the load came; `made` are the workers that the pool had meanwhile, `overshoot` those beyond the most that were
