@@ -124,7 +124,7 @@ class Timeline:
     watch: Callable[[Sample], None] | None = None
     """Told of every sample, in the thread that takes them."""
     ever: set[str] = field(default_factory=set)
-    """Names of all nodes that the pool had since the load came."""
+    """UIDs of all nodes that the pool had since the load came: names are used again."""
     _start: float = field(default_factory=time.monotonic)
     _ended: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -174,10 +174,11 @@ class Timeline:
 
     def _look(self, connection: psycopg.Connection[Any]) -> Sample:
         pool = self.env.cluster.api.get(f"{POOLS}/{self.pool}")
-        nodes = {node["metadata"]["name"] for node in workers_of(self.env.cluster, self.pool)}
+        found = workers_of(self.env.cluster, self.pool)
+        nodes = {node["metadata"]["name"] for node in found}
         queued, running, used = connection.execute(_COUNTS, [self.namespace]).fetchone() or (0, 0, None)
         figures = self._figures(connection)
-        self.ever |= nodes
+        self.ever |= {node["metadata"]["uid"] for node in found}
         shares = [share for share in (figures.get("utilization") or {}).values() if share is not None]
         return Sample(
             t=time.monotonic() - self._start,
