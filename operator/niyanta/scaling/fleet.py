@@ -6,6 +6,8 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
 
 from niyanta import log
 from niyanta.cluster.cache import ClusterCache
@@ -98,25 +100,26 @@ class Fleet:
     def _worker(
         self, pool: str, instance: Instance, node: Node | None, *, seen: Mapping[str, int], unready: Mapping[str, int]
     ) -> Worker:
-        common = {
-            "instance": instance.id,
-            "leaving": instance.state is InstanceState.LEAVING,
-            "protected": instance.protected,
-            "since": seen.get(instance.id, 0),
-        }
-        since = unready.get(instance.id)
+        bare = Worker(
+            instance.id,
+            leaving=instance.state is InstanceState.LEAVING,
+            ready=False,
+            since=seen.get(instance.id, 0),
+            unready_since=unready.get(instance.id),
+            protected=instance.protected,
+        )
         if node is None:
-            return Worker(**common, ready=False, unready_since=since)  # type: ignore[arg-type]
+            return bare
         pods = [pod for pod in self._cache.pods_on(node.name) if not pod.terminal]
         annotations = node.metadata.annotations
-        return Worker(
-            **common,  # type: ignore[arg-type]
+        return replace(
+            bare,
             node=node.name,
+            since=_created(node) or bare.since,
             ready=self._ready(pool, node),
             cordoned=node.spec.unschedulable,
             marked=SCALE_DOWN in annotations,
             kept=annotations.get(SCALE_DOWN_DISABLED) == "true",
-            unready_since=since,
             workloads=self._workloads()[node.name],
             pods=sum(1 for pod in pods if pod.workload_uid),
             others=tuple(sorted(f"{pod.namespace}/{pod.name}" for pod in pods if _counts(pod))),
@@ -214,6 +217,12 @@ class Fleet:
             raise
         except ApiError as error:
             logger.warning("an Event was not written", pool=meta.name, reason=reason, error=str(error))
+
+
+def _created(node: Node) -> int:
+    """Microseconds; 0: not known."""
+    text = node.metadata.creation_timestamp
+    return int(datetime.fromisoformat(text).timestamp()) * 1_000_000 if text else 0
 
 
 def _counts(pod: Pod) -> bool:

@@ -1,0 +1,1 @@
+"""Scaling: the rule, the providers, and both together."""
