@@ -1,4 +1,4 @@
-module niyanta.io/e2e/keda
+module niyanta.io/e2e/cluster/keda
 
 go 1.26.7
 
