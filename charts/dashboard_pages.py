@@ -12,6 +12,7 @@ NS = 'namespace=~"$namespace"'
 POOL = f'{NS},pool=~"$pool"'
 CUSTOMER = f'{NS},customer=~"$customer",tier=~"$tier"'
 TIER = f'{NS},tier=~"$tier"'
+FAILED = f'{NS},status=~"5.."'
 RATE = "$__rate_interval"
 WAIT_STEPS = ((None, "green"), (900.0, "orange"), (1800.0, "red"))
 SHARE_STEPS = ((None, "green"), (0.8, "orange"), (0.95, "red"))
@@ -42,6 +43,12 @@ def added(metric: str, where: str, by: str) -> str:
     return (
         f"sum by ({by}) (max by (pool, {by}) ({metric}{{{where}}}))" if by else f"sum({highest(metric, where, 'pool')})"
     )
+
+
+def within(seconds: str) -> str:
+    """Expression of the share of placements, by tier, that had waited for less than a bucket's bound."""
+    placed = rate("niyanta_queue_wait_seconds_bucket", f'{TIER},le="{seconds}"', "tier")
+    return f"{placed} / {rate('niyanta_queue_wait_seconds_count', TIER, 'tier')}"
 
 
 def stat(title: str, description: str, expr: str, **options: object) -> Panel:
@@ -99,8 +106,7 @@ OVERVIEW = Dashboard(
                 stat(
                     "REST errors",
                     "Share of the REST door's answers that are 5xx.",
-                    f"({rate('niyanta_api_answers_total', NS + ',status=~' + chr(34) + '5..' + chr(34))} or vector(0))"
-                    f" / {rate('niyanta_api_answers_total')}",
+                    f"({rate('niyanta_api_answers_total', FAILED)} or vector(0)) / {rate('niyanta_api_answers_total')}",
                     unit="percentunit",
                     steps=((None, "green"), (0.01, "orange"), (0.05, "red")),
                 ),
@@ -280,7 +286,7 @@ POOLS_PAGE = Dashboard(
                 ),
                 panel(
                     "Age of the figures",
-                    "Autoscalers are answered from figures that the leader makes each second; beyond 5 s they get none.",
+                    "Autoscalers are answered from figures made each second by the leader; beyond 5 s they get none.",
                     (highest("niyanta_figures_age_seconds"), "made by the leader"),
                     (highest("niyanta_adapter_figures_age_seconds", NS, "instance"), "as read by {{instance}}"),
                     unit="s",
@@ -310,8 +316,7 @@ CUSTOMERS_PAGE = Dashboard(
                     "Placed within 5 minutes",
                     "Share of the workloads placed that had waited for less than 5 minutes, by tier.",
                     (
-                        f'sum by (tier) (rate(niyanta_queue_wait_seconds_bucket{{{TIER},le="300.0"}}[{RATE}]))'
-                        f" / {rate('niyanta_queue_wait_seconds_count', TIER, 'tier')}",
+                        within("300.0"),
                         "{{tier}}",
                     ),
                     unit="percentunit",
@@ -321,8 +326,7 @@ CUSTOMERS_PAGE = Dashboard(
                     "Placed within 30 minutes",
                     "Share of the workloads placed that had waited for less than 30 minutes, by tier.",
                     (
-                        f'sum by (tier) (rate(niyanta_queue_wait_seconds_bucket{{{TIER},le="1800.0"}}[{RATE}]))'
-                        f" / {rate('niyanta_queue_wait_seconds_count', TIER, 'tier')}",
+                        within("1800.0"),
                         "{{tier}}",
                     ),
                     unit="percentunit",
