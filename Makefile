@@ -60,7 +60,7 @@ e2e: tools ## Tests against a real Kubernetes control plane
 	@$(PYTEST) -m e2e
 
 .PHONY: e2e-keda
-e2e-keda: venv ## Tests against KEDA; building it takes about 8 minutes more, so `make test` leaves them out
+e2e-keda: venv ## Tests against KEDA and prometheus-adapter; building them takes 12 minutes, so `make test` leaves them out
 	@$(PY) -m e2e.cluster.build --keda
 	@$(PYTEST) -m keda
 

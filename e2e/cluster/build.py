@@ -61,16 +61,17 @@ TOOLS: tuple[Tool, ...] = (
     Tool("promtool", "github.com/prometheus/prometheus/cmd/promtool", module="prometheus", tags=PROMETHEUS_TAGS),
     Tool("keda-operator", "github.com/kedacore/keda/v2/cmd/operator", module="keda"),
     Tool("keda-adapter", "github.com/kedacore/keda/v2/cmd/adapter", module="keda"),
+    Tool("prometheus-adapter", "sigs.k8s.io/prometheus-adapter/cmd/adapter", module="prometheus-adapter"),
 )
 BY_NAME = {tool.name: tool for tool in TOOLS}
 
 TESTS_ONLY = ("kubeconform", "prometheus", "promtool")
 """What only tests need."""
 
-KEDA = ("keda-operator", "keda-adapter")
-"""What `make e2e-keda` alone needs: about 8 minutes more."""
+OTHERS = ("keda-operator", "keda-adapter", "prometheus-adapter")
+"""Autoscaling by others, which `make e2e-keda` alone needs: about 12 minutes more."""
 
-CONTROL_PLANE = tuple(t.name for t in TOOLS if t.name not in {*TESTS_ONLY, *KEDA, "kind"})
+CONTROL_PLANE = tuple(t.name for t in TOOLS if t.name not in {*TESTS_ONLY, *OTHERS, "kind"})
 """What the demo and `make up` need."""
 
 WITH_DOCKER = ("kind", "kubectl", "helm", "kwok")
@@ -321,7 +322,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Build the test cluster's tools.")
     parser.add_argument("tools", nargs="*", metavar="TOOL", help=f"any of: {', '.join(BY_NAME)}")
     parser.add_argument("--control-plane", action="store_true", help="only what the demo needs")
-    parser.add_argument("--keda", action="store_true", help="the control plane and KEDA")
+    parser.add_argument("--keda", action="store_true", help="the control plane, KEDA and prometheus-adapter")
     parser.add_argument("--print-stamp", action="store_true", help="print the stamp and build nothing")
     options = parser.parse_args()
     if unknown := set(options.tools) - set(BY_NAME):
@@ -331,8 +332,8 @@ def main() -> int:
             go = go_version()
             print(stamp(go) if go else source_hash())
             return 0
-        keda = KEDA if options.keda else ()
-        ensure_tools(options.tools or (*needed_here(control_plane=options.control_plane or options.keda), *keda))
+        others = ("prometheus", *OTHERS) if options.keda else ()
+        ensure_tools(options.tools or (*needed_here(control_plane=options.control_plane or options.keda), *others))
     except ToolError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,0 +1,60 @@
+"""The rules of hpa/prometheus-adapter with a real prometheus-adapter and Prometheus: the HPAs of hpa/ work unchanged.
+
+Run by `make e2e-keda` alone: prometheus-adapter takes minutes to build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from e2e.harness.environment import Environment
+from e2e.harness.loop import Loop, gpu_work
+from e2e.harness.prometheus_adapter import PrometheusAdapter
+from e2e.harness.scaling import autoscaler, quick, simulated_pool
+
+pytestmark = pytest.mark.keda
+
+QUICK = {"NIYANTA_POOL_STATUS_INTERVAL": "1"}
+GPUS = 8
+
+
+@pytest.fixture(scope="module")
+def env() -> Iterator[Environment]:
+    """Without an adapter of Niyanta's own: one alone may serve the API."""
+    with Environment.start("prometheus", fast_node_loss=False, operators=1, operator_env=QUICK) as made:
+        PrometheusAdapter(made).start()
+        yield made
+
+
+@pytest.fixture
+def loop(env: Environment, request: pytest.FixtureRequest) -> Iterator[Loop]:
+    made = Loop(env, f"work-{abs(hash(request.node.name)) % 10**8}")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("name", ["workers-needed.yaml", "demand.yaml", "utilization.yaml"])
+def test_the_shipped_autoscaler_reads_its_metric_from_prometheus(env: Environment, loop: Loop, name: str) -> None:
+    manifest = autoscaler(name)
+    target = manifest["spec"]["scaleTargetRef"]["name"]
+    loop.pool(simulated_pool(target, env.namespace, gpus=GPUS, replicas=1, slotsPerWorker=10))
+    loop.scale_by(manifest)
+
+
+def test_a_pool_grows_and_shrinks_by_it(env: Environment, loop: Loop, capsys: pytest.CaptureFixture[str]) -> None:
+    shipped = autoscaler("workers-needed.yaml")
+    target = shipped["spec"]["scaleTargetRef"]["name"]
+    pool = loop.pool(simulated_pool(target, env.namespace, gpus=GPUS, replicas=1, minReplicas=1))
+    loop.scale_by(quick(shipped))
+    work = loop.work(pool)
+    with loop.timeline(pool) as timeline:
+        timeline.load_comes()
+        work.create(gpu_work(work, 40, (25, 30)))
+        timeline.wait(lambda sample: sample.running == 40, "all runs", timeout=120)
+        timeline.wait(lambda sample: sample.running == 0, "all has ended", timeout=120)
+        timeline.wait(lambda sample: sample.workers == sample.replicas == 1, "the pool is small again", timeout=120)
+    with capsys.disabled():
+        print("", *timeline.lines(), timeline.summary(), sep="\n")
+    assert (timeline.summary().made, timeline.summary().overshoot) == (40 // GPUS, 0)
