@@ -72,6 +72,11 @@ class Settings(BaseSettings):
     db_pool_max: int = Field(
         20, ge=2, description="Most connections of the Postgres pool (100+ for production API servers)"
     )
+    db_transaction_pooler: bool = Field(
+        default=False,
+        description="A pooler in transaction mode (PgBouncer) is between here and Postgres: nothing is prepared or set "
+        "for a session, so give the role its settings (docs/postgres.md)",
+    )
     statement_timeout: float = Field(5.0, gt=0, description="Longest time a statement may take")
 
     api_host: str = Field("0.0.0.0", description="Address the REST door listens on")  # noqa: S104
@@ -164,7 +169,8 @@ class Settings(BaseSettings):
     def replicas(self) -> tuple[str, ...]:
         """The connection strings in `replica_dsns`."""
         lines = [line.strip() for line in self.replica_dsns.splitlines()]
-        parts = [line.split() if line.startswith(("postgresql://", "postgres://")) else [line] for line in lines if line]
+        urls = ("postgresql://", "postgres://")
+        parts = [line.split() if line.startswith(urls) else [line] for line in lines if line]
         return tuple(part for line in parts for part in line)
 
     def tier_weight(self, tier: str) -> int:

@@ -1,8 +1,8 @@
 """Connections to Postgres, with timeouts such that a dead or hung server is an error within `statement_timeout`.
 
 Connections are in autocommit mode; transactions are explicit. Session settings (timeouts, prepared statements) need
-real sessions: behind PgBouncer use session pooling, or transaction pooling with the settings given to the role and
-`prepare_threshold=None`.
+real sessions: behind a pooler in transaction mode there are none of them (`db_transaction_pooler`), and the role has
+the settings.
 """
 
 from __future__ import annotations
@@ -57,19 +57,20 @@ TRUSTED = 2.0
 class Pool:
     """A psycopg pool whose errors are the store's and whose waits are bounded. Made by `open_pool`."""
 
-    def __init__(self, settings: Settings, *, prepare_threshold: int | None = 3, standby: bool = False) -> None:
+    def __init__(self, settings: Settings, *, standby: bool = False) -> None:
         given = conninfo_to_dict(settings.dsn)
         self._statement_timeout = settings.statement_timeout
         # A little less than the limit promised to callers; the server's own statement_timeout cleans up behind it.
         self._patience = settings.statement_timeout * 0.95
         self._standby = standby
+        self._sessions = not settings.db_transaction_pooler
         kwargs: dict[str, Any] = {name: value for name, value in _CONNECT.items() if name not in given}
         if standby:
             # Any: one that was promoted is to be told from one that is away.
             kwargs["target_session_attrs"] = "any"
             # The server gives up first here: a slow statement is then told from a server that is gone.
             self._statement_timeout *= 0.8
-        kwargs |= {"autocommit": True, "prepare_threshold": prepare_threshold}
+        kwargs |= {"autocommit": True, "prepare_threshold": 3 if self._sessions else None}
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             settings.dsn,
             kwargs=kwargs,
@@ -151,6 +152,8 @@ class Pool:
         """Settings of one session. The server forgets dead clients by itself, whatever the host's TCP settings are."""
         set_json_loads(orjson.loads, connection)
         set_json_dumps(orjson.dumps, connection)
+        if not self._sessions:
+            return
         milliseconds = {
             "statement_timeout": self._statement_timeout * 1000,
             "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION * 1000,
@@ -198,13 +201,12 @@ async def fetch(connection: Connection, name: str, params: Mapping[str, Any] | N
     return await (await connection.execute(sql(name), params)).fetchall()
 
 
-async def open_pool(settings: Settings, *, prepare_threshold: int | None = 3, standby: bool = False) -> Pool:
+async def open_pool(settings: Settings, *, standby: bool = False) -> Pool:
     """Open a pool on `settings.dsn`. A server that isn't there yet is no error here but at the first use.
 
-    prepare_threshold: after how many runs of a statement it is prepared; None: never (PgBouncer). standby: a replica,
-    which is only read.
+    standby: it is a replica, which is only read.
     """
-    pool = Pool(settings, prepare_threshold=prepare_threshold, standby=standby)
+    pool = Pool(settings, standby=standby)
     await pool.open()
     return pool
 

@@ -1,0 +1,315 @@
+"""docs/postgres.md: every block that it calls tried is run here, as it stands in the page, on real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from e2e.harness.postgres import Postgres, as_server_user
+from e2e.harness.rundir import REPO, RunDir
+from e2e.harness.standby import Standby
+from e2e.harness.waiting import until
+from niyanta.lifecycle import Event
+from niyanta.settings import Settings
+from niyanta.store.errors import StoreUnavailableError
+from niyanta.store.leadership import Leadership
+from niyanta.store.migrate import migrate, migrations
+from niyanta.store.partitions import keep_house
+from niyanta.store.pool import open_pool
+from niyanta.store.replicas import open_router
+from niyanta.store.rest import RestRecord
+from niyanta.store.rows import WorkloadRow
+from niyanta.store.submit import Answer, Request
+from tests.store.make import intake
+
+pytestmark = [pytest.mark.store, pytest.mark.timeout(180)]
+
+_BLOCK = re.compile(r"<!-- tried: ([-\w]+) -->\s*```(\w+)\n(.*?)```", re.DOTALL)
+BLOCKS = {name: (kind, text) for name, kind, text in _BLOCK.findall((REPO / "docs" / "postgres.md").read_text())}
+_tried: set[str] = set()
+
+
+def block(name: str, **variables: str) -> str:
+    """A block's text; `$NAME` in SQL is filled in as a person would."""
+    _tried.add(name)
+    kind, text = BLOCKS[name]
+    if kind == "sql":
+        for variable, value in variables.items():
+            text = text.replace(f"${variable}", value)
+    return text
+
+
+def run_sql(server: Postgres, name: str, database: str = "postgres", **variables: str) -> list[Any]:
+    """Runs a block's statements one by one, as psql does; the rows of the last."""
+    found: list[Any] = []
+    with psycopg.connect(server.dsn_of(database), autocommit=True) as connection:
+        for statement in block(name, **variables).split(";\n"):
+            if statement.strip():
+                cursor = connection.execute(statement.encode())
+                found = cursor.fetchall() if cursor.description else []
+    return found
+
+
+def run_sh(server: Postgres, name: str, **variables: str) -> None:
+    """Runs a block in a shell, as Postgres's user, with the server's own programs."""
+    tools = server.tool("psql").parent
+    env = {"PATH": f"{tools}:{os.environ['PATH']}", "PGHOST": "127.0.0.1", "PGPORT": str(server.port)}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block(name)],
+        env={**env, "PGUSER": "postgres", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+        **as_server_user(),
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def run() -> Iterator[RunDir]:
+    found = RunDir.create("page")
+    yield found
+    found.destroy()
+
+
+@pytest.fixture
+def server(run: RunDir) -> Iterator[Postgres]:
+    # What is killed here is the server, not the machine: the system still writes what it was given.
+    with Postgres.create(run=run, settings={"synchronous_commit": "on"}) as found:
+        run_sql(found, "role")
+        yield found
+
+
+def folder(server: Postgres, name: str) -> Path:
+    path = server.run.path / name
+    server._own(path)
+    return path
+
+
+@dataclass
+class Record:
+    """The record in one database, for a moment at a time."""
+
+    dsn: str
+
+    async def submit(self, *names: str, patience: float = 5.0) -> list[str]:
+        """Accepted submissions: their ids. A 202 each, as the REST door would answer."""
+        settings = Settings(dsn=self.dsn, db_pool_min=1, statement_timeout=patience)
+        async with await open_pool(settings) as pool:
+            record = RestRecord(pool, settings)
+            ids = []
+            for name in names:
+                items = [intake(id=str(uuid.uuid4()), door="rest", name=name)]
+                (outcome,) = await record.submit([Request("acme", items, None, lambda _: Answer(202, {}))])
+                ids += [verdict.row.id for verdict in outcome.verdicts if verdict.row]
+            return ids
+
+    async def rows(self) -> list[WorkloadRow]:
+        settings = Settings(dsn=self.dsn, db_pool_min=1)
+        async with await open_pool(settings) as pool:
+            record = RestRecord(pool, settings)
+            assert await record.wrong_counters() == []
+            return [row async for row in record.get_active()]
+
+    async def names(self) -> set[str]:
+        return {row.name for row in await self.rows()}
+
+
+def identity(server: Postgres, database: str) -> str:
+    with psycopg.connect(server.dsn_of(database)) as connection:
+        return str((connection.execute("SELECT identity FROM meta").fetchone() or [""])[0])
+
+
+async def test_the_roles_are_enough_for_each_process(server: Postgres) -> None:
+    owner = f"postgresql://niyanta@127.0.0.1:{server.port}/niyanta"
+    migrate(owner)
+    run_sql(server, "role-replicas")
+    run_sql(server, "role-door", "niyanta")
+    door = f"postgresql://niyanta_door@127.0.0.1:{server.port}/niyanta"
+    (id_,) = await Record(door).submit("one")
+    settings = Settings(dsn=door, db_pool_min=1)
+    async with await open_pool(settings) as pool:
+        record = RestRecord(pool, settings)
+        await record.move(id_, Event.SUSPEND, reason="Suspended", message="")
+        assert await record.rate_acquire("acme", limit=5, expiry=1, amount=1)
+        await record.prune()
+        assert (await record.get_queue_depth()).total.suspended == 1
+        await asyncio.sleep(0.1)  # the hint is sent beside
+    # The operator's part: leadership, and partitions, which only their owner may make.
+    async with await open_pool(Settings(dsn=owner, db_pool_min=1)) as pool:
+        assert await Leadership(pool, "a", 4.0).try_acquire() == 1
+    await asyncio.to_thread(keep_house, owner)
+    with Standby.of(server) as replica:
+        reading = owner.replace(str(server.port), str(replica.port))
+        async with await open_router(
+            Settings(dsn=owner, replica_dsns=reading, db_pool_min=1, replica_check_interval=0.1)
+        ) as router:
+            await asyncio.to_thread(
+                until, lambda: all(found.in_use for found in router.standings()), what="it may look", interval=0.02
+            )
+
+
+async def test_a_pooler_in_transaction_mode_needs_nothing_of_a_session(server: Postgres) -> None:
+    run_sql(server, "pooler")
+    owner = f"postgresql://niyanta@127.0.0.1:{server.port}/niyanta"
+    migrate(owner)
+    settings = Settings(dsn=owner, db_pool_min=1, db_pool_max=2, db_transaction_pooler=True)
+    async with await open_pool(settings) as pool:
+        record = RestRecord(pool, settings)
+        for _ in range(8):
+            assert await record.get_queue_depth("acme")
+        async with pool.connection() as connection:
+            for name, value in (("statement_timeout", "5s"), ("TimeZone", "UTC"), ("transaction_timeout", "7s")):
+                assert await (await connection.execute(f"SHOW {name}".encode())).fetchone() == (value,)
+            prepared = await connection.execute(b"SELECT count(*) FROM pg_prepared_statements")
+            assert await prepared.fetchone() == (0,)
+            own = b"SELECT count(*) FROM pg_settings WHERE source = 'session' AND name <> 'application_name'"
+            assert await (await connection.execute(own)).fetchone() == (0,)
+    assert len(await Record(owner).submit("one", "two")) == 2
+
+
+def test_what_to_set_and_look_at_is_known_to_postgres(server: Postgres) -> None:
+    owner = f"postgresql://niyanta@127.0.0.1:{server.port}/niyanta"
+    migrate(owner)
+    run_sql(server, "autovacuum")
+    assert len(run_sql(server, "watch", "niyanta")) == 5
+
+
+@pytest.mark.parametrize("release", ["this", "an older"])
+async def test_a_dump_is_restored_and_migrated(server: Postgres, release: str) -> None:
+    database = server.dsn_of("niyanta")
+    known = migrations() if release == "this" else migrations()[:2]
+    migrate(database, known=known)
+    ids: list[str] = []
+    if release == "this":
+        ids = await Record(database).submit("one", "two")
+    backup = folder(server, "backup")
+    run_sh(server, "dump", BACKUP=str(backup))
+    restored = server.create_database("niyanta_restored")
+    run_sh(server, "restore", BACKUP=str(backup))
+    assert migrate(restored) == [migration.name for migration in migrations()[len(known) :]]
+    assert identity(server, "niyanta_restored") == identity(server, "niyanta")
+    run_sql(server, "restored", "niyanta_restored")
+    assert identity(server, "niyanta_restored") != identity(server, "niyanta")
+    assert [row.id for row in await Record(restored).rows()] == sorted(ids)
+    assert len(await Record(restored).submit("three")) == 1
+
+
+async def test_the_record_goes_back_to_a_moment(server: Postgres) -> None:
+    database = server.dsn_of("niyanta")
+    migrate(database)
+    archive, backup = folder(server, "archive"), folder(server, "backup")
+    run_sql(server, "archive", ARCHIVE=str(archive))
+    server.stop()
+    server.start()
+    await Record(database).submit("before-the-backup")
+    run_sh(server, "base-backup", BACKUP=str(backup))
+    await Record(database).submit("after-the-backup")
+    moment = server.value("SELECT clock_timestamp()::text")
+    await Record(database).submit("by-accident")
+    server.value("SELECT pg_switch_wal()")
+    until(
+        lambda: server.value("SELECT last_archived_wal FROM pg_stat_archiver") and _archived(server, archive),
+        what="the log is archived",
+    )
+    server.stop()
+    with Restored(server.run, name="restored", durable=True, settings={}) as restored:
+        run_sh(
+            server,
+            "point-in-time",
+            BACKUP=str(backup),
+            ARCHIVE=str(archive),
+            PGDATA=str(restored.make()),
+            MOMENT=moment,
+        )
+        restored.start()
+        until(lambda: not restored.value("SELECT pg_is_in_recovery()"), what="it is promoted")
+        again = restored.dsn_of("niyanta")
+        assert migrate(again) == []
+        before = identity(restored, "niyanta")
+        run_sql(restored, "restored", "niyanta")
+        assert identity(restored, "niyanta") != before
+        assert await Record(again).names() == {"before-the-backup", "after-the-backup"}
+        assert len(await Record(again).submit("goes-on")) == 1
+
+
+def _archived(server: Postgres, archive: Path) -> bool:
+    """Whether the last finished segment is there."""
+    name = server.value("SELECT pg_walfile_name(pg_current_wal_lsn() - 1::numeric)")
+    return (archive / str(name)).exists() or len(list(archive.iterdir())) >= 2
+
+
+class Restored(Postgres):
+    """A server whose data somebody else lays down."""
+
+    def make(self) -> Path:
+        self.log.touch()
+        self._own(self.data)
+        return self.data
+
+
+async def test_a_replica_is_made_as_the_page_says(server: Postgres) -> None:
+    replica = Restored(server.run, name="by-hand", durable=True, settings={})
+    with replica:
+        run_sh(server, "replica", PGDATA=str(replica.make()))
+        replica.start()
+        until(
+            lambda: server.value("SELECT active FROM pg_replication_slots WHERE slot_name = 'niyanta_1'"),
+            what="streams",
+        )
+    until(lambda: not server.value("SELECT active FROM pg_replication_slots"), what="the slot is free")
+    server.value("SELECT pg_drop_replication_slot('niyanta_1')")
+
+
+async def test_accepted_work_survives_the_primary_with_a_synchronous_standby(server: Postgres) -> None:
+    database = server.dsn_of("niyanta")
+    migrate(database)
+    with Standby.of(server) as standby:
+        run_sql(server, "synchronous")
+        until(
+            lambda: server.value("SELECT sync_state FROM pg_stat_replication") == "quorum",
+            what="the standby is synchronous",
+        )
+        ids = await Record(database).submit(*(f"w{number}" for number in range(20)))
+        await asyncio.to_thread(standby.stop)
+        with pytest.raises(StoreUnavailableError):
+            await Record(database).submit("nobody-else-has-it", patience=1.0)
+        await asyncio.to_thread(standby.start)
+        ids += await Record(database).submit("goes-on")
+        server.kill()
+        await asyncio.to_thread(standby.promote)
+        # Nobody waits for a standby that isn't there yet.
+        standby._execute("ALTER SYSTEM SET synchronous_standby_names = ''")
+        standby._execute("SELECT pg_reload_conf()")
+        assert set(ids) <= {row.id for row in await Record(standby.dsn_of("niyanta")).rows()}
+
+
+async def test_what_is_lost_without_one(server: Postgres) -> None:
+    database = server.dsn_of("niyanta")
+    migrate(database)
+    with Standby.of(server) as standby:
+        await Record(database).submit("sent-over")
+        await asyncio.to_thread(standby.catch_up)
+        await asyncio.to_thread(standby.cut)
+        await Record(database).submit("accepted-and-lost")
+        server.kill()
+        await asyncio.to_thread(standby.promote)
+        assert await Record(standby.dsn_of("niyanta")).names() == {"sent-over"}
+        run_sql(standby, "restored", "niyanta")
+
+
+def test_every_block_was_tried(request: pytest.FixtureRequest) -> None:
+    """Last in this module. A block that nobody runs isn't tried, whatever the page says."""
+    if request.session.testscollected < 9:
+        pytest.skip("needs the whole module")
+    assert set(BLOCKS) == _tried
