@@ -104,6 +104,7 @@ class Operator:
             cache=self.cache,
             client=client,
             customers=self.customers,
+            pools=self.pools,
             projector=self.projector,
             recorder=self.recorder,
             operator_namespace=settings.namespace,

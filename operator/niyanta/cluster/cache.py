@@ -125,6 +125,10 @@ class ClusterCache:
         """All pods bound to a node, Niyanta's and foreign ones."""
         return list(self._by_node.get(node, {}).values())
 
+    def charge(self, pod: Pod) -> Charge | None:
+        """What a pod takes on its node, if it takes something."""
+        return self._ledger.get(pod.charge_key)
+
     def workloads_on(self, node: str) -> set[str]:
         """UIDs of the workloads that have a pod on the node."""
         return {pod.workload_uid for pod in self._by_node.get(node, {}).values() if pod.workload_uid}

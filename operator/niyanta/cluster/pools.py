@@ -170,6 +170,8 @@ class PoolReporter:
             1 for tracked in self._session.mirror if tracked.row.phase.bound and tracked.row.pool == pool.metadata.name
         )
         ready = sum(1 for row in rows if row.ready and not row.cordoned)
+        figures = self._session.figures
+        counted = figures.pool(pool.metadata.name) if figures is not None else None
         conditions = [
             _condition(pool, "Ready", holds=ready > 0, reason="WorkersReady" if ready else _why_empty(rows, overlap)),
             _condition(
@@ -189,7 +191,7 @@ class PoolReporter:
             "replicas": len(rows),
             "readyReplicas": ready,
             "selector": pod_selector([pool.metadata.name]),
-            "queueDepth": self._session.pool_depths.get(pool.metadata.name, 0),
+            "queueDepth": counted.queued_workloads if counted is not None else 0,
             "runningWorkloads": running,
             "utilization": utilization(rows),
             "conditions": conditions,

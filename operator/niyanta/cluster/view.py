@@ -8,19 +8,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from niyanta.cluster import shapes
 from niyanta.cluster.cache import ClusterCache
 from niyanta.cluster.catalog import Catalog
 from niyanta.cluster.client import ApiClient
 from niyanta.cluster.errors import ApiError, Verdict, WritesClosedError, verdict
 from niyanta.cluster.kinds import NODES, Kind
 from niyanta.cluster.objects import ContainerStatus, Pod
+from niyanta.cluster.pools import pool_views
 from niyanta.cluster.projector import Projector
 from niyanta.cluster.recorder import Recorder
+from niyanta.engine.fit import EmptyPool
 from niyanta.engine.model import Requirements, Subject
 from niyanta.resources.customer import Customer
 from niyanta.resources.customers import CustomerIndex, Held, Resolved
 from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, REST_ID, WORKLOAD_UID
 from niyanta.resources.requests import NamespaceDefaults, RuntimeClass
+from niyanta.resources.worker_pool import WorkerPool
 from niyanta.scheduler.ports import (
     ClusterAwayError,
     LeaseLostError,
@@ -58,6 +62,7 @@ class ClusterView:
         cache: ClusterCache,
         client: ApiClient,
         customers: Catalog[Customer],
+        pools: Catalog[WorkerPool],
         projector: Projector,
         recorder: Recorder,
         operator_namespace: str,
@@ -69,6 +74,7 @@ class ClusterView:
         self._cache = cache
         self._client = client
         self._customers = customers
+        self._pools = pools
         self._projector = projector
         self._recorder = recorder
         self._defaults: dict[str, NamespaceDefaults] = {}
@@ -78,6 +84,15 @@ class ClusterView:
 
     def take_deltas(self) -> Sequence[tuple[str, Any]]:
         return self._cache.take_deltas()
+
+    def empty_pools(self, remembered: Mapping[str, Mapping[str, Any]]) -> Sequence[EmptyPool]:
+        pools = list(self._pools.items().values())
+        workers = Counter(info.pool for info in self._cache.workers.values())
+        learned = {name: shapes.from_record(record) for name, record in remembered.items()}
+        return shapes.empty_pools(pools, pool_views(pools), learned=learned, workers=workers)
+
+    async def observe_shapes(self) -> Mapping[str, Mapping[str, Any]]:
+        return {name: shapes.to_record(shape) for name, shape in (await shapes.observed(self._cache)).items()}
 
     def claim(
         self, workload_id: str, attempt: int, workers: Sequence[str], requirements: Requirements, subject: Subject

@@ -13,6 +13,7 @@ from niyanta.engine.classes import Counts, RequirementsClass
 from niyanta.engine.columns import DEVICES_ROW, SLOTS_ROW, Snapshot
 from niyanta.engine.constraints import Check, names, static_checks
 from niyanta.engine.cycle import Fork, Options, View
+from niyanta.engine.fit import EmptyPool, Fit, Verdict
 from niyanta.engine.ledger import LaneState
 from niyanta.engine.model import PendingWorkload, Reason, Rejection, Requirements
 from niyanta.engine.peers import Term
@@ -182,6 +183,26 @@ def lane_note(state: LaneState, workload_id: str) -> str:
             workers = list(dict.fromkeys(reservation.workers))
             text += f"; reserved worker{'s' if len(workers) > 1 else ''} {_either(tuple(workers), ', ')}"
     return text
+
+
+def fit_note(
+    verdict: Verdict, pool: EmptyPool | None, replicas: int = 1, requirements: Requirements | None = None
+) -> str:
+    """Whether new workers would help, such as "would fit on an empty worker of pool gpu-a100"; empty: nothing to say.
+
+    `pool` is the verdict's.
+    """
+    if verdict.fit in (Fit.NEW, Fit.FULL):
+        text = f"would fit on {'an empty worker' if replicas == 1 else 'empty workers'} of pool {verdict.pool}"
+        if verdict.fit is Fit.NEW or pool is None:
+            return text
+        if pool.fixed:
+            return f"{text}, to which nobody adds workers"
+        return f"{text}, which is at its maximum of {pool.most} worker{'' if pool.most == 1 else 's'}"
+    if verdict.fit is Fit.NOWHERE and verdict.closest:
+        lacks = " and ".join(_text(reason, detail, requirements) for reason, detail in verdict.lacks)
+        return f"no pool's empty worker could hold it, pool {verdict.closest} comes closest: {lacks}"
+    return ""
 
 
 # --- nearest miss ----------------------------------------------------------------------------------------------------

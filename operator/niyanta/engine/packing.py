@@ -7,9 +7,8 @@ and no strategy spreads work over workers that nobody needs.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from niyanta.engine.bits import Bits, from_bool, minus, to_rows
 from niyanta.engine.classes import RequirementsClass
@@ -17,59 +16,11 @@ from niyanta.engine.columns import PODS_ROW, SLOTS_ROW
 from niyanta.engine.cycle import Fork
 from niyanta.engine.decide import Decider
 from niyanta.engine.empty import when_empty
-from niyanta.engine.model import HOSTNAME_TOPOLOGY, PendingWorkload, Reason, Requirements, WorkerInfo
+from niyanta.engine.fit import Bulk, EmptyPool, Fit, Verdict
+from niyanta.engine.model import HOSTNAME_TOPOLOGY, PendingWorkload, Requirements, WorkerInfo
 
 MOST_ROWS = 1024
 """Most hypothetical workers of one pool; what needs more is counted by its class, not packed."""
-
-
-@dataclass(frozen=True, slots=True)
-class EmptyPool:
-    """A pool with what an empty worker of it offers: one template for each zone; none: nobody knows."""
-
-    name: str
-    templates: tuple[WorkerInfo, ...] = ()
-    most: int | None = None
-    """Most workers it may have; None: no limit."""
-    fixed: bool = False
-    """Nobody adds workers to it: it has those that it has."""
-
-
-class Fit(enum.Enum):
-    """Where a waiting workload would find its room."""
-
-    ROOM = "Room"
-    """On workers that are there."""
-    NEW = "New"
-    """On new workers of the pool."""
-    FULL = "Full"
-    """On new workers of the pool, but it may have no more."""
-    NEVER = "Never"
-    """On no number of new workers as things stand: near terms, anti-affinity by zone, a group, a worker's name."""
-    NOWHERE = "Nowhere"
-    """No pool's empty worker could hold a pod of it."""
-    LIMITED = "Limited"
-    """Its customer runs as many workloads as it may."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """`pool`: the one it counts for; "" when it counts for none. `closest`, `lacks`: for NOWHERE, the pool whose empty
-    worker fails the fewest checks, and those."""
-
-    fit: Fit
-    pool: str = ""
-    closest: str = ""
-    lacks: tuple[tuple[Reason, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Bulk:
-    """`count` more workloads like `workload`, which is among those looked at one by one. `key` is the caller's."""
-
-    key: object
-    workload: PendingWorkload
-    count: int
 
 
 def hypothetical(template: WorkerInfo, number: int) -> WorkerInfo:

@@ -26,8 +26,9 @@ from niyanta.engine.constraints import is_gpu_resource
 from niyanta.engine.cycle import Fork, Options
 from niyanta.engine.empty import when_empty
 from niyanta.engine.explain import nearest_miss
+from niyanta.engine.fit import Bulk, EmptyPool, Fit, Verdict
 from niyanta.engine.model import PendingWorkload, Requirements, Subject, WorkerInfo
-from niyanta.engine.packing import MOST_ROWS, Bulk, EmptyPool, Fit, Packing, Verdict, bits_of, hypothetical
+from niyanta.engine.packing import MOST_ROWS, Packing, bits_of, hypothetical
 
 __all__ = ["Bulk", "EmptyPool", "Fit", "Planner", "PoolLoad", "Sizing", "Verdict"]
 

@@ -51,6 +51,10 @@ class Backlog:
         self._refilled_at = 0.0
         self._after_class = ""
 
+    def is_deep(self) -> bool:
+        """Whether Postgres holds more waiting work than memory does, and no refill is about to change that."""
+        return self.more and self.session.mirror.waiting_rest() >= LOW
+
     async def begin(self) -> None:
         """Before the rows are loaded: changes count from here."""
         self._cursor = await self.session.state.cursor()

@@ -16,6 +16,7 @@ from niyanta.engine.model import PendingWorkload, Placement, Plan, Reason, Rejec
 from niyanta.engine.place import Lane, Options, schedule
 from niyanta.lifecycle import Event
 from niyanta.scheduler.attempts import Verdict
+from niyanta.scheduler.feed import CYCLE
 from niyanta.scheduler.inbox import Note
 from niyanta.scheduler.session import Session
 from niyanta.store.rows import Change
@@ -31,6 +32,9 @@ COMMIT_SIZE = 500
 
 NOTE_EVERY = 5.0
 """Least seconds between two notes on why one workload waits: counts change with every placement elsewhere."""
+
+FIT_PATIENCE = 2.5
+"""Longest that the first note waits for what the figures say of it, seconds."""
 
 UNSCHEDULABLE = "Unschedulable"
 
@@ -63,6 +67,11 @@ class Cycle:
         self.number = 0
         self._unnoted: dict[str, Rejection] = {}
         """What the last cycle said of workloads that couldn't be noted yet: the last word is always written."""
+        self._rejected: dict[str, Rejection] = {}
+        """All that the last cycle said, and since when (monotonic) each has been turned away."""
+        self._rejected_at: dict[str, float] = {}
+        self._fits = session.fits
+        """As of the last look at what waiting work would fit."""
         self._lane = LaneState()
         """A new leader starts with an empty lane: see docs/queue.md for what that costs those who were in it."""
         self._entered_at = 0.0
@@ -82,14 +91,14 @@ class Cycle:
         options = self._options()
         with session.telemetry.phase("engine"):
             thought = await asyncio.to_thread(
-                self._think, session.cluster.take_deltas(), pending, now, options=options, lane=lane
+                self._think, session.feed.take(CYCLE), pending, now, options=options, lane=lane
             )
         plan = thought.plan
         self._lane = plan.lane or self._lane
         self._count_running(plan.placements)
         if plan.placements:
             await self._commit(plan.placements)
-        self._unnoted = {rejection.id: rejection for rejection in plan.rejections}
+        self._reject(plan.rejections)
         self.collect_notes()
         session.telemetry.thought(thought.seconds, plan.rejections)
         if plan.placements:
@@ -198,11 +207,29 @@ class Cycle:
             wake_in_seconds=float(tracked.spec.start_timeout_seconds),
         )
 
+    def _reject(self, rejections: Sequence[Rejection]) -> None:
+        now = time.monotonic()
+        self._rejected = {rejection.id: rejection for rejection in rejections}
+        self._unnoted = dict(self._rejected)
+        self._rejected_at = {id_: self._rejected_at.get(id_, now) for id_ in self._rejected}
+
+    def _follow_fits(self) -> None:
+        """What became known since about pools that waiting work would fit is to be noted as well."""
+        fits = self.session.fits
+        if fits is self._fits:
+            return
+        before, self._fits = self._fits, fits
+        for id_, rejection in self._rejected.items():
+            tracked = self.session.mirror.get(id_)
+            if tracked is not None and fits.of(tracked) != before.of(tracked):
+                self._unnoted[id_] = rejection
+
     def collect_notes(self) -> None:
         """Have the reasons of the last cycle noted, as far as the limits allow; the others at a later call."""
         session = self.session
         now = time.monotonic()
         collected = 0
+        self._follow_fits()
         for rejection in list(self._unnoted.values()):
             tracked = session.mirror.get(rejection.id)
             if tracked is None or rejection.id not in session.mirror.queue:
@@ -210,15 +237,23 @@ class Cycle:
                 continue
             if now - tracked.noted_at < NOTE_EVERY:
                 continue
+            limited = rejection.counts[:1] and rejection.counts[0][0] is Reason.CONCURRENCY
+            if (
+                not limited
+                and session.fits.of(tracked) is None
+                and now - self._rejected_at[rejection.id] < FIT_PATIENCE
+            ):
+                continue
             del self._unnoted[rejection.id]
             text = summary(rejection, tracked.requirements, self._running)
             if expedited := lane_note(self._lane, rejection.id):
                 text += f"; {expedited}"
+            if not limited and (fit := session.fits.text(tracked)):
+                text += f"; {fit}"
             if tracked.row.message == text:
                 continue
             tracked.noted_at = now
             counts = tuple((reason.value, detail, count) for reason, detail, count in rejection.counts)
-            limited = rejection.counts[:1] and rejection.counts[0][0] is Reason.CONCURRENCY
             reason = Reason.CONCURRENCY.value if limited else UNSCHEDULABLE
             session.inbox.put_note(Note(rejection.id, reason, text, counts))
             collected += 1
@@ -245,7 +280,7 @@ class Cycle:
             tracked = session.mirror.get(note.workload_id)
             if tracked is None or tracked.row.phase.terminal or tracked.row.message == note.message:
                 continue
-            reasons = (*note.reasons, *misses.get(note.workload_id, ()))
+            reasons = (*note.reasons, *misses.get(note.workload_id, ()), *session.fits.reasons(tracked))
             batch.append(StoreNote(note.workload_id, tracked.row.version, note.reason, note.message, reasons))
         if not batch:
             return

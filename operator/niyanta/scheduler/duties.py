@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import Counter
 
 from niyanta import log
-from niyanta.engine.empty import attribute
-from niyanta.engine.model import Requirements
-from niyanta.engine.place import Options
 from niyanta.lifecycle import Event, Phase
 from niyanta.scheduler.attempts import Verdict
 from niyanta.scheduler.mirror import Tracked
@@ -20,10 +15,6 @@ logger = log.get(__name__)
 
 HELD_EVERY = 1.0
 REQUESTS_EVERY = 2.0
-DEPTHS_EVERY = 2.0
-MOST_CLASSES = 2000
-"""Most requirements classes looked at for the pools' queue depths."""
-
 HOUSE_EVERY = 3600.0
 """Seconds; partitions are made days ahead, so an hour late is early."""
 
@@ -44,8 +35,6 @@ class Duties:
             await self._worker_requests()
         if self._is_due("stats", self.session.settings.leader_stats_interval):
             await self._write_stats()
-        if self._is_due("depths", DEPTHS_EVERY):
-            await self._count_by_pool()
         if self._is_due("house", HOUSE_EVERY):
             await self.session.state.keep_house()
 
@@ -106,22 +95,6 @@ class Duties:
     def _on_worker(self, worker: str) -> list[Tracked]:
         bound = self.session.mirror.select((Phase.SCHEDULED, Phase.RUNNING))
         return [t for t in bound if worker in t.row.workers and not t.applying]
-
-    async def _count_by_pool(self) -> None:
-        """Each pending workload counts for one pool. Classes deep in a backlog, not in memory, count for none."""
-        session = self.session
-        classes: dict[str, Requirements] = {}
-        for tracked in session.mirror.select((Phase.PENDING,)):
-            if tracked.requirements is not None and len(classes) < MOST_CLASSES:
-                classes.setdefault(tracked.row.class_id, tracked.requirements)
-        depths: Counter[str] = Counter()
-        if classes:
-            options = Options(keep_gpu_workers_free=session.settings.keep_gpu_workers_free)
-            pools = await asyncio.to_thread(attribute, session.snapshot, classes, options)
-            for class_id, depth in (await session.state.get_class_depths()).items():
-                if class_id in pools:
-                    depths[pools[class_id]] += depth
-        session.pool_depths = dict(depths)
 
     async def _write_stats(self) -> None:
         session = self.session

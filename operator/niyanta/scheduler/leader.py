@@ -15,6 +15,7 @@ from niyanta.scheduler import attempts
 from niyanta.scheduler.backlog import Backlog
 from niyanta.scheduler.cycle import Cycle
 from niyanta.scheduler.duties import Duties
+from niyanta.scheduler.figures import FiguresMaker
 from niyanta.scheduler.inbox import Mail
 from niyanta.scheduler.mirror import Tracked
 from niyanta.scheduler.ports import ClusterAwayError, ClusterPort, OrphansError
@@ -82,11 +83,16 @@ class Leader:
         await self._repeat(Repair(self.session, self.backlog).run)
         if self._on_repaired is not None:
             await self._on_repaired()
-        while True:
-            await self.session.inbox.wait(TIMERS_EVERY)
-            await asyncio.sleep(IDLE_WINDOW)  # what comes in a burst is looked at in one round
-            self._tick()
-            await self._repeat(self.round)
+        counting = asyncio.create_task(FiguresMaker(self.session, deep=self.backlog.is_deep).run(), name="figures")
+        try:
+            while True:
+                await self.session.inbox.wait(TIMERS_EVERY)
+                await asyncio.sleep(IDLE_WINDOW)  # what comes in a burst is looked at in one round
+                self._tick()
+                await self._repeat(self.round)
+        finally:
+            counting.cancel()
+            await asyncio.gather(counting, return_exceptions=True)
 
     async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run `work` again and again while Postgres or the API server is away."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from niyanta.engine.fit import EmptyPool
 from niyanta.engine.model import Requirements, Subject
 from niyanta.resources.customers import Held, Resolved
 from niyanta.resources.requests import NamespaceDefaults
@@ -96,6 +97,15 @@ class ClusterPort(Protocol):
 
     def take_deltas(self) -> Sequence[tuple[str, Any]]:
         """What changed since the last call: names of Snapshot methods with their argument. The first call gives all."""
+        ...
+
+    def empty_pools(self, remembered: Mapping[str, Mapping[str, Any]]) -> Sequence[EmptyPool]:
+        """Every WorkerPool with what an empty worker of it offers; `remembered`: shapes seen earlier, by pool."""
+        ...
+
+    async def observe_shapes(self) -> Mapping[str, Mapping[str, Any]]:
+        """What an empty worker of each pool would be, going by its smallest worker; pools without a ready one are
+        left out. JSON values."""
         ...
 
     def claim(

@@ -18,6 +18,8 @@ from niyanta.scheduler import attempts
 from niyanta.scheduler.apply import Applied, Applier
 from niyanta.scheduler.attempts import Verdict
 from niyanta.scheduler.dispatch import REST, Dispatcher
+from niyanta.scheduler.feed import Feed
+from niyanta.scheduler.fits import Fits
 from niyanta.scheduler.inbox import Inbox
 from niyanta.scheduler.mirror import Mirror, Tracked
 from niyanta.scheduler.pace import Pace
@@ -92,11 +94,12 @@ class Session:
             )
         )
         self.pace = Pace()
-        self.figures: Figures | None = None
-        """What was last counted of pools and namespaces."""
         self.asks: list[Ask] = []
-        self.pool_depths: dict[str, int] = {}
-        """Pending workloads by the pool they count for."""
+        self.feed = Feed(cluster.take_deltas)
+        self.figures: Figures | None = None
+        """What the leader counted last; None until it did."""
+        self.fits = Fits()
+        """Which pool's empty workers waiting work would fit."""
         self.dispatcher = Dispatcher(cluster=cluster, state=state, mirror=self.mirror, epoch=epoch)
         self.applier = Applier(
             cluster, self.dispatcher, epoch=epoch, width=settings.connections, report=self._on_applied, on_lost=on_lost

@@ -268,9 +268,9 @@ class StateManager(ScalingRecord):
         """How many workloads each customer has scheduled or running (as maxConcurrent counts), from counters."""
         return {name: int(count) for name, count in await self._pool.fetch("concurrency")}
 
-    async def get_class_depths(self) -> dict[str, int]:
-        """Pending workloads by requirements class, from counters."""
-        return {class_id: int(depth) for class_id, depth in await self._pool.fetch("class_depths")}
+    async def get_kind_depths(self) -> dict[tuple[str, str], int]:
+        """Pending workloads by customer and requirements class, from counters."""
+        return {(customer, class_id): depth for customer, class_id, depth in await self._pool.fetch("kind_depths")}
 
     async def wrong_counters(self) -> list[str]:
         """Counters that disagree with the rows, as text; reads every row (tests, repairs)."""

@@ -105,9 +105,9 @@ SELECT customer_id, sum(pending)::bigint, sum(held)::bigint, sum(suspended)::big
  WHERE %(customer)s::text IS NULL OR customer_id = %(customer)s
  GROUP BY customer_id;
 
--- name: class_depths
--- Pending workloads by requirements class.
-SELECT class_id, sum(pending)::bigint FROM queue_counters WHERE pending > 0 GROUP BY class_id;
+-- name: kind_depths
+-- Pending workloads by customer and requirements class.
+SELECT customer_id, class_id, pending FROM queue_counters WHERE pending > 0;
 
 -- name: counters_wrong
 -- Counters that don't agree with the rows, in one snapshot. Reads everything: for tests and repairs.
