@@ -63,6 +63,11 @@ def test_it_is_replaced_after_two_thirds_of_its_lifetime(made: ServingCertificat
     assert ends_at(made.certificate) == NOW + DAYS
 
 
+def test_a_shorter_lifetime_is_obeyed_at_once(made: ServingCertificate) -> None:
+    shorter = problem(made, NAMES, lifetime=dt.timedelta(days=30), now=NOW)
+    assert shorter.startswith("it would last until")
+
+
 def test_what_cannot_be_used_is_replaced(made: ServingCertificate) -> None:
     other = issue(NAMES, lifetime=DAYS, now=NOW)
     assert cause(None) == "there is none yet"

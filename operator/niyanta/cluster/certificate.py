@@ -99,8 +99,11 @@ def problem(held: ServingCertificate | None, names: Iterable[str], *, lifetime: 
     missing = set(names) - set(alternatives.get_values_for_type(x509.DNSName))
     if missing:
         return f"it isn't for {', '.join(sorted(missing))}"
-    if now >= certificate.not_valid_after_utc - lifetime * (1 - RENEW_AT):
-        return f"it ends {certificate.not_valid_after_utc:%Y-%m-%d %H:%M:%S} UTC"
+    end = certificate.not_valid_after_utc
+    if now >= end - lifetime * (1 - RENEW_AT):
+        return f"it ends {end:%Y-%m-%d %H:%M:%S} UTC"
+    if end > now + lifetime + SKEW:  # the setting was made shorter
+        return f"it would last until {end:%Y-%m-%d %H:%M:%S} UTC"
     return ""
 
 

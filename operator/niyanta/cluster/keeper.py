@@ -53,6 +53,8 @@ class Keeper:
         self._secret = secret_name(settings)
         self._names = service_names(self._service, self._namespace)
         self._lifetime = dt.timedelta(seconds=settings.metrics_adapter_certificate_lifetime)
+        self._authorities = b""
+        """Those of the last certificate seen: replicas still answer with it when somebody empties the Secret."""
         self._said = ""
 
     async def run(self) -> None:
@@ -77,24 +79,27 @@ class Keeper:
         held = from_data(secret.get("data"))
         now = dt.datetime.now(dt.UTC)
         if cause := problem(held, self._names, lifetime=self._lifetime, now=now):
-            held = await self._replace(secret, held, registration, now)
+            earlier = held.authorities if held is not None else self._authorities
+            held = await self._replace(secret, earlier, registration, now)
             logger.info("the metrics adapter has a new certificate", cause=cause)
             registration = await self._our_registration()
-        if held is not None and registration is not None:
+        if held is None:
+            return
+        self._authorities = held.authorities
+        if registration is not None:
             await self._write_bundle(registration, held.authorities)
 
     async def _replace(
-        self, secret: Manifest, held: ServingCertificate | None, registration: Manifest | None, now: dt.datetime
+        self, secret: Manifest, earlier: bytes, registration: Manifest | None, now: dt.datetime
     ) -> ServingCertificate:
         fresh = await asyncio.to_thread(issue, self._names, lifetime=self._lifetime, now=now)
-        earlier = held.authorities if held is not None else b""
         fresh = ServingCertificate(fresh.certificate, fresh.key, joined(fresh.authorities, earlier, now=now))
-        if registration is not None and held is not None:
+        if registration is not None and earlier:
             await self._write_bundle(registration, fresh.authorities)
             await asyncio.sleep(SPREAD)
         body = {"metadata": {"resourceVersion": secret["metadata"]["resourceVersion"]}, "data": to_data(fresh)}
         await self._client.patch(SECRETS, self._secret, body, namespace=self._namespace)
-        if held is None:
+        if not earlier:
             # The API server looks again when the APIService changes, and somebody should answer by then.
             await asyncio.sleep(SPREAD)
         return fresh
