@@ -77,10 +77,10 @@ def test_the_constant_key_orders_as_effective_priority_does_at_any_time(
 
 
 def test_effective_priority_is_base_times_weight_plus_five_a_minute() -> None:
-    assert effective_priority(waiting("a", 10, 50, queued_at=MINUTE), now=4 * MINUTE) == 515.0
-    assert effective_priority(waiting("a", 10, 50, queued_at=MINUTE), now=0) == 500.0
-    assert effective_priority(waiting("a", 10, 50), 4 * MINUTE, FIFO) == 0.0
-    assert queue_key(waiting("a", 10, 50, queued_at=7)) == 500 * MINUTE - 35
+    assert effective_priority(10, 50, queued_at=MINUTE, now=4 * MINUTE) == 515.0
+    assert effective_priority(10, 50, queued_at=MINUTE, now=0) == 500.0
+    assert effective_priority(10, 50, queued_at=0, now=4 * MINUTE, settings=FIFO) == 0.0
+    assert queue_key(10, 50, queued_at=7) == 500 * MINUTE - 35
 
 
 @given(many, st.randoms(use_true_random=False))

@@ -14,7 +14,6 @@ from prometheus_client import Counter
 from niyanta import log
 from niyanta.cluster.client import ApiClient
 from niyanta.cluster.errors import ApiError, Verdict, WritesClosedError, verdict
-from niyanta.engine.model import PendingWorkload, Requirements, Subject
 from niyanta.engine.queue import QueueSettings, effective_priority
 from niyanta.lifecycle import Phase
 from niyanta.store.clock import Clock
@@ -148,7 +147,9 @@ def status_of(row: WorkloadRow, queue: QueueSettings, *, now: int) -> dict[str, 
         "workers": list(row.workers) or None,
         "pool": row.pool or None,
         "score": None if row.score is None else round(row.score, 1),
-        "effectivePriority": _effective(row, queue, now=now),
+        "effectivePriority": int(
+            effective_priority(row.priority, row.tier_weight, queued_at=row.queued_at_us, now=now, settings=queue)
+        ),
         "attempts": row.attempt,
         "queuedAt": _stamp(row.queued_at_us / 1e6),
         "scheduledAt": _time(row.scheduled_at),
@@ -158,20 +159,6 @@ def status_of(row: WorkloadRow, queue: QueueSettings, *, now: int) -> dict[str, 
         "message": row.message[:1024] or None,
         "conditions": conditions_of(row, now=now),
     }
-
-
-def _effective(row: WorkloadRow, queue: QueueSettings, *, now: int) -> int:
-    queued = PendingWorkload(
-        id=row.id,
-        version=row.version,
-        attempt=row.attempt,
-        subject=Subject(row.namespace, row.customer),
-        requirements=Requirements(()),
-        priority=row.priority,
-        tier_weight=row.tier_weight,
-        queued_at=row.queued_at_us,
-    )
-    return int(effective_priority(queued, now, queue))
 
 
 def conditions_of(row: WorkloadRow, *, now: int) -> list[dict[str, Any]]:

@@ -40,23 +40,25 @@ _Entry = tuple[int, int, str]
 """(-key, queued_at, id): ascending is queue order."""
 
 
-def queue_key(workload: PendingWorkload, settings: QueueSettings = _DEFAULTS) -> int:
-    """The constant key of a workload, larger first; equal keys go by `queued_at`, then id."""
+def queue_key(priority: int, tier_weight: int, *, queued_at: int, settings: QueueSettings = _DEFAULTS) -> int:
+    """The constant key, larger first; equal keys go by `queued_at` (microseconds), then id."""
     key = 0
     if settings.enable_priority:
-        key = workload.priority * workload.tier_weight * MINUTE
+        key = priority * tier_weight * MINUTE
     if settings.enable_aging:
-        key -= settings.aging_boost_per_minute * workload.queued_at
+        key -= settings.aging_boost_per_minute * queued_at
     return key
 
 
-def effective_priority(workload: PendingWorkload, now: int, settings: QueueSettings = _DEFAULTS) -> float:
+def effective_priority(
+    priority: int, tier_weight: int, *, queued_at: int, now: int, settings: QueueSettings = _DEFAULTS
+) -> float:
     """Effective priority at `now` (microseconds), for people to read; a clock behind `queued_at` counts as no wait."""
     effective = 0.0
     if settings.enable_priority:
-        effective = float(workload.priority * workload.tier_weight)
+        effective = float(priority * tier_weight)
     if settings.enable_aging:
-        effective += settings.aging_boost_per_minute * max(now - workload.queued_at, 0) / MINUTE
+        effective += settings.aging_boost_per_minute * max(now - queued_at, 0) / MINUTE
     return effective
 
 
@@ -145,7 +147,8 @@ class Queue:
         return None if known is None else bisect_left(self._sorted(), known[0])
 
     def _entry(self, workload: PendingWorkload) -> _Entry:
-        return -queue_key(workload, self.settings), workload.queued_at, workload.id
+        key = queue_key(workload.priority, workload.tier_weight, queued_at=workload.queued_at, settings=self.settings)
+        return -key, workload.queued_at, workload.id
 
     def _sorted(self) -> list[_Entry]:
         # Made when first asked for and then kept up by bisection: moving 100,000 pointers takes 20 us.

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from niyanta.engine.model import PendingWorkload, Requirements, Subject
 from niyanta.engine.queue import QueueSettings, effective_priority, queue_key
 from niyanta.settings import Settings
-
-_SUBJECT = Subject(namespace="", customer="")
-_REQUIREMENTS = Requirements(requests=())
 
 
 class QueueKeys:
@@ -22,24 +18,13 @@ class QueueKeys:
 
     def key(self, priority: int, tier_weight: int, queued_at_us: int) -> int:
         """The key as a bigint; OverflowError for weights or boosts so large (beyond 1e9 and 5,000) that it is none."""
-        key = queue_key(_workload(priority, tier_weight, queued_at_us), self._settings)
+        key = queue_key(priority, tier_weight, queued_at=queued_at_us, settings=self._settings)
         if not -(2**63) <= key < 2**63:
             raise OverflowError(f"queue key of priority {priority}, weight {tier_weight} doesn't fit a bigint")
         return key
 
     def effective(self, priority: int, tier_weight: int, queued_at_us: int, *, now_us: int) -> int:
         """Effective priority at `now_us`, for people to read."""
-        return int(effective_priority(_workload(priority, tier_weight, queued_at_us), now_us, self._settings))
-
-
-def _workload(priority: int, tier_weight: int, queued_at_us: int) -> PendingWorkload:
-    return PendingWorkload(
-        id="",
-        version=0,
-        attempt=0,
-        subject=_SUBJECT,
-        requirements=_REQUIREMENTS,
-        priority=priority,
-        tier_weight=tier_weight,
-        queued_at=queued_at_us,
-    )
+        return int(
+            effective_priority(priority, tier_weight, queued_at=queued_at_us, now=now_us, settings=self._settings)
+        )
