@@ -1,12 +1,18 @@
-"""Short ways to make intakes and to bring rows into a phase."""
+"""Short ways to make intakes, to bring rows into a phase, and to see which indexes a statement follows."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from e2e.harness.postgres import Postgres
 from niyanta.lifecycle import Event, Phase
+from niyanta.store.migrate import migrate
+from niyanta.store.pool import Pool
+from niyanta.store.queries import sql
 from niyanta.store.rows import Change, Intake, WorkloadRow
 from niyanta.store.state import StateManager
 
@@ -63,3 +69,25 @@ async def arrive(state: StateManager, *, epoch: int, phase: Phase = Phase.PENDIN
     for event in ROADS[phase]:
         row = await move(state, row, event, epoch=epoch)
     return row
+
+
+@contextmanager
+def crowded(postgres: Postgres, database: str, fill: Callable[[str], None]) -> Iterator[str]:
+    """A migrated database of its own that `fill` puts many rows into; its DSN."""
+    dsn = postgres.create_database(database)
+    migrate(dsn)
+    fill(dsn)
+    yield dsn
+    postgres.drop_database(database)
+
+
+async def check_plans(
+    pool: Pool, cases: Sequence[tuple[str, dict[str, Any], list[str]]], *, never: str = "Seq Scan on workload"
+) -> None:
+    """Each (statement, parameters, indexes), run with the planner free to choose, follows all of these indexes."""
+    for name, params, indexes in cases:
+        async with pool.connection() as connection:
+            cursor = await connection.execute(b"EXPLAIN (ANALYZE, BUFFERS OFF, TIMING OFF) " + sql(name), params)
+            plan = "\n".join(line for (line,) in await cursor.fetchall())
+        assert [index for index in indexes if index not in plan] == [], f"{name}\n{plan}"
+        assert never not in plan, f"{name}\n{plan}"

@@ -10,10 +10,9 @@ import pytest
 
 from e2e.harness.postgres import Postgres
 from niyanta.settings import Settings
-from niyanta.store.migrate import migrate
 from niyanta.store.pool import Pool, open_pool
-from niyanta.store.queries import sql
 from niyanta.store.state import StateManager
+from tests.store.make import check_plans, crowded
 
 pytestmark = pytest.mark.store
 
@@ -33,30 +32,24 @@ SELECT id, door, customer_id, class_id, CASE WHEN random() < 0.5 THEN 'PENDING' 
 """
 
 
-@pytest.fixture(scope="module")
-def big_dsn(postgres: Postgres) -> Iterator[str]:
-    dsn = postgres.create_database("big")
-    migrate(dsn)
+def _fill(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("SET session_replication_role = replica")  # no foreign key checks: twice as fast
         connection.execute(_FILL.encode())
         connection.execute(_STATES.encode())
         connection.execute("VACUUM ANALYZE workloads, workload_state")
-    yield dsn
-    postgres.drop_database("big")
+
+
+@pytest.fixture(scope="module")
+def big_dsn(postgres: Postgres) -> Iterator[str]:
+    with crowded(postgres, "big", _fill) as dsn:
+        yield dsn
 
 
 @pytest.fixture
 async def big(big_dsn: str) -> AsyncIterator[Pool]:
     async with await open_pool(Settings(dsn=big_dsn, db_pool_min=1)) as pool:
         yield pool
-
-
-async def _plan(pool: Pool, name: str, params: dict[str, Any]) -> str:
-    """EXPLAIN ANALYZE, with the planner free to choose."""
-    async with pool.connection() as connection:
-        cursor = await connection.execute(b"EXPLAIN (ANALYZE, BUFFERS OFF, TIMING OFF) " + sql(name), params)
-        return "\n".join(line for (line,) in await cursor.fetchall())
 
 
 async def test_frequent_reads_follow_partial_indexes(big: Pool) -> None:
@@ -76,10 +69,7 @@ async def test_frequent_reads_follow_partial_indexes(big: Pool) -> None:
             ["_changed"],
         ),
     ]
-    for name, params, indexes in cases:
-        plan = await _plan(big, name, params)
-        assert [index for index in indexes if index not in plan] == [], f"{name}\n{plan}"
-        assert "Seq Scan on workload_state" not in plan, f"{name}\n{plan}"
+    await check_plans(big, cases, never="Seq Scan on workload_state")
 
 
 async def test_the_refill_from_a_backlog_is_exact(big: Pool) -> None:

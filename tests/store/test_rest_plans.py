@@ -11,11 +11,10 @@ import pytest
 from bench.backlog import fill
 from e2e.harness.postgres import Postgres
 from niyanta.settings import Settings
-from niyanta.store.migrate import migrate
 from niyanta.store.pool import Pool, open_pool
-from niyanta.store.queries import sql
 from niyanta.store.reads import Filter
 from niyanta.store.rest import RestRecord
+from tests.store.make import check_plans, crowded
 
 pytestmark = pytest.mark.store
 
@@ -24,23 +23,14 @@ _ROWS = 50_000
 
 @pytest.fixture(scope="module")
 def big_dsn(postgres: Postgres) -> Iterator[str]:
-    dsn = postgres.create_database("backlog")
-    migrate(dsn)
-    fill(dsn, _ROWS, customers=20, classes=40)
-    yield dsn
-    postgres.drop_database("backlog")
+    with crowded(postgres, "backlog", lambda dsn: fill(dsn, _ROWS, customers=20, classes=40)) as dsn:
+        yield dsn
 
 
 @pytest.fixture
 async def big(big_dsn: str) -> AsyncIterator[Pool]:
     async with await open_pool(Settings(dsn=big_dsn, db_pool_min=1)) as pool:
         yield pool
-
-
-async def _plan(pool: Pool, name: str, params: dict[str, Any]) -> str:
-    async with pool.connection() as connection:
-        cursor = await connection.execute(b"EXPLAIN (ANALYZE, BUFFERS OFF, TIMING OFF) " + sql(name), params)
-        return "\n".join(line for (line,) in await cursor.fetchall())
 
 
 async def test_rest_reads_follow_indexes(big: Pool) -> None:
@@ -56,10 +46,7 @@ async def test_rest_reads_follow_indexes(big: Pool) -> None:
         ("ahead", {"key": 0, "queued_at": page["at"], "id": last, "most": 10_000}, ["workload_state_top"]),
         ("refill", refill, ["workload_state_refill", "workload_state_top", "workload_state_oldest"]),
     ]
-    for name, params, indexes in cases:
-        plan = await _plan(big, name, params)
-        assert [index for index in indexes if index not in plan] == [], f"{name}\n{plan}"
-        assert "Seq Scan on workload" not in plan, f"{name}\n{plan}"
+    await check_plans(big, cases)
 
 
 async def test_the_generated_backlog_is_a_sound_one(big: Pool) -> None:
