@@ -36,8 +36,16 @@ def restricted(manifest: JSON) -> JSON:
 class Door:
     """One `niyanta api` process and a client with a key of `customer`."""
 
-    def __init__(self, environment: Environment, customer: str, *, role: str = "customer") -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        customer: str,
+        *,
+        role: str = "customer",
+        extra_env: Mapping[str, str] | None = None,
+    ) -> None:
         self._environment = environment
+        self._extra_env = dict(extra_env or {})
         self._port = free_port()
         self.process = self._start()
         made = environment.niyanta("apikey", "create", "--customer", customer, "--role", role)
@@ -48,7 +56,7 @@ class Door:
 
     def _start(self) -> OperatorProcess:
         name = f"api-{self._port}-{uuid.uuid4().hex[:4]}"
-        return self._environment.start_api(name, extra_env={"NIYANTA_API_PORT": str(self._port)})
+        return self._environment.start_api(name, extra_env={**self._extra_env, "NIYANTA_API_PORT": str(self._port)})
 
     def restart(self) -> None:
         """After a kill: another process at the same address."""

@@ -1,0 +1,306 @@
+"""A real Prometheus scrapes a running system: what is exposed is what docs/metrics.md says, every expression of the
+dashboards has data, and alerts fire when they should and not before."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+import yaml
+
+from e2e.cluster.build import ToolError, ensure_tools
+from e2e.cluster.control_plane import Kind
+from e2e.conftest import QUICK, leads
+from e2e.harness.cluster import NodeSpec
+from e2e.harness.doors import Door, restricted
+from e2e.harness.environment import CHART, RELEASE, Environment
+from e2e.harness.process import OPERATOR_NAMESPACE, OperatorProcess
+from e2e.harness.prometheus import Prometheus
+from e2e.harness.rundir import REPO
+from e2e.harness.standby import Standby
+from e2e.harness.waiting import until
+from e2e.harness.workloads import GROUP, Record, Workloads, customer_manifest, pool_manifest
+
+pytestmark = pytest.mark.e2e
+
+TIERS = ("Free", "Standard", "Premium", "Enterprise")
+LABEL = "metrics.test/node"
+POOL = "gpu"
+WORKERS = 3
+VARIABLES = {"namespace": OPERATOR_NAMESPACE, "pool": POOL, "customer": "standard", "tier": "Standard"}
+RATE_INTERVAL = "5m"
+"""Longer than the test: whatever happened since the first scrape counts."""
+
+
+@dataclass
+class System:
+    """The environment, its REST door, and the Prometheus that scrapes them."""
+
+    env: Environment
+    door: Door
+    prometheus: Prometheus
+
+    @property
+    def operators(self) -> list[OperatorProcess]:
+        return [process for process in self.env.operators if process.identity.startswith("operator")]
+
+    def workloads(self, tier: str) -> Workloads:
+        return Workloads(self.env.cluster, Record(self.env.dsn), tier.lower(), POOL)
+
+
+@pytest.fixture(scope="module")
+def system() -> Iterator[System]:
+    try:
+        ensure_tools(("prometheus", "promtool"))
+    except ToolError as error:
+        pytest.skip(str(error))
+    with Environment.start("metrics", adapter=True) as env:
+        if env.cluster.kind is not Kind.KWOK:
+            pytest.skip("the adapter's Service leads to a local process: needs kwokctl")
+        standby = Standby.of(env.postgres)
+        for number in (1, 2):
+            env.start_operator(f"operator-{number}", extra_env=QUICK)
+        door = Door(env, "standard", extra_env={"NIYANTA_REPLICA_DSNS": standby.dsn})
+        ports = {"operator": [process.metrics_port for process in env.operators if process is not door.process]}
+        log = env.log_dir / "prometheus.log"
+        labels = {"namespace": OPERATOR_NAMESPACE}
+        prometheus = Prometheus.start(env.run, {**ports, "api": [door.process.metrics_port]}, log=log, labels=labels)
+        until(lambda: prometheus.healthy_targets() == 3, what="all three are scraped")
+        found = System(env, door, prometheus)
+        _furnish(found)
+        yield found
+        door.close()
+        standby.delete()
+
+
+def _furnish(system: System) -> None:
+    """A customer of each tier, a pool with GPUs and slots, and nodes."""
+    cluster = system.env.cluster
+    until(lambda: any(leads(process) for process in system.operators), what="somebody leads")
+    for tier in TIERS:
+        cluster.create_namespace(tier.lower())
+        cluster.api.post(f"{GROUP}/customers", customer_manifest(tier.lower(), tier.lower(), tier=tier))
+    pool = pool_manifest(
+        *(POOL, system.env.namespace, {LABEL: POOL}),
+        region="eu",
+        slotsPerWorker=20,
+        capabilities=["alone"],
+        gpu={"model": "A100", "count": 4},
+    )
+    cluster.api.post(f"{GROUP}/namespaces/{system.env.namespace}/workerpools", pool)
+    cluster.create_nodes([NodeSpec(f"gpu-{n}", cpu="16", gpus=4, labels={LABEL: POOL}) for n in range(WORKERS)])
+
+
+def _traffic(system: System, round_: int) -> None:
+    """Workloads of every tier that run, some that wait, and every kind of answer of the doors."""
+    for tier in TIERS:
+        made = system.workloads(tier)
+        made.create(made.manifest(f"w{round_}-{n}", life={"run_for": "2s"}) for n in range(5))
+        made.create([made.manifest(f"big-{round_}", cpu="64")])
+    made = system.workloads("Standard")
+    alone = {"type": "alone", "affinity": {"anti": [{"types": ["alone"]}]}, "life": {"run_for": "2s"}}
+    made.create(made.manifest(f"alone-{round_}-{n}", **alone) for n in range(WORKERS + 1))
+    client = system.door.client
+    manifest = restricted(made.manifest(f"rest-{round_}", life={"run_for": "1s"}))
+    for _ in range(2):
+        assert client.post("/v1/workloads", json=manifest, headers={"Idempotency-Key": f"k{round_}"}).status_code == 202
+    assert client.post("/v1/workloads", json={"kind": "Nonsense"}).status_code in {400, 422}
+    system.door.batch([restricted(made.manifest(f"batch-{round_}-{n}", life={"run_for": "1s"})) for n in range(3)])
+    for path in ("/v1/workloads", "/v1/metrics/queue-depth"):
+        system.door.get(path)
+    about = f"namespaces/{OPERATOR_NAMESPACE}/workerpools.niyanta.io/{POOL}/demand"
+    ask = partial(system.env.cluster.kubectl, "get", "--raw", f"/apis/custom.metrics.k8s.io/v1beta2/{about}")
+    until(ask, what="the adapter answers", tolerate=True)
+
+
+# --- What is exposed -------------------------------------------------------------------------------------------------
+
+
+def _exposed(process: OperatorProcess) -> dict[str, str]:
+    """Name and type of Niyanta's metrics in the text of /metrics."""
+    return dict(re.findall(r"^# TYPE (niyanta_\w+) (\w+)$", process.metrics(), re.MULTILINE))
+
+
+def _listed(process: str) -> dict[str, str]:
+    """Name and type of what docs/metrics.md says that a process shows."""
+    rows = re.findall(r"^\| `(niyanta_\w+)` \| (\w+) \|[^|]*\|[^|]*\| ([^|]*) \|", METRICS_PAGE, re.MULTILINE)
+    return {name: kind for name, kind, processes in rows if process in processes.replace("leader", "operator")}
+
+
+METRICS_PAGE = (REPO / "docs" / "metrics.md").read_text()
+
+
+def test_the_processes_expose_exactly_what_the_page_lists(system: System) -> None:
+    for process in system.operators:
+        assert _exposed(process) == _listed("operator")
+    assert _exposed(system.door.process) == _listed("api")
+
+
+def test_promtool_finds_nothing_to_say_about_names_and_help(system: System) -> None:
+    promtool = ensure_tools(("promtool",)) / "promtool"
+    for process in (*system.operators, system.door.process):
+        text = "\n".join(line for line in process.metrics().splitlines() if "niyanta_" in line) + "\n"
+        done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_only_the_leader_shows_what_only_a_leader_knows(system: System) -> None:
+    (leader,) = [process for process in system.operators if leads(process)]
+    (other,) = [process for process in system.operators if process is not leader]
+    until(lambda: "\nniyanta_pool_workers{" in leader.metrics(), what="the leader shows the pool")
+    shown = re.findall(r"^(niyanta_\w+)(?:{.*})? ", other.metrics(), re.MULTILINE)
+    only = re.findall(r"^\| `(niyanta_\w+)` \|[^|]*\|[^|]*\|[^|]*\| leader \|", METRICS_PAGE, re.MULTILINE)
+    assert len(only) > 15
+    assert not set(only) & set(shown)
+
+
+# --- Dashboards ------------------------------------------------------------------------------------------------------
+
+
+def _substituted(expression: str, variables: dict[str, str]) -> str:
+    text = expression.replace("$__rate_interval", RATE_INTERVAL)
+    for name, value in variables.items():
+        text = text.replace(f"${name}", value)
+    assert "$" not in text, text
+    return text
+
+
+def _dashboards() -> dict[str, dict[str, Any]]:
+    return {path.stem: json.loads(path.read_text()) for path in sorted((CHART / "dashboards").glob("*.json"))}
+
+
+def _expressions() -> Iterator[tuple[str, str]]:
+    """(where, expression) of every query of every panel."""
+    for slug, dashboard in _dashboards().items():
+        for panel in dashboard["panels"]:
+            for target in panel.get("targets", ()):
+                yield f"{slug}: {panel['title']} {target['refId']}", target["expr"]
+
+
+def test_every_expression_of_the_dashboards_has_data(system: System) -> None:
+    """Both for one pool, customer and tier, and for all."""
+    for round_ in range(3):
+        _traffic(system, round_)
+    record = Record(system.env.dsn)
+    busy = "SELECT count(*) AS n FROM workload_state WHERE status IN ('SCHEDULED', 'RUNNING')"
+    until(lambda: record.query(busy)[0]["n"] == 0, what="what could run has run")
+    for variables in (VARIABLES, dict.fromkeys(VARIABLES, ".*")):
+        missing = {where: _substituted(expression, variables) for where, expression in _expressions()}
+        assert len(missing) > 80
+
+        def all_have_data(missing: dict[str, str] = missing) -> bool:
+            for where, expression in list(missing.items()):
+                if system.prometheus.query(expression):
+                    del missing[where]
+            return not missing
+
+        try:
+            until(all_have_data, what="every expression has data", timeout=45, interval=1)
+        except AssertionError:
+            pytest.fail("no data:\n" + "\n".join(f"{where}\n    {what}" for where, what in missing.items()))
+
+
+def test_the_variables_of_the_dashboards_have_values(system: System) -> None:
+    seen = {}
+    for dashboard in _dashboards().values():
+        for variable in dashboard["templating"]["list"]:
+            if variable["type"] == "query":
+                found = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["definition"])
+                assert found is not None
+                selector = _substituted(found[1], VARIABLES)
+                seen[variable["name"]] = set(system.prometheus.label_values(found[2], selector))
+    assert seen["namespace"] == {OPERATOR_NAMESPACE}
+    assert seen["pool"] == {POOL}
+    assert seen["tier"] == set(TIERS)
+    assert seen["customer"] >= {tier.lower() for tier in TIERS}
+
+
+# --- Alerts ----------------------------------------------------------------------------------------------------------
+
+
+def _groups(system: System, **alerts: Any) -> list[dict[str, Any]]:
+    """The groups of the PrometheusRule that the chart renders."""
+    values = {"postgres.dsn": "x", "alerts.enabled": "true", **alerts}
+    text = system.env.cluster.helm(
+        *("template", RELEASE, str(CHART), "--namespace", OPERATOR_NAMESPACE, "--kube-version", "1.37.2"),
+        *("--show-only", "templates/monitoring/alerts.yaml"),
+        *(word for name, value in values.items() for word in ("--set", f"{name}={value}")),
+    )
+    groups: list[dict[str, Any]] = yaml.safe_load(text)["spec"]["groups"]
+    return groups
+
+
+def _quick(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same alerts within seconds."""
+    for group in groups:
+        for rule in group["rules"]:
+            rule["for"] = "2s"
+            rule["expr"] = rule["expr"].replace("[15m:1m]", "[15s:1s]")
+    return groups
+
+
+def test_promtool_takes_the_alerts(system: System) -> None:
+    file = system.prometheus.folder / "check.yaml"
+    file.write_text(yaml.safe_dump({"groups": _groups(system)}))
+    promtool = ensure_tools(("promtool",)) / "promtool"
+    command = [promtool, "check", "rules", "--lint=all", "--lint-fatal", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_alert_fires_in_the_normal_case_and_each_would_see(system: System) -> None:
+    """With its comparisons turned into 0 and 1, each alert's expression has data: it looks at series that exist."""
+    groups = _groups(system)
+    system.prometheus.use_rules(groups)
+    names = {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"]}
+    until(
+        lambda: all(system.prometheus.rules().get(name, {}).get("health") == "ok" for name in names),
+        what="every rule was evaluated",
+    )
+    blind = []
+    for name, expression in names.items():
+        always = re.sub(r"([<>]) *(?=[\d.])", r"\1 bool ", expression).replace(":1m]", ":1s]")
+        assert always != expression, name
+        if not system.prometheus.query(always):
+            blind.append(name)
+    assert blind == []
+    # What the test itself made waits for ever: that is no fault of the alerts.
+    states = {name: rule["state"] for name, rule in system.prometheus.rules().items()}
+    assert {name for name, state in states.items() if state != "inactive"} <= {"NiyantaNothingPlaced"}
+
+
+def test_starvation_and_a_growing_queue_are_told_and_forgotten(system: System) -> None:
+    groups = _quick(_groups(system, **{"settings.maxQueueWait": 3, "alerts.queueDepth": 15}))
+    system.prometheus.use_rules(groups)
+    made = system.workloads("Premium")
+    names = iter(range(1000))
+
+    def more_waits() -> bool:
+        made.create([made.manifest(f"waits-{next(names)}", cpu="64")])
+        return {"NiyantaStarvationRisk", "NiyantaQueueGrowing"} <= system.prometheus.firing()
+
+    until(more_waits, what="both alerts fire", timeout=90, interval=0.3)
+    for tier in TIERS:
+        system.env.cluster.kubectl("delete", "workloads.niyanta.io", "--all", "-n", tier.lower(), "--wait=false")
+    until(
+        lambda: not {"NiyantaStarvationRisk", "NiyantaQueueGrowing"} & system.prometheus.firing(),
+        what="neither alert fires any more",
+        timeout=90,
+    )
+
+
+def test_no_leader_is_told_and_forgotten(system: System) -> None:
+    system.prometheus.use_rules(_quick(_groups(system)))
+    assert "NiyantaNoLeader" not in system.prometheus.firing()
+    for process in system.operators:
+        process.sigkill()
+    until(lambda: "NiyantaNoLeader" in system.prometheus.firing(), what="the alert fires")
+    again = system.env.start_operator("operator-3", extra_env=QUICK)
+    system.prometheus.scrape({**system.prometheus.jobs, "operator": [again.metrics_port]})
+    until(lambda: "NiyantaNoLeader" not in system.prometheus.firing(), what="the alert is over", timeout=90)
