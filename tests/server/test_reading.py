@@ -120,6 +120,7 @@ async def test_an_estimate_comes_from_the_measured_pace(
     id_ = (await client.post("/v1/workloads:batch", content=lines)).json()["items"][4]["workload"]["id"]
     (row,) = await record.get_workloads([id_])
     reasons = [["GpuModelMismatch", "A100", 310], ["RegionMismatch", "", 120], {"nearestMiss": {"worker": "w7"}}]
+    reasons += [{"fitsPool": {"pool": "gpu-a100", "atMaximum": 4}}]
     await record.note_pending([Note(id_, row.version, "NoWorkerFits", "0/430 workers", reasons)], epoch=epoch)
     found = (await client.get(f"/v1/workloads/{id_}/explain")).json()
     assert found["reasons"] == [
@@ -127,6 +128,8 @@ async def test_an_estimate_comes_from_the_measured_pace(
         {"reason": "RegionMismatch", "detail": "", "count": 120},
     ]
     assert found["nearestMiss"] == {"worker": "w7"}
+    assert found["fitsPool"] == {"pool": "gpu-a100", "atMaximum": 4}
+    assert found["closestPool"] is None
     estimate = found["estimatedStart"]
     assert estimate["seconds"] == 30.0
     assert "4 ahead" in estimate["basis"]

@@ -271,6 +271,12 @@ def explanation(item: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[t
         yield "Workers ruled out", f"{reason.get('count')}: {reason.get('reason')}{detail}"
     if miss := found.get("nearestMiss"):
         yield "Nearest miss", _miss(miss)
+    if fits := found.get("fitsPool"):
+        most = fits.get("atMaximum")
+        full = "" if most is None else f" (at its maximum of {most} workers)"
+        yield "Would fit", f"on an empty worker of pool {fits.get('pool')}{full}"
+    if closest := found.get("closestPool"):
+        yield "Closest pool", f"{closest.get('pool')}, whose empty worker fails {joined(closest.get('failed') or ())}"
 
 
 def _miss(miss: Any) -> str:

@@ -158,6 +158,20 @@ class Estimate(View):
     basis: str = Field(description="How it was estimated.")
 
 
+class FitsPool(View):
+    """New workers of a pool would take the workload."""
+
+    pool: str
+    at_maximum: int | None = Field(None, description="The most workers the pool may have, when it has them already.")
+
+
+class ClosestPool(View):
+    """No pool's empty worker could hold a pod of the workload; this pool's lacks least."""
+
+    pool: str
+    failed: list[str] = Field(description="What an empty worker of it fails, such as InsufficientResource (cpu).")
+
+
 class Explanation(View):
     """Why a workload is where it is."""
 
@@ -169,6 +183,8 @@ class Explanation(View):
     priority_formula: str
     reasons: list[ReasonCount] = Field(description="Per reason how many workers it rules out, most first.")
     nearest_miss: Any = Field(None, description="The worker that came closest, where the leader noted one.")
+    fits_pool: FitsPool | None = Field(None, description="The pool whose empty workers could hold it.")
+    closest_pool: ClosestPool | None = Field(None, description="The pool that comes closest, when none could hold it.")
     position: Position | None = Field(description="Of what is Pending.")
     estimated_start: Estimate | None = Field(description="Of what is Pending.")
     not_before: datetime | None = Field(description="End of a retry's backoff.")

@@ -167,6 +167,6 @@ def reason_counts(reasons: list[Any]) -> list[ReasonCount]:
     ]
 
 
-def nearest_miss(reasons: list[Any]) -> Any:
-    """{"nearestMiss": ...} among the stored reasons, if the leader wrote one."""
-    return next((item["nearestMiss"] for item in reasons if isinstance(item, Mapping) and "nearestMiss" in item), None)
+def noted(reasons: list[Any], name: str) -> Any:
+    """{name: ...} among the stored reasons, if the leader wrote one: nearestMiss, fitsPool, closestPool."""
+    return next((item[name] for item in reasons if isinstance(item, Mapping) and name in item), None)
