@@ -109,6 +109,8 @@ class Cloud:
     """Groups in moto, made and looked at past the proxy."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
+
         def client(service: str) -> Any:
             return boto3.client(
                 service, region_name=REGION, endpoint_url=url, aws_access_key_id="a", aws_secret_access_key="b"

@@ -248,7 +248,7 @@ class _Decision:
                 actions += self._go_on(worker, self.drains[worker.instance])
         actions += self._protect(actions)
         reason, message = self._standing(actions)
-        return Plan(tuple(actions), self.target, self.have, reason, message)
+        return Plan(tuple(actions), self.target, self.have + len(self.cancelled), reason, message)
 
     # --- more --------------------------------------------------------------------------------------------------------
 
