@@ -1,0 +1,121 @@
+"""Pools at zero workers: explained, counted and sized by the shape they declare, or last had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from e2e.conftest import NODE_LABEL, QUICK, leads
+from e2e.harness.environment import Environment
+from e2e.harness.process import OperatorProcess
+from e2e.harness.waiting import until
+from e2e.harness.workloads import GROUP, Record, Workloads, customer_manifest, pool_manifest
+
+pytestmark = pytest.mark.e2e
+
+Nodes = Callable[..., list[str]]
+SHAPE = {"allocatable": {"cpu": "8", "memory": "32Gi", "pods": "20", "nvidia.com/gpu": 4}}
+GPU = {"model": "A100", "count": 4}
+
+
+@pytest.fixture
+def pool(env: Environment, unique: str) -> Iterator[Callable[..., str]]:
+    """`pool("a", **spec)` makes a WorkerPool; its nodes are those of the test with the label `pool` of that value."""
+    made: list[str] = []
+    path = f"{GROUP}/namespaces/{env.namespace}/workerpools"
+
+    def make(name: str, **spec: Any) -> str:
+        full = f"{unique}-{name}"
+        env.cluster.api.post(path, pool_manifest(full, env.namespace, {NODE_LABEL: unique, "pool": name}, **spec))
+        made.append(full)
+        return full
+
+    yield make
+    for full in made:
+        env.cluster.api.delete(f"{path}/{full}")
+
+
+@pytest.fixture
+def work(env: Environment, operator: OperatorProcess, namespace: str, unique: str) -> Iterator[Workloads]:
+    """Workloads of this test; its pools are its own affair."""
+    customers = f"{GROUP}/customers"
+    env.cluster.api.post(customers, customer_manifest(unique, namespace))
+    yield Workloads(env.cluster, Record(env.dsn), namespace, unique)
+    env.cluster.api.delete(f"{customers}/{unique}")
+
+
+def figures(record: Record, pool: str) -> dict[str, Any] | None:
+    """A pool's figures as the row has them; None: none, or older than the 5 s that adapters answer from."""
+    (row,) = record.query("SELECT figures, clock_timestamp() - updated_at < '5 s' AS young FROM leader_figures")
+    found = [item for item in row["figures"].get("pools", []) if item["pool"] == pool]
+    return found[0] if found and row["young"] else None
+
+
+def counted(record: Record, pool: str, **expected: Any) -> dict[str, Any]:
+    """Wait until the pool's figures are these; returns all of them."""
+
+    def right() -> dict[str, Any] | None:
+        found = figures(record, pool)
+        return found if found and all(found[name] == value for name, value in expected.items()) else None
+
+    try:
+        return until(right, what=f"figures of {pool} are {expected}", timeout=30)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; they are {figures(record, pool)}") from None
+
+
+def test_a_pool_at_zero_is_named_and_sized_and_an_equal_one_gets_nothing(
+    work: Workloads, pool: Callable[..., str]
+) -> None:
+    growing = {"provider": {"kwok": {}}, "replicas": 0, "workerShape": SHAPE, "gpu": GPU}
+    first, second = pool("a", **growing), pool("b", **growing)
+    asked = {"hard": {"gpu": {"models": ["A100"], "count": 2}, "pools": [first, second]}}
+    uids = [work.apply(f"w{number}", cpu="1", **asked) for number in range(5)]
+
+    status = work.wait_message("w0", "Unschedulable", f"would fit on an empty worker of pool {first}")
+    told = work.wait_event(uids[0], "Unschedulable")
+
+    assert f"; would fit on an empty worker of pool {first}" in status["message"]
+    assert "would fit on an empty worker of pool" in told["note"]
+    counted(work.record, first, workers=0, queued_workloads=5, queued_slots=5, workers_needed=3)
+    counted(work.record, second, workers=0, queued_workloads=0, queued_slots=0, workers_needed=0)
+    reasons = work.record.query("SELECT reasons FROM workload_state WHERE id = %(id)s", id=uids[0])[0]["reasons"]
+    assert {"fitsPool": {"pool": first, "atMaximum": None}} in reasons
+
+
+def test_limits_are_told_and_the_rest_counts_for_the_next_pool(work: Workloads, pool: Callable[..., str]) -> None:
+    growing = {"provider": {"kwok": {}}, "replicas": 0, "workerShape": SHAPE}
+    first = pool("a", maxReplicas=1, **growing)
+    second = pool("b", maxReplicas=1, **growing)
+    asked = {"hard": {"pools": [first, second]}}
+    for number in range(3):
+        work.apply(f"w{number}", cpu="8", **asked)
+
+    counted(work.record, first, workers_needed=1, queued_workloads=2)
+    counted(work.record, second, workers_needed=1, queued_workloads=1)
+    work.wait_message("w2", "Unschedulable", f"empty worker of pool {first}, which is at its maximum of 1 worker")
+    work.apply("huge", cpu="9", **asked)
+    work.wait_message("huge", "Unschedulable", "comes closest: insufficient cpu")
+
+
+def test_what_a_worker_looked_like_outlives_it_and_the_operator(
+    env: Environment, operator: OperatorProcess, work: Workloads, pool: Callable[..., str], nodes: Nodes
+) -> None:
+    """No shape is declared: the last worker's is remembered, in Postgres too."""
+    seen = pool("a", maxReplicas=9)
+    (node,) = nodes(1, cpu="4", labels={"pool": "a"})
+    remembered = "SELECT shape FROM pools WHERE name = %(name)s AND shape IS NOT NULL"
+    until(lambda: work.record.query(remembered, name=seen), what="its shape is remembered", timeout=40)
+    counted(work.record, seen, workers=1)
+
+    operator.terminate()
+    env.cluster.delete_nodes([node])
+    again = env.start_operator(extra_env=QUICK)
+    until(lambda: leads(again), what="a new operator leads", timeout=60)
+    for number in range(3):
+        work.apply(f"w{number}", cpu="2", hard={"pools": [seen]})
+
+    found = counted(work.record, seen, workers_needed=2, queued_workloads=3)
+    assert found["workers_in_use"] == 0
