@@ -5,7 +5,6 @@ The cluster here has nothing of Niyanta but its CRDs, so nothing else can be wha
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,17 +19,19 @@ from niyanta.resources.pod import build_pod
 from niyanta.resources.requests import NamespaceDefaults, pod_requests
 from niyanta.resources.requirements import parse_workload
 from niyanta.resources.template import PodSpec
-from tests.resources.test_verdicts import MODELS
 from tests.resources.wrong_manifests import (
     BASES,
     CHANGES_ALLOWED,
     CHANGES_REFUSED,
+    MODELS,
     RIGHT,
     TEMPLATE_BEFORE,
     TEMPLATE_CHANGES,
     UNSEEN,
     WRONG,
     Case,
+    changed,
+    template_after,
 )
 
 pytestmark = pytest.mark.e2e
@@ -95,9 +96,7 @@ def test_defaults_of_the_server_are_those_of_the_models(bare: Cluster) -> None:
 @pytest.fixture(scope="module")
 def stored(bare: Cluster) -> dict[str, Any]:
     """A workload that exists, with an unmodelled field in its template."""
-    manifest = copy.deepcopy(BASES["Workload"])
-    manifest["metadata"]["name"] = "stored"
-    manifest["spec"]["template"]["spec"] = copy.deepcopy(TEMPLATE_BEFORE)
+    manifest = changed(BASES["Workload"], {"metadata.name": "stored", "spec.template.spec": TEMPLATE_BEFORE})
     bare.kubectl("create", "-f", "-", input=yaml.safe_dump(manifest))
     return manifest
 
@@ -108,32 +107,25 @@ def replace(cluster: Cluster, manifest: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("name", CHANGES_ALLOWED)
 def test_some_fields_may_change(bare: Cluster, stored: dict[str, Any], name: str) -> None:
-    changed = copy.deepcopy(stored)
-    changed["spec"][name] = CHANGES_ALLOWED[name]
-    replace(bare, changed)
+    replace(bare, changed(stored, {f"spec.{name}": CHANGES_ALLOWED[name]}))
 
 
 @pytest.mark.parametrize("name", CHANGES_REFUSED)
 def test_all_others_may_not(bare: Cluster, stored: dict[str, Any], name: str) -> None:
-    changed = copy.deepcopy(stored)
-    changed["spec"][name] = CHANGES_REFUSED[name]
+    edited = changed(stored, {f"spec.{name}": CHANGES_REFUSED[name]})
     with pytest.raises(CommandError, match=f"spec.{name}.*can't be changed after creation"):
-        replace(bare, changed)
+        replace(bare, edited)
 
 
 @pytest.mark.parametrize("change", TEMPLATE_CHANGES)
 def test_nothing_in_the_template_may_change(bare: Cluster, stored: dict[str, Any], change: str) -> None:
-    changed = copy.deepcopy(stored)
-    pod = {**TEMPLATE_BEFORE, **TEMPLATE_CHANGES[change]}
-    changed["spec"]["template"]["spec"] = {key: value for key, value in pod.items() if value is not None}
+    edited = changed(stored, {"spec.template.spec": template_after(change)})
     with pytest.raises(CommandError, match=r"spec.template.*can't be changed after creation"):
-        replace(bare, changed)
+        replace(bare, edited)
 
 
 def test_columns_and_field_selectors_work(bare: Cluster) -> None:
-    manifest = copy.deepcopy(BASES["Workload"])
-    manifest["metadata"]["name"] = "shown"
-    manifest["spec"]["customer"] = "acme"
+    manifest = changed(BASES["Workload"], {"metadata.name": "shown", "spec.customer": "acme"})
     bare.kubectl("create", "-f", "-", input=yaml.safe_dump(manifest))
     status = (
         '{"status": {"phase": "Running", "customer": "acme", "effectivePriority": 105, "workers": ["node-7", "node-8"],'
@@ -154,8 +146,7 @@ def test_a_wrong_status_is_refused(bare: Cluster, stored: dict[str, Any]) -> Non
 
 
 def test_a_pool_scales_by_its_subresource_within_its_bounds(bare: Cluster) -> None:
-    manifest = copy.deepcopy(BASES["WorkerPool"])
-    manifest["spec"] |= {"replicas": 1, "maxReplicas": 5}
+    manifest = changed(BASES["WorkerPool"], {"spec.replicas": 1, "spec.maxReplicas": 5})
     bare.kubectl("create", "-f", "-", input=yaml.safe_dump(manifest))
     bare.kubectl("scale", "nwp", "pool", "--replicas=4")
     assert bare.get("nwp", "pool")["spec"]["replicas"] == 4

@@ -7,26 +7,24 @@ from typing import Any
 
 import pytest
 
-from niyanta.resources.base import Model, Refused, parse, update_refusals
-from niyanta.resources.customer import Customer
+from niyanta.resources.base import Refused, parse, update_refusals
 from niyanta.resources.requests import NamespaceDefaults
 from niyanta.resources.requirements import compile_workload, parse_spec, parse_workload
-from niyanta.resources.worker_pool import WorkerPool
-from niyanta.resources.workload import Workload
 from tests.resources.wrong_manifests import (
     BASES,
     CHANGES_ALLOWED,
     CHANGES_REFUSED,
+    MODELS,
     RIGHT,
     TEMPLATE_BEFORE,
     TEMPLATE_CHANGES,
     UNSEEN,
     WRONG,
     Case,
+    template_after,
 )
 
 pytestmark = pytest.mark.unit
-MODELS: dict[str, type[Model]] = {"Workload": Workload, "WorkerPool": WorkerPool, "Customer": Customer}
 
 
 def compile_manifest(manifest: dict[str, Any]) -> None:
@@ -70,9 +68,7 @@ def test_an_unchanged_spec_is_no_change() -> None:
 
 @pytest.mark.parametrize("change", TEMPLATE_CHANGES)
 def test_nothing_in_the_template_may_change(change: str) -> None:
-    old, new = (
-        parse_spec({"template": {"spec": pod}}) for pod in (TEMPLATE_BEFORE, TEMPLATE_BEFORE | TEMPLATE_CHANGES[change])
-    )
+    old, new = (parse_spec({"template": {"spec": pod}}) for pod in (TEMPLATE_BEFORE, template_after(change)))
     assert [r.field for r in update_refusals(old, new)] == ["spec.template"]
 
 

@@ -5,10 +5,17 @@ end-to-end tests to a real API server, and both must say the same.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from niyanta.resources.base import Model
+from niyanta.resources.customer import Customer
+from niyanta.resources.worker_pool import WorkerPool
+from niyanta.resources.workload import Workload
+
 Manifest = dict[str, Any]
+MODELS: dict[str, type[Model]] = {"Workload": Workload, "WorkerPool": WorkerPool, "Customer": Customer}
 
 BASES: dict[str, Manifest] = {
     "Workload": {
@@ -36,6 +43,27 @@ _MAIN = {"name": "main", "image": "busybox"}
 DELETE = object()
 
 
+def changed(manifest: Manifest, changes: Mapping[str, Any]) -> Manifest:
+    """A copy with changes: dotted path -> value (DELETE removes)."""
+    found = copy.deepcopy(manifest)
+    for path, value in changes.items():
+        *parents, last = path.split(".")
+        place = found
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        if value is DELETE:
+            del place[last]
+        else:
+            place[last] = copy.deepcopy(value)
+    return found
+
+
+def template_after(change: str) -> dict[str, Any]:
+    """`spec.template.spec` after one of TEMPLATE_CHANGES."""
+    after = {**TEMPLATE_BEFORE, **TEMPLATE_CHANGES[change]}
+    return {key: value for key, value in after.items() if value is not None}
+
+
 @dataclass(frozen=True)
 class Case:
     """A base manifest with changes: dotted path -> value (DELETE removes). `field` is what the refusal must name."""
@@ -47,17 +75,7 @@ class Case:
 
     @property
     def manifest(self) -> Manifest:
-        found = copy.deepcopy(BASES[self.kind])
-        for path, value in self.changes.items():
-            *parents, last = path.split(".")
-            place = found
-            for parent in parents:
-                place = place.setdefault(parent, {})
-            if value is DELETE:
-                del place[last]
-            else:
-                place[last] = copy.deepcopy(value)
-        return found
+        return changed(BASES[self.kind], self.changes)
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.name}"
