@@ -29,6 +29,7 @@ from niyanta.engine.model import (
     SoftTerm,
     Strategy,
     Subject,
+    Taint,
     WorkerInfo,
 )
 from niyanta.engine.place import schedule
@@ -127,6 +128,16 @@ def test_a_cordoned_worker_counts_while_it_is_in_use() -> None:
     leaving = replace(template("a"), name="n1", cordoned=True)
     assert needed(size([pool("a")], waiting(1), workers=(leaving,), charges=(running("n1"),))) == {"a": 2}
     assert needed(size([pool("a")], waiting(1), workers=(leaving,))) == {"a": 1}
+
+
+def test_workers_that_have_just_started_are_not_ordered_twice() -> None:
+    """Ready, but the taint of their start is still there, or the GPU driver is not: neither can take work yet."""
+    tainted = Taint("node.kubernetes.io/not-ready", "", "NoSchedule")
+    asked = Requirements(amounts(), gpu_count=1, wants_gpu=True)
+    fresh = tuple(replace(template("a", gpus=8), name=f"n{n}", taints=(tainted,)) for n in range(3))
+    assert needed(size([pool("a", gpus=8)], waiting(12, asked), workers=fresh)) == {"a": 3}
+    blind = tuple(replace(template("a"), name=f"n{n}", gpu=Gpu("A100", 0)) for n in range(3))
+    assert needed(size([pool("a", gpus=8)], waiting(12, asked), workers=blind)) == {"a": 3}
 
 
 def test_an_idle_worker_that_can_take_none_of_it_stands_for_no_new_one() -> None:

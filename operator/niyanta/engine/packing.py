@@ -19,6 +19,15 @@ from niyanta.engine.empty import when_empty
 from niyanta.engine.fit import Bulk, EmptyPool, Fit, Verdict
 from niyanta.engine.model import HOSTNAME_TOPOLOGY, PendingWorkload, Requirements, WorkerInfo
 
+STARTING = frozenset(
+    (
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+        "node.cloudprovider.kubernetes.io/uninitialized",
+    )
+)
+"""Taints that Kubernetes takes away by itself once a node works. Not: network-unavailable, which may last."""
+
 MOST_ROWS = 1024
 """Most hypothetical workers of one pool; what needs more is counted by its class, not packed."""
 
@@ -86,6 +95,7 @@ class Packing:
         self._free = [column.copy() for column in fork.free]
         """Free amounts as they were when all was open."""
         self._base = fork.base.copy()
+        self._starting = self._find_starting()
         self._spares: dict[str, _Spares] = {}
         self._candidates: dict[int, tuple[RequirementsClass, list[str], dict[str, int]]] = {}
 
@@ -126,7 +136,24 @@ class Packing:
 
     def _usable(self) -> Bits:
         index = self.fork.index
-        return minus(minus(index.alive, index.not_ready), index.cordoned)
+        return minus(minus(minus(index.alive, index.not_ready), index.cordoned), self._starting)
+
+    def _find_starting(self) -> Bits:
+        """Idle workers that say they are ready, and yet have a taint of their start or don't offer their GPUs: they
+        are on their way, as those that aren't ready. Counted as idle, they would be ordered twice."""
+        index = self.fork.index
+        idle = minus(minus(minus(index.alive, self._in_use()), index.not_ready), self._all)
+        devices = {
+            pool.name: min((template.gpu.count if template.gpu else 0 for template in pool.templates), default=0)
+            for pool in self._pools.values()
+        }
+        found = []
+        for row in to_rows(idle, self.fork.snapshot.capacity).tolist():
+            info = index.infos[row]
+            has = info.gpu.count if info.gpu else 0
+            if has < devices.get(info.pool, 0) or any(taint.key in STARTING for taint in info.taints):
+                found.append(row)
+        return bits_of(found)
 
     def _measure(self) -> None:
         """How many new workers each pool may have: those not ready yet are among them, idle ones aren't."""
