@@ -9,6 +9,7 @@ import enum
 from collections.abc import Sequence
 
 from niyanta.scaling.decide import Drain
+from niyanta.scaling.telemetry import ScalingTelemetry
 from niyanta.store.clock import Clock
 from niyanta.store.errors import StoreUnavailableError
 from niyanta.store.scaling import Decision, DrainRow, Step
@@ -38,7 +39,8 @@ DOWN = (Action.SCALE_DOWN, Action.CANCELLED)
 class Board:
     """Kept by the one leader. After a write whose answer was lost it is read again before it is used."""
 
-    def __init__(self, state: StateManager, clock: Clock, epoch: int) -> None:
+    def __init__(self, state: StateManager, clock: Clock, epoch: int, telemetry: ScalingTelemetry) -> None:
+        self._telemetry = telemetry
         self._state = state
         self._clock = clock
         self._epoch = epoch
@@ -86,6 +88,7 @@ class Board:
         except StoreUnavailableError:
             self._stale = True
             raise
+        self._telemetry.decided(decisions)
         now = self._clock.now()
         self._last.update({(pool, decision.action): now for decision in decisions})
         self._drains.update({(pool, row.instance): row for row in begun})

@@ -24,6 +24,7 @@ from niyanta.scaling.decide import Grow, Plan, Reason, Remove, View, Worker, dec
 from niyanta.scaling.execute import Executor
 from niyanta.scaling.fleet import Fleet
 from niyanta.scaling.ports import Group, Provider, ProviderError
+from niyanta.scaling.telemetry import ScalingTelemetry
 from niyanta.scheduler.session import Session
 from niyanta.store.clock import Clock
 from niyanta.store.errors import StaleEpochError, StoreError
@@ -206,7 +207,8 @@ class Scaler:
         self._pools = pools
         self._provider_for = provider_for
         self._interval = interval
-        self._board = Board(session.state, session.clock, session.epoch)
+        self._telemetry = ScalingTelemetry(session.telemetry.pools.label, (action.value for action in Action))
+        self._board = Board(session.state, session.clock, session.epoch, self._telemetry)
         self._scalers: dict[str, PoolScaler] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._specs: dict[str, ProviderSpec] = {}
@@ -243,6 +245,7 @@ class Scaler:
             while True:
                 self._wake.clear()
                 await self._follow_pools()
+                self._show()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._interval):
                         await self._wake.wait()
@@ -250,6 +253,15 @@ class Scaler:
             logger.info("scaling ends: leadership is over")
         finally:
             await self._stop(list(self._tasks))
+            self._telemetry.clear()
+
+    def _show(self) -> None:
+        conditions = {name: self.conditions(pool) for name, pool in self._pools.items().items() if pool.spec.provider}
+        blocked = {
+            name: any(condition.type == "Scaling" and not condition.holds for condition in found)
+            for name, found in conditions.items()
+        }
+        self._telemetry.show(blocked, {name: len(self._board.drains(name)) for name in conditions})
 
     async def _follow_pools(self) -> None:
         pools = self._pools.items()
@@ -278,6 +290,7 @@ class Scaler:
             return
         name = pool.metadata.name
         self._specs[name] = spec
+        self._telemetry.known(name)
         self._scalers[name] = PoolScaler(
             name, provider, fleet=self._fleet, board=self._board, session=self._session, interval=self._interval
         )
