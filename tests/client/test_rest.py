@@ -12,7 +12,8 @@ import pytest
 
 from niyanta.client import rest
 from niyanta.client.config import Config
-from niyanta.client.errors import Exit, RefusedError, UnavailableError
+from niyanta.client.errors import Exit, RefusedError, UnavailableError, UsageError
+from niyanta.client.find import find_id
 from niyanta.client.rest import Api
 
 pytestmark = pytest.mark.unit
@@ -58,6 +59,27 @@ def test_a_submission_is_sent_again_under_the_same_key(sleeps: list[float]) -> N
     assert len({request.content for request in seen}) == 1
     assert 2.0 in sleeps
     assert {request.headers["Authorization"] for request in seen} == {"Bearer nyt_acme_1"}
+
+
+def test_a_name_takes_one_request_and_prefers_what_is_not_over() -> None:
+    def named(id_: str, phase: str, **more: str) -> dict[str, str]:
+        return {"id": id_, "name": "nightly", "namespace": "a", "phase": phase, **more}
+
+    def door(*items: dict[str, str]) -> Api:
+        return api([httpx.Response(200, json={"items": list(items), "next": None})], seen)
+
+    seen: list[httpx.Request] = []
+    assert find_id(door(named("new", "Failed"), named("live", "Running"), named("old", "Failed")), "nightly") == "live"
+    assert find_id(door(named("new", "Failed"), named("old", "Succeeded")), "a/nightly") == "new"
+    by_object = named("rest", "Running", objectName="nightly-0b821f4a")
+    assert find_id(door(by_object), "nightly-0b821f4a") == "rest"
+    with pytest.raises(UsageError, match="several workloads"):
+        find_id(door(named("one", "Held"), named("two", "Pending", namespace="b")), "nightly")
+    assert find_id(door(named("one", "Held"), named("two", "Pending", namespace="b")), "b/nightly") == "two"
+    with pytest.raises(RefusedError, match="no workload nightly"):
+        find_id(door(), "nightly")
+    assert [dict(request.url.params)["name"] for request in seen[:2]] == ["nightly", "nightly"]
+    assert len(seen) == 6, "one each"
 
 
 def test_it_gives_up_in_time(sleeps: list[float]) -> None:

@@ -74,6 +74,35 @@ async def test_lists_are_bounded_by_creation(client: httpx.AsyncClient, record: 
         assert (await client.get("/v1/workloads", params={"createdAfter": extreme})).status_code in (200, 422)
 
 
+async def test_a_name_finds_all_that_have_it_or_whose_object_has(
+    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestRecord, epoch: int
+) -> None:
+    async def ids(who: httpx.AsyncClient, **params: Any) -> list[str]:
+        return [item["id"] async for item in _all(who, **params)]
+
+    for number in range(30):
+        await client.post("/v1/workloads", json=manifest(f"noise-{number}"))
+    first = (await client.post("/v1/workloads", json=manifest("nightly"))).json()
+    await client.post(f"{first['href']}/cancel")
+    second = (await client.post("/v1/workloads", json=manifest("nightly", type="render"))).json()
+    by_kubectl = await arrive(record, epoch=epoch, name="nightly", type="x")
+    theirs = await arrive(record, epoch=epoch, name="nightly", customer="other", type="x")
+    object_name = f"nightly-{second['id'][:8]}"
+    await record.set_object(second["id"], uid="3fa85f64-5717-4562-b3fc-2c963f66afa6", name=object_name, epoch=epoch)
+
+    own = [by_kubectl.id, second["id"], first["id"]]
+    for limit in (1, 2, 500):
+        assert await ids(client, name="nightly", limit=limit) == own
+    assert await ids(admin, name="nightly") == [theirs.id, *own]
+    assert await ids(admin, name="nightly", customer="other") == [theirs.id]
+    assert await ids(client, name="nightly", status="Cancelled") == [first["id"]]
+    assert await ids(client, name="nightly", type="render") == [second["id"]]
+    assert await ids(client, name=object_name) == [second["id"]]
+    assert await ids(client, name=f"nightly-{first['id'][:8]}") == [], "it never became an object"
+    assert await ids(client, name="night") == []
+    assert (await client.get("/v1/workloads", params={"name": "a b"})).status_code == 422
+
+
 @pytest.mark.parametrize("cursor", ["x", "!!", "W10", "WzEsMl0", "WyJhIiwiYiJd", "W251bGwsbnVsbF0", "WzFlOTksICJ4Il0"])
 async def test_a_made_up_cursor_is_refused(client: httpx.AsyncClient, cursor: str) -> None:
     assert (await client.get("/v1/workloads", params={"cursor": cursor})).status_code == 400

@@ -146,6 +146,9 @@ async def test_whoever_wrote_sees_it_at_once_and_others_soon(doors: Doors) -> No
             assert await depth(two, position) == 2
             assert doors.reads(doors.two) == before
 
+            named = await two.get("/v1/workloads", params={"name": "second"})
+            assert [item["name"] for item in named.json()["items"]] == ["second"], "a name decides: never a replica"
+
             found = await two.get(second)
             assert (found.status_code, found.json()["phase"]) == (200, "Pending"), "an id is never unknown"
             explained = (await two.get(f"{second}/explain")).json()

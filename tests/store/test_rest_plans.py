@@ -41,6 +41,11 @@ async def test_rest_reads_follow_indexes(big: Pool) -> None:
         ("list_of", {**page, "customers": ["c1"], "statuses": ["PENDING"]}, ["workload_state_keyset"]),
         ("list_of", {**page, "customers": ["c1", "c2"], "statuses": ["PENDING", "FAILED"]}, ["workload_state_keyset"]),
         ("list_all", page, ["workloads_keyset"]),
+        (
+            "list_named",
+            {**page, "customers": ["c1", "c2"], "statuses": ["PENDING"], "name": "w-21", "stems": ["w-21"]},
+            ["workloads_named"],
+        ),
         ("oldest_pending", {}, ["workload_state_oldest"]),
         ("oldest_pending_of", {"customer": "c1"}, ["workload_state_listing"]),
         ("ahead", {"key": 0, "queued_at": page["at"], "id": last, "most": 10_000}, ["workload_state_top"]),

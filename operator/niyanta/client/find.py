@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 UNFINISHED = [phase.value for phase in Phase if phase not in TERMINAL]
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
 MOST_SEARCHED = 20_000
-"""Unfinished workloads looked through for a name; whoever has more must give the id."""
+"""Workloads of one name that are looked through; whoever has more must give the id."""
 
 
 def is_id(reference: str) -> bool:
@@ -34,17 +34,15 @@ def find_id(api: Api, reference: str) -> str:
 
 
 def by_name(api: Api, reference: str) -> dict[str, Any]:
-    """The one unfinished workload of that name; among finished ones, the newest of the first page."""
+    """The one unfinished workload of that name; else the newest finished one."""
     namespace, _, name = reference.rpartition("/")
     if not name:
         raise UsageError(f"{reference!r} is neither an id nor a name")
-    live = api.pages("/v1/workloads", {"status": UNFINISHED}, limit=MOST_SEARCHED)
-    found = [item for item in live if _named(item, namespace, name)]
+    named = api.pages("/v1/workloads", {"name": name}, limit=MOST_SEARCHED)
+    known = [item for item in named if _named(item, namespace, name)]
+    found = [item for item in known if item.get("phase") in UNFINISHED] or known[:1]
     if not found:
-        recent = api.pages("/v1/workloads", limit=500)
-        found = [item for item in recent if _named(item, namespace, name)][:1]
-    if not found:
-        raise RefusedError(404, {"title": f"no workload {reference}"}, "an id finds finished and very old ones, too")
+        raise RefusedError(404, {"title": f"no workload {reference}"})
     if len(found) > 1:
         raise UsageError(f"several workloads are named {reference}: use an id", *_lines(found))
     return dict(found[0])

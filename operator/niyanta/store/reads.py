@@ -7,6 +7,7 @@ the truth takes a StateManager, and a `Reads` can't be handed to it.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from niyanta.store.rows import AttemptRow, CustomerRow, Depth, EventRow, PoolRow
 EXACT_POSITIONS = 10_000
 SCAN = 2_000
 """Most rows that one page of a listing looks at where a filter has no index (type); such pages may be short."""
+_SUFFIX = re.compile(r"(.+)-[0-9a-f]{8}\Z")
+"""What the name of a submission's object has behind the submission's own: see `scheduler.dispatch`."""
 _FIRST = "00000000-0000-0000-0000-000000000000"
 _LAST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
@@ -44,11 +47,14 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """What a listing shows. `customer` None: everybody's; `since` is inclusive, `until` exclusive."""
+    """What a listing shows. `customer` None: everybody's; `since` is inclusive, `until` exclusive. `name`: the
+    workload's, or its object's.
+    """
 
     customer: str | None = None
     phases: tuple[Phase, ...] = ()
     type: str | None = None
+    name: str | None = None
     since: datetime | None = None
     until: datetime | None = None
 
@@ -81,14 +87,16 @@ class Reads:
         scan = SCAN if wanted.type is not None else limit + 1
         params: dict[str, Any] = {"at": start.at, "id": start.id, "limit": scan}
         params["since"] = wanted.since or _BEGINNING
-        if wanted.customer is None and not wanted.phases:
+        if wanted.customer is None and not wanted.phases and wanted.name is None:
             found = await self._source.fetch("list_all", params)
         else:
             params["statuses"] = [phase.name for phase in wanted.phases or tuple(Phase)]
             params["customers"] = [wanted.customer]
             if wanted.customer is None:
                 params["customers"] = [name for (name,) in await self._source.fetch("counted_customers")]
-            found = await self._source.fetch("list_of", params)
+            if wanted.name is not None:
+                params |= {"name": wanted.name, "stems": [wanted.name, *_SUFFIX.findall(wanted.name)]}
+            found = await self._source.fetch("list_of" if wanted.name is None else "list_named", params)
         ids: list[str] = []
         for number, (id_, at, type_) in enumerate(found, start=1):
             if wanted.type is None or type_ == wanted.type:

@@ -49,6 +49,7 @@ async def list_workloads(
     reads: MayBeStale,
     status: Annotated[list[Phase] | None, Query(description="Phases; several are or-ed.")] = None,
     type_: Annotated[str | None, Name, Query(alias="type", description="Workload type.")] = None,
+    name: Annotated[str | None, Name, Query(description="Its name, or that of its Workload object.")] = None,
     customer: Annotated[str | None, Name, Query(description="For admins: one customer's alone.")] = None,
     created_after: Annotated[datetime | None, Query(alias="createdAfter", description="Inclusive.")] = None,
     created_before: Annotated[datetime | None, Query(alias="createdBefore", description="Exclusive.")] = None,
@@ -56,17 +57,22 @@ async def list_workloads(
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
-    """Pages by keyset: a page costs the same wherever it is. A page may be short, go on while `next` is set."""
+    """Pages by keyset: a page costs the same wherever it is. A page may be short, go on while `next` is set.
+
+    With `name`, never from a replica: whoever looks a name up is about to do something with what has it.
+    """
     if not caller.admin and customer not in (None, caller.customer):
         return answer(WorkloadPage(items=[], next=None))
     wanted = Filter(
         customer=customer if caller.admin else caller.customer,
         phases=tuple(status or ()),
         type=type_,
+        name=name,
         since=_bounded(created_after),
         until=_bounded(created_before),
     )
-    rows, place = await reads.list_workloads(wanted, after=_place(cursor), limit=limit)
+    source = reads if name is None else parts.record
+    rows, place = await source.list_workloads(wanted, after=_place(cursor), limit=limit)
     now = await parts.now()
     items = [_view(parts, row, now, with_spec=with_spec) for row in rows]
     return answer(WorkloadPage(items=items, next=None if place is None else _cursor(to_us(place.at), place.id)))

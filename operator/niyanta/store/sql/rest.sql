@@ -64,6 +64,20 @@ SELECT w.id::text, w.created_at, w.type FROM workloads w
  ORDER BY w.created_at DESC, w.id DESC
  LIMIT %(limit)s;
 
+-- name: list_named
+-- The same for a name, or the name of a Workload object that a submission became: the submission's own and a suffix.
+SELECT found.id::text, found.created_at, found.type
+  FROM unnest(%(customers)s::text[]) AS customer (id) CROSS JOIN unnest(%(stems)s::text[]) AS called (name)
+ CROSS JOIN LATERAL (
+       SELECT w.id, w.created_at, w.type FROM workloads w JOIN workload_state s ON s.id = w.id
+        WHERE w.customer_id = customer.id AND w.name = called.name
+          AND (w.name = %(name)s OR w.object_name = %(name)s)
+          AND s.status = ANY(%(statuses)s::text[]) AND w.created_at >= %(since)s::timestamptz
+          AND (w.created_at, w.id) < (%(at)s::timestamptz, %(id)s::uuid)
+        ORDER BY w.created_at DESC, w.id DESC LIMIT %(limit)s) AS found
+ ORDER BY found.created_at DESC, found.id DESC
+ LIMIT %(limit)s;
+
 -- name: counted_customers
 SELECT DISTINCT customer_id FROM queue_counters;
 
