@@ -259,6 +259,31 @@ POOLS_PAGE = Dashboard(
             ),
         ),
         Row(
+            "Scaling",
+            (
+                panel(
+                    "Decisions",
+                    "Recorded decisions about the workers of pools with a provider, each hour.",
+                    (
+                        f"sum by (pool, action) (increase(niyanta_scaling_decisions_total{{{POOL}}}[1h]))",
+                        "{{pool}} {{action}}",
+                    ),
+                ),
+                panel(
+                    "On their way out",
+                    "Workers that were chosen to go and finish what they run.",
+                    (highest("niyanta_scaling_leaving_workers", POOL, "pool"), "{{pool}}"),
+                ),
+                panel(
+                    "Blocked",
+                    "1: something keeps the pool from being scaled; its condition Scaling says what.",
+                    (highest("niyanta_scaling_blocked", POOL, "pool"), "{{pool}}"),
+                    most=1,
+                    steps=((None, "green"), (1.0, "red")),
+                ),
+            ),
+        ),
+        Row(
             "Work",
             (
                 panel(
