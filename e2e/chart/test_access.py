@@ -12,6 +12,8 @@ pytestmark = pytest.mark.e2e
 
 READ = ("get", "list", "watch")
 
+ADAPTER = "v1beta2.custom.metrics.k8s.io"
+
 OPERATOR_MAY: list[tuple[str, str, str]] = [
     *((verb, "niyanta.io/workloads", "tenant") for verb in (*READ, "create", "delete")),
     ("patch", "niyanta.io/workloads/status", "tenant"),
@@ -28,6 +30,9 @@ OPERATOR_MAY: list[tuple[str, str, str]] = [
     *((verb, "events.k8s.io/events", "tenant") for verb in ("create", "patch")),
     *((verb, "configmaps:niyanta-fence", NAMESPACE) for verb in ("get", "patch", "update")),
     ("create", "configmaps", NAMESPACE),
+    *((verb, "secrets:niyanta-metrics-adapter-tls", NAMESPACE) for verb in ("get", "patch")),
+    *((verb, f"apiregistration.k8s.io/apiservices:{ADAPTER}", "") for verb in ("get", "patch")),
+    ("get", "configmaps:extension-apiserver-authentication", "kube-system"),
 ]
 
 OPERATOR_MAY_NOT: list[tuple[str, str, str]] = [
@@ -50,6 +55,12 @@ OPERATOR_MAY_NOT: list[tuple[str, str, str]] = [
     ("create", "configmaps", "tenant"),
     ("delete", "configmaps:niyanta-fence", NAMESPACE),
     ("create", "serviceaccounts/token", NAMESPACE),
+    *((verb, "secrets:niyanta-metrics-adapter-tls", NAMESPACE) for verb in ("update", "delete")),
+    ("get", "secrets:niyanta-postgres", NAMESPACE),
+    ("get", "secrets:niyanta-metrics-adapter-tls", "tenant"),
+    *((verb, f"apiregistration.k8s.io/apiservices:{ADAPTER}", "") for verb in ("create", "update", "delete")),
+    *((verb, "apiregistration.k8s.io/apiservices:v1.apps", "") for verb in ("get", "patch")),
+    ("get", "configmaps:kube-root-ca.crt", "kube-system"),
     ("create", "apps/deployments", "tenant"),
     ("create", "batch/jobs", "tenant"),
     ("patch", "apiextensions.k8s.io/customresourcedefinitions", ""),

@@ -30,12 +30,19 @@ VALUE_SETS: dict[str, JSON] = {
     "no REST door": {**DSN, "api": {"enabled": False}},
     "one API replica": {**DSN, "api": {"replicas": 1}},
     "no drain": {**DSN, "api": {"drainWorkers": False}},
+    "no metrics adapter": {**DSN, "metricsAdapter": {"enabled": False}},
+    "metrics adapter elsewhere": {
+        **DSN,
+        "operator": {"replicas": 0},
+        "metricsAdapter": {"externalName": "operator.example.com", "port": 8443},
+    },
     "bare": {
         **DSN,
         "api": {"enabled": False},
         "fence": {"enabled": False},
         "migrations": {"enabled": False},
         "metrics": {"service": {"enabled": False}},
+        "metricsAdapter": {"enabled": False},
         "rbac": {"create": False, "userRoles": False},
         "serviceAccount": {"create": False, "name": "mine"},
     },
@@ -99,6 +106,9 @@ WRONG_VALUES: list[tuple[JSON, str]] = [
     ({"settings": {"lease": "soon"}}, "/settings/lease"),
     ({"image": {"pullPolicy": "Sometimes"}}, "/image/pullPolicy"),
     ({"metrics": {"port": 80}}, "minimum: got 80, want 1,024"),
+    ({"metricsAdapter": {"port": 443}}, "minimum: got 443, want 1,024"),
+    ({"metricsAdapter": {"externalName": "Not A Name"}}, "/metricsAdapter/externalName"),
+    ({"settings": {"metricsAdapterPort": 7443}}, "'metricsAdapterPort' not allowed"),
     ({"crds": {"enabled": "yes"}}, "/crds/enabled"),
     ({"api": {"replica": 2}}, "'replica' not allowed"),
     ({"api": {"port": 443}}, "minimum: got 443, want 1,024"),
@@ -149,19 +159,56 @@ def test_values_choose_what_is_there(renderer: Renderer) -> None:
 
     everything = kinds("defaults")
     assert everything["CustomResourceDefinition"] == 3
-    assert everything["Secret"] == 1
+    assert everything["Secret"] == 2
+    assert everything["APIService"] == 1
     assert everything["Deployment"] == everything["PodDisruptionBudget"] == 2
-    assert everything["Service"] == 3
+    assert everything["Service"] == 4
     assert everything["ValidatingAdmissionPolicy"] == everything["ValidatingAdmissionPolicyBinding"] == 2
     assert "ConfigMap" not in everything
     assert not {"NetworkPolicy", "Ingress", "HorizontalPodAutoscaler"} & set(everything)
     for name in ("no replicas", "one replica", "one API replica", "no REST door"):
         assert kinds(name)["PodDisruptionBudget"] == 1, name
-    assert kinds("no REST door")["Deployment"] == kinds("no REST door")["Service"] == 1
+    assert kinds("no REST door")["Deployment"] == 1
+    assert kinds("no REST door")["Service"] == 2
+    # An APIService that nobody answers would keep every namespace from being deleted.
+    for name in ("no metrics adapter", "no replicas", "bare"):
+        assert "APIService" not in kinds(name), name
+        assert kinds(name)["Secret"] == 1, name
+    assert kinds("metrics adapter elsewhere")["APIService"] == 1
     assert kinds("everything")["NetworkPolicy"] == kinds("everything")["PodDisruptionBudget"] == 2
-    assert "Secret" not in kinds("existing secret")
+    assert kinds("existing secret")["Secret"] == 1
     assert "CustomResourceDefinition" not in kinds("no definitions")
     assert set(kinds("bare")) == {"Deployment", "Secret", "CustomResourceDefinition", "PodDisruptionBudget"}
+
+
+@pytest.mark.e2e
+def test_the_metrics_adapter_is_found_where_it_listens(renderer: Renderer) -> None:
+    def named(objects: list[JSON], kind: str, name: str) -> JSON:
+        (found,) = [item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name]
+        return dict(found["spec"])
+
+    for values, fullname in (("defaults", "niyanta"), ("everything", "placer")):
+        objects = renderer.objects(VALUE_SETS[values], namespace="elsewhere")
+        registration = named(objects, "APIService", "v1beta2.custom.metrics.k8s.io")
+        adapter = f"{fullname}-metrics-adapter"
+        assert registration["service"] == {"name": adapter, "namespace": "elsewhere", "port": 443}
+        assert not {"caBundle", "insecureSkipTLSVerify"} & set(registration), "the leader's, and nobody's"
+        (port,) = named(objects, "Service", adapter)["ports"]
+        operator = containers(one(objects, "Deployment"))[-1]
+        assert port["targetPort"] in {item["name"] for item in operator["ports"]}
+        variables = environment(operator)
+        assert {
+            "name": "adapter",
+            "containerPort": int(variables["NIYANTA_METRICS_ADAPTER_PORT"]),
+            "protocol": "TCP",
+        } in (operator["ports"])
+        assert variables["NIYANTA_METRICS_ADAPTER"] == "true"
+        assert variables["NIYANTA_METRICS_ADAPTER_SERVICE"] == adapter
+    away = renderer.objects(VALUE_SETS["metrics adapter elsewhere"])
+    assert named(away, "APIService", "v1beta2.custom.metrics.k8s.io")["service"]["port"] == 8443
+    assert named(away, "Service", "niyanta-metrics-adapter")["externalName"] == "operator.example.com"
+    off = environment(containers(one(renderer.objects(VALUE_SETS["no metrics adapter"]), "Deployment"))[-1])
+    assert off["NIYANTA_METRICS_ADAPTER"] == "false"
 
 
 @pytest.mark.e2e

@@ -96,6 +96,9 @@ def test_a_second_fence_is_refused(installed: Cluster) -> None:
 def test_a_release_without_definitions_and_fence_comes_and_goes_beside_the_first(installed: Cluster) -> None:
     before = of_release(installed, RELEASE)
     values = {**DSN, "crds": {"enabled": False}, "fence": {"enabled": False}, "operator": {"replicas": 1}}
+    with pytest.raises(CommandError, match="served by the Service niyanta-system/niyanta-metrics-adapter already"):
+        installed.install_chart("second", CHART, namespace="tenant", values=values, timeout=60)
+    values["metricsAdapter"] = {"enabled": False}
     installed.install_chart("second", CHART, namespace="tenant", values=values, timeout=60)
     assert "deployment.apps/second-niyanta-operator" in of_release(installed, "second")
     installed.uninstall_chart("second", namespace="tenant")
