@@ -70,6 +70,16 @@ def test_a_folder_that_cannot_be_written_is_no_trouble(home: Path, monkeypatch: 
     assert state_folder(relative) == Path.home() / ".local/state/niyanta"
 
 
+def test_who_has_no_home_has_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    memory = Memory("u", {})
+    memory.note("0/1")
+    assert memory.position == "0/1"
+
+
 def test_positions_are_compared_as_numbers() -> None:
     assert parse("9/FFFFFFFF") < parse("A/0") < parse("10/0")
     assert show(parse("16/b374d848")) == "16/B374D848"

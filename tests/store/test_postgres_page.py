@@ -144,7 +144,6 @@ async def test_the_roles_are_enough_for_each_process(server: Postgres) -> None:
         assert await record.rate_acquire("acme", limit=5, expiry=1, amount=1)
         await record.prune()
         assert (await record.get_queue_depth()).total.suspended == 1
-        await asyncio.sleep(0.1)  # the hint is sent beside
     # The operator's part: leadership, and partitions, which only their owner may make.
     async with await open_pool(Settings(dsn=owner, db_pool_min=1)) as pool:
         assert await Leadership(pool, "a", 4.0).try_acquire() == 1

@@ -220,7 +220,7 @@ async def test_a_replica_that_hangs_costs_a_read_no_more_than_the_statement_time
     try:
         started = time.monotonic()
         ports = await asyncio.gather(*(who(router.reads()) for _ in range(4)))
-        assert time.monotonic() - started < 2.5  # 2 s, and what a busy machine adds
+        assert time.monotonic() - started < 3.5  # 2 s, and what a busy machine adds
         assert set(ports) <= {trio.first.port, trio.primary.port}
         await in_use(router, trio.first)
     finally:

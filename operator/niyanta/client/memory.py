@@ -30,7 +30,9 @@ class Memory:
 
     def __init__(self, url: str, environ: Mapping[str, str] | None = None) -> None:
         digest = hashlib.sha256(url.encode()).hexdigest()[:16]
-        self._path = state_folder(os.environ if environ is None else environ) / f"position-{digest}"
+        self._path: Path | None = None
+        with contextlib.suppress(RuntimeError):  # a user without a home
+            self._path = state_folder(os.environ if environ is None else environ) / f"position-{digest}"
         self._position = self._read()
 
     @property
@@ -47,6 +49,8 @@ class Memory:
             self._write(position)
 
     def _read(self) -> str:
+        if self._path is None:
+            return ""
         with contextlib.suppress(OSError, ValueError):
             age = datetime.now(UTC).timestamp() - self._path.stat().st_mtime
             text = self._path.read_text(encoding="ascii").strip()
@@ -55,6 +59,8 @@ class Memory:
         return ""
 
     def _write(self, position: str) -> None:
+        if self._path is None:
+            return
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             partial = self._path.with_suffix(f".{os.getpid()}")

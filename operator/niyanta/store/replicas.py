@@ -295,11 +295,10 @@ class ReadRouter:
     def _tell(self, replica: Replica) -> None:
         """Log when reads stop or begin to go there."""
         state = replica.trouble or ("" if replica.usable(self._most_lag) else "it lags")
-        if bool(state) != bool(replica.told) or not math.isfinite(replica.looked_at):
-            if state and state != replica.told:
-                logger.warning("a replica isn't read from", replica=replica.name, why=state)
-            elif not state:
-                logger.info("a replica is read from", replica=replica.name)
+        if state and not replica.told:
+            logger.warning("a replica isn't read from", replica=replica.name, why=state)
+        elif replica.told and not state:
+            logger.info("a replica is read from", replica=replica.name)
         replica.told = state
 
 
