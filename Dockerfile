@@ -28,6 +28,6 @@ COPY --from=build /opt/niyanta /opt/niyanta
 WORKDIR /tmp
 # By number, so that Kubernetes can tell that it isn't root.
 USER 65532:65532
-EXPOSE 8080 9090
+EXPOSE 6443 8080 9090
 ENTRYPOINT ["niyanta"]
 CMD ["operator"]

@@ -297,6 +297,20 @@ def test_an_edited_registration_is_put_right(
     assert value(cluster) == "0"
 
 
+def test_a_registration_that_leads_elsewhere_is_left_alone(
+    adapted: Environment, operators: tuple[OperatorProcess, OperatorProcess]
+) -> None:
+    cluster = adapted.cluster
+    right = bundle(cluster)
+    cluster.api.patch(REGISTRATION, {"spec": {"service": {"name": "another"}, "caBundle": None}})
+    words = "belongs to niyanta-system/another"
+    until(lambda: words in operators[0].log_text(), what="the leader says so", timeout=30)
+    assert bundle(cluster) == ""
+    cluster.api.patch(REGISTRATION, {"spec": {"service": {"name": SERVICE}}})
+    until(lambda: bundle(cluster) == right, what="it is looked after again", timeout=30)
+    until(lambda: available(cluster), what="the APIService is available", timeout=60)
+
+
 def test_an_emptied_secret_is_filled_again(
     adapted: Environment, operators: tuple[OperatorProcess, OperatorProcess]
 ) -> None:

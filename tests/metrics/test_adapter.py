@@ -199,6 +199,12 @@ async def test_nobody_is_answered_while_the_authority_is_unknown(tmp_path: Path)
         assert scene.adapter.problem() == ""
 
 
+@pytest.mark.parametrize("names", ["front-proxy-client", '{"a": 1}', "[1]", '[""]'])
+async def test_allowed_names_that_cannot_be_read_allow_nobody(tmp_path: Path, names: str) -> None:
+    async with running(Scene(tmp_path), **{"requestheader-allowed-names": names}) as scene:
+        assert_status(await scene.ask(ROOT), 401, "Unauthorized", "names no requestheader-client-ca-file")
+
+
 async def test_probes_need_no_certificate(scene: Scene) -> None:
     for path in ("/healthz", "/readyz", "/livez"):
         assert (await scene.ask(path, anonymous=True)).body == b"ok"

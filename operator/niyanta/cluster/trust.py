@@ -41,15 +41,18 @@ class TrustFollower:
         self._secret = secret_name(settings)
         self._use = use
         self._used: tuple[ServingCertificate, dict[str, str]] | None = None
-        self._refused = False
+        self._trouble = ""
 
     async def run(self) -> None:
         """Follow until cancelled. While the API server is away, what was read last is used."""
         while True:
             try:
                 await self._read()
+                self._trouble = ""
             except ApiError as error:
-                logger.warning("the metrics adapter's certificate was not read", error=str(error))
+                if str(error) != self._trouble:  # said once: this is asked twice a second at first
+                    logger.warning("the metrics adapter's certificate was not read", error=str(error))
+                self._trouble = str(error)
             await asyncio.sleep(EVERY if self._used else SOON)
 
     async def _read(self) -> None:
@@ -69,9 +72,7 @@ class TrustFollower:
         except ApiError as error:
             if verdict(error) is not Verdict.FORBIDDEN:
                 raise
-            if not self._refused:
+            if self._used is None or self._used[1]:
                 logger.error("who may call the metrics adapter can't be read", error=str(error))
-            self._refused = True
             return {}
-        self._refused = False
         return dict((found or {}).get("data") or {})

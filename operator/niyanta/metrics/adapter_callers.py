@@ -29,12 +29,15 @@ class FrontProxy:
 
     @classmethod
     def parse(cls, data: Mapping[str, str]) -> FrontProxy:
-        """From the ConfigMap's data."""
-        return cls(
-            authorities=data.get("requestheader-client-ca-file", "").strip(),
-            allowed_names=frozenset(_words(data.get("requestheader-allowed-names"))),
-            user_headers=tuple(_words(data.get("requestheader-username-headers"))),
-        )
+        """From the ConfigMap's data. Lists that can't be read leave nobody trusted: an empty one would trust all."""
+        try:
+            return cls(
+                authorities=data.get("requestheader-client-ca-file", "").strip(),
+                allowed_names=frozenset(_words(data.get("requestheader-allowed-names"))),
+                user_headers=tuple(_words(data.get("requestheader-username-headers"))),
+            )
+        except ValueError:
+            return cls()
 
     def user(self, certificate: Mapping[str, Any] | None, headers: Mapping[str, str]) -> str:
         """The user on whose behalf the front proxy asks. Raises Refusal.
@@ -67,12 +70,11 @@ class FrontProxy:
 
 
 def _words(text: str | None) -> list[str]:
-    """A JSON list of words; anything else holds none."""
-    try:
-        found = orjson.loads(text or "[]")
-    except orjson.JSONDecodeError:
-        return []
-    return [word for word in found if isinstance(word, str) and word] if isinstance(found, list) else []
+    """A JSON list of words; none when there is nothing. Raises ValueError for anything else."""
+    found = orjson.loads(text or "[]")
+    if not isinstance(found, list) or not all(isinstance(word, str) and word for word in found):
+        raise ValueError("not a list of words")
+    return found
 
 
 def _common_names(certificate: Mapping[str, Any]) -> list[str]:
