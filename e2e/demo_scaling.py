@@ -63,7 +63,7 @@ class Act:
         """The burst, from the first submission to the pool's return to one worker."""
         work = self._loop.work(POOL)
         manifests = gpu_work(work, COUNT, RUNS)
-        with self._loop.timeline(POOL) as timeline:
+        with Timeline(self.env, POOL, SPACE, every=0.5) as timeline:
             until(lambda: timeline.samples and timeline.samples[-1].workers == 1, what="the pool has its worker")
             timeline.load_comes()
             uids = work.create(manifests)

@@ -43,7 +43,8 @@ class Loop:
         """Applies an autoscaler and waits until it has read its metric."""
         self.env.cluster.apply(manifest)
         name = f"{AUTOSCALERS.format(self.env.namespace)}/{manifest['metadata']['name']}"
-        self._made.insert(0, name)
+        if name not in self._made:
+            self._made.insert(0, name)
         conditions: dict[str, JSON] = {}
 
         def active() -> bool:

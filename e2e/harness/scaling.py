@@ -44,13 +44,16 @@ def autoscaler(name: str) -> JSON:
 
 
 def quick(manifest: JSON, *, window: int = 5, period: int = 5, max_replicas: int | None = None) -> JSON:
-    """A copy whose windows and periods are at most these seconds, so that a test sees both directions in a minute."""
+    """A copy whose windows and periods are at most these seconds, and which goes down in one step: both directions fit
+    into a minute."""
     made = copy.deepcopy(manifest)
     for rules in made["spec"]["behavior"].values():
         if "stabilizationWindowSeconds" in rules:
             rules["stabilizationWindowSeconds"] = min(rules["stabilizationWindowSeconds"], window)
         for policy in rules["policies"]:
             policy["periodSeconds"] = min(policy["periodSeconds"], period)
+    for policy in made["spec"]["behavior"]["scaleDown"]["policies"]:
+        policy["value"] = 100
     if max_replicas is not None:
         made["spec"]["maxReplicas"] = max_replicas
     return made
@@ -119,7 +122,7 @@ class Timeline:
     env: Environment
     pool: str
     namespace: str
-    every: float = 0.5
+    every: float = 1.0
     samples: list[Sample] = field(default_factory=list)
     watch: Callable[[Sample], None] | None = None
     """Told of every sample, in the thread that takes them."""
