@@ -23,6 +23,7 @@ from e2e.harness.environment import CHART, RELEASE, Environment
 from e2e.harness.process import OPERATOR_NAMESPACE, OperatorProcess
 from e2e.harness.prometheus import Prometheus
 from e2e.harness.rundir import REPO
+from e2e.harness.scaling import simulated_pool
 from e2e.harness.standby import Standby
 from e2e.harness.waiting import until
 from e2e.harness.workloads import GROUP, Record, Workloads, customer_manifest, pool_manifest
@@ -31,9 +32,9 @@ pytestmark = pytest.mark.e2e
 
 TIERS = ("Free", "Standard", "Premium", "Enterprise")
 LABEL = "metrics.test/node"
-POOL = "gpu"
+POOL, SCALED = "gpu", "grown"
 WORKERS = 3
-VARIABLES = {"namespace": OPERATOR_NAMESPACE, "pool": POOL, "customer": "standard", "tier": "Standard"}
+VARIABLES = {"namespace": OPERATOR_NAMESPACE, "pool": f"{POOL}|{SCALED}", "customer": "standard", "tier": "Standard"}
 RATE_INTERVAL = "5m"
 """Longer than the test: whatever happened since the first scrape counts."""
 
@@ -94,6 +95,8 @@ def _furnish(system: System) -> None:
         gpu={"model": "A100", "count": 4},
     )
     cluster.api.post(f"{GROUP}/namespaces/{system.env.namespace}/workerpools", pool)
+    grown = simulated_pool(SCALED, system.env.namespace, cpu="8", replicas=1)
+    cluster.api.post(f"{GROUP}/namespaces/{system.env.namespace}/workerpools", grown)
     cluster.create_nodes([NodeSpec(f"gpu-{n}", cpu="16", gpus=4, labels={LABEL: POOL}) for n in range(WORKERS)])
 
 
@@ -216,7 +219,7 @@ def test_the_variables_of_the_dashboards_have_values(system: System) -> None:
                 selector = _substituted(found[1], VARIABLES)
                 seen[variable["name"]] = set(system.prometheus.label_values(found[2], selector))
     assert seen["namespace"] == {OPERATOR_NAMESPACE}
-    assert seen["pool"] == {POOL}
+    assert seen["pool"] == {POOL, SCALED}
     assert seen["tier"] == set(TIERS)
     assert seen["customer"] >= {tier.lower() for tier in TIERS}
 

@@ -125,9 +125,9 @@ def settings_page() -> str:
 @app.command("metrics-docs", hidden=True)
 def metrics_docs() -> None:
     """Print the page docs/metrics.md."""
-    from niyanta.metrics.catalogue import page
+    from niyanta.metrics.catalogue import by_process, page
 
-    print(page(), end="")
+    print(page(by_process()), end="")
 
 
 @app.command()

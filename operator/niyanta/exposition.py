@@ -104,12 +104,12 @@ class Seats:
             (name for name in weights if name not in self._taken), key=lambda name: (-weights[name], name)
         )
         room = max(0, self._most - len(self._taken))
-        if len(newcomers) > room:
-            idle = sorted(self._taken, key=lambda name: (name in weights, name))
-            heavy = sum(1 for name in newcomers[room:] if weights[name] > 0)
-            for name in [name for name in idle if not weights.get(name)][:heavy]:
-                self._taken.remove(name)
-        return {name: self.label(name) for name in (*(n for n in weights if n in self._taken), *newcomers)}
+        wanted = sum(1 for name in newcomers[room:] if weights[name] > 0)
+        idle = sorted((name for name in self._taken if not weights.get(name)), key=lambda name: (name in weights, name))
+        left = idle[:wanted]
+        self._taken.difference_update(left)
+        holders = [name for name in weights if name in self._taken]
+        return {name: self.label(name) for name in (*holders, *newcomers, *(name for name in left if name in weights))}
 
 
 LiveGauge("niyanta_build_info", "Always 1; the labels say what runs", ["version", "python_version"]).show(

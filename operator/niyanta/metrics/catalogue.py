@@ -6,7 +6,7 @@ Asked of the registry itself, in a process of its own for each command: what a p
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -95,10 +95,10 @@ def by_process() -> dict[str, list[Entry]]:
     return found
 
 
-def page() -> str:
-    """docs/metrics.md."""
+def page(found: Mapping[str, Iterable[Entry]]) -> str:
+    """docs/metrics.md, from each command's metrics."""
     shown: dict[Entry, list[str]] = {}
-    for process, entries in by_process().items():
+    for process, entries in found.items():
         for entry in entries:
             shown.setdefault(entry, []).append("leader" if entry.leader else process)
     sections: dict[str, list[Entry]] = {title: [] for title in (*(title for title, _ in _SECTIONS), _REST)}

@@ -28,7 +28,7 @@ _REASONS = (*(reason.value for reason in Reason), NO_WORKERS)
 _PHASES = ("intake", "observe", "notes", "engine", "commit")
 _COMMIT_ERRORS = ("unavailable", "conflict", "stale_epoch", "other")
 
-CYCLES = Counter("niyanta_cycles_total", "Cycles run")
+CYCLES = Counter("niyanta_cycles_total", "Cycles that ran to their end")
 CYCLE_SECONDS = Histogram(
     "niyanta_cycle_seconds", "Time of one cycle, from taking what waits to its last commit", buckets=_SECONDS
 )
