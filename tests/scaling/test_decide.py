@@ -330,6 +330,28 @@ def test_an_instance_that_vanishes_ends_its_drain() -> None:
     assert action.vanished
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_mark_without_a_record_is_taken_off(before: bool) -> None:
+    """The database was restored to a time before the drain."""
+    pool = world(0, 1)
+    (name,) = pool.workers
+    pool.change(name, workloads=1, pods=1, cordoned=before)
+    pool.settle()
+    pool.drains.clear()
+    pool.scale(1)
+    pool.settle()
+    assert not pool.workers[name].marked
+    assert pool.workers[name].cordoned is before
+
+
+def test_what_the_provider_still_starts_cannot_be_protected() -> None:
+    pool = world(2, 2)
+    first, second = pool.workers
+    pool.change(first, in_service=False)
+    (protect,) = decide(replace(pool.view(), protects=True), pool.now).actions
+    assert protect == Protect((second,))
+
+
 def test_all_that_stay_are_protected() -> None:
     pool = world(1, 3)
     view = replace(pool.view(), protects=True)

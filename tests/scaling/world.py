@@ -19,6 +19,7 @@ from niyanta.scaling.decide import (
     Grow,
     Plan,
     Protect,
+    Release,
     Remove,
     Rules,
     View,
@@ -41,6 +42,8 @@ class World:
     last_up: int | None = None
     last_down: int | None = None
     removed: list[tuple[Worker, int]] = field(default_factory=list)
+    half: bool = False
+    """The next removal is noted, and the leader dies before the provider hears of it."""
     log: list[Action] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
@@ -121,11 +124,14 @@ class World:
                 self.drains[worker.instance] = Drain(worker.instance, worker.node, worker.cordoned, self.now)
                 self.last_down = self.now
             case Cordon(worker, drain):
-                self.change(worker.instance, cordoned=True, marked=True)
+                self.change(worker.instance, cordoned=True, marked=True, was_cordoned=drain.was_cordoned)
                 self.drains[worker.instance] = replace(drain, cordoned_at=drain.cordoned_at or self.now)
             case Evict(worker, drain):
                 self.change(worker.instance, workloads=0)
                 self.drains[worker.instance] = replace(drain, evicted_at=drain.evicted_at or self.now)
+            case Remove(worker, drain) if self.half:
+                self.half = False
+                self.drains[worker.instance] = replace(drain, removing_at=drain.removing_at or self.now)
             case Remove(worker, _):
                 self.removed.append((self.workers.pop(worker.instance), self.now))
                 self.desired -= 1
@@ -135,6 +141,8 @@ class World:
                 self.change(worker.instance, cordoned=worker.cordoned and not uncordon, marked=False)
                 del self.drains[drain.instance]
                 self.last_down = self.now
+            case Release(worker):
+                self.change(worker.instance, cordoned=worker.was_cordoned, marked=False)
             case Finish(drain, _):
                 del self.drains[drain.instance]
             case Protect(instances):

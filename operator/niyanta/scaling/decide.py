@@ -38,10 +38,14 @@ class Worker:
     instance: str
     node: str = ""
     leaving: bool = False
+    in_service: bool = True
+    """The provider has made it ready: only such ones can be protected."""
     ready: bool = True
     cordoned: bool = False
     marked: bool = False
     """The node has our annotation."""
+    was_cordoned: bool = False
+    """It says that people had cordoned the node before."""
     kept: bool = False
     """People want it to stay."""
     since: int = 0
@@ -147,6 +151,13 @@ class Cancel:
 
 
 @dataclass(frozen=True, slots=True)
+class Release:
+    """The node has our mark, and there is no record of why (a restored database): it goes back into service."""
+
+    worker: Worker
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """The instance is gone: the drain is over. `vanished`: not by our doing."""
 
@@ -161,7 +172,7 @@ class Protect:
     instances: tuple[str, ...]
 
 
-Action = Adopt | Grow | Begin | Cordon | Evict | Remove | Cancel | Finish | Protect
+Action = Adopt | Grow | Begin | Cordon | Evict | Remove | Cancel | Release | Finish | Protect
 
 
 class Reason(enum.Enum):
@@ -239,6 +250,7 @@ class _Decision:
 
     def plan(self) -> Plan:
         actions: list[Action] = [Finish(drain, vanished=drain.removing_at is None) for drain in self.ended]
+        actions += [Release(worker) for worker in self.active if worker.marked]
         if self.target > self.have:
             actions += self._more()
         elif self.target < self.have:
@@ -352,7 +364,7 @@ class _Decision:
         if not self.view.protects:
             return
         leaving = {action.worker.instance for action in actions if isinstance(action, Begin)}
-        staying = [w for w in self.active if w.instance not in leaving and not w.protected]
+        staying = [w for w in self.active if w.in_service and not w.protected and w.instance not in leaving]
         if staying:
             yield Protect(tuple(sorted(worker.instance for worker in staying)))
 

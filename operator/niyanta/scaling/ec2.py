@@ -47,6 +47,9 @@ READ_TIMEOUT = 10
 AUTOSCALER_TAG = re.compile(r"k8s\.io/cluster-autoscaler/[^/]+")
 """`enabled` or a cluster's name; the longer node-template/... tags only describe nodes."""
 
+ASIDE = ("Standby", "EnteringStandby", "Warmed")
+"""Lifecycle states of instances that people or a warm pool hold back: not part of the desired capacity."""
+
 THROTTLES = frozenset(
     {
         "Throttling",
@@ -92,8 +95,14 @@ class Ec2Provider:
                 "take the group away from it and delete the tag",
                 reason="GroupHasOtherScaler",
             )
+        if _weighted(found):
+            raise RefusedError(
+                f"Auto Scaling group {self.spec.name} counts its capacity in weights or units, not in instances",
+                reason="WeightedGroup",
+            )
+        counted = [item for item in found["Instances"] if not str(item["LifecycleState"]).startswith(ASIDE)]
         return Group(
-            instances=tuple(sorted((_instance(item) for item in found["Instances"]), key=lambda i: i.id)),
+            instances=tuple(sorted((_instance(item) for item in counted), key=lambda i: i.id)),
             desired=int(found["DesiredCapacity"]),
             minimum=int(found["MinSize"]),
             maximum=int(found["MaxSize"]),
@@ -188,8 +197,15 @@ class Ec2Provider:
             raise ProviderError(str(error)) from error
 
 
+def _weighted(group: Mapping[str, Any]) -> bool:
+    """Whether one instance may count for more or less than one."""
+    policy = (group.get("MixedInstancesPolicy") or {}).get("LaunchTemplate") or {}
+    weights = [item.get("WeightedCapacity") for item in (*group["Instances"], *(policy.get("Overrides") or ()))]
+    return group.get("DesiredCapacityType") not in (None, "", "units") or any(w not in (None, "", "1") for w in weights)
+
+
 def _instance(item: Mapping[str, Any]) -> Instance:
-    """An instance of a group as DescribeAutoScalingGroups tells it. Standby and Pending count as starting."""
+    """An instance of a group as DescribeAutoScalingGroups tells it."""
     state = str(item["LifecycleState"])
     if state == "InService":
         found = InstanceState.RUNNING

@@ -5,13 +5,17 @@ Raises ProviderError, ApiError, StoreError and StaleEpochError as they come: `sc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import itertools
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
 from niyanta import log
 from niyanta.resources.worker_pool import WorkerPool
 from niyanta.scaling import decide
 from niyanta.scaling.board import Action, Board
-from niyanta.scaling.decide import Adopt, Begin, Cancel, Cordon, Evict, Finish, Grow, Plan, Protect, Remove
+from niyanta.scaling.decide import Adopt, Begin, Cancel, Cordon, Evict, Finish, Grow, Plan, Protect, Release, Remove
 from niyanta.scaling.fleet import Fleet
 from niyanta.scaling.ports import Group, Instance, InstanceGoneError, InstanceState, Provider, ProviderError
 from niyanta.scheduler.session import Session
@@ -22,6 +26,9 @@ logger = log.get(__name__)
 
 EVICTED = "WorkerScaledDown"
 """Reason of workloads that went back to the queue because of a drain's deadline."""
+
+WIDTH = 32
+"""Steps of removals under way at once."""
 
 WARNINGS = frozenset({Action.EVICTED, Action.VANISHED, Action.TROUBLE})
 
@@ -47,40 +54,56 @@ class Executor:
         """Size that was asked for without success."""
 
     async def run(self, pool: WorkerPool, group: Group, plan: Plan) -> None:
-        """Do the actions of a plan in their order; what fails ends the run."""
+        """Do the actions of a plan in their order, steps of several removals side by side; what fails ends the run."""
         instances = {instance.id: instance for instance in group.instances}
-        begins = [action for action in plan.actions if isinstance(action, Begin)]
-        if begins:
+        if begins := [action for action in plan.actions if isinstance(action, Begin)]:
             await self._begin(pool, plan, begins)
-        for action in plan.actions:
-            match action:
-                case Adopt(replicas):
-                    await self._adopt(pool, plan, replicas)
-                case Grow():
-                    await self._grow(pool, group, plan, action)
-                case Protect(chosen):
-                    await self._provider.protect(chosen, on=True)
-                case Finish():
-                    await self._finish(pool, plan, action)
-                case Begin():
-                    pass
-                case _:
-                    await self._go_on(pool, instances, action)
+        for kind, actions in itertools.groupby(plan.actions, key=type):
+            if kind in (Cordon, Evict, Remove, Cancel, Release):
+                await self._side_by_side([self._go_on(pool, instances, action) for action in actions])
+                continue
+            for action in actions:
+                await self._do(pool, group, plan, action)
 
-    async def _go_on(
-        self, pool: WorkerPool, instances: Mapping[str, Instance], action: Cordon | Evict | Remove | Cancel
-    ) -> None:
-        """One step of a removal."""
+    async def _do(self, pool: WorkerPool, group: Group, plan: Plan, action: decide.Action) -> None:
         match action:
-            case Cordon():
-                if await self._fleet.cordon(action.worker.node, pool.metadata.name):
-                    await self._board.step(pool.metadata.name, action.drain, Step.CORDONED)
+            case Adopt(replicas):
+                await self._adopt(pool, plan, replicas)
+            case Grow():
+                await self._grow(pool, group, plan, action)
+            case Finish():
+                await self._finish(pool, plan, action)
+            case Protect(chosen):
+                with suppress(InstanceGoneError):  # the next look doesn't see it any more
+                    await self._provider.protect(chosen, on=True)
+
+    async def _side_by_side(self, steps: Sequence[Coroutine[Any, Any, None]]) -> None:
+        """The leader's loop answers asks twice a second, so that one after the other would take long."""
+        slots = asyncio.Semaphore(WIDTH)
+
+        async def one(step: Coroutine[Any, Any, None]) -> None:
+            async with slots:
+                await step
+
+        for result in await asyncio.gather(*(one(step) for step in steps), return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _go_on(self, pool: WorkerPool, instances: Mapping[str, Instance], action: decide.Action) -> None:
+        """One step of a removal."""
+        name = pool.metadata.name
+        match action:
+            case Cordon(worker, drain):
+                if await self._fleet.cordon(worker.node, name, was_cordoned=drain.was_cordoned):
+                    await self._board.step(name, drain, Step.CORDONED)
             case Evict():
                 await self._evict(pool, action)
             case Remove():
                 await self._remove(pool, instances[action.worker.instance], action)
             case Cancel():
                 await self._cancel(pool, action)
+            case Release(worker):
+                await self._fleet.uncordon(worker.node, unschedulable=worker.was_cordoned)
 
     async def tell(self, pool: WorkerPool, decision: Decision) -> None:
         """The Event of a decision that is on record."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -30,6 +30,9 @@ logger = log.get(__name__)
 COUNTED_FOR = 0.5
 """Seconds that the count of bound workloads by worker is used: it walks through all of them."""
 
+WAS_CORDONED = " (cordoned before)"
+"""End of our annotation on a node that people had cordoned: it isn't ours to uncordon."""
+
 OF_THE_NODE = frozenset({"DaemonSet", "Node"})
 """Owners of pods that come and go with their node."""
 
@@ -51,12 +54,10 @@ class Fleet:
     def pool(self, name: str) -> WorkerPool | None:
         return self._pools.items().get(name)
 
-    def pool_of(self, labels: Mapping[str, str]) -> str:
-        """The pool that a node with these labels belongs to; empty: none."""
-        for view in by_age(pool_views(self._pools.items().values())):
-            if view.selects(labels):
-                return view.name
-        return ""
+    def owners(self) -> Callable[[Mapping[str, str]], str]:
+        """Today's rule of which pool a node with given labels belongs to; empty: none."""
+        views = by_age(pool_views(self._pools.items().values()))
+        return lambda labels: next((view.name for view in views if view.selects(labels)), "")
 
     def workers(self, pool: str, group: Group, seen: Mapping[str, int], unready: Mapping[str, int]) -> list[Worker]:
         """The group's instances with their nodes. `seen`, `unready`: instance -> since when, in microseconds."""
@@ -103,6 +104,7 @@ class Fleet:
         bare = Worker(
             instance.id,
             leaving=instance.state is InstanceState.LEAVING,
+            in_service=instance.state is InstanceState.RUNNING,
             ready=False,
             since=seen.get(instance.id, 0),
             unready_since=unready.get(instance.id),
@@ -119,6 +121,7 @@ class Fleet:
             ready=self._ready(pool, node),
             cordoned=node.spec.unschedulable,
             marked=SCALE_DOWN in annotations,
+            was_cordoned=annotations.get(SCALE_DOWN, "").endswith(WAS_CORDONED),
             kept=annotations.get(SCALE_DOWN_DISABLED) == "true",
             workloads=self._workloads()[node.name],
             pods=sum(1 for pod in pods if pod.workload_uid),
@@ -151,9 +154,10 @@ class Fleet:
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    async def cordon(self, node: str, pool: str) -> bool:
+    async def cordon(self, node: str, pool: str, *, was_cordoned: bool) -> bool:
         """Mark it as ours and take it out of service; False: there is no such node."""
-        return await self._patch_node(node, {SCALE_DOWN: pool}, unschedulable=True)
+        mark = f"{pool}{WAS_CORDONED}" if was_cordoned else pool
+        return await self._patch_node(node, {SCALE_DOWN: mark}, unschedulable=True)
 
     async def uncordon(self, node: str, *, unschedulable: bool) -> bool:
         """Take our mark off; `unschedulable`: leave the cordon, which isn't ours. False: there is no such node."""

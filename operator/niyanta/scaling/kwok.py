@@ -31,14 +31,17 @@ TEMPORARY = frozenset({Verdict.UNAVAILABLE, Verdict.UNKNOWN_OUTCOME, Verdict.CON
 
 
 class KwokProvider:
-    """Fulfils niyanta.scaling.ports.Provider. `pool` gives the pool as it is now, `pool_of` whose a node is."""
+    """Fulfils niyanta.scaling.ports.Provider. `pool` gives the pool as it is now, `owners` whose nodes are."""
 
     def __init__(
-        self, client: ApiClient, pool: Callable[[], WorkerPool | None], pool_of: Callable[[Mapping[str, str]], str]
+        self,
+        client: ApiClient,
+        pool: Callable[[], WorkerPool | None],
+        owners: Callable[[], Callable[[Mapping[str, str]], str]],
     ) -> None:
         self._client = client
         self._pool = pool
-        self._pool_of = pool_of
+        self._owners = owners
         self._foreign: set[str] = set()
         """Names that turned out to be taken, by a node of somebody else's or by one of ours not listed yet."""
 
@@ -50,10 +53,11 @@ class KwokProvider:
         except ApiError as error:
             raise _translated(error) from error
         found = []
+        owner_of = self._owners()
         for node in listed.items:
             meta = node["metadata"]
             fake = (meta.get("annotations") or {}).get(FAKE) == "fake"
-            if fake and self._pool_of(meta.get("labels") or {}) == pool.metadata.name:
+            if fake and owner_of(meta.get("labels") or {}) == pool.metadata.name:
                 state = InstanceState.LEAVING if meta.get("deletionTimestamp") else InstanceState.RUNNING
                 found.append(Instance(id=meta["uid"], state=state, node=meta["name"]))
         return Group(tuple(found), desired=sum(1 for i in found if i.state is not InstanceState.LEAVING))
@@ -68,7 +72,7 @@ class KwokProvider:
         spread = itertools.cycle(pool.spec.zones or [""])
         places = itertools.islice(spread, group.desired % max(1, len(pool.spec.zones)), None)
         manifests = [node_manifest(pool, name, zone) for name, zone in zip(free, places, strict=False)]
-        if manifests and self._pool_of(manifests[0]["metadata"]["labels"]) != pool.metadata.name:
+        if manifests and self._owners()(manifests[0]["metadata"]["labels"]) != pool.metadata.name:
             raise RefusedError("nodes made from this pool's template would not be its workers", reason="WrongTemplate")
         slots = asyncio.Semaphore(WIDTH)
         errors = await asyncio.gather(*(self._create(slots, manifest) for manifest in manifests))

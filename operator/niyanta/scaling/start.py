@@ -35,7 +35,7 @@ def make_scaler(
             return None
         if spec.ec2_auto_scaling_group is not None:
             return Ec2Provider(spec.ec2_auto_scaling_group, may_act=may_act)
-        return KwokProvider(client, lambda: fleet.pool(name), fleet.pool_of)
+        return KwokProvider(client, lambda: fleet.pool(name), fleet.owners)
 
     return Scaler(
         fleet=fleet,
