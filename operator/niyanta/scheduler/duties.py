@@ -58,6 +58,8 @@ class Duties:
                     tracked = session.mirror.get(row.id)
                     if tracked is not None:
                         session.after(row, Verdict(Event.RELEASE, row.reason, row.message))
+                if rows:
+                    session.inbox.put_capacity()  # they are in the queue now, and nothing else need happen
                 if len(rows) < RELEASE_AT_ONCE:
                     break
 
