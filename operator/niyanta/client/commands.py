@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
         ("customers", reads.customers),
         ("workers", reads.workers),
         ("pools", reads.pools),
+        ("decisions", reads.decisions),
         ("drain", actions.drain),
     ):
         app.command(name, rich_help_panel=PANEL)(function)

@@ -1,10 +1,11 @@
-"""Commands that look: get, list, explain, events, queue-depth, customers, workers, pools."""
+"""Commands that look: get, list, explain, events, queue-depth, customers, workers, pools, decisions."""
 
 from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.markup import escape
@@ -153,6 +154,18 @@ def workers(session: Session, limit: Limit = None, output: OutputOption = Output
 def pools(session: Session, output: OutputOption = Output.TABLE) -> None:
     """Show the worker pools."""
     session.show(views.items_of(session.api.get("/v1/pools")), output, views.POOLS, empty="no pools")
+
+
+@command
+def decisions(
+    session: Session,
+    pool: Annotated[str, typer.Argument(metavar="POOL", help="Name of the pool.")],
+    limit: Limit = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Show how a pool was scaled and why, newest first (admin keys)."""
+    found = list(session.api.pages(f"/v1/pools/{quote(pool, safe='')}/decisions", limit=limit))
+    session.show(found, output, views.DECISIONS, empty="no decisions")
 
 
 def moment(text: str | None, option: str) -> str | None:

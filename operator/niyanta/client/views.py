@@ -171,6 +171,18 @@ POOLS = (
     Column("Compliance", lambda item: joined(_spec(item).get("compliance")), wide=True),
 )
 
+DECISIONS = (
+    Column("Age", lambda item: age(item.get("at"))),
+    Column("Action", text("action")),
+    Column("Worker", text("worker")),
+    Column("Had", text("had"), right=True),
+    Column("Wanted", text("wanted"), right=True),
+    Column("Message", text("message")),
+    Column("Reason", text("reason"), wide=True),
+    Column("Instance", text("instance"), wide=True),
+    Column("At", text("at"), wide=True),
+)
+
 DEPTHS = (
     Column("Of", lambda item: str(item["of"])),
     Column("Name", lambda item: str(item["name"])),

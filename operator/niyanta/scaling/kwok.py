@@ -119,7 +119,10 @@ def node_manifest(pool: WorkerPool, name: str, zone: str) -> dict[str, Any]:
     kwok = spec.provider.kwok if spec.provider is not None else None
     template: Mapping[str, Any] = (kwok.node_template if kwok is not None else None) or {}
     meta, status = template.get("metadata") or {}, template.get("status") or {}
-    allocatable = dict(status.get("allocatable") or status.get("capacity") or ROOM)
+    shape = spec.worker_shape
+    declared = {name: str(amount) for name, amount in shape.allocatable.items()} if shape is not None else {}
+    taints = [taint.manifest() for taint in shape.taints] if shape is not None else []
+    allocatable = declared or dict(status.get("allocatable") or status.get("capacity") or ROOM)
     if spec.gpu is not None:
         allocatable.setdefault(spec.gpu.resource, str(spec.gpu.count))
     places = {REGION_TOPOLOGY: spec.region or "", ZONE_TOPOLOGY: zone}
@@ -128,6 +131,7 @@ def node_manifest(pool: WorkerPool, name: str, zone: str) -> dict[str, Any]:
         "kubernetes.io/os": "linux",
         "kubernetes.io/arch": "amd64",
         **{key: value for key, value in places.items() if value},
+        **(shape.labels if shape is not None else {}),
         **(meta.get("labels") or {}),
         **spec.node_selector.match_labels,
     }
@@ -135,7 +139,11 @@ def node_manifest(pool: WorkerPool, name: str, zone: str) -> dict[str, Any]:
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": name, "labels": labels, "annotations": {**(meta.get("annotations") or {}), FAKE: "fake"}},
-        "spec": {"providerID": f"kwok://{name}", **(template.get("spec") or {})},
+        "spec": {
+            "providerID": f"kwok://{name}",
+            **({"taints": taints} if taints else {}),
+            **(template.get("spec") or {}),
+        },
         "status": {"allocatable": allocatable, "capacity": {**allocatable, **(status.get("capacity") or {})}},
     }
 

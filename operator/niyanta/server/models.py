@@ -301,6 +301,27 @@ class PoolFiguresView(View):
     utilization: dict[str, float | None] = Field(description="cpu, memory, gpu, slots: share taken, 0 to 1.")
 
 
+class DecisionView(View):
+    """One decision about the number of a pool's workers."""
+
+    id: int
+    at: datetime
+    action: str = Field(description="ScaleUp, ScaleDown, WorkerRemoved, ...; docs/scaling.md has them all.")
+    worker: str = Field(description="Name of the node; empty: it is about the pool.")
+    instance: str = Field(description="What the provider calls the worker.")
+    wanted: int | None = Field(description="Workers wanted then.")
+    had: int | None = Field(description="Workers there then, those on their way out not counted.")
+    reason: str
+    message: str
+
+
+class DecisionPage(View):
+    """A page of decisions, newest first."""
+
+    items: list[DecisionView]
+    next: str | None = Field(None, description="Cursor of the next page; null: there is none.")
+
+
 class DrainView(View):
     """A drain that was asked for; the leader cordons the worker."""
 

@@ -10,6 +10,7 @@ from niyanta.server.models import (
     AttemptView,
     Counts,
     CustomerView,
+    DecisionView,
     DrainView,
     EventView,
     PoolFiguresView,
@@ -22,6 +23,7 @@ from niyanta.server.models import (
 from niyanta.store.codec import from_us
 from niyanta.store.figures import PoolFigures
 from niyanta.store.rows import AttemptRow, CustomerRow, Depth, EventRow, PoolRow, WorkerRequest, WorkerRow, WorkloadRow
+from niyanta.store.scaling import DecisionRow
 
 _POOL_SPEC = frozenset(
     ("region", "zones", "tags", "capabilities", "compliance", "gpu", "slotsPerWorker", "replicas", "strategy")
@@ -146,6 +148,11 @@ def pool_figures(row: PoolFigures, *, age: float) -> PoolFiguresView:
         queue_depth=row.queued_workloads,
         queue_oldest_age_seconds=row.oldest_age_seconds,
     )
+
+
+def decision(row: DecisionRow) -> DecisionView:
+    """A decision of the scaler's."""
+    return DecisionView(**{name: getattr(row, name) for name in DecisionView.model_fields})
 
 
 def drain(row: WorkerRequest) -> DrainView:

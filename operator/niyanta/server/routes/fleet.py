@@ -15,6 +15,7 @@ from niyanta.server.models import (
     CustomerList,
     CustomerStats,
     CustomerView,
+    DecisionPage,
     DrainView,
     PoolFiguresView,
     PoolList,
@@ -151,6 +152,27 @@ async def pool_figures(name: str, parts: Parts, caller: Observer) -> Response:
     if pool is None:
         raise Problem(NOT_FOUND, "there is no such pool")
     return answer(views.pool_figures(pool, age=age))
+
+
+@router.get(
+    "/pools/{name}/decisions",
+    response_model=DecisionPage,
+    tags=["Workers"],
+    summary="How a pool was scaled, and why (admin)",
+    responses=problems(401, 403, 422, 503),
+)
+async def pool_decisions(
+    name: str,
+    parts: Parts,
+    caller: Caller,
+    limit: Limit = 200,
+    cursor: Annotated[str | None, Query(max_length=19, pattern=r"[0-9]{1,18}", description="`next` of before.")] = None,
+) -> Response:
+    """Newest first, of the last 30 days; empty for a pool that was never scaled."""
+    caller.require_admin()
+    rows = await parts.record.get_scaling_decisions(name[:63], limit=limit, before=int(cursor) if cursor else None)
+    items = [views.decision(row) for row in rows]
+    return answer(DecisionPage(items=items, next=str(rows[-1].id) if len(rows) == limit else None))
 
 
 @router.get(
