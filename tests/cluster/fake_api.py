@@ -27,6 +27,7 @@ def pod(name: str, rv: int, *, uid: str = "", phase: str = "Running", **extra: A
             "uid": uid or f"uid-{name}",
             "resourceVersion": str(rv),
             "labels": extra.get("labels", {}),
+            "ownerReferences": extra.get("owners", []),
         },
         "spec": {
             "nodeName": extra.get("node", "n1"),

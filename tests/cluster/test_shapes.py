@@ -15,6 +15,7 @@ from niyanta.engine.fit import EmptyPool
 from niyanta.engine.model import HOSTNAME_TOPOLOGY, REGION_TOPOLOGY, ZONE_TOPOLOGY
 from niyanta.engine.packing import hypothetical
 from niyanta.resources.worker_pool import WorkerPool
+from tests.cluster.test_cache import POOL, Case
 
 pytestmark = pytest.mark.unit
 
@@ -97,6 +98,24 @@ def test_limits() -> None:
     assert limit(pool(provider=kwok), 2) == (None, False)
     assert limit(pool(maxReplicas=5), 2) == (5, False)
     assert limit(pool(), 2) == (2, True)
+
+
+async def test_a_shape_is_learned_from_the_smallest_ready_worker_without_its_passing_pods() -> None:
+    case = Case()
+    await case.cache.set_pools([POOL])
+    case.node("n1", cpu="8", disk="ssd", **{ZONE_TOPOLOGY: "z1", HOSTNAME_TOPOLOGY: "n1"})
+    case.node("n2", cpu="4", disk="ssd", **{ZONE_TOPOLOGY: "z2", HOSTNAME_TOPOLOGY: "n2"})
+    case.node("n3", cpu="1", ready=False)
+    daemon = {"kind": "DaemonSet", "uid": "d"}
+    case.pod("agent", node="n2", owners=[daemon])
+    case.pod("passing", node="n2")
+    case.pod("ours", node="n2", workload="w/1/0")
+
+    (shape,) = (await shapes.observed(case.cache)).values()
+
+    assert shape.allocatable == {"cpu": 3000, "pods": 109}
+    assert shape.labels == {"disk": "ssd", "pool": "p"}
+    assert shape.zones == ("z1", "z2")
 
 
 def test_a_shape_comes_back_as_it_was_written() -> None:

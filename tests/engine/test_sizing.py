@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from niyanta.engine.columns import Snapshot
 from niyanta.engine.cycle import Options
+from niyanta.engine.explain import fit_note
 from niyanta.engine.model import (
     HOSTNAME_TOPOLOGY,
     ZONE_TOPOLOGY,
@@ -33,7 +34,7 @@ from niyanta.engine.model import (
     WorkerInfo,
 )
 from niyanta.engine.place import schedule
-from niyanta.engine.sizing import Bulk, EmptyPool, Fit, Planner, Sizing
+from niyanta.engine.sizing import Bulk, EmptyPool, Fit, Planner, Sizing, Verdict
 from tests.engine import worlds
 
 pytestmark = pytest.mark.unit
@@ -214,6 +215,32 @@ def test_the_soft_score_goes_before_the_name_and_plain_work_avoids_gpus() -> Non
     wish = Requirements(amounts(), soft=(SoftTerm(10, matcher=Matcher(pools=("b",))),))
     assert needed(size([pool("a"), pool("b")], waiting(1, wish))) == {"a": 0, "b": 1}
     assert needed(size([pool("a", gpus=8), pool("b")], waiting(1))) == {"a": 0, "b": 1}
+
+
+def test_no_gpu_worker_is_made_for_plain_work_that_others_could_hold() -> None:
+    """Not even when these are full; but work that only GPU workers could hold gets one."""
+    pools = [pool("a", most=0), pool("g", gpus=8)]
+    sizing = size(pools, waiting(1))
+    assert (needed(sizing), sizing.verdicts["w0000"]) == ({"a": 0, "g": 0}, Verdict(Fit.FULL, "a"))
+    picky = Requirements(amounts(), hard=Matcher(pools=("g",)))
+    assert needed(size(pools, waiting(1, picky))) == {"a": 0, "g": 1}
+    free = Options(keep_gpu_workers_free=False)
+    assert needed(size(pools, waiting(1), options=free)) == {"a": 0, "g": 1}
+
+
+def test_words() -> None:
+    a = pool("a", most=1)
+    assert fit_note(Verdict(Fit.NEW, "a"), a) == "would fit on an empty worker of pool a"
+    assert fit_note(Verdict(Fit.NEW, "a"), a, 3) == "would fit on empty workers of pool a"
+    full = "would fit on an empty worker of pool a, which is at its maximum of 1 worker"
+    assert fit_note(Verdict(Fit.FULL, "a"), a) == full
+    fixed = "would fit on an empty worker of pool a, to which nobody adds workers"
+    assert fit_note(Verdict(Fit.FULL, "a"), replace(a, fixed=True)) == fixed
+    nowhere = Verdict(Fit.NOWHERE, "", "a", ((Reason.RESOURCE, "cpu"), (Reason.REGION, "")))
+    lacks = "insufficient cpu and not in the wanted region"
+    assert fit_note(nowhere, None) == f"no pool's empty worker could hold it, pool a comes closest: {lacks}"
+    assert fit_note(nowhere, None, all_known=False) == f"of the pools whose workers are known a comes closest: {lacks}"
+    assert fit_note(Verdict(Fit.NEVER, "a"), a) == fit_note(Verdict(Fit.LIMITED), None) == ""
 
 
 def test_what_a_pool_may_not_grow_for_counts_for_the_next_and_else_for_the_best() -> None:

@@ -186,11 +186,16 @@ def lane_note(state: LaneState, workload_id: str) -> str:
 
 
 def fit_note(
-    verdict: Verdict, pool: EmptyPool | None, replicas: int = 1, requirements: Requirements | None = None
+    verdict: Verdict,
+    pool: EmptyPool | None,
+    replicas: int = 1,
+    requirements: Requirements | None = None,
+    *,
+    all_known: bool = True,
 ) -> str:
     """Whether new workers would help, such as "would fit on an empty worker of pool gpu-a100"; empty: nothing to say.
 
-    `pool` is the verdict's.
+    `pool` is the verdict's. `all_known`: of every pool it is known what an empty worker offers.
     """
     if verdict.fit in (Fit.NEW, Fit.FULL):
         text = f"would fit on {'an empty worker' if replicas == 1 else 'empty workers'} of pool {verdict.pool}"
@@ -201,6 +206,8 @@ def fit_note(
         return f"{text}, which is at its maximum of {pool.most} worker{'' if pool.most == 1 else 's'}"
     if verdict.fit is Fit.NOWHERE and verdict.closest:
         lacks = " and ".join(_text(reason, detail, requirements) for reason, detail in verdict.lacks)
+        if not all_known:
+            return f"of the pools whose workers are known {verdict.closest} comes closest: {lacks}"
         return f"no pool's empty worker could hold it, pool {verdict.closest} comes closest: {lacks}"
     return ""
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from niyanta.engine.bits import Bits, from_bool, minus, to_rows
 from niyanta.engine.classes import RequirementsClass
 from niyanta.engine.columns import PODS_ROW, SLOTS_ROW
+from niyanta.engine.constraints import needs_gpu
 from niyanta.engine.cycle import Fork
 from niyanta.engine.decide import Decider
 from niyanta.engine.empty import when_empty
@@ -200,8 +201,15 @@ class Packing:
                     break
             if new:
                 each[name] = int(most[to_rows(new, self.fork.snapshot.capacity)].max())
+        if self.fork.options.keep_gpu_workers_free and not needs_gpu(self.fork.index, workload.requirements):
+            # It may use GPU workers that are there, but none is made for it while others could hold it.
+            plain = [(level, name) for level, name in ranked if not self._has_gpus(name)]
+            ranked = plain or ranked
         found = self._candidates[id(asked)] = asked, [name for _, name in sorted(ranked)], each
         return found
+
+    def _has_gpus(self, pool: str) -> bool:
+        return bool(self.fork.index.pools.get(pool, 0) & self.fork.index.gpu)
 
     def _place(self, workload: PendingWorkload, spares: _Spares, each: int) -> Fit:
         """On real workers and opened ones of this pool; then with as few more of them as it takes."""

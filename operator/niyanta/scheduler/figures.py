@@ -75,7 +75,7 @@ class _Queue:
 
     looked_at: list[PendingWorkload] = field(default_factory=list)
     kinds: dict[Kind, PendingWorkload] = field(default_factory=dict)
-    """The first of each kind that is looked at."""
+    """The last of each kind that is looked at: what more there is of it fares like this one."""
     inside: Counter[Kind] = field(default_factory=Counter)
     """All of each kind that are in memory."""
     rest: dict[Kind, _Count] = field(default_factory=dict)
@@ -83,18 +83,15 @@ class _Queue:
     def add(self, kind: Kind, workload: PendingWorkload) -> None:
         """Next in queue order."""
         self.inside[kind] += 1
-        known = kind in self.kinds
-        if len(self.looked_at) < LOOKED_AT and (
-            self.inside[kind] <= MOST_OF_A_KIND if known else len(self.kinds) < MOST_KINDS
-        ):
+        if kind not in self.kinds:
+            chosen = len(self.kinds) < MOST_KINDS  # one of each, however long the queue before it
+        else:
+            chosen = self.inside[kind] <= MOST_OF_A_KIND and len(self.looked_at) < LOOKED_AT
+        if chosen:
             self.looked_at.append(workload)
-            self.kinds.setdefault(kind, workload)
-        elif known or len(self.kinds) < MOST_KINDS:
-            if not known:  # each kind is represented, however long the queue before it
-                self.kinds[kind] = workload
-                self.looked_at.append(workload)
-            else:
-                self.rest.setdefault(kind, _Count()).add(1, workload.replicas, workload.queued_at)
+            self.kinds[kind] = workload
+        elif kind in self.kinds:
+            self.rest.setdefault(kind, _Count()).add(1, workload.replicas, workload.queued_at)
 
     def bulk(self) -> tuple[Bulk, ...]:
         return tuple(Bulk(kind, self.kinds[kind], count.workloads) for kind, count in self.rest.items())
@@ -168,7 +165,7 @@ class FiguresMaker:
         self._unsaved |= {name for name, shape in seen.items() if self._shapes.get(name) != shape}
         self._shapes.update(seen)
         if self._unsaved:
-            shapes = {name: self._shapes[name] for name in self._unsaved}
+            shapes = {name: self._shapes[name] for name in self._unsaved if name in self._shapes}
             self._unsaved -= await self.session.state.write_shapes(shapes, epoch=self.session.epoch)
 
     # --- what runs ---------------------------------------------------------------------------------------------------
@@ -201,9 +198,9 @@ class FiguresMaker:
             queue.add((tracked.row.customer, tracked.row.class_id), workload)
         if self._deep():
             for kind, depth in self._backlog.items():
-                first = queue.kinds.get(kind)
-                if first is not None and depth > queue.inside[kind]:
-                    queue.rest.setdefault(kind, _Count()).add(depth - queue.inside[kind], first.replicas, None)
+                like = queue.kinds.get(kind)
+                if like is not None and depth > queue.inside[kind]:
+                    queue.rest.setdefault(kind, _Count()).add(depth - queue.inside[kind], like.replicas, None)
         return queue
 
     def _absent(self) -> Iterator[tuple[Tracked, PendingWorkload]]:
@@ -236,9 +233,10 @@ class FiguresMaker:
         session = self.session
         queue = self._gather()
         self._deltas += session.feed.take(FIGURES)
-        wanted = _Input(
-            tuple(session.cluster.empty_pools(self._shapes)), tuple(queue.looked_at), queue.bulk(), self._options()
-        )
+        pools = tuple(session.cluster.empty_pools(self._shapes))
+        for gone in self._shapes.keys() - {pool.name for pool in pools}:
+            del self._shapes[gone]  # a new pool of that name may be another
+        wanted = _Input(pools, tuple(queue.looked_at), queue.bulk(), self._options())
         last = self._last
         if last is not None and not self._deltas and last[0] == wanted:
             return queue, last[1]
@@ -250,7 +248,7 @@ class FiguresMaker:
         spent = time.monotonic() - started
         self._due["engine"] = time.monotonic() + min(spent / SHARE - spent, 3.0)
         self._last = wanted, sizing
-        kinds = {kind: sizing.verdicts[first.id] for kind, first in queue.kinds.items()}
+        kinds = {kind: sizing.verdicts[like.id] for kind, like in queue.kinds.items()}
         session.fits = Fits(sizing.verdicts, kinds, wanted.pools)
         return queue, sizing
 
@@ -272,12 +270,12 @@ class FiguresMaker:
                 waiting.setdefault(verdict.pool, _Count()).add(1, workload.replicas, workload.queued_at)
         bound, spaces = running
         for kind, count in queue.rest.items():
-            first = queue.kinds[kind]
+            like = queue.kinds[kind]
             for pool, part in sizing.bulk.get(kind, ()):
-                waiting.setdefault(pool, _Count()).add(part, first.replicas, count.oldest)
+                waiting.setdefault(pool, _Count()).add(part, like.replicas, count.oldest)
             beyond = self._backlog.get(kind, 0) - queue.inside[kind] if self._deep() else 0
-            if beyond > 0:  # where exactly they are, only Postgres knows: where the first of the kind is
-                spaces.setdefault(first.subject.namespace, (_Count(), _Count()))[0].add(beyond, first.replicas, None)
+            if beyond > 0:  # where exactly they are, only Postgres knows: where the others of the kind are
+                spaces.setdefault(like.subject.namespace, (_Count(), _Count()))[0].add(beyond, like.replicas, None)
         regions = {pool.name: pool.region for pool in self._last[0].pools} if self._last is not None else {}
         pools = []
         for name, load in sorted(sizing.loads.items()):

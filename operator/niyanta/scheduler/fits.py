@@ -25,6 +25,7 @@ class Fits:
         self._verdicts = verdicts or {}
         self._kinds = kinds or {}
         self._pools = {pool.name: pool for pool in pools}
+        self._all_known = all(pool.templates for pool in self._pools.values())
 
     def of(self, tracked: Tracked) -> Verdict | None:
         """None: it wasn't looked at yet."""
@@ -36,7 +37,13 @@ class Fits:
         verdict = self.of(tracked)
         if verdict is None:
             return ""
-        return fit_note(verdict, self._pools.get(verdict.pool), tracked.row.replicas, tracked.requirements)
+        return fit_note(
+            verdict,
+            self._pools.get(verdict.pool),
+            tracked.row.replicas,
+            tracked.requirements,
+            all_known=self._all_known,
+        )
 
     def reasons(self, tracked: Tracked) -> tuple[dict[str, Any], ...]:
         """The same as JSON values, beside the typed reasons."""
