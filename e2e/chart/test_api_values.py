@@ -79,10 +79,27 @@ def test_the_operator_may_dispatch_and_drain_only_with_the_door(renderer: Render
     assert "create" in rules(with_door, "workloads")
     assert "patch" in rules(with_door, "nodes")
     assert rules(without, "workloads") == {"get", "list", "watch", "delete"}
-    assert rules(without, "nodes") == {"get", "list", "watch"}
+    assert rules(without, "nodes") == {"get", "list", "watch", "patch"}  # of scaling
     no_drain = renderer.objects(VALUE_SETS["no drain"])
     assert "create" in rules(no_drain, "workloads")
     assert rules(no_drain, "nodes") == {"get", "list", "watch"}
+
+
+def test_what_scaling_may_do_comes_and_goes_with_it(renderer: Renderer) -> None:
+    for name, scaling, on_nodes, on_pools in (
+        ("defaults", "true", {"patch"}, {"patch"}),
+        ("no scaling", "false", {"patch"}, set()),  # draining by REST cordons too
+        ("no drain", "false", set(), set()),
+        ("simulated workers", "true", {"patch", "create", "delete"}, {"patch"}),
+    ):
+        objects = renderer.objects(VALUE_SETS[name])
+        assert rules(objects, "nodes") == {"get", "list", "watch", *on_nodes}, name
+        assert rules(objects, "workerpools") == {"get", "list", "watch"}, name
+        here = next(o for o in objects if o["kind"] == "Role" and o["metadata"]["name"] == "niyanta-operator")
+        verbs = {verb for rule in here["rules"] if "workerpools" in rule["resources"] for verb in rule["verbs"]}
+        assert verbs == on_pools, name
+        (operator,) = one(objects, "Deployment")["spec"]["template"]["spec"]["containers"]
+        assert environment(operator)["NIYANTA_ENABLE_SCALING"] == scaling
 
 
 def test_the_services_and_the_probes_find_their_ports(renderer: Renderer) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from niyanta.scaling.decide import Drain
 from niyanta.scaling.telemetry import ScalingTelemetry
 from niyanta.store.clock import Clock
-from niyanta.store.errors import StoreUnavailableError
 from niyanta.store.scaling import Decision, DrainRow, Step
 from niyanta.store.state import StateManager
 
@@ -85,7 +84,7 @@ class Board:
         ended = [row for drain in end if (row := self._drains.get((pool, drain.instance))) is not None]
         try:
             await self._state.record_scaling(decisions, epoch=self._epoch, begin=begun, end=ended)
-        except StoreUnavailableError:
+        except BaseException:  # cancelled too: it may be written all the same
             self._stale = True
             raise
         self._telemetry.decided(decisions)
@@ -103,7 +102,7 @@ class Board:
             return
         try:
             await self._state.step_drain(row, step, epoch=self._epoch)
-        except StoreUnavailableError:
+        except BaseException:  # cancelled too: it may be written all the same
             self._stale = True
             raise
         self._drains[pool, drain.instance] = _stepped(row, step, self._clock.now())
