@@ -7,21 +7,25 @@ server and from Postgres, never from the operator's own word on how it is doing.
 from __future__ import annotations
 
 import copy
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import yaml
 
-from e2e.harness.api import JSON
+from e2e.harness.api import JSON, ApiError
 from e2e.harness.cluster import Cluster
 from e2e.harness.environment import Environment
 from e2e.harness.placement import POOLS
 from e2e.harness.rundir import REPO
+from e2e.harness.stages import RUN_FOR
 from e2e.harness.waiting import until
 
 HPA_FOLDER = REPO / "hpa"
@@ -93,6 +97,29 @@ def workers_of(cluster: Cluster, pool: str) -> list[JSON]:
     return cluster.api.items("/api/v1/nodes", labelSelector=f"{POOL_LABEL}={pool}")
 
 
+def nudge_forgotten(cluster: Cluster, namespace: str, *, late: float = 4.0) -> int:
+    """Touches pods that should have started or ended and haven't; returns how many.
+
+    kwok now and then forgets a pod of a node that it has only just taken over: it lists the node's pods then, and such
+    a list may be older than what its watch has said meanwhile. Any change makes it look again.
+    """
+    forgotten = []
+    now = datetime.now(UTC)
+    for pod in cluster.api.items(f"/api/v1/namespaces/{namespace}/pods"):
+        meta, status = pod["metadata"], pod.get("status", {})
+        lasts = re.fullmatch(r"([0-9.]+)s", meta.get("annotations", {}).get(RUN_FOR, ""))
+        since = {"Pending": meta["creationTimestamp"], "Running": status.get("startTime")}.get(status.get("phase", ""))
+        if lasts is not None and since:
+            age = (now - datetime.fromisoformat(since)).total_seconds()
+            if age > late + (float(lasts[1]) if status["phase"] == "Running" else 0):
+                forgotten.append(meta["name"])
+    for name in forgotten:
+        note = {"metadata": {"annotations": {"sim/nudged": now.isoformat()}}}
+        with suppress(ApiError):  # it ended after all
+            cluster.api.patch(f"/api/v1/namespaces/{namespace}/pods/{name}", note)
+    return len(forgotten)
+
+
 @dataclass(frozen=True)
 class Sample:
     """How one pool, and the workloads of one namespace, stood at a moment. `t` is seconds since the load came."""
@@ -126,6 +153,8 @@ class Timeline:
     samples: list[Sample] = field(default_factory=list)
     watch: Callable[[Sample], None] | None = None
     """Told of every sample, in the thread that takes them."""
+    nudged: int = 0
+    """How often a pod had to be brought back to kwok's mind."""
     ever: set[str] = field(default_factory=set)
     """UIDs of all nodes that the pool had since the load came: names are used again."""
     _start: float = field(default_factory=time.monotonic)
@@ -171,6 +200,8 @@ class Timeline:
                     self.samples.append(sample)
                     if self.watch is not None:
                         self.watch(sample)
+                    if len(self.samples) % 8 == 0:
+                        self.nudged += nudge_forgotten(self.env.cluster, self.namespace)
                     self._ended.wait(self.every)
         except BaseException as error:
             self._error = error
