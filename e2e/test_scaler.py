@@ -23,7 +23,7 @@ from e2e.harness.environment import Environment
 from e2e.harness.placement import POOLS
 from e2e.harness.process import OperatorProcess
 from e2e.harness.waiting import until
-from e2e.harness.workloads import Witness, Workloads
+from e2e.harness.workloads import Witness, Workloads, pool_manifest
 
 pytestmark = pytest.mark.e2e
 
@@ -436,6 +436,30 @@ def test_an_auto_scaling_group_follows_the_pool(group: Scaled, cloud: Cloud, aws
     removed = [row["instance"] for row in group.decisions("WorkerRemoved")]
     assert len(removed) == len(set(removed)) == 7
     assert aws.count("TerminateInstanceInAutoScalingGroup") == 7 + 1  # one failed and was asked again
+
+
+def test_a_provider_that_hangs_delays_no_other_pool(pool: Scaled, cloud: Cloud, aws: Proxy, unique: str) -> None:
+    cloud.make(unique, size=1)
+    answered = threading.Event()
+    aws.faults.append(Fault("DescribeAutoScalingGroups", "Throttling", times=1000, until=answered))
+    pool.edit(provider={"ec2AutoScalingGroup": {"name": unique, "region": REGION}}, replicas=3)
+    until(lambda: aws.count("DescribeAutoScalingGroups"), what="AWS is asked")
+    other = Scaled(pool.workloads, f"{unique}-other")
+    pool.cluster.api.post(POOLS, pool_manifest(other.name, "niyanta-system", {NODE_LABEL: other.name}))
+    try:
+        other.provide(replicas=2)
+        other.wait_ready(2)
+        other.kubectl_scale(0)
+        other.wait_ready(0)
+        assert not answered.is_set()
+        assert len(cloud.instances(unique)) == 1
+        answered.set()
+        aws.faults.clear()
+        until(lambda: len(cloud.instances(unique)) == 3, what="the group follows when AWS answers", timeout=120)
+    finally:
+        answered.set()
+        pool.cluster.api.delete(f"{POOLS}/{other.name}")
+        pool.cluster.delete_nodes(other.nodes())
 
 
 def test_a_group_that_cluster_autoscaler_scales_is_left_alone(

@@ -32,6 +32,8 @@ class Fault:
     status: int = 400
     times: int = 1
     done: bool = False
+    until: threading.Event | None = None
+    """First nothing happens until this is set."""
 
 
 @dataclass
@@ -66,6 +68,8 @@ def proxy_to(target: str) -> Iterator[Proxy]:
             action = fields["Action"][0]
             proxy.calls.append((action, fields))
             fault = proxy.fault_for(action)
+            if fault is not None and fault.until is not None:
+                fault.until.wait(120)
             if fault is None or fault.done:
                 status, answer = self._forward(body)
             if fault is not None and not fault.code:
