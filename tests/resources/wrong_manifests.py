@@ -254,7 +254,12 @@ WRONG: list[Case] = [
     Case("empty node selector", "WorkerPool", {"spec.nodeSelector": {}}, "spec.nodeSelector"),
     Case("negative replicas", "WorkerPool", {"spec.replicas": -1}, "spec.replicas"),
     Case("minimum above maximum", "WorkerPool", {"spec.minReplicas": 3, "spec.maxReplicas": 2}, "spec.maxReplicas"),
-    Case("replicas above maximum", "WorkerPool", {"spec.replicas": 3, "spec.maxReplicas": 2}, "spec.replicas"),
+    Case(
+        "drain timeout of years",
+        "WorkerPool",
+        {"spec.scaling": {"drainTimeoutSeconds": 10**9}},
+        "spec.scaling.drainTimeoutSeconds",
+    ),
     Case("slots 0", "WorkerPool", {"spec.slotsPerWorker": 0}, "spec.slotsPerWorker"),
     Case("unknown strategy", "WorkerPool", {"spec.strategy": "Random"}, "spec.strategy"),
     Case("gpu without model", "WorkerPool", {"spec.gpu": {"count": 8}}, "spec.gpu.model"),
