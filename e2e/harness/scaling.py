@@ -31,6 +31,10 @@ from e2e.harness.waiting import until
 HPA_FOLDER = REPO / "hpa"
 GPU = "nvidia.com/gpu"
 POOL_LABEL = "niyanta.io/pool"
+LATE_TO_START, LATE_TO_END = 15.0, 4.0
+"""Seconds that a simulated pod may be late before it is taken for forgotten."""
+NUDGES_AT_ONCE = 10
+NUDGE_EVERY = 5.0
 
 _COUNTS = """
 SELECT count(DISTINCT id) FILTER (WHERE status = 'PENDING'),
@@ -97,7 +101,7 @@ def workers_of(cluster: Cluster, pool: str) -> list[JSON]:
     return cluster.api.items("/api/v1/nodes", labelSelector=f"{POOL_LABEL}={pool}")
 
 
-def nudge_forgotten(cluster: Cluster, namespace: str, *, late: float = 4.0) -> int:
+def nudge_forgotten(cluster: Cluster, namespace: str) -> int:
     """Touches pods that should have started or ended and haven't; returns how many.
 
     kwok now and then forgets a pod of a node that it has only just taken over: it lists the node's pods then, and such
@@ -111,13 +115,13 @@ def nudge_forgotten(cluster: Cluster, namespace: str, *, late: float = 4.0) -> i
         since = {"Pending": meta["creationTimestamp"], "Running": status.get("startTime")}.get(status.get("phase", ""))
         if lasts is not None and since:
             age = (now - datetime.fromisoformat(since)).total_seconds()
-            if age > late + (float(lasts[1]) if status["phase"] == "Running" else 0):
+            if age > (float(lasts[1]) + LATE_TO_END if status["phase"] == "Running" else LATE_TO_START):
                 forgotten.append(meta["name"])
-    for name in forgotten:
+    for name in forgotten[:NUDGES_AT_ONCE]:  # more would be a kwok that is busy, not one that forgot
         note = {"metadata": {"annotations": {"sim/nudged": now.isoformat()}}}
         with suppress(ApiError):  # it ended after all
             cluster.api.patch(f"/api/v1/namespaces/{namespace}/pods/{name}", note)
-    return len(forgotten)
+    return len(forgotten[:NUDGES_AT_ONCE])
 
 
 @dataclass(frozen=True)
@@ -159,18 +163,19 @@ class Timeline:
     """UIDs of all nodes that the pool had since the load came: names are used again."""
     _start: float = field(default_factory=time.monotonic)
     _ended: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
+    _threads: tuple[threading.Thread, ...] = ()
     _error: BaseException | None = None
 
     def __enter__(self) -> Timeline:
-        self._thread = threading.Thread(target=self._follow, name=f"timeline-{self.pool}", daemon=True)
-        self._thread.start()
+        self._threads = tuple(threading.Thread(target=work, daemon=True) for work in (self._follow, self._nudge))
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        assert self._thread is not None
-        self._thread.join(30)
+        for thread in self._threads:
+            thread.join(30)
 
     def load_comes(self) -> None:
         """Counts time from now on, and forgets what was before."""
@@ -200,11 +205,14 @@ class Timeline:
                     self.samples.append(sample)
                     if self.watch is not None:
                         self.watch(sample)
-                    if len(self.samples) % 8 == 0:
-                        self.nudged += nudge_forgotten(self.env.cluster, self.namespace)
                     self._ended.wait(self.every)
         except BaseException as error:
             self._error = error
+
+    def _nudge(self) -> None:
+        while not self._ended.wait(NUDGE_EVERY):
+            with suppress(ApiError):  # the namespace is gone, or not there yet
+                self.nudged += nudge_forgotten(self.env.cluster, self.namespace)
 
     def _look(self, connection: psycopg.Connection[Any]) -> Sample:
         pool = self.env.cluster.api.get(f"{POOLS}/{self.pool}")
