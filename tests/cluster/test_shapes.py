@@ -116,10 +116,11 @@ async def test_a_shape_is_learned_from_the_smallest_ready_worker_without_its_pas
     assert shape.allocatable == {"cpu": 3000, "pods": 109}
     assert shape.labels == {"disk": "ssd", "pool": "p"}
     assert shape.zones == ("z1", "z2")
+    assert shape.daemons == {"cpu": 1000, "pods": 1}
 
 
 def test_a_shape_comes_back_as_it_was_written() -> None:
-    shape = Shape({"cpu": 1}, {"a": "b"}, (("k", "v", "NoSchedule"),), ("z",))
+    shape = Shape({"cpu": 1}, {"a": "b"}, (("k", "v", "NoSchedule"),), ("z",), {"cpu": 1})
     assert from_record(to_record(shape)) == shape
     assert declared(pool()) is None
     assert shapes.declared(pool(workerShape=SHAPE)) is not None

@@ -149,10 +149,26 @@ def test_an_idle_worker_that_can_take_none_of_it_stands_for_no_new_one() -> None
     assert needed(size([two_zones], waiting(1, there), workers=(here,))) == {"a": 2}
 
 
+def test_a_pool_whose_workers_are_not_as_declared_does_not_grow_for_ever() -> None:
+    small = tuple(replace(template("a", cpu=3900), name=f"n{n}") for n in range(5))
+    assert needed(size([pool("a")], waiting(1, Requirements(amounts(4000))), workers=small)) == {"a": 1}
+    closed = tuple(replace(template("a"), name=f"n{n}", taints=(Taint("mine", "", "NoSchedule"),)) for n in range(5))
+    assert needed(size([pool("a")], waiting(1), workers=closed)) == {"a": 1}
+    two_zones = EmptyPool("a", (template("a", zone="z1"), template("a", zone="z2")))
+    wrong = tuple(replace(template("a", zone="z1"), name=f"n{n}") for n in range(5))
+    there = Requirements(amounts(), hard=Matcher(zones=("z2",)))
+    assert needed(size([two_zones], waiting(1, there), workers=wrong)) == {"a": 2}
+
+
 def test_pods_of_others_on_a_real_worker_leave_their_room() -> None:
+    """A worker that others fill is counted beside the new one; one that DaemonSets fill says the shape is wrong."""
     real = replace(template("a"), name="n1")
-    daemon = Charge("uid", "n1", amounts(3500))
-    assert needed(size([pool("a")], waiting(1), workers=(real,), charges=(daemon,))) == {"a": 2}
+    filled = Charge("uid", "n1", amounts(3500))
+    known = replace(pool("a"), daemons=amounts(500))
+    assert needed(size([known], waiting(1), workers=(real,), charges=(filled,))) == {"a": 2}
+    usual = replace(pool("a"), daemons=amounts(3500))
+    assert needed(size([usual], waiting(1), workers=(real,), charges=(filled,))) == {"a": 1}
+    assert needed(size([pool("a")], waiting(1), workers=(real,), charges=(filled,))) == {"a": 1}
 
 
 # --- peers, ports, groups --------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 
 from niyanta.cluster.cache import ClusterCache
 from niyanta.cluster.objects import Condition, Node, NodeMetadata, NodeSpec, NodeStatus, Pod, Taint
-from niyanta.cluster.workers import DEFAULT_PODS, PoolView, worker
+from niyanta.cluster.workers import DEFAULT_PODS, PoolView, quantities, worker
 from niyanta.engine.fit import EmptyPool
 from niyanta.engine.model import CPU, HOSTNAME_TOPOLOGY, MEMORY, PODS, REGION_TOPOLOGY, ZONE_TOPOLOGY, Op, WorkerInfo
 from niyanta.resources.base import Refused
@@ -39,6 +39,8 @@ class Shape:
     taints: tuple[tuple[str, str, str], ...] = ()
     """(key, value, effect)"""
     zones: tuple[str, ...] = ()
+    daemons: Mapping[str, int] = field(default_factory=dict)
+    """What DaemonSets take on a worker, at most."""
 
 
 def to_record(shape: Shape) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def from_record(record: Mapping[str, Any]) -> Shape:
         labels=record.get("labels", {}),
         taints=tuple((key, value, effect) for key, value, effect in record.get("taints", ())),
         zones=tuple(record.get("zones", ())),
+        daemons=record.get("daemons", {}),
     )
 
 
@@ -102,6 +105,7 @@ async def observed(cache: ClusterCache) -> dict[str, Shape]:
     smallest: dict[str, tuple[tuple[int, ...], str, dict[str, int]]] = {}
     labels: dict[str, dict[str, str]] = {}
     zones: dict[str, set[str]] = {}
+    daemons: dict[str, dict[str, int]] = {}
     for count, info in enumerate(list(cache.workers.values())):
         if count % SLICE == SLICE - 1:
             await asyncio.sleep(0)
@@ -109,11 +113,16 @@ async def observed(cache: ClusterCache) -> dict[str, Shape]:
         if not info.ready or (info.gpu is not None and not info.gpu.count):
             continue
         room = dict(info.allocatable)
+        taken: dict[str, int] = {}
         for pod in cache.pods_on(info.name):
             if stays(pod) and not pod.terminal:
                 charge = cache.charge(pod)
                 for name, amount in charge.requests if charge is not None else ():
                     room[name] = max(room.get(name, 0) - amount, 0)
+                    taken[name] = taken.get(name, 0) + amount
+        usual = daemons.setdefault(info.pool, {})
+        for name, amount in taken.items():
+            usual[name] = max(usual.get(name, 0), amount)
         gpus = room.get(info.gpu.resource, 0) if info.gpu is not None else 0
         key = (gpus, room.get(CPU, 0), room.get(MEMORY, 0), room.get(PODS, 0))
         mine = smallest.get(info.pool)
@@ -136,6 +145,7 @@ async def observed(cache: ClusterCache) -> dict[str, Shape]:
                 if not taint.key.startswith(_PASSING_TAINTS)
             ),
             zones=tuple(sorted(zones[pool] - {""}))[:MOST_ZONES],
+            daemons=dict(sorted(daemons[pool].items())),
         )
     return found
 
@@ -183,11 +193,12 @@ def empty_pool(pool: WorkerPool, view: PoolView, learned: Shape | None, workers:
     most, fixed = limit(pool, workers)
     shape = declared(pool) or learned
     if shape is None:
-        return EmptyPool(view.name, (), most, fixed, view.region)
+        return EmptyPool(view.name, (), most, fixed, region=view.region)
+    daemons = quantities(learned.daemons) if learned is not None else None
     own = shape.labels.get(ZONE_TOPOLOGY, "")
     zones = view.zones or shape.zones or (own,)
     templates = tuple(empty_worker(view, shape, "", zone) for zone in zones[:MOST_ZONES])
-    return EmptyPool(view.name, templates, most, fixed, view.region)
+    return EmptyPool(view.name, templates, most, fixed, daemons, view.region)
 
 
 def empty_pools(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from niyanta.engine.model import PendingWorkload, Reason, WorkerInfo
+from niyanta.engine.model import PendingWorkload, Quantities, Reason, WorkerInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +18,8 @@ class EmptyPool:
     """Most workers it may have; None: no limit."""
     fixed: bool = False
     """Nobody adds workers to it: it has those that it has."""
+    daemons: Quantities | None = None
+    """What pods that every worker has take on one of them; None: not known."""
     region: str = ""
     """The pool's own, "" when unset."""
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from niyanta.engine.bits import Bits, from_bool, minus, to_rows
 from niyanta.engine.classes import RequirementsClass
 from niyanta.engine.columns import PODS_ROW, SLOTS_ROW
@@ -18,16 +20,7 @@ from niyanta.engine.cycle import Fork
 from niyanta.engine.decide import Decider
 from niyanta.engine.empty import when_empty
 from niyanta.engine.fit import Bulk, EmptyPool, Fit, Verdict
-from niyanta.engine.model import HOSTNAME_TOPOLOGY, PendingWorkload, Requirements, WorkerInfo
-
-STARTING = frozenset(
-    (
-        "node.kubernetes.io/not-ready",
-        "node.kubernetes.io/unreachable",
-        "node.cloudprovider.kubernetes.io/uninitialized",
-    )
-)
-"""Taints that Kubernetes takes away by itself once a node works. Not: network-unavailable, which may last."""
+from niyanta.engine.model import HOSTNAME_TOPOLOGY, PODS, PendingWorkload, Requirements, WorkerInfo
 
 MOST_ROWS = 1024
 """Most hypothetical workers of one pool; what needs more is counted by its class, not packed."""
@@ -96,7 +89,6 @@ class Packing:
         self._free = [column.copy() for column in fork.free]
         """Free amounts as they were when all was open."""
         self._base = fork.base.copy()
-        self._starting = self._find_starting()
         self._spares: dict[str, _Spares] = {}
         self._candidates: dict[int, tuple[RequirementsClass, list[str], dict[str, int]]] = {}
 
@@ -124,8 +116,14 @@ class Packing:
             spares = self._spares.get(name)
             if spares is not None:
                 new = len(spares.used) + int(spares.extra)
-                # Idle workers that can take none of what waits stand for none of the new ones.
-                used += new + ((own & self._usable() & ~self._in_use()).bit_count() if new else 0)
+                used += new
+                # Whole idle workers that can take none of what waits stand for none of the new ones. Either pods of
+                # others fill them, or they are in the wrong zone: then each other zone may get one first and no more,
+                # or a zone that never gets any would make the pool grow for ever.
+                idle = minus(own & self._whole(name), self._in_use())
+                taken = idle & self._taken(spares.pool)
+                if new:
+                    used += taken.bit_count() + min(minus(idle, taken).bit_count(), new * (spares.zones - 1))
             found[name] = used
         return found
 
@@ -135,33 +133,42 @@ class Packing:
         """Workers that Niyanta's pods are on, or would be by now."""
         return from_bool(self.fork.snapshot.allocatable[SLOTS_ROW] > self.fork.free[SLOTS_ROW]) & self.fork.index.alive
 
-    def _usable(self) -> Bits:
-        index = self.fork.index
-        return minus(minus(minus(index.alive, index.not_ready), index.cordoned), self._starting)
+    def _whole(self, pool: str) -> Bits:
+        """Workers that are what a new one of the pool would be: ready, open, and with all that it offers.
 
-    def _find_starting(self) -> Bits:
-        """Idle workers that say they are ready, and yet have a taint of their start or don't offer their GPUs: they
-        are on their way, as those that aren't ready. Counted as idle, they would be ordered twice."""
-        index = self.fork.index
-        idle = minus(minus(minus(index.alive, self._in_use()), index.not_ready), self._all)
-        devices = {
-            pool.name: min((template.gpu.count if template.gpu else 0 for template in pool.templates), default=0)
-            for pool in self._pools.values()
-        }
-        found = []
-        for row in to_rows(idle, self.fork.snapshot.capacity).tolist():
-            info = index.infos[row]
-            has = info.gpu.count if info.gpu else 0
-            if has < devices.get(info.pool, 0) or any(taint.key in STARTING for taint in info.taints):
-                found.append(row)
-        return bits_of(found)
+        One that is still starting (its not-ready taint isn't gone, its device plugin isn't up) stands for a new one.
+        Counted as idle it would be ordered twice.
+        """
+        index, snapshot = self.fork.index, self.fork.snapshot
+        usable = minus(minus(index.alive, index.not_ready), index.cordoned)
+        spares = self._rows.get(pool)
+        if not spares:
+            return usable
+        offers = snapshot.allocatable[:, spares[:1]]
+        usable &= from_bool(np.logical_and.reduce(snapshot.allocatable >= offers))
+        for taint, rows in index.taints.items():
+            if taint not in index.infos[spares[0]].taints:
+                usable = minus(usable, rows)
+        return usable
+
+    def _taken(self, pool: EmptyPool) -> Bits:
+        """Workers where others than Niyanta, and than what every worker has, take something."""
+        if pool.daemons is None:
+            return 0
+        snapshot = self.fork.snapshot
+        usual = dict(pool.daemons)
+        taken = np.zeros(snapshot.capacity, np.bool_)
+        for name, column in snapshot.resources.items():
+            if name != PODS:
+                taken |= snapshot.foreign[column] > usual.get(name, 0)
+        return from_bool(taken)
 
     def _measure(self) -> None:
-        """How many new workers each pool may have: those not ready yet are among them, idle ones aren't."""
-        held = self._in_use() | self._usable()
+        """How many new workers each pool may have: those still starting are among them, idle ones aren't."""
+        in_use = self._in_use()
         for name, pool in self._pools.items():
-            there = minus(self.fork.index.pools.get(name, 0), self._all)
-            room = None if pool.most is None else max(pool.most - (there & held).bit_count(), 0)
+            there = minus(self.fork.index.pools.get(name, 0), self._all) & (in_use | self._whole(name))
+            room = None if pool.most is None else max(pool.most - there.bit_count(), 0)
             self._spares[name] = _Spares(pool, self._rows.get(name, []), 0 if pool.fixed else room)
 
     # --- one workload ---
