@@ -17,14 +17,14 @@ from e2e.harness.nodes import nodes_of_pool
 from e2e.harness.rundir import REPO
 
 EXAMPLES = REPO / "examples"
-SAMPLES = ("00-namespaces.yaml", "00-pools.yaml", "01-customers.yaml")
+SAMPLES = ("00-namespaces.yaml", "01-customers.yaml")
 
 
 def start(*, operators: int, nodes_per_pool: int, samples: bool) -> None:
     standing.remove()
     run = standing.run_dir()
     print("Starting Postgres and a control plane ...", flush=True)
-    environment = Environment.start("up", run=run, log_dir=standing.LOGS, durable=True)
+    environment = Environment.start("up", run=run, log_dir=standing.LOGS, durable=True, adapter=True)
     try:
         if samples:
             add_samples(environment, nodes_per_pool)
@@ -39,12 +39,21 @@ def start(*, operators: int, nodes_per_pool: int, samples: bool) -> None:
 
 
 def add_samples(environment: Environment, nodes_per_pool: int) -> None:
-    """The examples' namespaces, pools and customers, and simulated nodes that the pools select."""
+    """The examples' namespaces, pools and customers, and simulated nodes that the pools select.
+
+    The pools get a provider that simulates workers, so that they can be scaled; they take the nodes over as they are.
+    """
     for name in SAMPLES:
         environment.cluster.kubectl("apply", "--server-side", "-f", str(EXAMPLES / name))
     pools = [item for item in yaml.safe_load_all((EXAMPLES / "00-pools.yaml").read_text()) if item]
-    specs = [spec for pool in pools for spec in nodes_of_pool(pool, nodes_per_pool)]
+    specs = []
+    for pool in pools:
+        specs += nodes_of_pool(pool, nodes_per_pool)
+        model = nodes_of_pool(pool, 1)[0].manifest()
+        pool["spec"]["provider"] = {"kwok": {"nodeTemplate": {"status": model["status"]}}}
+        pool["spec"]["scaling"] = {"scaleDownCooldownSeconds": 5}
     environment.cluster.create_nodes(specs)
+    environment.cluster.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(pools))
     print(f"{len(pools)} worker pools with {len(specs)} simulated nodes.", flush=True)
 
 
@@ -55,6 +64,9 @@ def print_next_steps() -> None:
     print("  kubectl get nodes,nwp -A")
     print("  kubectl apply -f examples/cpu-job.yaml")
     print("  kubectl get nwl -A -w")
+    print("  kubectl scale nwp gpu-a100-eu -n niyanta-system --replicas=6")
+    print("  kubectl apply -f hpa/workers-needed.yaml      # an autoscaler for that pool")
+    print("  kubectl get nwp -A -w")
     for identity, port in state["ports"].items():
         print(f"  curl -s http://127.0.0.1:{port}/metrics      # {identity}")
     print(f"\nLogs: {standing.LOGS}   Postgres: {standing.DSN_FILE}   Remove all of it: make down")
