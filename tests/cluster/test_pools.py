@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from niyanta.cluster.pools import pool_views
+from niyanta.cluster.pools import pool_views, stamped
 from niyanta.resources.worker_pool import WorkerPool
 
 pytestmark = pytest.mark.unit
@@ -19,3 +19,12 @@ def test_a_pools_gpu_keeps_the_resource_it_names() -> None:
     assert view.gpu is not None
     assert (view.gpu.model, view.gpu.count, view.gpu.memory) == ("MI300X", 2, 192 * 2**30)
     assert view.gpu.resource == "example.com/accelerator"
+
+
+def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
+    first = stamped([{"type": "Ready", "status": "False", "reason": "NoNodeSelected"}], [], 0)
+    assert first[0]["lastTransitionTime"] == "1970-01-01T00:00:00Z"
+    other_reason = stamped([{"type": "Ready", "status": "False", "reason": "NoWorkerReady"}], first, 5_000_000)
+    assert other_reason[0]["lastTransitionTime"] == "1970-01-01T00:00:00Z"
+    ready = stamped([{"type": "Ready", "status": "True", "reason": "WorkersReady"}], other_reason, 9_000_000)
+    assert ready[0]["lastTransitionTime"] == "1970-01-01T00:00:09Z"

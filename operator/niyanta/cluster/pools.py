@@ -135,7 +135,8 @@ class PoolReporter:
             if self._written.get(name) == status:
                 continue
             pools.append(PoolRow(name, pool.spec.manifest(), status))
-            body = {**status, "conditions": self._stamped(status["conditions"])}
+            before = (pool.status or {}).get("conditions") or []
+            body = {**status, "conditions": stamped(status["conditions"], before, self._session.clock.now())}
             await self._client.patch_pool_status(
                 pool.metadata.namespace, name, {"metadata": {"uid": pool.metadata.uid}, "status": body}
             )
@@ -197,9 +198,14 @@ class PoolReporter:
             "conditions": conditions,
         }
 
-    def _stamped(self, conditions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._session.clock.now() / 1e6))
-        return [{**condition, "lastTransitionTime": now} for condition in conditions]
+
+def stamped(
+    conditions: Iterable[Mapping[str, Any]], before: Iterable[Mapping[str, Any]], now: int
+) -> list[dict[str, Any]]:
+    """Conditions with the time since which their status is what it is. `now` in microseconds."""
+    since = {(c.get("type"), c.get("status")): c.get("lastTransitionTime") for c in before}
+    text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now / 1e6))
+    return [{**c, "lastTransitionTime": since.get((c["type"], c["status"])) or text} for c in conditions]
 
 
 def customer_row(customer: Customer) -> CustomerRow:
