@@ -125,6 +125,15 @@ def test_idle_workers_are_filled_before_new_ones_and_those_not_ready_stand_for_n
     assert needed(size([pool("a")], [], workers=(idle, starting))) == {"a": 0}
 
 
+def test_work_whose_pods_are_turned_down_takes_no_room_and_makes_no_worker() -> None:
+    real = replace(template("a"), name="n1")
+    planner = Planner()
+    planner.follow([("upsert_worker", real)])
+    sizing = planner.size([pool("a")], waiting(9), (), Options(), frozenset(f"w{n:04}" for n in range(5)))
+    assert needed(sizing) == {"a": 1}
+    assert [sizing.verdicts[f"w{n:04}"] for n in (0, 8)] == [Verdict(Fit.REFUSED, "a"), Verdict(Fit.ROOM, "a")]
+
+
 def test_a_cordoned_worker_counts_while_it_is_in_use() -> None:
     leaving = replace(template("a"), name="n1", cordoned=True)
     assert needed(size([pool("a")], waiting(1), workers=(leaving,), charges=(running("n1"),))) == {"a": 2}

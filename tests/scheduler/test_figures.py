@@ -171,6 +171,19 @@ class _Living:
     over = False
 
 
+async def test_work_that_the_api_server_turns_down_counts_and_makes_no_worker(case: Case) -> None:
+    (refused, _) = case.track(2, away=True)
+    tracked = case.session.mirror.get(refused)
+    assert tracked is not None
+    tracked.turned_down = True
+    (a, _) = (await FiguresMaker(case.session).once()).pools
+    assert (a.queued_workloads, a.workers_needed) == (2, 1)
+    tracked.turned_down = False
+    case.track(4)
+    (a, _) = (await FiguresMaker(case.session).once()).pools
+    assert (a.queued_workloads, a.workers_needed) == (6, 2)
+
+
 async def test_a_customers_limit_makes_no_demand(case: Case) -> None:
     case.track(1, phase=Phase.RUNNING, pool="a")
     case.track(9)

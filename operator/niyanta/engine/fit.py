@@ -37,6 +37,8 @@ class Fit(enum.Enum):
     """On no number of new workers as things stand: near terms, anti-affinity by zone, a group, a worker's name."""
     NOWHERE = "Nowhere"
     """No pool's empty worker could hold a pod of it."""
+    REFUSED = "Refused"
+    """The API server turns its pods down (quota, admission): no worker would help."""
     LIMITED = "Limited"
     """Its customer runs as many workloads as it may."""
 

@@ -77,8 +77,16 @@ class _Spares:
 class Packing:
     """`run` once; then `verdicts`, `bulk` and `needed` tell what came out."""
 
-    def __init__(self, fork: Fork, pools: Sequence[EmptyPool], hypothetical: Mapping[str, list[int]]) -> None:
+    def __init__(
+        self,
+        fork: Fork,
+        pools: Sequence[EmptyPool],
+        hypothetical: Mapping[str, list[int]],
+        refused: frozenset[str] = frozenset(),
+    ) -> None:
+        """`refused`: workloads whose pods the API server turns down; they take no room and no worker."""
         self.fork = fork
+        self._refused = refused
         self.decider = Decider(fork)
         self.verdicts: dict[str, Verdict] = {}
         self.requirements: dict[str, Requirements] = {}
@@ -96,7 +104,8 @@ class Packing:
         """First the room there is, then new workers, each in queue order; then what is counted by class."""
         self._close([row for rows in self._rows.values() for row in rows])
         for workload in pending:
-            self.decider.decide(workload)
+            if workload.id not in self._refused:
+                self.decider.decide(workload)
         for placement in self.decider.placements:
             self.verdicts[placement.id] = Verdict(Fit.ROOM, placement.pool)
         self._measure()
@@ -179,6 +188,8 @@ class Packing:
         _, pools, each = self._candidates_of(workload)
         if not pools:
             return Verdict(Fit.NOWHERE)
+        if workload.id in self._refused:
+            return Verdict(Fit.REFUSED, pools[0])
         full = ""
         for name in pools:
             fit = self._place(workload, self._spares[name], each[name]) if name in each else Fit.NEVER
@@ -272,7 +283,7 @@ class Packing:
         if not count or not verdict.pool:
             return []
         asked, pools, each = self._candidates_of(workload)
-        if verdict.fit in (Fit.ROOM, Fit.NEVER) or asked.has_peers:
+        if verdict.fit in (Fit.ROOM, Fit.NEVER, Fit.REFUSED) or asked.has_peers:
             return [(verdict.pool, count)]
         found: list[tuple[str, int]] = []
         for name in pools:

@@ -7,7 +7,8 @@ costs no new worker.
 
 A workload counts for the pool where it finds room now; else for the best pool by soft score, then by name, among those
 whose empty worker could hold it. When that pool may not have more workers, it counts for the next best, and when none
-may, for its best again. Work that its customer's limit keeps waiting counts for no pool: more workers would not help.
+may, for its best again. Work that its customer's limit keeps waiting counts for no pool, and work whose pods the API
+server turns down makes no worker: more of them would not help.
 
 The scheduler's `figures` feed it and turn the answer into metrics and explanations. Deterministic; not thread-safe.
 """
@@ -89,11 +90,14 @@ class Planner:
         pending: Sequence[PendingWorkload],
         bulk: Sequence[Bulk],
         options: Options,
+        refused: frozenset[str] = frozenset(),
     ) -> Sizing:
-        """`pending` in queue order; `bulk` is what more there is of kinds that are among `pending`."""
+        """`pending` in queue order; `bulk` is what more there is of kinds that are among `pending`; `refused`
+        are ids of those whose pods the API server turns down.
+        """
         self._set_pools(tuple(sorted(pools, key=lambda pool: pool.name)))
         fork = self._stock(pending, bulk, options)
-        packing = Packing(fork, self._pools, self._hypothetical())
+        packing = Packing(fork, self._pools, self._hypothetical(), refused)
         packing.run(pending, bulk)
         verdicts = {
             id_: self._find_closest(verdict, packing.requirements[id_]) if verdict.fit is Fit.NOWHERE else verdict

@@ -105,6 +105,7 @@ class _Input:
     looked_at: tuple[PendingWorkload, ...]
     bulk: tuple[Bulk, ...]
     options: Options
+    refused: frozenset[str]
 
 
 class FiguresMaker:
@@ -236,7 +237,8 @@ class FiguresMaker:
         pools = tuple(session.cluster.empty_pools(self._shapes))
         for gone in self._shapes.keys() - {pool.name for pool in pools}:
             del self._shapes[gone]  # a new pool of that name may be another
-        wanted = _Input(pools, tuple(queue.looked_at), queue.bulk(), self._options())
+        refused = frozenset(w.id for w in queue.looked_at if (t := session.mirror.get(w.id)) and t.turned_down)
+        wanted = _Input(pools, tuple(queue.looked_at), queue.bulk(), self._options(), refused)
         last = self._last
         if last is not None and not self._deltas and last[0] == wanted:
             return queue, last[1]
@@ -254,7 +256,7 @@ class FiguresMaker:
 
     def _think(self, deltas: Sequence[Delta], wanted: _Input) -> Sizing:
         self._planner.follow(deltas)
-        return self._planner.size(wanted.pools, wanted.looked_at, wanted.bulk, wanted.options)
+        return self._planner.size(wanted.pools, wanted.looked_at, wanted.bulk, wanted.options, wanted.refused)
 
     # --- the sums ----------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ class Tracked:
     """A note was put that it waits for a node."""
     write_failures: int = 0
     """Attempts in a row that the API server turned down (quota, ...): drives the backoff."""
+    turned_down: bool = False
+    """The API server refused the pods of the last attempt, for a cause that no other worker changes."""
     noted_at: float = 0.0
     """Loop time of the last note about why it is pending."""
 

@@ -23,7 +23,7 @@ from niyanta.scheduler.fits import Fits
 from niyanta.scheduler.inbox import Inbox
 from niyanta.scheduler.mirror import Mirror, Tracked
 from niyanta.scheduler.pace import Pace
-from niyanta.scheduler.ports import ClusterPort, NodeState
+from niyanta.scheduler.ports import ClusterPort, NodeState, WriteProblem
 from niyanta.scheduler.reaper import Reaper
 from niyanta.scheduler.telemetry import Telemetry
 from niyanta.settings import Settings
@@ -39,6 +39,10 @@ BATCH = 500
 
 WAIT_BACKOFF_MAX = 30.0
 """Longest wait between two tries where the cause lies outside the workload (quota, namespace), seconds."""
+
+TURNED_DOWN = frozenset(
+    problem.value for problem in (WriteProblem.QUOTA, WriteProblem.FORBIDDEN, WriteProblem.NAMESPACE)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,9 +322,11 @@ class Session:
             wake = not_before = min(backoff, self.settings.retry_backoff_max)
         elif verdict.event is Event.REQUEUE:
             tracked.write_failures += 1
+            tracked.turned_down = verdict.reason in TURNED_DOWN
             wake = not_before = min(0.5 * 2.0**tracked.write_failures, WAIT_BACKOFF_MAX)
         elif verdict.event is Event.START:
             tracked.write_failures = 0
+            tracked.turned_down = False
             wake = float(tracked.spec.timeout_seconds) if tracked.spec.timeout_seconds else None
         elif verdict.event in (Event.SUCCEED, Event.FAIL):
             ttl = tracked.spec.ttl_seconds_after_finished
