@@ -147,9 +147,7 @@ class Settings(BaseSettings):
         1.0, ge=0, description="Least wait before a non-final status is written (coalesces transitions)"
     )
     pool_status_interval: float = Field(5.0, gt=0, description="Least time between two status writes of a WorkerPool")
-    enable_scaling: bool = Field(
-        default=True, description="Add and remove workers of WorkerPools that have a provider"
-    )
+    enable_scaling: bool = Field(default=True, description="Add and remove workers of WorkerPools that have a provider")
     scaling_interval: float = Field(
         5.0, gt=0, description="How often a pool's provider is asked what exists (changes are acted on at once)"
     )

@@ -132,7 +132,7 @@ class Executor:
 
     async def _grow(self, pool: WorkerPool, group: Group, plan: Plan, action: Grow) -> None:
         name = pool.metadata.name
-        message = f"{action.count} more workers: {plan.have} of {plan.target} wanted"
+        message = f"{action.count} more workers: {plan.target} wanted, {plan.have} there"
         decision = Decision(name, Action.SCALE_UP.value, wanted=plan.target, had=plan.have, message=message)
         if self._growing != action.to:  # else it is a repeat of an order that didn't get through
             await self._board.record([decision])
@@ -158,7 +158,7 @@ class Executor:
                 wanted=plan.target,
                 had=plan.have,
                 reason=begin.why,
-                message=f"worker {_name(begin.worker)} is to go ({begin.why}): {plan.have} of {plan.target} wanted",
+                message=f"worker {_name(begin.worker)} is to go ({begin.why}): {plan.target} wanted, {plan.have} there",
             )
             for begin in begins
         ]
