@@ -302,8 +302,9 @@ class Summary:
         return self.made - self.peak_in_use
 
     def __str__(self) -> str:
+        reaction = f"{self.first_reaction:.1f} s" if self.first_reaction < float("inf") else "none"
         return (
-            f"first reaction {self.first_reaction:.1f} s, all placed {self.all_placed:.1f} s, "
+            f"first reaction {reaction}, all placed {self.all_placed:.1f} s, "
             f"shrunk {self.shrunk:.1f} s; peak {self.peak_replicas} replicas, {self.made} workers, "
             f"{self.peak_in_use} in use at once: overshoot {self.overshoot}"
         )
