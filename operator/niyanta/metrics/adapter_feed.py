@@ -9,9 +9,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from prometheus_client import Gauge
-
 from niyanta import log
+from niyanta.exposition import LiveGauge
 from niyanta.store.errors import StoreError
 from niyanta.store.figures import Figures
 
@@ -23,7 +22,7 @@ LONGEST_AGE = 5.0
 EVERY = 1.0
 """Seconds between two readings."""
 
-AGE = Gauge("niyanta_adapter_figures_age_seconds", "Age of the figures the metrics adapter answers from")
+AGE = LiveGauge("niyanta_adapter_figures_age_seconds", "Age of the figures the metrics adapter answers from")
 
 Read = Callable[[], Awaitable[tuple[Figures, float] | None]]
 """The last figures with their age in seconds; None: there never were any. Raises StoreError."""
@@ -42,7 +41,7 @@ class FiguresFeed:
         self._counted = 0.0
         """Monotonic time at which the figures were counted."""
         self._trouble = ""
-        AGE.set_function(lambda: time.monotonic() - self._counted if self._figures else -1.0)
+        AGE.ask(lambda: {(): time.monotonic() - self._counted} if self._figures else {})
 
     async def run(self) -> None:
         """Read until cancelled."""

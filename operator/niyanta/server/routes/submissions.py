@@ -56,8 +56,8 @@ _CUSTOMER = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 )
 async def submit(request: Request, parts: Parts, caller: Caller) -> Response:
     """The body is the very manifest that kubectl takes, as JSON. 202: it is committed and will not be lost."""
-    require_media(request, "json")
     with telemetry.submission():
+        require_media(request, "json")
         text = await read_body(request, MAX_MANIFEST)
         return await bounded(_submit(request, text, parts, caller))
 
@@ -131,8 +131,8 @@ async def submit_batch(request: Request, parts: Parts, caller: Caller) -> Respon
     202: all were accepted; 207: look at each. With an Idempotency-Key the whole answer is kept if anything was
     accepted, so send what was refused again under another key.
     """
-    require_media(request, "ndjson", "jsonl", "json")
     with telemetry.submission():
+        require_media(request, "ndjson", "jsonl", "json")
         text = await read_body(request, MAX_BATCH)
         return await bounded(_submit_batch(request, text, parts, caller))
 

@@ -1,0 +1,57 @@
+"""What the REST door counts of submissions, and the queue as it sees it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+import pytest
+from prometheus_client import REGISTRY
+
+from niyanta.store.rest import RestRecord
+from tests.server.make import manifest, ndjson
+
+pytestmark = pytest.mark.store
+
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+def counted() -> dict[str, float]:
+    """Submissions so far: accepted of tier Premium, answered again, and refused by reason."""
+
+    def value(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(f"niyanta_api_submissions_{name}_total", labels) or 0.0
+
+    found = {"accepted": value("accepted", tier="Premium"), "replayed": value("replayed")}
+    for reason in ("invalid-manifest", "name-taken", "bad-request", "unsupported-media-type"):
+        found[reason] = value("refused", reason=reason)
+    return found
+
+
+async def test_every_submission_is_counted_once(client: httpx.AsyncClient, record: RestRecord) -> None:
+    before = counted()
+    keyed = {"Idempotency-Key": "one"}
+    for _ in range(3):
+        assert (await client.post("/v1/workloads", json=manifest("job"), headers=keyed)).status_code == 202
+    assert (await client.post("/v1/workloads", json=manifest("job"))).status_code == 409
+    assert (await client.post("/v1/workloads", content=b"x", headers={"Content-Type": "text/plain"})).status_code == 415
+    lines = ndjson(manifest("b1"), manifest("b2"), manifest("job"))
+    assert (await client.post("/v1/workloads:batch", content=lines, headers=NDJSON)).status_code == 207
+    assert (await client.post("/v1/workloads:batch", content=b"", headers=NDJSON)).status_code == 400
+    changes = {name: count - before[name] for name, count in counted().items() if count != before[name]}
+    assert changes == {
+        "accepted": 3,
+        "replayed": 2,
+        "name-taken": 2,
+        "bad-request": 1,
+        "unsupported-media-type": 1,
+    }
+
+
+async def test_metrics_have_the_queue_as_the_door_sees_it(client: httpx.AsyncClient, record: RestRecord) -> None:
+    for number in range(3):
+        await client.post("/v1/workloads", json=manifest(f"job-{number}"))
+    async with asyncio.timeout(30):
+        while "\nniyanta_api_queue_depth 3.0\n" not in (text := (await client.get("/metrics")).text):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)  # the sum may be 100 ms old
+    assert "\nniyanta_api_queue_limit 1e+06\n" in text
