@@ -17,7 +17,8 @@ _numbers = itertools.count()
 _EMPTY = """
 DELETE FROM workload_events; DELETE FROM attempts; DELETE FROM workloads; DELETE FROM queue_counters;
 DELETE FROM customers; DELETE FROM workers; DELETE FROM pools; DELETE FROM worker_requests; DELETE FROM rest_names;
-DELETE FROM scaling_decisions; DELETE FROM worker_drains; DELETE FROM idempotency; DELETE FROM api_keys; DELETE FROM rate_windows;
+DELETE FROM scaling_decisions; DELETE FROM worker_drains; DELETE FROM idempotency; DELETE FROM api_keys;
+DELETE FROM rate_windows;
 UPDATE leader_stats SET stats = '{}', updated_at = '-infinity';
 UPDATE leader_figures SET figures = '{}', updated_at = '-infinity';
 UPDATE leadership SET epoch = 0, holder = '', expires_at = '-infinity';
