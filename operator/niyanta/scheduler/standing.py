@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from niyanta.exposition import OTHER, LeaderGauge, Seats
+from niyanta.exposition import OTHER, LeaderGauge, Seats, Values
 from niyanta.lifecycle import Phase
 from niyanta.resources.customer import Tier
 from niyanta.resources.customers import HeldReason
@@ -182,5 +182,8 @@ class Standing:
         POOL_WORKERS.show(workers)
         POOL_OLDEST_AGE.show(ages)
         POOL_UTILIZATION.show(shares)
-        clock, at = self.session.clock, figures.at
-        FIGURES_AGE.ask(lambda: {(): max(0.0, (clock.now() - at) / 1e6)})
+        FIGURES_AGE.ask(self._figures_age)
+
+    def _figures_age(self) -> Values:
+        figures = self.session.figures
+        return {} if figures is None else {(): max(0.0, (self.session.clock.now() - figures.at) / 1e6)}
