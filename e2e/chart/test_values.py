@@ -296,7 +296,7 @@ def test_every_setting_arrives_as_it_was_given(renderer: Renderer, monkeypatch: 
             wanted[name] = not default
         elif isinstance(default, int):
             # Helm reads large numbers as floats: they must come out whole.
-            wanted[name] = 2_000_000 if "pool" in name and "max" in name else default + 1
+            wanted[name] = 2_000_000 if name.endswith("pool_max") else default + 1
         elif isinstance(default, float):
             wanted[name] = 0.75 if name == "orphan_stop_ratio" else default + 0.25
         else:
