@@ -72,6 +72,16 @@ bench: control-plane ## Benchmarks: a table on the screen, JSON in bench/results
 crds: venv ## Write crds/ from the models
 	@$(BIN)/niyanta crds --out crds
 
+.PHONY: docs
+docs: crds ## Write what is generated: CRDs, pages of docs/, the chart's schema and dashboards
+	@$(BIN)/niyanta resource-docs > docs/resources.md
+	@$(BIN)/niyanta settings > docs/settings.md
+	@$(BIN)/niyanta reference > docs/cli.md
+	@$(BIN)/niyanta api-docs > docs/api.md
+	@$(BIN)/niyanta metrics-docs > docs/metrics.md
+	@$(PY) charts/schema.py
+	@$(PY) charts/dashboards.py
+
 .PHONY: lint
 lint: venv ## Style, types, layers, YAML, Dockerfile, and that crds/ matches the models
 	@$(BIN)/ruff check .

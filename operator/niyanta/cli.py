@@ -138,6 +138,14 @@ def reference() -> None:
     print(render(app), end="")
 
 
+@app.command("resource-docs", hidden=True)
+def resource_docs() -> None:
+    """Print the page docs/resources.md: every field of the custom resources."""
+    from niyanta.resources.reference import render_reference
+
+    print(render_reference(), end="")
+
+
 @app.command()
 def version() -> None:
     """Print the version."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from niyanta.resources.base import PASSED_ON, VALIDATIONS
@@ -87,8 +86,3 @@ def render_reference() -> str:
         rules = dict.fromkeys(_rules(root))
         out.append(f"### {names['kind']}: rules\n\n" + "\n".join(f"- {message}" for message in rules) + "\n")
     return "\n".join(out)
-
-
-def write_reference(path: Path) -> None:
-    """Write docs/resources.md."""
-    path.write_text(render_reference(), encoding="utf-8")
