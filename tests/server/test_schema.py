@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import httpx
-import orjson
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
@@ -81,7 +81,7 @@ def rest(_shared_dsn: str) -> Iterator[Door]:
 @schemathesis.serializer("application/x-ndjson")
 def _lines(_: Any, value: Any) -> bytes:
     """A batch of whatever was generated."""
-    return value.encode(errors="replace") if isinstance(value, str) else orjson.dumps(value)
+    return value.encode(errors="replace") if isinstance(value, str) else json.dumps(value).encode(errors="replace")
 
 
 @schema.parametrize()
