@@ -29,7 +29,7 @@ from e2e.harness.cluster import Cluster, CommandError, Kind
 from e2e.harness.environment import RELEASE, Environment
 from e2e.harness.process import OperatorProcess
 from e2e.harness.waiting import until
-from e2e.harness.workloads import GROUP, metric, pool_manifest
+from e2e.harness.workloads import GROUP, Record, metric, pool_manifest
 from niyanta.cluster.keeper import API_SERVICE
 
 pytestmark = pytest.mark.e2e
@@ -59,8 +59,15 @@ def operators(adapted: Environment) -> tuple[OperatorProcess, OperatorProcess]:
         running.append(adapted.start_operator(f"operator-{secrets.token_hex(2)}", extra_env=QUICK))
     leader = until(lambda: next((one for one in running if leads(one)), None), what="one leads", timeout=60)
     until(lambda: available(adapted.cluster), what="the APIService is available", timeout=60)
-    until(lambda: value(adapted.cluster), what="the pool is counted", timeout=60, tolerate=True)
+    until(lambda: counted(adapted), what="this leader has counted the pool", timeout=60)
+    until(lambda: value(adapted.cluster), what="that is served", timeout=60, tolerate=True)
     return leader, next(one for one in running if one is not leader)
+
+
+def counted(env: Environment) -> bool:
+    """Whether the figures are those of who leads now, not the last of the leader before."""
+    text = "SELECT 1 FROM leader_figures f, leadership l WHERE (f.figures ->> 'epoch')::bigint = l.epoch"
+    return bool(Record(env.dsn).query(text))
 
 
 def available(cluster: Cluster) -> bool:
@@ -256,25 +263,28 @@ def test_a_certificate_is_replaced_while_it_is_used(adapted: Environment) -> Non
     quick = {**QUICK, "NIYANTA_METRICS_ADAPTER_CERTIFICATE_LIFETIME": "30"}
     for number in (1, 2):
         adapted.start_operator(f"rotating-{number}", extra_env=quick)
-    cluster = adapted.cluster
-    until(lambda: available(cluster), what="the APIService is available", timeout=60)
-    until(lambda: value(cluster), what="the pool is counted", timeout=60, tolerate=True)
+    try:
+        cluster = adapted.cluster
+        until(lambda: available(cluster), what="the APIService is available", timeout=60)
+        until(lambda: counted(adapted), what="the new leader has counted the pool", timeout=60)
+        until(lambda: value(cluster), what="that is served", timeout=60, tolerate=True)
 
-    def serial() -> int:
-        return serving(cluster, adapted.namespace)[0].serial_number
+        def serial() -> int:
+            return serving(cluster, adapted.namespace)[0].serial_number
 
-    # The first has the long lifetime of the operators before.
-    seen = [serial()]
-    with Watcher(cluster, ROOT) as discovery, Watcher(cluster, path()) as values:
-        for _ in range(2):
-            until(lambda: serial() != seen[-1], what="another certificate", timeout=60, interval=0.2)
-            seen.append(serial())
-            asked = len(values.answers)
-            until(lambda asked=asked: len(values.answers) > asked + 20, what="it goes on being asked")
-    assert discovery.statuses() == {200}
-    assert values.statuses() == {200}
-    for operator in adapted.operators:
-        operator.terminate()
+        # The first has the long lifetime of the operators before.
+        seen = [serial()]
+        with Watcher(cluster, ROOT) as discovery, Watcher(cluster, path()) as values:
+            for _ in range(2):
+                until(lambda: serial() != seen[-1], what="another certificate", timeout=60, interval=0.2)
+                seen.append(serial())
+                asked = len(values.answers)
+                until(lambda asked=asked: len(values.answers) > asked + 20, what="it goes on being asked")
+        assert discovery.statuses() == {200}
+        assert values.statuses() == {200}
+    finally:  # the tests after this one bring operators of their own
+        for operator in adapted.operators:
+            operator.terminate()
 
 
 def test_an_edited_registration_is_put_right(

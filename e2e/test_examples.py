@@ -148,6 +148,7 @@ def gpu_either(examples: Examples) -> None:
     finally:
         for node in ("gpu-h100-us-0", "gpu-h100-us-1"):
             examples.cluster.cordon(node, False)
+        examples.cluster.wait_nodes_usable(["gpu-h100-us-0", "gpu-h100-us-1"])
 
 
 def region_preference(examples: Examples) -> None:

@@ -53,8 +53,10 @@ def ready_status(node: Mapping[str, Any]) -> str | None:
 
 
 def is_usable(node: Mapping[str, Any]) -> bool:
-    """Ready, and rid of the taints that the control plane puts on new and unreachable nodes."""
+    """Ready, and rid of the taints that the control plane puts on new and unreachable nodes, and of a past cordon's."""
     taints = {taint["key"] for taint in node.get("spec", {}).get("taints", [])}
+    if "node.kubernetes.io/unschedulable" in taints and not node["spec"].get("unschedulable"):
+        return False
     return ready_status(node) == "True" and not taints & {
         "node.kubernetes.io/not-ready",
         "node.kubernetes.io/unreachable",

@@ -7,6 +7,7 @@ import time
 from niyanta import log
 from niyanta.lifecycle import Event, Phase
 from niyanta.scheduler.attempts import Verdict
+from niyanta.scheduler.lease import alive_while
 from niyanta.scheduler.mirror import Tracked
 from niyanta.scheduler.session import Outcome, Session
 from niyanta.store.limits import QUEUE_FULL, RELEASE_AT_ONCE
@@ -67,7 +68,7 @@ class Duties:
         """Drain: no new pods, and what runs there goes back to the queue as a fresh attempt."""
         session = self.session
         for request in await session.state.get_worker_requests():
-            if not await session.cluster.cordon(request.worker):
+            if not await alive_while(session.tick, session.cluster.cordon(request.worker)):
                 message = "there is no such node any more"
             else:
                 on_it = self._on_worker(request.worker)

@@ -17,6 +17,7 @@ from niyanta.scheduler.cycle import Cycle
 from niyanta.scheduler.duties import Duties
 from niyanta.scheduler.figures import FiguresMaker
 from niyanta.scheduler.inbox import Mail
+from niyanta.scheduler.lease import alive_while, gathered
 from niyanta.scheduler.mirror import Tracked
 from niyanta.scheduler.ports import ClusterAwayError, ClusterPort, OrphansError
 from niyanta.scheduler.reception import Reception
@@ -228,7 +229,7 @@ class Leader:
         for start in range(0, len(rows), EXPIRE_BATCH):
             self._tick()
             part = rows[start : start + EXPIRE_BATCH]
-            await asyncio.gather(*(self._delete_object(row) for row in part))
+            await alive_while(self._tick, gathered(self._delete_object(row) for row in part))
             await session.state.set_wake([row.id for row in part], None, epoch=session.epoch)
             for row in part:
                 session.mirror.drop(row.id)

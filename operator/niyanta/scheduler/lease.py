@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -51,6 +51,11 @@ class Lease:
     def stalled(self) -> bool:
         """Whether the loop has not ticked for too long to go on renewing."""
         return time.monotonic() - self._ticked > self._stall_limit
+
+
+async def gathered(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of all of it, for `alive_while`."""
+    return await asyncio.gather(*work)
 
 
 async def alive_while(tick: Callable[[], None], work: Coroutine[Any, Any, T]) -> T:

@@ -15,6 +15,7 @@ from niyanta.scheduler import intake
 from niyanta.scheduler.attempts import Verdict
 from niyanta.scheduler.dispatch import is_object_of, rest_id
 from niyanta.scheduler.inbox import Gone
+from niyanta.scheduler.lease import alive_while, gathered
 from niyanta.scheduler.mirror import Tracked
 from niyanta.scheduler.session import BATCH, Outcome, Session
 from niyanta.store.limits import QUEUE_FULL
@@ -134,7 +135,8 @@ class Reception:
         for start in range(0, len(live), LOOKUPS):
             session.tick()
             part = live[start : start + LOOKUPS]
-            answers = await asyncio.gather(*(self._is_gone(tracked) for tracked in part))
+            # An API server that hangs must not look like a loop that does.
+            answers = await alive_while(session.tick, gathered(self._is_gone(tracked) for tracked in part))
             verdict = Verdict(Event.CANCEL, "Deleted", "the Workload object was deleted")
             await session.commit([Outcome(t, verdict) for t, is_gone in zip(part, answers, strict=True) if is_gone])
 
