@@ -36,8 +36,9 @@ def test_max_concurrent_lets_the_rest_wait_and_says_so(workloads: Workloads, nod
         workloads.wait(name, "Suspended")
         workloads.edit(name, suspend=False)
     until(lambda: list(phases(workloads).values()).count("Running") == 2, what="two run")
+    # What a status says comes a little later than what it is about.
+    until(lambda: sorted(phases(workloads).values()) == ["Pending"] * 2 + ["Running"] * 2, what="the rest wait")
     waiting = [name for name, phase in phases(workloads).items() if phase == "Pending"]
-    assert len(waiting) == 2
     for name in waiting:
         said = workloads.wait_message(name, "ConcurrencyLimit")
         assert "2" in said["message"]
