@@ -145,13 +145,16 @@ def test_a_wrong_status_is_refused(bare: Cluster, stored: dict[str, Any]) -> Non
         bare.kubectl("patch", "nwl", stored["metadata"]["name"], "--subresource=status", "--type=merge", "-p", wrong)
 
 
-def test_a_pool_scales_by_its_subresource_within_its_bounds(bare: Cluster) -> None:
+def test_a_pool_scales_by_its_subresource(bare: Cluster) -> None:
+    """Beyond its maxReplicas too: an autoscaler with a larger maximum must not be stuck. The scaler keeps to the rails."""
     manifest = changed(BASES["WorkerPool"], {"spec.replicas": 1, "spec.maxReplicas": 5})
     bare.kubectl("create", "-f", "-", input=yaml.safe_dump(manifest))
     bare.kubectl("scale", "nwp", "pool", "--replicas=4")
     assert bare.get("nwp", "pool")["spec"]["replicas"] == 4
+    bare.kubectl("scale", "nwp", "pool", "--replicas=6")
+    assert bare.get("nwp", "pool")["spec"]["replicas"] == 6
     with pytest.raises(CommandError, match="replicas"):
-        bare.kubectl("scale", "nwp", "pool", "--replicas=6")
+        bare.kubectl("patch", "nwp", "pool", "--type=merge", "-p", '{"spec": {"replicas": -1}}')
 
 
 def test_the_fields_are_explained(bare: Cluster) -> None:
