@@ -146,7 +146,7 @@ def test_a_wrong_status_is_refused(bare: Cluster, stored: dict[str, Any]) -> Non
 
 
 def test_a_pool_scales_by_its_subresource(bare: Cluster) -> None:
-    """Beyond its maxReplicas too: an autoscaler with a larger maximum must not be stuck. The scaler keeps to the rails."""
+    """Beyond maxReplicas too, or an autoscaler with a larger maximum would be stuck; the scaler keeps to the rails."""
     manifest = changed(BASES["WorkerPool"], {"spec.replicas": 1, "spec.maxReplicas": 5})
     bare.kubectl("create", "-f", "-", input=yaml.safe_dump(manifest))
     bare.kubectl("scale", "nwp", "pool", "--replicas=4")
