@@ -17,26 +17,26 @@ venv:
 
 .PHONY: control-plane
 control-plane: venv
-	@$(PY) -m e2e.cluster.build --control-plane
+	@$(PY) -m testing.cluster.build --control-plane
 
 .PHONY: tools
 tools: venv
-	@$(PY) -m e2e.cluster.build
+	@$(PY) -m testing.cluster.build
 
 .PHONY: build
 build: tools ## Make the virtual environment and build the test cluster's tools
 
 .PHONY: demo
 demo: control-plane ## Show Niyanta at work on a real Kubernetes control plane
-	@$(PY) -m e2e.demo
+	@$(PY) -m demo.main
 
 .PHONY: up
 up: control-plane ## Leave a running environment behind: cluster, Postgres, chart, one operator
-	@$(PY) -m e2e.up
+	@$(PY) -m demo.up
 
 .PHONY: down
 down: venv ## Remove what `make up` left
-	@$(PY) -m e2e.down
+	@$(PY) -m demo.down
 
 .PHONY: test
 test: venv lint tools ## Lint, then every test: those without a cluster side by side, then those on the control plane
@@ -61,7 +61,7 @@ e2e: tools ## Tests against a real Kubernetes control plane
 
 .PHONY: e2e-keda
 e2e-keda: venv ## Tests against KEDA and prometheus-adapter; building them takes 12 minutes, so `make test` leaves them out
-	@$(PY) -m e2e.cluster.build --keda
+	@$(PY) -m testing.cluster.build --keda
 	@$(PYTEST) -m keda
 
 .PHONY: bench
@@ -79,8 +79,8 @@ docs: crds ## Write what is generated: CRDs, pages of docs/, the chart's schema 
 	@$(BIN)/niyanta reference > docs/cli.md
 	@$(BIN)/niyanta api-docs > docs/api.md
 	@$(BIN)/niyanta metrics-docs > docs/metrics.md
-	@$(PY) charts/schema.py
-	@$(PY) charts/dashboards.py
+	@$(PY) tools/chart_schema.py
+	@$(PY) tools/dashboards/generate.py
 
 .PHONY: lint
 lint: venv ## Style, types, layers, YAML, Dockerfile, and that crds/ matches the models
@@ -94,6 +94,6 @@ lint: venv ## Style, types, layers, YAML, Dockerfile, and that crds/ matches the
 
 .PHONY: clean
 clean: ## Remove the environment and everything built in this checkout (the user-level tool cache stays)
-	@if [ -x $(PY) ]; then $(PY) -m e2e.down || true; fi
+	@if [ -x $(PY) ]; then $(PY) -m demo.down || true; fi
 	rm -rf .cache .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -20,18 +20,18 @@ from typing import Any
 
 import psutil
 
-from e2e.harness.environment import Environment
-from e2e.harness.nodes import NodeSpec
-from e2e.harness.process import OperatorProcess
-from niyanta.cluster.client import ApiClient
-from niyanta.cluster.connection import connect
-from niyanta.cluster.kinds import PODS, WORKER_POOLS, WORKLOADS, Kind
-from niyanta.cluster.mirror import Change
-from niyanta.cluster.objects import Pod
-from niyanta.cluster.reflector import Reflector
+from niyanta.cluster.api.client import ApiClient
+from niyanta.cluster.api.connection import connect
+from niyanta.cluster.api.kinds import PODS, WORKER_POOLS, WORKLOADS, ResourceKind
+from niyanta.cluster.api.objects import Pod
+from niyanta.cluster.watch.object_store import ObjectChange
+from niyanta.cluster.watch.reflector import Reflector
 from niyanta.settings import Settings
+from testing.cluster.nodes import NodeSpec
+from testing.environment import Environment
+from testing.processes.niyanta import OperatorProcess
 
-JOBS = Kind("batch", "v1", "jobs", "Job")
+JOBS = ResourceKind("batch", "v1", "jobs", "Job")
 LABEL = "bench.niyanta.io/worker"
 PATIENCE = 300.0
 """Seconds for one of the three; beyond it the rate is of what was bound by then."""
@@ -46,7 +46,7 @@ class Watcher:
         self.bound: dict[str, dict[str, float]] = {}
         self.reflector = Reflector(connect(settings), PODS, Pod, self._changes)
 
-    def _changes(self, changes: list[Change[Pod]]) -> None:
+    def _changes(self, changes: list[ObjectChange[Pod]]) -> None:
         now = time.monotonic()
         for change in changes:
             pod = change.new
@@ -108,7 +108,7 @@ def workload(number: int) -> dict[str, Any]:
 
 
 async def create_all(
-    client: ApiClient, kind: Kind, namespace: str, make: Callable[[int], Mapping[str, Any]], count: int
+    client: ApiClient, kind: ResourceKind, namespace: str, make: Callable[[int], Mapping[str, Any]], count: int
 ) -> None:
     """Create `count` objects with all the client's connections."""
     numbers: Iterable[int] = iter(range(count))

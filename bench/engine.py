@@ -24,8 +24,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from niyanta.engine.columns import Snapshot
-from niyanta.engine.model import (
+from niyanta.engine.schedule import schedule
+from niyanta.engine.snapshot.snapshot import Snapshot
+from niyanta.engine.types import (
     HOSTNAME_TOPOLOGY,
     REGION_TOPOLOGY,
     ZONE_TOPOLOGY,
@@ -46,7 +47,6 @@ from niyanta.engine.model import (
     Toleration,
     WorkerInfo,
 )
-from niyanta.engine.place import schedule
 
 GIB = 1 << 30
 REGIONS = ("eu-west", "eu-central", "us-east", "us-west")

@@ -9,14 +9,14 @@ from typing import Any
 import psycopg
 
 from bench.backlog import POD
-from e2e.harness.postgres import Postgres
 from niyanta.lifecycle import Event
 from niyanta.settings import Settings
-from niyanta.store.migrate import migrate
-from niyanta.store.pool import open_pool
-from niyanta.store.rest import RestRecord
-from niyanta.store.rows import Change, Intake, WorkloadRow
-from niyanta.store.submit import Answer, Request
+from niyanta.store.postgres.migrate import migrate
+from niyanta.store.postgres.pool import open_pool
+from niyanta.store.rest.record import RestStore
+from niyanta.store.rest.submissions import StoredResponse, SubmissionRequest
+from niyanta.store.rows import RowChange, WorkloadIntake, WorkloadRow
+from testing.processes.postgres import Postgres
 
 COUNT = 10_000
 BATCH = 500
@@ -39,7 +39,7 @@ async def _measure(dsn: str) -> dict[str, Any]:
     settings = Settings(dsn=dsn, db_pool_min=1)
     found: dict[str, Any] = {}
     async with await open_pool(settings) as pool:
-        record = RestRecord(pool, settings)
+        record = RestStore(pool, settings)
         before, log = _sizes(dsn), _log(dsn)
         rows = [row for start in range(0, COUNT, BATCH) for row in await _submit(record, start)]
         found["log_bytes.submit"] = (_log(dsn) - log) // COUNT
@@ -59,17 +59,19 @@ async def _measure(dsn: str) -> dict[str, Any]:
     return found
 
 
-async def _submit(record: RestRecord, start: int) -> list[WorkloadRow]:
+async def _submit(record: RestStore, start: int) -> list[WorkloadRow]:
     requests = [
-        Request(f"c{number % CUSTOMERS}", [_intake(number)], None, lambda _: Answer(202, {}, keep=False))
+        SubmissionRequest(
+            f"c{number % CUSTOMERS}", [_intake(number)], None, lambda _: StoredResponse(202, {}, keep=False)
+        )
         for number in range(start, start + BATCH)
     ]
     outcomes = await record.submit(requests)
     return [verdict.row for outcome in outcomes for verdict in outcome.verdicts if verdict.row is not None]
 
 
-def _intake(number: int) -> Intake:
-    return Intake(
+def _intake(number: int) -> WorkloadIntake:
+    return WorkloadIntake(
         id=str(uuid.uuid4()),
         door="rest",
         namespace=f"n{number % CUSTOMERS}",
@@ -86,11 +88,11 @@ def _intake(number: int) -> Intake:
     )
 
 
-async def _move(record: RestRecord, rows: list[WorkloadRow], event: Event) -> list[WorkloadRow]:
+async def _move(record: RestStore, rows: list[WorkloadRow], event: Event) -> list[WorkloadRow]:
     placed: dict[str, Any] = (
         {"workers": ("worker-0001",), "pool": "pool-a", "score": 50.0} if event is Event.PLACE else {}
     )
-    changes = [Change(id=row.id, version=row.version, event=event, **placed) for row in rows]
+    changes = [RowChange(id=row.id, version=row.version, event=event, **placed) for row in rows]
     result = await record.update_workload_status_batch(changes, epoch=None)
     assert len(result.applied) == len(rows)
     return result.applied

@@ -21,20 +21,20 @@ import aiohttp
 import psutil
 
 from bench.backlog import POD, fill
-from e2e.harness.environment import Environment
-from e2e.harness.nodes import NodeSpec
-from e2e.harness.ports import free_port
-from e2e.harness.postgres import Postgres
-from e2e.harness.process import OperatorProcess
-from e2e.harness.rundir import RunDir
-from e2e.harness.workloads import metric
 from niyanta.settings import Settings
-from niyanta.store.keychain import KeyChain, Role
-from niyanta.store.migrate import migrate
-from niyanta.store.pool import Pool, open_pool
-from niyanta.store.queries import sql
-from niyanta.store.rest import RestRecord
+from niyanta.store.postgres.migrate import migrate
+from niyanta.store.postgres.pool import Pool, open_pool
+from niyanta.store.postgres.queries import sql
+from niyanta.store.rest.api_keys import ApiKeys, Role
+from niyanta.store.rest.record import RestStore
 from niyanta.store.rows import CustomerRow
+from testing.cluster.nodes import NodeSpec
+from testing.environment import Environment
+from testing.processes.free_ports import free_port
+from testing.processes.niyanta import OperatorProcess
+from testing.processes.postgres import Postgres
+from testing.processes.run_directory import RunDir
+from testing.scenarios.workloads import metric
 
 BACKLOG = 1_000_000
 CUSTOMERS, CLASSES = 200, 300
@@ -87,9 +87,9 @@ def doors(run: RunDir, dsn: str, count: int) -> Iterator[list[str]]:
 async def token(dsn: str, role: Role) -> dict[str, str]:
     """Headers with a new key of customer bench."""
     async with await open_pool(Settings(dsn=dsn, db_pool_min=1)) as pool:
-        record = RestRecord(pool, Settings(dsn=dsn))
+        record = RestStore(pool, Settings(dsn=dsn))
         await record.upsert_customers([CustomerRow("bench", "Standard", {}, ("bench",))])
-        return {"Authorization": f"Bearer {(await KeyChain(pool).create('bench', role))[1]}"}
+        return {"Authorization": f"Bearer {(await ApiKeys(pool).create('bench', role))[1]}"}
 
 
 async def singles(urls: Sequence[str], headers: dict[str, str], *, rate: float, seconds: float) -> dict[str, Any]:
@@ -164,7 +164,7 @@ async def refill(dsn: str) -> dict[str, Any]:
     params = {"top": 5000, "oldest": 500, "per_class": 50, "classes": 200, "after_class": ""}
     async with await open_pool(settings) as pool:
         plan = await _explain(pool, params)
-        record = RestRecord(pool, settings)
+        record = RestStore(pool, settings)
         taken = []
         for _ in range(5):
             started = time.monotonic()

@@ -16,9 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from e2e.harness.environment import Environment
-from e2e.harness.loop import Loop, gpu_work
-from e2e.harness.scaling import Timeline, autoscaler, quick, simulated_pool
+from testing.environment import Environment
+from testing.scenarios.autoscaling import Loop, gpu_work
+from testing.scenarios.scaling_timeline import Timeline, autoscaler, quick, simulated_pool
 
 COUNT = 400
 GPUS = 8

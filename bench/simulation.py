@@ -22,11 +22,11 @@ from typing import Any
 
 from bench import wait_bound
 from bench.trace import LOAD, POOLS, Task, fits_empty, load_cluster, load_tasks, trace_folder
-from niyanta.engine.columns import Snapshot
-from niyanta.engine.ledger import LaneSettings, LaneState, Reservation
-from niyanta.engine.model import Charge, PendingWorkload, Placement, Plan, Requirements, Subject
-from niyanta.engine.place import Lane, schedule
+from niyanta.engine.expedited.lane_state import LaneSettings, LaneState, Reservation
 from niyanta.engine.queue import Queue, QueueSettings
+from niyanta.engine.schedule import Lane, schedule
+from niyanta.engine.snapshot.snapshot import Snapshot
+from niyanta.engine.types import Charge, PendingWorkload, Placement, Plan, Requirements, Subject
 
 SECOND = 1_000_000
 STEP = 30

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from niyanta.engine.model import Gpu, Matcher, Requirements, WorkerInfo
+from niyanta.engine.types import Gpu, Matcher, Requirements, WorkerInfo
 
 MIB = 1 << 20
 LOAD = 1.2

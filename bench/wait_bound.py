@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from niyanta.engine.ledger import BUCKET, WINDOW
+from niyanta.engine.expedited.lane_state import BUCKET, WINDOW
 
 if TYPE_CHECKING:
     from bench.simulation import PoolLog, Simulation, Story

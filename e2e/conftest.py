@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from e2e.harness.cluster import Cluster, NodeSpec
-from e2e.harness.environment import Environment
-from e2e.harness.placement import TEST_LABEL, Fleet
-from e2e.harness.process import OperatorProcess
-from e2e.harness.waiting import until
-from e2e.harness.workloads import GROUP, Record, Workloads, customer_manifest, metric, pool_manifest
+from testing.cluster.cluster import Cluster, NodeSpec
+from testing.environment import Environment
+from testing.processes.niyanta import OperatorProcess
+from testing.scenarios.placement import TEST_LABEL, Fleet
+from testing.scenarios.workloads import GROUP, Record, Workloads, customer_manifest, metric, pool_manifest
+from testing.waiting import until
 
 NODE_LABEL = TEST_LABEL
 """On every node of a test, with the test's own value: select by it and no other test's nodes are seen."""

@@ -21,16 +21,16 @@ import pytest
 import urllib3
 from cryptography import x509
 
-from e2e.cluster.control_plane import which_kind
 from e2e.conftest import QUICK, leads
-from e2e.harness.adapter import SERVICE
-from e2e.harness.api import JSON, ApiError
-from e2e.harness.cluster import Cluster, CommandError, Kind
-from e2e.harness.environment import RELEASE, Environment
-from e2e.harness.process import OperatorProcess
-from e2e.harness.waiting import until
-from e2e.harness.workloads import GROUP, Record, metric, pool_manifest
-from niyanta.cluster.keeper import API_SERVICE
+from niyanta.custom_metrics.certificate_rotation import API_SERVICE
+from testing.cluster.api_client import JSON, ApiError
+from testing.cluster.cluster import Cluster, CommandError, Kind
+from testing.cluster.control_plane import which_kind
+from testing.environment import RELEASE, Environment
+from testing.processes.adapter_service import SERVICE
+from testing.processes.niyanta import OperatorProcess
+from testing.scenarios.workloads import GROUP, Record, metric, pool_manifest
+from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 

@@ -14,10 +14,10 @@ import pytest
 from kubernetes.utils.quantity import parse_quantity
 
 from e2e.conftest import QUICK
-from e2e.harness.environment import Environment
-from e2e.harness.process import OperatorProcess
-from e2e.harness.waiting import until
-from e2e.harness.workloads import GROUP, Workloads, customer_manifest, metric, pool_manifest
+from testing.environment import Environment
+from testing.processes.niyanta import OperatorProcess
+from testing.scenarios.workloads import GROUP, Workloads, customer_manifest, metric, pool_manifest
+from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from e2e.harness import stages
-from e2e.harness.api import JSON
-from e2e.harness.cluster import Cluster
-from e2e.harness.waiting import until
+from testing.cluster import stages
+from testing.cluster.api_client import JSON
+from testing.cluster.cluster import Cluster
+from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 

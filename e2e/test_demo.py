@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from e2e.harness.rundir import REPO, temporary_parent
+from testing.processes.run_directory import REPO, temporary_parent
 
 pytestmark = pytest.mark.e2e
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 def test_the_demo_ends_with_a_summary_and_cleans_up() -> None:
     before = {path.name for path in temporary_parent().glob("demo-*")}
     done = subprocess.run(
-        [sys.executable, "-m", "e2e.demo"],
+        [sys.executable, "-m", "demo.main"],
         cwd=REPO,
         env={**os.environ, "COLUMNS": "140"},
         stdin=subprocess.DEVNULL,

@@ -13,15 +13,15 @@ from typing import Any
 import httpx
 import pytest
 
-from e2e.harness.doors import Door, phase_of, restricted
-from e2e.harness.environment import Environment
-from e2e.harness.waiting import until
-from e2e.harness.workloads import GROUP, Record, Workloads, customer_manifest
 from niyanta.lifecycle import Event
 from niyanta.settings import Settings
-from niyanta.store.pool import open_pool
-from niyanta.store.rows import Change
+from niyanta.store.postgres.pool import open_pool
+from niyanta.store.rows import RowChange
 from niyanta.store.state import StateManager
+from testing.environment import Environment
+from testing.processes.rest_door import Door, phase_of, restricted
+from testing.scenarios.workloads import GROUP, Record, Workloads, customer_manifest
+from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 
@@ -231,7 +231,7 @@ async def _cancel_all(dsn: str, workloads: Workloads) -> None:
         for start in range(0, len(ids), 500):
             part = ids[start : start + 500]
             await state.update_workload_status_batch(
-                [Change(id=row["id"], version=row["version"], event=Event.CANCEL, reason="Test") for row in part],
+                [RowChange(id=row["id"], version=row["version"], event=Event.CANCEL, reason="Test") for row in part],
                 epoch=None,
             )
 

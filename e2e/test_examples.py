@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from e2e.harness.api import JSON
-from e2e.harness.checker import observe, violations
-from e2e.harness.cluster import Cluster
-from e2e.harness.nodes import nodes_of_pool
-from e2e.harness.placement import CUSTOMERS, GROUP, POOLS
-from e2e.harness.process import OperatorProcess
-from e2e.harness.rundir import REPO
-from e2e.harness.stages import EXIT, RUN_FOR
-from e2e.harness.waiting import WaitTimeoutError, until
+from testing.checks.placement_checker import observe, violations
+from testing.cluster.api_client import JSON
+from testing.cluster.cluster import Cluster
+from testing.cluster.nodes import nodes_of_pool
+from testing.cluster.stages import EXIT, RUN_FOR
+from testing.processes.niyanta import OperatorProcess
+from testing.processes.run_directory import REPO
+from testing.scenarios.placement import CUSTOMERS, GROUP, POOLS
+from testing.waiting import WaitTimeoutError, until
 
 pytestmark = pytest.mark.e2e
 

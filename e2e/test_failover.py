@@ -15,12 +15,12 @@ import psycopg
 import pytest
 
 from e2e.conftest import QUICK, leads
-from e2e.harness.api import JSON, Api, ApiError
-from e2e.harness.cluster import Kind
-from e2e.harness.environment import Environment
-from e2e.harness.process import OperatorProcess
-from e2e.harness.waiting import until
-from e2e.harness.workloads import EPOCH, Witness, Workloads
+from testing.cluster.api_client import JSON, Api, ApiError
+from testing.cluster.cluster import Kind
+from testing.environment import Environment
+from testing.processes.niyanta import OperatorProcess
+from testing.scenarios.workloads import EPOCH, Witness, Workloads
+from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 

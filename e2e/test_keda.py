@@ -10,14 +10,14 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from e2e.harness.api import JSON
-from e2e.harness.doors import Door
-from e2e.harness.environment import Environment
-from e2e.harness.keda import Keda
-from e2e.harness.placement import CUSTOMERS, POOLS
-from e2e.harness.scaling import HPA_FOLDER, Timeline, simulated_pool, workers_of
-from e2e.harness.waiting import until
-from e2e.harness.workloads import Record, Witness, Workloads, customer_manifest
+from testing.cluster.api_client import JSON
+from testing.environment import Environment
+from testing.processes.keda import Keda
+from testing.processes.rest_door import Door
+from testing.scenarios.placement import CUSTOMERS, POOLS
+from testing.scenarios.scaling_timeline import HPA_FOLDER, Timeline, simulated_pool, workers_of
+from testing.scenarios.workloads import Record, Witness, Workloads, customer_manifest
+from testing.waiting import until
 
 pytestmark = pytest.mark.keda
 

@@ -1,6 +1,6 @@
 """The life of a Workload on a real control plane: retries, deletion, suspension, edits and timeouts.
 
-kwok plays the kubelets: the annotations of `e2e.harness.stages` on the pods say how long they run and how they end.
+kwok plays the kubelets: the annotations of `testing.cluster.stages` on the pods say how long they run and how they end.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from e2e.harness.api import JSON
-from e2e.harness.waiting import until
-from e2e.harness.workloads import ATTEMPT, Witness, Workloads
+from testing.cluster.api_client import JSON
+from testing.scenarios.workloads import ATTEMPT, Witness, Workloads
+from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 

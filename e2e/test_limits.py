@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from e2e.harness.environment import Environment
-from e2e.harness.waiting import until
-from e2e.harness.workloads import GROUP, Workloads
+from testing.environment import Environment
+from testing.scenarios.workloads import GROUP, Workloads
+from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 

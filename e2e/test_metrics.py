@@ -14,19 +14,19 @@ from typing import Any
 import pytest
 import yaml
 
-from e2e.cluster.build import ToolError, ensure_tools
-from e2e.cluster.control_plane import Kind
 from e2e.conftest import QUICK, leads
-from e2e.harness.cluster import NodeSpec
-from e2e.harness.doors import Door, restricted
-from e2e.harness.environment import CHART, RELEASE, Environment
-from e2e.harness.process import OPERATOR_NAMESPACE, OperatorProcess
-from e2e.harness.prometheus import Prometheus
-from e2e.harness.rundir import REPO
-from e2e.harness.scaling import simulated_pool
-from e2e.harness.standby import Standby
-from e2e.harness.waiting import until
-from e2e.harness.workloads import GROUP, Record, Workloads, customer_manifest, pool_manifest
+from testing.cluster.build import ToolError, ensure_tools
+from testing.cluster.cluster import NodeSpec
+from testing.cluster.control_plane import Kind
+from testing.environment import CHART, RELEASE, Environment
+from testing.processes.niyanta import OPERATOR_NAMESPACE, OperatorProcess
+from testing.processes.prometheus import Prometheus
+from testing.processes.rest_door import Door, restricted
+from testing.processes.run_directory import REPO
+from testing.processes.standby import Standby
+from testing.scenarios.scaling_timeline import simulated_pool
+from testing.scenarios.workloads import GROUP, Record, Workloads, customer_manifest, pool_manifest
+from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 

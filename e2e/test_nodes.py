@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from e2e.harness.cluster import Cluster
-from e2e.harness.waiting import until
-from e2e.harness.workloads import ATTEMPT, Witness, Workloads
+from testing.cluster.cluster import Cluster
+from testing.scenarios.workloads import ATTEMPT, Witness, Workloads
+from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 

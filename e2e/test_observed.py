@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from e2e.conftest import QUICK, leads
-from e2e.harness.environment import Environment
-from e2e.harness.process import OperatorProcess
-from e2e.harness.waiting import until
-from e2e.harness.workloads import Workloads, metric
+from testing.environment import Environment
+from testing.processes.niyanta import OperatorProcess
+from testing.scenarios.workloads import Workloads, metric
+from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 

@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from e2e.harness.api import JSON, in_parallel
-from e2e.harness.checker import Observed, Worker, needlessly_waiting, observe, violations
-from e2e.harness.cluster import NodeSpec
-from e2e.harness.environment import Environment
-from e2e.harness.placement import CUSTOMERS, GROUP, POOLS, workload
-from e2e.harness.rundir import REPO
-from e2e.harness.waiting import WaitTimeoutError, until
+from testing.checks.placement_checker import Observed, Worker, needlessly_waiting, observe, violations
+from testing.cluster.api_client import JSON, in_parallel
+from testing.cluster.cluster import NodeSpec
+from testing.environment import Environment
+from testing.processes.run_directory import REPO
+from testing.scenarios.placement import CUSTOMERS, GROUP, POOLS, workload
+from testing.waiting import WaitTimeoutError, until
 
 pytestmark = pytest.mark.e2e
 

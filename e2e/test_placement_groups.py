@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from e2e.harness.placement import Fleet, workload
-from e2e.harness.waiting import until
+from testing.scenarios.placement import Fleet, workload
+from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from e2e.harness.placement import Fleet, workload
+from testing.scenarios.placement import Fleet, workload
 
 pytestmark = pytest.mark.e2e
 

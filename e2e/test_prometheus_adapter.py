@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from e2e.harness.environment import Environment
-from e2e.harness.loop import Loop, gpu_work
-from e2e.harness.prometheus_adapter import PrometheusAdapter
-from e2e.harness.scaling import autoscaler, quick, simulated_pool
+from testing.environment import Environment
+from testing.processes.prometheus_adapter import PrometheusAdapter
+from testing.scenarios.autoscaling import Loop, gpu_work
+from testing.scenarios.scaling_timeline import autoscaler, quick, simulated_pool
 
 pytestmark = pytest.mark.keda
 

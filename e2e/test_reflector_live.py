@@ -13,22 +13,22 @@ from typing import Any
 import aiohttp
 import pytest
 
-from e2e.harness.cluster import Cluster
-from niyanta.cluster.cache import ClusterCache
-from niyanta.cluster.client import ApiClient
-from niyanta.cluster.connection import Connection, connect
-from niyanta.cluster.errors import ApiError, Verdict, verdict
-from niyanta.cluster.kinds import NODES, PODS, WORKLOADS, Kind
-from niyanta.cluster.objects import Object
-from niyanta.cluster.reflector import Reflector, Tuning
-from niyanta.cluster.workers import PoolView
-from niyanta.engine.model import Charge, WorkerInfo
+from niyanta.cluster.api.client import ApiClient
+from niyanta.cluster.api.connection import Connection, connect
+from niyanta.cluster.api.errors import ApiError, ErrorKind, error_kind
+from niyanta.cluster.api.kinds import NODES, PODS, WORKLOADS, ResourceKind
+from niyanta.cluster.api.objects import Object
+from niyanta.cluster.state.cache import ClusterCache
+from niyanta.cluster.state.worker_info import PoolInfo
+from niyanta.cluster.watch.reflector import Reflector, Tuning
+from niyanta.engine.types import Charge, WorkerInfo
 from niyanta.settings import Settings
+from testing.cluster.cluster import Cluster
 
 pytestmark = pytest.mark.e2e
 
 NODE_COUNT = 1000
-QUOTAS = Kind("", "v1", "resourcequotas", "ResourceQuota")
+QUOTAS = ResourceKind("", "v1", "resourcequotas", "ResourceQuota")
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ class Churn:
             try:
                 created = await self.client.create_pod(self.namespace, pod(name, self.rng.choice(self.nodes)))
             except ApiError as error:
-                assert verdict(error) is Verdict.ALREADY_EXISTS  # noqa: PT017 - two steps drew the same name
+                assert error_kind(error) is ErrorKind.ALREADY_EXISTS  # noqa: PT017 - two steps drew the same name
                 return
             self.cache.assume(created.obj)
             self.live[name] = created.obj.uid
@@ -143,7 +143,7 @@ async def compact_etcd(cluster: Cluster, revision: str) -> bool:
         return response.status == 200
 
 
-async def assert_equal(client: ApiClient, reflector: Reflector[Any], kind: Kind) -> None:
+async def assert_equal(client: ApiClient, reflector: Reflector[Any], kind: ResourceKind) -> None:
     """The store equals a fresh list. Controllers go on writing: a state newer than the list is no difference, and what
     was deleted since the list is settled by the next one."""
     different: list[tuple[Any, ...]] = []
@@ -200,7 +200,7 @@ async def test_the_store_equals_the_server_after_churn_cuts_and_expiry(
     names = [f"{unique}-{i:04}" for i in range(NODE_COUNT)]
     task = asyncio.create_task(cache.run())
     try:
-        await cache.set_pools([PoolView("p", match_labels=(("group", unique),))])
+        await cache.set_pools([PoolInfo("p", match_labels=(("group", unique),))])
         async with asyncio.timeout(180):
             await cache.synced()
         await gather_some(client.create(NODES, node(name, unique)) for name in names)
@@ -273,10 +273,10 @@ async def test_a_relist_sees_what_was_written_before_it(
 # --- the client's verdicts -------------------------------------------------------------------------------------------
 
 
-async def refused(request: Coroutine[Any, Any, Any]) -> Verdict:
+async def refused(request: Coroutine[Any, Any, Any]) -> ErrorKind:
     with pytest.raises(ApiError) as caught:
         await request
-    return verdict(caught.value)
+    return error_kind(caught.value)
 
 
 async def quota_counted(client: ApiClient, namespace: str) -> None:
@@ -292,13 +292,13 @@ async def quota_counted(client: ApiClient, namespace: str) -> None:
 async def test_refused_pods(client: ApiClient, namespace: str) -> None:
     first = (await client.create_pod(namespace, pod("a"))).obj
     try:
-        assert await refused(client.create_pod(namespace, pod("a"))) is Verdict.ALREADY_EXISTS
-        assert await refused(client.create_pod(namespace, pod("b", containers=[]))) is Verdict.INVALID
-        assert await refused(client.create_pod("no-such-namespace", pod("b"))) is Verdict.NOT_FOUND
+        assert await refused(client.create_pod(namespace, pod("a"))) is ErrorKind.ALREADY_EXISTS
+        assert await refused(client.create_pod(namespace, pod("b", containers=[]))) is ErrorKind.INVALID
+        assert await refused(client.create_pod("no-such-namespace", pod("b"))) is ErrorKind.NOT_FOUND
         quota = {"metadata": {"name": "q"}, "spec": {"hard": {"pods": "1"}}}
         await client.create(QUOTAS, quota, namespace=namespace)
         await quota_counted(client, namespace)
-        assert await refused(client.create_pod(namespace, pod("c"))) is Verdict.QUOTA_EXCEEDED
+        assert await refused(client.create_pod(namespace, pod("c"))) is ErrorKind.QUOTA_EXCEEDED
         assert await client.delete_pod(namespace, "a", "another-uid") is False
         assert await client.remove_pod_finalizer(namespace, "a", "another-uid") is False
         assert await client.remove_pod_finalizer(namespace, "a", first.uid) is True
@@ -314,7 +314,7 @@ async def test_a_terminating_namespace(client: ApiClient, cluster: Cluster, name
     held = (await client.create_pod(namespace, pod("held"))).obj
     try:
         await asyncio.to_thread(cluster.kubectl, "delete", "namespace", namespace, "--wait=false")
-        assert await refused(client.create_pod(namespace, pod("late"))) is Verdict.NAMESPACE_TERMINATING
+        assert await refused(client.create_pod(namespace, pod("late"))) is ErrorKind.NAMESPACE_TERMINATING
     finally:
         await client.remove_pod_finalizer(namespace, "held", held.uid)
 
@@ -329,7 +329,7 @@ async def test_a_workloads_status_names_its_uid(client: ApiClient, namespace: st
     assert found.get("status", {}).get("message") != "of this test"
     assert await client.patch_workload_status(namespace, "w", uid, body) is True
     wrong = {"status": {"phase": "NoSuchPhase"}}
-    assert await refused(client.patch_workload_status(namespace, "w", uid, wrong)) is Verdict.INVALID
+    assert await refused(client.patch_workload_status(namespace, "w", uid, wrong)) is ErrorKind.INVALID
     assert await client.delete_workload(namespace, "w", "another-uid") is False
     assert await client.delete_workload(namespace, "w", uid) is True
     assert await client.get_workload(namespace, "w") is None
@@ -342,7 +342,7 @@ async def test_a_config_map_is_compared_and_swapped(client: ApiClient, namespace
     raised = await client.patch_config_map(namespace, "f", {"data": {"epoch": "2"}}, resource_version=version)
     assert raised["data"] == {"epoch": "2"}
     late = client.patch_config_map(namespace, "f", {"data": {"epoch": "3"}}, resource_version=version)
-    assert await refused(late) is Verdict.CONFLICT
+    assert await refused(late) is ErrorKind.CONFLICT
 
 
 async def test_events_are_recorded(client: ApiClient, namespace: str) -> None:
@@ -350,6 +350,6 @@ async def test_events_are_recorded(client: ApiClient, namespace: str) -> None:
     await client.create_event(
         namespace, regarding=regarding, name="e1", reason="Tried", note="n", action="Try", at=1_700_000_000_123_456
     )
-    found = await client.get(Kind("events.k8s.io", "v1", "events", "Event"), "e1", namespace=namespace)
+    found = await client.get(ResourceKind("events.k8s.io", "v1", "events", "Event"), "e1", namespace=namespace)
     assert found is not None
     assert found["eventTime"] == "2023-11-14T22:13:20.123456Z"

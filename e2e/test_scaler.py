@@ -15,15 +15,15 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from e2e.conftest import NODE_LABEL, QUICK, leads
-from e2e.harness import stages
-from e2e.harness.api import JSON
-from e2e.harness.aws import REGION, Cloud, Fault, Proxy, proxy_to
-from e2e.harness.cluster import Cluster, NodeSpec
-from e2e.harness.environment import Environment
-from e2e.harness.placement import POOLS
-from e2e.harness.process import OperatorProcess
-from e2e.harness.waiting import until
-from e2e.harness.workloads import Witness, Workloads, pool_manifest
+from testing.cluster import stages
+from testing.cluster.api_client import JSON
+from testing.cluster.cluster import Cluster, NodeSpec
+from testing.environment import Environment
+from testing.processes.aws import REGION, Cloud, Fault, Proxy, proxy_to
+from testing.processes.niyanta import OperatorProcess
+from testing.scenarios.placement import POOLS
+from testing.scenarios.workloads import Witness, Workloads, pool_manifest
+from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 

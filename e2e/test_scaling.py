@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from e2e.harness.api import JSON
-from e2e.harness.environment import Environment
-from e2e.harness.loop import Loop, gpu_work
-from e2e.harness.scaling import Timeline, autoscaler, file_names, quick, simulated_pool
-from e2e.harness.workloads import Witness, Workloads
+from testing.cluster.api_client import JSON
+from testing.environment import Environment
+from testing.scenarios.autoscaling import Loop, gpu_work
+from testing.scenarios.scaling_timeline import Timeline, autoscaler, file_names, quick, simulated_pool
+from testing.scenarios.workloads import Witness, Workloads
 
 pytestmark = pytest.mark.e2e
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from e2e.conftest import NODE_LABEL, QUICK, leads
-from e2e.harness.environment import Environment
-from e2e.harness.process import OperatorProcess
-from e2e.harness.waiting import until
-from e2e.harness.workloads import GROUP, Record, Workloads, customer_manifest, pool_manifest
+from testing.environment import Environment
+from testing.processes.niyanta import OperatorProcess
+from testing.scenarios.workloads import GROUP, Record, Workloads, customer_manifest, pool_manifest
+from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 

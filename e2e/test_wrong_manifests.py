@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from e2e.harness.cluster import Cluster, CommandError
-from niyanta.resources.base import Refused, parse
-from niyanta.resources.pod import build_pod
-from niyanta.resources.requests import NamespaceDefaults, pod_requests
-from niyanta.resources.requirements import parse_workload
-from niyanta.resources.template import PodSpec
+from niyanta.resources.compile.pod import build_pod
+from niyanta.resources.compile.pod_resources import NamespaceDefaults, pod_requests
+from niyanta.resources.compile.requirements import parse_workload
+from niyanta.resources.models.base import InvalidManifestError, parse
+from niyanta.resources.models.pod_template import PodSpec
+from testing.cluster.cluster import Cluster, CommandError
 from tests.resources.wrong_manifests import (
     BASES,
     CHANGES_ALLOWED,
@@ -166,7 +166,7 @@ def test_a_refusal_reads_alike_at_both_doors(bare: Cluster) -> None:
     """A rule's own words, not only the field, are the same."""
     for case in WRONG:
         if case.kind == "Workload" and ("anti" in case.name or "volume cinder" in case.name):
-            with pytest.raises(Refused) as ours:
+            with pytest.raises(InvalidManifestError) as ours:
                 parse_workload(case.manifest)
             with pytest.raises(CommandError) as theirs:
                 create(bare, case.manifest)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from e2e.harness.postgres import Postgres
-from niyanta.store.migrate import migrate
+from niyanta.store.postgres.migrate import migrate
+from testing.processes.postgres import Postgres
 
 _TEMPLATE = "niyanta_template"
 _numbers = itertools.count()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from charts.dashboards import main as dashboards_main
+from tools.dashboards.generate import main as dashboards_main
 
 pytestmark = pytest.mark.unit
 

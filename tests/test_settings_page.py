@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from niyanta.cli import settings_page
+from niyanta.cli.main import settings_page
 
 pytestmark = pytest.mark.unit
 

@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from e2e.chart.openapi import LOCATION, write_schemas
-from e2e.cluster.build import ToolError, ensure_tools
-from e2e.harness.api import JSON, Api
-from e2e.harness.cluster import Cluster, Kind, NodeSpec
-from e2e.harness.rundir import REPO
-from e2e.harness.waiting import until
+from testing.cluster.api_client import JSON, Api
+from testing.cluster.build import ToolError, ensure_tools
+from testing.cluster.cluster import Cluster, Kind, NodeSpec
+from testing.processes.run_directory import REPO
+from testing.waiting import until
 
 CHART = REPO / "charts" / "niyanta"
 RELEASE = "niyanta"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from e2e.chart.conftest import NAMESPACE, OPERATOR
-from e2e.harness.cluster import Cluster
-from e2e.harness.waiting import until
+from testing.cluster.cluster import Cluster
+from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 

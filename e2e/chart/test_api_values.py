@@ -6,9 +6,9 @@ import pytest
 
 from e2e.chart.conftest import DSN, Renderer
 from e2e.chart.test_values import VALUE_SETS, containers, environment, one
-from e2e.harness.api import JSON
-from e2e.harness.cluster import CommandError
 from niyanta.settings import Settings
+from testing.cluster.api_client import JSON
+from testing.cluster.cluster import CommandError
 
 pytestmark = pytest.mark.e2e
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from e2e.chart.conftest import NAMESPACE, MakePod
-from e2e.harness.api import JSON, Api, ApiError
-from e2e.harness.cluster import Cluster
-from e2e.harness.waiting import until
+from testing.cluster.api_client import JSON, Api, ApiError
+from testing.cluster.cluster import Cluster
+from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 

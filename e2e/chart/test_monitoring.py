@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from e2e.chart.conftest import CHART, DSN, NAMESPACE, Renderer
-from e2e.harness.api import JSON
-from e2e.harness.cluster import CommandError
+from testing.cluster.api_client import JSON
+from testing.cluster.cluster import CommandError
 
 pytestmark = pytest.mark.e2e
 

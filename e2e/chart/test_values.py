@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from charts.schema import SET_BY_CHART, camel_case
-from charts.schema import main as schema_main
 from e2e.chart.conftest import DSN, OPERATOR, Renderer
-from e2e.harness.api import JSON
-from e2e.harness.cluster import CommandError
-from e2e.harness.rundir import REPO
 from niyanta.settings import Settings
+from testing.cluster.api_client import JSON
+from testing.cluster.cluster import CommandError
+from testing.processes.run_directory import REPO
+from tools.chart_schema import SET_BY_CHART, camel_case
+from tools.chart_schema import main as schema_main
 
 VALUE_SETS: dict[str, JSON] = {
     "defaults": DSN,

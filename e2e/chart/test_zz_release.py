@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from e2e.chart.conftest import CHART, DSN, NAMESPACE, RELEASE, MakePod
-from e2e.harness.api import Api
-from e2e.harness.cluster import Cluster, CommandError
-from e2e.harness.rundir import REPO
-from e2e.harness.waiting import until
+from testing.cluster.api_client import Api
+from testing.cluster.cluster import Cluster, CommandError
+from testing.processes.run_directory import REPO
+from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 

@@ -20,16 +20,16 @@ import httpx
 import pytest
 import yaml
 
-from e2e.harness.ports import free_port
-from e2e.harness.postgres import Postgres
-from e2e.harness.process import OperatorProcess, clean_environment, niyanta_command
-from e2e.harness.rundir import REPO, RunDir
 from niyanta.lifecycle import Event
 from niyanta.settings import Settings
-from niyanta.store.keychain import KeyChain, Role
-from niyanta.store.pool import open_pool
+from niyanta.store.postgres.pool import open_pool
+from niyanta.store.rest.api_keys import ApiKeys, Role
 from niyanta.store.rows import CustomerRow
 from niyanta.store.state import StateManager
+from testing.processes.free_ports import free_port
+from testing.processes.niyanta import OperatorProcess, clean_environment, niyanta_command
+from testing.processes.postgres import Postgres
+from testing.processes.run_directory import REPO, RunDir
 from tests.store.make import change
 
 T = TypeVar("T")
@@ -68,7 +68,7 @@ class Record:
 
         async def work(state: StateManager) -> str:
             await state.upsert_customers([row])
-            return (await KeyChain(state._pool).create(row.name, role))[1]
+            return (await ApiKeys(state._pool).create(row.name, role))[1]
 
         return self.run(work)
 

@@ -7,12 +7,12 @@ import json
 import pytest
 import yaml
 
-from e2e.harness.ports import free_port
-from e2e.harness.waiting import until
 from niyanta.lifecycle import Event
-from niyanta.store.keychain import Role
-from niyanta.store.rows import Note, PoolRow, WorkerRow
+from niyanta.store.rest.api_keys import Role
+from niyanta.store.rows import PendingNote, PoolRow, WorkerRow
 from niyanta.store.state import StateManager
+from testing.processes.free_ports import free_port
+from testing.waiting import until
 from tests.client.conftest import Door, NewUser, User
 
 pytestmark = pytest.mark.process
@@ -100,7 +100,7 @@ def test_explain_says_why_and_where_in_the_queue(user: User) -> None:
     async def note(state: StateManager) -> None:
         reasons = [["GpuModelMismatch", "A100", 310], ["NoRoom", "cpu", 70]]
         (row,) = await state.get_workloads([id_])
-        await state.note_pending([Note(id_, row.version, "Unschedulable", "0/380 workers", reasons)], epoch=None)
+        await state.note_pending([PendingNote(id_, row.version, "Unschedulable", "0/380 workers", reasons)], epoch=None)
 
     user.door.record.run(note)
     out, _ = user.niyanta("explain", "gpu")

@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
+from niyanta.client.api import Api
 from niyanta.client.config import Config
-from niyanta.client.memory import KEPT_FOR, Memory, state_folder
-from niyanta.client.rest import Api
-from niyanta.positions import HEADER, parse, show
+from niyanta.client.read_position import KEPT_FOR, ReadPosition, state_folder
+from niyanta.lsn import HEADER, parse, show
 
 pytestmark = pytest.mark.unit
 
@@ -43,27 +43,27 @@ def test_the_position_of_a_write_is_sent_with_later_reads_of_that_server_alone()
 
 
 def test_it_is_forgotten_in_time(home: Path) -> None:
-    Memory("u").note("0/1")
+    ReadPosition("u").note("0/1")
     (file,) = (home / "niyanta").iterdir()
     long_ago = file.stat().st_mtime - KEPT_FOR - 5
     os.utime(file, (long_ago, long_ago))
-    assert Memory("u").position == ""
+    assert ReadPosition("u").position == ""
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "0/1\r\nX: y", "\N{SNOWMAN}"])
 def test_what_is_no_position_is_neither_kept_nor_sent(home: Path, text: str) -> None:
-    memory = Memory("u")
+    memory = ReadPosition("u")
     memory.note(text)
     assert (memory.position, list(home.iterdir())) == ("", [])
     memory.note("0/1")
     (file,) = (home / "niyanta").iterdir()
     file.write_text(text)
-    assert Memory("u").position == ""
+    assert ReadPosition("u").position == ""
 
 
 def test_a_folder_that_cannot_be_written_is_no_trouble(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "niyanta").write_text("in the way")
-    memory = Memory("u")
+    memory = ReadPosition("u")
     memory.note("0/1")
     assert memory.position == "0/1"
     relative: dict[str, Any] = {"XDG_STATE_HOME": "relative"}
@@ -75,7 +75,7 @@ def test_who_has_no_home_has_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", homeless)
-    memory = Memory("u", {})
+    memory = ReadPosition("u", {})
     memory.note("0/1")
     assert memory.position == "0/1"
 

@@ -7,13 +7,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from e2e.harness.rundir import REPO
-from niyanta.cli import app
-from niyanta.client import output, top, views
+from niyanta.cli.main import app
+from niyanta.client import output, tables
+from niyanta.client.commands import top
 from niyanta.client.config import VARIABLES
+from niyanta.client.context import CONNECTION
 from niyanta.client.errors import MEANINGS, Exit
 from niyanta.client.reference import render
-from niyanta.client.session import CONNECTION
+from testing.processes.run_directory import REPO
 
 pytestmark = pytest.mark.unit
 
@@ -45,7 +46,7 @@ def test_names_and_messages_can_not_command_the_terminal() -> None:
     item = {"name": "[red]x[/red]", "message": "\x1b[2Jgone\r\nnext", "phase": "Failed"}
     console = Console(width=1000, force_terminal=False)
     with console.capture() as capture:
-        console.print(output.table([item], views.WORKLOADS, wide=True))
+        console.print(output.table([item], tables.WORKLOADS, wide=True))
     text = capture.get()
     assert "[red]x[/red]" in text
     assert "\x1b" not in text
@@ -55,7 +56,7 @@ def test_names_and_messages_can_not_command_the_terminal() -> None:
 def test_a_busy_worker_is_shown_and_a_hidden_one_is_not_called_idle() -> None:
     worker = {"name": "w", "allocatable": {"cpu": 4000, "nvidia.com/gpu": 8}, "slots": 10, "ready": True}
     busy = {**worker, "used": {"cpu": 1000, "nvidia.com/gpu": 6}, "slotsUsed": 3}
-    cells = {column.title: column.cell for column in views.WORKERS}
+    cells = {column.title: column.cell for column in tables.WORKERS}
     shown = ("CPU", "GPU", "Workloads", "Memory")
     assert [cells[title](busy) for title in shown] == ["25%", "6/8", "3/10", ""]
     hidden = {**worker, "used": None, "slotsUsed": None}
@@ -65,8 +66,8 @@ def test_a_busy_worker_is_shown_and_a_hidden_one_is_not_called_idle() -> None:
 
 def test_what_happened_is_one_line() -> None:
     event = {"at": None, "fromPhase": "Pending", "toPhase": "Scheduled", "workers": ["n1"], "reason": "Placed"}
-    assert views.event_line({"name": "a"}, event) == "--:--:-- a Pending -> Scheduled on n1 (Placed)"
-    assert views.event_line({"name": "a"}, {"toPhase": "Pending"}) == "--:--:-- a Pending"
+    assert tables.event_line({"name": "a"}, event) == "--:--:-- a Pending -> Scheduled on n1 (Placed)"
+    assert tables.event_line({"name": "a"}, {"toPhase": "Pending"}) == "--:--:-- a Pending"
 
 
 def test_the_page_of_the_commands_is_up_to_date() -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from niyanta.client import rest
+from niyanta.client import api as api_module
+from niyanta.client.api import Api
 from niyanta.client.config import Config
 from niyanta.client.errors import Exit, RefusedError, UnavailableError, UsageError
-from niyanta.client.find import find_id
-from niyanta.client.rest import Api
+from niyanta.client.lookup import find_id
 
 pytestmark = pytest.mark.unit
 
@@ -25,8 +25,8 @@ Answers = Iterator[httpx.Response | Exception]
 def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Pauses instead of sleeping; the clock goes on by them."""
     taken: list[float] = []
-    monkeypatch.setattr(rest.time, "sleep", taken.append)
-    monkeypatch.setattr(rest.time, "monotonic", lambda: sum(taken))
+    monkeypatch.setattr(api_module.time, "sleep", taken.append)
+    monkeypatch.setattr(api_module.time, "monotonic", lambda: sum(taken))
     return taken
 
 
@@ -174,4 +174,4 @@ def test_pages_go_on_while_there_is_a_next_one() -> None:
     ],
 )
 def test_retry_after_is_read_in_both_forms(headers: dict[str, str], seconds: float | None) -> None:
-    assert rest.retry_after(httpx.Response(503, headers=headers)) == seconds
+    assert api_module.retry_after(httpx.Response(503, headers=headers)) == seconds

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from niyanta.engine.model import (
+from niyanta.engine.types import (
     Charge,
     Expression,
     HostPort,

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 
 from niyanta.engine.explain import nearest_miss
-from niyanta.engine.place import Options, schedule
+from niyanta.engine.schedule import Options, schedule
 from tests.engine.reference import Cluster
 from tests.engine.worlds import world
 

@@ -8,10 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from niyanta.engine.columns import WORKER, Snapshot
+from niyanta.engine.expedited.lane_state import WINDOW, LaneAccount, LaneSettings, LaneState
 from niyanta.engine.explain import lane_note, summary
-from niyanta.engine.ledger import WINDOW, Account, LaneSettings, LaneState
-from niyanta.engine.model import (
+from niyanta.engine.queue import MINUTE, Queue
+from niyanta.engine.schedule import Lane, Options, schedule
+from niyanta.engine.snapshot.snapshot import WORKER, Snapshot
+from niyanta.engine.types import (
     Charge,
     Expression,
     Matcher,
@@ -25,8 +27,6 @@ from niyanta.engine.model import (
     Subject,
     WorkerInfo,
 )
-from niyanta.engine.place import Lane, Options, schedule
-from niyanta.engine.queue import MINUTE, Queue
 from tests.engine.reference import Cluster
 from tests.engine.worlds import World, world
 
@@ -235,7 +235,7 @@ checked = settings(max_examples=60, deadline=None)
 
 def generous(snapshot: Snapshot) -> LaneState:
     """As if every pool had freed a hundred workers since the last cycle."""
-    return LaneState(accounts={pool: Account(freed - 100 * WORKER) for pool, freed in snapshot.freed.items()})
+    return LaneState(accounts={pool: LaneAccount(freed - 100 * WORKER) for pool, freed in snapshot.freed.items()})
 
 
 @checked
@@ -287,7 +287,7 @@ events = st.lists(st.tuples(st.integers(0, 3 * MINUTE), st.integers(0, WORKER), 
 
 @given(events, st.integers(1, 8 * WORKER))
 def test_in_any_ten_minutes_the_lane_takes_at_most_its_share(made: list[tuple[int, int, bool]], size: int) -> None:
-    account, now, seen = Account(0), 0, 0
+    account, now, seen = LaneAccount(0), 0, 0
     freed: list[tuple[int, int]] = []
     taken: list[tuple[int, int]] = []
     charged = last = 0

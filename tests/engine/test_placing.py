@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from niyanta.engine.columns import Snapshot
 from niyanta.engine.explain import nearest_miss, summary
-from niyanta.engine.model import (
+from niyanta.engine.schedule import Options, schedule
+from niyanta.engine.snapshot.snapshot import Snapshot
+from niyanta.engine.types import (
     ZONE_TOPOLOGY,
     Charge,
     Expression,
@@ -25,7 +26,6 @@ from niyanta.engine.model import (
     Subject,
     WorkerInfo,
 )
-from niyanta.engine.place import Options, schedule
 
 pytestmark = pytest.mark.unit
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from niyanta.engine import peers
-from niyanta.engine.place import schedule
+from niyanta.engine.schedule import schedule
+from niyanta.engine.snapshot import affinity_terms
 from tests.engine.reference import Cluster
 from tests.engine.worlds import World, charge, snapshot_of, worker, world
 
@@ -104,6 +104,6 @@ def test_dropping_unused_terms_changes_no_plan(made: World) -> None:
     snapshot = made.snapshot()
     plan = schedule(snapshot, made.pending, now=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(peers, "_TERMS_KEPT", -1_000_000)
+        patch.setattr(affinity_terms, "_TERMS_KEPT", -1_000_000)
         assert schedule(snapshot, made.pending, now=0) == plan
         assert schedule(snapshot, made.pending, now=0) == plan

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from niyanta.engine.model import PendingWorkload, Requirements, Subject
 from niyanta.engine.queue import MINUTE, Queue, QueueSettings, effective_priority, queue_key
+from niyanta.engine.types import PendingWorkload, Requirements, Subject
 
 pytestmark = pytest.mark.unit
 

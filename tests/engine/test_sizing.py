@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from niyanta.engine.columns import Snapshot
-from niyanta.engine.cycle import Options
 from niyanta.engine.explain import fit_note
-from niyanta.engine.model import (
+from niyanta.engine.placement.overlay import Options
+from niyanta.engine.schedule import schedule
+from niyanta.engine.sizing.planner import EmptyPool, FitKind, IdenticalWorkloads, Planner, PoolFit, Sizing
+from niyanta.engine.snapshot.snapshot import Snapshot
+from niyanta.engine.types import (
     HOSTNAME_TOPOLOGY,
     ZONE_TOPOLOGY,
     Charge,
@@ -33,8 +35,6 @@ from niyanta.engine.model import (
     Taint,
     WorkerInfo,
 )
-from niyanta.engine.place import schedule
-from niyanta.engine.sizing import Bulk, EmptyPool, Fit, Planner, Sizing, Verdict
 from tests.engine import worlds
 
 pytestmark = pytest.mark.unit
@@ -82,7 +82,7 @@ def size(
     *,
     workers: tuple[WorkerInfo, ...] = (),
     charges: tuple[Charge, ...] = (),
-    bulk: tuple[Bulk, ...] = (),
+    bulk: tuple[IdenticalWorkloads, ...] = (),
     options: Options | None = None,
 ) -> Sizing:
     planner = Planner()
@@ -115,7 +115,7 @@ def test_work_that_fits_beside_what_runs_costs_no_worker() -> None:
     real = replace(template("a"), name="n1")
     sizing = size([pool("a")], waiting(3), workers=(real,), charges=(running("n1"),))
     assert needed(sizing) == {"a": 1}
-    assert {verdict.fit for verdict in sizing.verdicts.values()} == {Fit.ROOM}
+    assert {verdict.fit for verdict in sizing.verdicts.values()} == {FitKind.ROOM}
 
 
 def test_idle_workers_are_filled_before_new_ones_and_those_not_ready_stand_for_new_ones() -> None:
@@ -131,7 +131,7 @@ def test_work_whose_pods_are_turned_down_takes_no_room_and_makes_no_worker() -> 
     planner.follow([("upsert_worker", real)])
     sizing = planner.size([pool("a")], waiting(9), (), Options(), frozenset(f"w{n:04}" for n in range(5)))
     assert needed(sizing) == {"a": 1}
-    assert [sizing.verdicts[f"w{n:04}"] for n in (0, 8)] == [Verdict(Fit.REFUSED, "a"), Verdict(Fit.ROOM, "a")]
+    assert [sizing.verdicts[f"w{n:04}"] for n in (0, 8)] == [PoolFit(FitKind.REFUSED, "a"), PoolFit(FitKind.ROOM, "a")]
 
 
 def test_a_cordoned_worker_counts_while_it_is_in_use() -> None:
@@ -195,19 +195,19 @@ def test_anti_affinity_by_zone_takes_as_many_workers_as_there_are_zones() -> Non
     zones = EmptyPool("a", tuple(template("a", zone=zone) for zone in ("z1", "z2")))
     sizing = size([zones], waiting(3, by_zone))
     assert needed(sizing) == {"a": 2}
-    assert [sizing.verdicts[f"w000{n}"].fit for n in range(3)] == [Fit.NEW, Fit.NEW, Fit.NEVER]
+    assert [sizing.verdicts[f"w000{n}"].fit for n in range(3)] == [FitKind.NEW, FitKind.NEW, FitKind.NEVER]
 
 
 def test_a_group_is_packed_whole_or_not_at_all() -> None:
     assert needed(size([pool("a")], waiting(1, replicas=6))) == {"a": 2}
     sizing = size([pool("a", most=1)], waiting(1, replicas=6))
     assert needed(sizing) == {"a": 0}
-    assert sizing.verdicts["w0000"].fit is Fit.FULL
+    assert sizing.verdicts["w0000"].fit is FitKind.FULL
     by_zone = Requirements(amounts(), anti=(PeerTerm(SELF, ZONE_TOPOLOGY),))
     zones = EmptyPool("a", tuple(template("a", zone=zone) for zone in ("z1", "z2")))
     sizing = size([zones], waiting(1, by_zone, replicas=3))
     assert needed(sizing) == {"a": 0}
-    assert (sizing.verdicts["w0000"].fit, sizing.verdicts["w0000"].pool) == (Fit.NEVER, "a")
+    assert (sizing.verdicts["w0000"].fit, sizing.verdicts["w0000"].pool) == (FitKind.NEVER, "a")
 
 
 def test_a_group_uses_the_room_left_beside_what_runs() -> None:
@@ -225,7 +225,7 @@ def test_near_by_zone_needs_a_worker_in_that_zone_and_near_by_host_none() -> Non
     assert needed(size([zones], waiting(1, by_zone), workers=(full,), charges=(there,))) == {"a": 2}
     sizing = size([zones], waiting(1, by_host), workers=(full,), charges=(there,))
     assert needed(sizing) == {"a": 1}
-    assert sizing.verdicts["w0000"].fit is Fit.NEVER
+    assert sizing.verdicts["w0000"].fit is FitKind.NEVER
 
 
 # --- which pool ------------------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def test_no_gpu_worker_is_made_for_plain_work_that_others_could_hold() -> None:
     """Not even when these are full; but work that only GPU workers could hold gets one."""
     pools = [pool("a", most=0), pool("g", gpus=8)]
     sizing = size(pools, waiting(1))
-    assert (needed(sizing), sizing.verdicts["w0000"]) == ({"a": 0, "g": 0}, Verdict(Fit.FULL, "a"))
+    assert (needed(sizing), sizing.verdicts["w0000"]) == ({"a": 0, "g": 0}, PoolFit(FitKind.FULL, "a"))
     picky = Requirements(amounts(), hard=Matcher(pools=("g",)))
     assert needed(size(pools, waiting(1, picky))) == {"a": 0, "g": 1}
     free = Options(keep_gpu_workers_free=False)
@@ -255,17 +255,17 @@ def test_no_gpu_worker_is_made_for_plain_work_that_others_could_hold() -> None:
 
 def test_words() -> None:
     a = pool("a", most=1)
-    assert fit_note(Verdict(Fit.NEW, "a"), a) == "would fit on an empty worker of pool a"
-    assert fit_note(Verdict(Fit.NEW, "a"), a, 3) == "would fit on empty workers of pool a"
+    assert fit_note(PoolFit(FitKind.NEW, "a"), a) == "would fit on an empty worker of pool a"
+    assert fit_note(PoolFit(FitKind.NEW, "a"), a, 3) == "would fit on empty workers of pool a"
     full = "would fit on an empty worker of pool a, which is at its maximum of 1 worker"
-    assert fit_note(Verdict(Fit.FULL, "a"), a) == full
+    assert fit_note(PoolFit(FitKind.FULL, "a"), a) == full
     fixed = "would fit on an empty worker of pool a, to which nobody adds workers"
-    assert fit_note(Verdict(Fit.FULL, "a"), replace(a, fixed=True)) == fixed
-    nowhere = Verdict(Fit.NOWHERE, "", "a", ((Reason.RESOURCE, "cpu"), (Reason.REGION, "")))
+    assert fit_note(PoolFit(FitKind.FULL, "a"), replace(a, fixed=True)) == fixed
+    nowhere = PoolFit(FitKind.NOWHERE, "", "a", ((Reason.RESOURCE, "cpu"), (Reason.REGION, "")))
     lacks = "insufficient cpu and not in the wanted region"
     assert fit_note(nowhere, None) == f"no pool's empty worker could hold it, pool a comes closest: {lacks}"
     assert fit_note(nowhere, None, all_known=False) == f"of the pools whose workers are known a comes closest: {lacks}"
-    assert fit_note(Verdict(Fit.NEVER, "a"), a) == fit_note(Verdict(Fit.LIMITED), None) == ""
+    assert fit_note(PoolFit(FitKind.NEVER, "a"), a) == fit_note(PoolFit(FitKind.LIMITED), None) == ""
 
 
 def test_what_a_pool_may_not_grow_for_counts_for_the_next_and_else_for_the_best() -> None:
@@ -295,14 +295,14 @@ def test_what_fits_no_empty_worker_counts_nowhere_and_names_the_closest_pool() -
         [pool("a"), pool("b", cpu=64000)], waiting(1, Requirements(amounts(8000), hard=Matcher(pools=("a",))))
     )
     verdict = sizing.verdicts["w0000"]
-    assert (verdict.fit, verdict.pool, verdict.closest) == (Fit.NOWHERE, "", "a")
+    assert (verdict.fit, verdict.pool, verdict.closest) == (FitKind.NOWHERE, "", "a")
     assert verdict.lacks == ((Reason.RESOURCE, "cpu"),)
 
 
 def test_a_customers_limit_makes_no_workers() -> None:
     sizing = size([pool("a")], waiting(9), options=Options(remaining={"acme": 2}))
     assert needed(sizing) == {"a": 1}
-    assert [verdict.fit for verdict in sizing.verdicts.values()].count(Fit.LIMITED) == 7
+    assert [verdict.fit for verdict in sizing.verdicts.values()].count(FitKind.LIMITED) == 7
 
 
 # --- many ------------------------------------------------------------------------------------------------------------
@@ -310,7 +310,7 @@ def test_a_customers_limit_makes_no_workers() -> None:
 
 def test_a_backlog_is_counted_by_class_and_never_rounded_up() -> None:
     pending = waiting(4)
-    sizing = size([pool("a")], pending, bulk=(Bulk("k", pending[0], 10),))
+    sizing = size([pool("a")], pending, bulk=(IdenticalWorkloads("k", pending[0], 10),))
     assert needed(sizing) == {"a": 3}
     assert sizing.bulk == {"k": (("a", 10),)}
 
@@ -318,10 +318,12 @@ def test_a_backlog_is_counted_by_class_and_never_rounded_up() -> None:
 def test_a_backlog_keeps_to_limits() -> None:
     pending = waiting(4)
     pools = [pool("a", most=2), pool("b", most=1)]
-    sizing = size(pools, pending, bulk=(Bulk("k", pending[0], 100),))
+    sizing = size(pools, pending, bulk=(IdenticalWorkloads("k", pending[0], 100),))
     assert needed(sizing) == {"a": 2, "b": 1}
     assert sum(count for _, count in sizing.bulk["k"]) == 100
-    limited = size(pools, pending, bulk=(Bulk("k", pending[0], 100),), options=Options(remaining={"acme": 4}))
+    limited = size(
+        pools, pending, bulk=(IdenticalWorkloads("k", pending[0], 100),), options=Options(remaining={"acme": 4})
+    )
     assert (needed(limited), limited.bulk["k"]) == ({"a": 1, "b": 0}, ())
 
 
@@ -373,7 +375,7 @@ def test_as_many_workers_take_all_that_was_counted_and_each_of_them_is_used(rng:
     ]
     pending = random_pending(rng)
     sizing = size([only], pending)
-    counted = [w for w in pending if sizing.verdicts[w.id].fit is Fit.NEW]
+    counted = [w for w in pending if sizing.verdicts[w.id].fit is FitKind.NEW]
 
     fresh = Snapshot()
     for number in range(sizing.loads[only.name].needed):
@@ -401,7 +403,7 @@ def test_every_workload_counts_for_one_pool_at_most_and_limits_hold(rng: Random)
     sizing = size(pools, pending, workers=made.workers, charges=made.charges)
     assert sizing.verdicts.keys() == {w.id for w in pending}
     for verdict in sizing.verdicts.values():
-        assert bool(verdict.pool) == (verdict.fit not in (Fit.NOWHERE, Fit.LIMITED))
+        assert bool(verdict.pool) == (verdict.fit not in (FitKind.NOWHERE, FitKind.LIMITED))
     for one in pools:
         load = sizing.loads[one.name]
         assert load.needed >= load.in_use
@@ -431,7 +433,7 @@ def test_what_has_room_now_is_what_the_next_cycle_places(rng: Random) -> None:
     made = worlds.world(rng)
     sizing = size(random_pools(rng, limits=False), list(made.pending), workers=made.workers, charges=made.charges)
     plan = schedule(made.snapshot(), made.pending, 0)
-    room = {id_ for id_, verdict in sizing.verdicts.items() if verdict.fit is Fit.ROOM}
+    room = {id_ for id_, verdict in sizing.verdicts.items() if verdict.fit is FitKind.ROOM}
     assert room == {placement.id for placement in plan.placements}
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from niyanta.engine.columns import Snapshot
-from niyanta.engine.model import (
+from niyanta.engine.snapshot.snapshot import Snapshot
+from niyanta.engine.types import (
     HOSTNAME_TOPOLOGY,
     ZONE_TOPOLOGY,
     Charge,

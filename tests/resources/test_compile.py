@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from niyanta.engine import model as engine
-from niyanta.engine.model import Expression, HostPort, Matcher, NodeTerm, Op, PeerTerm, Scope, Selector, SoftTerm
-from niyanta.resources.base import Refused
-from niyanta.resources.requests import NamespaceDefaults, RuntimeClass
-from niyanta.resources.requirements import Compiled, class_id, compile_workload, is_gpu_resource, parse_spec
+from niyanta.engine import types as engine
+from niyanta.engine.types import Expression, HostPort, Matcher, NodeTerm, Op, PeerTerm, Scope, Selector, SoftTerm
+from niyanta.resources.compile.pod_resources import NamespaceDefaults, RuntimeClass
+from niyanta.resources.compile.requirements import Compiled, class_id, compile_workload, is_gpu_resource, parse_spec
+from niyanta.resources.models.base import InvalidManifestError
 
 pytestmark = pytest.mark.unit
 NONE = NamespaceDefaults()
@@ -103,7 +103,7 @@ def test_a_gpu_is_wanted_by_either_way_of_asking(hard: Any, containers: Any, cou
 
 
 def test_two_counts_that_differ_are_refused() -> None:
-    with pytest.raises(Refused, match=r"spec\.affinity\.hard\.gpu\.count: the template requests 1"):
+    with pytest.raises(InvalidManifestError, match=r"spec\.affinity\.hard\.gpu\.count: the template requests 1"):
         compiled({"affinity": {"hard": {"gpu": {"count": 2}}}}, containers=gpus("amd.com/gpu", 1))
 
 
@@ -185,7 +185,7 @@ def test_a_runtime_class_says_where_its_pods_go() -> None:
     assert found.node_selector == (("a", "b"), ("sandbox", "yes"))
     assert found.tolerations == kata.tolerations
     assert found.requests == (("cpu", 100), ("pods", 1))
-    with pytest.raises(Refused, match=r"nodeSelector\.sandbox"):
+    with pytest.raises(InvalidManifestError, match=r"nodeSelector\.sandbox"):
         compiled(defaults=known, runtimeClassName="kata", nodeSelector={"sandbox": "no"})
 
 

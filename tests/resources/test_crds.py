@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from niyanta.resources import crds
-from niyanta.resources.reference import render_reference
+from niyanta.resources.schema import crds
+from niyanta.resources.schema.reference import render_reference
 
 pytestmark = pytest.mark.unit
 ROOT = Path(__file__).parents[2]

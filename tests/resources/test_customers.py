@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from niyanta.resources.affinity import LabelSelector
-from niyanta.resources.base import parse
-from niyanta.resources.customer import Customer
-from niyanta.resources.customers import (
+from niyanta.resources.compile.requirements import parse_spec
+from niyanta.resources.models.affinity import LabelSelector
+from niyanta.resources.models.base import parse
+from niyanta.resources.models.customer import Customer
+from niyanta.resources.models.worker_pool import WorkerPool
+from niyanta.resources.ownership import (
     Held,
     HeldReason,
     Resolved,
@@ -19,8 +21,6 @@ from niyanta.resources.customers import (
     resolve_customer,
     selects,
 )
-from niyanta.resources.requirements import parse_spec
-from niyanta.resources.worker_pool import WorkerPool
 
 pytestmark = pytest.mark.unit
 

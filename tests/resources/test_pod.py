@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from niyanta.resources import labels
-from niyanta.resources.pod import build_pod, pod_name
-from niyanta.resources.requirements import parse_spec
+from niyanta.resources.compile.pod import build_pod, pod_name
+from niyanta.resources.compile.requirements import parse_spec
 
 pytestmark = pytest.mark.unit
 UID = "0b821f4a-ee5f-46c9-a7eb-30d5fa0fadb4"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from niyanta.resources.base import Refused
+from niyanta.resources.models.base import InvalidManifestError
 from niyanta.resources.quantity import base_units, quantities
 
 pytestmark = pytest.mark.unit
@@ -76,7 +76,7 @@ def test_a_quantity_in_base_units(resource: str, value: object, units: int) -> N
     ],
 )
 def test_what_is_no_quantity_is_refused_with_its_field(value: object) -> None:
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(InvalidManifestError) as refusal:
         base_units("memory", value, "spec.x")
     assert refusal.value.field == "spec.x"
     assert refusal.value.value is value
@@ -85,7 +85,7 @@ def test_what_is_no_quantity_is_refused_with_its_field(value: object) -> None:
 def test_a_map_names_the_key_at_fault() -> None:
     assert quantities({"cpu": "1", "memory": "1Ki"}, "f") == {"cpu": 1000, "memory": 1024}
     assert quantities(None, "f") == {}
-    with pytest.raises(Refused, match=r"^f\.memory: .*'lots'"):
+    with pytest.raises(InvalidManifestError, match=r"^f\.memory: .*'lots'"):
         quantities({"memory": "lots"}, "f")
 
 

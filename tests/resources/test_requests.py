@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from niyanta.engine.model import Toleration
-from niyanta.resources.base import Refused, parse
-from niyanta.resources.requests import NamespaceDefaults, RuntimeClass, pod_requests
-from niyanta.resources.template import PodSpec
+from niyanta.engine.types import Toleration
+from niyanta.resources.compile.pod_resources import NamespaceDefaults, RuntimeClass, pod_requests
+from niyanta.resources.models.base import InvalidManifestError, parse
+from niyanta.resources.models.pod_template import PodSpec
 
 pytestmark = pytest.mark.unit
 NONE = NamespaceDefaults()
@@ -90,9 +90,9 @@ def test_a_runtime_class_adds_its_overhead() -> None:
     assert pod_requests(parse(PodSpec, pod), known) == {"cpu": 1250, "memory": 64 << 20}
     assert cpu_of(known, **pod, overhead={"cpu": "250m", "memory": "64Mi"}) == 1250
     assert cpu_of(NONE, **pod, overhead={"cpu": "250m"}) == 1250, "where the classes aren't known, given is believed"
-    with pytest.raises(Refused, match=r"spec\.overhead"):
+    with pytest.raises(InvalidManifestError, match=r"spec\.overhead"):
         pod_requests(parse(PodSpec, {**pod, "overhead": {"cpu": 1}}), known, "spec")
-    with pytest.raises(Refused, match=r"spec\.runtimeClassName: there is no such"):
+    with pytest.raises(InvalidManifestError, match=r"spec\.runtimeClassName: there is no such"):
         pod_requests(parse(PodSpec, {**pod, "runtimeClassName": "gvisor"}), known, "spec")
 
 
@@ -100,5 +100,5 @@ def test_zero_requests_are_left_out_and_sums_are_bounded() -> None:
     assert pod_requests(parse(PodSpec, {"containers": [container("a", 0)]}), NONE) == {}
     huge = {"name": "a", "image": "i", "resources": {"requests": {"memory": str(2**62)}}}
     pod = {"containers": [huge, {**huge, "name": "b"}, {**huge, "name": "c"}]}
-    with pytest.raises(Refused, match="add up"):
+    with pytest.raises(InvalidManifestError, match="add up"):
         pod_requests(parse(PodSpec, pod), NONE)

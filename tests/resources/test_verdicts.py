@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from niyanta.resources.base import Refused, parse, update_refusals
-from niyanta.resources.requests import NamespaceDefaults
-from niyanta.resources.requirements import compile_workload, parse_spec, parse_workload
+from niyanta.resources.compile.pod_resources import NamespaceDefaults
+from niyanta.resources.compile.requirements import compile_workload, parse_spec, parse_workload
+from niyanta.resources.models.base import InvalidManifestError, parse, update_refusals
 from tests.resources.wrong_manifests import (
     BASES,
     CHANGES_ALLOWED,
@@ -34,7 +34,7 @@ def compile_manifest(manifest: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("case", WRONG, ids=str)
 def test_a_wrong_manifest_is_refused_with_its_field(case: Case) -> None:
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(InvalidManifestError) as refusal:
         parse(MODELS[case.kind], case.manifest)
     assert case.field in str(refusal.value)
 
@@ -48,7 +48,7 @@ def test_a_right_manifest_is_taken(case: Case) -> None:
 
 @pytest.mark.parametrize("case", UNSEEN, ids=str)
 def test_what_cel_cannot_see_is_refused_when_compiled(case: Case) -> None:
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(InvalidManifestError) as refusal:
         compile_manifest(case.manifest)
     assert refusal.value.field.startswith(case.field)
 

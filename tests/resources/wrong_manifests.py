@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from niyanta.resources.base import Model
-from niyanta.resources.customer import Customer
-from niyanta.resources.worker_pool import WorkerPool
-from niyanta.resources.workload import Workload
+from niyanta.resources.models.base import Model
+from niyanta.resources.models.customer import Customer
+from niyanta.resources.models.worker_pool import WorkerPool
+from niyanta.resources.models.workload import Workload
 
 Manifest = dict[str, Any]
 MODELS: dict[str, type[Model]] = {"Workload": Workload, "WorkerPool": WorkerPool, "Customer": Customer}

@@ -10,11 +10,11 @@ import pytest
 from fastapi import FastAPI
 
 from niyanta.server.app import create_app
-from niyanta.server.services import Services
+from niyanta.server.dependencies import Dependencies
 from niyanta.settings import Settings
-from niyanta.store.keychain import KeyChain, Role
-from niyanta.store.pool import Pool, open_pool
-from niyanta.store.rest import RestRecord
+from niyanta.store.postgres.pool import Pool, open_pool
+from niyanta.store.rest.api_keys import ApiKeys, Role
+from niyanta.store.rest.record import RestStore
 from niyanta.store.rows import CustomerRow
 
 ACME = CustomerRow("acme", "Premium", {}, ("default", "acme"), service_accounts=("runner",), secrets=("pull", "data"))
@@ -33,9 +33,9 @@ async def pool(settings: Settings) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-async def record(pool: Pool, settings: Settings) -> RestRecord:
+async def record(pool: Pool, settings: Settings) -> RestStore:
     """The record, with the customers written down."""
-    record = RestRecord(pool, settings)
+    record = RestStore(pool, settings)
     await record.upsert_customers([ACME, OTHER])
     return record
 
@@ -51,21 +51,21 @@ async def door(settings: Settings) -> AsyncIterator[tuple[FastAPI, httpx.AsyncCl
 
 
 @pytest.fixture
-async def app_client(settings: Settings, record: RestRecord) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
+async def app_client(settings: Settings, record: RestStore) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
     async with door(settings) as found:
         yield found
 
 
 @pytest.fixture
-def services(app_client: tuple[FastAPI, httpx.AsyncClient]) -> Services:
-    found: Services = app_client[0].state.services
+def services(app_client: tuple[FastAPI, httpx.AsyncClient]) -> Dependencies:
+    found: Dependencies = app_client[0].state.services
     return found
 
 
 @pytest.fixture
 async def key(pool: Pool) -> str:
     """A token of customer acme."""
-    return (await KeyChain(pool).create("acme", Role.CUSTOMER))[1]
+    return (await ApiKeys(pool).create("acme", Role.CUSTOMER))[1]
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ async def client(app_client: tuple[FastAPI, httpx.AsyncClient], key: str) -> htt
 @pytest.fixture
 async def admin(app_client: tuple[FastAPI, httpx.AsyncClient], pool: Pool) -> AsyncIterator[httpx.AsyncClient]:
     """Asks as an admin."""
-    _, token = await KeyChain(pool).create("ops", Role.ADMIN)
+    _, token = await ApiKeys(pool).create("ops", Role.ADMIN)
     transport = httpx.ASGITransport(app_client[0], raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://door", headers=headers, timeout=30) as client:

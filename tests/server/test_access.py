@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from niyanta.server import auth
-from niyanta.store.keychain import KeyChain, Role
-from niyanta.store.pool import Pool
-from niyanta.store.rest import RestRecord
+from niyanta.store.postgres.pool import Pool
+from niyanta.store.rest.api_keys import ApiKeys, Role
+from niyanta.store.rest.record import RestStore
 from niyanta.store.rows import PoolRow, WorkerRow
 from tests.server.make import manifest
 
@@ -45,7 +45,7 @@ async def test_expired_and_revoked_keys_stop_working(
     client: httpx.AsyncClient, pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auth, "REMEMBERED_SECONDS", 0.0)
-    chain = KeyChain(pool)
+    chain = ApiKeys(pool)
     made, token = await chain.create("acme", Role.CUSTOMER, expires_in_days=1)
     headers = {"Authorization": f"Bearer {token}"}
     assert (await client.get("/v1/customer", headers=headers)).status_code == 200
@@ -61,7 +61,7 @@ async def test_expired_and_revoked_keys_stop_working(
 
 
 async def test_keys_are_hashed_at_rest(pool: Pool) -> None:
-    _, token = await KeyChain(pool).create("acme", Role.CUSTOMER, name="ci")
+    _, token = await ApiKeys(pool).create("acme", Role.CUSTOMER, name="ci")
     assert token.startswith("nyt_acme_")
     async with pool.connection() as connection:
         cursor = await connection.execute("SELECT to_jsonb(k)::text FROM api_keys k")
@@ -69,11 +69,11 @@ async def test_keys_are_hashed_at_rest(pool: Pool) -> None:
     assert token not in text
     assert token.rsplit("_", 1)[1] not in text
     with pytest.raises(ValueError, match="Customer"):
-        await KeyChain(pool).create("No_Name", Role.CUSTOMER)
+        await ApiKeys(pool).create("No_Name", Role.CUSTOMER)
 
 
 async def test_anothers_workload_doesnt_exist(
-    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestRecord
+    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestStore
 ) -> None:
     body = manifest(customer="other")
     body["metadata"]["namespace"] = "other"
@@ -115,7 +115,7 @@ async def test_a_namespace_must_be_listed_by_name(client: httpx.AsyncClient, nam
 
 
 async def test_draining_and_usage_are_for_admins(
-    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestRecord
+    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestStore
 ) -> None:
     worker = WorkerRow("w1", "a", allocatable={"cpu": 1000}, used={"cpu": 400}, slots=4, slots_used=1)
     await record.upsert_workers([worker])

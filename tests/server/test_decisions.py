@@ -6,11 +6,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from niyanta.store.keychain import KeyChain, Role
+from niyanta.store.leader.scaling import ScalingDecision
 from niyanta.store.leadership import Leadership
-from niyanta.store.pool import Pool
-from niyanta.store.rest import RestRecord
-from niyanta.store.scaling import Decision
+from niyanta.store.postgres.pool import Pool
+from niyanta.store.rest.api_keys import ApiKeys, Role
+from niyanta.store.rest.record import RestStore
 
 pytestmark = pytest.mark.store
 
@@ -18,13 +18,13 @@ PATH = "/v1/pools/gpu/decisions"
 
 
 async def test_admins_read_decisions_page_by_page(
-    app_client: tuple[FastAPI, httpx.AsyncClient], pool: Pool, record: RestRecord
+    app_client: tuple[FastAPI, httpx.AsyncClient], pool: Pool, record: RestStore
 ) -> None:
     epoch = await Leadership(pool, "leader", 60.0).try_acquire()
-    await record.record_scaling([Decision("gpu", "ScaleUp", wanted=n) for n in range(5)], epoch=epoch)
+    await record.record_scaling([ScalingDecision("gpu", "ScaleUp", wanted=n) for n in range(5)], epoch=epoch)
     client = app_client[1]
     for role, status in ((Role.CUSTOMER, 403), (Role.ADMIN, 200)):
-        _, token = await KeyChain(pool).create("ops", role)
+        _, token = await ApiKeys(pool).create("ops", role)
         client.headers["Authorization"] = f"Bearer {token}"
         answer = await client.get(PATH, params={"limit": 3})
         assert answer.status_code == status

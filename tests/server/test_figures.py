@@ -6,15 +6,15 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from niyanta.store.figures import Figures, PoolFigures
-from niyanta.store.keychain import KeyChain, Role
+from niyanta.store.leader.demand_stats import DemandStats, PoolStats
 from niyanta.store.leadership import Leadership
-from niyanta.store.pool import Pool
-from niyanta.store.rest import RestRecord
+from niyanta.store.postgres.pool import Pool
+from niyanta.store.rest.api_keys import ApiKeys, Role
+from niyanta.store.rest.record import RestStore
 
 pytestmark = pytest.mark.store
 
-GPU = PoolFigures(
+GPU = PoolStats(
     "gpu",
     workers=3,
     ready_workers=3,
@@ -41,15 +41,15 @@ async def epoch(pool: Pool) -> int:
 @pytest.fixture
 async def observer(app_client: tuple[FastAPI, httpx.AsyncClient], pool: Pool) -> httpx.AsyncClient:
     """Asks as an autoscaler."""
-    _, token = await KeyChain(pool).create("ops", Role.METRICS)
+    _, token = await ApiKeys(pool).create("ops", Role.METRICS)
     app_client[1].headers["Authorization"] = f"Bearer {token}"
     return app_client[1]
 
 
 async def test_an_autoscalers_key_reads_the_figures_of_a_pool(
-    observer: httpx.AsyncClient, record: RestRecord, epoch: int
+    observer: httpx.AsyncClient, record: RestStore, epoch: int
 ) -> None:
-    await record.write_figures(Figures(1, epoch, (GPU,)), epoch=epoch)
+    await record.write_figures(DemandStats(1, epoch, (GPU,)), epoch=epoch)
     answer = await observer.get(PATH)
     assert answer.status_code == 200
     found = answer.json()
@@ -87,19 +87,19 @@ async def test_it_reads_nothing_else(observer: httpx.AsyncClient) -> None:
 
 
 async def test_figures_are_not_for_customers_and_for_admins_they_are(
-    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestRecord, epoch: int
+    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestStore, epoch: int
 ) -> None:
-    await record.write_figures(Figures(1, epoch, (GPU,)), epoch=epoch)
+    await record.write_figures(DemandStats(1, epoch, (GPU,)), epoch=epoch)
     assert (await client.get(PATH)).status_code == 403
     assert (await admin.get(PATH)).json()["workersNeeded"] == 4
 
 
 async def test_old_figures_are_not_answered(
-    observer: httpx.AsyncClient, record: RestRecord, pool: Pool, epoch: int
+    observer: httpx.AsyncClient, record: RestStore, pool: Pool, epoch: int
 ) -> None:
     never = await observer.get(PATH)
     assert (never.status_code, never.headers["Retry-After"]) == (503, "2")
-    await record.write_figures(Figures(1, epoch, (GPU,)), epoch=epoch)
+    await record.write_figures(DemandStats(1, epoch, (GPU,)), epoch=epoch)
     async with pool.connection() as connection:
         await connection.execute("UPDATE leader_figures SET updated_at = clock_timestamp() - interval '6 seconds'")
     answer = await observer.get(PATH)

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
-from niyanta.store.rest import RestRecord
+from niyanta.store.rest.record import RestStore
 from tests.server.make import manifest, ndjson
 
 pytestmark = pytest.mark.store
@@ -28,7 +28,7 @@ def counted() -> dict[str, float]:
     return found
 
 
-async def test_every_submission_is_counted_once(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_every_submission_is_counted_once(client: httpx.AsyncClient, record: RestStore) -> None:
     before = counted()
     keyed = {"Idempotency-Key": "one"}
     for _ in range(3):
@@ -48,7 +48,7 @@ async def test_every_submission_is_counted_once(client: httpx.AsyncClient, recor
     }
 
 
-async def test_metrics_have_the_queue_as_the_door_sees_it(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_metrics_have_the_queue_as_the_door_sees_it(client: httpx.AsyncClient, record: RestStore) -> None:
     for number in range(3):
         await client.post("/v1/workloads", json=manifest(f"job-{number}"))
     async with asyncio.timeout(30):

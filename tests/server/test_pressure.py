@@ -7,10 +7,10 @@ import asyncio
 import httpx
 import pytest
 
-from niyanta.server import backpressure
-from niyanta.server.services import Services
+from niyanta.server.dependencies import Dependencies
+from niyanta.server.submit import backpressure
 from niyanta.settings import Settings
-from niyanta.store.rest import RestRecord
+from niyanta.store.rest.record import RestStore
 from niyanta.store.rows import CustomerRow
 from tests.server.conftest import door
 from tests.server.make import manifest, ndjson
@@ -19,12 +19,12 @@ from tests.store.make import intake
 pytestmark = pytest.mark.store
 
 
-async def _limit(record: RestRecord, **limits: int) -> None:
+async def _limit(record: RestStore, **limits: int) -> None:
     await record.upsert_customers([CustomerRow("acme", "Premium", limits, ("acme",))])
 
 
 async def test_a_customer_over_its_own_limit_gets_429_and_when_to_come_back(
-    client: httpx.AsyncClient, record: RestRecord
+    client: httpx.AsyncClient, record: RestStore
 ) -> None:
     await _limit(record, maxQueueDepth=2)
     await record.write_leader_stats(
@@ -43,14 +43,14 @@ async def test_a_customer_over_its_own_limit_gets_429_and_when_to_come_back(
     assert (stats["waiting"], stats["maxQueueDepth"], stats["placedPerMinute"]) == (2, 2, 4.0)
 
 
-async def test_held_and_suspended_work_takes_room_too(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_held_and_suspended_work_takes_room_too(client: httpx.AsyncClient, record: RestStore) -> None:
     await record.take_in([intake()], epoch=None, queue_limits={"acme": 0})
     await _limit(record, maxQueueDepth=2)
     assert (await client.post("/v1/workloads", json=manifest(suspend=True))).status_code == 202
     assert (await client.post("/v1/workloads", json=manifest())).status_code == 429
 
 
-async def test_a_batch_is_taken_as_far_as_there_is_room(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_a_batch_is_taken_as_far_as_there_is_room(client: httpx.AsyncClient, record: RestStore) -> None:
     await _limit(record, maxQueueDepth=3)
     assert (await client.post("/v1/workloads", json=manifest("taken"))).status_code == 202
     lines = ndjson(manifest("taken"), manifest("a"), manifest("b"), manifest("c"))
@@ -63,7 +63,7 @@ async def test_a_batch_is_taken_as_far_as_there_is_room(client: httpx.AsyncClien
     assert names == {"taken", "a", "b"}
 
 
-async def test_names_that_found_no_room_stay_free(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_names_that_found_no_room_stay_free(client: httpx.AsyncClient, record: RestStore) -> None:
     await _limit(record, maxQueueDepth=1)
     answer = await client.post("/v1/workloads:batch", content=ndjson(manifest("a"), manifest("b")))
     assert [item["status"] for item in answer.json()["items"]] == [202, 429]
@@ -72,7 +72,7 @@ async def test_names_that_found_no_room_stay_free(client: httpx.AsyncClient, rec
 
 
 async def test_the_limit_is_exact_for_sixteen_submitters_on_two_processes(
-    settings: Settings, record: RestRecord, key: str
+    settings: Settings, record: RestStore, key: str
 ) -> None:
     """Two applications with pools of their own; `test_processes` does it with real processes."""
     await _limit(record, maxQueueDepth=100)
@@ -98,7 +98,7 @@ async def test_the_limit_is_exact_for_sixteen_submitters_on_two_processes(
 
 
 async def test_at_capacity_everybody_gets_503_computed_from_the_measured_pace(
-    settings: Settings, record: RestRecord, key: str
+    settings: Settings, record: RestStore, key: str
 ) -> None:
     await record.take_in([intake(customer="other") for _ in range(5)], epoch=None)
     await record.write_leader_stats({"placed_per_minute": 10.0}, epoch=None)
@@ -114,18 +114,20 @@ async def test_at_capacity_everybody_gets_503_computed_from_the_measured_pace(
 
 
 async def test_without_a_pace_the_wait_is_a_guess_within_bounds(
-    client: httpx.AsyncClient, record: RestRecord, services: Services
+    client: httpx.AsyncClient, record: RestStore, services: Dependencies
 ) -> None:
-    pace = backpressure.Pace.of({"placed_per_minute": 100.0}, age=3600.0)
+    pace = backpressure.ObservedPlacementRate.of({"placed_per_minute": 100.0}, age=3600.0)
     assert pace.seconds_for(1) == backpressure.UNKNOWN_WAIT
-    pace = backpressure.Pace.of({"placed_per_minute": "many", "placed_per_minute_by_customer": [1]}, age=1.0)
+    pace = backpressure.ObservedPlacementRate.of(
+        {"placed_per_minute": "many", "placed_per_minute_by_customer": [1]}, age=1.0
+    )
     assert pace.seconds_for(1, "acme") == backpressure.UNKNOWN_WAIT
-    pace = backpressure.Pace.of({"placed_per_minute": 0.001}, age=1.0)
+    pace = backpressure.ObservedPlacementRate.of({"placed_per_minute": 0.001}, age=1.0)
     assert pace.seconds_for(10_000) == backpressure.LONGEST_WAIT
 
 
 async def test_submissions_per_second_are_limited_over_all_processes(
-    settings: Settings, record: RestRecord, key: str
+    settings: Settings, record: RestStore, key: str
 ) -> None:
     await _limit(record, submitRatePerSecond=10)
     headers = {"Authorization": f"Bearer {key}"}
@@ -147,12 +149,12 @@ async def test_submissions_per_second_are_limited_over_all_processes(
         assert (batch["accepted"], batch["items"][14]["status"]) == (10, 429), "as much as the second allows"
 
 
-async def test_a_rate_of_zero_takes_nothing(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_a_rate_of_zero_takes_nothing(client: httpx.AsyncClient, record: RestStore) -> None:
     await _limit(record, submitRatePerSecond=0)
     assert (await client.post("/v1/workloads", json=manifest())).status_code == 429
 
 
-async def test_too_many_requests_in_hand_are_turned_away(settings: Settings, record: RestRecord, key: str) -> None:
+async def test_too_many_requests_in_hand_are_turned_away(settings: Settings, record: RestStore, key: str) -> None:
     async with door(settings.model_copy(update={"api_max_inflight": 2})) as (_, client):
         client.headers["Authorization"] = f"Bearer {key}"
         answers = await asyncio.gather(*(client.post("/v1/workloads", json=manifest()) for _ in range(10)))

@@ -13,16 +13,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from e2e.harness.ports import free_port
-from e2e.harness.postgres import Postgres
-from e2e.harness.process import OperatorProcess, clean_environment, niyanta_command
-from e2e.harness.rundir import RunDir
 from niyanta.settings import Settings
-from niyanta.store.keychain import KeyChain, Role
-from niyanta.store.migrate import migrate
-from niyanta.store.pool import open_pool
-from niyanta.store.rest import RestRecord
+from niyanta.store.postgres.migrate import migrate
+from niyanta.store.postgres.pool import open_pool
+from niyanta.store.rest.api_keys import ApiKeys, Role
+from niyanta.store.rest.record import RestStore
 from niyanta.store.rows import CustomerRow
+from testing.processes.free_ports import free_port
+from testing.processes.niyanta import OperatorProcess, clean_environment, niyanta_command
+from testing.processes.postgres import Postgres
+from testing.processes.run_directory import RunDir
 from tests.server.make import manifest, ndjson
 
 pytestmark = pytest.mark.process
@@ -55,9 +55,9 @@ def run() -> Iterator[RunDir]:
 async def _prepare(dsn: str, **limits: int) -> str:
     """Writes the customer down; returns a token of it."""
     async with await open_pool(Settings(dsn=dsn, db_pool_min=1)) as pool:
-        record = RestRecord(pool, Settings(dsn=dsn))
+        record = RestStore(pool, Settings(dsn=dsn))
         await record.upsert_customers([CustomerRow("acme", "Standard", limits, ("acme",))])
-        return (await KeyChain(pool).create("acme", Role.CUSTOMER))[1]
+        return (await ApiKeys(pool).create("acme", Role.CUSTOMER))[1]
 
 
 async def test_two_processes_hold_a_limit_exactly_and_one_that_dies_loses_nothing(dsn: str, run: RunDir) -> None:
@@ -97,7 +97,7 @@ async def test_two_processes_hold_a_limit_exactly_and_one_that_dies_loses_nothin
         again = await client.post(f"{second.url}/v1/workloads:batch", content=lines, headers=key)
         assert (again.headers["Idempotency-Replayed"], again.json()) == ("true", answer.json())
     async with await open_pool(Settings(dsn=dsn, db_pool_min=1)) as pool:
-        record = RestRecord(pool, Settings(dsn=dsn))
+        record = RestStore(pool, Settings(dsn=dsn))
         assert (await record.get_queue_depth("acme")).total.pending == 1400
         assert {row.id for row in await record.get_workloads(ids)} == ids
         assert await record.wrong_counters() == []

@@ -11,9 +11,9 @@ import pytest
 
 from niyanta.lifecycle import Event, Phase
 from niyanta.store.leadership import Leadership
-from niyanta.store.pool import Pool
-from niyanta.store.rest import RestRecord
-from niyanta.store.rows import Note, PoolRow
+from niyanta.store.postgres.pool import Pool
+from niyanta.store.rest.record import RestStore
+from niyanta.store.rows import PendingNote, PoolRow
 from tests.server.make import manifest, ndjson
 from tests.store.make import arrive, change, move
 
@@ -45,7 +45,7 @@ async def _names(client: httpx.AsyncClient, **params: Any) -> list[str]:
 
 
 async def test_lists_are_complete_and_newest_first(
-    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestRecord, epoch: int
+    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestStore, epoch: int
 ) -> None:
     items = [manifest(f"n{number}", type="a" if number % 3 else "b") for number in range(25)]
     await client.post("/v1/workloads:batch", content=ndjson(*items))
@@ -63,7 +63,7 @@ async def test_lists_are_complete_and_newest_first(
     assert await _names(client, status="Failed") == []
 
 
-async def test_lists_are_bounded_by_creation(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_lists_are_bounded_by_creation(client: httpx.AsyncClient, record: RestStore) -> None:
     await client.post("/v1/workloads:batch", content=ndjson(*(manifest(f"n{n}") for n in range(5))))
     items = [item async for item in _all(client)]
     middle = items[2]["createdAt"]
@@ -75,7 +75,7 @@ async def test_lists_are_bounded_by_creation(client: httpx.AsyncClient, record: 
 
 
 async def test_a_name_finds_all_that_have_it_or_whose_object_has(
-    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestRecord, epoch: int
+    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestStore, epoch: int
 ) -> None:
     async def ids(who: httpx.AsyncClient, **params: Any) -> list[str]:
         return [item["id"] async for item in _all(who, **params)]
@@ -109,9 +109,9 @@ async def test_a_made_up_cursor_is_refused(client: httpx.AsyncClient, cursor: st
 
 
 async def test_a_page_with_a_rare_type_may_be_short_but_nothing_is_missed(
-    client: httpx.AsyncClient, record: RestRecord, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, record: RestStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("niyanta.store.reads.SCAN", 4)
+    monkeypatch.setattr("niyanta.store.reads.reads.SCAN", 4)
     items = [manifest(f"n{number}", type="rare" if number in (0, 9) else "usual") for number in range(12)]
     await client.post("/v1/workloads:batch", content=ndjson(*items))
     assert await _names(client, type="rare", limit=3) == ["n9", "n0"]
@@ -142,7 +142,7 @@ async def test_explain_without_a_leader_says_so(client: httpx.AsyncClient) -> No
 
 
 async def test_an_estimate_comes_from_the_measured_pace(
-    client: httpx.AsyncClient, record: RestRecord, epoch: int
+    client: httpx.AsyncClient, record: RestStore, epoch: int
 ) -> None:
     await record.write_leader_stats({"placed_per_minute": 10.0}, epoch=epoch)
     lines = ndjson(*(manifest(priority=90) for _ in range(4)), manifest("last", priority=1))
@@ -150,7 +150,7 @@ async def test_an_estimate_comes_from_the_measured_pace(
     (row,) = await record.get_workloads([id_])
     reasons = [["GpuModelMismatch", "A100", 310], ["RegionMismatch", "", 120], {"nearestMiss": {"worker": "w7"}}]
     reasons += [{"fitsPool": {"pool": "gpu-a100", "atMaximum": 4}}]
-    await record.note_pending([Note(id_, row.version, "NoWorkerFits", "0/430 workers", reasons)], epoch=epoch)
+    await record.note_pending([PendingNote(id_, row.version, "NoWorkerFits", "0/430 workers", reasons)], epoch=epoch)
     found = (await client.get(f"/v1/workloads/{id_}/explain")).json()
     assert found["reasons"] == [
         {"reason": "GpuModelMismatch", "detail": "A100", "count": 310},
@@ -170,9 +170,9 @@ async def test_an_estimate_comes_from_the_measured_pace(
 
 
 async def test_positions_are_exact_up_to_a_bound(
-    client: httpx.AsyncClient, record: RestRecord, epoch: int, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, record: RestStore, epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("niyanta.store.reads", "niyanta.server.routes.workloads"):
+    for module in ("niyanta.store.reads.reads", "niyanta.server.routes.workloads"):
         monkeypatch.setattr(f"{module}.EXACT_POSITIONS", 3)
     items = (await client.post("/v1/workloads:batch", content=ndjson(*(manifest() for _ in range(6))))).json()["items"]
     answers = [await client.get(f"{item['workload']['href']}/explain") for item in items]
@@ -182,7 +182,7 @@ async def test_positions_are_exact_up_to_a_bound(
     ]  # fmt: skip
 
 
-async def test_history_has_pages_and_attempts(client: httpx.AsyncClient, record: RestRecord, epoch: int) -> None:
+async def test_history_has_pages_and_attempts(client: httpx.AsyncClient, record: RestStore, epoch: int) -> None:
     made = (await client.post("/v1/workloads", json=manifest())).json()
     (row,) = await record.get_workloads([made["id"]])
     for event in (Event.PLACE, Event.START, Event.RETRY, Event.PLACE, Event.START, Event.SUCCEED):
@@ -201,7 +201,7 @@ async def test_history_has_pages_and_attempts(client: httpx.AsyncClient, record:
     assert attempts == 2
 
 
-async def test_cancel_suspend_and_resume(client: httpx.AsyncClient, record: RestRecord, epoch: int) -> None:
+async def test_cancel_suspend_and_resume(client: httpx.AsyncClient, record: RestStore, epoch: int) -> None:
     href = (await client.post("/v1/workloads", json=manifest())).json()["href"]
 
     async def act(action: str) -> tuple[int, Any]:
@@ -225,7 +225,7 @@ async def test_cancel_suspend_and_resume(client: httpx.AsyncClient, record: Rest
 
 
 async def test_a_change_by_rest_beats_a_leader_that_didnt_know(
-    client: httpx.AsyncClient, record: RestRecord, epoch: int
+    client: httpx.AsyncClient, record: RestStore, epoch: int
 ) -> None:
     made = (await client.post("/v1/workloads", json=manifest())).json()
     (row,) = await record.get_workloads([made["id"]])
@@ -238,7 +238,7 @@ async def test_a_change_by_rest_beats_a_leader_that_didnt_know(
 
 
 async def test_queue_depth_by_customer_tier_and_pool(
-    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestRecord, epoch: int
+    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestStore, epoch: int
 ) -> None:
     await client.post("/v1/workloads:batch", content=ndjson(*(manifest() for _ in range(3))))
     await arrive(record, epoch=epoch, customer="other")

@@ -16,16 +16,16 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from e2e.harness.postgres import Postgres
-from e2e.harness.process import clean_environment, niyanta_command
-from e2e.harness.rundir import RunDir
-from e2e.harness.standby import Standby
-from e2e.harness.waiting import until
 from niyanta.settings import Settings
-from niyanta.store.keychain import KeyChain, Role
-from niyanta.store.migrate import migrate
-from niyanta.store.pool import open_pool
-from niyanta.store.rest import RestRecord
+from niyanta.store.postgres.migrate import migrate
+from niyanta.store.postgres.pool import open_pool
+from niyanta.store.rest.api_keys import ApiKeys, Role
+from niyanta.store.rest.record import RestStore
+from testing.processes.niyanta import clean_environment, niyanta_command
+from testing.processes.postgres import Postgres
+from testing.processes.run_directory import RunDir
+from testing.processes.standby import Standby
+from testing.waiting import until
 from tests.server.conftest import ACME, OTHER
 from tests.server.make import manifest
 from tests.server.test_processes import Api
@@ -94,8 +94,8 @@ def doors() -> Iterator[Doors]:
 
 async def _keys(dsn: str) -> dict[str, str]:
     async with await open_pool(Settings(dsn=dsn, db_pool_min=1)) as pool:
-        await RestRecord(pool, Settings(dsn=dsn)).upsert_customers([ACME, OTHER])
-        chain = KeyChain(pool)
+        await RestStore(pool, Settings(dsn=dsn)).upsert_customers([ACME, OTHER])
+        chain = ApiKeys(pool)
         keys = {name: (await chain.create(name, Role.CUSTOMER))[1] for name in ("acme", "other")}
         return {**keys, "admin": (await chain.create("ops", Role.ADMIN))[1]}
 

@@ -15,11 +15,11 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, settings
 
 from niyanta.server.app import create_app
-from niyanta.server.pages import markdown
+from niyanta.server.schema.docs_pages import markdown
 from niyanta.settings import Settings
-from niyanta.store.keychain import KeyChain, Role
-from niyanta.store.pool import open_pool
-from niyanta.store.rest import RestRecord
+from niyanta.store.postgres.pool import open_pool
+from niyanta.store.rest.api_keys import ApiKeys, Role
+from niyanta.store.rest.record import RestStore
 from niyanta.store.rows import PoolRow, WorkerRow
 from tests.server.conftest import ACME, OTHER
 from tests.server.make import manifest
@@ -49,12 +49,12 @@ class Door:
 
     async def _live(self) -> AsyncIterator[httpx.AsyncClient]:
         async with await open_pool(self._settings) as pool:
-            record = RestRecord(pool, self._settings)
+            record = RestStore(pool, self._settings)
             await record.upsert_customers([ACME, OTHER])
             await record.upsert_workers([WorkerRow("w1", "p")])
             await record.upsert_pools([PoolRow("p")])
             for customer, role in (("acme", Role.CUSTOMER), ("ops", Role.ADMIN)):
-                self.tokens.append((await KeyChain(pool).create(customer, role))[1])
+                self.tokens.append((await ApiKeys(pool).create(customer, role))[1])
         app = create_app(self._settings)
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from niyanta.server.security import check_references, check_template, references
+from niyanta.server.submit.pod_security import check_references, check_template, references
 from tests.server.make import SAFE
 
 pytestmark = pytest.mark.unit

@@ -9,14 +9,14 @@ import httpx
 import pytest
 
 from niyanta.lifecycle import Event, Phase
-from niyanta.store.rest import RestRecord
+from niyanta.store.rest.record import RestStore
 from tests.server.make import manifest, ndjson
 from tests.store.make import change, intake
 
 pytestmark = pytest.mark.store
 
 
-async def test_an_accepted_submission_is_a_row(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_an_accepted_submission_is_a_row(client: httpx.AsyncClient, record: RestStore) -> None:
     body = manifest("job", priority=30, type="render")
     answer = await client.post("/v1/workloads", json=body)
     assert answer.status_code == 202, answer.text
@@ -32,20 +32,20 @@ async def test_an_accepted_submission_is_a_row(client: httpx.AsyncClient, record
     assert await record.wrong_counters() == []
 
 
-async def test_a_suspended_submission_waits_outside_the_queue(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_a_suspended_submission_waits_outside_the_queue(client: httpx.AsyncClient, record: RestStore) -> None:
     found = (await client.post("/v1/workloads", json=manifest(suspend=True))).json()
     assert found["phase"] == "Suspended"
     assert (await record.get_queue_depth("acme")).total.suspended == 1
 
 
-async def test_the_only_namespace_of_a_customer_needs_no_naming(admin: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_the_only_namespace_of_a_customer_needs_no_naming(admin: httpx.AsyncClient, record: RestStore) -> None:
     body = manifest(customer="other")
     del body["metadata"]["namespace"]
     answer = await admin.post("/v1/workloads", json=body)
     assert (answer.status_code, answer.json()["namespace"]) == (202, "other")
 
 
-async def test_a_repeat_with_the_same_key_gives_the_first_answer(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_a_repeat_with_the_same_key_gives_the_first_answer(client: httpx.AsyncClient, record: RestStore) -> None:
     body, headers = manifest(), {"Idempotency-Key": "once"}
     first = await client.post("/v1/workloads", json=body, headers=headers)
     again = await client.post("/v1/workloads", json=body, headers=headers)
@@ -57,7 +57,7 @@ async def test_a_repeat_with_the_same_key_gives_the_first_answer(client: httpx.A
     assert (await record.get_queue_depth()).total.pending == 1
 
 
-async def test_repeats_at_the_same_moment_make_one_row(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_repeats_at_the_same_moment_make_one_row(client: httpx.AsyncClient, record: RestStore) -> None:
     body, headers = manifest(), {"Idempotency-Key": str(uuid.uuid4())}
     answers = await asyncio.gather(*(client.post("/v1/workloads", json=body, headers=headers) for _ in range(8)))
     assert [answer.status_code for answer in answers] == [202] * 8
@@ -65,7 +65,7 @@ async def test_repeats_at_the_same_moment_make_one_row(client: httpx.AsyncClient
     assert (await record.get_queue_depth()).total.pending == 1
 
 
-async def test_a_key_whose_request_was_refused_may_be_used_again(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_a_key_whose_request_was_refused_may_be_used_again(client: httpx.AsyncClient, record: RestStore) -> None:
     headers = {"Idempotency-Key": "k"}
     assert (await client.post("/v1/workloads", json=manifest("same"))).status_code == 202
     taken = await client.post("/v1/workloads", json=manifest("same"), headers=headers)
@@ -73,7 +73,7 @@ async def test_a_key_whose_request_was_refused_may_be_used_again(client: httpx.A
     assert (await client.post("/v1/workloads", json=manifest("free"), headers=headers)).status_code == 202
 
 
-async def test_an_idempotency_key_lasts_a_day(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_an_idempotency_key_lasts_a_day(client: httpx.AsyncClient, record: RestStore) -> None:
     headers = {"Idempotency-Key": "k"}
     assert (await client.post("/v1/workloads", json=manifest(), headers=headers)).status_code == 202
     async with record._pool.connection() as connection:
@@ -88,7 +88,7 @@ async def test_an_idempotency_key_has_a_form(client: httpx.AsyncClient, bad: str
     assert answer.status_code == 400
 
 
-async def test_a_name_is_free_again_when_its_workload_is_over(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_a_name_is_free_again_when_its_workload_is_over(client: httpx.AsyncClient, record: RestStore) -> None:
     first = (await client.post("/v1/workloads", json=manifest("same"))).json()
     assert (await client.post("/v1/workloads", json=manifest("same"))).status_code == 409
     assert (await client.post(f"/v1/workloads/{first['id']}/cancel")).status_code == 200
@@ -100,7 +100,7 @@ async def test_a_name_is_free_again_when_its_workload_is_over(client: httpx.Asyn
 
 
 async def test_names_are_per_customer_and_of_the_rest_door_alone(
-    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestRecord
+    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestStore
 ) -> None:
     await record.take_in([intake(name="same", namespace="acme")], epoch=None)
     assert (await client.post("/v1/workloads", json=manifest("same"))).status_code == 202
@@ -109,7 +109,7 @@ async def test_names_are_per_customer_and_of_the_rest_door_alone(
     assert (await admin.post("/v1/workloads", json=body)).status_code == 202
 
 
-async def test_each_item_of_a_batch_has_its_own_result(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_each_item_of_a_batch_has_its_own_result(client: httpx.AsyncClient, record: RestStore) -> None:
     wrong = manifest("wrong", replicas=0)
     lines = ndjson(manifest("a"), wrong) + b"\n" + b"no json\n" + ndjson(manifest("a"), manifest("b"))
     answer = await client.post("/v1/workloads:batch", content=lines, headers={"Content-Type": "application/x-ndjson"})
@@ -123,7 +123,7 @@ async def test_each_item_of_a_batch_has_its_own_result(client: httpx.AsyncClient
     assert (await record.get_queue_depth()).total.pending == 2
 
 
-async def test_a_batch_is_repeated_as_a_whole(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_a_batch_is_repeated_as_a_whole(client: httpx.AsyncClient, record: RestStore) -> None:
     lines, headers = ndjson(*(manifest() for _ in range(20))), {"Idempotency-Key": "batch"}
     first = await client.post("/v1/workloads:batch", content=lines, headers=headers)
     again = await client.post("/v1/workloads:batch", content=lines, headers=headers)
@@ -157,7 +157,7 @@ async def test_bodies_are_bounded_before_they_are_parsed(client: httpx.AsyncClie
     assert await status(b"null") == 400
 
 
-async def test_a_listener_is_told_of_new_work(client: httpx.AsyncClient, record: RestRecord) -> None:
+async def test_a_listener_is_told_of_new_work(client: httpx.AsyncClient, record: RestStore) -> None:
     async with record._pool.connection() as connection:
         await connection.execute("LISTEN niyanta_changes")
         await client.post("/v1/workloads", json=manifest())

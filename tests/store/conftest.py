@@ -8,7 +8,7 @@ import pytest
 
 from niyanta.settings import Settings
 from niyanta.store.leadership import Leadership
-from niyanta.store.pool import Pool, open_pool
+from niyanta.store.postgres.pool import Pool, open_pool
 from niyanta.store.state import StateManager
 
 

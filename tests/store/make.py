@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from e2e.harness.postgres import Postgres
 from niyanta.lifecycle import Event, Phase
-from niyanta.store.migrate import migrate
-from niyanta.store.pool import Pool
-from niyanta.store.queries import sql
-from niyanta.store.rows import Change, Intake, WorkloadRow
+from niyanta.store.postgres.migrate import migrate
+from niyanta.store.postgres.pool import Pool
+from niyanta.store.postgres.queries import sql
+from niyanta.store.rows import RowChange, WorkloadIntake, WorkloadRow
 from niyanta.store.state import StateManager
+from testing.processes.postgres import Postgres
 
 ROADS: dict[Phase, tuple[Event, ...]] = {
     Phase.PENDING: (),
@@ -29,8 +29,8 @@ ROADS: dict[Phase, tuple[Event, ...]] = {
 """A legal way from Pending to each phase."""
 
 
-def intake(**changes: Any) -> Intake:
-    first = Intake(
+def intake(**changes: Any) -> WorkloadIntake:
+    first = WorkloadIntake(
         id=str(uuid.uuid4()),
         door="kubernetes",
         namespace="team",
@@ -48,11 +48,11 @@ def intake(**changes: Any) -> Intake:
     return replace(first, **changes)
 
 
-def change(row: WorkloadRow, event: Event, **more: Any) -> Change:
+def change(row: WorkloadRow, event: Event, **more: Any) -> RowChange:
     """A change that `row` allows as far as version and workers are concerned."""
     if event is Event.PLACE:
         more = {"workers": ("w1",) * row.replicas, "pool": "pool-a", "score": 73.33, **more}
-    return Change(id=row.id, version=row.version, event=event, **more)
+    return RowChange(id=row.id, version=row.version, event=event, **more)
 
 
 async def move(state: StateManager, row: WorkloadRow, event: Event, *, epoch: int, **more: Any) -> WorkloadRow:

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from niyanta.lifecycle import Event, Phase
-from niyanta.store.pool import Pool
+from niyanta.store.postgres.pool import Pool
 from niyanta.store.rows import Cursor
 from niyanta.store.state import StateManager
 from tests.store.make import arrive, change, intake, move

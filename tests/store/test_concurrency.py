@@ -76,7 +76,7 @@ async def test_of_two_changes_of_one_version_one_wins(state: StateManager, epoch
 async def test_counters_of_classes_nobody_uses_are_pruned_and_come_back(state: StateManager, epoch: int) -> None:
     row = await arrive(state, epoch=epoch)
     await state.update_workload_status_batch([change(row, Event.CANCEL)], epoch=epoch)
-    await state.keep_house()
+    await state.maintain_partitions()
     assert (await state.get_queue_depth()).total.cancelled == 1
     await arrive(state, epoch=epoch)
     assert (await state.get_queue_depth()).total.pending == 1

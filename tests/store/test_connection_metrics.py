@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from niyanta.settings import Settings
 from niyanta.store.errors import StoreError, StoreUnavailableError
-from niyanta.store.pool import open_pool
+from niyanta.store.postgres.pool import open_pool
 
 pytestmark = pytest.mark.store
 

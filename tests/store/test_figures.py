@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from niyanta.store.errors import StaleEpochError
-from niyanta.store.figures import Figures, NamespaceFigures, PoolFigures, from_record, to_record
+from niyanta.store.leader.demand_stats import DemandStats, NamespaceStats, PoolStats, from_record, to_record
 from niyanta.store.rows import PoolRow
 from niyanta.store.state import StateManager
 
 pytestmark = pytest.mark.store
 
-_POOL = PoolFigures(
+_POOL = PoolStats(
     pool="gpu-a100",
     region="eu",
     workers=3,
@@ -26,8 +26,8 @@ _POOL = PoolFigures(
     utilization={"cpu": 0.5, "memory": 0.25, "gpu": None, "slots": None},
     utilization_percent_sum=150,
 )
-_FIGURES = Figures(
-    at=1_700_000_000_000_000, epoch=1, pools=(_POOL,), namespaces=(NamespaceFigures("team-a", 6, 7, 4, 5, 8.5),)
+_FIGURES = DemandStats(
+    at=1_700_000_000_000_000, epoch=1, pools=(_POOL,), namespaces=(NamespaceStats("team-a", 6, 7, 4, 5, 8.5),)
 )
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from niyanta.lifecycle import Event
 from niyanta.store.errors import StaleEpochError
-from niyanta.store.pool import Pool
-from niyanta.store.rows import CustomerRow, Note, PoolRow, WorkerRow
+from niyanta.store.postgres.pool import Pool
+from niyanta.store.rows import CustomerRow, PendingNote, PoolRow, WorkerRow
 from niyanta.store.state import StateManager
 from tests.store.make import arrive, change, intake, move
 
@@ -23,7 +23,7 @@ async def test_a_leader_skips_its_own_changes_and_sees_all_others(state: StateMa
     rows, _ = await state.changes_since(start, not_by=epoch + 1)
     assert {row.id for row in rows} == {own.id, foreign.id}
 
-    await state.note_pending([Note(own.id, own.version, "NoFit", "no")], epoch=epoch)
+    await state.note_pending([PendingNote(own.id, own.version, "NoFit", "no")], epoch=epoch)
     await move(state, foreign, Event.PLACE, epoch=epoch)
     assert await state.changes_since(cursor, not_by=epoch) == ([], (await state.changes_since(cursor))[1])
     (own,) = await state.get_workloads([own.id])
@@ -42,9 +42,9 @@ async def test_typed_reasons_are_kept_until_the_phase_changes(state: StateManage
             return (await cursor.fetchone() or ())[0]
 
     assert await reasons() == []
-    await state.note_pending([Note(row.id, row.version, "NoFit", "m", [["NoGpu", "A100", 3]])], epoch=epoch)
+    await state.note_pending([PendingNote(row.id, row.version, "NoFit", "m", [["NoGpu", "A100", 3]])], epoch=epoch)
     assert await reasons() == [["NoGpu", "A100", 3]]
-    await state.note_pending([Note(row.id, row.version, "NoFit", "m", [["NoGpu", "A100", 4]])], epoch=epoch)
+    await state.note_pending([PendingNote(row.id, row.version, "NoFit", "m", [["NoGpu", "A100", 4]])], epoch=epoch)
     assert await reasons() == [["NoGpu", "A100", 4]], "other reasons under the same words count"
     await state.take_in([intake(id=row.id, generation=2, priority=3)], epoch=epoch)
     assert await reasons() == [["NoGpu", "A100", 4]]

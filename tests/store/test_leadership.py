@@ -10,8 +10,8 @@ from niyanta.lifecycle import Event, Phase
 from niyanta.settings import Settings
 from niyanta.store.errors import StaleEpochError
 from niyanta.store.leadership import Leadership, check_epoch
-from niyanta.store.pool import Pool
-from niyanta.store.rows import Note
+from niyanta.store.postgres.pool import Pool
+from niyanta.store.rows import PendingNote
 from niyanta.store.state import StateManager
 from tests.store.make import arrive, change, intake
 
@@ -68,7 +68,7 @@ async def test_a_stale_leader_cannot_write_anything(
         with pytest.raises(StaleEpochError):
             await state.take_in([intake()], epoch=epoch)
         with pytest.raises(StaleEpochError):
-            await state.note_pending([Note(row.id, row.version, "a", "b")], epoch=epoch)
+            await state.note_pending([PendingNote(row.id, row.version, "a", "b")], epoch=epoch)
         with pytest.raises(StaleEpochError):
             await state.set_wake([row.id], 5.0, epoch=epoch)
         with pytest.raises(StaleEpochError):

@@ -9,10 +9,10 @@ from datetime import UTC, date, datetime, timedelta
 import psycopg
 import pytest
 
-from e2e.harness.postgres import Postgres
 from niyanta.store.errors import StoreError, StoreUnavailableError
-from niyanta.store.migrate import Migration, MigrationError, migrate, migrations
-from niyanta.store.partitions import ensure_partitions, keep_house, partition_name
+from niyanta.store.postgres.migrate import Migration, MigrationError, migrate, migrations
+from niyanta.store.postgres.partitions import ensure_partitions, maintain_partitions, partition_name
+from testing.processes.postgres import Postgres
 
 pytestmark = pytest.mark.store
 
@@ -74,7 +74,7 @@ def test_events_have_partitions_a_week_ahead(fresh_dsn: str) -> None:
     today = datetime.now(UTC).date()
     days = {partition_name(today + timedelta(days=offset)) for offset in range(8)}
     assert _partitions(fresh_dsn) == days | {"workload_events_default"}
-    assert keep_house(fresh_dsn) == ([], [])
+    assert maintain_partitions(fresh_dsn) == ([], [])
 
 
 def test_events_older_than_thirty_days_are_dropped(fresh_dsn: str) -> None:
@@ -110,7 +110,7 @@ def test_housekeeping_gives_way_to_those_who_hold_locks(fresh_dsn: str, monkeypa
             " FOR VALUES FROM ('2020-01-01 00:00+00') TO ('2020-01-02 00:00+00')"
         )
         reader.execute("SELECT count(*) FROM workload_events")
-        monkeypatch.setattr("niyanta.store.partitions.LOCK_PATIENCE_MS", 200)
+        monkeypatch.setattr("niyanta.store.postgres.partitions.LOCK_PATIENCE_MS", 200)
         assert ensure_partitions(keeper, datetime.now(UTC).date()) == ([], [])
         reader.rollback()
         assert ensure_partitions(keeper, datetime.now(UTC).date()) == ([], ["workload_events_20200101"])

@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from e2e.harness.postgres import Postgres
 from niyanta.lifecycle import Event
 from niyanta.settings import Settings
 from niyanta.store.errors import StoreError, StoreUnavailableError, translated
 from niyanta.store.leadership import Leadership
-from niyanta.store.migrate import migrate
-from niyanta.store.pool import Pool, open_pool
+from niyanta.store.postgres.migrate import migrate
+from niyanta.store.postgres.pool import Pool, open_pool
 from niyanta.store.state import StateManager
+from testing.processes.postgres import Postgres
 from tests.store.make import change, intake
 
 pytestmark = [pytest.mark.store, pytest.mark.timeout(60)]
@@ -130,7 +130,7 @@ async def test_a_pool_that_is_used_up_is_an_error_in_time(dsn: str) -> None:
 async def test_connections_that_the_server_cut_are_not_handed_out(
     pool: Pool, state: StateManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("niyanta.store.pool.TRUSTED", 0.0)  # one that answered a moment ago isn't asked again
+    monkeypatch.setattr("niyanta.store.postgres.pool.TRUSTED", 0.0)  # one that answered a moment ago isn't asked again
     await asyncio.gather(*(state.clock() for _ in range(6)))
     async with pool.connection() as connection:
         await connection.execute(

@@ -8,10 +8,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from e2e.harness.postgres import Postgres
 from niyanta.settings import Settings
-from niyanta.store.pool import Pool, open_pool
+from niyanta.store.postgres.pool import Pool, open_pool
 from niyanta.store.state import StateManager
+from testing.processes.postgres import Postgres
 from tests.store.make import check_plans, crowded
 
 pytestmark = pytest.mark.store

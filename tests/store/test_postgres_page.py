@@ -15,21 +15,21 @@ from typing import Any
 import psycopg
 import pytest
 
-from e2e.harness.postgres import Postgres, as_server_user
-from e2e.harness.rundir import REPO, RunDir
-from e2e.harness.standby import Standby
-from e2e.harness.waiting import until
 from niyanta.lifecycle import Event
 from niyanta.settings import Settings
 from niyanta.store.errors import StoreUnavailableError
 from niyanta.store.leadership import Leadership
-from niyanta.store.migrate import migrate, migrations
-from niyanta.store.partitions import keep_house
-from niyanta.store.pool import open_pool
-from niyanta.store.replicas import open_router
-from niyanta.store.rest import RestRecord
+from niyanta.store.postgres.migrate import migrate, migrations
+from niyanta.store.postgres.partitions import maintain_partitions
+from niyanta.store.postgres.pool import open_pool
+from niyanta.store.reads.router import open_router
+from niyanta.store.rest.record import RestStore
+from niyanta.store.rest.submissions import StoredResponse, SubmissionRequest
 from niyanta.store.rows import WorkloadRow
-from niyanta.store.submit import Answer, Request
+from testing.processes.postgres import Postgres, as_server_user
+from testing.processes.run_directory import REPO, RunDir
+from testing.processes.standby import Standby
+from testing.waiting import until
 from tests.store.make import intake
 
 pytestmark = [pytest.mark.store, pytest.mark.timeout(180)]
@@ -104,18 +104,20 @@ class Record:
         """Accepted submissions: their ids. A 202 each, as the REST door would answer."""
         settings = Settings(dsn=self.dsn, db_pool_min=1, statement_timeout=patience)
         async with await open_pool(settings) as pool:
-            record = RestRecord(pool, settings)
+            record = RestStore(pool, settings)
             ids = []
             for name in names:
                 items = [intake(id=str(uuid.uuid4()), door="rest", name=name)]
-                (outcome,) = await record.submit([Request("acme", items, None, lambda _: Answer(202, {}))])
+                (outcome,) = await record.submit(
+                    [SubmissionRequest("acme", items, None, lambda _: StoredResponse(202, {}))]
+                )
                 ids += [verdict.row.id for verdict in outcome.verdicts if verdict.row]
             return ids
 
     async def rows(self) -> list[WorkloadRow]:
         settings = Settings(dsn=self.dsn, db_pool_min=1)
         async with await open_pool(settings) as pool:
-            record = RestRecord(pool, settings)
+            record = RestStore(pool, settings)
             assert await record.wrong_counters() == []
             return [row async for row in record.get_active()]
 
@@ -137,7 +139,7 @@ async def test_the_roles_are_enough_for_each_process(server: Postgres) -> None:
     (id_,) = await Record(door).submit("one")
     settings = Settings(dsn=door, db_pool_min=1)
     async with await open_pool(settings) as pool:
-        record = RestRecord(pool, settings)
+        record = RestStore(pool, settings)
         await record.move(id_, Event.SUSPEND, reason="Suspended", message="")
         assert await record.rate_acquire("acme", limit=5, expiry=1, amount=1)
         await record.prune()
@@ -145,7 +147,7 @@ async def test_the_roles_are_enough_for_each_process(server: Postgres) -> None:
     # The operator's part: leadership, and partitions, which only their owner may make.
     async with await open_pool(Settings(dsn=owner, db_pool_min=1)) as pool:
         assert await Leadership(pool, "a", 4.0).try_acquire() == 1
-    await asyncio.to_thread(keep_house, owner)
+    await asyncio.to_thread(maintain_partitions, owner)
     with Standby.of(server) as replica:
         reading = owner.replace(str(server.port), str(replica.port))
         async with await open_router(
@@ -162,7 +164,7 @@ async def test_a_pooler_in_transaction_mode_needs_nothing_of_a_session(server: P
     migrate(owner)
     settings = Settings(dsn=owner, db_pool_min=1, db_pool_max=2, db_transaction_pooler=True)
     async with await open_pool(settings) as pool:
-        record = RestRecord(pool, settings)
+        record = RestStore(pool, settings)
         for _ in range(8):
             assert await record.get_queue_depth("acme")
         async with pool.connection() as connection:

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from niyanta.lifecycle import Event, Phase
 from niyanta.settings import Settings
-from niyanta.store.keys import QueueKeys
-from niyanta.store.pool import Pool
+from niyanta.store.postgres.pool import Pool
 from niyanta.store.rows import WorkloadRow
 from niyanta.store.state import StateManager
+from niyanta.store.workloads.queue_key import QueueKeys
 from tests.store.make import arrive, intake, move
 
 pytestmark = pytest.mark.store

@@ -15,16 +15,16 @@ import pytest
 from prometheus_client import REGISTRY
 from pydantic import ValidationError
 
-from e2e.harness.postgres import Postgres
-from e2e.harness.standby import Standby
 from niyanta.settings import Settings
-from niyanta.store import queries
 from niyanta.store.errors import StoreUnavailableError
-from niyanta.store.migrate import migrate
-from niyanta.store.reads import Reads
-from niyanta.store.replicas import ReadRouter, open_router, replica_names
+from niyanta.store.postgres import queries
+from niyanta.store.postgres.migrate import migrate
+from niyanta.store.reads.reads import Reads
+from niyanta.store.reads.router import ReadRouter, open_router, replica_names
 from niyanta.store.rows import CustomerRow
 from niyanta.store.state import StateManager
+from testing.processes.postgres import Postgres
+from testing.processes.standby import Standby
 from tests.store.make import intake
 
 pytestmark = [pytest.mark.store, pytest.mark.timeout(180)]

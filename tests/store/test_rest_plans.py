@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from bench.backlog import fill
-from e2e.harness.postgres import Postgres
 from niyanta.settings import Settings
-from niyanta.store.pool import Pool, open_pool
-from niyanta.store.reads import Filter
-from niyanta.store.rest import RestRecord
+from niyanta.store.postgres.pool import Pool, open_pool
+from niyanta.store.reads.reads import WorkloadFilter
+from niyanta.store.rest.record import RestStore
+from testing.processes.postgres import Postgres
 from tests.store.make import check_plans, crowded
 
 pytestmark = pytest.mark.store
@@ -55,10 +55,10 @@ async def test_rest_reads_follow_indexes(big: Pool) -> None:
 
 
 async def test_the_generated_backlog_is_a_sound_one(big: Pool) -> None:
-    record = RestRecord(big, Settings())
+    record = RestStore(big, Settings())
     assert (await record.get_queue_depth()).total.pending == _ROWS
     assert await record.wrong_counters() == []
-    rows, place = await record.list_workloads(Filter(customer="c1"), after=None, limit=100)
+    rows, place = await record.list_workloads(WorkloadFilter(customer="c1"), after=None, limit=100)
     assert (len(rows), place is not None) == (100, True)
     assert all(row.door == "rest" and row.customer == "c1" for row in rows)
     oldest = await record.oldest_pending("c1")

@@ -8,14 +8,14 @@ import psycopg
 import pytest
 
 from niyanta.store.errors import StaleEpochError
-from niyanta.store.partitions import keep_house
-from niyanta.store.scaling import Decision, DrainRow, Step
+from niyanta.store.leader.scaling import DrainRow, DrainStep, ScalingDecision
+from niyanta.store.postgres.partitions import maintain_partitions
 from niyanta.store.state import StateManager
 
 pytestmark = pytest.mark.store
 
-UP = Decision("gpu", "ScaleUp", wanted=5, had=2, message="3 more workers")
-DOWN = Decision("gpu", "ScaleDown", worker="w1", instance="i-1", wanted=1, had=2, reason="empty")
+UP = ScalingDecision("gpu", "ScaleUp", wanted=5, had=2, message="3 more workers")
+DOWN = ScalingDecision("gpu", "ScaleDown", worker="w1", instance="i-1", wanted=1, had=2, reason="empty")
 DRAIN = DrainRow("gpu", "i-1", "w1", was_cordoned=True, started_at=0)
 
 
@@ -38,11 +38,11 @@ async def test_a_drain_is_kept_from_its_begin_to_its_end(state: StateManager, ep
     await state.record_scaling([DOWN], epoch=epoch, begin=[DRAIN])
     (begun,) = await state.get_drains()
     assert (begun.worker, begun.was_cordoned, begun.cordoned_at) == ("w1", True, None)
-    await state.step_drain(DRAIN, Step.CORDONED, epoch=epoch)
+    await state.step_drain(DRAIN, DrainStep.CORDONED, epoch=epoch)
     (cordoned,) = await state.get_drains()
     assert cordoned.cordoned_at is not None
-    await state.step_drain(DRAIN, Step.CORDONED, epoch=epoch)
-    await state.step_drain(DRAIN, Step.REMOVING, epoch=epoch)
+    await state.step_drain(DRAIN, DrainStep.CORDONED, epoch=epoch)
+    await state.step_drain(DRAIN, DrainStep.REMOVING, epoch=epoch)
     await state.record_scaling([DOWN], epoch=epoch, begin=[DRAIN])  # begun again: it goes on where it is
     (going,) = await state.get_drains()
     assert (going.started_at, going.cordoned_at) == (begun.started_at, cordoned.cordoned_at)
@@ -55,7 +55,7 @@ async def test_a_leader_that_was_replaced_writes_nothing(state: StateManager, ep
     with pytest.raises(StaleEpochError):
         await state.record_scaling([DOWN], epoch=epoch - 1, begin=[DRAIN])
     with pytest.raises(StaleEpochError):
-        await state.step_drain(DRAIN, Step.REMOVING, epoch=epoch - 1)
+        await state.step_drain(DRAIN, DrainStep.REMOVING, epoch=epoch - 1)
     assert await state.get_scaling_decisions("gpu") == []
     assert await state.get_drains() == []
 
@@ -64,5 +64,5 @@ async def test_decisions_are_kept_for_thirty_days(state: StateManager, epoch: in
     await state.record_scaling([UP, DOWN], epoch=epoch)
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("UPDATE scaling_decisions SET at = at - interval '31 days' WHERE action = 'ScaleUp'")
-    keep_house(dsn)
+    maintain_partitions(dsn)
     assert [row.action for row in await state.get_scaling_decisions("gpu")] == ["ScaleDown"]

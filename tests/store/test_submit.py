@@ -10,32 +10,34 @@ import pytest
 from niyanta.lifecycle import Event
 from niyanta.settings import Settings
 from niyanta.store.errors import StoreUnavailableError
-from niyanta.store.pool import open_pool
-from niyanta.store.rest import RestRecord
-from niyanta.store.rows import Intake
-from niyanta.store.submit import Answer, Refusal, Request, Verdict
+from niyanta.store.postgres.pool import open_pool
+from niyanta.store.rest.record import RestStore
+from niyanta.store.rest.submissions import ItemResult, RefusalReason, StoredResponse, SubmissionRequest
+from niyanta.store.rows import WorkloadIntake
 from tests.store.make import intake
 
 pytestmark = pytest.mark.store
 
 
 @pytest.fixture
-async def record(settings: Settings) -> AsyncIterator[RestRecord]:
+async def record(settings: Settings) -> AsyncIterator[RestStore]:
     async with await open_pool(settings) as pool:
-        yield RestRecord(pool, settings)
+        yield RestStore(pool, settings)
 
 
-def _names(verdicts: Sequence[Verdict]) -> Answer:
+def _names(verdicts: Sequence[ItemResult]) -> StoredResponse:
     names = [verdict.row.name if verdict.row else verdict.refusal.value for verdict in verdicts if verdict]  # type: ignore[union-attr]
-    return Answer(202, names, keep=any(verdict.row for verdict in verdicts))
+    return StoredResponse(202, names, keep=any(verdict.row for verdict in verdicts))
 
 
-def _request(*names: str, customer: str = "acme", limit: int | None = None, key: str | None = None) -> Request:
-    items: list[Intake] = [intake(door="rest", name=name, customer=customer) for name in names]
-    return Request(customer, items, limit, _names, key=key, body_hash="00" if key else "")
+def _request(
+    *names: str, customer: str = "acme", limit: int | None = None, key: str | None = None
+) -> SubmissionRequest:
+    items: list[WorkloadIntake] = [intake(door="rest", name=name, customer=customer) for name in names]
+    return SubmissionRequest(customer, items, limit, _names, key=key, body_hash="00" if key else "")
 
 
-async def test_requests_of_one_group_are_judged_one_by_one(record: RestRecord) -> None:
+async def test_requests_of_one_group_are_judged_one_by_one(record: RestStore) -> None:
     outcomes = await record.submit(
         [
             _request("a", "b", limit=2, key="one"),
@@ -50,7 +52,7 @@ async def test_requests_of_one_group_are_judged_one_by_one(record: RestRecord) -
         ["a"],
         ["NameTaken"],
     ]
-    assert [verdict.refusal for verdict in outcomes[1].verdicts] == [Refusal.QUEUE_FULL]
+    assert [verdict.refusal for verdict in outcomes[1].verdicts] == [RefusalReason.QUEUE_FULL]
     assert outcomes[1].verdicts[0].depth == 2
     again = await record.submit([_request("z", key="one"), _request("c", key="two"), _request("d", key="three")])
     assert [(outcome.replayed, outcome.answer.body if outcome.answer else None) for outcome in again] == [
@@ -61,16 +63,16 @@ async def test_requests_of_one_group_are_judged_one_by_one(record: RestRecord) -
     assert await record.wrong_counters() == []
 
 
-async def test_another_body_under_a_used_key_is_a_mismatch(record: RestRecord) -> None:
+async def test_another_body_under_a_used_key_is_a_mismatch(record: RestStore) -> None:
     await record.submit([_request("a", key="k")])
-    other = Request("acme", [intake(door="rest", name="b")], None, _names, key="k", body_hash="11")
+    other = SubmissionRequest("acme", [intake(door="rest", name="b")], None, _names, key="k", body_hash="11")
     (outcome,) = await record.submit([other])
     assert (outcome.mismatch, outcome.answer) == (True, None)
     assert await record.find_answer("acme", "k", "11") == outcome
     assert await record.find_answer("else", "k", "11") is None
 
 
-async def test_groups_of_many_writers_never_wait_for_each_other_in_a_ring(record: RestRecord) -> None:
+async def test_groups_of_many_writers_never_wait_for_each_other_in_a_ring(record: RestStore) -> None:
     """Names, keys and customers in opposite orders: locks are taken in one order all the same."""
     names = [f"n{number}" for number in range(20)]
     groups = [
@@ -86,7 +88,7 @@ async def test_groups_of_many_writers_never_wait_for_each_other_in_a_ring(record
     assert await record.wrong_counters() == []
 
 
-async def test_a_name_left_behind_by_an_older_release_is_free(record: RestRecord) -> None:
+async def test_a_name_left_behind_by_an_older_release_is_free(record: RestStore) -> None:
     (outcome,) = await record.submit([_request("a")])
     row = outcome.verdicts[0].row
     assert row is not None
@@ -97,11 +99,11 @@ async def test_a_name_left_behind_by_an_older_release_is_free(record: RestRecord
     assert outcome.verdicts[0].row is not None
 
 
-async def test_a_submission_that_breaks_off_leaves_nothing(record: RestRecord) -> None:
-    def fails(_: Sequence[Verdict]) -> Answer:
+async def test_a_submission_that_breaks_off_leaves_nothing(record: RestStore) -> None:
+    def fails(_: Sequence[ItemResult]) -> StoredResponse:
         raise StoreUnavailableError("gone")
 
-    request = Request("acme", [intake(door="rest", name="a")], None, fails, key="k", body_hash="00")
+    request = SubmissionRequest("acme", [intake(door="rest", name="a")], None, fails, key="k", body_hash="00")
     with pytest.raises(StoreUnavailableError):
         await record.submit([request])
     assert (await record.get_queue_depth()).total.pending == 0
@@ -109,7 +111,7 @@ async def test_a_submission_that_breaks_off_leaves_nothing(record: RestRecord) -
     assert not outcome.replayed
 
 
-async def test_what_is_over_gives_its_name_back_in_the_same_transaction(record: RestRecord) -> None:
+async def test_what_is_over_gives_its_name_back_in_the_same_transaction(record: RestStore) -> None:
     (outcome,) = await record.submit([_request("a")])
     row = outcome.verdicts[0].row
     assert row is not None

@@ -8,8 +8,8 @@ import pytest
 from psycopg import AsyncConnection
 
 from niyanta.lifecycle import TRANSITIONS, Event, Phase
-from niyanta.store.queries import sql
-from niyanta.store.rows import Change, Note
+from niyanta.store.postgres.queries import sql
+from niyanta.store.rows import PendingNote, RowChange
 from niyanta.store.state import StateManager
 from tests.store.make import ROADS, arrive, change, intake, move
 
@@ -106,8 +106,8 @@ async def test_exclusions_end_by_the_clock(state: StateManager, epoch: int) -> N
 async def test_a_change_of_an_old_version_is_stale_and_leaves_no_trace(state: StateManager, epoch: int) -> None:
     row = await arrive(state, epoch=epoch, phase=Phase.SCHEDULED)
     other = await arrive(state, epoch=epoch)
-    old = Change(id=row.id, version=row.version - 1, event=Event.CANCEL)
-    unknown = Change(id="00000000-0000-0000-0000-00000000dead", version=1, event=Event.CANCEL)
+    old = RowChange(id=row.id, version=row.version - 1, event=Event.CANCEL)
+    unknown = RowChange(id="00000000-0000-0000-0000-00000000dead", version=1, event=Event.CANCEL)
 
     result = await state.update_workload_status_batch([old, unknown, change(other, Event.HOLD)], epoch=epoch)
 
@@ -137,7 +137,7 @@ async def test_what_depends_on_a_dropped_change_drops_out_too(state: StateManage
 async def test_two_changes_of_one_row_in_a_batch_follow_each_other(state: StateManager, epoch: int) -> None:
     row = await arrive(state, epoch=epoch)
     place = change(row, Event.PLACE)
-    start = Change(id=row.id, version=row.version + 1, event=Event.START)
+    start = RowChange(id=row.id, version=row.version + 1, event=Event.START)
     result = await state.update_workload_status_batch([place, start], epoch=epoch)
     (running,) = result.applied
     assert (running.phase, running.version) == (Phase.RUNNING, row.version + 2)
@@ -173,13 +173,13 @@ async def test_notes_keep_the_version_and_are_audited_when_the_reason_changes(st
     row = await arrive(state, epoch=epoch)
     gone = await arrive(state, epoch=epoch, phase=Phase.CANCELLED)
     counts = [["GpuModelMismatch", "", 5]]
-    note = Note(row.id, row.version, "Unschedulable", "0/5 workers: 5 GPU model", counts)
-    (noted,) = await state.note_pending([note, Note(gone.id, gone.version, "x", "y")], epoch=epoch)
+    note = PendingNote(row.id, row.version, "Unschedulable", "0/5 workers: 5 GPU model", counts)
+    (noted,) = await state.note_pending([note, PendingNote(gone.id, gone.version, "x", "y")], epoch=epoch)
     assert (noted.id, noted.version, noted.reason, noted.message) == (row.id, row.version, note.reason, note.message)
     assert await state.note_pending([note], epoch=epoch) == []
-    (again,) = await state.note_pending([Note(row.id, row.version, "Unschedulable", "0/6 workers")], epoch=epoch)
+    (again,) = await state.note_pending([PendingNote(row.id, row.version, "Unschedulable", "0/6 workers")], epoch=epoch)
     assert again.message == "0/6 workers"
-    assert await state.note_pending([Note(row.id, row.version + 1, "Other", "")], epoch=epoch) == []
+    assert await state.note_pending([PendingNote(row.id, row.version + 1, "Other", "")], epoch=epoch) == []
     accepted, *notes = await state.get_events(row.id)
     assert accepted.event == "Accepted"
     assert [(event.event, event.reasons) for event in notes] == [("Noted", counts)]

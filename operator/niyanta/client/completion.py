@@ -20,9 +20,9 @@ def workloads(incomplete: str) -> Iterator[tuple[str, str]]:
 def _ask(incomplete: str) -> Iterator[tuple[str, str]]:
     import httpx
 
+    from niyanta.client.api import trust
     from niyanta.client.config import resolve
-    from niyanta.client.find import UNFINISHED
-    from niyanta.client.rest import trust
+    from niyanta.client.lookup import UNFINISHED
 
     config = resolve({"retry_seconds": 0})
     headers = {"Authorization": f"Bearer {config.key}"} if config.key else {}

@@ -10,8 +10,8 @@ from typing import Any, get_args
 import typer
 
 from niyanta.client.config import FILE_VARIABLE, PROFILE_VARIABLE
+from niyanta.client.context import CONNECTION
 from niyanta.client.errors import MEANINGS
-from niyanta.client.session import CONNECTION
 
 _WORDS = {int: "number", float: "number", Path: "path"}
 

@@ -8,26 +8,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from niyanta.engine.bits import Bits, from_bool, minus, to_bool
-from niyanta.engine.classes import Counts, RequirementsClass
-from niyanta.engine.columns import DEVICES_ROW, SLOTS_ROW, Snapshot
-from niyanta.engine.constraints import Check, names, static_checks
-from niyanta.engine.cycle import Fork, Options, View
-from niyanta.engine.fit import EmptyPool, Fit, Verdict
-from niyanta.engine.ledger import LaneState
-from niyanta.engine.model import PendingWorkload, Reason, Rejection, Requirements
-from niyanta.engine.peers import Term
+from niyanta.engine.expedited.lane_state import LaneState
+from niyanta.engine.placement.feasibility import Check, names, static_checks
+from niyanta.engine.placement.overlay import Options, Overlay, SubjectView
+from niyanta.engine.placement.requirement_class import Counts, RequirementClass
 from niyanta.engine.queue import MINUTE
+from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind, PoolFit
+from niyanta.engine.snapshot.affinity_terms import AffinityTerm
+from niyanta.engine.snapshot.bitset import Bits, from_bool, minus, to_bool
+from niyanta.engine.snapshot.snapshot import DEVICES_ROW, SLOTS_ROW, Snapshot
+from niyanta.engine.types import PendingWorkload, Reason, Rejection, Requirements
 
 _ORDER = {reason: number for number, reason in enumerate(Reason)}
 
 
 def all_checks(
-    fork: Fork,
-    asked: RequirementsClass,
-    view: View,
-    anti: tuple[Term, ...],
-    near: tuple[Term, ...],
+    fork: Overlay,
+    asked: RequirementClass,
+    view: SubjectView,
+    anti: tuple[AffinityTerm, ...],
+    near: tuple[AffinityTerm, ...],
     excluded: Bits,
 ) -> Iterator[Check]:
     """Every check that a pod of the class has to pass now, in the order of `Reason`, for one replica."""
@@ -52,7 +52,7 @@ def all_checks(
         yield Reason.NEAR, "", allowed & fork.starting_rows(starting)
 
 
-def _resource_checks(fork: Fork, asked: RequirementsClass) -> Iterator[Check]:
+def _resource_checks(fork: Overlay, asked: RequirementClass) -> Iterator[Check]:
     """Named resources in the order of the request (by name), then GPU devices under the worker's own resource name."""
     alive = fork.index.alive
     for (name, amount), (column, _) in zip(asked.requirements.requests, asked.needs, strict=True):
@@ -65,11 +65,11 @@ def _resource_checks(fork: Fork, asked: RequirementsClass) -> Iterator[Check]:
 
 
 def count_reasons(
-    fork: Fork,
-    asked: RequirementsClass,
-    view: View,
-    anti: tuple[Term, ...],
-    near: tuple[Term, ...],
+    fork: Overlay,
+    asked: RequirementClass,
+    view: SubjectView,
+    anti: tuple[AffinityTerm, ...],
+    near: tuple[AffinityTerm, ...],
     excluded: Bits,
 ) -> Counts:
     """Each worker once, under the first check that refuses it; those that could take one replica count as GROUP."""
@@ -186,7 +186,7 @@ def lane_note(state: LaneState, workload_id: str) -> str:
 
 
 def fit_note(
-    verdict: Verdict,
+    verdict: PoolFit,
     pool: EmptyPool | None,
     replicas: int = 1,
     requirements: Requirements | None = None,
@@ -197,14 +197,14 @@ def fit_note(
 
     `pool` is the verdict's. `all_known`: of every pool it is known what an empty worker offers.
     """
-    if verdict.fit in (Fit.NEW, Fit.FULL):
+    if verdict.fit in (FitKind.NEW, FitKind.FULL):
         text = f"would fit on {'an empty worker' if replicas == 1 else 'empty workers'} of pool {verdict.pool}"
-        if verdict.fit is Fit.NEW or pool is None:
+        if verdict.fit is FitKind.NEW or pool is None:
             return text
         if pool.fixed:
             return f"{text}, to which nobody adds workers"
         return f"{text}, which is at its maximum of {pool.most} worker{'' if pool.most == 1 else 's'}"
-    if verdict.fit is Fit.NOWHERE and verdict.closest:
+    if verdict.fit is FitKind.NOWHERE and verdict.closest:
         lacks = " and ".join(_text(reason, detail, requirements) for reason, detail in verdict.lacks)
         if not all_known:
             return f"of the pools whose workers are known {verdict.closest} comes closest: {lacks}"
@@ -227,7 +227,7 @@ def nearest_miss(
     snapshot: Snapshot, workload: PendingWorkload, *, limit: int = 3, options: Options | None = None
 ) -> tuple[NearMiss, ...]:
     """The workers that fail the fewest checks (ties by name), at most `limit`, as the snapshot stands."""
-    fork = Fork(snapshot, options or Options())
+    fork = Overlay(snapshot, options or Options())
     asked = fork.requirements_class(workload.requirements)
     view = fork.view(workload.subject)
     anti, near = fork.terms_of(asked, view)

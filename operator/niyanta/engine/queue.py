@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Final
 
-from niyanta.engine.model import PendingWorkload
+from niyanta.engine.types import PendingWorkload
 
 MINUTE: Final = 60_000_000
 """Microseconds."""

@@ -14,8 +14,8 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from niyanta.engine.model import CPU
-from niyanta.resources.base import Refused
+from niyanta.engine.types import CPU
+from niyanta.resources.models.base import InvalidManifestError
 
 PATTERN = r"^[+]?([0-9]{1,19}([.][0-9]{0,9})?|[.][0-9]{1,9})([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?$"
 """Grammar of a quantity that isn't negative. Digits are bounded, longer ones would only name absurd amounts."""
@@ -50,7 +50,7 @@ def base_units(resource: str, value: object, field: str) -> int:
         units = _units(str(value), 1000 if resource == CPU else 1)
         if units is not None:
             return units
-    raise Refused(field, value, 'must be a quantity that isn\'t negative, such as 2, "500m" or "1Gi"')
+    raise InvalidManifestError(field, value, 'must be a quantity that isn\'t negative, such as 2, "500m" or "1Gi"')
 
 
 def quantities(values: Mapping[str, Any] | None, field: str) -> dict[str, int]:

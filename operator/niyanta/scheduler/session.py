@@ -10,26 +10,26 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from niyanta import log
-from niyanta.engine.columns import Snapshot
 from niyanta.engine.queue import QueueSettings
+from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.lifecycle import Event, Phase
-from niyanta.scheduler import attempts
-from niyanta.scheduler.apply import Applied, Applier
-from niyanta.scheduler.attempts import Verdict
-from niyanta.scheduler.dispatch import REST, Dispatcher
-from niyanta.scheduler.feed import Feed
-from niyanta.scheduler.fits import Fits
-from niyanta.scheduler.inbox import Inbox
-from niyanta.scheduler.mirror import Mirror, Tracked
-from niyanta.scheduler.pace import Pace
-from niyanta.scheduler.ports import ClusterPort, NodeState, WriteProblem
-from niyanta.scheduler.reaper import Reaper
-from niyanta.scheduler.telemetry import Telemetry
+from niyanta.observability import log
+from niyanta.scheduler.cluster_api import ClusterApi, NodeState, WriteProblem
+from niyanta.scheduler.delta_fanout import DeltaFanout
+from niyanta.scheduler.demand.sizing_result import SizingResult
+from niyanta.scheduler.intake.work_queue import WorkQueue
+from niyanta.scheduler.metrics import SchedulerMetrics
+from niyanta.scheduler.placement_rate import PlacementRate
+from niyanta.scheduler.pods import outcome
+from niyanta.scheduler.pods.outcome import LifecycleDecision
+from niyanta.scheduler.pods.pod_creator import CreateResult, PodCreator
+from niyanta.scheduler.pods.pod_remover import PodRemover
+from niyanta.scheduler.pods.rest_object import REST, RestObjects
+from niyanta.scheduler.workload_cache import TrackedWorkload, WorkloadCache
 from niyanta.settings import Settings
-from niyanta.store.clock import Clock
-from niyanta.store.figures import Figures
-from niyanta.store.rows import Change, WorkloadRow, worker_names
+from niyanta.store.leader.demand_stats import DemandStats
+from niyanta.store.postgres.clock import Clock
+from niyanta.store.rows import RowChange, WorkloadRow, worker_names
 from niyanta.store.state import StateManager
 
 logger = log.get(__name__)
@@ -46,15 +46,15 @@ TURNED_DOWN = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TransitionRequest:
     """An event to commit for a tracked row."""
 
-    tracked: Tracked
-    verdict: Verdict
+    tracked: TrackedWorkload
+    verdict: LifecycleDecision
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Ask:
+class DrainQuery:
     """A question of a task beside the leader's loop, to be answered in it."""
 
     worker: str
@@ -70,11 +70,11 @@ class Session:
         self,
         *,
         state: StateManager,
-        cluster: ClusterPort,
-        inbox: Inbox,
+        cluster: ClusterApi,
+        inbox: WorkQueue,
         clock: Clock,
         settings: Settings,
-        telemetry: Telemetry,
+        telemetry: SchedulerMetrics,
         epoch: int,
         on_lost: Callable[[], None],
         tick: Callable[[], None],
@@ -90,27 +90,27 @@ class Session:
         self.adopting = adopting
         """The database is older than the cluster (restored from a backup): rows follow pods."""
         self.snapshot = Snapshot()
-        self.mirror = Mirror(
+        self.mirror = WorkloadCache(
             QueueSettings(
                 enable_priority=settings.enable_priority,
                 enable_aging=settings.enable_aging,
                 aging_boost_per_minute=settings.aging_boost_per_minute,
             )
         )
-        self.pace = Pace()
-        self.asks: list[Ask] = []
-        self.feed = Feed(cluster.take_deltas)
-        self.figures: Figures | None = None
+        self.pace = PlacementRate()
+        self.asks: list[DrainQuery] = []
+        self.feed = DeltaFanout(cluster.take_deltas)
+        self.figures: DemandStats | None = None
         """What the leader counted last; None until it did."""
-        self.fits = Fits()
+        self.fits = SizingResult()
         """Which pool's empty workers waiting work would fit."""
-        self.dispatcher = Dispatcher(cluster=cluster, state=state, mirror=self.mirror, epoch=epoch)
-        self.applier = Applier(
+        self.dispatcher = RestObjects(cluster=cluster, state=state, mirror=self.mirror, epoch=epoch)
+        self.applier = PodCreator(
             cluster, self.dispatcher, epoch=epoch, width=settings.connections, report=self._on_applied, on_lost=on_lost
         )
         self.tick = tick
-        self.reaper = Reaper(cluster, on_lost=on_lost)
-        self._applied: list[Applied] = []
+        self.reaper = PodRemover(cluster, on_lost=on_lost)
+        self._applied: list[CreateResult] = []
         self._excluded: dict[str, int] = {}
         """Queued workloads that avoid a worker -> when (microseconds) the first of these exclusions ends."""
 
@@ -123,7 +123,7 @@ class Session:
         for tracked in self.mirror.select((Phase.SCHEDULED, Phase.RUNNING)):
             self.cluster.unclaim(tracked.id, tracked.row.attempt)
 
-    def _on_applied(self, applied: Applied) -> None:
+    def _on_applied(self, applied: CreateResult) -> None:
         self._applied.append(applied)
         self.inbox.wake()
 
@@ -139,12 +139,12 @@ class Session:
         return await self._ask(worker, reason="", evict=False) == 0
 
     async def _ask(self, worker: str, *, reason: str, evict: bool) -> int:
-        ask = Ask(worker, reason, evict, asyncio.get_running_loop().create_future())
+        ask = DrainQuery(worker, reason, evict, asyncio.get_running_loop().create_future())
         self.asks.append(ask)
         self.inbox.wake()
         return await ask.answer
 
-    def answer(self, ask: Ask, value: int) -> None:
+    def answer(self, ask: DrainQuery, value: int) -> None:
         """Whoever asked may have given up meanwhile."""
         self.asks.remove(ask)
         if not ask.answer.done():
@@ -155,7 +155,7 @@ class Session:
     async def observe(self, workload_ids: Iterable[str]) -> None:
         """Pods or nodes of these workloads changed, or an apply ended: commit what follows."""
         applied = list(self._applied)
-        outcomes: dict[str, Outcome] = {}
+        outcomes: dict[str, TransitionRequest] = {}
         strangers: list[str] = []
         for workload_id in workload_ids:
             tracked = self.mirror.get(workload_id)
@@ -164,23 +164,23 @@ class Session:
                 continue
             verdict = self._judge(tracked)
             if verdict is not None:
-                outcomes[workload_id] = Outcome(tracked, verdict)
+                outcomes[workload_id] = TransitionRequest(tracked, verdict)
         for result in applied:
             tracked = self.mirror.get(result.workload_id)
             if tracked is None:
                 continue
             if result.verdict is not None and tracked.row.phase.bound and tracked.row.attempt == result.attempt:
-                outcomes[tracked.id] = Outcome(tracked, result.verdict)
+                outcomes[tracked.id] = TransitionRequest(tracked, result.verdict)
             elif tracked.id not in outcomes:
                 verdict = self._judge(tracked)
                 if verdict is not None:
-                    outcomes[tracked.id] = Outcome(tracked, verdict)
+                    outcomes[tracked.id] = TransitionRequest(tracked, verdict)
         await self.commit(list(outcomes.values()))
         del self._applied[: len(applied)]  # only now: a commit that broke off is done again
         if strangers:
             await self._clear_strangers(strangers)
 
-    def _judge(self, tracked: Tracked) -> Verdict | None:
+    def _judge(self, tracked: TrackedWorkload) -> LifecycleDecision | None:
         row = tracked.row
         pods = self.cluster.pods(row.id)
         if not row.phase.bound:
@@ -194,14 +194,14 @@ class Session:
             # The creates under way decide first: a verdict now could start a new attempt beside a late create.
             return None
         self._reap(tracked)
-        verdict = attempts.judge(self._attempt(tracked), pods, self.cluster.node_state)
+        verdict = outcome.outcome_of(self._attempt(tracked), pods, self.cluster.node_state)
         if verdict is None:
             self._explain_fence(tracked)
         return verdict
 
-    def _attempt(self, tracked: Tracked) -> attempts.Attempt:
+    def _attempt(self, tracked: TrackedWorkload) -> outcome.Attempt:
         row = tracked.row
-        return attempts.Attempt(
+        return outcome.Attempt(
             phase=row.phase,
             attempt=row.attempt,
             workers=row.workers,
@@ -213,22 +213,22 @@ class Session:
             known=frozenset(tracked.known),
         )
 
-    def _watch_node_loss(self, tracked: Tracked) -> None:
+    def _watch_node_loss(self, tracked: TrackedWorkload) -> None:
         lost = any(self.cluster.node_state(node) is NodeState.NOT_READY for node in tracked.row.workers)
         if not lost:
             tracked.lost_since = None
         elif tracked.lost_since is None:
             tracked.lost_since = self.clock.now()
 
-    def _grace_over(self, tracked: Tracked) -> bool:
+    def _grace_over(self, tracked: TrackedWorkload) -> bool:
         if tracked.lost_since is None:
             return False
         return self.clock.now() - tracked.lost_since >= self.settings.node_loss_grace * 1e6
 
-    def _explain_fence(self, tracked: Tracked) -> None:
+    def _explain_fence(self, tracked: TrackedWorkload) -> None:
         """Say that it waits for a node, and that it no longer does."""
         # What was said may not be on the row yet: notes are written a round later.
-        said = tracked.fence_told or tracked.row.reason == attempts.WAITING_FOR_NODE_FENCE
+        said = tracked.fence_told or tracked.row.reason == outcome.WAITING_FOR_NODE_FENCE
         tracked.fence_told = tracked.lost_since is not None
         if tracked.lost_since is None:
             if said:
@@ -239,7 +239,7 @@ class Session:
         if not tracked.replace_lost:
             message += "; replaced when the node returns, is deleted or gets the out-of-service taint"
         if not said:
-            self.inbox.note(tracked.id, attempts.WAITING_FOR_NODE_FENCE, message)
+            self.inbox.note(tracked.id, outcome.WAITING_FOR_NODE_FENCE, message)
 
     async def _clear_strangers(self, workload_ids: Sequence[str]) -> None:
         """Pods whose workload isn't in memory: finished ones are released, ones of dead rows deleted."""
@@ -249,14 +249,14 @@ class Session:
             if row is not None and not row.phase.terminal:
                 continue  # just taken in: the next event finds it tracked
             self.reaper.reap(
-                attempts.tear_down(
+                outcome.tear_down(
                     self.cluster.pods(workload_id), keep_attempt=None, replace=False, node_state=self.cluster.node_state
                 )
             )
 
-    def _reap(self, tracked: Tracked) -> attempts.Teardown:
+    def _reap(self, tracked: TrackedWorkload) -> outcome.Teardown:
         keep = tracked.row.attempt if tracked.row.phase.bound else None
-        teardown = attempts.tear_down(
+        teardown = outcome.tear_down(
             self.cluster.pods(tracked.id),
             keep_attempt=keep,
             replace=tracked.replace_lost and (not tracked.row.phase.bound or self._grace_over(tracked)),
@@ -267,7 +267,7 @@ class Session:
 
     # --- commits -----------------------------------------------------------------------------------------------------
 
-    async def commit(self, outcomes: Sequence[Outcome]) -> None:
+    async def commit(self, outcomes: Sequence[TransitionRequest]) -> None:
         """Commit events in batches and act on each new row."""
         for start in range(0, len(outcomes), BATCH):
             self.tick()
@@ -294,7 +294,7 @@ class Session:
             self.follow(tracked, row)
         self.inbox.put_capacity()  # those that wait are to be thought about again
 
-    def follow(self, tracked: Tracked, row: WorkloadRow) -> None:
+    def follow(self, tracked: TrackedWorkload, row: WorkloadRow) -> None:
         """A row was changed by somebody else, or by a commit whose answer was lost."""
         before, tracked.row = tracked.row, row
         if before.phase.bound and (not row.phase.bound or row.attempt != before.attempt):
@@ -305,7 +305,7 @@ class Session:
         self.cluster.project(row)
         self.settle(tracked)
 
-    def start(self, tracked: Tracked) -> None:
+    def start(self, tracked: TrackedWorkload) -> None:
         """A placement is committed: its workers' capacity is taken and its pods are to be made."""
         row = tracked.row
         tracked.known = set()
@@ -314,7 +314,7 @@ class Session:
         self.mirror.dequeue(row.id)
         self.applier.submit(tracked)
 
-    def _change(self, outcome: Outcome) -> Change:
+    def _change(self, outcome: TransitionRequest) -> RowChange:
         tracked, verdict = outcome.tracked, outcome.verdict
         wake = not_before = None
         if verdict.event is Event.RETRY:
@@ -332,7 +332,7 @@ class Session:
             ttl = tracked.spec.ttl_seconds_after_finished
             wake = float(ttl) if ttl is not None else None
         excluded = {verdict.exclude: self.settings.kubelet_rejection_exclusion} if verdict.exclude else {}
-        return Change(
+        return RowChange(
             id=tracked.id,
             version=tracked.row.version,
             event=verdict.event,
@@ -344,7 +344,7 @@ class Session:
             counts=verdict.event is not Event.REQUEUE or bool(verdict.exclude),
         )
 
-    def after(self, row: WorkloadRow, verdict: Verdict) -> None:
+    def after(self, row: WorkloadRow, verdict: LifecycleDecision) -> None:
         """A row moved: follow it in memory, in the cluster's accounts, in its status and Events."""
         tracked = self.mirror.get(row.id)
         if tracked is None:
@@ -380,7 +380,7 @@ class Session:
         elif before is not None and before.phase.bound and row.phase is Phase.PENDING:
             self.cluster.tell(row, reason="Retrying", message=f"{row.reason}: {row.message}", warning=True)
 
-    def settle(self, tracked: Tracked) -> None:
+    def settle(self, tracked: TrackedWorkload) -> None:
         """Bring queue membership and left-over pods of a row in line with its phase."""
         row = tracked.row
         self.mirror.note_phase(tracked)
@@ -405,7 +405,7 @@ class Session:
             if stuck:
                 self.inbox.note(
                     row.id,
-                    attempts.WAITING_FOR_NODE_FENCE,
+                    outcome.WAITING_FOR_NODE_FENCE,
                     f"pods of attempt {row.attempt} on NotReady node {', '.join(sorted(set(stuck)))} may still run",
                 )
         elif row.not_before is not None and row.not_before.timestamp() * 1e6 > now:

@@ -14,24 +14,17 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from niyanta import __version__, log
-from niyanta.server import pages
-from niyanta.server.middleware import Gate
-from niyanta.server.openapi import schema_of
-from niyanta.server.problems import (
-    BAD_REQUEST,
-    INTERNAL,
-    METHOD,
-    NOT_FOUND,
-    UNAVAILABLE,
-    Kind,
-    Problem,
-)
-from niyanta.server.routes import fleet, ops, submissions, workloads
-from niyanta.server.services import Services, raw
+from niyanta import __version__
+from niyanta.observability import log
+from niyanta.server.dependencies import Dependencies, raw
+from niyanta.server.middleware import InflightLimiter
+from niyanta.server.problems import BAD_REQUEST, INTERNAL, METHOD, NOT_FOUND, UNAVAILABLE, Problem, ProblemType
+from niyanta.server.routes import fleet, health, submissions, workloads
+from niyanta.server.schema import docs_pages
+from niyanta.server.schema.openapi_document import schema_of
 from niyanta.settings import Settings
 from niyanta.store.errors import ConflictError, StoreError, StoreUnavailableError
-from niyanta.store.replicas import open_router
+from niyanta.store.reads.router import open_router
 
 logger = log.get(__name__)
 
@@ -42,7 +35,7 @@ _AGAIN = 2.0
 def create_app(settings: Settings) -> FastAPI:
     """The application; its life begins and ends the pools of connections."""
     app = _bare("Niyanta")
-    for router in (submissions.router, workloads.router, fleet.router, ops.router):
+    for router in (submissions.router, workloads.router, fleet.router, health.router):
         app.include_router(router)
     app.router.lifespan_context = _lifespan(settings)
     app.openapi = lambda: schema_of(app)  # type: ignore[method-assign]
@@ -53,16 +46,16 @@ def create_app(settings: Settings) -> FastAPI:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(pages.page(app.openapi()))
+        return HTMLResponse(docs_pages.page(app.openapi()))
 
-    app.add_middleware(Gate, most=settings.api_max_inflight)
+    app.add_middleware(InflightLimiter, most=settings.api_max_inflight)
     return app
 
 
 def create_ops_app(main: FastAPI) -> FastAPI:
     """Health and metrics alone, of the process that `main` lives in."""
     app = _bare("Niyanta operations")
-    app.include_router(ops.router)
+    app.include_router(health.router)
     app.state = main.state
     return app
 
@@ -85,7 +78,7 @@ def _lifespan(settings: Settings) -> Any:
     @asynccontextmanager
     async def live(app: FastAPI) -> AsyncIterator[None]:
         async with await open_router(sized) as router:
-            parts = Services.on(router, sized)
+            parts = Dependencies.on(router, sized)
             app.state.services = parts
             parts.gatherer.start()
             pruning = asyncio.create_task(_prune(parts), name="prune")
@@ -100,7 +93,7 @@ def _lifespan(settings: Settings) -> Any:
     return live
 
 
-async def _prune(parts: Services) -> None:
+async def _prune(parts: Dependencies) -> None:
     """Forget what is out of date, for ever."""
     while True:
         await asyncio.sleep(PRUNE_EVERY)
@@ -132,14 +125,14 @@ async def _invalid(_: Request, error: Exception) -> Response:
         {"field": ".".join(str(part) for part in item["loc"][1:]) or str(item["loc"][0]), "message": item["msg"]}
         for item in error.errors()
     ]
-    kind = Kind(BAD_REQUEST.name, 422, BAD_REQUEST.title)
+    kind = ProblemType(BAD_REQUEST.name, 422, BAD_REQUEST.title)
     return Problem(kind, "; ".join(f"{item['field']}: {item['message']}" for item in found[:3]), found).response()
 
 
 async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kinds = {404: NOT_FOUND, 405: METHOD}
-    kind = kinds.get(error.status_code, Kind(BAD_REQUEST.name, error.status_code, BAD_REQUEST.title))
+    kind = kinds.get(error.status_code, ProblemType(BAD_REQUEST.name, error.status_code, BAD_REQUEST.title))
     detail = "there is nothing at this path" if kind is NOT_FOUND else str(error.detail)
     return Problem(kind, detail, headers=dict(error.headers or {})).response()
 

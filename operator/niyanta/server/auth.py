@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 
 from niyanta.server.problems import FORBIDDEN, UNAUTHORIZED, Problem
-from niyanta.store.keychain import ApiKey, KeyChain, Role
+from niyanta.store.rest.api_keys import ApiKey, ApiKeys, Role
 
 REMEMBERED_SECONDS = 1.0
 """A revoked key stops working within this time."""
@@ -45,7 +45,7 @@ class Principal:
 class Authenticator:
     """Checks keys; what was found, and that nothing was found, is remembered for REMEMBERED_SECONDS."""
 
-    def __init__(self, keys: KeyChain) -> None:
+    def __init__(self, keys: ApiKeys) -> None:
         self._keys = keys
         self._known: OrderedDict[bytes, tuple[float, ApiKey | None]] = OrderedDict()
 

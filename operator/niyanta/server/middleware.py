@@ -27,7 +27,7 @@ _HEADERS = [
 ]
 
 
-class Gate:
+class InflightLimiter:
     """Measures, and turns away what goes beyond `most` requests at once."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:

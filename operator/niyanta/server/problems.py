@@ -15,7 +15,7 @@ MEDIA_TYPE = "application/problem+json"
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ProblemType:
     """A type of problem: the end of its URI, its status and title."""
 
     name: str
@@ -27,38 +27,38 @@ class Kind:
         return PREFIX + self.name
 
 
-BAD_REQUEST = Kind("bad-request", 400, "The request can't be understood")
-UNAUTHORIZED = Kind("unauthorized", 401, "No valid API key was given")
-FORBIDDEN = Kind("forbidden", 403, "The API key may not do this")
-NOT_FOUND = Kind("not-found", 404, "There is no such thing")
-METHOD = Kind("method-not-allowed", 405, "The path doesn't know this method")
-TIMEOUT = Kind("request-timeout", 408, "The request's body didn't arrive in time")
-NAME_TAKEN = Kind("name-taken", 409, "An unfinished workload of the customer has this name")
-KEY_REUSED = Kind("idempotency-key-reused", 409, "The idempotency key belongs to another request")
-WRONG_PHASE = Kind("wrong-phase", 409, "The workload's phase doesn't allow this")
-OTHER_DOOR = Kind("kubernetes-door", 409, "The workload belongs to the Kubernetes API")
-CONFLICT = Kind("conflict", 409, "Another request was faster")
-TOO_LARGE = Kind("too-large", 413, "The request is too large")
-MEDIA = Kind("unsupported-media-type", 415, "This media type isn't understood")
-INVALID = Kind("invalid-manifest", 422, "The manifest is refused")
-POD_SECURITY = Kind("pod-security", 422, "The template doesn't meet the restricted Pod Security standard")
-REFERENCE = Kind("reference-not-allowed", 422, "The template uses what the Customer doesn't list")
-NOT_ALLOWED = Kind("customer-not-allowed", 422, "The Customer may not do this")
-QUEUE_FULL = Kind("queue-full", 429, "The customer's queue is full")
-RATE_LIMITED = Kind("rate-limited", 429, "Too many submissions per second")
-INTERNAL = Kind("internal", 500, "A bug: the request could not be handled")
-UNAVAILABLE = Kind("unavailable", 503, "The record can't be reached now")
-STALE_FIGURES = Kind("stale-figures", 503, "No leader has counted lately")
-AT_CAPACITY = Kind("at-capacity", 503, "The queue of all customers together is full")
+BAD_REQUEST = ProblemType("bad-request", 400, "The request can't be understood")
+UNAUTHORIZED = ProblemType("unauthorized", 401, "No valid API key was given")
+FORBIDDEN = ProblemType("forbidden", 403, "The API key may not do this")
+NOT_FOUND = ProblemType("not-found", 404, "There is no such thing")
+METHOD = ProblemType("method-not-allowed", 405, "The path doesn't know this method")
+TIMEOUT = ProblemType("request-timeout", 408, "The request's body didn't arrive in time")
+NAME_TAKEN = ProblemType("name-taken", 409, "An unfinished workload of the customer has this name")
+KEY_REUSED = ProblemType("idempotency-key-reused", 409, "The idempotency key belongs to another request")
+WRONG_PHASE = ProblemType("wrong-phase", 409, "The workload's phase doesn't allow this")
+OTHER_DOOR = ProblemType("kubernetes-door", 409, "The workload belongs to the Kubernetes API")
+CONFLICT = ProblemType("conflict", 409, "Another request was faster")
+TOO_LARGE = ProblemType("too-large", 413, "The request is too large")
+MEDIA = ProblemType("unsupported-media-type", 415, "This media type isn't understood")
+INVALID = ProblemType("invalid-manifest", 422, "The manifest is refused")
+POD_SECURITY = ProblemType("pod-security", 422, "The template doesn't meet the restricted Pod Security standard")
+REFERENCE = ProblemType("reference-not-allowed", 422, "The template uses what the Customer doesn't list")
+NOT_ALLOWED = ProblemType("customer-not-allowed", 422, "The Customer may not do this")
+QUEUE_FULL = ProblemType("queue-full", 429, "The customer's queue is full")
+RATE_LIMITED = ProblemType("rate-limited", 429, "Too many submissions per second")
+INTERNAL = ProblemType("internal", 500, "A bug: the request could not be handled")
+UNAVAILABLE = ProblemType("unavailable", 503, "The record can't be reached now")
+STALE_FIGURES = ProblemType("stale-figures", 503, "No leader has counted lately")
+AT_CAPACITY = ProblemType("at-capacity", 503, "The queue of all customers together is full")
 
-KINDS: tuple[Kind, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Kind))
+KINDS: tuple[ProblemType, ...] = tuple(value for value in list(globals().values()) if isinstance(value, ProblemType))
 
 
 @dataclass(eq=False)
 class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
     """A request that ends here. `retry_after` is seconds; `errors` are {field, message}."""
 
-    kind: Kind
+    kind: ProblemType
     detail: str
     errors: Sequence[Mapping[str, str]] = ()
     retry_after: float | None = None

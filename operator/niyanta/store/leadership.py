@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from psycopg.errors import LockNotAvailable
 
 from niyanta.store.errors import StaleEpochError
-from niyanta.store.pool import Connection, Pool, fetch
+from niyanta.store.postgres.pool import Connection, Pool, fetch
 
 LOCK_PATIENCE_MS = 2000
 """How long a take-over waits for commits of the old leader that are still under way before it tries again later."""
 
 
 @dataclass(frozen=True, slots=True)
-class Leader:
+class LeaderRecord:
     """The leadership row. `expires_in` is seconds, 0 or less when nobody leads."""
 
     holder: str
@@ -58,10 +58,10 @@ class Leadership:
         """Give leadership back at once; no effect when it is another's."""
         await self._pool.execute("leadership_release", self._params(epoch=epoch))
 
-    async def current(self) -> Leader:
+    async def current(self) -> LeaderRecord:
         """Who leads now."""
         ((holder, epoch, expires_in),) = await self._pool.fetch("leadership_current")
-        return Leader(holder, epoch, expires_in)
+        return LeaderRecord(holder, epoch, expires_in)
 
     async def adopt_epoch(self, minimum: int) -> int:
         """Raise the epoch this process holds above `minimum` (a fence's, seen after a restore); returns the epoch.

@@ -77,7 +77,7 @@ class WorkloadRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Intake:
+class WorkloadIntake:
     """What a door hands in. `phase` is Pending, Held, Suspended or Failed (refused), and counts for new ids only."""
 
     id: str
@@ -100,7 +100,7 @@ class Intake:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class RowChange:
     """One requested transition of one workload, valid only if the row still has `version`.
 
     PLACE needs `workers` (one per replica); `attempt` defaults to the row's next one. `excluded`: worker -> seconds to
@@ -139,7 +139,7 @@ class BatchResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class PendingNote:
     """Why a workload is not further than it is; `reasons` are typed rejections as JSON values."""
 
     id: str

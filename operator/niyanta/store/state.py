@@ -12,29 +12,21 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from niyanta.settings import Settings
-from niyanta.store import commit, intake, limits
-from niyanta.store.codec import checked_id, dumps, event_row, state_record, workload_row
-from niyanta.store.keys import QueueKeys
-from niyanta.store.ledger import Ledger
-from niyanta.store.partitions import keep_house
-from niyanta.store.pool import Pool, fetch
-from niyanta.store.queries import sql
-from niyanta.store.rows import (
-    BatchResult,
-    Change,
-    Cursor,
-    EventRow,
-    Intake,
-    Note,
-    WorkloadRow,
-)
-from niyanta.store.scaling import ScalingRecord
+from niyanta.store.leader.scaling import ScalingStore
+from niyanta.store.postgres.partitions import maintain_partitions
+from niyanta.store.postgres.pool import Pool, fetch
+from niyanta.store.postgres.queries import sql
+from niyanta.store.row_mapping import checked_id, dumps, event_row, state_record, workload_row
+from niyanta.store.rows import BatchResult, Cursor, EventRow, PendingNote, RowChange, WorkloadIntake, WorkloadRow
+from niyanta.store.workloads import ingest, limits, transitions
+from niyanta.store.workloads.audit import AuditLog
+from niyanta.store.workloads.queue_key import QueueKeys
 
 _FIRST = Cursor().id
 _PAGE = 1000
 
 
-class StateManager(ScalingRecord):
+class StateManager(ScalingStore):
     """The record. `settings.identity` must be the `holder` that leadership was taken with."""
 
     def __init__(self, pool: Pool, settings: Settings) -> None:
@@ -44,7 +36,11 @@ class StateManager(ScalingRecord):
     # --- Writing -----------------------------------------------------------------------------------------------------
 
     async def take_in(
-        self, intakes: Iterable[Intake], *, epoch: int | None, queue_limits: Mapping[str, int | None] | None = None
+        self,
+        intakes: Iterable[WorkloadIntake],
+        *,
+        epoch: int | None,
+        queue_limits: Mapping[str, int | None] | None = None,
     ) -> list[WorkloadRow]:
         """Insert new workloads, edit those whose generation is higher, leave the others; the current row of each id.
 
@@ -55,7 +51,7 @@ class StateManager(ScalingRecord):
         if not checked:
             return []
         holder = self._settings.identity
-        return await intake.take_in(
+        return await ingest.take_in(
             self._pool, checked, keys=self._keys, holder=holder, epoch=epoch, queue_limits=queue_limits or {}
         )
 
@@ -66,17 +62,17 @@ class StateManager(ScalingRecord):
         StaleEpochError, ConflictError.
         """
         async with self._pool.transaction() as connection:
-            now_us = await commit.begin(connection, epoch, self._settings.identity)
+            now_us = await transitions.begin(connection, epoch, self._settings.identity)
             return await limits.release_held(connection, customer, limit, keys=self._keys, now_us=now_us, epoch=epoch)
 
     async def set_object(self, id_: str, *, uid: str, name: str, epoch: int | None) -> None:
         """Remember the Workload object that a REST submission became. No new version. Raises StaleEpochError."""
         async with self._pool.transaction() as connection:
-            await commit.begin(connection, epoch, self._settings.identity)
+            await transitions.begin(connection, epoch, self._settings.identity)
             await connection.execute(sql("set_object"), {"id": id_, "uid": uid, "name": name})
 
     async def update_workload_status_batch(
-        self, changes: Sequence[Change], *, epoch: int | None, cycle: int | None = None
+        self, changes: Sequence[RowChange], *, epoch: int | None, cycle: int | None = None
     ) -> BatchResult:
         """Apply transitions in one transaction; what is stale or illegal drops out and is named in the result.
 
@@ -86,9 +82,11 @@ class StateManager(ScalingRecord):
         if not changes:
             return BatchResult([], [], [])
         holder = self._settings.identity
-        return await commit.apply_changes(self._pool, changes, keys=self._keys, holder=holder, epoch=epoch, cycle=cycle)
+        return await transitions.apply_changes(
+            self._pool, changes, keys=self._keys, holder=holder, epoch=epoch, cycle=cycle
+        )
 
-    async def note_pending(self, notes: Sequence[Note], *, epoch: int | None) -> list[WorkloadRow]:
+    async def note_pending(self, notes: Sequence[PendingNote], *, epoch: int | None) -> list[WorkloadRow]:
         """Record why workloads are where they are, without a new version; audited only when the reason changed.
 
         Returns the rows written; those that moved on, are over, or say so already are left alone. Raises
@@ -97,7 +95,7 @@ class StateManager(ScalingRecord):
         if not notes:
             return []
         async with self._pool.transaction() as connection:
-            await commit.begin(connection, epoch, self._settings.identity)
+            await transitions.begin(connection, epoch, self._settings.identity)
             records = dumps([asdict(note) for note in {note.id: note for note in notes}.values()])
             written = await fetch(connection, "note_pending", {"records": records, "epoch": epoch})
             rows = await fetch(connection, "rows_by_id", {"ids": [id_ for (id_,) in written]}) if written else []
@@ -109,7 +107,7 @@ class StateManager(ScalingRecord):
         Raises StaleEpochError.
         """
         async with self._pool.transaction() as connection:
-            await commit.begin(connection, epoch, self._settings.identity)
+            await transitions.begin(connection, epoch, self._settings.identity)
             await connection.execute(sql("set_wake"), {"ids": list(ids), "seconds": seconds})
 
     async def reassign(self, id_: str, *, customer: str, tier_weight: int, epoch: int | None) -> WorkloadRow:
@@ -119,7 +117,7 @@ class StateManager(ScalingRecord):
         ConflictError.
         """
         async with self._pool.transaction() as connection:
-            now_us = await commit.begin(connection, epoch, self._settings.identity)
+            now_us = await transitions.begin(connection, epoch, self._settings.identity)
             rows = await fetch(connection, "lock_rows", {"ids": [id_]})
             if not rows:
                 raise LookupError(id_)
@@ -128,7 +126,7 @@ class StateManager(ScalingRecord):
                 return old
             key = self._keys.key(old.priority, tier_weight, old.queued_at_us)
             new = replace(old, customer=customer, tier_weight=tier_weight, queue_key=key, version=old.version + 1)
-            ledger = Ledger(now_us=now_us, epoch=epoch)
+            ledger = AuditLog(now_us=now_us, epoch=epoch)
             ledger.count(old, -1)
             ledger.count(new, 1)
             ledger.event(new, "Reassigned", old=old)
@@ -150,7 +148,7 @@ class StateManager(ScalingRecord):
         after = _FIRST
         while True:
             async with self._pool.transaction() as connection:
-                await commit.begin(connection, epoch, self._settings.identity)
+                await transitions.begin(connection, epoch, self._settings.identity)
                 page = {"customer": customer, "after": after, "limit": _PAGE}
                 rows = [workload_row(row) for row in await fetch(connection, "lock_customer_rows", page)]
                 new = [fresh for row in rows if (fresh := self._retiered(row, tier_weight)) is not row]
@@ -280,9 +278,9 @@ class StateManager(ScalingRecord):
         """The database's clock in µs since 1970."""
         return int((await self._pool.fetch("clock"))[0][0])
 
-    async def keep_house(self) -> None:
+    async def maintain_partitions(self) -> None:
         """Daily: event partitions ahead, old ones dropped, counters of unused classes removed."""
-        await asyncio.to_thread(keep_house, self._settings.dsn)
+        await asyncio.to_thread(maintain_partitions, self._settings.dsn)
 
     async def _rows(self, statement: str, **params: object) -> list[WorkloadRow]:
         return [workload_row(row) for row in await self._pool.fetch(statement, params)]

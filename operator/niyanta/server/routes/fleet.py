@@ -8,24 +8,24 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from niyanta.server import views
 from niyanta.server.auth import Principal
-from niyanta.server.backpressure import limit_of
-from niyanta.server.models import (
+from niyanta.server.dependencies import BoundedRoute, Caller, MayBeStale, Observer, Parts, answer
+from niyanta.server.problems import NOT_FOUND, STALE_FIGURES, Problem
+from niyanta.server.routes.workloads import Limit, Name
+from niyanta.server.schema import serializers
+from niyanta.server.schema.models import (
     CustomerList,
     CustomerStats,
     CustomerView,
     DecisionPage,
     DrainView,
-    PoolFiguresView,
     PoolList,
+    PoolStatsView,
     QueueDepthView,
     WorkerPage,
 )
-from niyanta.server.openapi import problems
-from niyanta.server.problems import NOT_FOUND, STALE_FIGURES, Problem
-from niyanta.server.routes.workloads import Limit, Name
-from niyanta.server.services import BoundedRoute, Caller, MayBeStale, Observer, Parts, answer
+from niyanta.server.schema.openapi_document import problems
+from niyanta.server.submit.backpressure import limit_of
 from niyanta.store.rows import Depth
 
 router = APIRouter(prefix="/v1", route_class=BoundedRoute)
@@ -47,7 +47,7 @@ def _chosen(caller: Principal, customer: str | None) -> str:
 @router.get("/customer", response_model=CustomerView, tags=["Customers"], summary="The Customer", responses=_READ)
 async def get_customer(parts: Parts, caller: Caller, customer: Customer = None) -> Response:
     """Tier, limits, namespaces, and what its submissions may use."""
-    return answer(views.customer(await parts.known_customer(_chosen(caller, customer))))
+    return answer(serializers.customer(await parts.known_customer(_chosen(caller, customer))))
 
 
 @router.get(
@@ -61,7 +61,7 @@ async def list_customers(caller: Caller, reads: MayBeStale) -> Response:
     """By name."""
     caller.require_admin()
     found = [row for row in await reads.get_customers() if not row.deleted]
-    return answer(CustomerList(items=[views.customer(row) for row in found]))
+    return answer(CustomerList(items=[serializers.customer(row) for row in found]))
 
 
 @router.get(
@@ -78,7 +78,7 @@ async def stats(parts: Parts, caller: Caller, reads: MayBeStale, customer: Custo
     pace = await parts.pressure.pace()
     view = CustomerStats(
         customer=row.name,
-        counts=views.counts(depth),
+        counts=serializers.counts(depth),
         waiting=depth.pending + depth.held + depth.suspended,
         max_queue_depth=limit_of(row, "maxQueueDepth"),
         concurrent=depth.scheduled + depth.running,
@@ -101,7 +101,7 @@ async def list_workers(
 ) -> Response:
     """By name. What is taken of each is shown to admins alone."""
     rows = await reads.get_workers(pool=pool, after=cursor or "", limit=limit)
-    items = [views.worker(row, admin=caller.admin) for row in rows]
+    items = [serializers.worker(row, admin=caller.admin) for row in rows]
     return answer(WorkerPage(items=items, next=rows[-1].name if len(rows) == limit else None))
 
 
@@ -121,7 +121,7 @@ async def drain(name: str, parts: Parts, caller: Caller) -> Response:
         found = await parts.record.add_worker_request(name, action="drain", by=f"{caller.customer}/{caller.key_id}")
     if found is None:
         raise Problem(NOT_FOUND, "there is no such worker")
-    return answer(views.drain(found), 202)
+    return answer(serializers.drain(found), 202)
 
 
 @router.get(
@@ -129,12 +129,12 @@ async def drain(name: str, parts: Parts, caller: Caller) -> Response:
 )
 async def list_pools(caller: Caller, reads: MayBeStale) -> Response:
     """As the leader last wrote them. How busy they are is shown to admins alone."""
-    return answer(PoolList(items=[views.pool(row, admin=caller.admin) for row in await reads.get_pools()]))
+    return answer(PoolList(items=[serializers.pool(row, admin=caller.admin) for row in await reads.get_pools()]))
 
 
 @router.get(
     "/pools/{name}/figures",
-    response_model=PoolFiguresView,
+    response_model=PoolStatsView,
     tags=["Workers"],
     summary="What an autoscaler needs of a pool (admin, metrics)",
     responses=problems(401, 403, 404, 503),
@@ -151,7 +151,7 @@ async def pool_figures(name: str, parts: Parts, caller: Observer) -> Response:
     pool = figures.pool(name)
     if pool is None:
         raise Problem(NOT_FOUND, "there is no such pool")
-    return answer(views.pool_figures(pool, age=age))
+    return answer(serializers.pool_figures(pool, age=age))
 
 
 @router.get(
@@ -171,7 +171,7 @@ async def pool_decisions(
     """Newest first, of the last 30 days; empty for a pool that was never scaled."""
     caller.require_admin()
     rows = await parts.record.get_scaling_decisions(name[:63], limit=limit, before=int(cursor) if cursor else None)
-    items = [views.decision(row) for row in rows]
+    items = [serializers.decision(row) for row in rows]
     return answer(DecisionPage(items=items, next=str(rows[-1].id) if len(rows) == limit else None))
 
 

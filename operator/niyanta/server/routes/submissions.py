@@ -17,12 +17,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from niyanta.server import telemetry, views
+from niyanta.server import metrics
 from niyanta.server.auth import Principal
-from niyanta.server.backpressure import Backpressure, limit_headers, limit_of
-from niyanta.server.body import MAX_BATCH, MAX_ITEMS, MAX_MANIFEST, parse_object, read_body, require_media
-from niyanta.server.models import Accepted, BatchItem, BatchView, ProblemView
-from niyanta.server.openapi import BATCH_BODY, IDEMPOTENCY, MANIFEST_BODY, problems
+from niyanta.server.dependencies import Caller, Dependencies, Parts, bounded, raw
 from niyanta.server.problems import (
     BAD_REQUEST,
     KEY_REUSED,
@@ -33,10 +30,14 @@ from niyanta.server.problems import (
     TOO_LARGE,
     Problem,
 )
-from niyanta.server.services import Caller, Parts, Services, bounded, raw
-from niyanta.store.rows import CustomerRow, Intake
-from niyanta.store.submit import Answer, Outcome, Refusal, Verdict
-from niyanta.store.submit import Request as Submission
+from niyanta.server.schema import serializers
+from niyanta.server.schema.models import Accepted, BatchItem, BatchView, ProblemView
+from niyanta.server.schema.openapi_document import BATCH_BODY, IDEMPOTENCY, MANIFEST_BODY, problems
+from niyanta.server.submit.backpressure import Backpressure, limit_headers, limit_of
+from niyanta.server.submit.body import MAX_BATCH, MAX_ITEMS, MAX_MANIFEST, parse_object, read_body, require_media
+from niyanta.store.rest.submissions import ItemResult, RefusalReason, StoredResponse, SubmissionOutcome
+from niyanta.store.rest.submissions import SubmissionRequest as Submission
+from niyanta.store.rows import CustomerRow, WorkloadIntake
 
 router = APIRouter(prefix="/v1", tags=["Workloads"])
 
@@ -56,13 +57,13 @@ _CUSTOMER = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 )
 async def submit(request: Request, parts: Parts, caller: Caller) -> Response:
     """The body is the very manifest that kubectl takes, as JSON. 202: it is committed and will not be lost."""
-    with telemetry.submission():
+    with metrics.submission():
         require_media(request, "json")
         text = await read_body(request, MAX_MANIFEST)
         return await bounded(_submit(request, text, parts, caller))
 
 
-async def _submit(request: Request, text: bytes, parts: Services, caller: Principal) -> Response:
+async def _submit(request: Request, text: bytes, parts: Dependencies, caller: Principal) -> Response:
     key = _idempotency_key(request)
     digest = hashlib.sha256(b"one\n" + text).hexdigest()
     manifest = parse_object(text)
@@ -85,21 +86,25 @@ async def _submit(request: Request, text: bytes, parts: Services, caller: Princi
     (verdict,) = outcome.verdicts
     if verdict.row is None:
         raise await _refused(parts, verdict, customer, limit, intake)
-    telemetry.ACCEPTED.labels(customer.tier).inc()
+    metrics.ACCEPTED.labels(customer.tier).inc()
     headers = {"Location": f"/v1/workloads/{verdict.row.id}", **written}
     return raw(outcome.answer.body if outcome.answer else None, 202, headers)
 
 
-def _one_answer(verdicts: Sequence[Verdict]) -> Answer:
+def _one_answer(verdicts: Sequence[ItemResult]) -> StoredResponse:
     """A refusal isn't kept: the same key may be used when there is room."""
     row = verdicts[0].row
-    return Answer(0, None, keep=False) if row is None else Answer(202, views.body(views.accepted(row)))
+    return (
+        StoredResponse(0, None, keep=False)
+        if row is None
+        else StoredResponse(202, serializers.body(serializers.accepted(row)))
+    )
 
 
 async def _refused(
-    parts: Services, verdict: Verdict, customer: CustomerRow, limit: int | None, intake: Intake
+    parts: Dependencies, verdict: ItemResult, customer: CustomerRow, limit: int | None, intake: WorkloadIntake
 ) -> Problem:
-    if verdict.refusal is Refusal.NAME_TAKEN:
+    if verdict.refusal is RefusalReason.NAME_TAKEN:
         return _name_taken(intake)
     return await parts.pressure.queue_full(customer, limit or 0, verdict.depth, 1)
 
@@ -112,7 +117,7 @@ class _Line:
     """A line of a batch: an intake, or what is wrong with it."""
 
     number: int
-    intake: Intake | None = None
+    intake: WorkloadIntake | None = None
     problem: Problem | None = None
 
 
@@ -131,13 +136,13 @@ async def submit_batch(request: Request, parts: Parts, caller: Caller) -> Respon
     202: all were accepted; 207: look at each. With an Idempotency-Key the whole answer is kept if anything was
     accepted, so send what was refused again under another key.
     """
-    with telemetry.submission():
+    with metrics.submission():
         require_media(request, "ndjson", "jsonl", "json")
         text = await read_body(request, MAX_BATCH)
         return await bounded(_submit_batch(request, text, parts, caller))
 
 
-async def _submit_batch(request: Request, text: bytes, parts: Services, caller: Principal) -> Response:
+async def _submit_batch(request: Request, text: bytes, parts: Dependencies, caller: Principal) -> Response:
     key = _idempotency_key(request)
     digest = hashlib.sha256(b"batch\n" + text).hexdigest()
     raw_lines = [(number, line) for number, line in enumerate(text.split(b"\n")) if line.strip()]
@@ -176,7 +181,9 @@ async def _submit_batch(request: Request, text: bytes, parts: Services, caller: 
     return response
 
 
-async def _read_lines(parts: Services, raw_lines: Sequence[tuple[int, bytes]], customer: CustomerRow) -> list[_Line]:
+async def _read_lines(
+    parts: Dependencies, raw_lines: Sequence[tuple[int, bytes]], customer: CustomerRow
+) -> list[_Line]:
     lines = []
     for count, (number, text) in enumerate(raw_lines):
         if count % SLICE == 0:
@@ -188,7 +195,7 @@ async def _read_lines(parts: Services, raw_lines: Sequence[tuple[int, bytes]], c
     return lines
 
 
-async def _slow_down(parts: Services, customer: CustomerRow, lines: Sequence[_Line]) -> None:
+async def _slow_down(parts: Dependencies, customer: CustomerRow, lines: Sequence[_Line]) -> None:
     """Refuse what goes beyond submitRatePerSecond; the first lines come first."""
     per_second = limit_of(customer, "submitRatePerSecond")
     good = [line for line in lines if line.intake is not None]
@@ -207,7 +214,7 @@ class _BatchAnswer:
         self._limit = limit
         self.depth = 0
 
-    def answer(self, verdicts: Sequence[Verdict]) -> Answer:
+    def answer(self, verdicts: Sequence[ItemResult]) -> StoredResponse:
         rest = iter(verdicts)
         items = []
         for line in self._lines:
@@ -216,8 +223,8 @@ class _BatchAnswer:
                 continue
             verdict = next(rest)
             if verdict.row is not None:
-                items.append(BatchItem(line=line.number, status=202, workload=views.accepted(verdict.row)))
-            elif verdict.refusal is Refusal.NAME_TAKEN:
+                items.append(BatchItem(line=line.number, status=202, workload=serializers.accepted(verdict.row)))
+            elif verdict.refusal is RefusalReason.NAME_TAKEN:
                 items.append(_item(line.number, _name_taken(line.intake)))
             else:
                 self.depth = max(self.depth, verdict.depth)
@@ -225,7 +232,7 @@ class _BatchAnswer:
                 items.append(_item(line.number, Problem(QUEUE_FULL, text)))
         accepted = sum(item.status == 202 for item in items)
         view = BatchView(accepted=accepted, refused=len(items) - accepted, items=items)
-        return Answer(202 if accepted == len(items) else 207, views.body(view), keep=accepted > 0)
+        return StoredResponse(202 if accepted == len(items) else 207, serializers.body(view), keep=accepted > 0)
 
 
 def _item(number: int, problem: Problem | None) -> BatchItem:
@@ -234,10 +241,10 @@ def _item(number: int, problem: Problem | None) -> BatchItem:
 
 
 async def _batch_response(
-    parts: Services, customer: CustomerRow, limit: int | None, answer: Answer, answers: _BatchAnswer
+    parts: Dependencies, customer: CustomerRow, limit: int | None, answer: StoredResponse, answers: _BatchAnswer
 ) -> Response:
     """The answer with the headers of the first limit that was met."""
-    telemetry.batch(answer.body["items"], customer.tier)
+    metrics.batch(answer.body["items"], customer.tier)
     kinds = {item["problem"]["type"] for item in answer.body["items"] if item["problem"]}
     headers: dict[str, str] = {}
     if QUEUE_FULL.uri in kinds and limit is not None:
@@ -255,16 +262,16 @@ async def _batch_response(
 # --- What both have in common ----------------------------------------------------------------------------------------
 
 
-def _read(parts: Services, manifest: dict[str, Any], customer: CustomerRow) -> Intake:
+def _read(parts: Dependencies, manifest: dict[str, Any], customer: CustomerRow) -> WorkloadIntake:
     return parts.reader.read(manifest, customer, tier_weight=parts.settings.tier_weight(customer.tier))
 
 
-def _name_taken(intake: Intake) -> Problem:
+def _name_taken(intake: WorkloadIntake) -> Problem:
     text = f"customer {intake.customer} has an unfinished workload named {intake.name}"
     return Problem(NAME_TAKEN, text, [{"field": "metadata.name", "message": "is taken"}])
 
 
-async def _customer(parts: Services, name: str) -> CustomerRow:
+async def _customer(parts: Dependencies, name: str) -> CustomerRow:
     found = await parts.pressure.customer(name)
     if found is None:
         raise Problem(NOT_ALLOWED, f"there is no Customer {name}")
@@ -297,15 +304,15 @@ def _idempotency_key(request: Request) -> str | None:
     return key
 
 
-async def _position(parts: Services, caller: Principal, customer: str) -> dict[str, str]:
+async def _position(parts: Dependencies, caller: Principal, customer: str) -> dict[str, str]:
     """For an answer that was given before: its write may be a moment old, and another process's."""
     return parts.positions.written(await parts.router.position(), caller.customer, customer)
 
 
-def _replayed(outcome: Outcome, written: dict[str, str]) -> Response:
+def _replayed(outcome: SubmissionOutcome, written: dict[str, str]) -> Response:
     if outcome.mismatch or outcome.answer is None:
         raise Problem(KEY_REUSED, "this Idempotency-Key was used for another request within 24 hours")
-    telemetry.REPLAYED.inc()
+    metrics.REPLAYED.inc()
     headers = {"Idempotency-Replayed": "true", **written}
     if isinstance(outcome.answer.body, dict) and "href" in outcome.answer.body:
         headers["Location"] = outcome.answer.body["href"]

@@ -12,23 +12,23 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from niyanta.lifecycle import Event, IllegalTransitionError, Phase
-from niyanta.server import views
 from niyanta.server.auth import Principal
-from niyanta.server.backpressure import Pace
-from niyanta.server.models import (
+from niyanta.server.dependencies import BoundedRoute, Caller, Dependencies, MayBeStale, Parts, answer
+from niyanta.server.problems import BAD_REQUEST, NOT_FOUND, OTHER_DOOR, WRONG_PHASE, Problem
+from niyanta.server.schema import serializers
+from niyanta.server.schema.models import (
     Estimate,
     EventPage,
     Explanation,
-    Position,
-    View,
+    QueuePosition,
+    ResponseModel,
     WorkloadPage,
     WorkloadView,
 )
-from niyanta.server.openapi import problems
-from niyanta.server.problems import BAD_REQUEST, NOT_FOUND, OTHER_DOOR, WRONG_PHASE, Problem
-from niyanta.server.services import BoundedRoute, Caller, MayBeStale, Parts, Services, answer
-from niyanta.store.codec import from_us, to_us
-from niyanta.store.reads import EXACT_POSITIONS, Filter, Place
+from niyanta.server.schema.openapi_document import problems
+from niyanta.server.submit.backpressure import ObservedPlacementRate
+from niyanta.store.reads.reads import EXACT_POSITIONS, ListPosition, WorkloadFilter
+from niyanta.store.row_mapping import from_us, to_us
 from niyanta.store.rows import WorkloadRow
 
 router = APIRouter(prefix="/v1/workloads", tags=["Workloads"], route_class=BoundedRoute)
@@ -63,7 +63,7 @@ async def list_workloads(
     """
     if not caller.admin and customer not in (None, caller.customer):
         return answer(WorkloadPage(items=[], next=None))
-    wanted = Filter(
+    wanted = WorkloadFilter(
         customer=customer if caller.admin else caller.customer,
         phases=tuple(status or ()),
         type=type_,
@@ -97,7 +97,7 @@ async def explain(id: str, parts: Parts, caller: Caller, reads: MayBeStale) -> R
     position = estimate = None
     if row.phase is Phase.PENDING:
         ahead = await reads.queue_ahead(row)
-        position = Position(ahead=ahead, exact=ahead < EXACT_POSITIONS)
+        position = QueuePosition(ahead=ahead, exact=ahead < EXACT_POSITIONS)
         estimate = estimated_start(row, position, await parts.pressure.pace(), now)
     view = Explanation(
         id=row.id,
@@ -106,10 +106,10 @@ async def explain(id: str, parts: Parts, caller: Caller, reads: MayBeStale) -> R
         message=row.message,
         effective_priority=_effective(parts, row, now),
         priority_formula=_formula(parts, row),
-        reasons=views.reason_counts(reasons),
-        nearest_miss=views.noted(reasons, "nearestMiss"),
-        fits_pool=views.noted(reasons, "fitsPool"),
-        closest_pool=views.noted(reasons, "closestPool"),
+        reasons=serializers.reason_counts(reasons),
+        nearest_miss=serializers.noted(reasons, "nearestMiss"),
+        fits_pool=serializers.noted(reasons, "fitsPool"),
+        closest_pool=serializers.noted(reasons, "closestPool"),
         position=position,
         estimated_start=estimate,
         not_before=row.not_before if row.not_before and to_us(row.not_before) > now else None,
@@ -118,7 +118,7 @@ async def explain(id: str, parts: Parts, caller: Caller, reads: MayBeStale) -> R
     return answer(view)
 
 
-def estimated_start(row: WorkloadRow, position: Position, pace: Pace, now_us: int) -> Estimate:
+def estimated_start(row: WorkloadRow, position: QueuePosition, pace: ObservedPlacementRate, now_us: int) -> Estimate:
     """From the place in the queue and the leader's pace: (ahead + 1) / placements per minute."""
     if pace.age is None:
         return Estimate(at=None, seconds=None, basis="no leader has reported its pace yet")
@@ -162,7 +162,9 @@ async def events(
     attempts = [] if after else await reads.get_attempts(row.id)
     more = _cursor(to_us(found[-1].at), found[-1].id) if len(found) == limit else None
     page = EventPage(
-        items=[views.event(item) for item in found], attempts=[views.attempt(item) for item in attempts], next=more
+        items=[serializers.event(item) for item in found],
+        attempts=[serializers.attempt(item) for item in attempts],
+        next=more,
     )
     return answer(page)
 
@@ -189,7 +191,9 @@ async def resume(id: str, parts: Parts, caller: Caller) -> Response:  # noqa: A0
     return await _move(id, parts, caller, Event.RESUME, already=already)
 
 
-async def _move(id_: str, parts: Services, caller: Principal, event: Event, *, already: tuple[Phase, ...]) -> Response:
+async def _move(
+    id_: str, parts: Dependencies, caller: Principal, event: Event, *, already: tuple[Phase, ...]
+) -> Response:
     row = await parts.visible(id_, caller, parts.record)
     if row.door != "rest":
         text = f"it came by the Kubernetes door: kubectl edits or deletes workload {row.namespace}/{row.name}"
@@ -212,7 +216,7 @@ async def _move(id_: str, parts: Services, caller: Principal, event: Event, *, a
 # --- Helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _effective(parts: Services, row: WorkloadRow, now_us: int) -> int:
+def _effective(parts: Dependencies, row: WorkloadRow, now_us: int) -> int:
     """Of what waits: now. Of the rest: as it was when it left the queue."""
     at = now_us
     for moment in (row.scheduled_at, row.paused_at, row.finished_at):
@@ -221,7 +225,7 @@ def _effective(parts: Services, row: WorkloadRow, now_us: int) -> int:
     return parts.keys.effective(row.priority, row.tier_weight, row.queued_at_us, now_us=at)
 
 
-def _formula(parts: Services, row: WorkloadRow) -> str:
+def _formula(parts: Dependencies, row: WorkloadRow) -> str:
     terms = []
     if parts.settings.enable_priority:
         terms.append(f"priority {row.priority} x tier weight {row.tier_weight}")
@@ -230,8 +234,8 @@ def _formula(parts: Services, row: WorkloadRow) -> str:
     return " + ".join(terms) or "first in, first out"
 
 
-def _view(parts: Services, row: WorkloadRow, now_us: int, *, with_spec: bool) -> View:
-    return views.workload(row, effective_priority=_effective(parts, row, now_us), with_spec=with_spec)
+def _view(parts: Dependencies, row: WorkloadRow, now_us: int, *, with_spec: bool) -> ResponseModel:
+    return serializers.workload(row, effective_priority=_effective(parts, row, now_us), with_spec=with_spec)
 
 
 def _bounded(moment: datetime | None) -> datetime | None:
@@ -262,10 +266,10 @@ def _decoded(cursor: str) -> tuple[int, Any]:
     raise Problem(BAD_REQUEST, "cursor: not one of this listing's")
 
 
-def _place(cursor: str | None) -> Place | None:
+def _place(cursor: str | None) -> ListPosition | None:
     if cursor is None:
         return None
     at_us, key = _decoded(cursor)
     if not isinstance(key, str):
         raise Problem(BAD_REQUEST, "cursor: not one of this listing's")
-    return Place(from_us(at_us), key)
+    return ListPosition(from_us(at_us), key)

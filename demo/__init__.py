@@ -1,0 +1,1 @@
+"""`make demo`, `make up` and `make down`."""

@@ -1,0 +1,14 @@
+"""`make down`: removes what `make up` left. Safe to run at any time."""
+
+from __future__ import annotations
+
+from testing import kept_environment
+
+
+def main() -> int:
+    print("Removed." if kept_environment.remove() else "Nothing is up.")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,161 @@
+"""The command `niyanta`: every process and tool starts here.
+
+Each command imports what it runs on: the ones at people's fingertips must not wait for the rest.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from niyanta import __version__
+from niyanta.cli import api
+from niyanta.client.commands import register
+
+if TYPE_CHECKING:
+    from niyanta.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, help="Place batch and GPU workloads on the right workers.")
+register.register(app)
+
+
+def load_settings() -> Settings:
+    """Settings from the environment; ends the command with a readable message when one is wrong."""
+    from pydantic import ValidationError
+
+    from niyanta.observability import log
+    from niyanta.settings import Settings
+
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        for problem in error.errors():
+            name = "NIYANTA_" + "_".join(str(part) for part in problem["loc"]).upper()
+            print(f"niyanta: {name}={problem.get('input')!r}: {problem['msg']}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    log.configure(settings.log_format, settings.log_level)
+    return settings
+
+
+def with_dsn(settings: Settings) -> Settings:
+    """Make sure of a DSN; the embedded Postgres is used only when it is asked for."""
+    from niyanta.store.errors import StoreUnavailableError
+    from niyanta.store.postgres.embedded import MissingDsnError, resolve_dsn
+
+    try:
+        return settings.model_copy(update={"dsn": resolve_dsn(settings)})
+    except (MissingDsnError, StoreUnavailableError) as error:
+        print(f"niyanta: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+api.register(app, load=load_settings, load_with_dsn=lambda: with_dsn(load_settings()))
+
+
+@app.command()
+def operator() -> None:
+    """Run the operator: watch the custom resources, and place workloads while leading."""
+    import uvloop
+
+    from niyanta.manager import operate
+
+    settings = with_dsn(load_settings())
+    raise typer.Exit(uvloop.run(operate(settings)))
+
+
+@app.command()
+def migrate() -> None:
+    """Apply the SQL migrations (safe to run again, and by several at once)."""
+    from niyanta.store.postgres.migrate import migrate as apply
+
+    settings = with_dsn(load_settings())
+    applied = apply(settings.dsn)
+    print(f"migrated: {', '.join(map(str, applied)) if applied else 'nothing to do'}")
+
+
+@app.command()
+def crds(
+    out: Annotated[Path, typer.Option(help="Folder of the CRDs.")] = Path("crds"),
+    chart: Annotated[Path, typer.Option(help="Folder of the chart's copies, as templates.")] = Path(
+        "charts/niyanta/templates/crds"
+    ),
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if files differ.")] = False,
+) -> None:
+    """Write the CustomResourceDefinitions from the models."""
+    from niyanta.resources.schema import crds as definitions
+
+    if check:
+        drift = definitions.drift(out, chart)
+        for name in drift:
+            print(f"niyanta: {name} differs from the models; run `make crds`", file=sys.stderr)
+        raise typer.Exit(1 if drift else 0)
+    definitions.write(out)
+    definitions.write_chart(chart)
+
+
+@app.command()
+def settings() -> None:
+    """Print the page docs/settings.md: every setting, its default and its meaning."""
+    print(settings_page(), end="")
+
+
+def settings_page() -> str:
+    """Every setting as a Markdown table: environment variable, default, meaning."""
+    from niyanta.settings import Settings
+
+    lines = [
+        "# Settings",
+        "",
+        "Environment variables of every `niyanta` process. Durations are seconds. The chart takes each of them under",
+        "`settings`, in camelCase (`cycleInterval: 0.1`). `niyanta settings > docs/settings.md` writes this page.",
+        "",
+        "| variable | default | meaning |",
+        "| --- | --- | --- |",
+    ]
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default_factory is not None else field.get_default()
+        shown = "" if default == "" else f"`{default}`"
+        lines.append(f"| `NIYANTA_{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+@app.command("metrics-docs", hidden=True)
+def metrics_docs() -> None:
+    """Print the page docs/metrics.md."""
+    from niyanta.observability.metrics_page import by_process, page
+
+    print(page(by_process()), end="")
+
+
+@app.command()
+def reference() -> None:
+    """Print the page docs/cli.md: every command with its options."""
+    from niyanta.client.reference import render
+
+    print(render(app), end="")
+
+
+@app.command("resource-docs", hidden=True)
+def resource_docs() -> None:
+    """Print the page docs/resources.md: every field of the custom resources."""
+    from niyanta.resources.schema.reference import render_reference
+
+    print(render_reference(), end="")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(__version__)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

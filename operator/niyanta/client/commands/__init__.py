@@ -1,0 +1,1 @@
+"""User commands: each module adds commands that call the REST door."""

@@ -1,0 +1,68 @@
+"""What one command leaves for the next: how far the primary's log was when it last changed something.
+
+With read replicas behind the REST door, `niyanta submit x && niyanta list` must show x, whichever process answers each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from niyanta.lsn import parse
+
+KEPT_FOR = 600.0
+"""Seconds; no replica that is read from is ever that far behind."""
+
+
+def state_folder(environ: Mapping[str, str]) -> Path:
+    """niyanta/ below XDG_STATE_HOME (default ~/.local/state)."""
+    base = environ.get("XDG_STATE_HOME", "")
+    # The XDG specification: a relative path is to be ignored.
+    return (Path(base) if base.startswith("/") else Path.home() / ".local" / "state") / "niyanta"
+
+
+class ReadPosition:
+    """The last position of one server. A convenience: what can't be read or written is left."""
+
+    def __init__(self, url: str, environ: Mapping[str, str] | None = None) -> None:
+        digest = hashlib.sha256(url.encode()).hexdigest()[:16]
+        self._path: Path | None = None
+        with contextlib.suppress(RuntimeError):  # a user without a home
+            self._path = state_folder(os.environ if environ is None else environ) / f"position-{digest}"
+        self._position = self._read()
+
+    @property
+    def position(self) -> str:
+        """To send with requests; "" when there is none."""
+        return self._position
+
+    def note(self, position: str) -> None:
+        """Keep the position that an answer carried."""
+        with contextlib.suppress(ValueError):
+            # A lower one is the truth, too: the server was restored, or replaced.
+            parse(position)
+            self._position = position
+            self._write(position)
+
+    def _read(self) -> str:
+        if self._path is None:
+            return ""
+        with contextlib.suppress(OSError, ValueError):
+            age = datetime.now(UTC).timestamp() - self._path.stat().st_mtime
+            text = self._path.read_text(encoding="ascii").strip()
+            parse(text)
+            return text if age < KEPT_FOR else ""
+        return ""
+
+    def _write(self, position: str) -> None:
+        if self._path is None:
+            return
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            partial = self._path.with_suffix(f".{os.getpid()}")
+            partial.write_text(position, encoding="ascii")
+            partial.replace(self._path)

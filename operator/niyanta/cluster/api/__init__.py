@@ -1,0 +1,1 @@
+"""Requests to the API server: connection, transport, client, error kinds and object types."""

@@ -1,0 +1,334 @@
+"""The only module that writes to the API server on the hot path.
+
+The scheduler, the projector and the scaler call it; the reflector sees what came of it. Every method raises
+`errors.ApiError` or a subclass, which `errors.verdict` classifies. Deletes and patches name the UID they mean, so that
+an object of the same name made later is never touched; "it is gone already" is success for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+import msgspec
+import orjson
+
+from niyanta.cluster.api.connection import Connection
+from niyanta.cluster.api.errors import ApiError, ErrorKind, error_kind
+from niyanta.cluster.api.kinds import CONFIG_MAPS, CUSTOMERS, EVENTS, PODS, WORKER_POOLS, WORKLOADS, ResourceKind
+from niyanta.cluster.api.objects import Pod
+from niyanta.cluster.api.transport import JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, Transport
+from niyanta.resources.labels import OUTCOME_FINALIZER
+from niyanta.settings import Settings
+
+Manifest = dict[str, Any]
+T = TypeVar("T")
+
+LIST_CHUNK = 500
+LIST_TIMEOUT = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Created(Generic[T]):
+    """What the server stored, defaults and all. For pods: give it to `ClusterCache.assume`."""
+
+    obj: T
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """All objects of a kind at one moment, `resource_version`."""
+
+    items: list[Manifest]
+    resource_version: str
+
+
+class ApiClient:
+    """Async client for the writes Niyanta makes. Use as `async with ApiClient(...) as client`."""
+
+    def __init__(
+        self, connection: Connection, settings: Settings, *, may_write: Callable[[], bool] | None = None
+    ) -> None:
+        """`may_write` is asked right before each write leaves; False raises WritesClosedError (verdict FENCED)."""
+        self._transport = Transport(
+            connection,
+            connections=settings.connections,
+            request_timeout=settings.request_timeout,
+            may_write=may_write,
+        )
+        self._instance = settings.identity[:128]
+        self._pod = msgspec.json.Decoder(Pod)
+
+    async def __aenter__(self) -> Self:
+        await self._transport.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._transport.close()
+
+    # --- pods --------------------------------------------------------------------------------------------------------
+
+    async def create_pod(self, namespace: str, manifest: Mapping[str, Any]) -> Created[Pod]:
+        """Create an already bound pod. A field that Pod doesn't have is refused (INVALID), not dropped in silence."""
+        answer = await self._transport.send(
+            "POST",
+            PODS.path(namespace),
+            verb="create",
+            resource="pods",
+            params={"fieldValidation": "Strict"},
+            body=orjson.dumps(manifest),
+        )
+        return Created(self._pod.decode(answer))
+
+    async def get_pod(self, namespace: str, name: str) -> Pod | None:
+        """The pod as the server has it now, None when it doesn't exist."""
+        try:
+            answer = await self._transport.send("GET", PODS.path(namespace, name), verb="get", resource="pods")
+        except ApiError as error:
+            if error_kind(error) is ErrorKind.NOT_FOUND:
+                return None
+            raise
+        return self._pod.decode(answer)
+
+    async def delete_pod(self, namespace: str, name: str, uid: str, *, grace: int | None = None) -> bool:
+        """Ask for deletion; False when that pod is gone. The pod stays until its kubelet and finalizers are done."""
+        return await self._delete(PODS, namespace, name, uid, grace=grace)
+
+    async def remove_pod_finalizer(
+        self, namespace: str, name: str, uid: str, *, finalizer: str = OUTCOME_FINALIZER
+    ) -> bool:
+        """Take our finalizer off, others stay; False when that pod is gone. Removing it twice is success."""
+        body = {"metadata": {"uid": uid, "$deleteFromPrimitiveList/finalizers": [finalizer]}}
+        return await self._patch_if_same(PODS, namespace, name, STRATEGIC_PATCH, body)
+
+    # --- custom resources --------------------------------------------------------------------------------------------
+
+    async def create_workload(self, namespace: str, manifest: Mapping[str, Any]) -> Created[Manifest]:
+        """Create the Workload object of a REST submission."""
+        return Created(await self.create(WORKLOADS, manifest, namespace=namespace))
+
+    async def get_workload(self, namespace: str, name: str) -> Manifest | None:
+        """The Workload as the server has it now (a quorum read), None when it doesn't exist."""
+        return await self.get(WORKLOADS, name, namespace=namespace)
+
+    async def delete_workload(self, namespace: str, name: str, uid: str) -> bool:
+        """Delete; its pods follow by garbage collection. False when that Workload is gone."""
+        return await self._delete(WORKLOADS, namespace, name, uid)
+
+    async def list_workloads(self) -> Listed:
+        """Every Workload of the cluster, consistently as of now."""
+        return await self.list(WORKLOADS)
+
+    async def patch_workload_status(self, namespace: str, name: str, uid: str, body: Mapping[str, Any]) -> bool:
+        """Replace the status of the Workload with that UID by `body["status"]`; False when that Workload is gone.
+
+        A JSON patch with a test: merge patches of a custom resource's status ignore another metadata.uid and would
+        write on a newer object of the name (tried on 1.37). Nulls in the status stand for absent fields.
+        """
+        status = {key: value for key, value in body["status"].items() if value is not None}
+        patch = [
+            {"op": "test", "path": "/metadata/uid", "value": uid},
+            {"op": "add", "path": "/status", "value": status},
+        ]
+        try:
+            return await self._patch_if_same(WORKLOADS, namespace, name, JSON_PATCH, patch, subresource="status")
+        except ApiError as error:
+            # A failed test has no words of its own; any other 422 names the fields.
+            if error.status != 422 or error.causes:
+                raise
+            found = await self.get_workload(namespace, name)
+            if found is not None and found["metadata"]["uid"] == uid:
+                raise
+            return False
+
+    async def patch_pool_status(self, namespace: str, name: str, body: Mapping[str, Any]) -> bool:
+        """Merge `body` (`{"status": ..}`) into a WorkerPool; False when there is no pool of that name."""
+        return await self._patch_if_same(WORKER_POOLS, namespace, name, MERGE_PATCH, body, subresource="status")
+
+    async def list_customers(self) -> Listed:
+        """Every Customer, consistently as of now."""
+        return await self.list(CUSTOMERS)
+
+    async def create_customer(self, manifest: Mapping[str, Any]) -> Created[Manifest]:
+        """Create a Customer (the operator makes `default`)."""
+        return Created(await self.create(CUSTOMERS, manifest))
+
+    # --- the fence, events -------------------------------------------------------------------------------------------
+
+    async def get_config_map(self, namespace: str, name: str) -> Manifest | None:
+        """A quorum read; None when it doesn't exist."""
+        return await self.get(CONFIG_MAPS, name, namespace=namespace)
+
+    async def create_config_map(self, namespace: str, manifest: Mapping[str, Any]) -> Created[Manifest]:
+        """Create; ALREADY_EXISTS when somebody was faster."""
+        return Created(await self.create(CONFIG_MAPS, manifest, namespace=namespace))
+
+    async def patch_config_map(
+        self, namespace: str, name: str, body: Mapping[str, Any], *, resource_version: str = ""
+    ) -> Manifest:
+        """Merge patch; with `resource_version` only on that version (CONFLICT otherwise). Returns what is stored."""
+        if resource_version:
+            metadata = {**body.get("metadata", {}), "resourceVersion": resource_version}
+            body = {**body, "metadata": metadata}
+        return await self.patch(CONFIG_MAPS, name, body, namespace=namespace)
+
+    async def create_event(
+        self,
+        namespace: str,
+        *,
+        regarding: Mapping[str, str],
+        name: str,
+        reason: str,
+        note: str,
+        action: str,
+        at: int,
+        warning: bool = False,
+    ) -> None:
+        """Record an Event on the object `regarding` (apiVersion, kind, namespace, name, uid).
+
+        Its namespace must be `namespace`; for cluster-scoped objects it has none and `namespace` is "default".
+        `name` must be unique in the namespace; `at` is microseconds of the database's clock.
+        """
+        when = datetime.fromtimestamp(at // 1_000_000, UTC).replace(microsecond=at % 1_000_000)
+        manifest = {
+            "apiVersion": EVENTS.api_version,
+            "kind": EVENTS.kind,
+            "metadata": {"name": name, "namespace": namespace},
+            "eventTime": when.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "reportingController": "niyanta.io/operator",
+            "reportingInstance": self._instance,
+            "action": action[:128],
+            "reason": reason[:128],
+            "note": note[:1024],
+            "type": "Warning" if warning else "Normal",
+            "regarding": dict(regarding),
+        }
+        await self.create(EVENTS, manifest, namespace=namespace)
+
+    # --- any kind ----------------------------------------------------------------------------------------------------
+
+    async def get(self, kind: ResourceKind, name: str, *, namespace: str = "") -> Manifest | None:
+        """The object as the server has it now, None when it doesn't exist."""
+        try:
+            answer = await self._transport.send("GET", kind.path(namespace, name), verb="get", resource=kind.plural)
+        except ApiError as error:
+            if error_kind(error) is ErrorKind.NOT_FOUND:
+                return None
+            raise
+        return _mapping(answer)
+
+    async def create(self, kind: ResourceKind, manifest: Mapping[str, Any], *, namespace: str = "") -> Manifest:
+        """Create and return what was stored."""
+        answer = await self._transport.send(
+            "POST", kind.path(namespace), verb="create", resource=kind.plural, body=orjson.dumps(manifest)
+        )
+        return _mapping(answer)
+
+    async def patch(
+        self, kind: ResourceKind, name: str, body: Mapping[str, Any], *, namespace: str = "", subresource: str = ""
+    ) -> Manifest:
+        """Merge patch; returns what is stored now."""
+        answer = await self._transport.send(
+            "PATCH",
+            kind.path(namespace, name, subresource),
+            verb="patch",
+            resource=f"{kind.plural}/{subresource}" if subresource else kind.plural,
+            body=orjson.dumps(body),
+            content_type=MERGE_PATCH,
+        )
+        return _mapping(answer)
+
+    async def delete(self, kind: ResourceKind, name: str, uid: str, *, namespace: str = "") -> bool:
+        """Delete the object with that UID; False when it is gone."""
+        return await self._delete(kind, namespace, name, uid)
+
+    async def list(self, kind: ResourceKind, *, namespace: str = "", label_selector: str = "") -> Listed:
+        """All objects, in chunks, consistent as of the call (never from a stale cache).
+
+        When the server forgets the version between two chunks the list starts again, then in one piece.
+        """
+        for chunk in (LIST_CHUNK, LIST_CHUNK, 0):
+            items: list[Manifest] = []
+            try:
+                async for page in self._pages(kind, namespace, label_selector, chunk):
+                    items += page.get("items") or []
+                    version = str(page["metadata"]["resourceVersion"])
+                    await asyncio.sleep(0)
+            except ApiError as error:
+                if error_kind(error) is ErrorKind.GONE and chunk:
+                    continue
+                raise
+            return Listed(items, version)
+        raise AssertionError("unreachable")
+
+    async def _pages(
+        self, kind: ResourceKind, namespace: str, label_selector: str, chunk: int
+    ) -> AsyncIterator[Manifest]:
+        params = {"limit": str(chunk)} if chunk else {}
+        if label_selector:
+            params["labelSelector"] = label_selector
+        while True:
+            answer = await self._transport.send(
+                "GET", kind.path(namespace), verb="list", resource=kind.plural, params=params, timeout=LIST_TIMEOUT
+            )
+            page = _mapping(answer)
+            yield page
+            token = page["metadata"].get("continue")
+            if not token:
+                return
+            params["continue"] = token
+
+    # --- how -------------------------------------------------------------------------------------------------------
+
+    async def _delete(
+        self, kind: ResourceKind, namespace: str, name: str, uid: str, *, grace: int | None = None
+    ) -> bool:
+        options: Manifest = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
+        if grace is not None:
+            options["gracePeriodSeconds"] = grace
+        try:
+            await self._transport.send(
+                "DELETE",
+                kind.path(namespace, name),
+                verb="delete",
+                resource=kind.plural,
+                body=orjson.dumps(options),
+            )
+        except ApiError as error:
+            return _false_if_gone(error)
+        return True
+
+    async def _patch_if_same(
+        self, kind: ResourceKind, namespace: str, name: str, content_type: str, body: Any, *, subresource: str = ""
+    ) -> bool:
+        try:
+            await self._transport.send(
+                "PATCH",
+                kind.path(namespace, name, subresource),
+                verb="patch",
+                resource=f"{kind.plural}/{subresource}" if subresource else kind.plural,
+                body=orjson.dumps(body),
+                content_type=content_type,
+            )
+        except ApiError as error:
+            return _false_if_gone(error)
+        return True
+
+
+def _mapping(answer: bytes) -> Manifest:
+    parsed: Manifest = orjson.loads(answer)
+    return parsed
+
+
+def _false_if_gone(error: ApiError) -> bool:
+    """Not found, or another UID under that name: the object that was meant is gone."""
+    found = error_kind(error)
+    if found is ErrorKind.NOT_FOUND or (found is ErrorKind.CONFLICT and "uid" in error.message.lower()):
+        return False
+    raise error

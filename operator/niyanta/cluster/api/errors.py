@@ -1,0 +1,165 @@
+"""What the API server's refusals mean to Niyanta: typed errors, and one verdict for each.
+
+`client` raises these; the scheduler decides by `verdict(error)` alone and shows `error.message`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from niyanta.cluster.api.kinds import FENCE_POLICY
+
+
+class ErrorKind(enum.Enum):
+    """What to do about a failed request."""
+
+    ALREADY_EXISTS = "AlreadyExists"
+    CONFLICT = "Conflict"
+    """Another version or UID than the one named; or the server lost a race of its own (quota status). Look again."""
+    NOT_FOUND = "NotFound"
+    """The object, or on a create its namespace (`details["kind"] == "namespaces"`)."""
+    GONE = "Gone"
+    """The resource version or continue token is too old: list again."""
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    FORBIDDEN = "Forbidden"
+    """RBAC, PodSecurity, LimitRange or another admission rule: waiting may help, repeating at once doesn't."""
+    FENCED = "Fenced"
+    """A newer leader exists (the fence policy refused), or this process may no longer write."""
+    NAMESPACE_TERMINATING = "NamespaceTerminating"
+    INVALID = "Invalid"
+    TOO_MANY = "TooMany"
+    """Throttled beyond what the client waits for by itself; `retry_after` seconds are asked for."""
+    UNAVAILABLE = "Unavailable"
+    """Nothing was done."""
+    UNKNOWN_OUTCOME = "UnknownOutcome"
+    """It may have been done: read before writing again."""
+
+
+class ApiError(Exception):
+    """A request that failed. `status` is the HTTP status, 0 without an answer; `details` is the Status' details."""
+
+    def __init__(
+        self,
+        status: int,
+        reason: str,
+        message: str,
+        *,
+        details: Mapping[str, Any] | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(f"{status} {reason}: {message}")
+        self.status = status
+        self.reason = reason
+        self.message = message
+        self.details: Mapping[str, Any] = details or {}
+        self.retry_after = retry_after
+
+    @property
+    def causes(self) -> list[Mapping[str, Any]]:
+        """The Status' causes: mappings with `reason`, `message` and `field`."""
+        causes = self.details.get("causes")
+        return causes if isinstance(causes, list) else []
+
+
+class NotSentError(ApiError):
+    """The request never left: no connection."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(0, "NotSent", message)
+
+
+class OutcomeUnknownError(ApiError):
+    """The request left and no answer came: it may have been carried out, or may yet be."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(0, "OutcomeUnknown", message)
+
+
+class WritesClosedError(ApiError):
+    """This process may not write any more (leadership lost); the request was not sent."""
+
+    def __init__(self) -> None:
+        super().__init__(0, "WritesClosed", "this process does not hold leadership")
+
+
+class ApiStatus(msgspec.Struct, frozen=True, gc=False):
+    """`kind: Status`, as in error answers and ERROR events of a watch."""
+
+    code: int = 0
+    reason: str = ""
+    message: str = ""
+    details: dict[str, Any] | None = None
+
+
+_status = msgspec.json.Decoder(ApiStatus)
+
+
+def error_from(status: int, body: bytes, retry_after: str | None = None) -> ApiError:
+    """The error an HTTP answer means; bodies that are no Status (proxies) are quoted."""
+    try:
+        parsed = _status.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        parsed = ApiStatus(message=body[:500].decode(errors="replace"))
+    return ApiError(
+        status,
+        parsed.reason,
+        parsed.message,
+        details=parsed.details,
+        retry_after=_seconds(retry_after, parsed.details),
+    )
+
+
+def _seconds(header: str | None, details: Mapping[str, Any] | None) -> float | None:
+    if header and header.strip().isdigit():
+        return float(header)
+    asked = (details or {}).get("retryAfterSeconds")
+    return float(asked) if isinstance(asked, int | float) and asked > 0 else None
+
+
+def error_kind(error: ApiError) -> ErrorKind:
+    """Classify. The order matters: admission answers share the statuses 403 and 422 with other refusals."""
+    if isinstance(error, WritesClosedError):
+        return ErrorKind.FENCED
+    if isinstance(error, OutcomeUnknownError):
+        return ErrorKind.UNKNOWN_OUTCOME
+    if error.status in (401, 0):
+        return ErrorKind.UNAVAILABLE
+    if error.status in (403, 422):
+        return _refused(error)
+    if error.status >= 500:
+        return _server_failed(error)
+    simple = {404: ErrorKind.NOT_FOUND, 410: ErrorKind.GONE, 429: ErrorKind.TOO_MANY}
+    if error.status == 409:
+        return ErrorKind.ALREADY_EXISTS if error.reason == "AlreadyExists" else ErrorKind.CONFLICT
+    return simple.get(error.status, ErrorKind.INVALID)
+
+
+def _refused(error: ApiError) -> ErrorKind:
+    message = error.message
+    if f"ValidatingAdmissionPolicy '{FENCE_POLICY}'" in message:
+        # A fence that is missing or can't be read refuses too, but says nothing about another leader.
+        broken = ("failed to configure", "no params found", "resulted in error", "whole number")
+        return ErrorKind.FORBIDDEN if any(words in message for words in broken) else ErrorKind.FENCED
+    if error.status == 422:
+        if any(cause.get("field") == "metadata.uid" for cause in error.causes):
+            return ErrorKind.CONFLICT
+        return ErrorKind.INVALID
+    if any(cause.get("reason") == "NamespaceTerminating" for cause in error.causes):
+        return ErrorKind.NAMESPACE_TERMINATING
+    if "because it is being terminated" in message:
+        return ErrorKind.NAMESPACE_TERMINATING
+    if "exceeded quota" in message or "status unknown for quota" in message:
+        return ErrorKind.QUOTA_EXCEEDED
+    return ErrorKind.FORBIDDEN
+
+
+def _server_failed(error: ApiError) -> ErrorKind:
+    # The server gave up waiting for etcd, which may still carry the write out.
+    doubtful = ("timed out", "deadline exceeded", "did not complete", "leader changed", "context canceled")
+    if error.status == 504 or any(words in error.message for words in doubtful):
+        return ErrorKind.UNKNOWN_OUTCOME
+    return ErrorKind.UNAVAILABLE

@@ -1,0 +1,235 @@
+"""The few fields of Kubernetes objects that Niyanta reads, as msgspec structs that skip all others while parsing.
+
+The reflector parses into these, the cache and the workers module read them. They are frozen: a change is a new object.
+`gc=False` keeps hundreds of thousands of them out of the garbage collector's walks (they can't form cycles).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from niyanta.resources.labels import ATTEMPT, INDEX, WORKLOAD_UID
+
+Key = tuple[str, str]
+"""(namespace, name); the namespace is empty for cluster-scoped kinds."""
+
+
+class Base(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """Settings shared by all structs here: camelCase in JSON, snake_case in Python."""
+
+
+class OwnerReference(Base, frozen=True, gc=False):
+    uid: str = ""
+    kind: str = ""
+
+
+class ObjectMeta(Base, frozen=True, gc=False):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    labels: dict[str, str] = {}
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    deletion_grace_period_seconds: int | None = None
+    finalizers: tuple[str, ...] = ()
+    owner_references: tuple[OwnerReference, ...] = ()
+    generation: int = 0
+
+
+class Object(Base, frozen=True, gc=False):
+    """Any object: what the reflector itself needs."""
+
+    metadata: ObjectMeta = ObjectMeta()
+
+    @property
+    def key(self) -> Key:
+        return (self.metadata.namespace, self.metadata.name)
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    @property
+    def namespace(self) -> str:
+        return self.metadata.namespace
+
+    @property
+    def uid(self) -> str:
+        return self.metadata.uid
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self.metadata.labels
+
+
+class PodContainerPort(Base, frozen=True, gc=False):
+    container_port: int = 0
+    host_port: int = 0
+    host_ip: str = msgspec.field(default="", name="hostIP")
+    protocol: str = "TCP"
+
+
+class ContainerResources(Base, frozen=True, gc=False):
+    requests: dict[str, str] = {}
+    limits: dict[str, str] = {}
+
+
+class PodContainer(Base, frozen=True, gc=False):
+    name: str = ""
+    resources: ContainerResources = ContainerResources()
+    ports: tuple[PodContainerPort, ...] = ()
+    restart_policy: str = ""
+    """`Always` marks an init container as a sidecar."""
+
+
+class LivePodSpec(Base, frozen=True, gc=False):
+    node_name: str = ""
+    containers: tuple[PodContainer, ...] = ()
+    init_containers: tuple[PodContainer, ...] = ()
+    overhead: dict[str, str] = {}
+    resources: ContainerResources | None = None
+    """Pod-level resources."""
+    host_network: bool = False
+
+
+class StatusCondition(Base, frozen=True, gc=False):
+    type: str = ""
+    status: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+class Terminated(Base, frozen=True, gc=False):
+    exit_code: int = 0
+    reason: str = ""
+    message: str = ""
+
+
+class Waiting(Base, frozen=True, gc=False):
+    reason: str = ""
+    message: str = ""
+
+
+class Running(Base, frozen=True, gc=False):
+    started_at: str | None = None
+
+
+class ContainerState(Base, frozen=True, gc=False):
+    running: Running | None = None
+    terminated: Terminated | None = None
+    waiting: Waiting | None = None
+
+
+class ContainerStatus(Base, frozen=True, gc=False):
+    name: str = ""
+    restart_count: int = 0
+    state: ContainerState = ContainerState()
+
+
+class PodStatus(Base, frozen=True, gc=False):
+    phase: str = ""
+    reason: str = ""
+    message: str = ""
+    start_time: str | None = None
+    conditions: tuple[StatusCondition, ...] = ()
+    container_statuses: tuple[ContainerStatus, ...] = ()
+    init_container_statuses: tuple[ContainerStatus, ...] = ()
+
+
+class Pod(Object, frozen=True, gc=False):
+    spec: LivePodSpec = LivePodSpec()
+    status: PodStatus = PodStatus()
+
+    @property
+    def terminal(self) -> bool:
+        """Its containers are done for good; only such a pod (or none) frees the worker."""
+        return self.status.phase in ("Succeeded", "Failed")
+
+    @property
+    def workload_uid(self) -> str:
+        """Of the Workload it belongs to; empty for pods that aren't Niyanta's."""
+        return self.metadata.labels.get(WORKLOAD_UID, "")
+
+    @property
+    def charge_key(self) -> str:
+        """Key of its engine Charge. Niyanta pods with damaged labels are charged like foreign ones."""
+        labels = self.metadata.labels
+        workload, attempt, index = (labels.get(k, "") for k in (WORKLOAD_UID, ATTEMPT, INDEX))
+        return f"{workload}/{attempt}/{index}" if workload and attempt and index else self.metadata.uid
+
+
+class NodeTaint(Base, frozen=True, gc=False):
+    key: str = ""
+    value: str = ""
+    effect: str = ""
+
+
+class NodeSpec(Base, frozen=True, gc=False):
+    taints: tuple[NodeTaint, ...] = ()
+    unschedulable: bool = False
+    provider_id: str = msgspec.field(default="", name="providerID")
+
+
+class NodeStatus(Base, frozen=True, gc=False):
+    allocatable: dict[str, str] = {}
+    conditions: tuple[StatusCondition, ...] = ()
+
+
+class NodeMetadata(ObjectMeta, frozen=True, gc=False):
+    annotations: dict[str, str] = {}
+
+
+class Node(Object, frozen=True, gc=False):
+    metadata: NodeMetadata = NodeMetadata()
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+    @property
+    def ready(self) -> bool:
+        """Condition Ready is True; Unknown and missing count as not ready."""
+        return any(c.type == "Ready" and c.status == "True" for c in self.status.conditions)
+
+
+class LimitRange(Object, frozen=True, gc=False):
+    spec: dict[str, Any] = {}
+
+
+class RuntimeClassObject(Object, frozen=True, gc=False):
+    handler: str = ""
+    overhead: dict[str, Any] = {}
+    """`podFixed`: resource name -> quantity."""
+    scheduling: dict[str, Any] = {}
+    """`nodeSelector` and `tolerations` that the pods of the class get."""
+
+
+class NamespaceStatus(Base, frozen=True, gc=False):
+    phase: str = ""
+
+
+class Namespace(Object, frozen=True, gc=False):
+    status: NamespaceStatus = NamespaceStatus()
+
+
+T = TypeVar("T", bound=Object)
+
+
+class WatchEvent(msgspec.Struct, Generic[T], frozen=True, gc=False):
+    """One line of a watch. BOOKMARK objects carry a resource version alone; ERROR lines are no such event."""
+
+    type: str
+    object: T
+
+
+class ListMeta(Base, frozen=True, gc=False):
+    resource_version: str = ""
+    continue_token: str = msgspec.field(default="", name="continue")
+
+
+class Page(msgspec.Struct, Generic[T], frozen=True, gc=False):
+    """One chunk of a list; a null `items` (some aggregated servers) is an empty one."""
+
+    metadata: ListMeta = ListMeta()
+    items: list[T] | None = None

@@ -1,0 +1,347 @@
+"""The cluster as the scheduler sees it: `ClusterPort` made of the cache, the client, the projector and the recorder."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from niyanta.cluster.api.client import ApiClient
+from niyanta.cluster.api.errors import ApiError, ErrorKind, WritesClosedError, error_kind
+from niyanta.cluster.api.kinds import NODES, ResourceKind
+from niyanta.cluster.api.objects import ContainerStatus, Pod
+from niyanta.cluster.state import empty_workers
+from niyanta.cluster.state.cache import ClusterCache
+from niyanta.cluster.status.event_recorder import EventRecorder
+from niyanta.cluster.status.workload_status import WorkloadStatusWriter
+from niyanta.cluster.watch.resource_store import ResourceStore
+from niyanta.engine.sizing.pool_fit import EmptyPool
+from niyanta.engine.types import Requirements, Subject
+from niyanta.pools.pool_status import pool_views
+from niyanta.resources.compile.pod_resources import NamespaceDefaults, RuntimeClass
+from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, REST_ID, WORKLOAD_UID
+from niyanta.resources.models.customer import Customer
+from niyanta.resources.models.worker_pool import WorkerPool
+from niyanta.resources.ownership import CustomerIndex, Held, Resolved
+from niyanta.scheduler.cluster_api import (
+    ClusterAwayError,
+    CustomerLimits,
+    LeaseLostError,
+    MissingObjectsError,
+    NodeState,
+    PodView,
+    PodWriteError,
+    WriteProblem,
+)
+from niyanta.store.rows import WorkloadRow
+
+OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
+CRDS = ResourceKind(
+    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
+)
+
+PROBLEMS = {
+    ErrorKind.QUOTA_EXCEEDED: WriteProblem.QUOTA,
+    ErrorKind.FORBIDDEN: WriteProblem.FORBIDDEN,
+    ErrorKind.NAMESPACE_TERMINATING: WriteProblem.NAMESPACE,
+    ErrorKind.NOT_FOUND: WriteProblem.NAMESPACE,
+    ErrorKind.INVALID: WriteProblem.INVALID,
+    ErrorKind.FENCED: WriteProblem.FENCED,
+}
+"""Everything else is asked again: nothing was done, or nobody knows."""
+
+REFUSALS = frozenset(
+    {ErrorKind.QUOTA_EXCEEDED, ErrorKind.FORBIDDEN, ErrorKind.NAMESPACE_TERMINATING, ErrorKind.INVALID}
+)
+
+
+class KubernetesCluster:
+    """Fulfils niyanta.scheduler.cluster_api.ClusterPort."""
+
+    def __init__(
+        self,
+        *,
+        cache: ClusterCache,
+        client: ApiClient,
+        customers: ResourceStore[Customer],
+        pools: ResourceStore[WorkerPool],
+        projector: WorkloadStatusWriter,
+        recorder: EventRecorder,
+        operator_namespace: str,
+    ) -> None:
+        self._operator_namespace = operator_namespace
+        self._index: CustomerIndex | None = None
+        self._index_of = 0
+        self._customers_version = 0
+        self._cache = cache
+        self._client = client
+        self._customers = customers
+        self._pools = pools
+        self._projector = projector
+        self._recorder = recorder
+        self._defaults: dict[str, NamespaceDefaults] = {}
+        self._kind_seen = 0.0
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def take_deltas(self) -> Sequence[tuple[str, Any]]:
+        return self._cache.take_deltas()
+
+    def empty_pools(self, remembered: Mapping[str, Mapping[str, Any]]) -> Sequence[EmptyPool]:
+        pools = list(self._pools.items().values())
+        workers = Counter(info.pool for info in self._cache.workers.values())
+        learned = {name: empty_workers.from_record(record) for name, record in remembered.items()}
+        return empty_workers.empty_pools(pools, pool_views(pools), learned=learned, workers=workers)
+
+    async def observe_shapes(self) -> Mapping[str, Mapping[str, Any]]:
+        return {
+            name: empty_workers.to_record(shape) for name, shape in (await empty_workers.observed(self._cache)).items()
+        }
+
+    def claim(
+        self, workload_id: str, attempt: int, workers: Sequence[str], requirements: Requirements, subject: Subject
+    ) -> None:
+        self._cache.claim(workload_id, attempt, workers, requirements, subject)
+
+    def unclaim(self, workload_id: str, attempt: int) -> None:
+        self._cache.unclaim(workload_id, attempt)
+
+    def pods(self, workload_id: str) -> list[PodView]:
+        return [pod_view(pod) for pod in self._cache.pods_of(workload_id)]
+
+    def workload_ids_with_pods(self) -> Iterable[str]:
+        return list(self._cache.workloads_with_pods())
+
+    def node_state(self, node: str) -> NodeState:
+        found = self._cache.node(node)
+        if found is None or any(taint.key == OUT_OF_SERVICE for taint in found.spec.taints):
+            return NodeState.FENCED
+        return NodeState.READY if found.ready else NodeState.NOT_READY
+
+    def gpu_resource(self, worker: str) -> str | None:
+        info = self._cache.worker(worker)
+        return info.gpu.resource if info is not None and info.gpu is not None else None
+
+    def resolve_customer(self, namespace: str, named: str | None) -> Resolved | Held:
+        version = self._customers_version  # read first: kopf's thread may add a Customer while the index is made
+        if self._index is None or self._index_of != version:
+            self._index = CustomerIndex(self._customers.items().values(), operator_namespace=self._operator_namespace)
+            self._index_of = version
+        return self._index.resolve(namespace, named)
+
+    def takes_pods(self, node: str) -> bool:
+        found = self._cache.node(node)
+        return found is not None and not found.spec.unschedulable
+
+    def limits_of(self, customer: str) -> CustomerLimits:
+        found = self._customers.items().get(customer)
+        if found is None:
+            return CustomerLimits()
+        return CustomerLimits(found.spec.max_queue_depth, found.spec.max_concurrent)
+
+    def tier_of(self, customer: str) -> str:
+        found = self._customers.items().get(customer)
+        return "unknown" if found is None else found.spec.tier.value
+
+    def worker_states(self) -> Mapping[tuple[str, str], int]:
+        return Counter(
+            (worker.pool, "not_ready" if not worker.ready else "cordoned" if worker.cordoned else "ready")
+            for worker in self._cache.workers.values()
+        )
+
+    def worker_counts(self) -> tuple[int, int]:
+        workers = self._cache.workers.values()
+        return len(workers), sum(1 for worker in workers if worker.ready and not worker.cordoned)
+
+    def customers_changed(self) -> None:
+        """A Customer was added, edited or deleted. Safe from any thread (but not from several at once)."""
+        self._customers_version += 1
+
+    def namespace_defaults(self, namespace: str) -> NamespaceDefaults:
+        found = self._defaults.get(namespace)
+        if found is None:
+            ranges = [
+                {"metadata": {"name": item.name}, "spec": item.spec} for item in self._cache.limit_ranges(namespace)
+            ]
+            classes = {
+                item.name: RuntimeClass.from_manifest(
+                    {"metadata": {"name": item.name}, "overhead": item.overhead, "scheduling": item.scheduling}
+                )
+                for item in self._cache.runtimes.store.values()
+            }
+            found = NamespaceDefaults.from_limit_ranges(ranges, classes)
+            self._defaults[namespace] = found
+        return found
+
+    def defaults_changed(self, namespaces: set[str]) -> None:
+        """LimitRanges of these namespaces changed ("": RuntimeClasses)."""
+        if "" in namespaces:
+            self._defaults.clear()
+        for namespace in namespaces:
+            self._defaults.pop(namespace, None)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def create_pod(self, namespace: str, manifest: Mapping[str, Any]) -> None:
+        try:
+            created = await self._client.create_pod(namespace, manifest)
+        except ApiError as error:
+            found = error_kind(error)
+            if found is ErrorKind.ALREADY_EXISTS or (found in REFUSALS and await self._exists(namespace, manifest)):
+                await self._accept_existing(namespace, manifest)
+                return
+            raise PodWriteError(PROBLEMS.get(found, WriteProblem.UNAVAILABLE), error.message) from error
+        self._cache.assume(created.obj)
+
+    async def _exists(self, namespace: str, manifest: Mapping[str, Any]) -> bool:
+        """Whether a refused pod is there all the same: an earlier try of it had no answer and was carried out, and
+        admission (a quota that this very pod filled) comes before the check of names."""
+        try:
+            return await self._client.get_pod(namespace, manifest["metadata"]["name"]) is not None
+        except ApiError as error:
+            raise PodWriteError(WriteProblem.UNAVAILABLE, error.message) from error
+
+    async def _accept_existing(self, namespace: str, manifest: Mapping[str, Any]) -> None:
+        """A pod of that name exists: fine only if it is the very one we wanted to make."""
+        name = manifest["metadata"]["name"]
+        try:
+            pod = await self._client.get_pod(namespace, name)
+        except ApiError as error:
+            raise PodWriteError(WriteProblem.UNAVAILABLE, error.message) from error
+        if pod is None:
+            raise PodWriteError(WriteProblem.UNAVAILABLE, f"pod {name} existed a moment ago")
+        wanted, found = manifest["metadata"], pod.metadata
+        owner = wanted["ownerReferences"][0]["uid"]
+        same = (
+            any(reference.uid == owner for reference in found.owner_references)
+            and found.labels.get(ATTEMPT) == wanted["labels"][ATTEMPT]
+            and found.labels.get(INDEX) == wanted["labels"][INDEX]
+            and pod.spec.node_name == manifest["spec"]["nodeName"]
+        )
+        if not same:
+            raise PodWriteError(WriteProblem.NAME_TAKEN, f"a pod named {name} exists that isn't this workload's")
+        self._cache.assume(pod)
+
+    async def delete_pod(self, pod: PodView, *, force: bool = False) -> None:
+        with _lease():
+            await self._client.delete_pod(pod.namespace, pod.name, pod.uid, grace=0 if force else None)
+
+    async def release_pod(self, pod: PodView) -> None:
+        with _lease():
+            await self._client.remove_pod_finalizer(pod.namespace, pod.name, pod.uid)
+
+    async def list_workloads(self) -> list[Mapping[str, Any]]:
+        with _answering():
+            return list((await self._client.list_workloads()).items)
+
+    async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        with _answering():
+            found = await self._client.get_workload(namespace, name)
+            if found is not None or time.monotonic() - self._kind_seen <= 1.0:
+                return found
+            crd = await self._client.get(CRDS, "workloads.niyanta.io")
+            if crd is None or crd["metadata"].get("deletionTimestamp"):
+                msg = "the CustomResourceDefinition workloads.niyanta.io is gone"
+                raise MissingObjectsError(msg)
+            self._kind_seen = time.monotonic()
+        return found
+
+    async def create_workload(self, namespace: str, manifest: Mapping[str, Any]) -> str:
+        try:
+            return str((await self._client.create_workload(namespace, manifest)).obj["metadata"]["uid"])
+        except ApiError as error:
+            if error_kind(error) is not ErrorKind.ALREADY_EXISTS:
+                raise PodWriteError(PROBLEMS.get(error_kind(error), WriteProblem.UNAVAILABLE), error.message) from error
+        name = manifest["metadata"]["name"]
+        try:
+            found = await self._client.get_workload(namespace, name)
+        except ApiError as error:
+            raise PodWriteError(WriteProblem.UNAVAILABLE, error.message) from error
+        if found is None:
+            raise PodWriteError(WriteProblem.UNAVAILABLE, f"workload {name} existed a moment ago")
+        if (found["metadata"].get("labels") or {}).get(REST_ID) != manifest["metadata"]["labels"][REST_ID]:
+            raise PodWriteError(WriteProblem.NAME_TAKEN, f"a Workload named {name} exists that isn't this submission's")
+        return str(found["metadata"]["uid"])
+
+    async def cordon(self, node: str) -> bool:
+        with _lease():
+            try:
+                await self._client.patch(NODES, node, {"spec": {"unschedulable": True}})
+            except ApiError as error:
+                if error_kind(error) is ErrorKind.NOT_FOUND:
+                    return False
+                raise
+        return True
+
+    async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
+        with _lease(), _answering():
+            await self._client.delete_workload(namespace, name, uid)
+
+    def project(self, row: WorkloadRow) -> None:
+        self._projector.project(row)
+
+    def tell(self, row: WorkloadRow, *, reason: str, message: str, warning: bool) -> None:
+        if row.object is not None:
+            self._recorder.tell(row, reason=reason, message=message, warning=warning)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Turns errors of the API server into ClusterAwayError."""
+    try:
+        yield
+    except WritesClosedError:
+        raise
+    except ApiError as error:
+        raise ClusterAwayError(str(error)) from error
+
+
+class _lease:  # noqa: N801 - reads as a statement
+    """Turns the client's "may not write" into LeaseLostError."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, WritesClosedError):
+            raise LeaseLostError(str(error)) from error
+
+
+def pod_view(pod: Pod) -> PodView:
+    """What the outcome rules need of a pod."""
+    meta, status = pod.metadata, pod.status
+    deleting = meta.deletion_timestamp is not None
+    ended = [(s, s.state.terminated) for s in _statuses(pod) if s.state is not None and s.state.terminated is not None]
+    reason, message = status.reason, status.message
+    bad = [(s, t) for s, t in ended if t.exit_code != 0]
+    if bad and not reason:
+        first, terminated = bad[0]
+        reason = terminated.reason or "Error"
+        message = f"container {first.name} exited with code {terminated.exit_code} {terminated.message}".strip()
+    return PodView(
+        name=meta.name,
+        namespace=meta.namespace,
+        uid=meta.uid,
+        workload_id=meta.labels.get(WORKLOAD_UID, ""),
+        attempt=_number(meta.labels.get(ATTEMPT)),
+        index=_number(meta.labels.get(INDEX)),
+        node=pod.spec.node_name,
+        phase=status.phase,
+        over=pod.terminal or (deleting and meta.deletion_grace_period_seconds == 0),
+        deleting=deleting,
+        has_finalizer=OUTCOME_FINALIZER in meta.finalizers,
+        never_ran=not ended,
+        reason=reason,
+        message=message[:300],
+    )
+
+
+def _statuses(pod: Pod) -> tuple[ContainerStatus, ...]:
+    return (*pod.status.init_container_statuses, *pod.status.container_statuses)
+
+
+def _number(text: str | None) -> int:
+    """Labels are the operator's own; a damaged one matches no attempt."""
+    return int(text) if text is not None and text.isdigit() else -1

@@ -1,0 +1,1 @@
+"""Leader election through Postgres and the fence that refuses pods of older epochs."""

@@ -1,0 +1,312 @@
+"""The cluster in memory: nodes, pods and what else decides about placement, always following the API server.
+
+The reflectors feed it in the event loop. The scheduler takes the differences for its engine snapshot (`take_deltas`),
+tells of committed placements (`claim`), and is told which workloads and nodes to look at again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Literal
+
+from niyanta.cluster.api.connection import Connection
+from niyanta.cluster.api.kinds import LIMIT_RANGES, NODES, PODS, RUNTIME_CLASSES
+from niyanta.cluster.api.objects import Key, LimitRange, Node, Pod, RuntimeClassObject
+from niyanta.cluster.state.usage import WorkerUsageBook
+from niyanta.cluster.state.worker_info import PoolInfo, by_age, pod_charge, pools_for, worker
+from niyanta.cluster.watch.object_store import ObjectChange
+from niyanta.cluster.watch.reflector import Reflector
+from niyanta.engine.types import Charge, Requirements, Subject, WorkerInfo
+
+Delta = (
+    tuple[Literal["upsert_worker"], WorkerInfo]
+    | tuple[Literal["remove_worker"], str]
+    | tuple[Literal["charge"], Charge]
+    | tuple[Literal["release"], str]
+)
+"""A call to make on the engine's Snapshot: method name and argument."""
+
+SLICE = 250
+"""Nodes looked at again before other tasks of the loop get their turn (some 10 ms)."""
+
+
+def _ignore(_: set[str]) -> None:
+    pass
+
+
+def _ignore_room() -> None:
+    pass
+
+
+class ClusterCache:
+    """Owns the stores. `run()` it as a task; `synced()` returns when all lists are complete.
+
+    Listeners are called in the loop, after the cache itself is up to date; they should only take notes.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        on_workloads: Callable[[set[str]], None] = _ignore,
+        on_nodes: Callable[[set[str]], None] = _ignore,
+        on_defaults: Callable[[set[str]], None] = _ignore,
+        on_room: Callable[[], None] = _ignore_room,
+    ) -> None:
+        """`on_workloads`: UIDs of workloads whose pods changed. `on_nodes`: names of nodes that came, went, or changed
+        readiness, cordon or taints. `on_defaults`: namespaces whose LimitRanges changed, "" for RuntimeClasses.
+        `on_room`: a worker came or offers something else (a label, a device), or a pod of anybody gave room back.
+        """
+        self._on_workloads = on_workloads
+        self._on_nodes = on_nodes
+        self._on_defaults = on_defaults
+        self._on_room = on_room
+        self._room = False
+        """Something that may help those who wait was recorded since they were last told."""
+        self.nodes: Reflector[Node] = Reflector(connection, NODES, Node, self._nodes_changed)
+        self.pods: Reflector[Pod] = Reflector(connection, PODS, Pod, self._pods_changed)
+        self.limits: Reflector[LimitRange] = Reflector(connection, LIMIT_RANGES, LimitRange, self._limits_changed)
+        self.runtimes: Reflector[RuntimeClassObject] = Reflector(
+            connection, RUNTIME_CLASSES, RuntimeClassObject, self._runtimes_changed
+        )
+        self._pools: tuple[PoolInfo, ...] = ()
+        self._workers: dict[str, WorkerInfo] = {}
+        self._losers: dict[str, tuple[str, ...]] = {}
+        """Node -> pools that select it too, but came later than its pool."""
+        self._by_workload: dict[str, dict[Key, Pod]] = {}
+        self._by_node: dict[str, dict[Key, Pod]] = {}
+        self._ledger = WorkerUsageBook(self._charge_changed)
+        self._deltas: list[Delta] | None = None
+
+    @property
+    def reflectors(self) -> tuple[Reflector[Any], ...]:
+        """All of them, for health checks and metrics."""
+        return (self.nodes, self.pods, self.limits, self.runtimes)
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Follow the API server until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for reflector in self.reflectors:
+                tasks.create_task(reflector.run(), name=f"reflector {type(reflector).__name__}")
+
+    async def synced(self) -> None:
+        """Return when every kind has been listed once."""
+        for reflector in self.reflectors:
+            await reflector.synced.wait()
+
+    async def relist_consistent(self) -> None:
+        """Return when the stores are at least as new as this call (a new leader does this before it places)."""
+        await asyncio.gather(*(reflector.relist_consistent() for reflector in self.reflectors))
+
+    def silence(self) -> float:
+        """Seconds since the kind that has been silent longest heard from the API server; bookmarks come each minute."""
+        return time.monotonic() - min(reflector.last_contact for reflector in self.reflectors)
+
+    # --- questions ---------------------------------------------------------------------------------------------------
+
+    def pods_of(self, workload_uid: str) -> list[Pod]:
+        """All pods of a workload, any attempt, any phase."""
+        return list(self._by_workload.get(workload_uid, {}).values())
+
+    def live_pods(self, workload_uid: str) -> list[Pod]:
+        """Those whose containers may still run, or may still be started."""
+        return [pod for pod in self._by_workload.get(workload_uid, {}).values() if not pod.terminal]
+
+    def workloads_with_pods(self) -> Collection[str]:
+        """UIDs of all workloads that have a pod."""
+        return self._by_workload.keys()
+
+    def pods_on(self, node: str) -> list[Pod]:
+        """All pods bound to a node, Niyanta's and foreign ones."""
+        return list(self._by_node.get(node, {}).values())
+
+    def charge(self, pod: Pod) -> Charge | None:
+        """What a pod takes on its node, if it takes something."""
+        return self._ledger.get(pod.charge_key)
+
+    def workloads_on(self, node: str) -> set[str]:
+        """UIDs of the workloads that have a pod on the node."""
+        return {pod.workload_uid for pod in self._by_node.get(node, {}).values() if pod.workload_uid}
+
+    def node(self, name: str) -> Node | None:
+        """None: there is no such node."""
+        return self.nodes.store.get(("", name))
+
+    def worker(self, name: str) -> WorkerInfo | None:
+        """None: no such node, or no pool selects it."""
+        return self._workers.get(name)
+
+    @property
+    def workers(self) -> Mapping[str, WorkerInfo]:
+        """All workers by name."""
+        return self._workers
+
+    def overlaps(self) -> dict[str, list[str]]:
+        """Pool -> nodes it selects that an older pool has, sorted."""
+        found: dict[str, list[str]] = {}
+        for name in sorted(self._losers):
+            for pool in self._losers[name]:
+                found.setdefault(pool, []).append(name)
+        return found
+
+    def limit_ranges(self, namespace: str) -> list[LimitRange]:
+        """Of one namespace, sorted by name."""
+        found = [item for key, item in self.limits.store.items() if key[0] == namespace]
+        return sorted(found, key=lambda item: item.name)
+
+    def runtime_class(self, name: str) -> RuntimeClassObject | None:
+        """None: there is no such class."""
+        return self.runtimes.store.get(("", name))
+
+    # --- what the scheduler tells ------------------------------------------------------------------------------------
+
+    def assume(self, pod: Pod) -> bool:
+        """A pod we just created, from the server's answer: counted at once, ahead of the watch."""
+        return self.pods.assume(pod)
+
+    def claim(
+        self, workload_id: str, attempt: int, workers: Sequence[str], requirements: Requirements, subject: Subject
+    ) -> None:
+        """A committed placement takes its workers' capacity from now on, whether its pods are seen or not."""
+        self._ledger.claim(workload_id, attempt, workers=workers, requirements=requirements, subject=subject)
+
+    def unclaim(self, workload_id: str, attempt: int) -> None:
+        """The attempt is over; pods of it that still live keep their charge."""
+        self._ledger.unclaim(workload_id, attempt)
+
+    async def set_pools(self, pools: Iterable[PoolInfo]) -> None:
+        """Replace the pools and look at every node again, a slice at a time. No difference, no work."""
+        ordered = by_age(pools)
+        if ordered == self._pools:
+            return
+        self._pools = ordered
+        names = [node.name for node in self.nodes.store.values()]
+        for start in range(0, len(names), SLICE):
+            for name in names[start : start + SLICE]:
+                self._look_at(name)
+            await asyncio.sleep(0)
+
+    # --- what the engine gets ----------------------------------------------------------------------------------------
+
+    def take_deltas(self) -> list[Delta]:
+        """What changed since the last call, in order; the first call gives everything there is.
+
+        Nothing is recorded before the first call: a standby replica would collect for ever.
+        """
+        if self._deltas is None:
+            self._deltas = []
+            everything: list[Delta] = [("upsert_worker", info) for info in self._workers.values()]
+            everything += [("charge", charge) for charge in self._ledger.charges()]
+            return everything
+        taken, self._deltas = self._deltas, []
+        return taken
+
+    def drop_deltas(self) -> None:
+        """Stop recording; the next `take_deltas` gives everything again (for a fresh snapshot)."""
+        self._deltas = None
+
+    def _record(self, delta: Delta) -> None:
+        if self._deltas is not None:
+            self._deltas.append(delta)
+            self._room = self._room or delta[0] != "charge"
+
+    def _tell_of_room(self) -> None:
+        if self._room:
+            self._room = False
+            self._on_room()
+
+    def _charge_changed(self, key: str, charge: Charge | None) -> None:
+        self._record(("release", key) if charge is None else ("charge", charge))
+
+    # --- what the reflectors tell ------------------------------------------------------------------------------------
+
+    def _nodes_changed(self, changes: list[ObjectChange[Node]]) -> None:
+        notable: set[str] = set()
+        for change in changes:
+            name = change.object.name
+            self._look_at(name)
+            if change.old is None or change.new is None or _outlook(change.old) != _outlook(change.new):
+                notable.add(name)
+        if notable:
+            self._on_nodes(notable)
+        self._tell_of_room()
+
+    def _look_at(self, name: str) -> None:
+        """Is this node a worker, of which pool, and has that changed?"""
+        node = self.nodes.store.get(("", name))
+        pools = pools_for(node, self._pools) if node is not None else ()
+        if node is None or not pools:
+            self._losers.pop(name, None)
+            if self._workers.pop(name, None) is not None:
+                self._record(("remove_worker", name))
+            return
+        if len(pools) > 1:
+            self._losers[name] = tuple(pool.name for pool in pools[1:])
+        else:
+            self._losers.pop(name, None)
+        info = worker(node, pools[0])
+        if self._workers.get(name) != info:
+            self._workers[name] = info
+            self._record(("upsert_worker", info))
+
+    def _pods_changed(self, changes: list[ObjectChange[Pod]]) -> None:
+        touched: set[str] = set()
+        for change in changes:
+            old, new = change.old, change.new
+            if old is not None:
+                self._unindex(old, new)
+            if new is not None:
+                self._index(new)
+            self._charge(old, new)
+            touched.update(pod.workload_uid for pod in (old, new) if pod is not None)
+        touched.discard("")
+        if touched:
+            self._on_workloads(touched)
+        self._tell_of_room()
+
+    def _index(self, pod: Pod) -> None:
+        if pod.workload_uid:
+            self._by_workload.setdefault(pod.workload_uid, {})[pod.key] = pod
+        if pod.spec.node_name:
+            self._by_node.setdefault(pod.spec.node_name, {})[pod.key] = pod
+
+    def _unindex(self, old: Pod, new: Pod | None) -> None:
+        if new is None or new.workload_uid != old.workload_uid:
+            _discard(self._by_workload, old.workload_uid, old.key)
+        if new is None or new.spec.node_name != old.spec.node_name:
+            _discard(self._by_node, old.spec.node_name, old.key)
+
+    def _charge(self, old: Pod | None, new: Pod | None) -> None:
+        if old is not None and new is not None:
+            same = old.terminal == new.terminal and old.spec == new.spec and old.metadata.labels == new.metadata.labels
+            if same:  # most changes are of the status, and the sums cost more than this comparison
+                return
+        charge = pod_charge(new) if new is not None else None
+        if old is not None and (charge is None or charge.key != old.charge_key):
+            self._ledger.pod_gone(old.uid, old.charge_key)
+        if new is not None and charge is not None:
+            self._ledger.pod(new.uid, charge)
+
+    def _limits_changed(self, changes: list[ObjectChange[LimitRange]]) -> None:
+        self._on_defaults({change.object.namespace for change in changes})
+
+    def _runtimes_changed(self, _: list[ObjectChange[RuntimeClassObject]]) -> None:
+        self._on_defaults({""})
+
+
+def _outlook(node: Node) -> tuple[object, ...]:
+    """What of a node matters to workloads that are on it or wait for it."""
+    return node.ready, node.spec.unschedulable, node.spec.taints, node.metadata.deletion_timestamp is not None
+
+
+def _discard(index: dict[str, dict[Key, Pod]], name: str, key: Key) -> None:
+    with suppress(KeyError):
+        pods = index[name]
+        del pods[key]
+        if not pods:
+            del index[name]

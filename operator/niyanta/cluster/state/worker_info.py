@@ -1,0 +1,278 @@
+"""Nodes and pods in the engine's words: which pool a node belongs to, what it offers, what a pod takes.
+
+Pure. `cache` calls this for each change and hands the results to the scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from niyanta.cluster.api.kinds import TYPE_LABEL
+from niyanta.cluster.api.objects import ContainerResources, Node, Pod, PodContainer
+from niyanta.engine.types import (
+    PODS,
+    REGION_TOPOLOGY,
+    ZONE_TOPOLOGY,
+    Charge,
+    Expression,
+    Gpu,
+    HostPort,
+    Labels,
+    Op,
+    Quantities,
+    Strategy,
+    Subject,
+    Taint,
+    WorkerInfo,
+)
+from niyanta.resources.labels import CUSTOMER, PREFIX
+from niyanta.resources.models.base import InvalidManifestError
+from niyanta.resources.quantity import base_units
+
+GPU_SUFFIX = "/gpu"
+DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
+GPU_MODEL_LABELS = ("niyanta.io/gpu-model", "nvidia.com/gpu.product")
+GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"
+"""MiB of one device, as NVIDIA's feature discovery writes it."""
+DEFAULT_PODS = 110
+"""The kubelet's own default, for nodes that don't say."""
+ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the value Kubernetes uses for "any address"
+BLOCKING_EFFECTS = frozenset({"NoSchedule", "NoExecute"})
+
+
+@dataclass(frozen=True, slots=True)
+class PoolGpuInfo:
+    """What a pool says of its GPUs; `memory` is bytes of one device, 0 = not said."""
+
+    model: str = ""
+    count: int = 0
+    memory: int = 0
+    resource: str = DEFAULT_GPU_RESOURCE
+
+
+@dataclass(frozen=True, slots=True)
+class PoolInfo:
+    """What of a WorkerPool decides about workers. `created` is its creationTimestamp as text (sorts as time)."""
+
+    name: str
+    created: str = ""
+    match_labels: Labels = ()
+    match_expressions: tuple[Expression, ...] = ()
+    region: str = ""
+    zones: tuple[str, ...] = ()
+    tags: Labels = ()
+    capabilities: frozenset[str] = frozenset()
+    compliance: frozenset[str] = frozenset()
+    gpu: PoolGpuInfo | None = None
+    slots_per_worker: int | None = None
+    strategy: Strategy = Strategy.PACK
+
+    def selects(self, labels: Mapping[str, str]) -> bool:
+        """A label selector as in Kubernetes: all parts match, and an empty one matches every node."""
+        for key, value in self.match_labels:
+            if labels.get(key) != value:
+                return False
+        return all(_matches(expression, labels) for expression in self.match_expressions)
+
+
+def _matches(expression: Expression, labels: Mapping[str, str]) -> bool:
+    value = labels.get(expression.key)
+    match expression.op:
+        case Op.IN:
+            return value in expression.values
+        case Op.NOT_IN:
+            return value not in expression.values
+        case Op.EXISTS:
+            return value is not None
+        case Op.DOES_NOT_EXIST:
+            return value is None
+        case _:
+            return _compares(expression, value)
+
+
+def _compares(expression: Expression, value: str | None) -> bool:
+    try:
+        found, bound = int(value or ""), int(expression.values[0])
+    except (ValueError, IndexError):
+        return False
+    return found > bound if expression.op is Op.GT else found < bound
+
+
+def by_age(pools: Iterable[PoolInfo]) -> tuple[PoolInfo, ...]:
+    """Oldest first, ties by name: the order in which pools win nodes."""
+    return tuple(sorted(pools, key=lambda pool: (pool.created, pool.name)))
+
+
+def pools_for(node: Node, pools: tuple[PoolInfo, ...]) -> tuple[PoolInfo, ...]:
+    """The pools that select the node, in the order of `pools` (by_age): the first wins, the others overlap."""
+    labels = node.metadata.labels
+    return tuple(pool for pool in pools if pool.selects(labels))
+
+
+def worker(node: Node, pool: PoolInfo) -> WorkerInfo:
+    """The node as the engine sees it, being a worker of `pool`."""
+    labels = node.metadata.labels
+    allocatable = _amounts(node.status.allocatable)
+    allocatable.setdefault(PODS, DEFAULT_PODS)
+    return WorkerInfo(
+        name=node.name,
+        pool=pool.name,
+        labels=_sorted(labels),
+        tags=_sorted({**labels, **dict(pool.tags)}),
+        allocatable=quantities(allocatable),
+        capabilities=pool.capabilities,
+        compliance=pool.compliance,
+        region=labels.get(REGION_TOPOLOGY) or pool.region,
+        zone=labels.get(ZONE_TOPOLOGY) or (pool.zones[0] if len(pool.zones) == 1 else ""),
+        gpu=_gpu(labels, allocatable, pool.gpu),
+        taints=tuple(
+            Taint(taint.key, taint.value, taint.effect)
+            for taint in node.spec.taints
+            if taint.effect in BLOCKING_EFFECTS
+        ),
+        slots=pool.slots_per_worker,
+        ready=node.ready,
+        # A node on its way out takes nothing new either.
+        cordoned=node.spec.unschedulable or node.metadata.deletion_timestamp is not None,
+        strategy=pool.strategy,
+    )
+
+
+def _gpu(labels: Mapping[str, str], allocatable: Mapping[str, int], pool: PoolGpuInfo | None) -> Gpu | None:
+    """What the node reports counts: the kubelet admits no more devices than that, whatever the pool says.
+
+    A worker of a GPU pool whose device plugin isn't up yet is a GPU worker with 0 devices.
+    """
+    resource = _gpu_resource(allocatable, pool)
+    if resource is None:
+        return None
+    model = pool.model if pool else ""
+    memory = pool.memory if pool else 0
+    if not model:
+        model = next((labels[key] for key in GPU_MODEL_LABELS if labels.get(key)), "")
+    if not memory and labels.get(GPU_MEMORY_LABEL, "").isdigit():
+        memory = int(labels[GPU_MEMORY_LABEL]) * 2**20
+    return Gpu(model=model, count=allocatable.get(resource, 0), memory=memory, resource=resource)
+
+
+def _gpu_resource(allocatable: Mapping[str, int], pool: PoolGpuInfo | None) -> str | None:
+    """The pool's word for it where the node offers that, else the GPU resource the node has most of."""
+    if pool is not None and pool.resource in allocatable:
+        return pool.resource
+    offered = sorted((-count, name) for name, count in allocatable.items() if name.endswith(GPU_SUFFIX))
+    if offered:
+        return offered[0][1]
+    return pool.resource if pool is not None else None
+
+
+# --- pods ------------------------------------------------------------------------------------------------------------
+
+
+def pod_requests(pod: Pod) -> Quantities:
+    """What the pod takes from its node, counted as kube-scheduler and the kubelet count it, and pods=1.
+
+    Containers and sidecars (init containers that restart Always) add up; each other init container runs alone beside
+    the sidecars started before it, so the larger of both counts. Pod-level requests replace the sums they name. Then
+    the overhead comes on top. https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/
+    """
+    total: dict[str, int] = {}
+    for container in pod.spec.containers:
+        _add(total, _requested(container.resources))
+    sidecars: dict[str, int] = {}
+    starting: dict[str, int] = {}
+    for container in pod.spec.init_containers:
+        own = _requested(container.resources)
+        if container.restart_policy == "Always":
+            _add(total, own)
+            _add(sidecars, own)
+            peak = sidecars
+        else:
+            peak = dict(sidecars)
+            _add(peak, own)
+        for name, amount in peak.items():
+            starting[name] = max(starting.get(name, 0), amount)
+    for name, amount in starting.items():
+        total[name] = max(total.get(name, 0), amount)
+    if pod.spec.resources is not None:
+        total.update(_requested(pod.spec.resources))
+    _add(total, _amounts(pod.spec.overhead))
+    total[PODS] = 1
+    return quantities(total)
+
+
+def _requested(resources: ContainerResources) -> dict[str, int]:
+    """A limit without a request is the request too (the API server writes it so; old objects may lack it)."""
+    return {**_amounts(resources.limits), **_amounts(resources.requests)}
+
+
+def host_ports(pod: Pod) -> tuple[HostPort, ...]:
+    """The ports of the node the pod takes; with the host's network every container port is one."""
+    found: set[tuple[int, str, str]] = set()
+    for container in (*pod.spec.containers, *_sidecars(pod)):
+        for port in container.ports:
+            number = port.host_port or (port.container_port if pod.spec.host_network else 0)
+            if number:
+                found.add((number, port.protocol, port.host_ip or ANY_ADDRESS))
+    return tuple(HostPort(number, protocol, address) for number, protocol, address in sorted(found))
+
+
+def _sidecars(pod: Pod) -> Iterable[PodContainer]:
+    return (container for container in pod.spec.init_containers if container.restart_policy == "Always")
+
+
+def pod_subject(pod: Pod) -> Subject | None:
+    """What anti and near terms see of a Niyanta pod, from its labels; None for all other pods."""
+    if not pod.workload_uid:
+        return None
+    labels = pod.metadata.labels
+    return Subject(
+        namespace=pod.namespace,
+        customer=labels.get(CUSTOMER, ""),
+        type=labels.get(TYPE_LABEL, ""),
+        labels=_sorted({key: value for key, value in labels.items() if not key.startswith(PREFIX)}),
+    )
+
+
+def pod_charge(pod: Pod) -> Charge | None:
+    """What the pod takes on its node; None while it isn't bound, or once its containers are done for good.
+
+    A terminating pod still counts: its containers run until it is gone.
+    """
+    if not pod.spec.node_name or pod.terminal:
+        return None
+    return Charge(
+        key=pod.charge_key,
+        worker=pod.spec.node_name,
+        requests=pod_requests(pod),
+        host_ports=host_ports(pod),
+        subject=pod_subject(pod),
+    )
+
+
+# --- amounts ---------------------------------------------------------------------------------------------------------
+
+
+def quantities(amounts: Mapping[str, int]) -> Quantities:
+    """Sorted by name, zeros left out."""
+    return tuple(sorted((name, amount) for name, amount in amounts.items() if amount))
+
+
+def _amounts(texts: Mapping[str, str]) -> dict[str, int]:
+    """Amounts that the API server took but the grammar here doesn't (negative allocatable) count as 0."""
+    found = {}
+    for name, text in texts.items():
+        try:
+            found[name] = base_units(name, text, name)
+        except InvalidManifestError:
+            found[name] = 0
+    return found
+
+
+def _add(total: dict[str, int], amounts: Mapping[str, int]) -> None:
+    for name, amount in amounts.items():
+        total[name] = total.get(name, 0) + amount
+
+
+def _sorted(labels: Mapping[str, str]) -> Labels:
+    return tuple(sorted(labels.items()))

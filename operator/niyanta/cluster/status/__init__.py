@@ -1,0 +1,1 @@
+"""Workload status and Kubernetes Events, written from rows."""

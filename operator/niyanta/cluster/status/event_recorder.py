@@ -1,0 +1,87 @@
+"""Kubernetes Events on Workloads, limited by a token bucket: beyond the rate they are dropped and counted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+
+from prometheus_client import Counter
+
+from niyanta.cluster.api.client import ApiClient
+from niyanta.cluster.api.errors import ApiError
+from niyanta.cluster.api.kinds import WORKLOADS
+from niyanta.observability import log
+from niyanta.store.postgres.clock import Clock
+from niyanta.store.rows import WorkloadRow
+
+logger = log.get(__name__)
+
+DROPPED = Counter("niyanta_events_dropped_total", "Kubernetes Events not written because of the rate limit or an error")
+
+BACKLOG = 200
+"""Events that may wait for their turn; more are dropped."""
+
+REPEAT_AFTER = 60.0
+"""Seconds before the same reason is told again on the same workload: aggregation of what repeats."""
+
+
+class EventRecorder:
+    """Queue of Events with one writer task."""
+
+    def __init__(self, client: ApiClient, clock: Clock, *, per_second: float) -> None:
+        self._clock = clock
+        self._client = client
+        self._interval = 1.0 / per_second
+        self._queue: deque[tuple[WorkloadRow, str, str, bool]] = deque()
+        self._event = asyncio.Event()
+        self._told: dict[tuple[str, str], float] = {}
+
+    def tell(self, row: WorkloadRow, *, reason: str, message: str, warning: bool) -> None:
+        """Queue an Event; drops it when it repeats within a minute or too many wait."""
+        now = time.monotonic()
+        key = (row.id, reason)
+        if now - self._told.get(key, -REPEAT_AFTER) < REPEAT_AFTER and reason == "Unschedulable":
+            return
+        if len(self._queue) >= BACKLOG:
+            DROPPED.inc()
+            return
+        self._told[key] = now
+        while len(self._told) > 20_000:
+            self._told.pop(next(iter(self._told)))
+        self._queue.append((row, reason, message, warning))
+        self._event.set()
+
+    async def run(self) -> None:
+        """Write queued Events, never faster than the limit."""
+        while True:
+            await self._event.wait()
+            self._event.clear()
+            while self._queue:
+                row, reason, message, warning = self._queue.popleft()
+                try:
+                    await self._write(row, reason, message, warning=warning)
+                except ApiError as error:
+                    DROPPED.inc()
+                    logger.debug("an Event was not written", error=str(error))
+                await asyncio.sleep(self._interval)
+
+    async def _write(self, row: WorkloadRow, reason: str, message: str, *, warning: bool) -> None:
+        at = self._clock.now()
+        name, uid = row.object or (row.name, row.id)
+        await self._client.create_event(
+            row.namespace,
+            regarding={
+                "apiVersion": WORKLOADS.api_version,
+                "kind": WORKLOADS.kind,
+                "namespace": row.namespace,
+                "name": name,
+                "uid": uid,
+            },
+            name=f"{name}.{at:x}",
+            reason=reason,
+            note=message,
+            action="Schedule",
+            at=at,
+            warning=warning,
+        )

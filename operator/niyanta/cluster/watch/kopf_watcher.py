@@ -1,0 +1,174 @@
+"""The Kubernetes door: kopf watches the custom resources in a thread of its own and hands every event on.
+
+Only `on.event` is used: it writes nothing to the objects, and needs no finalizers. kopf stops on errors that last; the
+supervisor here starts it again. What a watch that broke has missed is found by the relist beside it (`relist`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import itertools
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import kopf
+import uvloop
+
+from niyanta.cluster.api.connection import authorization, load_configuration
+from niyanta.cluster.api.kinds import ResourceKind
+from niyanta.observability import log
+from niyanta.settings import Settings
+
+logger = log.get(__name__)
+
+Listener = Callable[[str, Mapping[str, Any]], None]
+"""Called in kopf's thread with the event's type ("" when listed, ADDED, MODIFIED, DELETED) and the object."""
+
+RESTART_MAX = 10.0
+"""Longest pause before kopf is started again, seconds."""
+
+
+class EndlessBackoff:
+    """An iterable of jittered pauses of at most 10 s that never ends: kopf keeps asking a server that is away."""
+
+    def __iter__(self) -> Iterator[float]:
+        for number in itertools.count():
+            yield min(10.0, 0.5 * 2.0 ** min(number, 6)) * (0.5 + random.random() / 2)  # noqa: S311 - jitter
+
+
+class KopfWatcher:
+    """Runs kopf under supervision; `alive` and `ready` tell probes how it is."""
+
+    def __init__(self, settings: Settings, listeners: Mapping[ResourceKind, Listener]) -> None:
+        self._settings = settings
+        self._listeners = dict(listeners)
+        self._stop = threading.Event()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._supervise, name="kopf", daemon=True)
+        self.restarts = 0
+
+    @property
+    def alive(self) -> bool:
+        """The supervisor's thread runs."""
+        return self._thread.is_alive()
+
+    @property
+    def ready(self) -> bool:
+        """kopf has started its watches at least once."""
+        return self._ready.is_set()
+
+    def start(self) -> None:
+        """Begin watching."""
+        self._thread.start()
+
+    def stop(self, *, at_most: float = 5.0) -> None:
+        """End the watches; waits `at_most` seconds."""
+        self._stop.set()
+        self._thread.join(at_most)
+
+    def _supervise(self) -> None:
+        pause = 0.5
+        while not self._stop.is_set():
+            started = time.monotonic()
+            try:
+                uvloop.run(
+                    kopf.operator(
+                        registry=self._registry(),
+                        settings=_kopf_settings(),
+                        clusterwide=True,
+                        standalone=True,
+                        stop_flag=self._stop,
+                        ready_flag=self._ready,
+                    )
+                )
+            except Exception as error:  # any end of kopf but ours is survived
+                logger.warning("kopf ended; starting it again", error=f"{type(error).__name__}: {error}")
+            if self._stop.is_set():
+                return
+            self.restarts += 1
+            pause = 0.5 if time.monotonic() - started > 60 else min(pause * 2, RESTART_MAX)
+            self._stop.wait(pause)
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+        settings = self._settings
+
+        @kopf.on.login(registry=registry)
+        async def login(**_: Any) -> kopf.ConnectionInfo:
+            return await asyncio.to_thread(connection_info, settings)
+
+        for kind, listener in self._listeners.items():
+            self._watch(registry, kind, listener)
+        return registry
+
+    @staticmethod
+    def _watch(registry: kopf.OperatorRegistry, kind: ResourceKind, listener: Listener) -> None:
+        @kopf.on.event(kind.group, kind.version, kind.plural, registry=registry, id=f"event-{kind.plural}")
+        async def on_event(event: Any, **_: Any) -> None:
+            listener(event.get("type") or "", event["object"])
+
+
+def connection_info(settings: Settings) -> kopf.ConnectionInfo:
+    """Our connection in kopf's words. It expires soon, since the kubelet rotates tokens in their file."""
+    loaded = load_configuration(settings.kubeconfig)
+    scheme, _, token = authorization(loaded).partition(" ")
+    return kopf.ConnectionInfo(
+        server=loaded.host.rstrip("/"),
+        ca_path=loaded.ssl_ca_cert or None,
+        scheme=scheme or None,
+        token=token or None,
+        certificate_path=loaded.cert_file or None,
+        private_key_path=loaded.key_file or None,
+        insecure=None if loaded.verify_ssl else True,
+        expiration=datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=10),
+    )
+
+
+class NoProgress(kopf.ProgressStorage):
+    """kopf keeps no state in our objects: `on.event` has none, and looking for it costs half the time of an event."""
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+    def purge(self, **_: Any) -> None:
+        return None
+
+    def touch(self, **_: Any) -> None:
+        return None
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
+
+
+class NoDiffBase(kopf.DiffBaseStorage):
+    """No last-handled state either."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        return None
+
+    def store(self, **_: Any) -> None:
+        return None
+
+
+def _kopf_settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.peering.standalone = True
+    settings.networking.error_backoffs = EndlessBackoff()
+    settings.persistence.progress_storage = NoProgress()
+    settings.persistence.diffbase_storage = NoDiffBase()
+    settings.persistence.finalizer = "niyanta.io/unused"
+    settings.watching.server_timeout = 300
+    settings.watching.connect_timeout = 10
+    settings.scanning.disabled = True
+    return settings

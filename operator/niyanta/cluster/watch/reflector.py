@@ -1,0 +1,391 @@
+"""A kind's objects kept in memory: chunked list, then watch, for ever.
+
+`cache` owns the reflectors and gets their changes in batches. The store is never behind what was reported: every change
+of it is one `Change` to the callback, also the deletions that a relist finds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic
+from urllib.parse import urlencode
+
+import aiohttp
+import msgspec
+import structlog
+from prometheus_client import Counter
+from yarl import URL
+
+from niyanta.cluster.api.connection import Connection
+from niyanta.cluster.api.errors import ApiError, ApiStatus, NotSentError, error_from
+from niyanta.cluster.api.kinds import ResourceKind
+from niyanta.cluster.api.objects import Key, Object, Page, T, WatchEvent
+from niyanta.cluster.watch.object_store import ObjectChange, ObjectStore
+
+log = structlog.get_logger(__name__)
+
+EVENTS = Counter("niyanta_watch_events_total", "Watch events taken in, bookmarks too", ["resource"])
+RESTARTS = Counter("niyanta_watch_restarts_total", "Watches that ended, by why", ["resource", "why"])
+RELISTS = Counter("niyanta_relists_total", "Complete lists", ["resource"])
+UNREADABLE = Counter(
+    "niyanta_watch_unreadable_total", "Objects that could not be parsed and were skipped", ["resource"]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """Sizes and waits, in seconds. Only tests change them."""
+
+    chunk: int = 500
+    slice: int = 256
+    """Events parsed and handed over before other tasks of the loop get their turn (about 10 ms)."""
+    watch_seconds: float = 300.0
+    """The server ends a watch after this long, which spreads watches over API servers again."""
+    idle_seconds: float = 100.0
+    """Bookmarks come about every minute; a watch silent for longer than this is dead."""
+    list_seconds: float = 60.0
+    backoff_first: float = 0.2
+    backoff_longest: float = 10.0
+
+
+HEALTHY_SECONDS = 5.0
+
+
+class ExpiredError(Exception):
+    """The server no longer knows the version we are at: list again."""
+
+
+class Reflector(Generic[T]):
+    """Keeps `store` equal to the API server's objects of one kind. Run `run()` as a task; cancel it to stop."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        kind: ResourceKind,
+        model: type[T],
+        on_changes: Callable[[list[ObjectChange[T]]], None],
+        *,
+        label_selector: str = "",
+        tuning: Tuning | None = None,
+    ) -> None:
+        """`on_changes` is called in the loop with each batch, synchronously, after the store has changed."""
+        self._connection = connection
+        self._kind = kind
+        self._on_changes = on_changes
+        self._selector = {"labelSelector": label_selector} if label_selector else {}
+        self._tuning = tuning or Tuning()
+        # Built from a value, which type checkers can't follow.
+        event_type: Any = WatchEvent
+        page_type: Any = Page
+        self._events: msgspec.json.Decoder[WatchEvent[T]] = msgspec.json.Decoder(event_type[model])
+        self._pages: msgspec.json.Decoder[Page[T]] = msgspec.json.Decoder(page_type[model])
+        self._session: aiohttp.ClientSession | None = None
+        self._response: aiohttp.ClientResponse | None = None
+
+        self.mirror: ObjectStore[T] = ObjectStore()
+        self.synced = asyncio.Event()
+        self.last_contact = 0.0
+        """Monotonic time of the last bytes from the server; 0 before the first."""
+        self.events = 0
+        self.relists = 0
+        self.restarts = 0
+        self.unreadable = 0
+
+        self._wanted = 0
+        self._done = 0
+        self._relisted = asyncio.Condition()
+        self._wake = asyncio.Event()
+        self._interrupted = False
+        self._watching_since = 0.0
+
+    # --- what others call --------------------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> dict[Key, T]:
+        """All objects by (namespace, name). Read only."""
+        return self.mirror.store
+
+    def assume(self, obj: T) -> bool:
+        """Take in an object from the answer to our own create, ahead of the watch (see Mirror.assume)."""
+        changes: list[ObjectChange[T]] = []
+        taken = self.mirror.assume(obj, changes)
+        self._report(changes)
+        return taken
+
+    async def relist_consistent(self) -> None:
+        """List again from a quorum and return when the store is at least as new as this call. Interrupts the watch."""
+        self._wanted += 1
+        mine = self._wanted
+        self._interrupted = True
+        self._wake.set()
+        if self._response is not None:
+            self._response.close()
+        async with self._relisted:
+            await self._relisted.wait_for(lambda: self._done >= mine)
+
+    async def run(self) -> None:
+        """List and watch until cancelled. No error ends it: each is followed by a jittered wait of at most 10 s."""
+        failures = 0
+        async with self._connection.session(limit=4) as session:
+            self._session = session
+            while True:
+                events, self._watching_since = self.events, 0.0
+                why, asked = await self._list_and_watch()
+                self.restarts += 1
+                RESTARTS.labels(self._kind.plural, why).inc()
+                if self._interrupted:
+                    self._interrupted = False
+                    continue
+                # A watch that brought something or lived for a while was fine, however it ended.
+                lived = self._watching_since and time.monotonic() - self._watching_since > HEALTHY_SECONDS
+                if lived or self.events > events:
+                    failures = 0 if why == "ended" else 1
+                else:
+                    failures += 1
+                if failures:
+                    await self._pause(failures, asked)
+
+    async def _list_and_watch(self) -> tuple[str, float]:
+        """One watch, after a list if one is due: why it ended, and how many seconds the server asks us to stay away."""
+        try:
+            if not self.mirror.version or self._done < self._wanted:
+                await self._relist()
+            await self._watch()
+        except ExpiredError as error:
+            log.info("watch_expired", resource=self._kind.plural, error=str(error))
+            self.mirror.version = ""
+            return "expired", 0.0
+        except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+            return self._failed(error), getattr(error, "retry_after", None) or 0.0
+        except Exception:  # a bug or a body nobody foresaw; a watch that stays down would be worse
+            log.exception("watch_failed", resource=self._kind.plural)
+            self.mirror.version = ""
+            return "error", 0.0
+        return "ended", 0.0
+
+    # --- list --------------------------------------------------------------------------------------------------------
+
+    async def _relist(self) -> None:
+        """Take in everything, then delete what is missing. Without resourceVersion: the newest state, by a quorum.
+
+        (`resourceVersion=0` would be cheaper and may go back in time on another API server, which could show a pod that
+        is gone or hide one that exists.)
+        """
+        serving = self._wanted
+        seen: set[Key] = set()
+        version = ""
+        async for page in self._chunks():
+            if not version:
+                version = page.metadata.resource_version
+            position = int(version)
+            items = page.items or []
+            for start in range(0, len(items), self._tuning.slice):
+                changes: list[ObjectChange[T]] = []
+                for obj in items[start : start + self._tuning.slice]:
+                    seen.add(obj.key)
+                    self.mirror.listed(obj, position, changes)
+                self._report(changes)
+                await asyncio.sleep(0)
+        await self._sweep(seen, int(version))
+        self.mirror.moved_to(version)
+        self.relists += 1
+        RELISTS.labels(self._kind.plural).inc()
+        self.synced.set()
+        async with self._relisted:
+            self._done = serving
+            self._relisted.notify_all()
+
+    async def _sweep(self, seen: set[Key], position: int) -> None:
+        """Delete what the list of that version doesn't have; in slices."""
+        if position < self.mirror.position:
+            was = self.mirror.position
+            log.warning("resource_version_went_back", resource=self._kind.plural, was=was, now=position)
+            self.mirror.distrust()
+        missing = [key for key in self.store if key not in seen]
+        for start in range(0, len(missing), self._tuning.slice):
+            changes: list[ObjectChange[T]] = []
+            self.mirror.unlisted(missing[start : start + self._tuning.slice], position, changes)
+            self._report(changes)
+            await asyncio.sleep(0)
+
+    async def _chunks(self) -> AsyncIterator[Page[T]]:
+        """The list's pages. A token that expires on the way ends the list with ExpiredError: a new one follows."""
+        params = {"limit": str(self._tuning.chunk), **self._selector}
+        timeout = aiohttp.ClientTimeout(total=self._tuning.list_seconds, sock_connect=10)
+        while True:
+            async with await self._get(params, timeout) as response:
+                body = await response.read()
+            self.last_contact = time.monotonic()
+            page: Page[T] = self._pages.decode(body)
+            yield page
+            if not page.metadata.continue_token:
+                return
+            params["continue"] = page.metadata.continue_token
+
+    # --- watch -------------------------------------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        seconds = self._tuning.watch_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - so that watches don't end together
+        params = {
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": self.mirror.version,
+            "timeoutSeconds": str(max(1, round(seconds))),
+            **self._selector,
+        }
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=self._tuning.idle_seconds)
+        async with await self._get(params, timeout) as response:
+            self._response, self._watching_since = response, time.monotonic()
+            try:
+                await self._read(response)
+            finally:
+                self._response = None
+
+    async def _read(self, response: aiohttp.ClientResponse) -> None:
+        """Take in lines as they come. Half a line before a cut is dropped: resuming brings it again."""
+        pending: list[bytes] = []
+        while self._done >= self._wanted:
+            data = await response.content.readany()
+            if not data:
+                return
+            self.last_contact = time.monotonic()
+            head, newline, rest = data.rpartition(b"\n")
+            if not newline:
+                pending.append(rest)  # joined once: a line may span many reads
+                continue
+            pending.append(head)
+            lines = b"".join(pending).split(b"\n")
+            pending = [rest] if rest else []
+            for start in range(0, len(lines), self._tuning.slice):
+                self._take(lines[start : start + self._tuning.slice])
+                if len(lines) > self._tuning.slice:
+                    await asyncio.sleep(0)
+
+    def _take(self, lines: Sequence[bytes]) -> None:
+        """Parse some lines, change the store, report once."""
+        changes: list[ObjectChange[T]] = []
+        decode, apply = self._events.decode, self.mirror.event
+        taken, version, bookmarked = 0, "", False
+        try:
+            for line in lines:
+                if not line:
+                    continue
+                try:
+                    event = decode(line)
+                except msgspec.DecodeError as error:
+                    found = self._unusual(line, error)
+                    if not found:
+                        continue
+                    version, bookmarked = found, True
+                else:
+                    if event.type == "ERROR":
+                        raise _watch_error(line)
+                    version = event.object.metadata.resource_version
+                    if event.type == "BOOKMARK":
+                        bookmarked = True
+                    else:
+                        apply(event.type, event.object, changes)
+                taken += 1
+        finally:
+            if version:
+                self.mirror.moved_to(version)
+            if bookmarked and self.mirror.assumed:
+                self.mirror.drop_ghosts(changes)
+            self.events += taken
+            EVENTS.labels(self._kind.plural).inc(taken)
+            self._report(changes)
+
+    def _unusual(self, line: bytes, error: msgspec.DecodeError) -> str:
+        """A line that isn't an object of ours. ERROR raises, a bookmark gives its version, all else is skipped.
+
+        Bookmarks of pods have `"containers": null`, which no real pod has; ERROR lines carry a Status.
+        """
+        try:
+            event = _bare.decode(line)
+            if event.type == "BOOKMARK":
+                return event.object.metadata.resource_version
+        except msgspec.DecodeError:
+            pass
+        else:
+            if event.type == "ERROR":
+                raise _watch_error(line)
+        self.unreadable += 1
+        UNREADABLE.labels(self._kind.plural).inc()
+        shown = line[:300].decode(errors="replace")
+        log.error("watch_event_unreadable", resource=self._kind.plural, error=str(error), line=shown)
+        return ""
+
+    # --- the store ---------------------------------------------------------------------------------------------------
+
+    def _report(self, changes: list[ObjectChange[T]]) -> None:
+        if not changes:
+            return
+        try:
+            self._on_changes(changes)
+        except Exception:  # the store is right and must stay so; the listener's fault is not the watch's
+            log.exception("watch_listener_failed", resource=self._kind.plural)
+
+    # --- the wire ----------------------------------------------------------------------------------------------------
+
+    async def _get(self, params: dict[str, str], timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:  # noqa: ASYNC109
+        """An answer 200; 410 raises ExpiredError, others ApiError."""
+        assert self._session is not None
+        credentials = self._connection.credentials
+        response = await self._session.get(
+            URL(f"{self._connection.host}{self._kind.path()}?{urlencode(params)}", encoded=True),
+            headers=await credentials.headers(),
+            timeout=timeout,
+            allow_redirects=False,
+            server_hostname=self._connection.server_hostname,
+        )
+        if response.status == 200:
+            return response
+        async with response:
+            body = await response.read()
+        error = error_from(response.status, body, response.headers.get("Retry-After"))
+        if response.status == 410:
+            raise ExpiredError(str(error))
+        if response.status == 401:
+            await credentials.refresh(older_than=credentials.read_at)
+        raise error
+
+    def _failed(self, error: Exception) -> str:
+        """Log and name a failure. The version stays: the watch is resumed where it was."""
+        if self._interrupted:
+            return "interrupted"
+        log.warning("watch_interrupted", resource=self._kind.plural, error=str(error) or type(error).__name__)
+        if isinstance(error, aiohttp.SocketTimeoutError):
+            return "idle"
+        return "refused" if isinstance(error, ApiError) and not isinstance(error, NotSentError) else "cut"
+
+    async def _pause(self, failures: int, asked: float) -> None:
+        tuning = self._tuning
+        wait = min(tuning.backoff_longest, tuning.backoff_first * 2 ** min(failures - 1, 16))
+        wait = max(wait * random.uniform(0.5, 1.0), min(asked, tuning.backoff_longest))  # noqa: S311 - jitter
+        self._wake.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), wait)
+
+
+class _Status(msgspec.Struct, frozen=True):
+    object: ApiStatus = ApiStatus()
+
+
+_bare = msgspec.json.Decoder(WatchEvent[Object])
+_status = msgspec.json.Decoder(_Status)
+
+
+def _watch_error(line: bytes) -> Exception:
+    """ERROR ends a watch. 410 and the server's inner failures (500) mean that events may be missing: list again."""
+    try:
+        status = _status.decode(line).object
+    except msgspec.DecodeError:
+        return ExpiredError(line[:300].decode(errors="replace"))
+    if status.code in (429, 503, 504):
+        return ApiError(status.code, status.reason, status.message)
+    return ExpiredError(f"{status.code} {status.reason}: {status.message}")

@@ -1,0 +1,84 @@
+"""The Customers and WorkerPools that exist, kept by kopf's events and corrected by a list now and then.
+
+Kept by every replica. A resource that can't be read (made before a stricter schema) is left out and logged.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from niyanta.observability import log
+
+logger = log.get(__name__)
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class ResourceStore(Generic[M]):
+    """Resources of one kind by name. `listener` is called after each change, in whichever thread brought it."""
+
+    def __init__(self, model: type[M], listener: Callable[[], None], *, namespace: str | None = None) -> None:
+        """`namespace`: only objects of it count (WorkerPools are honoured in the operator's own namespace alone)."""
+        self._model = model
+        self._listener = listener
+        self._namespace = namespace
+        self._lock = threading.Lock()
+        self._items: dict[str, M] = {}
+        self._versions: dict[str, tuple[str, int]] = {}
+        self._put_at: dict[str, float] = {}
+
+    def items(self) -> dict[str, M]:
+        """A copy: name -> resource."""
+        with self._lock:
+            return dict(self._items)
+
+    def on_event(self, kind: str, obj: Mapping[str, Any]) -> None:
+        """A watch event from kopf."""
+        if self._namespace is not None and obj["metadata"].get("namespace") != self._namespace:
+            return
+        changed = self._remove(obj["metadata"]["name"]) if kind == "DELETED" else self._put(obj)
+        if changed:
+            self._listener()
+
+    def replace(self, objects: list[dict[str, Any]], *, asked_at: float) -> None:
+        """All objects there were at `asked_at` (monotonic): what isn't among them, and was known then, is gone."""
+        mine = [o for o in objects if self._namespace is None or o["metadata"].get("namespace") == self._namespace]
+        names = {o["metadata"]["name"] for o in mine}
+        changed = [self._put(obj) for obj in mine]
+        with self._lock:
+            gone = [n for n in self._versions if n not in names and self._put_at.get(n, 0.0) < asked_at]
+        changed += [self._remove(name) for name in gone]
+        if any(changed):
+            self._listener()
+
+    def _put(self, obj: Mapping[str, Any]) -> bool:
+        meta = obj["metadata"]
+        name, version = meta["name"], (meta["uid"], int(meta.get("generation", 1)))
+        with self._lock:
+            known = self._versions.get(name)
+            if known is not None and known[0] == version[0] and known[1] >= version[1]:
+                return False
+            self._versions[name] = version
+            self._put_at[name] = time.monotonic()
+        try:
+            item = self._model.model_validate(obj)
+        except ValidationError as error:
+            logger.error("a resource is left out", kind=self._model.__name__, name=name, error=str(error))
+            return self._forget(name)
+        with self._lock:
+            self._items[name] = item
+        return True
+
+    def _remove(self, name: str) -> bool:
+        with self._lock:
+            self._versions.pop(name, None)
+        return self._forget(name)
+
+    def _forget(self, name: str) -> bool:
+        with self._lock:
+            return self._items.pop(name, None) is not None

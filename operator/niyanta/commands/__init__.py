@@ -1,1 +1,0 @@
-"""Commands of `niyanta` that need the database; `cli` registers them."""

@@ -1,0 +1,74 @@
+"""The custom.metrics.k8s.io adapter of one operator process, put together: figures in, certificates in, answers out.
+
+Flow: store.figures -> metrics.adapter_feed -> metrics.adapter_api -> metrics.adapter; cluster.trust brings what changes
+about certificates, and cluster.keeper, beside the leader's loop, changes it. `operate` runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from niyanta.cluster.api.client import ApiClient
+from niyanta.custom_metrics.certificate import ServingCertificate, ends_at
+from niyanta.custom_metrics.certificate_rotation import CertificateRotation
+from niyanta.custom_metrics.certificate_watcher import CertificateWatcher
+from niyanta.custom_metrics.routes import CustomMetricsRoutes
+from niyanta.custom_metrics.server import AggregatedApiServer
+from niyanta.custom_metrics.stats_reader import StatsReader
+from niyanta.observability import log
+from niyanta.resources.models.worker_pool import WorkerPool
+from niyanta.settings import Settings
+from niyanta.store.state import StateManager
+
+logger = log.get(__name__)
+
+
+class MetricsAdapter:
+    """Every replica has one, whether it leads or not; with `settings.metrics_adapter` off it does nothing."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        client: ApiClient,
+        state: StateManager,
+        pools: Callable[[], Mapping[str, WorkerPool]],
+    ) -> None:
+        self._enabled = settings.metrics_adapter
+        self._feed = StatsReader(state.get_figures)
+        api = CustomMetricsRoutes(
+            self._feed,
+            namespace=settings.namespace,
+            pools=lambda: {name: pool.metadata.labels for name, pool in pools().items()},
+        )
+        self._adapter = AggregatedApiServer(api, host=settings.metrics_adapter_host, port=settings.metrics_adapter_port)
+        self._trust = CertificateWatcher(client, settings, self._use)
+        self._keeper = CertificateRotation(client, settings)
+
+    def tasks(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+        """What every replica runs, by name."""
+        if not self._enabled:
+            return []
+        return [("adapter figures", self._feed.run()), ("adapter trust", self._trust.run())]
+
+    def leader_tasks(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+        """What runs beside the leader's loop."""
+        return [("adapter keeper", self._keeper.run())] if self._enabled else []
+
+    def problem(self) -> str:
+        """Why this replica isn't ready; "" when it answers, or needn't."""
+        found = self._adapter.problem() if self._enabled else ""
+        return f"the metrics adapter does not answer: {found}" if found else ""
+
+    async def stop(self) -> None:
+        """Stop answering."""
+        await self._adapter.stop()
+
+    async def _use(self, held: ServingCertificate, authentication: Mapping[str, str]) -> None:
+        try:
+            end = ends_at(held.certificate)
+        except ValueError as error:  # somebody edited the Secret: the leader makes another one
+            logger.error("the Secret of the metrics adapter holds no certificate", error=str(error))
+            return
+        await self._adapter.use(certificate=held.certificate, key=held.key, ends_at=end, authentication=authentication)

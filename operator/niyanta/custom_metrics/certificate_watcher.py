@@ -1,0 +1,78 @@
+"""What a replica's metrics adapter trusts and shows: the certificate of its Secret, and who may call it.
+
+Every replica follows both, so that a rotation by `keeper`, or one of the cluster's own front-proxy authority, needs no
+restart. `metrics.adapter` takes what changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from niyanta.cluster.api.client import ApiClient
+from niyanta.cluster.api.errors import ApiError, ErrorKind, error_kind
+from niyanta.cluster.api.kinds import CONFIG_MAPS, SECRETS
+from niyanta.custom_metrics.certificate import ServingCertificate, from_data
+from niyanta.custom_metrics.certificate_rotation import secret_name
+from niyanta.observability import log
+from niyanta.settings import Settings
+
+logger = log.get(__name__)
+
+AUTHENTICATION = ("kube-system", "extension-apiserver-authentication")
+"""Where API servers publish how their calls to aggregated servers are told from others' (namespace, name)."""
+
+EVERY = 5.0
+"""Seconds between two readings."""
+
+SOON = 0.5
+"""The same until there is a certificate: a first installation waits for it."""
+
+Use = Callable[[ServingCertificate, Mapping[str, str]], Awaitable[None]]
+"""Takes a certificate and the data of the authentication ConfigMap (empty: it can't be read)."""
+
+
+class CertificateWatcher:
+    """Reads the Secret and the ConfigMap, and hands on what changed."""
+
+    def __init__(self, client: ApiClient, settings: Settings, use: Use) -> None:
+        self._client = client
+        self._namespace = settings.namespace
+        self._secret = secret_name(settings)
+        self._use = use
+        self._used: tuple[ServingCertificate, dict[str, str]] | None = None
+        self._trouble = ""
+
+    async def run(self) -> None:
+        """Follow until cancelled. While the API server is away, what was read last is used."""
+        while True:
+            try:
+                await self._read()
+                self._trouble = ""
+            except ApiError as error:
+                if str(error) != self._trouble:  # said once: this is asked twice a second at first
+                    logger.warning("the metrics adapter's certificate was not read", error=str(error))
+                self._trouble = str(error)
+            await asyncio.sleep(EVERY if self._used else SOON)
+
+    async def _read(self) -> None:
+        secret = await self._client.get(SECRETS, self._secret, namespace=self._namespace)
+        certificate = from_data((secret or {}).get("data")) or (self._used[0] if self._used else None)
+        if certificate is None:
+            return
+        found = (certificate, await self._authentication())
+        if found != self._used:
+            await self._use(*found)
+            self._used = found
+
+    async def _authentication(self) -> dict[str, str]:
+        namespace, name = AUTHENTICATION
+        try:
+            found = await self._client.get(CONFIG_MAPS, name, namespace=namespace)
+        except ApiError as error:
+            if error_kind(error) is not ErrorKind.FORBIDDEN:
+                raise
+            if self._used is None or self._used[1]:
+                logger.error("who may call the metrics adapter can't be read", error=str(error))
+            return {}
+        return dict((found or {}).get("data") or {})

@@ -1,0 +1,206 @@
+"""What the custom.metrics.k8s.io adapter says, as plain data: discovery, OpenAPI, metric values and refusals.
+
+`adapter_api` chooses among these; nothing here knows of HTTP.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from niyanta import __version__
+from niyanta.resources.labels import API_VERSION
+from niyanta.store.leader.demand_stats import DemandStats, NamespaceStats, PoolStats
+
+Document = dict[str, Any]
+
+GROUP = "custom.metrics.k8s.io"
+VERSION = "v1beta2"
+GROUP_VERSION = f"{GROUP}/{VERSION}"
+PREFIX = f"/apis/{GROUP_VERSION}"
+POOLS = "workerpools.niyanta.io"
+NAMESPACES = "namespaces"
+
+AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+"""Media type of aggregated discovery, as requests accept it and answers name it."""
+
+POOL_METRICS: Mapping[str, Callable[[PoolStats], float]] = {
+    "demand": lambda pool: pool.demand,
+    "workers_needed": lambda pool: pool.workers_needed,
+    "utilization_percent_sum": lambda pool: pool.utilization_percent_sum,
+    "queue_depth": lambda pool: pool.queued_workloads,
+    "queue_oldest_age_seconds": lambda pool: pool.oldest_age_seconds,
+}
+NAMESPACE_METRICS: Mapping[str, Callable[[NamespaceStats], float]] = {
+    "demand": lambda namespace: namespace.demand,
+    "queue_depth": lambda namespace: namespace.queued_workloads,
+    "queue_oldest_age_seconds": lambda namespace: namespace.oldest_age_seconds,
+}
+
+
+class StatusError(Exception):
+    """An answer that is no success: `code` is the HTTP status, `reason` the word Kubernetes has for it."""
+
+    def __init__(self, code: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.reason = reason
+        self.message = message
+
+    def document(self) -> Document:
+        """As a metav1.Status."""
+        return {
+            "kind": "Status",
+            "apiVersion": "v1",
+            "metadata": {},
+            "status": "Failure",
+            "message": self.message,
+            "reason": self.reason,
+            "code": self.code,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """One metric of one object."""
+
+    kind: str
+    api_version: str
+    namespace: str
+    """"" for what lives in none."""
+    name: str
+    metric: str
+    value: float
+
+
+def pool_value(namespace: str, metric: str, figures: PoolStats) -> Value:
+    """A metric of a WorkerPool."""
+    return Value("WorkerPool", API_VERSION, namespace, figures.pool, metric, POOL_METRICS[metric](figures))
+
+
+def namespace_value(metric: str, figures: NamespaceStats) -> Value:
+    """A metric of a Namespace."""
+    return Value("Namespace", "v1", "", figures.namespace, metric, NAMESPACE_METRICS[metric](figures))
+
+
+def quantity(value: float) -> str:
+    """As Kubernetes writes quantities: whole, or in thousandths rounded up (an age isn't shown as less than it is)."""
+    thousandths = math.ceil(round(value * 1000, 6))
+    whole, rest = divmod(thousandths, 1000)
+    return f"{thousandths}m" if rest else str(whole)
+
+
+def value_list(values: Iterable[Value], figures: DemandStats) -> Document:
+    """A MetricValueList; the timestamp is the moment the leader counted."""
+    counted = dt.datetime.fromtimestamp(figures.at // 1_000_000, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    items = []
+    for value in values:
+        described = {"kind": value.kind, "namespace": value.namespace, "name": value.name}
+        if not value.namespace:
+            del described["namespace"]
+        items.append(
+            {
+                "describedObject": {**described, "apiVersion": value.api_version},
+                "metric": {"name": value.metric},
+                "timestamp": counted,
+                "value": quantity(value.value),
+            }
+        )
+    return {"kind": "MetricValueList", "apiVersion": GROUP_VERSION, "metadata": {}, "items": items}
+
+
+# --- discovery -------------------------------------------------------------------------------------------------------
+
+
+def group() -> Document:
+    """The APIGroup."""
+    version = {"groupVersion": GROUP_VERSION, "version": VERSION}
+    return {
+        "kind": "APIGroup",
+        "apiVersion": "v1",
+        "name": GROUP,
+        "versions": [version],
+        "preferredVersion": version,
+    }
+
+
+def groups() -> Document:
+    """The APIGroupList with that group alone."""
+    item = {key: value for key, value in group().items() if key not in ("kind", "apiVersion")}
+    return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [item]}
+
+
+def resources() -> Document:
+    """The APIResourceList: each metric is listed as a subresource of what it describes."""
+    listed = [(POOLS, metric, True) for metric in POOL_METRICS]
+    listed += [(NAMESPACES, metric, False) for metric in NAMESPACE_METRICS]
+    return {
+        "kind": "APIResourceList",
+        "apiVersion": "v1",
+        "groupVersion": GROUP_VERSION,
+        "resources": [
+            {
+                "name": f"{resource}/{metric}",
+                "singularName": "",
+                "namespaced": namespaced,
+                "kind": "MetricValueList",
+                "verbs": ["get"],
+            }
+            for resource, metric, namespaced in listed
+        ],
+    }
+
+
+def aggregated() -> Document:
+    """The same as an APIGroupDiscoveryList: one request instead of three, and none while the ETag holds.
+
+    What the metrics describe is listed without a kind and without verbs, because it isn't served here (the API server
+    makes the same of an APIResourceList).
+    """
+    described = [(POOLS, "Namespaced", POOL_METRICS), (NAMESPACES, "Cluster", NAMESPACE_METRICS)]
+    kind = {"group": "", "version": "", "kind": "MetricValueList"}
+    found = [
+        {
+            "resource": resource,
+            "scope": scope,
+            "singularResource": "",
+            "verbs": [],
+            "subresources": [{"subresource": metric, "responseKind": kind, "verbs": ["get"]} for metric in metrics],
+        }
+        for resource, scope, metrics in described
+    ]
+    return {
+        "kind": "APIGroupDiscoveryList",
+        "apiVersion": "apidiscovery.k8s.io/v2",
+        "metadata": {},
+        "items": [
+            {
+                "metadata": {"name": GROUP, "creationTimestamp": None},
+                "versions": [{"version": VERSION, "resources": found, "freshness": "Current"}],
+            }
+        ],
+    }
+
+
+# --- OpenAPI ---------------------------------------------------------------------------------------------------------
+
+_INFO = {"title": "Niyanta metrics adapter", "version": __version__}
+
+
+def openapi_v2() -> Document:
+    """Nothing that kubectl could explain, but an answer: the API server asks each aggregated server again and again."""
+    return {"swagger": "2.0", "info": _INFO, "paths": {}, "definitions": {}}
+
+
+def openapi_v3_index() -> Document:
+    """Where the only document of OpenAPI v3 is; the hash names its content, which a release doesn't change."""
+    place = f"apis/{GROUP_VERSION}"
+    return {"paths": {place: {"serverRelativeURL": f"/openapi/v3/{place}?hash={__version__}"}}}
+
+
+def openapi_v3() -> Document:
+    """That document."""
+    return {"openapi": "3.0.0", "info": _INFO, "paths": {}}

@@ -1,0 +1,207 @@
+"""What the custom.metrics.k8s.io adapter answers to whom: paths, callers, and figures that are young enough.
+
+`adapter` serves it by HTTP. Every answer comes from memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote
+
+import orjson
+
+from niyanta.custom_metrics import documents
+from niyanta.custom_metrics.documents import (
+    GROUP,
+    NAMESPACE_METRICS,
+    NAMESPACES,
+    POOL_METRICS,
+    POOLS,
+    PREFIX,
+    Document,
+    StatusError,
+    Value,
+)
+from niyanta.custom_metrics.front_proxy import FrontProxy
+from niyanta.custom_metrics.label_selector import parse as parse_selector
+from niyanta.custom_metrics.stats_reader import StaleStatsError, StatsReader
+from niyanta.store.leader.demand_stats import DemandStats, NamespaceStats
+
+JSON = "application/json"
+EVERY_OBJECT = "*"
+SHOWN = 20
+"""Most names listed in a message."""
+
+PoolLabels = Callable[[], Mapping[str, Mapping[str, str]]]
+"""The WorkerPools that exist, with their labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricQuery:
+    """One request. `path` is still escaped; `certificate` is the caller's, as the TLS layer verified it."""
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    certificate: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MetricResponse:
+    """One response. `about` says what was asked, for the adapter's own metrics."""
+
+    status: int
+    body: bytes
+    about: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class CustomMetricsRoutes:
+    """Answers questions about the pools of one namespace, and about every namespace."""
+
+    def __init__(self, feed: StatsReader, *, namespace: str, pools: PoolLabels) -> None:
+        self.front_proxy = FrontProxy()
+        """Who may ask; the adapter sets it anew when it changes."""
+        self._feed = feed
+        self._namespace = namespace
+        self._pools = pools
+        fixed = {
+            f"/apis/{GROUP}": documents.group(),
+            PREFIX: documents.resources(),
+            "/openapi/v2": documents.openapi_v2(),
+            "/openapi/v3": documents.openapi_v3_index(),
+            f"/openapi/v3{PREFIX}": documents.openapi_v3(),
+        }
+        self._fixed = {path: orjson.dumps(document) for path, document in fixed.items()}
+        self._groups = orjson.dumps(documents.groups())
+        self._aggregated = orjson.dumps(documents.aggregated())
+
+    def answer(self, question: MetricQuery) -> MetricResponse:
+        """Never raises for what a caller sent; a Refusal becomes a Status."""
+        about = _about(question.path)
+        try:
+            self.front_proxy.user(question.certificate, question.headers)
+            if question.method not in ("GET", "HEAD"):
+                raise StatusError(405, "MethodNotAllowed", f"{question.method} is not served: metrics are only read")
+            return self._known(question, about) or MetricResponse(200, orjson.dumps(self._values(question)), about)
+        except StatusError as refusal:
+            return MetricResponse(refusal.code, orjson.dumps(refusal.document()), about)
+
+    def _known(self, question: MetricQuery, about: str) -> MetricResponse | None:
+        """Discovery and OpenAPI: the same at all times, whatever happens to Postgres or to the leader."""
+        path = question.path.rstrip("/")
+        if path == "/apis":
+            accepted = question.headers.get("Accept", "").replace(" ", "").split(",")
+            wanted = any({"as=APIGroupDiscoveryList", "v=v2"} <= set(item.split(";")) for item in accepted)
+            if not wanted:
+                return MetricResponse(200, self._groups, about, {"Vary": "Accept"})
+            return self._tagged(
+                question, MetricResponse(200, self._aggregated, about, {"Content-Type": documents.AGGREGATED})
+            )
+        body = self._fixed.get(path)
+        return self._tagged(question, MetricResponse(200, body, about)) if body is not None else None
+
+    def _tagged(self, question: MetricQuery, full: MetricResponse) -> MetricResponse:
+        tag = f'"{hashlib.sha256(full.body).hexdigest().upper()}"'
+        headers = {**full.headers, "ETag": tag, "Vary": "Accept"}
+        if question.headers.get("If-None-Match") == tag:
+            return MetricResponse(304, b"", full.about, headers)
+        return MetricResponse(200, full.body, full.about, headers)
+
+    # --- values ------------------------------------------------------------------------------------------------------
+
+    def _values(self, question: MetricQuery) -> Document:
+        parts = [unquote(part) for part in question.path.removeprefix(PREFIX).strip("/").split("/")]
+        if not question.path.startswith(f"{PREFIX}/") or len(parts) < 2 or parts[0] != "namespaces":
+            raise _no_path(question.path)
+        if question.query.get("metricLabelSelector"):
+            raise StatusError(400, "BadRequest", "these metrics have no labels: leave metric.selector out")
+        namespace, rest = parts[1], parts[2:]
+        match rest:
+            case ["metrics", metric]:
+                return self._of_namespaces(namespace, metric, question.query.get("labelSelector", ""))
+            case [resource, name, metric] if resource == POOLS:
+                return self._of_pools(namespace, name, metric, question.query.get("labelSelector", ""))
+            case [resource, _, _]:
+                raise StatusError(
+                    404, "NotFound", f"there are no metrics of {resource}: only of {POOLS} and {NAMESPACES}"
+                )
+        raise _no_path(question.path)
+
+    def _of_pools(self, namespace: str, name: str, metric: str, selector: str) -> Document:
+        if metric not in POOL_METRICS:
+            raise _no_metric(metric, "a WorkerPool", POOL_METRICS)
+        pools = self._pools()
+        if namespace != self._namespace:
+            raise StatusError(
+                404, "NotFound", f"WorkerPools count in the namespace {self._namespace} alone, not in {namespace}"
+            )
+        if name != EVERY_OBJECT:
+            figures = self._figures()
+            found = figures.pool(name)
+            if found is None and name in pools:
+                raise StatusError(503, "ServiceUnavailable", f"the WorkerPool {name} was not counted yet")
+            if found is None:
+                raise StatusError(404, "NotFound", f"there is no WorkerPool {name}; there are: {_listed(pools)}")
+            return documents.value_list([documents.pool_value(namespace, metric, found)], figures)
+        try:
+            selects = parse_selector(selector)
+        except ValueError as error:
+            raise StatusError(400, "BadRequest", str(error)) from None
+        figures = self._figures()
+        chosen = [pool for pool in figures.pools if selects(pools.get(pool.pool, {}))]
+        return documents.value_list([documents.pool_value(namespace, metric, pool) for pool in chosen], figures)
+
+    def _of_namespaces(self, namespace: str, metric: str, selector: str) -> Document:
+        if metric not in NAMESPACE_METRICS:
+            raise _no_metric(metric, "a Namespace", NAMESPACE_METRICS)
+        if namespace == EVERY_OBJECT and selector:
+            raise StatusError(400, "BadRequest", "labels of namespaces are not known here: leave labelSelector out")
+        figures = self._figures()
+        chosen: Iterable[NamespaceStats] = figures.namespaces
+        if namespace != EVERY_OBJECT:
+            # One in which nothing waits or runs isn't counted, and an empty queue is 0.
+            chosen = [figures.namespace(namespace) or NamespaceStats(namespace)]
+        return documents.value_list([_value(metric, one) for one in chosen], figures)
+
+    def _figures(self) -> DemandStats:
+        try:
+            return self._feed.current()
+        except StaleStatsError as error:
+            raise StatusError(503, "ServiceUnavailable", str(error)) from None
+
+
+def _value(metric: str, figures: NamespaceStats) -> Value:
+    return documents.namespace_value(metric, figures)
+
+
+def _no_metric(metric: str, of: str, known: Iterable[str]) -> StatusError:
+    return StatusError(404, "NotFound", f"{of} has no metric {metric}; it has: {', '.join(known)}")
+
+
+def _no_path(path: str) -> StatusError:
+    return StatusError(
+        404,
+        "NotFound",
+        f"{path[:200]} is not served; metrics are at {PREFIX}/namespaces/NAMESPACE/{POOLS}/NAME/METRIC and "
+        f"{PREFIX}/namespaces/NAMESPACE/metrics/METRIC",
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    found = sorted(names)
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    return (", ".join(found[:SHOWN]) or "none") + more
+
+
+def _about(path: str) -> str:
+    """What kind of thing a path is about: few words, because metrics have it as a label."""
+    if path.startswith(f"{PREFIX}/"):
+        return "pools" if f"/{POOLS}/" in path else "namespaces" if "/metrics/" in path else "other"
+    if path == "/apis" or path.startswith(("/apis/", "/apis?")):
+        return "discovery"
+    return "openapi" if path.startswith("/openapi/") else "other"

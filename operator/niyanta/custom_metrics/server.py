@@ -1,0 +1,227 @@
+"""The custom.metrics.k8s.io adapter's server: TLS with certificates that change while it runs, and bounds.
+
+Whatever changes (its certificate, or the authorities of those who may call) a new server takes over the listening
+socket, and the old one ends once it has answered: connections that were opened under the old trust end with it.
+`cluster.trust` brings the certificates; `adapter_api` answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import socket
+import ssl
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.web_request import BaseRequest
+from prometheus_client import Counter, Gauge, Histogram
+
+from niyanta.custom_metrics.documents import StatusError
+from niyanta.custom_metrics.front_proxy import FrontProxy
+from niyanta.custom_metrics.routes import JSON, CustomMetricsRoutes, MetricQuery
+from niyanta.observability import log
+
+logger = log.get(__name__)
+
+MOST_CONNECTIONS = 512
+"""Further ones are closed at once: the scheduler lives in this process too."""
+
+HANDSHAKE = 10.0
+"""Seconds for the TLS handshake, and again for the first request."""
+
+IDLE = 120.0
+"""Seconds that an unused connection is kept: API servers come every 15 s."""
+
+ENDING = 3.0
+"""Seconds that a server which was replaced has to finish its answers."""
+
+LONGEST_LINE = 4096
+"""Bytes of a request line, and of a header."""
+
+REQUESTS = Counter(
+    "niyanta_adapter_requests_total",
+    "Questions to the custom.metrics.k8s.io adapter by what was asked and how it was answered",
+    ["about", "code"],
+)
+SECONDS = Histogram(
+    "niyanta_adapter_request_seconds",
+    "Time the custom.metrics.k8s.io adapter took to answer",
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 1.0),
+)
+EXPIRY = Gauge(
+    "niyanta_adapter_certificate_expiry_timestamp_seconds", "When the certificate that the adapter answers with ends"
+)
+
+PROBES = frozenset({"/healthz", "/readyz", "/livez"})
+
+
+class AggregatedApiServer:
+    """Listens once it has a certificate (`use`), until `stop`."""
+
+    def __init__(self, api: CustomMetricsRoutes, *, host: str, port: int) -> None:
+        self._api = api
+        self._address = (host, port)
+        self._socket: socket.socket | None = None
+        self._serving: _Serving | None = None
+        self._ends_at: dt.datetime | None = None
+        self._trouble = "it has no certificate yet"
+
+    @property
+    def port(self) -> int:
+        """The port it listens on; 0 while it doesn't."""
+        return int(self._socket.getsockname()[1]) if self._socket is not None else 0
+
+    def problem(self) -> str:
+        """Why API servers can't ask this replica; "" when they can."""
+        if self._serving is None:
+            return self._trouble
+        if self._ends_at is not None and dt.datetime.now(dt.UTC) > self._ends_at:
+            return "its certificate is over"
+        return ""
+
+    async def use(
+        self, *, certificate: bytes, key: bytes, ends_at: dt.datetime, authentication: Mapping[str, str]
+    ) -> None:
+        """Serve with this certificate, and tell callers by that ConfigMap's data, from now on.
+
+        What can't be used is logged, and what was used before stays.
+        """
+        front_proxy = FrontProxy.parse(authentication)
+        if not front_proxy.authorities:
+            logger.error("nobody can be told from anybody: the metrics adapter refuses every question")
+        try:
+            context = await asyncio.to_thread(_context, certificate, key, front_proxy.authorities)
+            await self._serve(context, front_proxy)
+        except (ssl.SSLError, ValueError, OSError) as error:
+            self._trouble = f"it can't serve: {error}"
+            logger.error("the metrics adapter can't use what it was given", error=str(error))
+            return
+        self._ends_at = ends_at
+        EXPIRY.set(ends_at.timestamp())
+        logger.info("the metrics adapter serves", port=self.port, certificate_ends=ends_at.isoformat())
+
+    async def stop(self) -> None:
+        """Stop listening; answers under way are finished."""
+        if self._serving is not None:
+            await self._serving.stop()
+            self._serving = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    async def _serve(self, context: ssl.SSLContext, front_proxy: FrontProxy) -> None:
+        if self._socket is None:
+            self._socket = _listen(*self._address)
+        serving = _Serving(self._api)
+        # Both accept from one queue for a moment, so nobody is turned away.
+        await serving.start(self._socket.dup(), context)
+        self._api.front_proxy = front_proxy
+        old, self._serving = self._serving, serving
+        if old is not None:
+            await old.stop()
+
+
+class _Serving:
+    """One server with one TLS context: never changed, only replaced."""
+
+    def __init__(self, api: CustomMetricsRoutes) -> None:
+        self._api = api
+        self._loop = asyncio.get_running_loop()
+        self._http = web.Server(
+            self._answer,
+            access_log=None,
+            keepalive_timeout=IDLE,
+            lingering_time=0,
+            max_line_size=LONGEST_LINE,
+            max_field_size=LONGEST_LINE,
+        )
+        self._silent: set[asyncio.BaseProtocol] = set()
+        """Connections that have asked nothing yet."""
+        self._server: asyncio.Server | None = None
+
+    async def start(self, listener: socket.socket, context: ssl.SSLContext) -> None:
+        self._server = await self._loop.create_server(
+            self._accept, sock=listener, ssl=context, ssl_handshake_timeout=HANDSHAKE, backlog=128
+        )
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        self._http.pre_shutdown()  # idle connections
+        await self._http.shutdown(ENDING)
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        if len(self._http.connections) >= MOST_CONNECTIONS:
+            return _Closing()
+        protocol = self._http()
+        self._silent.add(protocol)
+        self._loop.call_later(2 * HANDSHAKE, self._close_silent, protocol)
+        return protocol
+
+    def _close_silent(self, protocol: web.RequestHandler) -> None:
+        """Whoever connects and asks nothing is shown out; aiohttp would wait for ever."""
+        if protocol in self._silent:
+            self._silent.discard(protocol)
+            if protocol.transport is not None:
+                protocol.transport.abort()
+
+    async def _answer(self, request: BaseRequest) -> web.StreamResponse:
+        started = time.perf_counter()
+        self._silent.discard(request.protocol)
+        if request.path in PROBES:
+            return web.Response(text="ok")
+        question = MetricQuery(
+            method=request.method,
+            path=request.rel_url.raw_path,
+            query=request.query,
+            headers=request.headers,
+            certificate=request.get_extra_info("peercert"),
+        )
+        try:
+            answer = self._api.answer(question)
+        except Exception:
+            logger.exception("the metrics adapter failed to answer", path=question.path[:200])
+            failure = StatusError(500, "InternalError", "the metrics adapter failed; its log says how")
+            return web.json_response(failure.document(), status=500)
+        REQUESTS.labels(answer.about, str(answer.status)).inc()
+        SECONDS.observe(time.perf_counter() - started)
+        return web.Response(
+            status=answer.status, body=answer.body or None, headers={"Content-Type": JSON, **answer.headers}
+        )
+
+
+class _Closing(asyncio.Protocol):
+    """For connections beyond the limit."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=128, dualstack_ipv6=host == "::")
+    listener.setblocking(False)
+    return listener
+
+
+def _context(certificate: bytes, key: bytes, authorities: str) -> ssl.SSLContext:
+    """For one certificate and those who may call. Raises ssl.SSLError, ValueError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if authorities:
+        # Optional, so that one who shows none learns why it is refused; one that isn't valid ends the handshake.
+        context.verify_mode = ssl.CERT_OPTIONAL
+        # An intermediate authority in the ConfigMap is trusted as API servers do trust it.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.load_verify_locations(cadata=authorities)
+    with tempfile.TemporaryDirectory() as folder:  # the ssl module reads files alone
+        chain = Path(folder) / "tls.pem"
+        chain.touch(mode=0o600)
+        chain.write_bytes(key + b"\n" + certificate)
+        context.load_cert_chain(chain)
+    return context

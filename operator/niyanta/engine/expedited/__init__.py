@@ -1,0 +1,1 @@
+"""The expedited lane: bounds the wait of workloads that priority alone would starve."""

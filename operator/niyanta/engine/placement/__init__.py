@@ -1,0 +1,1 @@
+"""Feasibility, scoring and selection of workers for one workload after another."""

@@ -1,0 +1,1 @@
+"""Sizing: how many workers of each pool the waiting workloads need."""

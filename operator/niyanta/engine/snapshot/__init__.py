@@ -1,0 +1,1 @@
+"""The cluster as arrays and bitsets, kept up to date by deltas."""

@@ -1,0 +1,314 @@
+"""Anti and near terms: which workloads a term means, and in which domains they or its carriers run.
+
+A term is interned once its scope is resolved to a namespace, a customer or the whole cluster. One relation serves both
+directions of symmetry: the terms that match a subject are those it counts for as a peer (`peers`) and those whose
+carriers keep it away (`carriers`). Terms are found by subject and subjects by term through their most selective part,
+so thousands of either cost a few lookups. `place` reads the bit sets through the fork in `cycle`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable
+from typing import Generic, Protocol, TypeVar
+
+from niyanta.engine.snapshot.bitset import Bits, minus
+from niyanta.engine.snapshot.worker_index import WorkerIndex, compares
+from niyanta.engine.types import HOSTNAME_TOPOLOGY, Expression, Op, PeerTerm, Scope, Selector, Subject
+
+_NAMESPACE, _CUSTOMER, _CLUSTER = 0, 1, 2
+_EVERYWHERE = (_CLUSTER, "")
+_TERMS_KEPT = 8192
+
+
+class HasSubject(Protocol):
+    """Anything that stands for a subject in a `SubjectIndex`."""
+
+    @property
+    def subject(self) -> Subject: ...
+
+
+E = TypeVar("E", bound=HasSubject)
+
+
+def label_matches(labels: dict[str, str], expression: Expression) -> bool:
+    """One expression on a subject's labels; NotIn also matches when the key is absent."""
+    have = labels.get(expression.key)
+    op = expression.op
+    if op is Op.IN:
+        return have is not None and have in expression.values
+    if op is Op.NOT_IN:
+        return have is None or have not in expression.values
+    if op is Op.EXISTS:
+        return have is not None
+    if op is Op.DOES_NOT_EXIST:
+        return have is None
+    return have is not None and len(expression.values) == 1 and compares(op, have, expression.values[0])
+
+
+def selects(selector: Selector, subject: Subject) -> bool:
+    """Whether every given part of the selector matches; an empty selector matches everybody (in the term's scope)."""
+    if selector.types and subject.type not in selector.types:
+        return False
+    if selector.customers and subject.customer not in selector.customers:
+        return False
+    if not selector.labels:
+        return True
+    labels = dict(subject.labels)
+    return all(label_matches(labels, expression) for expression in selector.labels)
+
+
+class AffinityTerm:
+    """A peer term with its scope resolved. Counts are by domain: rows for hostname, label values otherwise."""
+
+    __slots__ = ("carrier_bits", "carriers", "id", "peer_bits", "peers", "reach", "selector", "topology", "whole")
+
+    def __init__(self, number: int, selector: Selector, topology: str, reach: tuple[int, str]) -> None:
+        self.id = number
+        self.selector = selector
+        self.topology = topology
+        self.reach = reach
+        """(kind of scope, the namespace or customer it is limited to)."""
+        anchored = len(selector.labels) + bool(selector.types)
+        only_in = not selector.labels or selector.labels[0].op is Op.IN
+        self.whole = not selector.customers and anchored <= 1 and only_in
+        """The anchor under which a subject finds the term says all that the selector does."""
+        self.peers: dict[int | str, int] = {}
+        self.carriers: dict[int | str, int] = {}
+        self.peer_bits: Bits = 0
+        """Workers in domains that hold a workload the term matches."""
+        self.carrier_bits: Bits = 0
+        """Workers in domains that hold a workload which carries the term as anti."""
+
+    def matches(self, subject: Subject) -> bool:
+        """Whether the subject is one that the term means."""
+        kind, where = self.reach
+        if kind == _NAMESPACE and subject.namespace != where:
+            return False
+        if kind == _CUSTOMER and subject.customer != where:
+            return False
+        return selects(self.selector, subject)
+
+    def refresh(self, index: WorkerIndex) -> None:
+        """Rebuild the bit sets from the counts, after workers came, went or changed."""
+        members, topology = index.members, self.topology
+        self.peer_bits = self.carrier_bits = 0
+        for domain in self.peers:
+            self.peer_bits |= members(topology, domain)
+        for domain in self.carriers:
+            self.carrier_bits |= members(topology, domain)
+
+
+def _anchors(selector: Selector) -> list[Hashable]:
+    """Keys under which a subject finds the selector: one of them is among `_facts` of every subject it matches."""
+    for expression in selector.labels:
+        if expression.op is Op.IN:
+            return [(expression.key, value) for value in expression.values]
+    if selector.types:
+        return list(selector.types)
+    return [None]
+
+
+class SubjectIndex(Generic[E]):
+    """Finds the entries whose subject a term matches. Facets are built when the first term needs them."""
+
+    def __init__(self) -> None:
+        self.entries: dict[E, None] = {}
+        self._facets: dict[str, dict[str, dict[E, None]]] = {}
+
+    def add(self, entry: E) -> None:
+        """Enter; entries are told apart by identity."""
+        self.entries[entry] = None
+        for facet, table in self._facets.items():
+            value = self._value(facet, entry.subject)
+            if value is not None:
+                table.setdefault(value, {})[entry] = None
+
+    def discard(self, entry: E) -> None:
+        """Take out; unknown entries are ignored."""
+        self.entries.pop(entry, None)
+        for facet, table in self._facets.items():
+            value = self._value(facet, entry.subject)
+            if value is not None and value in table:
+                table[value].pop(entry, None)
+                if not table[value]:
+                    del table[value]
+
+    def matching(self, term: AffinityTerm) -> list[E]:
+        """All entries whose subject the term matches."""
+        return [entry for entry in self._candidates(term) if term.matches(entry.subject)]
+
+    def _candidates(self, term: AffinityTerm) -> Iterable[E]:
+        selector = term.selector
+        best: list[Collection[E]] = [self.entries]
+        size = len(self.entries)
+        kind, where = term.reach
+        asks: list[tuple[str, tuple[str, ...]]] = []
+        if kind != _CLUSTER:
+            asks.append(("namespace" if kind == _NAMESPACE else "customer", (where,)))
+        if selector.types:
+            asks.append(("type", selector.types))
+        asks += [("label:" + part.key, part.values) for part in selector.labels if part.op is Op.IN]
+        for facet, values in asks:
+            if size < 8:
+                break
+            table = self._facet(facet)
+            found = [table[value] for value in dict.fromkeys(values) if value in table]
+            total = sum(map(len, found))
+            if total < size:
+                best, size = list(found), total
+        return [entry for part in best for entry in part]
+
+    def _facet(self, facet: str) -> dict[str, dict[E, None]]:
+        table = self._facets.get(facet)
+        if table is None:
+            table = self._facets[facet] = {}
+            for entry in self.entries:
+                value = self._value(facet, entry.subject)
+                if value is not None:
+                    table.setdefault(value, {})[entry] = None
+        return table
+
+    @staticmethod
+    def _value(facet: str, subject: Subject) -> str | None:
+        if facet == "namespace":
+            return subject.namespace
+        if facet == "customer":
+            return subject.customer
+        if facet == "type":
+            return subject.type
+        key = facet[6:]
+        for have, value in subject.labels:
+            if have == key:
+                return value
+        return None
+
+
+class RunningSubject:
+    """A subject that runs somewhere: charges per row."""
+
+    __slots__ = ("rows", "subject")
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject = subject
+        self.rows: dict[int, int] = {}
+
+
+class AffinityTable:
+    """Interned terms with their counts over the charged workloads. The caller seats and unseats charges in pairs."""
+
+    def __init__(self, index: WorkerIndex) -> None:
+        self._index = index
+        self.terms: list[AffinityTerm] = []
+        self._ids: dict[Hashable, AffinityTerm] = {}
+        self._anchored: dict[tuple[int, str], dict[Hashable, list[AffinityTerm]]] = {}
+        self.running: SubjectIndex[RunningSubject] = SubjectIndex()
+        self._by_subject: dict[Subject, RunningSubject] = {}
+        self._carried = 0
+        self._seen_version = 0
+
+    def intern(self, term: PeerTerm, carrier: Subject) -> AffinityTerm:
+        """The term as `carrier` means it; a new one is counted over everything that runs."""
+        scope = term.scope
+        if scope is Scope.NAMESPACE:
+            reach = (_NAMESPACE, carrier.namespace)
+        elif scope is Scope.CUSTOMER:
+            reach = (_CUSTOMER, carrier.customer)
+        else:
+            reach = _EVERYWHERE
+        selector = term.selector
+        # Flat, because hashing nested dataclasses and enums runs as Python code.
+        expressions = tuple([(part.key, part.op._value_, part.values) for part in selector.labels])
+        key = (selector.types, selector.customers, expressions, term.topology, reach)
+        found = self._ids.get(key)
+        if found is None:
+            found = self._ids[key] = AffinityTerm(len(self.terms), term.selector, term.topology, reach)
+            self.terms.append(found)
+            bucket = self._anchored.setdefault(reach, {})
+            for anchor in dict.fromkeys(_anchors(term.selector)):
+                bucket.setdefault(anchor, []).append(found)
+            for entry in self.running.matching(found):
+                for row, count in entry.rows.items():
+                    self._count(found, found.peers, row, count)
+            found.refresh(self._index)
+        return found
+
+    def matching(self, subject: Subject) -> tuple[AffinityTerm, ...]:
+        """All interned terms that mean the subject, by id. The answer grows only when a term is interned."""
+        found: list[AffinityTerm] = []
+        anchored = self._anchored
+        for reach in ((_NAMESPACE, subject.namespace), (_CUSTOMER, subject.customer), _EVERYWHERE):
+            bucket = anchored.get(reach)
+            if bucket is not None:
+                for fact in (None, subject.type, *subject.labels):
+                    terms = bucket.get(fact)
+                    if terms is not None:
+                        found += [term for term in terms if term.whole or selects(term.selector, subject)]
+        if len(found) > 1:
+            found.sort(key=_by_id)
+        return tuple(found)
+
+    # --- charges ---
+
+    def seat(self, subject: Subject, anti: tuple[PeerTerm, ...], row: int) -> None:
+        """A pod of the subject, carrying the anti terms, runs on the row."""
+        entry = self._by_subject.get(subject)
+        if entry is None:
+            entry = self._by_subject[subject] = RunningSubject(subject)
+            self.running.add(entry)
+        entry.rows[row] = entry.rows.get(row, 0) + 1
+        for term in self.matching(subject):
+            if self._count(term, term.peers, row, 1):
+                term.peer_bits |= self._index.neighbours(term.topology, row)
+        for carried in anti:
+            term = self.intern(carried, subject)
+            self._carried += 1
+            if self._count(term, term.carriers, row, 1):
+                term.carrier_bits |= self._index.neighbours(term.topology, row)
+
+    def unseat(self, subject: Subject, anti: tuple[PeerTerm, ...], row: int) -> None:
+        """The inverse of `seat`, while the row's labels are still those it was seated with."""
+        entry = self._by_subject[subject]
+        left = entry.rows[row] - 1
+        if left:
+            entry.rows[row] = left
+        else:
+            del entry.rows[row]
+            if not entry.rows:
+                del self._by_subject[subject]
+                self.running.discard(entry)
+        for term in self.matching(subject):
+            if self._count(term, term.peers, row, -1):
+                term.peer_bits = minus(term.peer_bits, self._index.neighbours(term.topology, row))
+        for carried in anti:
+            term = self.intern(carried, subject)
+            self._carried -= 1
+            if self._count(term, term.carriers, row, -1):
+                term.carrier_bits = minus(term.carrier_bits, self._index.neighbours(term.topology, row))
+
+    def _count(self, term: AffinityTerm, counts: dict[int | str, int], row: int, change: int) -> bool:
+        """Add to the row's domain; True when it became occupied or empty."""
+        domain = self._index.domain(term.topology, row)
+        if domain is None:
+            return False
+        before = counts.get(domain, 0)
+        after = before + change
+        if after:
+            counts[domain] = after
+        else:
+            del counts[domain]
+        return not before or not after
+
+    # --- upkeep, before a cycle ---
+
+    def settle(self) -> bool:
+        """Bring the bit sets in line with changed workers. True: many terms are unused, the caller should rebuild."""
+        if self._seen_version != self._index.version:
+            self._seen_version = self._index.version
+            for term in self.terms:
+                if term.topology != HOSTNAME_TOPOLOGY:
+                    term.refresh(self._index)
+        return len(self.terms) > _TERMS_KEPT + 2 * self._carried
+
+
+def _by_id(term: AffinityTerm) -> int:
+    return term.id

@@ -1,0 +1,211 @@
+"""Inverted index over what workers are: each value of each property -> the set of rows that have it.
+
+Kept incrementally by `columns.Snapshot`; `constraints` and `scoring` evaluate matchers on it by a few ands and ors, so
+a requirement that nobody has asked for before costs no pass over the workers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping
+from typing import TypeVar
+
+from niyanta.engine.snapshot.bitset import Bits, minus
+from niyanta.engine.types import HOSTNAME_TOPOLOGY, Expression, Labels, Op, Taint, Toleration, WorkerInfo
+
+K = TypeVar("K", bound=Hashable)
+
+_INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
+
+
+def integer(text: str) -> int | None:
+    """The integer that a label value spells (as Kubernetes parses Gt and Lt), or None."""
+    return int(text) if _INTEGER.fullmatch(text) else None
+
+
+def compares(op: Op, have: str, bound: str) -> bool:
+    """Whether label value `have` is greater (Gt) or less (Lt) than `bound`; False unless both are integers."""
+    left, right = integer(have), integer(bound)
+    if left is None or right is None:
+        return False
+    return left > right if op is Op.GT else left < right
+
+
+def _set(table: dict[K, Bits], key: K, bit: Bits) -> None:
+    table[key] = table.get(key, 0) | bit
+
+
+def _clear(table: dict[K, Bits], key: K, bit: Bits) -> None:
+    left = minus(table.get(key, 0), bit)
+    if left:
+        table[key] = left
+    else:
+        table.pop(key, None)
+
+
+class LabelIndex:
+    """Rows by key and value of one kind of labels."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, dict[str, Bits]] = {}
+        self.present: dict[str, Bits] = {}
+        self._compared: dict[tuple[str, bool, str], Bits] = {}
+
+    def add(self, labels: Labels, bit: Bits) -> None:
+        """Enter one row."""
+        self._compared.clear()
+        for key, value in labels:
+            _set(self.values.setdefault(key, {}), value, bit)
+            _set(self.present, key, bit)
+
+    def remove(self, labels: Labels, bit: Bits) -> None:
+        """Take one row out; `labels` are those it was entered with."""
+        self._compared.clear()
+        for key, value in labels:
+            table = self.values[key]
+            _clear(table, value, bit)
+            if not table:
+                del self.values[key]
+            _clear(self.present, key, bit)
+
+    def matching(self, expression: Expression, alive: Bits) -> Bits:
+        """Rows that fulfil the expression. As in Kubernetes NotIn also matches rows without the key."""
+        op, key = expression.op, expression.key
+        if op is Op.IN or op is Op.NOT_IN:
+            found = 0
+            table = self.values.get(key)
+            if table is not None:
+                for value in expression.values:
+                    found |= table.get(value, 0)
+            return found if op is Op.IN else minus(alive, found)
+        if op is Op.EXISTS:
+            return self.present.get(key, 0)
+        if op is Op.DOES_NOT_EXIST:
+            return minus(alive, self.present.get(key, 0))
+        return self._comparing(expression)
+
+    def _comparing(self, expression: Expression) -> Bits:
+        if len(expression.values) != 1:
+            return 0
+        bound = expression.values[0]
+        memo = (expression.key, expression.op is Op.GT, bound)
+        found = self._compared.get(memo)
+        if found is None:
+            found = 0
+            for value, rows in self.values.get(expression.key, {}).items():
+                if compares(expression.op, value, bound):
+                    found |= rows
+            self._compared[memo] = found
+        return found
+
+
+class WorkerIndex:
+    """All static properties of the workers. `version` grows with every change."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.infos: dict[int, WorkerInfo] = {}
+        self.rows: dict[str, int] = {}
+        self.alive: Bits = 0
+        self.not_ready: Bits = 0
+        self.cordoned: Bits = 0
+        self.gpu: Bits = 0
+        self.pools: dict[str, Bits] = {}
+        self.regions: dict[str, Bits] = {}
+        self.zones: dict[str, Bits] = {}
+        self.capabilities: dict[str, Bits] = {}
+        self.compliance: dict[str, Bits] = {}
+        self.gpu_models: dict[str, Bits] = {}
+        """By model in lower case."""
+        self.gpu_memory: dict[int, Bits] = {}
+        """By bytes of one device."""
+        self.gpu_resources: dict[str, Bits] = {}
+        self.taints: dict[Taint, Bits] = {}
+        self.usable: dict[tuple[Toleration, ...], Bits] = {}
+        """Kept by `constraints`: rows that are ready, open and without other taints. Emptied on change."""
+        self.labels = LabelIndex()
+        self.tags = LabelIndex()
+        self._domains: dict[str, dict[int, str]] = {}
+
+    def add(self, row: int, info: WorkerInfo) -> None:
+        """Enter a worker in a row that is not in use."""
+        bit = 1 << row
+        self.version += 1
+        self.usable.clear()
+        self.infos[row] = info
+        self.rows[info.name] = row
+        self.alive |= bit
+        self.not_ready |= 0 if info.ready else bit
+        self.cordoned |= bit if info.cordoned else 0
+        self.gpu |= bit if info.gpu is not None else 0
+        for table, key in self._entries(info):
+            _set(table, key, bit)
+        self.labels.add(info.labels, bit)
+        self.tags.add(info.tags, bit)
+        labels = dict(info.labels)
+        for topology, domains in self._domains.items():
+            if topology in labels:
+                domains[row] = labels[topology]
+
+    def remove(self, row: int) -> None:
+        """Take the worker of a row out."""
+        bit = 1 << row
+        self.version += 1
+        self.usable.clear()
+        info = self.infos.pop(row)
+        del self.rows[info.name]
+        self.alive = minus(self.alive, bit)
+        self.not_ready = minus(self.not_ready, bit)
+        self.cordoned = minus(self.cordoned, bit)
+        self.gpu = minus(self.gpu, bit)
+        for table, key in self._entries(info):
+            _clear(table, key, bit)
+        self.labels.remove(info.labels, bit)
+        self.tags.remove(info.tags, bit)
+        for domains in self._domains.values():
+            domains.pop(row, None)
+
+    def _entries(self, info: WorkerInfo) -> list[tuple[dict[Hashable, Bits], Hashable]]:
+        entries: list[tuple[Mapping[str, Bits] | Mapping[int, Bits] | Mapping[Taint, Bits], Hashable]] = [
+            (self.pools, info.pool),
+            (self.regions, info.region),
+            (self.zones, info.zone),
+        ]
+        entries += [(self.capabilities, capability) for capability in info.capabilities]
+        entries += [(self.compliance, regime) for regime in info.compliance]
+        entries += [(self.taints, taint) for taint in set(info.taints)]
+        if info.gpu is not None:
+            entries.append((self.gpu_models, info.gpu.model.lower()))
+            entries.append((self.gpu_memory, info.gpu.memory))
+            entries.append((self.gpu_resources, info.gpu.resource))
+        return entries  # type: ignore[return-value]  # one loop over tables of several key types
+
+    # --- topology ---
+
+    def domain(self, topology: str, row: int) -> int | str | None:
+        """The row's domain: its own row for the hostname topology, else the node label's value; None: no domain."""
+        if topology == HOSTNAME_TOPOLOGY:
+            return row
+        domains = self._domains.get(topology)
+        if domains is None:
+            domains = self._domains[topology] = {
+                row: rows[topology] for row, info in self.infos.items() if topology in (rows := dict(info.labels))
+            }
+        return domains.get(row)
+
+    def members(self, topology: str, domain: int | str) -> Bits:
+        """Rows of a domain that `domain` returned."""
+        if isinstance(domain, int):
+            return 1 << domain
+        return self.labels.values.get(topology, {}).get(domain, 0)
+
+    def neighbours(self, topology: str, row: int) -> Bits:
+        """Rows that share the row's domain, itself among them; 0 without a domain."""
+        if topology == HOSTNAME_TOPOLOGY:
+            return 1 << row
+        domain = self.domain(topology, row)
+        return 0 if domain is None else self.members(topology, domain)
+
+    def with_domain(self, topology: str) -> Bits:
+        """Rows that belong to any domain of the topology."""
+        return self.alive if topology == HOSTNAME_TOPOLOGY else self.labels.present.get(topology, 0)

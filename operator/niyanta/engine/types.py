@@ -1,0 +1,341 @@
+"""The words of the engine: workers and requirements go in, placements and rejections come out.
+
+Everything here is a frozen value. The store and the resources package make `PendingWorkload` values, the cluster
+package makes `WorkerInfo` and `Charge` values, `niyanta.engine.schedule.schedule` turns them into a `Plan`.
+
+Quantities are integers in base units: cpu in millicores, memory and storage in bytes, every other resource in its own
+whole units. Times are integer microseconds of the database's clock.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from niyanta.engine.expedited.lane_state import LaneState
+
+CPU = "cpu"
+MEMORY = "memory"
+PODS = "pods"
+HOSTNAME_TOPOLOGY = "kubernetes.io/hostname"
+ZONE_TOPOLOGY = "topology.kubernetes.io/zone"
+REGION_TOPOLOGY = "topology.kubernetes.io/region"
+
+Quantities = tuple[tuple[str, int], ...]
+"""Resource name -> base units, sorted by name, zero entries left out."""
+
+Labels = tuple[tuple[str, str], ...]
+"""Label key -> value, sorted by key."""
+
+
+class Op(enum.Enum):
+    """Operators of Kubernetes node selector terms; Gt and Lt compare integers."""
+
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+    GT = "Gt"
+    LT = "Lt"
+
+
+class Scope(enum.Enum):
+    """Whose workloads an anti or near term looks at, seen from the workload that carries the term."""
+
+    NAMESPACE = "Namespace"
+    CUSTOMER = "Customer"
+    CLUSTER = "Cluster"
+
+
+class Strategy(enum.Enum):
+    """Tie-break of a pool after the soft score: fullest worker first, or emptiest first."""
+
+    PACK = "Pack"
+    SPREAD = "Spread"
+
+
+class Reason(enum.Enum):
+    """Why a worker can't take a workload, in the order the checks run (cheap first). The value is what users read."""
+
+    NOT_READY = "NotReady"
+    CORDONED = "Cordoned"
+    EXCLUDED = "ExcludedAfterRejection"
+    TAINT = "UntoleratedTaint"
+    WORKER_ID = "WorkerIdMismatch"
+    POOL = "PoolMismatch"
+    REGION = "RegionMismatch"
+    ZONE = "ZoneMismatch"
+    COMPLIANCE = "ComplianceMissing"
+    CAPABILITY = "CapabilityMissing"
+    GPU_MODEL = "GpuModelMismatch"
+    GPU_MEMORY = "GpuMemoryTooSmall"
+    TAG = "TagMismatch"
+    NODE_AFFINITY = "NodeAffinityMismatch"
+    RESOURCE = "InsufficientResource"
+    SLOTS = "SlotsFull"
+    HOST_PORT = "HostPortTaken"
+    ANTI = "AntiAffinityConflict"
+    RESERVED = "ReservedForExpedited"
+    """Room is kept there for a workload in the expedited lane that this one's anti terms could keep away."""
+    NEAR = "NearNotSatisfied"
+    GROUP = "GroupDoesNotFitTogether"
+    """The worker could take one replica, but all replicas can't be placed at once."""
+    CONCURRENCY = "ConcurrencyLimit"
+    """The workload's customer runs as many workloads as it may; no worker was looked at."""
+
+
+# --- Workers ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A NoSchedule or NoExecute taint (PreferNoSchedule never gets here)."""
+
+    key: str
+    value: str
+    effect: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """What GPUs a worker has. `resource` names the extended resource; `memory` is bytes of one device, 0 = unknown."""
+
+    model: str
+    count: int
+    memory: int = 0
+    resource: str = "nvidia.com/gpu"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """One node that a WorkerPool selects, as the engine sees it.
+
+    `labels` are the node's own; `tags` are what `workerTags`/`workerExpressions` match: the node's labels overlaid with
+    the pool's tags. `allocatable` always has `pods`. `slots` counts pods; None: resources alone decide.
+    """
+
+    name: str
+    pool: str
+    labels: Labels
+    tags: Labels
+    allocatable: Quantities
+    capabilities: frozenset[str] = frozenset()
+    compliance: frozenset[str] = frozenset()
+    region: str = ""
+    zone: str = ""
+    gpu: Gpu | None = None
+    taints: tuple[Taint, ...] = ()
+    slots: int | None = None
+    ready: bool = True
+    cordoned: bool = False
+    strategy: Strategy = Strategy.PACK
+
+
+# --- Requirements ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """One requirement on a key. Gt/Lt carry exactly one integer value as text."""
+
+    key: str
+    op: Op
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Matcher:
+    """What a worker must be: all parts that are given must match. Used for `affinity.hard` and for each soft term.
+
+    worker_ids, regions, zones, pools, gpu_models: any of. capabilities, compliance, tags: all of. gpu_models and
+    gpu_min_memory (bytes) match only workers that have a GPU.
+    """
+
+    worker_ids: tuple[str, ...] = ()
+    pools: tuple[str, ...] = ()
+    regions: tuple[str, ...] = ()
+    zones: tuple[str, ...] = ()
+    compliance: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    gpu_models: tuple[str, ...] = ()
+    gpu_min_memory: int = 0
+    tags: tuple[Expression, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeTerm:
+    """A node selector term of the pod template: all expressions (on node labels) and fields (metadata.name) match."""
+
+    expressions: tuple[Expression, ...] = ()
+    fields: tuple[Expression, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SoftTerm:
+    """A wish with weight 1-100. Exactly one of `matcher` (affinity.soft) and `node` (preferred nodeAffinity) is set."""
+
+    weight: int
+    matcher: Matcher | None = None
+    node: NodeTerm | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Toleration:
+    """As in Kubernetes: empty key with Exists tolerates everything; empty effect matches every effect."""
+
+    key: str = ""
+    exists: bool = False
+    value: str = ""
+    effect: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """A port taken on the node. host_ip "0.0.0.0" collides with every address."""
+
+    port: int
+    protocol: str = "TCP"
+    host_ip: str = "0.0.0.0"  # noqa: S104 - the value Kubernetes uses for "any address"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What other workloads' anti and near terms see of a workload."""
+
+    namespace: str
+    customer: str
+    type: str = ""
+    labels: Labels = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """Which workloads a term means: every part that is given must match (types, customers: any of)."""
+
+    types: tuple[str, ...] = ()
+    customers: tuple[str, ...] = ()
+    labels: tuple[Expression, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTerm:
+    """An anti or near term: peers that `selector` matches inside `scope`, compared by `topology` (a node label key).
+
+    A worker without the topology label belongs to no domain: it never conflicts on it and never satisfies near. For
+    `kubernetes.io/hostname` every worker is its own domain, label or not.
+    """
+
+    selector: Selector
+    topology: str = HOSTNAME_TOPOLOGY
+    scope: Scope = Scope.NAMESPACE
+
+
+@dataclass(frozen=True, slots=True)
+class Requirements:
+    """Everything that decides where one pod of a workload may go; equal requirements share one class.
+
+    `requests` is per pod and always has pods=1. `node_terms` are the template's required node affinity (any term may
+    match; empty tuple: no restriction) and `node_selector` its nodeSelector. `gpu_count` devices of the worker's GPU
+    resource are requested on top of `requests`, whatever that resource is called there; `wants_gpu` says the workload
+    asks for a GPU in any way (then it lands only on GPU workers).
+    """
+
+    requests: Quantities
+    hard: Matcher = Matcher()
+    node_selector: Labels = ()
+    node_terms: tuple[NodeTerm, ...] = ()
+    soft: tuple[SoftTerm, ...] = ()
+    anti: tuple[PeerTerm, ...] = ()
+    near: tuple[PeerTerm, ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
+    host_ports: tuple[HostPort, ...] = ()
+    gpu_count: int = 0
+    wants_gpu: bool = False
+
+
+# --- What is on the workers ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What one pod takes on one worker. Pods that Niyanta did not make have `subject` None, no terms and no slot."""
+
+    key: str
+    """Unique: `<workload id>/<attempt>/<index>` for Niyanta's pods, the pod's UID for all others."""
+    worker: str
+    requests: Quantities
+    gpu_count: int = 0
+    """Devices of the worker's own GPU resource on top of `requests` (0 when `requests` already names the resource)."""
+    host_ports: tuple[HostPort, ...] = ()
+    subject: Subject | None = None
+    anti: tuple[PeerTerm, ...] = ()
+    """The terms this pod carries: they keep newcomers away (anti-affinity is symmetric)."""
+
+
+# --- The queue -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PendingWorkload:
+    """One row of the queue, as the engine sees it. `version` is echoed in the plan for the commit."""
+
+    id: str
+    version: int
+    attempt: int
+    """The attempt that a placement would start (1 for the first)."""
+    subject: Subject
+    requirements: Requirements
+    replicas: int = 1
+    priority: int = 10
+    tier_weight: int = 10
+    queued_at: int = 0
+    """Microseconds; a retry keeps it."""
+    excluded: frozenset[str] = frozenset()
+    """Workers that turned a pod of this workload away within the last minute."""
+
+
+# --- The plan --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Workload -> one worker per replica, with the score (0-100, mean over the replicas) the soft terms gave."""
+
+    id: str
+    version: int
+    attempt: int
+    workers: tuple[str, ...]
+    score: float
+    pool: str
+    """The pool of the first worker."""
+    depends_on: tuple[str, ...] = ()
+    """Workloads placed in this same plan that a near term of this one relies on: stale together."""
+    expedited: bool = False
+    """Placed by a turn of the expedited lane, not by its place in the queue."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Workload -> why no worker took it: each worker is counted once, under the first check that refused it.
+
+    For Reason.RESOURCE `detail` names the resource, for TAINT the taint's key, for ANTI the topology, for CONCURRENCY
+    the customer. Sorted by count descending, then reason order, so the same state gives the same text.
+    """
+
+    id: str
+    version: int
+    workers: int
+    """How many workers exist in all."""
+    counts: tuple[tuple[Reason, str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one cycle decided; the engine returns it and does nothing else."""
+
+    placements: tuple[Placement, ...]
+    rejections: tuple[Rejection, ...]
+    undecided: int = 0
+    """Workloads that were not looked at because the cycle's time was up; they stay in the queue."""
+    lane: LaneState | None = None
+    """What the expedited lane is to be told next time; None when `schedule` was given no lane."""

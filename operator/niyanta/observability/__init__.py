@@ -1,0 +1,1 @@
+"""Logging, metric collectors, the metrics page, and the HTTP server of probes and /metrics."""

@@ -1,0 +1,354 @@
+"""Keeps each pool at the size its spec asks for, while one session leads: one task per pool, so that a slow provider
+delays nobody else.
+
+Flow: provider.describe + fleet -> decide -> execute; what came of it goes to the pool's conditions (cluster.pools).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+
+from niyanta.cluster.api.errors import ApiError, WritesClosedError
+from niyanta.cluster.watch.resource_store import ResourceStore
+from niyanta.observability import log
+from niyanta.pools.conditions import GOOD, limited, of_plan, rules_of, unprovided
+from niyanta.pools.executor import Executor
+from niyanta.pools.metrics import ScalingMetrics
+from niyanta.pools.policy import (
+    GrowGroup,
+    PoolObservation,
+    PoolWorker,
+    RemoveInstance,
+    ScalingPlan,
+    ScalingReason,
+    decide,
+)
+from niyanta.pools.pool_nodes import PoolNodes
+from niyanta.pools.pool_status import PoolCondition
+from niyanta.pools.providers.base import Group, Provider, ProviderError
+from niyanta.pools.scaling_record import ScalingAction, ScalingRecord
+from niyanta.resources.models.worker_pool import Provider as ProviderSpec
+from niyanta.resources.models.worker_pool import WorkerPool
+from niyanta.scheduler.session import Session
+from niyanta.store.errors import StaleEpochError, StoreError
+from niyanta.store.leader.scaling import ScalingDecision
+from niyanta.store.postgres.clock import Clock
+
+logger = log.get(__name__)
+
+SOON = 0.3
+"""Seconds to the next look after something was done: the next step may be possible."""
+
+WATCHING = 1.0
+"""Seconds between two looks while workers are on their way out."""
+
+LONGEST_BACKOFF = 120.0
+
+ProviderFactory = Callable[[WorkerPool], Provider | None]
+
+
+class PoolController:
+    """One pool with a provider."""
+
+    def __init__(
+        self,
+        name: str,
+        provider: Provider,
+        *,
+        fleet: PoolNodes,
+        board: ScalingRecord,
+        session: Session,
+        interval: float,
+    ) -> None:
+        self.name = name
+        self.conditions: tuple[PoolCondition, ...] = ()
+        self._provider = provider
+        self._fleet = fleet
+        self._board = board
+        self._clock: Clock = session.clock
+        self._interval = interval
+        self._executor = Executor(provider=provider, fleet=fleet, board=board, session=session, clock=session.clock)
+        self._group: Group | None = None
+        self._described_at = float("-inf")
+        self._seen: dict[str, int] = {}
+        self._unready: dict[str, int] = {}
+        self._failures = 0
+        self._trouble = ""
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something may have changed: look soon."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled or until leadership is lost."""
+        try:
+            while True:
+                self._wake.clear()
+                pause = await self._turn()
+                # Woken or not, never in a tight loop; and a provider that asked for patience gets it.
+                await asyncio.sleep(pause if self._failures else min(pause, SOON))
+                if not self._failures:
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout(max(0.0, pause - SOON)):
+                            await self._wake.wait()
+        except (WritesClosedError, StaleEpochError):
+            logger.info("scaling ends: leadership is over", pool=self.name)
+        finally:
+            self._provider.close()
+
+    async def _turn(self) -> float:
+        """One look; returns the seconds to the next."""
+        pool = self._fleet.pool(self.name)
+        if pool is None:
+            return self._interval
+        try:
+            await self._board.refresh()
+            pause = await self._look(pool)
+        except (WritesClosedError, StaleEpochError):
+            raise
+        except ProviderError as error:
+            return await self._failed(pool, error.reason, str(error), temporary=error.temporary)
+        except (ApiError, StoreError) as error:
+            logger.warning("pool is not scaled for now", pool=self.name, error=str(error))
+            return self._backoff()
+        except Exception as error:  # a fault of ours must not stop the pool for good
+            logger.exception("pool is not scaled", pool=self.name)
+            return await self._failed(pool, "InternalError", f"{type(error).__name__}: {error}"[:300], temporary=True)
+        self._failures = 0
+        return pause
+
+    async def _look(self, pool: WorkerPool) -> float:
+        fresh = self._group is None or time.monotonic() - self._described_at >= self._interval
+        group = await self._described() if fresh or self._group is None else self._group
+        plan = decide(self._view(pool, group), self._clock.now())
+        if not fresh and any(isinstance(action, GrowGroup | RemoveInstance) for action in plan.actions):
+            group = await self._described()
+            plan = decide(self._view(pool, group), self._clock.now())
+        rules = rules_of(pool)
+        if rules.replicas is not None:
+            self.conditions = of_plan(plan, rules, self._fleet.strangers(self.name, group))
+            await self._tell_standing(pool, plan)
+        if plan.actions:
+            await self._executor.run(pool, group, plan)
+            self._described_at = float("-inf")
+            return SOON
+        return WATCHING if plan.reason is ScalingReason.DRAINING or self._board.drains(self.name) else self._interval
+
+    async def _described(self) -> Group:
+        self._group = await self._provider.describe()
+        self._described_at = time.monotonic()
+        return self._group
+
+    def _view(self, pool: WorkerPool, group: Group) -> PoolObservation:
+        now = self._clock.now()
+        ids = {instance.id for instance in group.instances}
+        self._seen = {i: self._seen.get(i, now) for i in ids}
+        ready = {i.id for i in group.instances if self._fleet.is_ready(self.name, i)}
+        self._unready = {i: self._unready.get(i, now) for i in ids - ready}
+        workers: Sequence[PoolWorker] = self._fleet.workers(self.name, group, self._seen, self._unready)
+        return PoolObservation(
+            pool=self.name,
+            rules=rules_of(pool),
+            workers=tuple(workers),
+            drains=self._board.drains(self.name),
+            desired=group.desired,
+            group_minimum=group.minimum,
+            group_maximum=group.maximum,
+            protects=group.protects,
+            last_up=self._board.last_up(self.name),
+            last_down=self._board.last_down(self.name),
+        )
+
+    # --- trouble -----------------------------------------------------------------------------------------------------
+
+    async def _tell_standing(self, pool: WorkerPool, plan: ScalingPlan) -> None:
+        """An Event and a row when something begins to stand in the way, and when that is over."""
+        reason = "" if plan.reason in GOOD else plan.reason.value
+        await self._tell_trouble(pool, reason, plan.message, wanted=plan.target, had=plan.have)
+
+    async def _failed(self, pool: WorkerPool, reason: str, message: str, *, temporary: bool) -> float:
+        rules = rules_of(pool)
+        self.conditions = (PoolCondition("Scaling", False, reason, message[:1000]), limited(rules))
+        self._described_at = float("-inf")
+        pause = self._backoff() if temporary else max(self._backoff(), self._interval)
+        try:
+            await self._tell_trouble(pool, reason, message)
+        except (WritesClosedError, StaleEpochError):
+            raise
+        except (ApiError, StoreError) as error:
+            logger.warning("trouble was not told", pool=self.name, reason=reason, error=str(error))
+        return pause
+
+    async def _tell_trouble(
+        self, pool: WorkerPool, reason: str, message: str, *, wanted: int | None = None, had: int | None = None
+    ) -> None:
+        if reason == self._trouble:
+            return
+        action = ScalingAction.TROUBLE if reason else ScalingAction.RECOVERED
+        words = message if reason else f"no longer {self._trouble}"
+        decision = ScalingDecision(self.name, action.value, wanted=wanted, had=had, reason=reason, message=words[:1000])
+        await self._board.record([decision])
+        self._trouble = reason
+        await self._executor.tell(pool, decision)
+
+    def _backoff(self) -> float:
+        """Doubles with each failure; jittered, so that pools of one account don't come back together."""
+        self._failures += 1
+        longest = min(self._interval * 2.0 ** (self._failures - 1), LONGEST_BACKOFF)
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+
+
+class ScalingController:
+    """Starts and ends the pools' tasks as pools come, go and change their provider."""
+
+    def __init__(
+        self,
+        *,
+        fleet: PoolNodes,
+        session: Session,
+        pools: ResourceStore[WorkerPool],
+        provider_for: ProviderFactory,
+        interval: float,
+        enabled: bool,
+    ) -> None:
+        self._fleet = fleet
+        self._session = session
+        self._enabled = enabled
+        self._pools = pools
+        self._provider_for = provider_for
+        self._interval = interval
+        self._telemetry = ScalingMetrics(session.telemetry.pools.label, (action.value for action in ScalingAction))
+        self._board = ScalingRecord(session.state, session.clock, session.epoch, self._telemetry)
+        self._scalers: dict[str, PoolController] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._specs: dict[str, ProviderSpec] = {}
+        self._shared: dict[str, str] = {}
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Pools or nodes changed. Belongs to the event loop."""
+        self._wake.set()
+        for scaler in self._scalers.values():
+            scaler.wake()
+
+    def conditions(self, pool: WorkerPool) -> tuple[PoolCondition, ...]:
+        """What the pool's status is to say about scaling."""
+        name = pool.metadata.name
+        if pool.spec.provider is None:
+            return unprovided(pool, self._fleet.count(name)[0])
+        if not self._enabled:
+            return (
+                PoolCondition("Scaling", False, "ScalingDisabled", "enable_scaling is off"),
+                limited(rules_of(pool)),
+            )
+        if older := self._shared.get(name):
+            message = f"pool {older}, which is older, scales this group"
+            return (PoolCondition("Scaling", False, "GroupShared", message), limited(rules_of(pool)))
+        scaler = self._scalers.get(name)
+        return scaler.conditions if scaler is not None else ()
+
+    async def run(self) -> None:
+        """Until cancelled. Start it when the session's memory is filled: emptiness is judged by it."""
+        if not self._enabled:
+            return
+        try:
+            while True:
+                self._wake.clear()
+                await self._follow_pools()
+                self._show()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._interval):
+                        await self._wake.wait()
+        except (WritesClosedError, StaleEpochError):
+            logger.info("scaling ends: leadership is over")
+        finally:
+            await self._stop(list(self._tasks))
+            self._telemetry.clear()
+
+    def _show(self) -> None:
+        conditions = {name: self.conditions(pool) for name, pool in self._pools.items().items() if pool.spec.provider}
+        blocked = {
+            name: any(condition.type == "Scaling" and not condition.holds for condition in found)
+            for name, found in conditions.items()
+        }
+        self._telemetry.show(blocked, {name: len(self._board.drains(name)) for name in conditions})
+
+    async def _follow_pools(self) -> None:
+        pools = self._pools.items()
+        self._shared = shared(pools.values())
+        wanted = {
+            name: pool.spec.provider
+            for name, pool in pools.items()
+            if pool.spec.provider is not None and name not in self._shared
+        }
+        await self._stop([name for name in self._tasks if self._specs[name] != wanted.get(name)])
+        for name, spec in wanted.items():
+            if name not in self._tasks:
+                self._start(pools[name], spec)
+        try:
+            await self._board.refresh()
+            for name in sorted(self._board.pools() - wanted.keys()):
+                await self._give_up(name, pools.get(name))
+        except (WritesClosedError, StaleEpochError):
+            raise
+        except (ApiError, StoreError) as error:
+            logger.warning("drains of pools without provider were not ended", error=str(error))
+
+    def _start(self, pool: WorkerPool, spec: ProviderSpec) -> None:
+        provider = self._provider_for(pool)
+        if provider is None:
+            return
+        name = pool.metadata.name
+        self._specs[name] = spec
+        self._telemetry.known(name)
+        self._scalers[name] = PoolController(
+            name, provider, fleet=self._fleet, board=self._board, session=self._session, interval=self._interval
+        )
+        self._tasks[name] = asyncio.create_task(self._scalers[name].run(), name=f"scaler {name}")
+
+    async def _stop(self, names: Sequence[str]) -> None:
+        tasks = [self._tasks.pop(name) for name in names]
+        for name in names:
+            del self._scalers[name], self._specs[name]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _give_up(self, name: str, pool: WorkerPool | None) -> None:
+        """Nobody scales this pool any more: what was to go stays. Instances whose removal was ordered aren't waited
+        for; their nodes stay cordoned."""
+        for drain in self._board.drains(name):
+            uncordon = drain.removing_at is None and not drain.was_cordoned
+            if drain.worker and drain.removing_at is None:
+                await self._fleet.uncordon(drain.worker, unschedulable=not uncordon)
+            decision = ScalingDecision(
+                name,
+                ScalingAction.CANCELLED.value,
+                worker=drain.worker,
+                instance=drain.instance,
+                reason="PoolGone",
+                message=f"worker {drain.worker or drain.instance} stays: nobody scales its pool any more",
+            )
+            await self._board.record([decision], end=[drain])
+            if pool is not None:
+                await self._fleet.tell(pool, reason=decision.action, message=decision.message, warning=False)
+
+
+def shared(pools: Iterable[WorkerPool]) -> dict[str, str]:
+    """Pools whose Auto Scaling group an older pool names too -> that pool: two hands on one group would fight."""
+    owners: dict[tuple[str, str], str] = {}
+    found: dict[str, str] = {}
+    ordered = sorted(pools, key=lambda p: (p.metadata.creation_timestamp, p.metadata.name))
+    for pool in ordered:
+        group = pool.spec.provider.ec2_auto_scaling_group if pool.spec.provider is not None else None
+        if group is None:
+            continue
+        owner = owners.setdefault((group.region, group.name), pool.metadata.name)
+        if owner != pool.metadata.name:
+            found[pool.metadata.name] = owner
+    return found

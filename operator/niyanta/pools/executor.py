@@ -1,0 +1,254 @@
+"""Does what `decide` says, for one pool. Each act is written down before it is done, and can be done again.
+
+Raises ProviderError, ApiError, StoreError and StaleEpochError as they come: `scaler` knows how long to wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from niyanta.observability import log
+from niyanta.pools import policy
+from niyanta.pools.policy import (
+    AdoptSize,
+    BeginDrain,
+    CancelDrain,
+    CordonWorker,
+    EvictPods,
+    FinishDrain,
+    GrowGroup,
+    ProtectInstances,
+    ReleaseInstance,
+    RemoveInstance,
+    ScalingPlan,
+)
+from niyanta.pools.pool_nodes import PoolNodes
+from niyanta.pools.providers.base import Group, Instance, InstanceGoneError, InstanceState, Provider, ProviderError
+from niyanta.pools.scaling_record import ScalingAction, ScalingRecord
+from niyanta.resources.models.worker_pool import WorkerPool
+from niyanta.scheduler.session import Session
+from niyanta.store.leader.scaling import DrainStep, ScalingDecision
+from niyanta.store.postgres.clock import Clock
+
+logger = log.get(__name__)
+
+EVICTED = "WorkerScaledDown"
+"""Reason of workloads that went back to the queue because of a drain's deadline."""
+
+WIDTH = 32
+"""Steps of removals under way at once."""
+
+WARNINGS = frozenset({ScalingAction.EVICTED, ScalingAction.VANISHED, ScalingAction.TROUBLE})
+
+CANCELLATIONS = {
+    "Wanted": "it is wanted again",
+    "Uncordoned": "somebody uncordoned it",
+    "Kept": "somebody asked to keep it",
+    "UsedByOthers": "pods that aren't Niyanta's still run there",
+    "PoolGone": "its pool is gone or has no provider any more",
+}
+
+
+class Executor:
+    """Of one pool and its provider."""
+
+    def __init__(
+        self, *, provider: Provider, fleet: PoolNodes, board: ScalingRecord, session: Session, clock: Clock
+    ) -> None:
+        self._provider = provider
+        self._fleet = fleet
+        self._board = board
+        self._session = session
+        self._clock = clock
+        self._growing: int | None = None
+        """Size that was asked for without success."""
+
+    async def run(self, pool: WorkerPool, group: Group, plan: ScalingPlan) -> None:
+        """Do the actions of a plan in their order, steps of several removals side by side; what fails ends the run."""
+        instances = {instance.id: instance for instance in group.instances}
+        if begins := [action for action in plan.actions if isinstance(action, BeginDrain)]:
+            await self._begin(pool, plan, begins)
+        for kind, actions in itertools.groupby(plan.actions, key=type):
+            if kind in (CordonWorker, EvictPods, RemoveInstance, CancelDrain, ReleaseInstance):
+                await self._side_by_side([self._go_on(pool, instances, action) for action in actions])
+                continue
+            for action in actions:
+                await self._do(pool, group, plan, action)
+
+    async def _do(self, pool: WorkerPool, group: Group, plan: ScalingPlan, action: policy.Action) -> None:
+        match action:
+            case AdoptSize(replicas):
+                await self._adopt(pool, plan, replicas)
+            case GrowGroup():
+                await self._grow(pool, group, plan, action)
+            case FinishDrain():
+                await self._finish(pool, plan, action)
+            case ProtectInstances(chosen):
+                with suppress(InstanceGoneError):  # the next look doesn't see it any more
+                    await self._provider.protect(chosen, on=True)
+
+    async def _side_by_side(self, steps: Sequence[Coroutine[Any, Any, None]]) -> None:
+        """The leader's loop answers asks twice a second, so that one after the other would take long."""
+        slots = asyncio.Semaphore(WIDTH)
+
+        async def one(step: Coroutine[Any, Any, None]) -> None:
+            async with slots:
+                await step
+
+        for result in await asyncio.gather(*(one(step) for step in steps), return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _go_on(self, pool: WorkerPool, instances: Mapping[str, Instance], action: policy.Action) -> None:
+        """One step of a removal."""
+        name = pool.metadata.name
+        match action:
+            case CordonWorker(worker, drain):
+                if await self._fleet.cordon(worker.node, name, was_cordoned=drain.was_cordoned):
+                    await self._board.step(name, drain, DrainStep.CORDONED)
+            case EvictPods():
+                await self._evict(pool, action)
+            case RemoveInstance():
+                await self._remove(pool, instances[action.worker.instance], action)
+            case CancelDrain():
+                await self._cancel(pool, action)
+            case ReleaseInstance(worker):
+                await self._fleet.uncordon(worker.node, unschedulable=worker.was_cordoned)
+
+    async def tell(self, pool: WorkerPool, decision: ScalingDecision) -> None:
+        """The Event of a decision that is on record."""
+        action = ScalingAction(decision.action)
+        logger.info(
+            "pool scaled",
+            pool=decision.pool,
+            action=decision.action,
+            worker=decision.worker,
+            instance=decision.instance,
+            wanted=decision.wanted,
+            had=decision.had,
+            reason=decision.reason,
+        )
+        reason = decision.reason if action is ScalingAction.TROUBLE else action.value
+        await self._fleet.tell(pool, reason=reason, message=decision.message, warning=action in WARNINGS)
+
+    async def _adopt(self, pool: WorkerPool, plan: ScalingPlan, replicas: int) -> None:
+        if await self._fleet.adopt(pool, replicas):
+            message = f"spec.replicas was not set; it is {replicas} now, {plan.have} workers were there"
+            decision = ScalingDecision(
+                pool.metadata.name, ScalingAction.ADOPTED.value, wanted=replicas, had=plan.have, message=message
+            )
+            await self._board.record([decision])
+            await self.tell(pool, decision)
+
+    async def _grow(self, pool: WorkerPool, group: Group, plan: ScalingPlan, action: GrowGroup) -> None:
+        name = pool.metadata.name
+        message = f"{action.count} more workers: {plan.target} wanted, {plan.have} there"
+        decision = ScalingDecision(
+            name, ScalingAction.SCALE_UP.value, wanted=plan.target, had=plan.have, message=message
+        )
+        if self._growing != action.to:  # else it is a repeat of an order that didn't get through
+            await self._board.record([decision])
+            await self.tell(pool, decision)
+        self._growing = action.to
+        try:
+            await self._provider.grow(group, action.to)
+        except ProviderError:
+            self._board.not_scaled_up(name)  # nothing to cool down from
+            raise
+        self._growing = None
+
+    async def _begin(self, pool: WorkerPool, plan: ScalingPlan, begins: Sequence[BeginDrain]) -> None:
+        """All that are chosen at once: one transaction, then the cordons by the next look."""
+        now = self._clock.now()
+        name = pool.metadata.name
+        decisions = [
+            ScalingDecision(
+                name,
+                ScalingAction.SCALE_DOWN.value,
+                worker=begin.worker.node,
+                instance=begin.worker.instance,
+                wanted=plan.target,
+                had=plan.have,
+                reason=begin.why,
+                message=f"worker {_name(begin.worker)} is to go ({begin.why}): {plan.target} wanted, {plan.have} there",
+            )
+            for begin in begins
+        ]
+        drains = [
+            policy.Drain(begin.worker.instance, begin.worker.node, begin.worker.cordoned, now) for begin in begins
+        ]
+        await self._board.record(decisions, begin=drains)
+        for decision in decisions:
+            await self.tell(pool, decision)
+
+    async def _evict(self, pool: WorkerPool, action: EvictPods) -> None:
+        count = await self._session.evict(action.worker.node, EVICTED)
+        if action.drain.evicted_at is None:
+            waited = pool.spec.scaling.drain_timeout_seconds
+            decision = ScalingDecision(
+                pool.metadata.name,
+                ScalingAction.EVICTED.value,
+                worker=action.worker.node,
+                instance=action.worker.instance,
+                message=f"{count} workloads of worker {action.worker.node} went back to the queue after {waited} s",
+            )
+            await self._board.record([decision])
+            await self._board.step(pool.metadata.name, action.drain, DrainStep.EVICTED)
+            await self.tell(pool, decision)
+
+    async def _remove(self, pool: WorkerPool, instance: Instance, action: RemoveInstance) -> None:
+        """The point of no return. Nothing can be placed there any more, which the leader's loop confirms; from the
+        row on, no leader lets the worker live, so a late call of this one can't harm it."""
+        if instance.state is InstanceState.LEAVING:
+            return
+        if action.worker.node and not await self._session.is_free(action.worker.node):
+            return
+        await self._board.step(pool.metadata.name, action.drain, DrainStep.REMOVING)
+        try:
+            if instance.protected:
+                await self._provider.protect([instance.id], on=False)
+            await self._provider.remove(instance)
+        except InstanceGoneError:
+            logger.info("an instance to be removed was gone", pool=pool.metadata.name, instance=instance.id)
+
+    async def _cancel(self, pool: WorkerPool, action: CancelDrain) -> None:
+        """The worker stays. Uncordoned first: a leader that dies in between leaves a row, and the next one sees a node
+        that takes pods again."""
+        if action.worker.node:
+            still = action.worker.cordoned and not action.uncordon
+            await self._fleet.uncordon(action.worker.node, unschedulable=still)
+        why = CANCELLATIONS[action.reason]
+        decision = ScalingDecision(
+            pool.metadata.name,
+            ScalingAction.CANCELLED.value,
+            worker=action.worker.node,
+            instance=action.worker.instance,
+            reason=action.reason,
+            message=f"worker {_name(action.worker)} stays: {why}",
+        )
+        await self._board.record([decision], end=[action.drain])
+        await self.tell(pool, decision)
+
+    async def _finish(self, pool: WorkerPool, plan: ScalingPlan, action: FinishDrain) -> None:
+        drain = action.drain
+        done = ScalingAction.VANISHED if action.vanished else ScalingAction.REMOVED
+        what = "vanished while it was being drained" if action.vanished else "was removed"
+        decision = ScalingDecision(
+            pool.metadata.name,
+            done.value,
+            worker=drain.worker,
+            instance=drain.instance,
+            wanted=plan.target,
+            had=plan.have,
+            message=f"worker {drain.worker or drain.instance} {what}",
+        )
+        await self._board.record([decision], end=[drain])
+        await self.tell(pool, decision)
+
+
+def _name(worker: policy.PoolWorker) -> str:
+    return worker.node or worker.instance

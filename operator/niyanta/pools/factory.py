@@ -1,0 +1,47 @@
+"""Puts a scaler together: which provider a pool gets, and what it may use. `operate` calls it for each leadership."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from niyanta.cluster.api.client import ApiClient
+from niyanta.cluster.state.cache import ClusterCache
+from niyanta.cluster.watch.resource_store import ResourceStore
+from niyanta.pools.controller import ScalingController
+from niyanta.pools.pool_nodes import PoolNodes
+from niyanta.pools.providers.base import Provider
+from niyanta.pools.providers.ec2 import Ec2Provider
+from niyanta.pools.providers.kwok import KwokProvider
+from niyanta.resources.models.worker_pool import WorkerPool
+from niyanta.scheduler.session import Session
+from niyanta.settings import Settings
+
+
+def make_scaling_controller(
+    settings: Settings,
+    *,
+    cache: ClusterCache,
+    client: ApiClient,
+    session: Session,
+    pools: ResourceStore[WorkerPool],
+    may_act: Callable[[], bool],
+) -> ScalingController:
+    """A scaler for one leadership. `may_act` is asked right before each order to a provider leaves."""
+    fleet = PoolNodes(cache=cache, client=client, session=session, pools=pools)
+
+    def provider_for(pool: WorkerPool) -> Provider | None:
+        name, spec = pool.metadata.name, pool.spec.provider
+        if spec is None:
+            return None
+        if spec.ec2_auto_scaling_group is not None:
+            return Ec2Provider(spec.ec2_auto_scaling_group, may_act=may_act)
+        return KwokProvider(client, lambda: fleet.pool(name), fleet.owners)
+
+    return ScalingController(
+        fleet=fleet,
+        session=session,
+        pools=pools,
+        provider_for=provider_for,
+        interval=settings.scaling_interval,
+        enabled=settings.enable_scaling,
+    )

@@ -1,0 +1,54 @@
+"""What Prometheus is told of scaling: decisions as they are recorded, and what stands in the way."""
+
+from __future__ import annotations
+
+from collections import Counter as Sum
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client import Counter
+
+from niyanta.observability.gauges import LeaderGauge
+from niyanta.store.leader.scaling import ScalingDecision
+
+DECISIONS = Counter(
+    "niyanta_scaling_decisions_total", "Decisions about a pool's workers that were recorded", ["pool", "action"]
+)
+BLOCKED = LeaderGauge(
+    "niyanta_scaling_blocked",
+    "1 while something keeps a pool with a provider from being scaled (its condition Scaling says what)",
+    ["pool"],
+)
+LEAVING = LeaderGauge("niyanta_scaling_leaving_workers", "Workers on their way out of a pool", ["pool"])
+
+
+class ScalingMetrics:
+    """Of one session."""
+
+    def __init__(self, label: Callable[[str], str], actions: Iterable[str]) -> None:
+        """`label`: pool -> label value, which is bounded. `actions`: all that there are."""
+        self._label = label
+        self._actions = tuple(actions)
+
+    def known(self, pool: str) -> None:
+        """A pool with a provider: it shows 0 from now on."""
+        for action in self._actions:
+            DECISIONS.labels(self._label(pool), action)
+
+    def decided(self, decisions: Iterable[ScalingDecision]) -> None:
+        """These are on record."""
+        for decision in decisions:
+            DECISIONS.labels(self._label(decision.pool), decision.action).inc()
+
+    def show(self, blocked: Mapping[str, bool], leaving: Mapping[str, int]) -> None:
+        """How pools with a provider stand now."""
+        BLOCKED.show({(self._label(pool),): float(is_blocked) for pool, is_blocked in blocked.items()})
+        sums: Sum[tuple[str, ...]] = Sum()
+        for pool, count in leaving.items():
+            sums[self._label(pool),] += count
+        LEAVING.show(sums)
+
+    @staticmethod
+    def clear() -> None:
+        """This process leads no longer."""
+        BLOCKED.clear()
+        LEAVING.clear()

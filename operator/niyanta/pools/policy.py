@@ -1,0 +1,423 @@
+"""What to do about the workers of one pool: a pure rule from what is and what is wanted to actions.
+
+`scaler` gathers the view, `execute` does what comes out. Everything here may be asked again at any time, by another
+leader too: the view holds what was begun (`Drain`), so the answer is how to go on.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+SECOND = 1_000_000
+"""Times are microseconds of the database's clock."""
+
+SEEN_AFTER = 15 * SECOND
+"""Within this time a cordon of ours is certainly seen: a node that takes pods after it was uncordoned by people."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingRules:
+    """What the pool's spec says; durations in seconds."""
+
+    replicas: int | None
+    minimum: int = 0
+    maximum: int | None = None
+    up_cooldown: int = 0
+    down_cooldown: int = 60
+    drain_timeout: int = 3600
+    ready_timeout: int = 600
+
+
+@dataclass(frozen=True, slots=True)
+class PoolWorker:
+    """An instance with its node (empty: it has none yet). `pods` are Niyanta's that may still run, `others` those of
+    other people that count; `workloads` are bound by the record. `usage`: share of its fullest resource, 0 to 1."""
+
+    instance: str
+    node: str = ""
+    leaving: bool = False
+    in_service: bool = True
+    """The provider has made it ready: only such ones can be protected."""
+    ready: bool = True
+    cordoned: bool = False
+    marked: bool = False
+    """The node has our annotation."""
+    was_cordoned: bool = False
+    """It says that people had cordoned the node before."""
+    kept: bool = False
+    """People want it to stay."""
+    since: int = 0
+    """When the instance or node was first seen."""
+    unready_since: int | None = None
+    workloads: int = 0
+    pods: int = 0
+    others: tuple[str, ...] = ()
+    usage: float = 0.0
+    protected: bool = False
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.workloads or self.pods)
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """A removal that has begun; times as in its row."""
+
+    instance: str
+    worker: str
+    was_cordoned: bool
+    started_at: int
+    cordoned_at: int | None = None
+    evicted_at: int | None = None
+    removing_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolObservation:
+    """One pool at one moment."""
+
+    pool: str
+    rules: ScalingRules
+    workers: tuple[PoolWorker, ...]
+    drains: tuple[Drain, ...] = ()
+    desired: int = 0
+    """What the provider was last asked for."""
+    group_minimum: int = 0
+    group_maximum: int | None = None
+    protects: bool = False
+    last_up: int | None = None
+    last_down: int | None = None
+
+
+# --- actions ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptSize:
+    """Write spec.replicas, which isn't there: the pool is taken over as it is."""
+
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class GrowGroup:
+    """Ask the provider for `to` instances in all, `count` of them new."""
+
+    to: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class BeginDrain:
+    """Note that this worker is to go. `why` says what it was chosen for."""
+
+    worker: PoolWorker
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class CordonWorker:
+    worker: PoolWorker
+    drain: Drain
+
+
+@dataclass(frozen=True, slots=True)
+class EvictPods:
+    """Put what still runs there back into the queue."""
+
+    worker: PoolWorker
+    drain: Drain
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveInstance:
+    """Nothing runs there: make sure, then have the provider remove it."""
+
+    worker: PoolWorker
+    drain: Drain
+
+
+@dataclass(frozen=True, slots=True)
+class CancelDrain:
+    """The worker stays. `uncordon`: it was ours to cordon, so it is ours to uncordon."""
+
+    worker: PoolWorker
+    drain: Drain
+    reason: str
+    uncordon: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseInstance:
+    """The node has our mark, and there is no record of why (a restored database): it goes back into service."""
+
+    worker: PoolWorker
+
+
+@dataclass(frozen=True, slots=True)
+class FinishDrain:
+    """The instance is gone: the drain is over. `vanished`: not by our doing."""
+
+    drain: Drain
+    vanished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectInstances:
+    """Keep the provider from choosing these by itself."""
+
+    instances: tuple[str, ...]
+
+
+Action = (
+    AdoptSize
+    | GrowGroup
+    | BeginDrain
+    | CordonWorker
+    | EvictPods
+    | RemoveInstance
+    | CancelDrain
+    | ReleaseInstance
+    | FinishDrain
+    | ProtectInstances
+)
+
+
+class ScalingReason(enum.Enum):
+    """How the pool stands; the reason of condition Scaling. The first ones are how things should be."""
+
+    STEADY = "Steady"
+    SCALING_UP = "ScalingUp"
+    DRAINING = "Draining"
+    COOLING_DOWN = "CoolingDown"
+    AT_GROUP_MAXIMUM = "AtGroupMaximum"
+    AT_GROUP_MINIMUM = "AtGroupMinimum"
+    BLOCKED = "ScaleDownBlocked"
+    NOT_READY = "WorkersNotReady"
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingPlan:
+    """What to do, in this order, and what to say. `target`: workers wanted after the rails; `have`: workers that are
+    there or ordered and not on their way out."""
+
+    actions: tuple[Action, ...] = ()
+    target: int = 0
+    have: int = 0
+    reason: ScalingReason = ScalingReason.STEADY
+    message: str = ""
+
+
+def decide(view: PoolObservation, now: int) -> ScalingPlan:
+    """The next steps for a pool."""
+    if view.rules.replicas is None:
+        alive = sum(1 for worker in view.workers if not worker.leaving)
+        return ScalingPlan((AdoptSize(max(1, view.rules.minimum, view.desired, alive)),), have=alive)
+    return _Decision(view, now).plan()
+
+
+def railed(rules: ScalingRules) -> int:
+    """spec.replicas within minReplicas and maxReplicas."""
+    wanted = max(rules.replicas or 0, rules.minimum)
+    return wanted if rules.maximum is None else min(wanted, rules.maximum)
+
+
+def order(worker: PoolWorker) -> tuple[bool, bool, bool, int, float, int, str]:
+    """Who goes first: workers without Niyanta's pods, of these the NotReady ones, then those people have cordoned (they
+    take nothing new), then by fewest workloads, least use, newest, name."""
+    return (
+        worker.busy,
+        worker.ready,
+        not worker.cordoned,
+        max(worker.workloads, worker.pods),
+        worker.usage,
+        -worker.since,
+        worker.node or worker.instance,
+    )
+
+
+class _Decision:
+    """One run of `decide`."""
+
+    def __init__(self, view: PoolObservation, now: int) -> None:
+        self.view = view
+        self.now = now
+        self.target = railed(view.rules)
+        self.alive = [worker for worker in view.workers if not worker.leaving]
+        self.drains = {drain.instance: drain for drain in view.drains}
+        present = {worker.instance for worker in self.alive}
+        self.ended = [drain for drain in view.drains if drain.instance not in present]
+        self.draining = [worker for worker in self.alive if worker.instance in self.drains]
+        self.active = [worker for worker in self.alive if worker.instance not in self.drains]
+        self.ordered = max(0, view.desired - len(self.alive))
+        """Asked for, and not there in any form."""
+        self.have = len(self.active) + self.ordered
+        self.blocked: ScalingReason | None = None
+        self.message = ""
+        self.cancelled: set[str] = set()
+
+    def plan(self) -> ScalingPlan:
+        actions: list[Action] = [FinishDrain(drain, vanished=drain.removing_at is None) for drain in self.ended]
+        actions += [ReleaseInstance(worker) for worker in self.active if worker.marked]
+        if self.target > self.have:
+            actions += self._more()
+        elif self.target < self.have:
+            actions += self._fewer()
+        for worker in sorted(self.draining, key=order):
+            if worker.instance not in self.cancelled:
+                actions += self._go_on(worker, self.drains[worker.instance])
+        actions += self._protect(actions)
+        reason, message = self._standing(actions)
+        return ScalingPlan(tuple(actions), self.target, self.have + len(self.cancelled), reason, message)
+
+    # --- more --------------------------------------------------------------------------------------------------------
+
+    def _more(self) -> Iterator[Action]:
+        """Keep workers that were to go, the busiest first, then ask for new ones."""
+        short = self.target - self.have
+        back = [worker for worker in self.draining if self.drains[worker.instance].removing_at is None]
+        for worker in sorted(back, key=order, reverse=True)[:short]:
+            self.cancelled.add(worker.instance)
+            short -= 1
+            yield self._cancel(worker, "Wanted", uncordon=True)
+        if not short:
+            return
+        size = len(self.alive) + self.ordered
+        to = size + short
+        maximum = self.view.group_maximum
+        if maximum is not None and to > maximum:
+            to = max(size, maximum)
+            self.blocked = ScalingReason.AT_GROUP_MAXIMUM
+            self.message = f"{self.target} workers wanted, the group's maximum is {maximum}"
+        if to <= size:
+            return
+        if not self._rested(self.view.last_up, self.view.rules.up_cooldown):
+            self.blocked = self.blocked or ScalingReason.COOLING_DOWN
+            return
+        yield GrowGroup(to, to - size)
+
+    # --- fewer -------------------------------------------------------------------------------------------------------
+
+    def _fewer(self) -> Iterator[Action]:
+        """Choose workers to go. What is ordered and not there can't be chosen, and nothing goes in its place."""
+        surplus = self.have - self.target - self.ordered - sum(1 for worker in self.active if self._young(worker))
+        room = self.have - self.view.group_minimum
+        candidates = sorted((worker for worker in self.active if self._may_go(worker)), key=order)
+        count = min(surplus, room, len(candidates))
+        if surplus > room:
+            self.blocked = ScalingReason.AT_GROUP_MINIMUM
+            self.message = f"{self.target} workers wanted, the group's minimum is {self.view.group_minimum}"
+        elif surplus > len(candidates):
+            self.blocked = ScalingReason.BLOCKED
+            self.message = self._why_kept(surplus - len(candidates))
+        if count <= 0:
+            return
+        last = max((at for at in (self.view.last_up, self.view.last_down) if at is not None), default=None)
+        if not self._rested(last, self.view.rules.down_cooldown):
+            self.blocked = ScalingReason.COOLING_DOWN
+            return
+        for worker in candidates[:count]:
+            yield BeginDrain(worker, _why(worker))
+
+    def _young(self, worker: PoolWorker) -> bool:
+        """It has no node yet and may still get one: then it can be told from the others, and cordoned."""
+        return not worker.node and self.now - worker.since < self.view.rules.ready_timeout * SECOND
+
+    def _may_go(self, worker: PoolWorker) -> bool:
+        return not worker.kept and not worker.others and not self._young(worker)
+
+    def _why_kept(self, count: int) -> str:
+        kept = [worker for worker in self.active if worker.kept]
+        used = [worker for worker in self.active if worker.others and not worker.kept]
+        parts = []
+        if kept:
+            parts.append(f"{_names(kept)} kept by annotation")
+        if used:
+            parts.append(f"{_names(used)} used by pods that aren't Niyanta's ({used[0].others[0]}, ..)")
+        return f"{count} more workers than wanted stay: " + "; ".join(parts)
+
+    # --- on the way out ----------------------------------------------------------------------------------------------
+
+    def _go_on(self, worker: PoolWorker, drain: Drain) -> Iterator[Action]:
+        """The next step of a removal."""
+        over = self.now >= drain.started_at + self.view.rules.drain_timeout * SECOND
+        if worker.node and not worker.cordoned and self._uncordoned_by_people(drain):
+            yield self._cancel(worker, "Uncordoned", uncordon=False)
+        elif worker.node and not (worker.cordoned and worker.marked and drain.cordoned_at is not None):
+            yield CordonWorker(worker, drain)
+        elif worker.kept and drain.removing_at is None:
+            yield self._cancel(worker, "Kept", uncordon=True)
+        elif not worker.busy and not worker.others:
+            yield RemoveInstance(worker, drain)
+        elif worker.others and over and drain.removing_at is None:
+            yield self._cancel(worker, "UsedByOthers", uncordon=True)
+        elif worker.busy and over:
+            # Where nobody stops the pods of a dead node, its removal does; the record has let go of them before.
+            dead = not worker.ready and not worker.workloads and drain.evicted_at is not None and not worker.others
+            yield RemoveInstance(worker, drain) if dead else EvictPods(worker, drain)
+
+    def _uncordoned_by_people(self, drain: Drain) -> bool:
+        if drain.cordoned_at is None or drain.removing_at is not None:
+            return False
+        return self.now - drain.cordoned_at > SEEN_AFTER
+
+    def _cancel(self, worker: PoolWorker, reason: str, *, uncordon: bool) -> CancelDrain:
+        drain = self.drains[worker.instance]
+        return CancelDrain(worker, drain, reason, uncordon and not drain.was_cordoned)
+
+    # --- the rest ----------------------------------------------------------------------------------------------------
+
+    def _protect(self, actions: Sequence[Action]) -> Iterator[Action]:
+        """All that aren't chosen: whatever makes the group smaller then, it isn't at their cost."""
+        if not self.view.protects:
+            return
+        leaving = {action.worker.instance for action in actions if isinstance(action, BeginDrain)}
+        staying = [w for w in self.active if w.in_service and not w.protected and w.instance not in leaving]
+        if staying:
+            yield ProtectInstances(tuple(sorted(worker.instance for worker in staying)))
+
+    def _rested(self, last: int | None, seconds: int) -> bool:
+        return last is None or self.now - last >= seconds * SECOND
+
+    def _standing(self, actions: Sequence[Action]) -> tuple[ScalingReason, str]:
+        """The one thing to say about the pool; what stands in the way comes first."""
+        if self.blocked is not None and self.blocked is not ScalingReason.COOLING_DOWN:
+            return self.blocked, self.message
+        late = [worker for worker in self.active if self._late(worker)]
+        limit = self.view.rules.ready_timeout
+        if late or (self.ordered and self.view.last_up is not None and self._rested(self.view.last_up, limit)):
+            what = f"{_names(late)} not Ready" if late else f"{self.ordered} ordered and not there"
+            return ScalingReason.NOT_READY, f"{what} for more than {limit} s; none is made in their place"
+        leaving = len(self.draining) - len(self.cancelled) + sum(1 for a in actions if isinstance(a, BeginDrain))
+        if leaving:
+            return ScalingReason.DRAINING, f"{leaving} on their way out, {self.target} wanted"
+        if self.blocked is not None:
+            return self.blocked, f"{self.have} workers, {self.target} wanted"
+        starting = self.ordered + sum(1 for worker in self.active if not worker.ready)
+        starting += sum(action.count for action in actions if isinstance(action, GrowGroup))
+        if starting:
+            return ScalingReason.SCALING_UP, f"{starting} not Ready yet, {self.target} wanted"
+        return ScalingReason.STEADY, f"{self.target} wanted"
+
+    def _late(self, worker: PoolWorker) -> bool:
+        if worker.unready_since is None:
+            return False
+        return self.now - worker.unready_since >= self.view.rules.ready_timeout * SECOND
+
+
+def _why(worker: PoolWorker) -> str:
+    """What a worker was chosen for."""
+    if worker.busy:
+        return f"fewest workloads ({max(worker.workloads, worker.pods)})"
+    if not worker.ready:
+        return "not Ready"
+    return "cordoned" if worker.cordoned else "empty"
+
+
+def _names(workers: Sequence[PoolWorker]) -> str:
+    names = sorted(worker.node or worker.instance for worker in workers)
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"

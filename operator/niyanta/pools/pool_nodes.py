@@ -1,0 +1,237 @@
+"""The cluster's side of scaling: which node an instance is, what runs there, cordons, spec.replicas, Events."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime
+
+from niyanta.cluster.api.client import ApiClient
+from niyanta.cluster.api.errors import ApiError, ErrorKind, WritesClosedError, error_kind
+from niyanta.cluster.api.kinds import NODES, WORKER_POOLS
+from niyanta.cluster.api.objects import Node, Pod
+from niyanta.cluster.state.cache import ClusterCache
+from niyanta.cluster.state.worker_info import by_age
+from niyanta.cluster.watch.resource_store import ResourceStore
+from niyanta.lifecycle import Phase
+from niyanta.observability import log
+from niyanta.pools.policy import PoolWorker
+from niyanta.pools.pool_status import pool_views
+from niyanta.pools.providers.base import Group, Instance, InstanceState
+from niyanta.resources.labels import SCALE_DOWN, SCALE_DOWN_DISABLED
+from niyanta.resources.models.worker_pool import WorkerPool
+from niyanta.scheduler.session import Session
+
+logger = log.get(__name__)
+
+COUNTED_FOR = 0.5
+"""Seconds that the count of bound workloads by worker is used: it walks through all of them."""
+
+WAS_CORDONED = " (cordoned before)"
+"""End of our annotation on a node that people had cordoned: it isn't ours to uncordon."""
+
+OF_THE_NODE = frozenset({"DaemonSet", "Node"})
+"""Owners of pods that come and go with their node."""
+
+
+class PoolNodes:
+    """Nodes and pods as the scaler sees them, and its writes to the API server."""
+
+    def __init__(
+        self, *, cache: ClusterCache, client: ApiClient, session: Session, pools: ResourceStore[WorkerPool]
+    ) -> None:
+        self._cache = cache
+        self._client = client
+        self._session = session
+        self._pools = pools
+        self._bound: Counter[str] = Counter()
+        self._counted_at = float("-inf")
+        self._numbers = itertools.count()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def pool(self, name: str) -> WorkerPool | None:
+        return self._pools.items().get(name)
+
+    def owners(self) -> Callable[[Mapping[str, str]], str]:
+        """Today's rule of which pool a node with given labels belongs to; empty: none."""
+        views = by_age(pool_views(self._pools.items().values()))
+        return lambda labels: next((view.name for view in views if view.selects(labels)), "")
+
+    def workers(self, pool: str, group: Group, seen: Mapping[str, int], unready: Mapping[str, int]) -> list[PoolWorker]:
+        """The group's instances with their nodes. `seen`, `unready`: instance -> since when, in microseconds."""
+        by_provider_id = {
+            node.spec.provider_id: node for node in self._cache.nodes.store.values() if node.spec.provider_id
+        }
+        found = []
+        for instance in group.instances:
+            node = self._cache.node(instance.node) if instance.node else by_provider_id.get(instance.provider_id)
+            found.append(self._worker(pool, instance, node, seen=seen, unready=unready))
+        return found
+
+    def strangers(self, pool: str, group: Group) -> list[str]:
+        """Nodes of the pool that are no instance of its group: nothing is done about them, and they don't count."""
+        ids = {instance.provider_id for instance in group.instances} | {i.node for i in group.instances}
+        mine = [info.name for info in self._cache.workers.values() if info.pool == pool]
+        found = []
+        for name in mine:
+            node = self._cache.node(name)
+            if node is not None and name not in ids and node.spec.provider_id not in ids:
+                found.append(name)
+        return sorted(found)
+
+    def count(self, pool: str) -> tuple[int, int]:
+        """Nodes that are workers of the pool, and how many of these are ready."""
+        mine = [info for info in self._cache.workers.values() if info.pool == pool]
+        return len(mine), sum(1 for info in mine if info.ready and not info.cordoned)
+
+    def is_ready(self, pool: str, instance: Instance) -> bool:
+        """Its node is Ready, and a worker of the pool."""
+        node = self._cache.node(instance.node) if instance.node else self._by_provider_id(instance.provider_id)
+        return node is not None and self._ready(pool, node)
+
+    def _by_provider_id(self, provider_id: str) -> Node | None:
+        return next((n for n in self._cache.nodes.store.values() if n.spec.provider_id == provider_id), None)
+
+    def _ready(self, pool: str, node: Node) -> bool:
+        info = self._cache.worker(node.name)
+        return node.ready and info is not None and info.pool == pool
+
+    def _worker(
+        self, pool: str, instance: Instance, node: Node | None, *, seen: Mapping[str, int], unready: Mapping[str, int]
+    ) -> PoolWorker:
+        bare = PoolWorker(
+            instance.id,
+            leaving=instance.state is InstanceState.LEAVING,
+            in_service=instance.state is InstanceState.RUNNING,
+            ready=False,
+            since=seen.get(instance.id, 0),
+            unready_since=unready.get(instance.id),
+            protected=instance.protected,
+        )
+        if node is None:
+            return bare
+        pods = [pod for pod in self._cache.pods_on(node.name) if not pod.terminal]
+        annotations = node.metadata.annotations
+        return replace(
+            bare,
+            node=node.name,
+            since=_created(node) or bare.since,
+            ready=self._ready(pool, node),
+            cordoned=node.spec.unschedulable,
+            marked=SCALE_DOWN in annotations,
+            was_cordoned=annotations.get(SCALE_DOWN, "").endswith(WAS_CORDONED),
+            kept=annotations.get(SCALE_DOWN_DISABLED) == "true",
+            workloads=self._workloads()[node.name],
+            pods=sum(1 for pod in pods if pod.workload_uid),
+            others=tuple(sorted(f"{pod.namespace}/{pod.name}" for pod in pods if _counts(pod))),
+            usage=self._usage(node.name),
+        )
+
+    def _workloads(self) -> Counter[str]:
+        """Bound workloads by worker."""
+        if time.monotonic() - self._counted_at > COUNTED_FOR:
+            self._bound = Counter(
+                worker
+                for tracked in self._session.mirror.select((Phase.SCHEDULED, Phase.RUNNING))
+                for worker in set(tracked.row.workers)
+            )
+            self._counted_at = time.monotonic()
+        return self._bound
+
+    def _usage(self, node: str) -> float:
+        """Taken share of the worker's fullest resource, as the engine last counted."""
+        try:
+            usage = self._session.snapshot.worker_usage(node)
+        except KeyError:
+            return 0.0
+        whole = dict(usage.allocatable)
+        shares = [amount / whole[name] for name, amount in usage.used if whole.get(name)]
+        if usage.slots:
+            shares.append(usage.slots_used / usage.slots)
+        return max(shares, default=0.0)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def cordon(self, node: str, pool: str, *, was_cordoned: bool) -> bool:
+        """Mark it as ours and take it out of service; False: there is no such node."""
+        mark = f"{pool}{WAS_CORDONED}" if was_cordoned else pool
+        return await self._patch_node(node, {SCALE_DOWN: mark}, unschedulable=True)
+
+    async def uncordon(self, node: str, *, unschedulable: bool) -> bool:
+        """Take our mark off; `unschedulable`: leave the cordon, which isn't ours. False: there is no such node."""
+        return await self._patch_node(node, {SCALE_DOWN: None}, unschedulable=unschedulable)
+
+    async def _patch_node(self, name: str, annotations: Mapping[str, str | None], *, unschedulable: bool) -> bool:
+        node = self._cache.node(name)
+        if node is None:
+            return False
+        body = {
+            "metadata": {"uid": node.uid, "annotations": annotations},
+            "spec": {"unschedulable": True if unschedulable else None},
+        }
+        try:
+            await self._client.patch(NODES, name, body)
+        except ApiError as error:
+            if error_kind(error) in (ErrorKind.NOT_FOUND, ErrorKind.CONFLICT):
+                return False
+            raise
+        return True
+
+    async def adopt(self, pool: WorkerPool, replicas: int) -> bool:
+        """Write spec.replicas where there is none; False: somebody was faster."""
+        meta = pool.metadata
+        found = await self._client.get(WORKER_POOLS, meta.name, namespace=meta.namespace)
+        if found is None or found["spec"].get("replicas") is not None:
+            return False
+        version = found["metadata"]["resourceVersion"]
+        body = {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}}
+        try:
+            stored = await self._client.patch(WORKER_POOLS, meta.name, body, namespace=meta.namespace)
+        except ApiError as error:
+            if error_kind(error) in (ErrorKind.NOT_FOUND, ErrorKind.CONFLICT):
+                return False
+            raise
+        self._pools.on_event("MODIFIED", stored)
+        return True
+
+    async def tell(self, pool: WorkerPool, *, reason: str, message: str, warning: bool) -> None:
+        """A Kubernetes Event on the WorkerPool. The record has it too, so a lost one is only logged."""
+        meta = pool.metadata
+        at = self._session.clock.now()
+        try:
+            await self._client.create_event(
+                meta.namespace,
+                regarding={
+                    "apiVersion": WORKER_POOLS.api_version,
+                    "kind": WORKER_POOLS.kind,
+                    "namespace": meta.namespace,
+                    "name": meta.name,
+                    "uid": meta.uid,
+                },
+                name=f"{meta.name}.{at:x}.{next(self._numbers):x}",
+                reason=reason,
+                note=message,
+                action="Scale",
+                at=at,
+                warning=warning,
+            )
+        except WritesClosedError:
+            raise
+        except ApiError as error:
+            logger.warning("an Event was not written", pool=meta.name, reason=reason, error=str(error))
+
+
+def _created(node: Node) -> int:
+    """Microseconds; 0: not known."""
+    text = node.metadata.creation_timestamp
+    return int(datetime.fromisoformat(text).timestamp()) * 1_000_000 if text else 0
+
+
+def _counts(pod: Pod) -> bool:
+    """Somebody else's pod that its node's removal would harm: not those that belong to the node."""
+    owners: Iterable[str] = (owner.kind for owner in pod.metadata.owner_references)
+    return not pod.workload_uid and OF_THE_NODE.isdisjoint(owners)

@@ -1,0 +1,285 @@
+"""WorkerPools: what they mean for workers, and what their status says. The leader reports, at most every 5 s a pool.
+
+The same pass writes the workers to Postgres, so that `get_available_workers` can answer with capacity.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from niyanta.cluster.api.client import ApiClient
+from niyanta.cluster.api.errors import ApiError, WritesClosedError
+from niyanta.cluster.state.cache import ClusterCache
+from niyanta.cluster.state.worker_info import PoolGpuInfo, PoolInfo
+from niyanta.cluster.watch.resource_store import ResourceStore
+from niyanta.engine.snapshot.snapshot import Snapshot
+from niyanta.engine.types import CPU, MEMORY, Expression, Op, Strategy, WorkerInfo
+from niyanta.observability import log
+from niyanta.resources.models.customer import Customer
+from niyanta.resources.models.worker_pool import WorkerPool
+from niyanta.resources.ownership import pod_selector
+from niyanta.resources.quantity import base_units
+from niyanta.scheduler.session import Session
+from niyanta.settings import Settings
+from niyanta.store.errors import StoreError
+from niyanta.store.rows import CustomerRow, PoolRow, WorkerRow
+from niyanta.store.state import StateManager
+
+logger = log.get(__name__)
+
+SLICE = 200
+"""Workers looked at before other tasks of the loop get their turn."""
+
+
+def pool_views(pools: Iterable[WorkerPool]) -> list[PoolInfo]:
+    """What of each pool decides about workers."""
+    views = []
+    for pool in pools:
+        spec = pool.spec
+        gpu = None
+        if spec.gpu is not None:
+            memory = base_units(MEMORY, str(spec.gpu.memory), field="spec.gpu.memory") if spec.gpu.memory else 0
+            gpu = PoolGpuInfo(model=spec.gpu.model, count=spec.gpu.count, memory=memory, resource=spec.gpu.resource)
+        views.append(
+            PoolInfo(
+                name=pool.metadata.name,
+                created=pool.metadata.creation_timestamp,
+                match_labels=tuple(sorted(spec.node_selector.match_labels.items())),
+                match_expressions=tuple(
+                    Expression(e.key, Op(e.operator.value), tuple(e.values))
+                    for e in spec.node_selector.match_expressions
+                ),
+                region=spec.region or "",
+                zones=tuple(spec.zones),
+                tags=tuple(sorted(spec.tags.items())),
+                capabilities=frozenset(spec.capabilities),
+                compliance=frozenset(spec.compliance),
+                gpu=gpu,
+                slots_per_worker=spec.slots_per_worker,
+                strategy=Strategy(spec.strategy.value),
+            )
+        )
+    return views
+
+
+@dataclass(frozen=True, slots=True)
+class PoolCondition:
+    """A condition of a WorkerPool; messages only change when something did, as each change is a write."""
+
+    type: str
+    holds: bool
+    reason: str
+    message: str = ""
+
+
+class PoolStatusWriter:
+    """Writes pool statuses and worker rows while one session leads."""
+
+    def __init__(
+        self,
+        *,
+        cache: ClusterCache,
+        client: ApiClient,
+        state: StateManager,
+        pools: ResourceStore[WorkerPool],
+        customers: ResourceStore[Customer],
+        session: Session,
+        settings: Settings,
+        conditions: Callable[[WorkerPool], Iterable[PoolCondition]],
+    ) -> None:
+        """`conditions`: what else is to be said of a pool (the scaler's)."""
+        self._cache = cache
+        self._client = client
+        self._state = state
+        self._pools = pools
+        self._customers = customers
+        self._session = session
+        self._conditions = conditions
+        self._interval = settings.pool_status_interval
+        self._written: dict[str, dict[str, Any]] = {}
+        self._rows: dict[str, WorkerRow] = {}
+        self._customer_rows: dict[str, CustomerRow] = {}
+
+    async def run(self) -> None:
+        """Report until cancelled; errors are tried again at the next turn."""
+        pause = min(1.0, self._interval)  # the first report soon: people look at a pool right after making it
+        while True:
+            await asyncio.sleep(pause)
+            pause = self._interval
+            try:
+                await self._report()
+            except WritesClosedError:
+                return
+            except (ApiError, StoreError) as error:
+                logger.warning("pools were not reported", error=str(error))
+
+    async def _report(self) -> None:
+        rows = await self._worker_rows()
+        changed = [row for name, row in rows.items() if self._rows.get(name) != row]
+        if changed:
+            await self._state.upsert_workers(changed)
+        gone = [name for name in self._rows if name not in rows]
+        if gone:
+            await self._state.delete_workers(gone)
+        self._rows = rows
+        await self._write_customers()
+        overlaps = self._cache.overlaps()
+        pools: list[PoolRow] = []
+        for name, pool in self._pools.items().items():
+            mine = [row for row in rows.values() if row.pool == name]
+            status = self._status(pool, mine, overlaps.get(name, []))
+            if self._written.get(name) == status:
+                continue
+            pools.append(PoolRow(name, pool.spec.manifest(), status))
+            before = (pool.status or {}).get("conditions") or []
+            body = {**status, "conditions": stamped(status["conditions"], before, self._session.clock.now())}
+            await self._client.patch_pool_status(
+                pool.metadata.namespace, name, {"metadata": {"uid": pool.metadata.uid}, "status": body}
+            )
+            self._written[name] = status
+
+        if pools:
+            await self._state.upsert_pools(pools)
+        if gone_pools := [name for name in self._written if name not in self._pools.items()]:
+            await self._state.delete_pools(gone_pools)
+            for name in gone_pools:
+                del self._written[name]
+
+    async def _write_customers(self) -> None:
+        """The REST door knows customers from Postgres alone."""
+        rows = {name: customer_row(customer) for name, customer in self._customers.items().items()}
+        if changed := [row for name, row in rows.items() if self._customer_rows.get(name) != row]:
+            await self._state.upsert_customers(changed)
+        for name in [name for name in self._customer_rows if name not in rows]:
+            await self._state.delete_customer(name)
+        self._customer_rows = rows
+
+    async def _worker_rows(self) -> dict[str, WorkerRow]:
+        rows: dict[str, WorkerRow] = {}
+        for count, (name, info) in enumerate(list(self._cache.workers.items())):
+            rows[name] = worker_row(info, self._session.snapshot)
+            if count % SLICE == 0:
+                await asyncio.sleep(0)
+        return rows
+
+    def _status(self, pool: WorkerPool, rows: list[WorkerRow], overlap: list[str]) -> dict[str, Any]:
+        running = sum(
+            1 for tracked in self._session.mirror if tracked.row.phase.bound and tracked.row.pool == pool.metadata.name
+        )
+        ready = sum(1 for row in rows if row.ready and not row.cordoned)
+        figures = self._session.figures
+        counted = figures.pool(pool.metadata.name) if figures is not None else None
+        conditions = [
+            _condition(pool, "Ready", holds=ready > 0, reason="WorkersReady" if ready else _why_empty(rows, overlap)),
+            _condition(
+                pool,
+                "Overlapping",
+                holds=bool(overlap),
+                reason="NodesOfOlderPool" if overlap else "NoOverlap",
+                message=f"{len(overlap)} nodes belong to an older pool: {', '.join(overlap[:5])}" if overlap else "",
+            ),
+            *(
+                _condition(pool, found.type, holds=found.holds, reason=found.reason, message=found.message)
+                for found in self._conditions(pool)
+            ),
+        ]
+        return {
+            "observedGeneration": pool.metadata.generation,
+            "replicas": len(rows),
+            "readyReplicas": ready,
+            "selector": pod_selector([pool.metadata.name]),
+            "queueDepth": counted.queued_workloads if counted is not None else 0,
+            "runningWorkloads": running,
+            "utilization": utilization(rows),
+            "conditions": conditions,
+        }
+
+
+def stamped(
+    conditions: Iterable[Mapping[str, Any]], before: Iterable[Mapping[str, Any]], now: int
+) -> list[dict[str, Any]]:
+    """Conditions with the time since which their status is what it is. `now` in microseconds."""
+    since = {(c.get("type"), c.get("status")): c.get("lastTransitionTime") for c in before}
+    text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now / 1e6))
+    return [{**c, "lastTransitionTime": since.get((c["type"], c["status"])) or text} for c in conditions]
+
+
+def customer_row(customer: Customer) -> CustomerRow:
+    """A Customer as the REST door needs it."""
+    spec = customer.spec
+    limits = {
+        "maxQueueDepth": spec.max_queue_depth,
+        "maxConcurrent": spec.max_concurrent,
+        "submitRatePerSecond": spec.submit_rate_per_second,
+    }
+    return CustomerRow(
+        name=customer.metadata.name,
+        tier=spec.tier.value,
+        limits={name: value for name, value in limits.items() if value is not None},
+        namespaces=tuple(spec.namespaces),
+        generation=customer.metadata.generation,
+        service_accounts=tuple(spec.service_accounts),
+        secrets=tuple(spec.secrets),
+        allow_cluster_scope=spec.allow_cluster_scope,
+    )
+
+
+def worker_row(info: WorkerInfo, snapshot: Snapshot) -> WorkerRow:
+    """A worker with what is taken of it, as the engine last counted."""
+    try:
+        usage = snapshot.worker_usage(info.name)
+    except KeyError:  # seen by the cache, not yet by the engine
+        usage = None
+    return WorkerRow(
+        name=info.name,
+        pool=info.pool,
+        region=info.region,
+        zone=info.zone,
+        gpu_model=info.gpu.model if info.gpu else "",
+        allocatable=dict(info.allocatable),
+        used=dict(usage.used) if usage is not None else {},
+        slots=info.slots,
+        slots_used=usage.slots_used if usage is not None else 0,
+        ready=info.ready,
+        cordoned=info.cordoned,
+    )
+
+
+def utilization(rows: Iterable[WorkerRow]) -> dict[str, float | None]:
+    """Taken share (0 to 1) of cpu, memory, gpu and slots over these workers; None: they have none."""
+    total: dict[str, int] = {}
+    taken: dict[str, int] = {}
+    for row in rows:
+        amounts: Mapping[str, int] = row.allocatable
+        for name in amounts:
+            kind = name if name in (CPU, MEMORY) else "gpu" if name.endswith("/gpu") else ""
+            if kind:
+                total[kind] = total.get(kind, 0) + amounts[name]
+                taken[kind] = taken.get(kind, 0) + row.used.get(name, 0)
+        if row.slots is not None:
+            total["slots"] = total.get("slots", 0) + row.slots
+            taken["slots"] = taken.get("slots", 0) + row.slots_used
+    return {
+        kind: round(taken[kind] / total[kind], 3) if total.get(kind) else None
+        for kind in ("cpu", "memory", "gpu", "slots")
+    }
+
+
+def _why_empty(rows: list[WorkerRow], overlap: list[str]) -> str:
+    if rows:
+        return "NoWorkerReady"
+    return "AllNodesOfOlderPools" if overlap else "NoNodeSelected"
+
+
+def _condition(pool: WorkerPool, kind: str, *, holds: bool, reason: str, message: str = "") -> dict[str, Any]:
+    return {
+        "type": kind,
+        "status": "True" if holds else "False",
+        "observedGeneration": pool.metadata.generation,
+        "reason": reason,
+        "message": message,
+    }

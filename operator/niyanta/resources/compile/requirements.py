@@ -1,0 +1,266 @@
+"""From a Workload's spec to the engine's words: the last look at a manifest before it may be queued.
+
+Both doors come through here, after the models' own rules. What is refused here is what CEL can't see: sums, quantities,
+sizes, other objects. Next in the flow: the store's row, then engine.model.PendingWorkload.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from niyanta.engine import types as engine
+from niyanta.engine.types import Expression, Matcher, NodeTerm, Op, PeerTerm, Requirements, Selector, SoftTerm, Subject
+from niyanta.resources.compile.pod_resources import NamespaceDefaults, RuntimeClass, pod_requests, runtime_class
+from niyanta.resources.models.affinity import Affinity, Anti, HardGpu, LabelSelector, MatcherFields, Near, SoftGpu
+from niyanta.resources.models.base import InvalidManifestError, parse
+from niyanta.resources.models.pod_template import Container, InitContainer, NodeSelectorTerm, PodSpec
+from niyanta.resources.models.workload import Workload, WorkloadSpec
+from niyanta.resources.quantity import base_units
+
+POD_PATH = "spec.template.spec"
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What the queue keeps of a workload. `class_id` is 32 hex digits: equal requirements, equal id."""
+
+    requirements: Requirements
+    subject: Subject
+    replicas: int
+    class_id: str
+
+
+def parse_workload(manifest: Mapping[str, Any]) -> Workload:
+    """A Workload object as applied; raises Refused for the first thing that is wrong with it."""
+    return parse(Workload, manifest)
+
+
+def parse_spec(spec: Mapping[str, Any]) -> WorkloadSpec:
+    """The spec of a Workload alone; raises Refused for the first thing that is wrong with it."""
+    return parse(WorkloadSpec, spec, root="spec")
+
+
+def is_gpu_resource(name: str) -> bool:
+    """Does an extended resource stand for GPUs.
+
+    Yes for `<vendor>/gpu` and its shared and named forms (`nvidia.com/gpu.shared`), for parts of NVIDIA GPUs
+    (`nvidia.com/mig-1g.5gb`) and for everything of Intel's plugin (`gpu.intel.com/i915`).
+    """
+    domain, slash, resource = name.partition("/")
+    return bool(slash) and (
+        resource == "gpu" or resource.startswith(("gpu.", "gpu-", "mig-")) or domain.startswith("gpu.")
+    )
+
+
+def injected_gpus(spec: WorkloadSpec) -> int:
+    """GPU devices that the operator adds to the first container as the worker's own GPU resource (0: none).
+
+    A template that requests GPUs itself gets none; it must agree with `affinity.hard.gpu.count` where both are given,
+    else this raises Refused.
+    """
+    gpu = _hard_gpu(spec.affinity)
+    if gpu is None:
+        return 0
+    named = pod_requests(spec.template.spec, NamespaceDefaults())
+    own = sum(amount for name, amount in named.items() if is_gpu_resource(name))
+    if not own:
+        return gpu.count or 1
+    if gpu.count is not None and gpu.count != own:
+        raise InvalidManifestError(
+            "spec.affinity.hard.gpu.count", gpu.count, f"the template requests {own} GPUs itself; leave one of them out"
+        )
+    return 0
+
+
+def compile_workload(
+    spec: WorkloadSpec, *, namespace: str, customer: str, labels: Mapping[str, str], defaults: NamespaceDefaults
+) -> Compiled:
+    """`spec` as the engine's requirements. `customer` is the resolved one, `labels` are the Workload object's.
+
+    Everything that is a set is sorted, so that manifests that mean the same share one class. Raises Refused.
+    """
+    pod = spec.template.spec
+    overlay = runtime_class(pod, POD_PATH, defaults)
+    requests = pod_requests(pod, defaults)
+    gpu_count = injected_gpus(spec)
+    requests[engine.PODS] = 1
+    affinity = spec.affinity or Affinity()
+    requirements = Requirements(
+        requests=tuple(sorted(requests.items())),
+        hard=_hard(spec),
+        node_selector=_node_selector(pod, overlay),
+        node_terms=_required_terms(pod),
+        soft=_soft(affinity, pod),
+        anti=_sorted({_peer(term) for term in affinity.anti}),
+        near=_sorted({_peer(term) for term in affinity.hard.near}) if affinity.hard else (),
+        tolerations=_tolerations(pod, overlay),
+        host_ports=_host_ports(pod),
+        gpu_count=gpu_count,
+        wants_gpu=_hard_gpu(spec.affinity) is not None or any(map(is_gpu_resource, requests)),
+    )
+    subject = Subject(namespace, customer, spec.type or "", tuple(sorted(labels.items())))
+    return Compiled(requirements, subject, spec.replicas, class_id(requirements))
+
+
+# --- Parts -----------------------------------------------------------------------------------------------------------
+
+
+def _words(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(values)))
+
+
+def _sorted(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Frozen values of one type in an order that depends on their content alone."""
+    found = tuple(values)
+    return found if len(found) < 2 else tuple(sorted(found, key=_text))
+
+
+def _hard_gpu(affinity: Affinity | None) -> HardGpu | None:
+    return affinity.hard.gpu if affinity and affinity.hard else None
+
+
+def _expressions(labels: Mapping[str, str], expressions: Iterable[Any]) -> tuple[Expression, ...]:
+    found = {Expression(key, Op.IN, (value,)) for key, value in labels.items()}
+    found |= {Expression(item.key, item.operator, _words(item.values)) for item in expressions}
+    return _sorted(found)
+
+
+def _matcher(part: MatcherFields, gpu: HardGpu | SoftGpu | None, path: str, more: Iterable[str] = ()) -> Matcher:
+    """`more` are capabilities beside those that the part names."""
+    memory = gpu.min_memory if gpu else None
+    return Matcher(
+        worker_ids=_words(part.worker_ids),
+        pools=_words(part.pools),
+        regions=_words(part.regions),
+        zones=_words(part.zones),
+        compliance=_words(part.compliance),
+        capabilities=_words([*part.capabilities, *more]),
+        gpu_models=_words(gpu.models) if gpu else (),
+        gpu_min_memory=base_units(engine.MEMORY, memory, f"{path}.gpu.minMemory") if memory is not None else 0,
+        tags=_expressions(part.worker_tags, part.worker_expressions),
+    )
+
+
+def _hard(spec: WorkloadSpec) -> Matcher:
+    part = spec.affinity.hard if spec.affinity else None
+    capability = [spec.type] if spec.type else []
+    return _matcher(part or MatcherFields(), part.gpu if part else None, "spec.affinity.hard", capability)
+
+
+def _soft(affinity: Affinity, pod: PodSpec) -> tuple[SoftTerm, ...]:
+    """Wishes of the workload and preferred node affinity of the template; equal ones count as often as they stand."""
+    found = [
+        SoftTerm(wish.weight, matcher=_matcher(wish, wish.gpu, f"spec.affinity.soft[{index}]"))
+        for index, wish in enumerate(affinity.soft)
+    ]
+    node = pod.affinity.node_affinity if pod.affinity else None
+    for preferred in node.preferred_during_scheduling_ignored_during_execution if node else ():
+        term = _node_term(preferred.preference)
+        if term != NodeTerm():  # an empty preference is a no-op in Kubernetes
+            found.append(SoftTerm(preferred.weight, node=term))
+    return _sorted(found)
+
+
+def _node_term(term: NodeSelectorTerm) -> NodeTerm:
+    return NodeTerm(_expressions({}, term.match_expressions), _expressions({}, term.match_fields))
+
+
+def _required_terms(pod: PodSpec) -> tuple[NodeTerm, ...]:
+    node = pod.affinity.node_affinity if pod.affinity else None
+    required = node.required_during_scheduling_ignored_during_execution if node else None
+    return _sorted({_node_term(term) for term in required.node_selector_terms}) if required else ()
+
+
+def _node_selector(pod: PodSpec, overlay: RuntimeClass) -> engine.Labels:
+    for key, value in overlay.node_selector.items():
+        if pod.node_selector.get(key, value) != value:
+            raise InvalidManifestError(
+                f"{POD_PATH}.nodeSelector.{key}", pod.node_selector[key], f"the RuntimeClass wants {value!r} here"
+            )
+    return tuple(sorted({**pod.node_selector, **overlay.node_selector}.items()))
+
+
+def _selector(selector: LabelSelector | None) -> tuple[Expression, ...]:
+    return _expressions(selector.match_labels, selector.match_expressions) if selector else ()
+
+
+def _peer(term: Anti | Near) -> PeerTerm:
+    customers = term.customers if isinstance(term, Anti) else []
+    scope = term.scope if isinstance(term, Anti) else engine.Scope.NAMESPACE
+    selected = Selector(_words(term.types), _words(customers), _selector(term.workload_selector))
+    return PeerTerm(selected, term.topology_key, scope)
+
+
+def _tolerations(pod: PodSpec, overlay: RuntimeClass) -> tuple[engine.Toleration, ...]:
+    own = {
+        engine.Toleration(item.key, item.operator == "Exists", item.value, item.effect)
+        for item in pod.tolerations
+        if item.effect != "PreferNoSchedule"
+    }
+    return _sorted(own | set(overlay.tolerations))
+
+
+def _host_ports(pod: PodSpec) -> tuple[engine.HostPort, ...]:
+    """Ports taken on the worker by containers and sidecars; with hostNetwork every port of a container is one."""
+    found: set[engine.HostPort] = set()
+    groups: tuple[tuple[str, Iterable[Container | InitContainer]], ...] = (
+        ("containers", pod.containers),
+        ("initContainers", pod.init_containers),
+    )
+    for group, containers in groups:
+        for number, container in enumerate(containers):
+            if group == "initContainers" and container.restart_policy != "Always":
+                continue
+            for index, port in enumerate(container.ports):
+                host_port = port.host_port or (port.container_port if pod.host_network else 0)
+                if pod.host_network and host_port != port.container_port:
+                    path = f"{POD_PATH}.{group}[{number}].ports[{index}].hostPort"
+                    raise InvalidManifestError(path, host_port, "must equal containerPort when hostNetwork is true")
+                if host_port:
+                    any_address = engine.HostPort(0).host_ip
+                    found.add(engine.HostPort(host_port, port.protocol, port.host_ip or any_address))
+    return _sorted(found)
+
+
+# --- Class -----------------------------------------------------------------------------------------------------------
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON types. Fields at their default are left out: a new field then changes no old id."""
+    if isinstance(value, str | int):
+        return value
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return value.value
+    if dataclasses.is_dataclass(value):
+        return {
+            name: _plain(found) for name, default in _fields(type(value)) if (found := getattr(value, name)) != default
+        }
+    return value
+
+
+_FIELDS: dict[type, tuple[tuple[str, Any], ...]] = {}
+
+
+def _fields(kind: Any) -> tuple[tuple[str, Any], ...]:
+    """Name and default of a dataclass' fields; remembered, because compiling is on the way of every submission."""
+    if kind not in _FIELDS:
+        _FIELDS[kind] = tuple((field.name, field.default) for field in dataclasses.fields(kind))
+    return _FIELDS[kind]
+
+
+def _text(value: Any) -> bytes:
+    return orjson.dumps(_plain(value), option=orjson.OPT_SORT_KEYS)
+
+
+def class_id(requirements: Requirements) -> str:
+    """Stable hash (32 hex digits) of what decides where a workload may go."""
+    return hashlib.blake2b(_text(requirements), digest_size=16).hexdigest()

@@ -1,0 +1,1 @@
+"""Pydantic models of Workload, WorkerPool and Customer."""

@@ -1,0 +1,212 @@
+"""What the models of the custom resources are made of: strict camelCase models, shared types and rules.
+
+A rule is written once, as CEL text and as the same test in Python. `crds.py` puts the CEL into the schemas, the models
+run the Python, so both doors give the same verdict. `Refused` is that verdict as an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
+from pydantic import model_validator as _model_validator
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+VALIDATIONS = "x-kubernetes-validations"
+PASSED_ON = "Passed on to the pods; see the Pod API."
+PRESERVE = "x-kubernetes-preserve-unknown-fields"
+
+
+class InvalidManifestError(ValueError):
+    """A manifest that can't be accepted: `field` is its path (`spec.replicas`), `value` what it holds."""
+
+    def __init__(self, field: str, value: object, message: str) -> None:
+        shown = repr(value)
+        super().__init__(f"{field}: {message}" + (f" (got {shown[:100]})" if value is not None else ""))
+        self.field = field
+        self.value = value
+        self.message = message
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One validation rule.
+
+    `cel` is evaluated by the API server with `self` bound to the object (empty: CEL can't see it, Python alone checks);
+    `check` is the same test on the model, True when the rule holds. `field` is the path of the culprit relative to the
+    object, such as `.nodeName`; empty: the object itself. (Metadata isn't part of a CRD's schema, so the API server
+    can't be given its path; the message names it.)
+    """
+
+    cel: str
+    check: Callable[[Any], bool]
+    message: str
+    field: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One rule over an update. `check(new, old)` is True when the update is allowed."""
+
+    cel: str
+    check: Callable[[Any, Any], bool]
+    message: str
+    field: str
+
+
+def as_validation(rule: Rule | Transition) -> dict[str, Any]:
+    found: dict[str, Any] = {"rule": rule.cel, "message": rule.message}
+    if rule.field and not rule.field.startswith(".metadata"):
+        found["fieldPath"] = rule.field
+    return found
+
+
+def _obey(rules: tuple[Rule, ...], value: Any) -> None:
+    for rule in rules:
+        if not rule.check(value):
+            raise PydanticCustomError("rule", "{reason}", {"reason": rule.message, "field": rule.field})
+
+
+class Ruled:
+    """Annotation that puts rules on a type which isn't a model: `Annotated[dict[str, str], Ruled(rule)]`."""
+
+    def __init__(self, *rules: Rule, schema: JsonSchemaValue | None = None) -> None:
+        self.rules = rules
+        self.schema = schema
+        """Replaces the type's own schema."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def check(value: Any) -> Any:
+            _obey(self.rules, value)
+            return value
+
+        return core_schema.no_info_after_validator_function(check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        found = dict(self.schema) if self.schema else handler(schema)
+        validations = [as_validation(rule) for rule in self.rules if rule.cel]
+        if validations:
+            found[VALIDATIONS] = [*found.get(VALIDATIONS, []), *validations]
+        return found
+
+
+@cache
+def _known(model: type[BaseModel]) -> frozenset[str]:
+    return frozenset(model.model_fields) | {field.alias for field in model.model_fields.values() if field.alias}
+
+
+def without_nulls(value: Any) -> Any:
+    """For maps: the API server prunes entries that are null."""
+    return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
+
+
+class Model(BaseModel):
+    """A part of a custom resource. Types aren't coerced, as the API server doesn't either.
+
+    Unknown fields are refused, not ignored: an operator older than its CRD must not place a workload while it overlooks
+    a constraint it doesn't know. Null means absent, as the API server prunes it.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, validate_by_name=True, validate_by_alias=True, strict=True, extra="forbid"
+    )
+    rules: ClassVar[tuple[Rule, ...]] = ()
+    transitions: ClassVar[tuple[Transition, ...]] = ()
+
+    @_model_validator(mode="before")
+    @classmethod
+    def _normalise(cls, data: Any) -> Any:
+        """Null of a known field and whole numbers with a fraction of zero, as the API server takes them."""
+        if not isinstance(data, dict) or not any(value is None or type(value) is float for value in data.values()):
+            return data
+        known = _known(cls)
+        return {
+            key: int(value) if key in known and type(value) is float and value.is_integer() else value
+            for key, value in data.items()
+            if value is not None or key not in known
+        }
+
+    @_model_validator(mode="after")
+    def _obey_rules(self) -> Any:
+        _obey(self.rules, self)
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        found = handler(schema)
+        body = handler.resolve_ref_schema(found)
+        rules: tuple[Rule | Transition, ...] = (*cls.rules, *cls.transitions)
+        validations = [as_validation(rule) for rule in rules if rule.cel]
+        for name in getattr(cls, "passed_on", ()):
+            body["properties"][name] = {PRESERVE: True, "description": PASSED_ON}
+        if validations:
+            body[VALIDATIONS] = validations
+        return found
+
+    def manifest(self) -> dict[str, Any]:
+        """The camelCase form, as given: without the defaults that were filled in."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
+
+
+class OpenModel(Model):
+    """A part of the pod template: only what placement depends on is modelled, the rest is kept as it is.
+
+    `passed_on` are fields that get a name in the CRD and nothing else; `pod_fields` says why.
+    """
+
+    passed_on: ClassVar[tuple[str, ...]] = ()
+
+    model_config = ConfigDict(extra="allow")
+
+
+M = TypeVar("M", bound=Model)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if part != "[key]")
+
+
+def refusals(error: ValidationError, root: str = "") -> list[InvalidManifestError]:
+    """Every complaint of a pydantic error, with paths as the API server writes them, below `root` (`spec`)."""
+    found = []
+    for item in error.errors(include_url=False):
+        context = item.get("ctx", {})
+        path = (root + _path(item["loc"]) + str(context.get("field", ""))).lstrip(".")
+        value = None if item["type"] in ("missing", "rule") else item["input"]
+        message = {"missing": "Required value", "extra_forbidden": "unknown field"}.get(item["type"], item["msg"])
+        found.append(InvalidManifestError(path or "(root)", value, message))
+    return found
+
+
+def parse(kind: type[M], manifest: Any, *, root: str = "") -> M:
+    """`manifest` as a `kind`; raises Refused for the first complaint. `root` is where in the object it stands."""
+    try:
+        return kind.model_validate(manifest)
+    except ValidationError as error:
+        raise refusals(error, root)[0] from None
+
+
+def update_refusals(old: Model, new: Model, root: str = "spec") -> Iterator[InvalidManifestError]:
+    """What the transition rules have against replacing `old` by `new`."""
+    for rule in new.transitions:
+        if not rule.check(new, old):
+            yield InvalidManifestError(root + rule.field, None, rule.message)
+
+
+# --- Types -----------------------------------------------------------------------------------------------------------
+
+DNS_LABEL_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+LABEL_VALUE_PATTERN = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
+LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$"
+
+DnsLabel = Annotated[str, Field(min_length=1, max_length=63, pattern=DNS_LABEL_PATTERN)]
+Word = Annotated[str, Field(min_length=1, max_length=63, pattern=LABEL_VALUE_PATTERN)]
+"""A name that must also work as a label value: capability, workload type, region, GPU model."""
+LabelValue = Annotated[str, Field(max_length=63, pattern=LABEL_VALUE_PATTERN)]
+LabelKey = Annotated[str, Field(min_length=1, max_length=317, pattern=LABEL_KEY_PATTERN)]
+NodeName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]

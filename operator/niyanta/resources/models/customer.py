@@ -1,0 +1,91 @@
+"""The Customer resource (cluster-scoped): tier, limits, and the namespaces it may use."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from niyanta.resources.labels import API_VERSION
+from niyanta.resources.models.base import Model, Rule
+from niyanta.resources.models.meta import Condition, Metadata, name_rule
+
+MAX_CUSTOMER_NAME = 63
+EVERY_NAMESPACE = "*"
+
+
+class Tier(enum.Enum):
+    """What a customer pays for; the tier's weight multiplies priorities."""
+
+    FREE = "Free"
+    STANDARD = "Standard"
+    PREMIUM = "Premium"
+    ENTERPRISE = "Enterprise"
+
+
+NamespaceEntry = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^([*]|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$")]
+
+
+ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+
+
+class CustomerSpec(Model):
+    """Tier, limits, and the namespaces the customer may use."""
+
+    tier: Annotated[Tier, Field(strict=False)] = Field(Tier.STANDARD, description="Tier; multiplies priorities.")
+    namespaces: Annotated[list[NamespaceEntry], Field(max_length=256)] = Field(
+        default_factory=list,
+        description='Namespaces whose workloads may count for it; "*" means every one but kube-* and the operator\'s.',
+    )
+    max_queue_depth: int | None = Field(
+        None, ge=0, le=10_000_000, description="Most workloads that wait at once. Default: no limit."
+    )
+    max_concurrent: int | None = Field(
+        None, ge=0, le=1_000_000, description="Most workloads that run at once. Default: no limit."
+    )
+    submit_rate_per_second: int | None = Field(
+        None, ge=0, le=100_000, description="Most submissions per second by the REST door. Default: no limit."
+    )
+    allow_cluster_scope: bool = Field(
+        False, description="May its anti terms look at other customers' workloads (scope Cluster)."
+    )
+    service_accounts: Annotated[list[ObjectName], Field(max_length=64)] = Field(
+        default_factory=list,
+        description="ServiceAccounts that its REST submissions may name. Default: none but the namespace's default.",
+    )
+    secrets: Annotated[list[ObjectName], Field(max_length=256)] = Field(
+        default_factory=list, description="Secrets that its REST submissions may use. Default: none."
+    )
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.namespaces) || !self.namespaces.exists(n, n.startsWith('kube-'))",
+            lambda s: not any(n.startswith("kube-") for n in s.namespaces),
+            "namespaces: kube-* namespaces belong to the cluster",
+            ".namespaces",
+        ),
+    )
+
+
+class CustomerStatus(Model):
+    """How the customer stands; written by the operator."""
+
+    observed_generation: int | None = Field(None, description="Generation of the spec that this status is about.")
+    pending: int | None = Field(None, ge=0, description="Workloads that wait.")
+    running: int | None = Field(None, ge=0, description="Workloads that run.")
+    conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
+        default_factory=list,
+        description="Conditions.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+
+
+class Customer(Model):
+    """Tier, limits, and the namespaces it may use."""
+
+    api_version: Literal["niyanta.io/v1alpha1"] = API_VERSION
+    kind: Literal["Customer"] = "Customer"
+    metadata: Metadata = Field(description="Standard object metadata.")
+    spec: CustomerSpec = Field(description="Tier, limits, and the namespaces it may use.")
+    status: dict[str, Any] | None = None
+    rules: ClassVar[tuple[Rule, ...]] = (name_rule(MAX_CUSTOMER_NAME),)

@@ -1,0 +1,47 @@
+"""Object metadata, conditions and the name rule, shared by the three resources."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from niyanta.resources.models.base import DNS_LABEL_PATTERN, LabelKey, LabelValue, OpenModel, Rule
+from niyanta.resources.models.base import Model as _Model
+
+
+class Metadata(OpenModel):
+    """The metadata that the operator reads; the API server owns the rest."""
+
+    name: str = Field("", max_length=253, description="Name of the object.")
+    namespace: str = Field("", max_length=63, description="Namespace of the object.")
+    uid: str = Field("", description="UID of the object.")
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, description="Labels of the object.")
+    generation: int = Field(0, description="Generation of the spec.")
+    creation_timestamp: str = Field("", description="RFC 3339 time of creation.")
+    resource_version: str = Field("", description="Version of the object.")
+    deletion_timestamp: str | None = Field(None, description="RFC 3339 time of the deletion, when it was asked for.")
+
+
+class Condition(_Model):
+    """One condition, as in Kubernetes' own resources."""
+
+    type: Annotated[str, Field(min_length=1, max_length=316)] = Field(description="Type of the condition.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
+    observed_generation: int | None = Field(None, description="Generation that the condition is about.")
+    last_transition_time: str = Field(
+        description="When the status last changed.", json_schema_extra={"format": "date-time"}
+    )
+    reason: Annotated[str, Field(max_length=1024)] = Field(description="Why, in one word.")
+    message: Annotated[str, Field(max_length=32768)] = Field("", description="Why, for people.")
+
+
+def name_rule(longest: int) -> Rule:
+    """The object's name must be a DNS-1123 label of at most `longest` characters."""
+    return Rule(
+        f"self.metadata.name.size() <= {longest} && self.metadata.name.matches('{DNS_LABEL_PATTERN}')",
+        lambda o: len(o.metadata.name) <= longest and re.fullmatch(DNS_LABEL_PATTERN, o.metadata.name) is not None,
+        f"metadata.name: must be a DNS label (a-z, 0-9, -) of at most {longest} characters",
+        ".metadata.name",
+    )

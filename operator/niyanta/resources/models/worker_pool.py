@@ -1,0 +1,168 @@
+"""The WorkerPool resource: a labelled set of nodes that can be scaled."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from niyanta.engine.types import Strategy
+from niyanta.resources.labels import API_VERSION
+from niyanta.resources.models.affinity import LabelMap, LabelSelector, Quantity, Words
+from niyanta.resources.models.base import LabelKey, Model, Rule, Word
+from niyanta.resources.models.meta import Condition, Metadata, name_rule
+from niyanta.resources.models.pod_template import OpenObject
+from niyanta.resources.models.worker_shape import WorkerShape
+
+MAX_POOL_NAME = 63
+MAX_WORKERS = 100_000
+
+
+class PoolGpu(Model):
+    """The GPUs of each worker of the pool."""
+
+    model: Word = Field(description="GPU model, for instance A100.")
+    count: int = Field(1, ge=1, le=64, description="Devices on each worker.")
+    memory: Quantity | None = Field(None, description="Memory of one device, for instance 80Gi. Default: unknown.")
+    resource: LabelKey = Field("nvidia.com/gpu", description="Extended resource by which the node offers them.")
+
+
+class Ec2AutoScalingGroup(Model):
+    """An EC2 Auto Scaling group."""
+
+    name: Annotated[str, Field(min_length=1, max_length=255)] = Field(description="Name of the group.")
+    region: Word = Field(description="AWS region of the group.")
+
+
+class Kwok(Model):
+    """Simulated nodes, for demos and tests."""
+
+    node_template: OpenObject | None = Field(None, description="metadata and status of the nodes to make.")
+
+
+class Provider(Model):
+    """Who adds and removes workers: exactly one."""
+
+    ec2_auto_scaling_group: Ec2AutoScalingGroup | None = Field(None, description="An EC2 Auto Scaling group.")
+    kwok: Kwok | None = Field(None, description="Simulated nodes, for demos and tests.")
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.ec2AutoScalingGroup) != has(self.kwok)",
+            lambda p: (p.ec2_auto_scaling_group is not None) != (p.kwok is not None),
+            "provider: give exactly one of ec2AutoScalingGroup and kwok, or no provider",
+        ),
+    )
+
+
+class Scaling(Model):
+    """How carefully the number of workers follows spec.replicas. Durations are seconds."""
+
+    scale_up_cooldown_seconds: int = Field(
+        0, ge=0, le=3600, description="Least time between two requests for more workers."
+    )
+    scale_down_cooldown_seconds: int = Field(
+        60, ge=0, le=86_400, description="Least time from any scaling of the pool to the next removal of workers."
+    )
+    drain_timeout_seconds: int = Field(
+        3600,
+        ge=0,
+        le=604_800,
+        description="How long a worker that is to be removed waits for its workloads to end. What still runs then goes "
+        "back to the queue as a fresh attempt, which doesn't count as a retry.",
+    )
+    ready_timeout_seconds: int = Field(
+        600, ge=1, le=86_400, description="A worker that isn't Ready for this long is reported."
+    )
+
+
+class WorkerPoolSpec(Model):
+    """Which nodes, what they offer, and how many there should be."""
+
+    node_selector: LabelSelector = Field(description="Labels of the nodes of this pool.")
+    region: Word | None = Field(None, description="Region of the workers. Default: the node's label.")
+    zones: Words = Field(default_factory=list, description="Zones the pool spans.")
+    tags: LabelMap = Field(default_factory=dict, description="Tags of the workers, laid over the nodes' labels.")
+    capabilities: Words = Field(default_factory=list, description="Workload types the workers can run, and the like.")
+    compliance: Words = Field(default_factory=list, description="Compliance regimes the workers satisfy.")
+    gpu: PoolGpu | None = Field(None, description="The GPUs of each worker.")
+    slots_per_worker: int | None = Field(
+        None, ge=1, le=1024, description="Most workload pods at once on a worker. Default: resources alone decide."
+    )
+    worker_shape: WorkerShape | None = Field(
+        None,
+        description="What an empty worker offers. Default: as the provider's nodeTemplate says, else as the smallest "
+        "worker of the pool is or last was. A pool that never had a worker needs it to be sized from zero.",
+    )
+    replicas: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_WORKERS,
+        description="Workers wanted; the scale subresource sets it, and minReplicas and maxReplicas bound it. Where a "
+        "provider is given the operator writes it once, with the workers there are.",
+    )
+    min_replicas: int = Field(0, ge=0, le=MAX_WORKERS, description="Never fewer workers than this.")
+    max_replicas: int | None = Field(None, ge=0, le=MAX_WORKERS, description="Never more workers than this.")
+    strategy: Annotated[Strategy, Field(strict=False)] = Field(
+        Strategy.PACK, description="Tie-break after the score: fullest worker first (Pack) or emptiest (Spread)."
+    )
+    provider: Provider | None = Field(None, description="Who adds and removes workers. Default: nobody.")
+    scaling: Scaling = Field(
+        default_factory=Scaling, description="How carefully the number of workers follows replicas."
+    )
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "(has(self.nodeSelector.matchLabels) && self.nodeSelector.matchLabels.size() > 0) || "
+            "(has(self.nodeSelector.matchExpressions) && self.nodeSelector.matchExpressions.size() > 0)",
+            lambda s: not s.node_selector.empty,
+            "nodeSelector: give matchLabels or matchExpressions, an empty selector would take every node",
+            ".nodeSelector",
+        ),
+        Rule(
+            "!has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
+            lambda s: s.max_replicas is None or s.min_replicas <= s.max_replicas,
+            "maxReplicas: must not be less than minReplicas",
+            ".maxReplicas",
+        ),
+    )
+
+
+class Utilization(Model):
+    """Share of the pool's allocatable that is taken, 0 to 1."""
+
+    cpu: float | None = Field(None, description="Of cpu.")
+    memory: float | None = Field(None, description="Of memory.")
+    gpu: float | None = Field(None, description="Of GPU devices.")
+    slots: float | None = Field(None, description="Of slots.")
+
+
+class WorkerPoolStatus(Model):
+    """How the pool stands; written by the operator."""
+
+    observed_generation: int | None = Field(None, description="Generation of the spec that this status is about.")
+    replicas: int | None = Field(None, ge=0, description="Workers of the pool.")
+    ready_replicas: int | None = Field(None, ge=0, description="Of them, ready and not cordoned.")
+    selector: Annotated[str, Field(max_length=16384)] | None = Field(
+        None, description="Label selector of the pods on this pool, for the HorizontalPodAutoscaler."
+    )
+    queue_depth: int | None = Field(
+        None, ge=0, description="Pending workloads that count for this pool; each counts for one at most."
+    )
+    running_workloads: int | None = Field(None, ge=0, description="Workloads running here.")
+    utilization: Utilization | None = Field(None, description="Share of the pool that is taken, 0 to 1.")
+    conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
+        default_factory=list,
+        description="Conditions.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
+    )
+
+
+class WorkerPool(Model):
+    """A labelled set of nodes (GPU model, region, compliance, capabilities) that can be scaled."""
+
+    api_version: Literal["niyanta.io/v1alpha1"] = API_VERSION
+    kind: Literal["WorkerPool"] = "WorkerPool"
+    metadata: Metadata = Field(description="Standard object metadata.")
+    spec: WorkerPoolSpec = Field(description="Which nodes, what they offer, and how many there should be.")
+    status: dict[str, Any] | None = None
+    rules: ClassVar[tuple[Rule, ...]] = (name_rule(MAX_POOL_NAME),)

@@ -1,0 +1,1 @@
+"""CRDs, OpenAPI schemas and the reference page, generated from the models."""

@@ -1,0 +1,1 @@
+"""Demand statistics of pools and namespaces, and the sizing they come from."""

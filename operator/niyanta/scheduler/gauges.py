@@ -1,0 +1,189 @@
+"""The leader's gauges: what waits and runs now, by tier, customer and pool. Gone when the process leads no longer.
+
+Depths come from the record's counters, so they count the backlog that isn't in memory too; ages come from memory, which
+always holds what has waited longest. What is counted by pool comes from the leader's figures.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from niyanta.lifecycle import Phase
+from niyanta.observability.gauges import OTHER, LabelLimit, LeaderGauge, Values
+from niyanta.resources.models.customer import Tier
+from niyanta.resources.ownership import HeldReason
+from niyanta.scheduler.metrics import PLACEMENTS
+from niyanta.scheduler.session import Session
+from niyanta.store.leader.demand_stats import DemandStats, PoolStats
+from niyanta.store.rows import Depth
+from niyanta.store.workloads.limits import QUEUE_FULL
+
+SLICE = 5000
+"""Workloads looked at before other tasks of the loop get their turn."""
+
+QUEUE_DEPTH = LeaderGauge("niyanta_queue_depth", "Workloads waiting to be placed (phase Pending)")
+OLDEST_AGE = LeaderGauge("niyanta_queue_oldest_age_seconds", "Age of the workload that has been Pending longest")
+TIER_DEPTH = LeaderGauge("niyanta_tier_queue_depth", "Workloads waiting to be placed, by tier", ["tier"])
+TIER_OLDEST_AGE = LeaderGauge(
+    "niyanta_tier_queue_oldest_age_seconds", "Age of the workload of a tier that has been Pending longest", ["tier"]
+)
+CUSTOMER_DEPTH = LeaderGauge(
+    "niyanta_customer_queue_depth", "Workloads waiting to be placed, by customer", ["customer", "tier"]
+)
+CUSTOMER_OLDEST_AGE = LeaderGauge(
+    "niyanta_customer_queue_oldest_age_seconds",
+    "Age of the workload of a customer that has been Pending longest",
+    ["customer", "tier"],
+)
+CUSTOMER_RUNNING = LeaderGauge(
+    "niyanta_customer_running_workloads", "Workloads placed or running, by customer", ["customer", "tier"]
+)
+WORKLOADS = LeaderGauge("niyanta_workloads", "Unfinished workloads, by phase", ["phase"])
+HELD = LeaderGauge("niyanta_held_workloads", "Workloads that may not be queued, by reason", ["reason"])
+
+POOL_WORKERS = LeaderGauge(
+    "niyanta_pool_workers",
+    "Workers: ready, cordoned (ready, but closed to new work), not_ready",
+    ["pool", "region", "state"],
+)
+POOL_IN_USE = LeaderGauge("niyanta_pool_workers_in_use", "Workers with at least one pod of a workload", ["pool"])
+POOL_NEEDED = LeaderGauge(
+    "niyanta_pool_workers_needed", "Workers in use once all that waits for the pool is placed", ["pool"]
+)
+POOL_DEMAND = LeaderGauge("niyanta_pool_demand_slots", "Slots running and slots queued for the pool", ["pool"])
+POOL_DEPTH = LeaderGauge(
+    "niyanta_pool_queue_depth", "Workloads waiting that count for the pool; each counts for one pool", ["pool"]
+)
+POOL_OLDEST_AGE = LeaderGauge(
+    "niyanta_pool_queue_oldest_age_seconds", "Age of the one of them that has been Pending longest", ["pool"]
+)
+POOL_RUNNING = LeaderGauge("niyanta_pool_running_workloads", "Workloads placed or running on the pool", ["pool"])
+POOL_UTILIZATION = LeaderGauge(
+    "niyanta_pool_worker_utilization_ratio",
+    "Taken share of cpu, memory, gpu and slots over the pool's workers, 0 to 1",
+    ["pool", "region", "resource"],
+)
+FIGURES_AGE = LeaderGauge(
+    "niyanta_figures_age_seconds", "Age of the leader's figures of pools, which autoscalers are answered from"
+)
+
+_LIVE = (Phase.PENDING, Phase.HELD, Phase.SUSPENDED, Phase.SCHEDULED, Phase.RUNNING)
+_STATES = ("ready", "cordoned", "not_ready")
+_SUMS: tuple[tuple[LeaderGauge, Callable[[PoolStats], int]], ...] = (
+    (POOL_IN_USE, lambda pool: pool.workers_in_use),
+    (POOL_NEEDED, lambda pool: pool.workers_needed),
+    (POOL_DEMAND, lambda pool: pool.demand),
+    (POOL_DEPTH, lambda pool: pool.queued_workloads),
+    (POOL_RUNNING, lambda pool: pool.running_workloads),
+)
+_ALL = (
+    *(QUEUE_DEPTH, OLDEST_AGE, TIER_DEPTH, TIER_OLDEST_AGE, CUSTOMER_DEPTH, CUSTOMER_OLDEST_AGE, CUSTOMER_RUNNING),
+    *(WORKLOADS, HELD, POOL_WORKERS, POOL_OLDEST_AGE, POOL_UTILIZATION, FIGURES_AGE),
+    *(gauge for gauge, _ in _SUMS),
+)
+
+Key = tuple[str, ...]
+
+
+class SchedulerGauges:
+    """Refreshes the gauges of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._customers = LabelLimit(session.settings.metrics_max_customers)
+
+    async def refresh(self) -> None:
+        """Count anew. O(what is in memory), in slices."""
+        session = self.session
+        depths = await session.state.get_queue_depth()
+        oldest, held = await self._oldest_and_held()
+        now = session.clock.now()
+        ages = {customer: max(0.0, (now - since) / 1e6) for customer, since in oldest.items()}
+        QUEUE_DEPTH.set(depths.total.pending)
+        OLDEST_AGE.set(max(ages.values(), default=0.0))
+        WORKLOADS.show({(phase.value,): getattr(depths.total, phase.value.lower()) for phase in _LIVE})
+        HELD.show({(reason,): held[reason] for reason in (*(r.value for r in HeldReason), QUEUE_FULL, OTHER)})
+        self._show_customers(depths.customers, ages)
+        self._show_pools(session.figures)
+
+    @staticmethod
+    def clear() -> None:
+        """This process leads no longer."""
+        for gauge in _ALL:
+            gauge.clear()
+
+    async def _oldest_and_held(self) -> tuple[dict[str, int], Counter[str]]:
+        """Since when (µs) each customer's oldest has been queued; the held by reason."""
+        known = {*(reason.value for reason in HeldReason), QUEUE_FULL}
+        oldest: dict[str, int] = {}
+        held: Counter[str] = Counter()
+        for count, tracked in enumerate(self.session.mirror, start=1):
+            row = tracked.row
+            if row.phase is Phase.PENDING:
+                oldest[row.customer] = min(oldest.get(row.customer, row.queued_at_us), row.queued_at_us)
+            elif row.phase is Phase.HELD:
+                held[row.reason if row.reason in known else OTHER] += 1
+            if count % SLICE == 0:
+                self.session.tick()
+                await asyncio.sleep(0)
+        return oldest, held
+
+    def _show_customers(self, depths: Mapping[str, Depth], ages: Mapping[str, float]) -> None:
+        tier_of = self.session.cluster.tier_of
+        tiers = {customer: tier_of(customer) for customer in depths}
+        seats = self._customers.assign(
+            {name: d.pending + d.held + d.scheduled + d.running for name, d in depths.items()}
+        )
+        waiting: Counter[Key] = Counter()
+        running: Counter[Key] = Counter()
+        longest: dict[Key, float] = {}
+        by_tier: Counter[Key] = Counter({(tier.value,): 0 for tier in Tier})
+        oldest: dict[Key, float] = {(tier.value,): 0.0 for tier in Tier}
+        for customer, depth in depths.items():
+            tier, age = tiers[customer], ages.get(customer, 0.0)
+            key = (seats[customer], tier)
+            waiting[key] += depth.pending
+            running[key] += depth.scheduled + depth.running
+            longest[key] = max(longest.get(key, 0.0), age)
+            by_tier[tier,] += depth.pending
+            oldest[tier,] = max(oldest.get((tier,), 0.0), age)
+        CUSTOMER_DEPTH.show(waiting)
+        CUSTOMER_RUNNING.show(running)
+        CUSTOMER_OLDEST_AGE.show(longest)
+        TIER_DEPTH.show(by_tier)
+        TIER_OLDEST_AGE.show(oldest)
+
+    def _show_pools(self, figures: DemandStats | None) -> None:
+        if figures is None:
+            return
+        label = self.session.telemetry.pools.label
+        states = self.session.cluster.worker_states()
+        sums: dict[LeaderGauge, Counter[Key]] = {gauge: Counter() for gauge, _ in _SUMS}
+        workers: Counter[Key] = Counter()
+        ages: dict[Key, float] = {}
+        shares: dict[Key, float] = {}
+        for pool in figures.pools:
+            name = label(pool.pool)
+            region = "" if name == OTHER else pool.region
+            for gauge, amount in _SUMS:
+                sums[gauge][name,] += amount(pool)
+            for state in _STATES:
+                workers[name, region, state] += states.get((pool.pool, state), 0)
+            ages[name,] = max(ages.get((name,), 0.0), pool.oldest_age_seconds)
+            if name != OTHER:  # shares of different pools can't be added up
+                taken = {resource: share for resource, share in pool.utilization.items() if share is not None}
+                shares |= {(name, region, resource): share for resource, share in taken.items()}
+            for tier in Tier:
+                PLACEMENTS.labels(name, tier.value)  # shown as 0 from now on
+        for gauge, values in sums.items():
+            gauge.show(values)
+        POOL_WORKERS.show(workers)
+        POOL_OLDEST_AGE.show(ages)
+        POOL_UTILIZATION.show(shares)
+        FIGURES_AGE.ask(self._figures_age)
+
+    def _figures_age(self) -> Values:
+        figures = self.session.figures
+        return {} if figures is None else {(): max(0.0, (self.session.clock.now() - figures.at) / 1e6)}

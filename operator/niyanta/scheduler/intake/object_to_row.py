@@ -1,0 +1,141 @@
+"""The Kubernetes door: a Workload object becomes a row of the queue, or a row that says what is wrong with it.
+
+Pure but for the catalogue it reads. What the API server's own validation can't see (customers, limits) becomes phase
+Held with a reason; what can never work becomes Failed with the field's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from niyanta.engine.types import Requirements, Subject
+from niyanta.lifecycle import Phase
+from niyanta.resources.compile.requirements import compile_workload, parse_spec
+from niyanta.resources.models.base import InvalidManifestError
+from niyanta.resources.models.workload import WorkloadSpec
+from niyanta.resources.ownership import Held, check_scope
+from niyanta.scheduler.cluster_api import ClusterApi
+from niyanta.settings import Settings
+from niyanta.store.rows import WorkloadIntake, WorkloadRow
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledObject:
+    """A row to take in, and what the engine needs of it (None where it can't be placed)."""
+
+    intake: WorkloadIntake
+    spec: WorkloadSpec | None
+    requirements: Requirements | None
+    subject: Subject
+
+
+@dataclass(frozen=True, slots=True)
+class Eligibility:
+    """Whose a workload is, and whether it must wait (then `reason` and `message` say why)."""
+
+    customer: str
+    tier_weight: int
+    reason: str = ""
+    message: str = ""
+
+    @property
+    def held(self) -> bool:
+        return bool(self.reason)
+
+
+def eligibility(namespace: str, spec: WorkloadSpec, cluster: ClusterApi, settings: Settings) -> Eligibility:
+    """Resolve the customer of a workload by section 5's rules."""
+    found = cluster.resolve_customer(namespace, spec.customer)
+    if isinstance(found, Held):
+        return Eligibility(spec.customer or "", 1, found.reason.value, found.message)
+    name, weight = found.customer.metadata.name, settings.tier_weight(found.customer.spec.tier.value)
+    refused = check_scope(spec, found.customer)
+    if refused is not None:
+        return Eligibility(name, weight, refused.reason.value, refused.message)
+    return Eligibility(name, weight)
+
+
+def read_object(obj: Mapping[str, Any], cluster: ClusterApi, settings: Settings) -> CompiledObject:
+    """Turn a Workload object, as the API server gave it, into a row to take in."""
+    meta = obj["metadata"]
+    raw = dict(obj.get("spec") or {})
+    labels = {str(k): str(v) for k, v in (meta.get("labels") or {}).items()}
+    spec: WorkloadSpec | None = None
+    stand: Eligibility | None = None
+    try:
+        spec = parse_spec(raw)
+        stand = eligibility(meta["namespace"], spec, cluster, settings)
+        compiled = compile_workload(
+            spec,
+            namespace=meta["namespace"],
+            customer=stand.customer,
+            labels=labels,
+            defaults=cluster.namespace_defaults(meta["namespace"]),
+        )
+    except InvalidManifestError as refused:
+        row = _row(meta, raw, labels, spec=spec, stand=stand)
+        ttl = None if spec is None else float(spec.ttl_seconds_after_finished)
+        failed = replace(row, phase=Phase.FAILED, reason="InvalidSpec", message=str(refused), wake_in_seconds=ttl)
+        return CompiledObject(failed, spec, None, Subject(meta["namespace"], row.customer))
+    row = _row(meta, raw, labels, spec=spec, stand=stand)
+    row = replace(row, class_id=compiled.class_id)
+    if stand.held:
+        row = replace(row, phase=Phase.HELD, reason=stand.reason, message=stand.message)
+    if spec.suspend:
+        row = replace(row, phase=Phase.SUSPENDED, reason="Suspended", message="spec.suspend is true")
+    return CompiledObject(row, spec, compiled.requirements, compiled.subject)
+
+
+def status_behind(row: WorkloadRow, status: Mapping[str, Any] | None) -> bool:
+    """Whether an object's status doesn't show the row as it is. It only saves writes: a status is never truth."""
+    shown = status or {}
+    return (
+        shown.get("phase") != row.phase.value
+        or shown.get("observedGeneration") != row.generation
+        or shown.get("attempts") != row.attempt
+        or tuple(shown.get("workers") or ()) != row.workers
+        or (shown.get("reason") or "") != row.reason
+    )
+
+
+def read_row(row: WorkloadRow, cluster: ClusterApi) -> tuple[WorkloadSpec, Requirements | None, Subject]:
+    """What a stored row compiles to, for a leader that has just begun."""
+    spec = parse_spec(row.spec)
+    try:
+        compiled = compile_workload(
+            spec,
+            namespace=row.namespace,
+            customer=row.customer,
+            labels=row.labels,
+            defaults=cluster.namespace_defaults(row.namespace),
+        )
+    except InvalidManifestError:
+        return spec, None, Subject(row.namespace, row.customer, row.type)
+    return spec, compiled.requirements, compiled.subject
+
+
+def _row(
+    meta: Mapping[str, Any],
+    raw: Mapping[str, Any],
+    labels: dict[str, str],
+    *,
+    spec: WorkloadSpec | None,
+    stand: Eligibility | None,
+) -> WorkloadIntake:
+    return WorkloadIntake(
+        id=meta["uid"],
+        door="kubernetes",
+        namespace=meta["namespace"],
+        name=meta["name"],
+        customer=stand.customer if stand else str(raw.get("customer") or ""),
+        type=(spec.type or "") if spec else "",
+        labels=labels,
+        generation=int(meta.get("generation", 1)),
+        spec=dict(raw),
+        class_id="",
+        replicas=spec.replicas if spec else 1,
+        priority=spec.priority if spec else 0,
+        tier_weight=stand.tier_weight if stand else 1,
+    )

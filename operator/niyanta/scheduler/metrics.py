@@ -1,0 +1,166 @@
+"""What the scheduler counts and times. Durations in seconds; label values come from enums, or have seats.
+
+The gauges of what is waiting and running are `standing`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from prometheus_client import Counter, Histogram
+
+from niyanta.engine.types import Reason, Rejection
+from niyanta.lifecycle import Event
+from niyanta.observability.gauges import LabelLimit, LeaderGauge
+from niyanta.resources.models.customer import Tier
+from niyanta.scheduler.pods.outcome import LifecycleDecision
+from niyanta.store.errors import ConflictError, StaleEpochError, StoreError, StoreUnavailableError
+from niyanta.store.rows import BatchResult, WorkloadRow
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_WAITS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 21600, 86400)
+
+NO_WORKERS = "NoWorkers"
+"""There was none to reject a workload."""
+_REASONS = (*(reason.value for reason in Reason), NO_WORKERS)
+_PHASES = ("intake", "observe", "notes", "engine", "commit")
+_COMMIT_ERRORS = ("unavailable", "conflict", "stale_epoch", "other")
+
+CYCLES = Counter("niyanta_cycles_total", "Cycles that ran to their end")
+CYCLE_SECONDS = Histogram(
+    "niyanta_cycle_seconds", "Time of one cycle, from taking what waits to its last commit", buckets=_SECONDS
+)
+ENGINE_SECONDS = Histogram("niyanta_cycle_engine_seconds", "Time the engine thought in one cycle", buckets=_SECONDS)
+PHASE_SECONDS = Histogram(
+    "niyanta_cycle_phase_seconds", "Time of each phase of the leader's loop", ["phase"], buckets=_SECONDS
+)
+COMMIT_SECONDS = Histogram(
+    "niyanta_commit_seconds", "Time of one commit of transitions to Postgres, failed ones too", buckets=_SECONDS
+)
+COMMIT_ERRORS = Counter("niyanta_commit_errors_total", "Commits of transitions that failed as a whole", ["error"])
+COMMIT_DROPPED = Counter(
+    "niyanta_commit_dropped_total", "Transitions that a commit left out: the row had moved, or may not move so", ["why"]
+)
+PLACEMENTS = Counter("niyanta_placements_total", "Placements committed", ["pool", "tier"])
+REJECTIONS = Counter(
+    "niyanta_rejections_total", "Workloads that a cycle could not place, by their most frequent reason", ["reason"]
+)
+REJECTED = LeaderGauge(
+    "niyanta_rejected_workloads",
+    "Workloads that the leader's last cycle could not place, by their most frequent reason",
+    ["reason"],
+)
+ANTI_AFFINITY_CONFLICTS = Counter(
+    "niyanta_anti_affinity_conflicts_total",
+    "Workloads that a cycle could not place and that anti-affinity kept off at least one worker",
+)
+TRANSITIONS = Counter("niyanta_transitions_total", "Workload transitions committed", ["event"])
+SCORE = Histogram(
+    "niyanta_placement_score",
+    "Soft score of placements, 0 to 100 (50: no preference was given)",
+    buckets=tuple(range(0, 101, 10)),
+)
+WAIT_SECONDS = Histogram(
+    "niyanta_queue_wait_seconds", "From queued to placed, by the customer's tier", ["tier"], buckets=_WAITS
+)
+ORPHANS = LeaderGauge(
+    "niyanta_orphans_alert", "1 while so many Workload objects are missing that nothing is cancelled or placed"
+)
+
+# Rates need the zero that comes before the first increase.
+for _phase in _PHASES:
+    PHASE_SECONDS.labels(_phase)
+for _error in _COMMIT_ERRORS:
+    COMMIT_ERRORS.labels(_error)
+for _why in ("stale", "illegal"):
+    COMMIT_DROPPED.labels(_why)
+for _reason in _REASONS:
+    REJECTIONS.labels(_reason)
+for _event in Event:
+    TRANSITIONS.labels(_event.value)
+for _tier in Tier:
+    WAIT_SECONDS.labels(_tier.value)
+
+
+class SchedulerMetrics:
+    """Counts what the sessions of one process do."""
+
+    def __init__(self, *, tier_of: Callable[[str], str], most_pools: int) -> None:
+        """`tier_of`: customer -> name of its tier. `most_pools`: more than these are counted as `other`."""
+        self._tier_of = tier_of
+        self.pools = LabelLimit(most_pools)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Time a phase of the loop: intake, observe, engine, commit, notes."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            PHASE_SECONDS.labels(name).observe(time.monotonic() - start)
+
+    @contextmanager
+    def commit(self) -> Iterator[None]:
+        """Time a commit, and count how it failed."""
+        start = time.monotonic()
+        try:
+            with self.phase("commit"):
+                yield
+        except StoreError as error:
+            COMMIT_ERRORS.labels(_kind(error)).inc()
+            raise
+        finally:
+            COMMIT_SECONDS.observe(time.monotonic() - start)
+
+    def dropped(self, result: BatchResult) -> None:
+        """What a commit left out."""
+        COMMIT_DROPPED.labels("stale").inc(len(result.stale))
+        COMMIT_DROPPED.labels("illegal").inc(len(result.illegal))
+
+    @contextmanager
+    def cycle(self) -> Iterator[None]:
+        """Time a whole cycle."""
+        start = time.monotonic()
+        yield
+        CYCLES.inc()
+        CYCLE_SECONDS.observe(time.monotonic() - start)
+
+    def thought(self, seconds: float, rejections: Sequence[Rejection]) -> None:
+        """What the engine said in one cycle; the rejected are counted under their most frequent reason."""
+        ENGINE_SECONDS.observe(seconds)
+        counts = dict.fromkeys(_REASONS, 0)
+        conflicts = 0
+        for rejection in rejections:
+            counts[rejection.counts[0][0].value if rejection.counts else NO_WORKERS] += 1
+            conflicts += any(reason is Reason.ANTI for reason, _, _ in rejection.counts)
+        for reason, count in counts.items():
+            if count:
+                REJECTIONS.labels(reason).inc(count)
+        ANTI_AFFINITY_CONFLICTS.inc(conflicts)
+        REJECTED.show({(reason,): float(count) for reason, count in counts.items()})
+
+    def transition(self, before: WorkloadRow, row: WorkloadRow, verdict: LifecycleDecision) -> None:
+        """One committed transition."""
+        TRANSITIONS.labels(verdict.event.value).inc()
+        if verdict.event is Event.PLACE and row.scheduled_at is not None:
+            tier = self._tier_of(row.customer)
+            PLACEMENTS.labels(self.pools.label(row.pool or ""), tier).inc()
+            waited = row.scheduled_at.timestamp() - before.queued_at_us / 1e6
+            WAIT_SECONDS.labels(tier).observe(max(0.0, waited))
+            SCORE.observe(row.score or 0.0)
+
+    @staticmethod
+    def close() -> None:
+        """This process leads no longer: what only a leader knows is gone."""
+        REJECTED.clear()
+        ORPHANS.clear()
+
+
+def _kind(error: StoreError) -> str:
+    if isinstance(error, StoreUnavailableError):
+        return "unavailable"
+    if isinstance(error, ConflictError):
+        return "conflict"
+    return "stale_epoch" if isinstance(error, StaleEpochError) else "other"

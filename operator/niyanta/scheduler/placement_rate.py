@@ -1,0 +1,51 @@
+"""How fast the leader places: a ring of ten minutes, from which the REST door computes Retry-After and estimates."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+
+from niyanta.store.rows import WorkloadRow
+
+SPAN = 600.0
+"""Seconds that count."""
+
+BUCKET = 5.0
+"""Seconds in one entry of the ring."""
+
+
+class PlacementRate:
+    """Placements of the last ten minutes by pool and by customer; kept by the session, monotonic time."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._ring: deque[tuple[float, Counter[str], Counter[str]]] = deque()
+
+    def placed(self, rows: Iterable[WorkloadRow]) -> None:
+        """These rows were placed just now."""
+        now = time.monotonic()
+        if not self._ring or now - self._ring[-1][0] > BUCKET:
+            self._ring.append((now, Counter(), Counter()))
+        _, pools, customers = self._ring[-1]
+        for row in rows:
+            pools[row.pool] += 1
+            customers[row.customer] += 1
+        while self._ring and now - self._ring[0][0] > SPAN:
+            self._ring.popleft()
+
+    def per_minute(self) -> tuple[float, dict[str, float], dict[str, float]]:
+        """Placements a minute: all, by pool, by customer; over the time since the start while that is shorter."""
+        now = time.monotonic()
+        minutes = max(min(SPAN, now - self._started), BUCKET) / 60
+        pools: Counter[str] = Counter()
+        customers: Counter[str] = Counter()
+        for at, by_pool, by_customer in self._ring:
+            if now - at <= SPAN:
+                pools += by_pool
+                customers += by_customer
+        return (
+            round(pools.total() / minutes, 3),
+            {name: round(count / minutes, 3) for name, count in pools.items()},
+            {name: round(count / minutes, 3) for name, count in customers.items()},
+        )

@@ -1,0 +1,1 @@
+"""Pods of committed placements: creation, removal and outcome."""

@@ -1,0 +1,177 @@
+"""What the pods of an attempt say about it: a pure rule from (row, pods, nodes) to at most one lifecycle event.
+
+The session calls `judge` whenever pods or nodes of a workload changed and commits what it returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from niyanta.lifecycle import Event, Phase
+from niyanta.scheduler.cluster_api import NodeState, PodView
+
+KUBELET_REJECTIONS = frozenset(
+    {
+        "OutOfcpu",
+        "OutOfmemory",
+        "OutOfpods",
+        "OutOfephemeral-storage",
+        "NodeAffinity",
+        "NodePorts",
+        "NodeName",
+        "Taint",
+        "UnexpectedAdmissionError",
+        "AppArmor",
+        "SysctlForbidden",
+        "PodOSSelectorNodeLabelDoesNotMatch",
+        "PodOSNotSupported",
+        "InvalidNodeInfo",
+        "TopologyAffinityError",
+    }
+)
+"""`status.reason` of pods that a kubelet turned away at admission; extended resources give OutOf<resource name>."""
+
+WAITING_FOR_NODE_FENCE = "WaitingForNodeFence"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """The facts about a row's current attempt that the rule needs. `known` are indexes whose pod was seen to exist."""
+
+    phase: Phase
+    attempt: int
+    workers: Sequence[str]
+    failures: int
+    rejections: int
+    max_retries: int
+    max_rejections: int
+    replace_lost: bool
+    """nodeLossPolicy Replace, and the node's grace is over."""
+    known: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleDecision:
+    """One event for the row, with the words for the user; `exclude` names a worker to avoid for a while."""
+
+    event: Event
+    reason: str
+    message: str
+    exclude: str = ""
+
+
+def is_rejection(pod: PodView) -> bool:
+    """Whether a kubelet turned this pod away before any container ran."""
+    if pod.phase != "Failed" or not pod.never_ran:
+        return False
+    return pod.reason in KUBELET_REJECTIONS or pod.reason.startswith("OutOf")
+
+
+def failed_attempt(attempt: Attempt, reason: str, message: str) -> LifecycleDecision:
+    """Retry while retries are left, else fail."""
+    if attempt.failures < attempt.max_retries:
+        return LifecycleDecision(
+            Event.RETRY, reason, f"{message}; retry {attempt.failures + 1} of {attempt.max_retries}"
+        )
+    used = f"{attempt.failures} of {attempt.max_retries} retries used"
+    return LifecycleDecision(Event.FAIL, reason, f"{message}; {used}")
+
+
+def outcome_of(
+    attempt: Attempt, pods: Iterable[PodView], node_state: Callable[[str], NodeState]
+) -> LifecycleDecision | None:
+    """The event that the pods of the current attempt call for, or None.
+
+    One pod failing, lost or turned away decides for the whole attempt; success and start need all of them.
+    """
+    by_index = {pod.index: pod for pod in pods if pod.attempt == attempt.attempt}
+    running = done = 0
+    for index, worker in enumerate(attempt.workers):
+        pod = by_index.get(index)
+        if pod is None:
+            if index in attempt.known:
+                return failed_attempt(
+                    attempt, "PodLost", f"pod {index} on {worker} disappeared before its outcome was known"
+                )
+            continue
+        verdict = _end_of(attempt, pod, node_state)
+        if verdict is not None:
+            return verdict
+        if pod.phase == "Succeeded":
+            done += 1
+        elif pod.phase == "Running" and not pod.over:
+            running += 1
+    total = len(attempt.workers)
+    if done == total:
+        return LifecycleDecision(Event.SUCCEED, "Completed", "" if total == 1 else f"all {total} pods succeeded")
+    if attempt.phase is Phase.SCHEDULED and running + done == total:
+        return LifecycleDecision(Event.START, "Started", "")
+    return None
+
+
+def _end_of(attempt: Attempt, pod: PodView, node_state: Callable[[str], NodeState]) -> LifecycleDecision | None:
+    """The event that one bad pod calls for; None for a pod that is fine so far."""
+    if is_rejection(pod):
+        text = f"worker {pod.node} turned pod {pod.name} away: {pod.reason} {pod.message}".rstrip()
+        if attempt.rejections < attempt.max_rejections:
+            return LifecycleDecision(Event.REQUEUE, "RejectedByKubelet", text, exclude=pod.node)
+        return failed_attempt(attempt, "RejectedByKubelet", text)
+    if pod.phase == "Failed":
+        why = " ".join(part for part in (pod.reason, pod.message) if part)
+        return failed_attempt(attempt, "PodFailed", f"pod {pod.name} on {pod.node} failed{': ' if why else ''}{why}")
+    if pod.phase == "Succeeded":
+        return None
+    if pod.over:
+        return failed_attempt(attempt, "PodLost", f"pod {pod.name} on {pod.node} was deleted while it ran")
+    state = node_state(pod.node)
+    if state is NodeState.FENCED:
+        return failed_attempt(attempt, "NodeLost", f"node {pod.node} is gone")
+    if state is NodeState.NOT_READY and attempt.replace_lost:
+        return failed_attempt(
+            attempt, "NodeLost", f"node {pod.node} is NotReady beyond the grace (nodeLossPolicy Replace)"
+        )
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Teardown:
+    """What to do with pods that no attempt needs any more."""
+
+    delete: tuple[PodView, ...] = ()
+    force: tuple[PodView, ...] = ()
+    """On nodes that are gone for good, where nobody would confirm an ordinary deletion."""
+    release: tuple[PodView, ...] = ()
+    """Their outcome is committed: the finalizer may go."""
+    waiting: tuple[PodView, ...] = ()
+    """Still (maybe) running: the next attempt must wait for them."""
+
+
+def tear_down(
+    pods: Iterable[PodView],
+    *,
+    keep_attempt: int | None,
+    replace: bool,
+    node_state: Callable[[str], NodeState],
+) -> Teardown:
+    """Sort the pods of a workload that aren't of `keep_attempt` (None: none is kept) by what they need.
+
+    Pods that are over are only released: they stay for their logs until their owner goes. `replace`: the workload lets
+    Niyanta replace pods on NotReady nodes.
+    """
+    delete, force, release, waiting = [], [], [], []
+    for pod in pods:
+        if pod.attempt == keep_attempt:
+            continue
+        if pod.has_finalizer:
+            release.append(pod)
+        if pod.over:
+            continue
+        state = node_state(pod.node)
+        if state is NodeState.FENCED or (state is NodeState.NOT_READY and replace):
+            force.append(pod)
+            continue
+        waiting.append(pod)
+        if not pod.deleting:
+            delete.append(pod)
+    return Teardown(tuple(delete), tuple(force), tuple(release), tuple(waiting))

@@ -1,0 +1,86 @@
+"""REST submissions become Workload objects when they are dispatched, so that a backlog costs etcd nothing.
+
+The object is named `<name>-<8 hex of the row's id>` and carries the row's id as a label. The applier makes it before
+the pods, which it owns; deleting it cancels the workload. Edits of it count for nothing: the row is the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from niyanta.resources.labels import API_VERSION, REST_ID
+from niyanta.scheduler.cluster_api import ClusterApi, LeaseLostError
+from niyanta.scheduler.workload_cache import TrackedWorkload, WorkloadCache
+from niyanta.store.errors import StaleEpochError, StoreUnavailableError
+from niyanta.store.rows import WorkloadRow
+from niyanta.store.state import StateManager
+
+REST = "rest"
+
+
+def object_name(row: WorkloadRow) -> str:
+    """Name of the object that a REST submission becomes."""
+    return f"{row.name}-{row.id.replace('-', '')[:8]}"
+
+
+def manifest(row: WorkloadRow) -> dict[str, Any]:
+    """The Workload object of a REST submission."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Workload",
+        "metadata": {
+            "name": object_name(row),
+            "namespace": row.namespace,
+            "labels": {**row.labels, REST_ID: row.id},
+        },
+        "spec": {**row.spec, "customer": row.customer, "suspend": False},
+    }
+
+
+def rest_id(obj: Mapping[str, Any]) -> str:
+    """The row that an object says it was dispatched from; "" for objects that users made."""
+    labels = obj["metadata"].get("labels") or {}
+    return str(labels.get(REST_ID, ""))
+
+
+def is_object_of(obj: Mapping[str, Any], row: WorkloadRow) -> bool:
+    """Whether the object is this row's. Users may write the label themselves: then they have made a workload."""
+    meta = obj["metadata"]
+    if row.door != REST or (meta["namespace"], meta["name"]) != (row.namespace, object_name(row)):
+        return False
+    return row.object_uid is None or row.object_uid == meta["uid"]
+
+
+class RestObjects:
+    """Makes and remembers the objects."""
+
+    def __init__(self, *, cluster: ClusterApi, state: StateManager, mirror: WorkloadCache, epoch: int) -> None:
+        self._cluster = cluster
+        self._state = state
+        self._mirror = mirror
+        self._epoch = epoch
+
+    async def ensure(self, tracked: TrackedWorkload) -> None:
+        """Returns when the row has its object. Raises PodWriteError (also for the object), LeaseLostError."""
+        row = tracked.row
+        if row.door != REST or row.object_uid is not None:
+            return
+        uid = await self._cluster.create_workload(row.namespace, manifest(row))
+        await self._remember(tracked, uid)
+
+    async def _remember(self, tracked: TrackedWorkload, uid: str) -> None:
+        name = object_name(tracked.row)
+        while True:
+            try:
+                await self._state.set_object(tracked.id, uid=uid, name=name, epoch=self._epoch)
+            except StoreUnavailableError:
+                await asyncio.sleep(0.5)
+            except StaleEpochError as error:
+                raise LeaseLostError(str(error)) from error
+            else:
+                break
+        tracked.row = replace(tracked.row, object_uid=uid, object_name=name)
+        self._mirror.index_object(tracked)

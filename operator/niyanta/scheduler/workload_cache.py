@@ -1,0 +1,143 @@
+"""The leader's memory of the queue: every live row, what it compiles to, and which of them may be placed now.
+
+Postgres owns the truth; this is filled from it when leadership begins and follows every commit of the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from niyanta.engine.queue import Queue, QueueSettings
+from niyanta.engine.types import PendingWorkload, Requirements, Subject
+from niyanta.lifecycle import Phase
+from niyanta.resources.models.workload import NodeLossPolicy, WorkloadSpec
+from niyanta.store.rows import WorkloadRow
+
+
+@dataclass(slots=True)
+class TrackedWorkload:
+    """One live workload in the leader's memory."""
+
+    row: WorkloadRow
+    spec: WorkloadSpec
+    requirements: Requirements | None
+    """None: the spec could not be compiled (the row is Failed or about to be)."""
+    subject: Subject
+    known: set[int] = field(default_factory=set)
+    """Indexes of the current attempt whose pod was seen or confirmed."""
+    applying: bool = False
+    lost_since: int | None = None
+    """Microseconds: since when a pod of the attempt has been on a NotReady node."""
+    fence_told: bool = False
+    """A note was put that it waits for a node."""
+    write_failures: int = 0
+    """Attempts in a row that the API server turned down (quota, ...): drives the backoff."""
+    turned_down: bool = False
+    """The API server refused the pods of the last attempt, for a cause that no other worker changes."""
+    noted_at: float = 0.0
+    """Loop time of the last note about why it is pending."""
+
+    @property
+    def id(self) -> str:
+        return self.row.id
+
+    @property
+    def replace_lost(self) -> bool:
+        return self.spec.node_loss_policy is NodeLossPolicy.REPLACE
+
+
+class WorkloadCache:
+    """Live rows by id, and the queue of those that may be placed."""
+
+    def __init__(self, queue_settings: QueueSettings) -> None:
+        self._tracked: dict[str, TrackedWorkload] = {}
+        self._by_object: dict[str, str] = {}
+        self._waiting_rest: set[str] = set()
+        self._bound: dict[str, set[str]] = {}
+        self.queue = Queue(queue_settings)
+
+    def __len__(self) -> int:
+        return len(self._tracked)
+
+    def __iter__(self) -> Iterator[TrackedWorkload]:
+        return iter(list(self._tracked.values()))
+
+    def get(self, workload_id: str) -> TrackedWorkload | None:
+        return self._tracked.get(workload_id)
+
+    def put(self, tracked: TrackedWorkload) -> None:
+        self._tracked[tracked.id] = tracked
+        self._note_bound(tracked.row)
+        self.index_object(tracked)
+
+    def index_object(self, tracked: TrackedWorkload) -> None:
+        """Find the row of a REST submission by the UID of its object too."""
+        if tracked.row.object_uid is not None:
+            self._by_object[tracked.row.object_uid] = tracked.id
+
+    def of_object(self, uid: str) -> TrackedWorkload | None:
+        """The row whose Workload object has this UID."""
+        return self._tracked.get(self._by_object.get(uid, uid))
+
+    def waiting_rest(self) -> int:
+        """How many pending REST rows are held in memory."""
+        return len(self._waiting_rest)
+
+    def bound_by_customer(self) -> dict[str, int]:
+        """How many workloads each customer has on workers (its placed and running ones); 0 for those with none."""
+        return {customer: len(bound) for customer, bound in self._bound.items()}
+
+    def drop(self, workload_id: str) -> None:
+        tracked = self._tracked.pop(workload_id, None)
+        if tracked is not None:
+            self._bound[tracked.row.customer].discard(workload_id)
+        if tracked is not None and tracked.row.object_uid is not None:
+            self._by_object.pop(tracked.row.object_uid, None)
+        self._waiting_rest.discard(workload_id)
+        self.queue.remove(workload_id)
+
+    def select(self, phases: Iterable[Phase]) -> list[TrackedWorkload]:
+        """All tracked workloads in one of `phases`."""
+        wanted = frozenset(phases)
+        return [tracked for tracked in self._tracked.values() if tracked.row.phase in wanted]
+
+    def enqueue(self, tracked: TrackedWorkload, *, now: int) -> None:
+        """Let the engine see it; `now` (microseconds) decides which worker exclusions still hold."""
+        if tracked.requirements is None:
+            return
+        self.queue.update(pending(tracked.row, tracked.requirements, tracked.subject, now=now))
+
+    def note_phase(self, tracked: TrackedWorkload) -> None:
+        """Keep the counts of pending REST rows and of customers' bound rows."""
+        self._note_bound(tracked.row)
+        if tracked.row.door == "rest" and tracked.row.phase is Phase.PENDING:
+            self._waiting_rest.add(tracked.id)
+        else:
+            self._waiting_rest.discard(tracked.id)
+
+    def _note_bound(self, row: WorkloadRow) -> None:
+        bound = self._bound.setdefault(row.customer, set())
+        if row.phase.bound:
+            bound.add(row.id)
+        else:
+            bound.discard(row.id)
+
+    def dequeue(self, workload_id: str) -> None:
+        self.queue.remove(workload_id)
+
+
+def pending(row: WorkloadRow, requirements: Requirements, subject: Subject, *, now: int) -> PendingWorkload:
+    """The engine's view of a pending row."""
+    return PendingWorkload(
+        id=row.id,
+        version=row.version,
+        attempt=row.attempt + 1,
+        subject=subject,
+        requirements=requirements,
+        replicas=row.replicas,
+        priority=row.priority,
+        tier_weight=row.tier_weight,
+        queued_at=row.queued_at_us,
+        excluded=frozenset(w for w, until in row.excluded.items() if until.timestamp() * 1e6 > now),
+    )

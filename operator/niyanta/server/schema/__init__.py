@@ -1,0 +1,1 @@
+"""Response models, serializers, the OpenAPI document and the generated pages."""

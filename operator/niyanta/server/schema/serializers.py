@@ -1,0 +1,179 @@
+"""How rows become the models of `models`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from niyanta.server.schema.models import (
+    Accepted,
+    AttemptView,
+    CustomerView,
+    DecisionView,
+    DrainView,
+    EventView,
+    PoolStatsView,
+    PoolView,
+    QueueCounts,
+    ReasonCount,
+    ResponseModel,
+    WorkerView,
+    WorkloadView,
+)
+from niyanta.store.leader.demand_stats import PoolStats
+from niyanta.store.leader.scaling import ScalingDecisionRow
+from niyanta.store.row_mapping import from_us
+from niyanta.store.rows import AttemptRow, CustomerRow, Depth, EventRow, PoolRow, WorkerRequest, WorkerRow, WorkloadRow
+
+_POOL_SPEC = frozenset(
+    ("region", "zones", "tags", "capabilities", "compliance", "gpu", "slotsPerWorker", "replicas", "strategy")
+)
+_POOL_STATUS = frozenset(("replicas", "readyReplicas", "conditions"))
+
+
+def workload(row: WorkloadRow, *, effective_priority: int, with_spec: bool) -> WorkloadView:
+    """A row, as users see it."""
+    return WorkloadView(
+        id=row.id,
+        name=row.name,
+        namespace=row.namespace,
+        customer=row.customer,
+        door=row.door,
+        type=row.type,
+        labels=row.labels,
+        phase=row.phase.value,
+        reason=row.reason,
+        message=row.message,
+        priority=row.priority,
+        effective_priority=effective_priority,
+        replicas=row.replicas,
+        attempts=row.attempt,
+        failures=row.failures,
+        pool=row.pool,
+        workers=list(row.workers),
+        score=row.score,
+        created_at=row.created_at,
+        queued_at=from_us(row.queued_at_us),
+        scheduled_at=row.scheduled_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        object_name=row.object_name if row.door == "rest" else row.name,
+        spec=row.spec if with_spec else None,
+    )
+
+
+def accepted(row: WorkloadRow) -> Accepted:
+    """A row that was just committed."""
+    return Accepted(
+        id=row.id,
+        name=row.name,
+        namespace=row.namespace,
+        customer=row.customer,
+        phase=row.phase.value,
+        href=f"/v1/workloads/{row.id}",
+    )
+
+
+def event(row: EventRow) -> EventView:
+    """A line of the audit."""
+    return EventView(
+        at=row.at,
+        event=row.event,
+        from_phase=row.from_phase.value if row.from_phase else None,
+        to_phase=row.to_phase.value,
+        attempt=row.attempt,
+        workers=list(row.workers),
+        score=row.score,
+        reason=row.reason,
+        message=row.message,
+        reasons=row.reasons,
+    )
+
+
+def attempt(row: AttemptRow) -> AttemptView:
+    """An attempt."""
+    return AttemptView(
+        attempt=row.attempt,
+        workers=list(row.workers),
+        pool=row.pool,
+        score=row.score,
+        scheduled_at=row.scheduled_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        outcome=row.outcome,
+        reason=row.reason,
+    )
+
+
+def customer(row: CustomerRow) -> CustomerView:
+    """A Customer."""
+    return CustomerView(
+        name=row.name,
+        tier=row.tier,
+        namespaces=list(row.namespaces),
+        limits=row.limits,
+        service_accounts=list(row.service_accounts),
+        secrets=list(row.secrets),
+    )
+
+
+def counts(depth: Depth) -> QueueCounts:
+    """A customer's counters."""
+    return QueueCounts(**{name: getattr(depth, name) for name in QueueCounts.model_fields})
+
+
+def worker(row: WorkerRow, *, admin: bool) -> WorkerView:
+    """A worker; what is taken of it is left out for customers."""
+    known = {name: getattr(row, name) for name in WorkerView.model_fields}
+    if not admin:
+        known |= {"used": None, "free": None, "slots_used": None}
+    return WorkerView(**known)
+
+
+def pool(row: PoolRow, *, admin: bool) -> PoolView:
+    """A pool; how busy it is and where its nodes come from is left out for customers."""
+    spec, status = row.spec, row.status
+    if not admin:
+        spec = {name: value for name, value in spec.items() if name in _POOL_SPEC}
+        status = {name: value for name, value in status.items() if name in _POOL_STATUS}
+    return PoolView(name=row.name, spec=spec, status=status, updated_at=row.updated_at)
+
+
+def pool_figures(row: PoolStats, *, age: float) -> PoolStatsView:
+    """A pool's figures, under the names that the metrics adapter gives them."""
+    alike = {name: getattr(row, name) for name in PoolStatsView.model_fields if hasattr(row, name)}
+    return PoolStatsView(
+        **alike,
+        age_seconds=round(age, 3),
+        queue_depth=row.queued_workloads,
+        queue_oldest_age_seconds=row.oldest_age_seconds,
+    )
+
+
+def decision(row: ScalingDecisionRow) -> DecisionView:
+    """A decision of the scaler's."""
+    return DecisionView(**{name: getattr(row, name) for name in DecisionView.model_fields})
+
+
+def drain(row: WorkerRequest) -> DrainView:
+    """A request for a worker."""
+    return DrainView(**{name: getattr(row, name) for name in DrainView.model_fields})
+
+
+def body(view: ResponseModel) -> Any:
+    """JSON values of a view."""
+    return view.model_dump(mode="json", by_alias=True)
+
+
+def reason_counts(reasons: list[Any]) -> list[ReasonCount]:
+    """Typed reasons as the leader stores them: [reason, detail, count]; anything else is left out."""
+    return [
+        ReasonCount(reason=str(item[0]), detail=str(item[1]), count=item[2])
+        for item in reasons
+        if isinstance(item, list) and len(item) == 3 and isinstance(item[2], int)
+    ]
+
+
+def noted(reasons: list[Any], name: str) -> Any:
+    """{name: ...} among the stored reasons, if the leader wrote one: nearestMiss, fitsPool, closestPool."""
+    return next((item[name] for item in reasons if isinstance(item, Mapping) and name in item), None)

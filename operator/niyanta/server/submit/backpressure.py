@@ -1,0 +1,175 @@
+"""When to say no, and how long to stay away: queue limits, the rate limit, and the leader's measured pace.
+
+A customer's own limit is exact: the store checks it under the customer's lock. The limit of all together is a sum that
+is at most 100 ms old, so it may be passed by what all API processes accept in that time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from niyanta.server.metrics import QUEUE_LIMIT
+from niyanta.server.problems import AT_CAPACITY, QUEUE_FULL, RATE_LIMITED, Problem
+from niyanta.settings import Settings
+from niyanta.store.rest.record import RestStore
+from niyanta.store.rows import CustomerRow, PoolRow
+
+DEPTH_SECONDS = 0.1
+STATS_SECONDS = 1.0
+CUSTOMER_SECONDS = 1.0
+STALE_SECONDS = 60.0
+"""Figures of a leader that is silent for longer say nothing about its pace."""
+UNKNOWN_WAIT = 30.0
+"""Retry-After when nothing was placed lately: nobody can tell."""
+LONGEST_WAIT = 600.0
+
+T = TypeVar("T")
+
+
+class Cached(Generic[T]):
+    """A value that is asked for again when it is older than `seconds`."""
+
+    def __init__(self, seconds: float, load: Callable[[], Awaitable[T]]) -> None:
+        self._seconds = seconds
+        self._load = load
+        self._value: tuple[float, T] | None = None
+
+    async def get(self) -> T:
+        """The value; raises what the loader raises."""
+        now = time.monotonic()
+        if self._value is None or now - self._value[0] > self._seconds:
+            self._value = (now, await self._load())
+        return self._value[1]
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedPlacementRate:
+    """How fast the leader places, from `leader_stats`. Rates are placements per minute over ten minutes."""
+
+    total: float | None = None
+    by_customer: Mapping[str, float] | None = None
+    by_pool: Mapping[str, float] | None = None
+    stats: Mapping[str, Any] | None = None
+    age: float | None = None
+
+    @classmethod
+    def of(cls, stats: Mapping[str, Any], age: float | None) -> ObservedPlacementRate:
+        """From the row's JSON; figures that are too old, or no numbers, are left out."""
+        if age is None or age > STALE_SECONDS:
+            return cls(stats=stats, age=age)
+        total = stats.get("placed_per_minute")
+        return cls(
+            total=float(total) if isinstance(total, int | float) else None,
+            by_customer=_rates(stats.get("placed_per_minute_by_customer")),
+            by_pool=_rates(stats.get("placed_per_minute_by_pool")),
+            stats=stats,
+            age=age,
+        )
+
+    def seconds_for(self, count: int, customer: str | None = None) -> float:
+        """How long it takes until `count` workloads (of one customer) left the queue, bounded for Retry-After."""
+        rate = self.total if customer is None else (self.by_customer or {}).get(customer)
+        if not rate:
+            return UNKNOWN_WAIT
+        return min(LONGEST_WAIT, max(1.0, count * 60.0 / rate))
+
+
+def _rates(value: Any) -> Mapping[str, float]:
+    if not isinstance(value, dict):
+        return {}
+    return {str(name): float(rate) for name, rate in value.items() if isinstance(rate, int | float)}
+
+
+class Backpressure:
+    """What submissions are weighed against."""
+
+    def __init__(self, record: RestStore, settings: Settings) -> None:
+        self._record = record
+        self._capacity = settings.max_queue_depth
+        QUEUE_LIMIT.set(self._capacity)
+        self._depth = Cached(DEPTH_SECONDS, record.waiting_total)
+        self._pace = Cached(STATS_SECONDS, self._load_pace)
+        self._pools = Cached(CUSTOMER_SECONDS, record.get_pools)
+        self._tiers = Cached(CUSTOMER_SECONDS, self._load_tiers)
+        self._customers: dict[str, Cached[CustomerRow | None]] = {}
+
+    async def _load_pace(self) -> ObservedPlacementRate:
+        return ObservedPlacementRate.of(*await self._record.get_leader_stats())
+
+    async def pace(self) -> ObservedPlacementRate:
+        """The leader's pace, at most STATS_SECONDS old."""
+        return await self._pace.get()
+
+    async def customer(self, name: str) -> CustomerRow | None:
+        """A Customer as the leader last wrote it; None: unknown or deleted."""
+        if name not in self._customers:
+            if len(self._customers) > 10_000:
+                self._customers.clear()
+            self._customers[name] = Cached(CUSTOMER_SECONDS, lambda: self._record.get_customer(name))
+        found = await self._customers[name].get()
+        return None if found is None or found.deleted else found
+
+    async def tiers(self) -> dict[str, str]:
+        """Customer -> tier, deleted ones too."""
+        return await self._tiers.get()
+
+    async def pools(self) -> list[PoolRow]:
+        """The pools, at most a second old."""
+        return await self._pools.get()
+
+    async def _load_tiers(self) -> dict[str, str]:
+        return {row.name: row.tier for row in await self._record.get_customers()}
+
+    async def depth(self) -> int:
+        """How many workloads wait, all customers together, at most DEPTH_SECONDS old."""
+        return await self._depth.get()
+
+    async def require_capacity(self, count: int) -> None:
+        """Raises Problem (503) when the queue of all together has no room for `count` more."""
+        depth = await self._depth.get()
+        over = depth + count - self._capacity
+        if over > 0:
+            detail = f"{depth} workloads wait, at most {self._capacity} may"
+            raise Problem(AT_CAPACITY, detail, retry_after=(await self.pace()).seconds_for(over))
+
+    async def queue_full(self, customer: CustomerRow, limit: int, depth: int, count: int) -> Problem:
+        """The answer to a customer over its own limit."""
+        wait = (await self.pace()).seconds_for(max(1, min(count, depth + count - limit)), customer.name)
+        return Problem(
+            QUEUE_FULL,
+            f"the customer has {depth} workloads waiting, its maxQueueDepth is {limit}",
+            retry_after=wait,
+            headers=limit_headers("queue", limit, max(0, limit - depth), wait),
+        )
+
+    @staticmethod
+    def rate_limited(per_second: int) -> Problem:
+        """The answer to a customer that submits too fast."""
+        return Problem(
+            RATE_LIMITED,
+            f"at most {per_second} submissions per second are taken",
+            retry_after=1.0,
+            headers=limit_headers("rate", per_second, 0, 1.0),
+        )
+
+
+def limit_headers(name: str, limit: int, remaining: int, reset: float) -> dict[str, str]:
+    """RateLimit headers: the fields of the IETF draft (draft-ietf-httpapi-ratelimit-headers-10), and the older three
+    that most clients read."""
+    seconds = max(1, round(reset))
+    return {
+        "RateLimit-Policy": f'"{name}";q={limit}',
+        "RateLimit": f'"{name}";r={remaining};t={seconds}',
+        "RateLimit-Limit": str(limit),
+        "RateLimit-Remaining": str(remaining),
+        "RateLimit-Reset": str(seconds),
+    }
+
+
+def limit_of(customer: CustomerRow, name: str) -> int | None:
+    """One of a Customer's limits; None: it has none."""
+    value = customer.limits.get(name)
+    return int(value) if isinstance(value, int) else None

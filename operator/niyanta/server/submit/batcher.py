@@ -1,0 +1,152 @@
+"""Submissions that arrive together are committed together.
+
+A commit of its own for each would hold the customer's counter row until it is on disk, and so cap a customer at one
+submission per disk sync. While a commit is under way the next ones gather (at most MAX_ITEMS items), so the wait grows
+only when there is something to wait for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from niyanta.server.problems import UNAVAILABLE, Problem
+from niyanta.store.errors import ConflictError, StoreError, StoreUnavailableError
+from niyanta.store.rest.record import RestStore
+from niyanta.store.rest.submissions import SubmissionOutcome, SubmissionRequest
+
+MAX_ITEMS = 1000
+"""Most items in one commit, unless a single request has more."""
+LANES = 2
+"""Commits under way at once: one computes while the other waits for the disk."""
+IDLE = 0.002
+"""How long a first request waits for company, seconds."""
+PATIENCE = 4.5
+"""A request that waited this long for its turn is told to come back."""
+_TRIES = 3
+
+
+@dataclass(slots=True)
+class _Waiting:
+    request: SubmissionRequest
+    answer: asyncio.Future[SubmissionOutcome]
+    since: float
+
+
+class SubmissionBatcher:
+    """Hands requests to `RestRecord.submit` in groups. `start` before use, `stop` after."""
+
+    def __init__(self, record: RestStore, position: Callable[[], Awaitable[int | None]]) -> None:
+        self._record = record
+        self._position = position
+        self._queue: deque[_Waiting] = deque()
+        self._arrived = asyncio.Event()
+        self._lanes: list[asyncio.Task[None]] = []
+        self._keys_under_way: set[tuple[str, str]] = set()
+
+    def start(self) -> None:
+        """Begin to commit."""
+        self._lanes = [asyncio.create_task(self._run(), name=f"submit-{number}") for number in range(LANES)]
+
+    async def stop(self) -> None:
+        """Stop; what still waits is told so."""
+        for lane in self._lanes:
+            lane.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await lane
+        for waiting in self._queue:
+            waiting.answer.cancel()
+
+    async def submit(self, request: SubmissionRequest) -> SubmissionOutcome:
+        """What became of a request; raises Problem, StoreError."""
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(request, loop.create_future(), loop.time())
+        self._queue.append(waiting)
+        self._arrived.set()
+        return await waiting.answer
+
+    async def _run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            await asyncio.sleep(IDLE)
+            group = self._take()
+            if not group:
+                # Nothing, or only requests whose idempotency key another lane has in its hands.
+                if not self._queue:
+                    self._arrived.clear()
+                continue
+            keys = {key for waiting in group if (key := _key(waiting.request)) is not None}
+            self._keys_under_way |= keys
+            try:
+                await self._commit(group)
+            finally:
+                self._keys_under_way -= keys
+
+    def _take(self) -> list[_Waiting]:
+        """The next group, in order of arrival; no two with one idempotency key."""
+        now = asyncio.get_running_loop().time()
+        group: list[_Waiting] = []
+        left: list[_Waiting] = []
+        seen = set(self._keys_under_way)
+        items = 0
+        while self._queue:
+            waiting = self._queue.popleft()
+            if waiting.answer.done():
+                continue
+            if now - waiting.since > PATIENCE:
+                waiting.answer.set_exception(Problem(UNAVAILABLE, "the record is too slow now", retry_after=2))
+                continue
+            key = _key(waiting.request)
+            if key is not None and key in seen:
+                left.append(waiting)
+                continue
+            if group and items + len(waiting.request.items) > MAX_ITEMS:
+                self._queue.appendleft(waiting)
+                break
+            group.append(waiting)
+            items += len(waiting.request.items)
+            if key is not None:
+                seen.add(key)
+        self._queue.extendleft(reversed(left))
+        return group
+
+    async def _commit(self, group: list[_Waiting]) -> None:
+        try:
+            outcomes = await self._submit([waiting.request for waiting in group])
+        except StoreUnavailableError as error:
+            _fail(group, error)
+        except StoreError as error:
+            if len(group) == 1:
+                _fail(group, error)
+                return
+            for waiting in group:  # one of them spoils it for all: find out which
+                await self._commit([waiting])
+        except asyncio.CancelledError:
+            _fail(group, StoreUnavailableError("this process ends"))
+            raise
+        except Exception as error:
+            _fail(group, error)
+        else:
+            position = await self._position()
+            for waiting, outcome in zip(group, outcomes, strict=True):
+                if not waiting.answer.done():
+                    waiting.answer.set_result(replace(outcome, position=position))
+
+    async def _submit(self, requests: list[SubmissionRequest]) -> list[SubmissionOutcome]:
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(ConflictError):
+                return await self._record.submit(requests)
+        return await self._record.submit(requests)
+
+
+def _key(request: SubmissionRequest) -> tuple[str, str] | None:
+    return None if request.key is None else (request.customer, request.key)
+
+
+def _fail(group: list[_Waiting], error: Exception) -> None:
+    for waiting in group:
+        if not waiting.answer.done():
+            waiting.answer.set_exception(error)

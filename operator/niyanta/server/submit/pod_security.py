@@ -1,0 +1,301 @@
+"""What a template must meet to be run for a REST submission: the restricted Pod Security standard (Kubernetes 1.37),
+and only ServiceAccounts and Secrets that the Customer lists.
+
+The rules are data: `RULES` names, for each control, the paths it looks at and what it takes. Fields the models pass on
+unread can hold any JSON, so everything that isn't expressly allowed is a violation. Stricter than the standard in one
+point: `os.name: windows` exempts from nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Manifest = Mapping[str, Any]
+POD = "spec.template.spec"
+APPARMOR_ANNOTATION = "container.apparmor.security.beta.kubernetes.io/"
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One thing that isn't allowed: where, and why."""
+
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodSecurityRule:
+    """`holds(value)` for the value at each of `paths` (None where it is absent).
+
+    Paths begin at the pod's spec, or with `*` at each container and init container; `[]` walks a list.
+    """
+
+    control: str
+    paths: tuple[str, ...]
+    holds: Callable[[Any], bool]
+    message: str
+
+
+def _only(*allowed: Any) -> Callable[[Any], bool]:
+    """One of these; None (absent) always. 1 is not True here."""
+    return lambda value: value is None or any(value == item and type(value) is type(item) for item in allowed)
+
+
+def _exactly(*allowed: Any) -> Callable[[Any], bool]:
+    """One of these; absent isn't enough unless None is named."""
+    return lambda value: any(value == item and type(value) is type(item) for item in allowed)
+
+
+def _drops_all(value: Any) -> bool:
+    return isinstance(value, list) and "ALL" in value
+
+
+def _adds_only_net_bind(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and all(item == "NET_BIND_SERVICE" for item in value))
+
+
+def _not_root(value: Any) -> bool:
+    return value is None or (type(value) is int and value != 0)
+
+
+SAFE_SYSCTLS = (
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_wmem",
+    "net.ipv4.tcp_slow_start_after_idle",
+    "net.ipv4.tcp_notsent_lowat",
+)
+VOLUMES = frozenset(
+    (
+        "configMap",
+        "csi",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "image",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    )
+)
+_HANDLERS = ("livenessProbe", "readinessProbe", "startupProbe", "lifecycle.postStart", "lifecycle.preStop")
+
+RULES: tuple[PodSecurityRule, ...] = (
+    # Baseline.
+    PodSecurityRule(
+        "HostProcess",
+        ("securityContext.windowsOptions.hostProcess", "*.securityContext.windowsOptions.hostProcess"),
+        _only(False),
+        "must be false",
+    ),
+    PodSecurityRule("Host Namespaces", ("hostNetwork", "hostPID", "hostIPC"), _only(False), "must be false"),
+    PodSecurityRule("Privileged Containers", ("*.securityContext.privileged",), _only(False), "must be false"),
+    PodSecurityRule("Host Ports", ("*.ports[].hostPort",), _only(0), "must not be set"),
+    PodSecurityRule(
+        "Host Probes / Lifecycle Hooks",
+        tuple(f"*.{handler}.{kind}.host" for handler in _HANDLERS for kind in ("httpGet", "tcpSocket")),
+        _only(""),
+        "must not be set",
+    ),
+    PodSecurityRule(
+        "AppArmor",
+        ("securityContext.appArmorProfile.type", "*.securityContext.appArmorProfile.type"),
+        _only("RuntimeDefault", "Localhost"),
+        "must be RuntimeDefault or Localhost",
+    ),
+    PodSecurityRule(
+        "SELinux",
+        ("securityContext.seLinuxOptions.type", "*.securityContext.seLinuxOptions.type"),
+        _only("", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"),
+        "must be container_t, container_init_t, container_kvm_t or container_engine_t",
+    ),
+    PodSecurityRule(
+        "SELinux",
+        tuple(f"{where}securityContext.seLinuxOptions.{part}" for where in ("", "*.") for part in ("user", "role")),
+        _only(""),
+        "must not be set",
+    ),
+    PodSecurityRule("/proc Mount Type", ("*.securityContext.procMount",), _only("Default"), "must be Default"),
+    PodSecurityRule(
+        "Sysctls",
+        ("securityContext.sysctls[].name",),
+        _exactly(*SAFE_SYSCTLS),
+        "is not one of the safe sysctls",
+    ),
+    # Restricted.
+    PodSecurityRule(
+        "Privilege Escalation",
+        ("*.securityContext.allowPrivilegeEscalation",),
+        _exactly(False),
+        "must be set to false",
+    ),
+    PodSecurityRule(
+        "Running as Non-root user",
+        ("securityContext.runAsUser", "*.securityContext.runAsUser"),
+        _not_root,
+        "must not be 0",
+    ),
+    PodSecurityRule("Capabilities", ("*.securityContext.capabilities.drop",), _drops_all, 'must include "ALL"'),
+    PodSecurityRule(
+        "Capabilities",
+        ("*.securityContext.capabilities.add",),
+        _adds_only_net_bind,
+        "may hold NET_BIND_SERVICE alone",
+    ),
+)
+"""Controls that look at one value. Volume types, and what a container may inherit from the pod, follow below."""
+
+
+def check_template(template: Manifest) -> list[Violation]:
+    """Everything the restricted standard has against a pod template."""
+    pod = _map(template.get("spec"))
+    found = [
+        Violation(f"{POD}.{path}", f"{rule.message} ({rule.control})")
+        for rule in RULES
+        for pattern in rule.paths
+        for path, value in _walk(pod, pattern)
+        if not rule.holds(value)
+    ]
+    found += _volumes(pod)
+    found += _inherited(pod)
+    found += _apparmor_annotations(_map(template.get("metadata")))
+    return found
+
+
+def _volumes(pod: Manifest) -> Iterator[Violation]:
+    for index, volume in enumerate(_list(pod.get("volumes"))):
+        for kind in sorted(_map(volume).keys() - VOLUMES - {"name"}):
+            if volume[kind] is not None:
+                message = "this type of volume is not allowed (Volume Types)"
+                yield Violation(f"{POD}.volumes[{index}].{kind}", message)
+
+
+def _inherited(pod: Manifest) -> Iterator[Violation]:
+    """runAsNonRoot and seccompProfile: a container's own value counts, else the pod's."""
+    of_pod = _map(pod.get("securityContext"))
+    profile = _map(of_pod.get("seccompProfile")).get("type")
+    if profile is not None and profile not in ("RuntimeDefault", "Localhost"):
+        yield Violation(f"{POD}.securityContext.seccompProfile.type", "must be RuntimeDefault or Localhost (Seccomp)")
+    if of_pod.get("runAsNonRoot") not in (None, True):
+        yield Violation(f"{POD}.securityContext.runAsNonRoot", "must be true (Running as Non-root)")
+    for path, container in _containers(pod):
+        own = _map(container.get("securityContext"))
+        non_root = own.get("runAsNonRoot", None)
+        if (of_pod.get("runAsNonRoot") if non_root is None else non_root) is not True:
+            message = "must be true, here or for the pod (Running as Non-root)"
+            yield Violation(f"{POD}.{path}.securityContext.runAsNonRoot", message)
+        kind = _map(own.get("seccompProfile")).get("type")
+        if (profile if kind is None else kind) not in ("RuntimeDefault", "Localhost"):
+            message = "must be RuntimeDefault or Localhost, here or for the pod (Seccomp)"
+            yield Violation(f"{POD}.{path}.securityContext.seccompProfile.type", message)
+
+
+def _apparmor_annotations(metadata: Manifest) -> Iterator[Violation]:
+    for key, value in sorted(_map(metadata.get("annotations")).items()):
+        allowed = value in ("", "runtime/default") or str(value).startswith("localhost/")
+        if key.startswith(APPARMOR_ANNOTATION) and not allowed:
+            field = f"spec.template.metadata.annotations[{key}]"
+            yield Violation(field, "must be runtime/default or localhost/... (AppArmor)")
+
+
+# --- ServiceAccounts and Secrets -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A ServiceAccount or Secret that a template uses."""
+
+    field: str
+    kind: str
+    name: str
+
+
+_CONTAINER_SECRETS = ("env[].valueFrom.secretKeyRef.name", "envFrom[].secretRef.name")
+_POD_SECRETS = (
+    "imagePullSecrets[].name",
+    "volumes[].secret.secretName",
+    "volumes[].projected.sources[].secret.name",
+    "volumes[].csi.nodePublishSecretRef.name",
+)
+
+
+def references(template: Manifest) -> list[Reference]:
+    """Every ServiceAccount and Secret named in a template. A name that is no text gives its JSON type's words."""
+    pod = _map(template.get("spec"))
+    found = [
+        Reference(f"{POD}.{path}", "ServiceAccount", str(value))
+        for pattern in ("serviceAccountName", "serviceAccount")
+        for path, value in _walk(pod, pattern)
+        if value not in (None, "", "default")
+    ]
+    paths = (*_POD_SECRETS, *(f"*.{path}" for path in _CONTAINER_SECRETS))
+    return found + [
+        Reference(f"{POD}.{path}", "Secret", str(value))
+        for pattern in paths
+        for path, value in _walk(pod, pattern)
+        if value is not None
+    ]
+
+
+def check_references(
+    found: Collection[Reference], *, service_accounts: Collection[str], secrets: Collection[str]
+) -> list[Violation]:
+    """What is used but not listed by the Customer."""
+    listed = {"ServiceAccount": service_accounts, "Secret": secrets}
+    return [
+        Violation(item.field, f"{item.kind} {item.name} is not listed by the Customer")
+        for item in found
+        if item.name not in listed[item.kind]
+    ]
+
+
+# --- Walking ---------------------------------------------------------------------------------------------------------
+
+
+def _map(value: Any) -> Manifest:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _containers(pod: Manifest) -> Iterator[tuple[str, Manifest]]:
+    for group in ("initContainers", "containers", "ephemeralContainers"):
+        for index, container in enumerate(_list(pod.get(group))):
+            yield f"{group}[{index}]", _map(container)
+
+
+def _walk(pod: Manifest, pattern: str) -> Iterator[tuple[str, Any]]:
+    """(path, value) of each place that `pattern` means; value None where it is absent."""
+    if pattern.startswith("*."):
+        for path, container in _containers(pod):
+            yield from _descend(path, container, pattern[2:].split("."))
+    else:
+        yield from _descend("", pod, pattern.split("."))
+
+
+def _descend(path: str, value: Any, steps: list[str]) -> Iterator[tuple[str, Any]]:
+    if not steps:
+        yield path, value
+        return
+    step, *rest = steps
+    name = step.removesuffix("[]")
+    here = f"{path}.{name}" if path else name
+    inner = _map(value).get(name)
+    if step.endswith("[]"):
+        for index, item in enumerate(_list(inner)):
+            yield from _descend(f"{here}[{index}]", item, rest)
+    else:
+        yield from _descend(here, inner, rest)

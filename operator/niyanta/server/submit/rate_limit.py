@@ -1,0 +1,79 @@
+"""submitRatePerSecond: the sliding window of the package `limits`, with its counters in Postgres.
+
+In Postgres, because a limit per process would be a different one with each number of replicas. Only customers that have
+the limit pay for it: one statement on an unlogged table (nothing waits for the disk).
+"""
+
+from __future__ import annotations
+
+from limits import RateLimitItemPerSecond
+from limits.aio.storage import Storage
+from limits.aio.storage.base import SlidingWindowCounterSupport
+from limits.aio.strategies import SlidingWindowCounterRateLimiter
+
+from niyanta.store.errors import StoreError
+from niyanta.store.rest.record import RestStore
+
+
+class PostgresWindows(Storage, SlidingWindowCounterSupport):
+    """The part of limits' storage interface that its sliding window needs."""
+
+    STORAGE_SCHEME = ["niyanta"]  # noqa: RUF012 - as limits declares it
+
+    def __init__(self, record: RestStore) -> None:
+        super().__init__()
+        self._record = record
+
+    @property
+    def base_exceptions(self) -> type[Exception]:
+        return StoreError
+
+    async def acquire_sliding_window_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        """Take `amount`, if it fits."""
+        return await self._record.rate_acquire(key, limit=limit, expiry=expiry, amount=amount)
+
+    async def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
+        """See `RestRecord.rate_window`."""
+        return await self._record.rate_window(key, expiry=expiry)
+
+    async def clear_sliding_window(self, key: str, expiry: int) -> None:
+        raise NotImplementedError
+
+    async def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+        raise NotImplementedError
+
+    async def get(self, key: str) -> int:
+        raise NotImplementedError
+
+    async def get_expiry(self, key: str) -> float:
+        raise NotImplementedError
+
+    async def check(self) -> bool:
+        """Whether Postgres answers."""
+        await self._record.clock()
+        return True
+
+    async def reset(self) -> int | None:
+        raise NotImplementedError
+
+    async def clear(self, key: str) -> None:
+        raise NotImplementedError
+
+
+class SubmitRate:
+    """How many submissions a customer may still make this second."""
+
+    def __init__(self, record: RestStore) -> None:
+        self._limiter = SlidingWindowCounterRateLimiter(PostgresWindows(record))
+
+    async def take(self, customer: str, per_second: int, wanted: int) -> int:
+        """Take up to `wanted` submissions; returns how many were granted."""
+        if per_second <= 0:
+            return 0
+        item = RateLimitItemPerSecond(per_second)
+        if wanted <= per_second and await self._limiter.hit(item, customer, cost=wanted):
+            return wanted
+        if wanted == 1:
+            return 0
+        left = min(wanted, (await self._limiter.get_window_stats(item, customer)).remaining)
+        return left if left > 0 and await self._limiter.hit(item, customer, cost=left) else 0

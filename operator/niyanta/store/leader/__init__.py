@@ -1,0 +1,1 @@
+"""Data that only the leader writes: projections, demand statistics and scaling decisions."""

@@ -1,0 +1,133 @@
+"""What the leader tells the API processes, and they ask of it: workers, pools, customers, its pace, requests.
+
+Projections of what Kubernetes owns, written by the leader alone; `StateManager` inherits these methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from niyanta.settings import Settings
+from niyanta.store.leader.demand_stats import DemandStats, from_record, to_record
+from niyanta.store.postgres.pool import Pool, fetch
+from niyanta.store.postgres.queries import sql
+from niyanta.store.reads.reads import Reads
+from niyanta.store.row_mapping import checked_id, customer_row, dumps
+from niyanta.store.rows import CustomerRow, PoolRow, WorkerRequest, WorkerRow
+from niyanta.store.workloads import transitions
+
+
+class Projections(Reads):
+    """The part of the record that isn't about workloads."""
+
+    def __init__(self, pool: Pool, settings: Settings) -> None:
+        super().__init__(pool)
+        self._pool = pool
+        self._settings = settings
+
+    # --- Workers -----------------------------------------------------------------------------------------------------
+
+    async def get_available_workers(
+        self, *, pool: str | None = None, region: str | None = None, gpu_model: str | None = None
+    ) -> list[WorkerRow]:
+        """Ready, uncordoned workers with a free slot, by name; `free` and `free_slots` tell their capacity."""
+        params = {"pool": pool, "region": region, "gpu_model": gpu_model}
+        return [WorkerRow(*row) for row in await self._pool.fetch("workers_available", params)]
+
+    async def upsert_workers(self, workers: Iterable[WorkerRow]) -> None:
+        """Write the leader's view of workers; `updated_at` is set by the database."""
+        records = {worker.name: asdict(replace(worker, updated_at=None)) for worker in workers}
+        if records:
+            await self._pool.execute("upsert_workers", {"records": dumps(list(records.values()))})
+
+    async def delete_workers(self, names: Iterable[str]) -> None:
+        """Forget workers; unknown names are ignored."""
+        await self._pool.execute("delete_workers", {"names": list(names)})
+
+    # --- Customers ---------------------------------------------------------------------------------------------------
+
+    async def get_customer(self, name: str) -> CustomerRow | None:
+        """One customer, even a deleted one; None: never heard of."""
+        rows = await self._pool.fetch("customers", {"name": name})
+        return customer_row(rows[0]) if rows else None
+
+    async def upsert_customers(self, customers: Iterable[CustomerRow]) -> None:
+        """Write customers as they are now."""
+        records = {customer.name: asdict(customer) for customer in customers}
+        if records:
+            await self._pool.execute("upsert_customers", {"records": dumps(list(records.values()))})
+
+    async def delete_customer(self, name: str) -> None:
+        """Mark a customer deleted; unknown names are ignored."""
+        await self._pool.execute("delete_customer", {"name": name})
+
+    # --- Pools -------------------------------------------------------------------------------------------------------
+
+    async def upsert_pools(self, pools: Iterable[PoolRow]) -> None:
+        """Write the leader's view of WorkerPools; `updated_at` is set by the database."""
+        records = {pool.name: asdict(replace(pool, updated_at=None)) for pool in pools}
+        if records:
+            await self._pool.execute("upsert_pools", {"records": dumps(list(records.values()))})
+
+    async def delete_pools(self, names: Iterable[str]) -> None:
+        """Forget pools; unknown names are ignored."""
+        await self._pool.execute("delete_pools", {"names": list(names)})
+
+    # --- Requests for workers ----------------------------------------------------------------------------------------
+
+    async def add_worker_request(self, worker: str, *, action: str, by: str) -> WorkerRequest | None:
+        """Ask the leader for something; the open request of that kind when there is one, None for an unknown worker."""
+        rows = await self._pool.fetch("add_worker_request", {"worker": worker, "action": action, "by": by})
+        return WorkerRequest(*rows[0]) if rows else None
+
+    async def get_worker_requests(self) -> list[WorkerRequest]:
+        """What is still to be done, oldest first."""
+        return [WorkerRequest(*row) for row in await self._pool.fetch("worker_requests")]
+
+    async def complete_worker_request(self, id_: str, *, message: str, epoch: int | None) -> None:
+        """Say that a request is done (or why it can't be). Raises StaleEpochError."""
+        async with self._pool.transaction() as connection:
+            await transitions.begin(connection, epoch, self._settings.identity)
+            await connection.execute(sql("complete_worker_request"), {"id": checked_id(id_), "message": message})
+
+    # --- The leader's pace -------------------------------------------------------------------------------------------
+
+    async def write_leader_stats(self, stats: Mapping[str, Any], *, epoch: int | None) -> None:
+        """Replace the one row of figures. Raises StaleEpochError."""
+        async with self._pool.transaction() as connection:
+            await transitions.begin(connection, epoch, self._settings.identity)
+            await connection.execute(sql("write_leader_stats"), {"stats": dumps(dict(stats))})
+
+    async def get_leader_stats(self) -> tuple[dict[str, Any], float | None]:
+        """The figures and their age in seconds (None: never written)."""
+        ((stats, age),) = await self._pool.fetch("leader_stats")
+        return stats, age
+
+    # --- The leader's figures ----------------------------------------------------------------------------------------
+
+    async def write_figures(self, figures: DemandStats, *, epoch: int | None) -> None:
+        """Replace the one row of figures. Raises StaleEpochError."""
+        async with self._pool.transaction() as connection:
+            await transitions.begin(connection, epoch, self._settings.identity)
+            await connection.execute(sql("write_figures"), {"figures": dumps(to_record(figures))})
+
+    async def get_figures(self) -> tuple[DemandStats, float] | None:
+        """The last figures and their age in seconds by the database's clock; None: never written."""
+        rows = await self._pool.fetch("figures")
+        return (from_record(rows[0][0]), rows[0][1]) if rows else None
+
+    async def write_shapes(self, shapes: Mapping[str, Mapping[str, Any]], *, epoch: int | None) -> set[str]:
+        """Remember what an empty worker of each pool offers. Returns the pools that have a row, and so a shape now.
+
+        Raises StaleEpochError.
+        """
+        records = [{"name": name, "shape": shape} for name, shape in sorted(shapes.items())]
+        async with self._pool.transaction() as connection:
+            await transitions.begin(connection, epoch, self._settings.identity)
+            return {name for (name,) in await fetch(connection, "write_shapes", {"records": dumps(records)})}
+
+    async def get_shapes(self) -> dict[str, dict[str, Any]]:
+        """The shapes remembered, by pool."""
+        return dict(await self._pool.fetch("shapes"))

@@ -1,0 +1,1 @@
+"""Connections, migrations, notifications and the embedded server."""

@@ -1,0 +1,1 @@
+"""Read-only queries and the choice between primary and replicas."""

@@ -1,0 +1,1 @@
+"""The REST door's record: submissions, idempotency and API keys."""

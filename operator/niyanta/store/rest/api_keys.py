@@ -1,0 +1,94 @@
+"""API keys: `nyt_<customer>_<64 hex>`. Postgres keeps the SHA-256 of the whole key and its first letters.
+
+A slow hash (bcrypt, argon2) is for secrets that people choose. 256 random bits can't be guessed however fast the hash
+is, and a fast one keeps a flood of wrong keys from costing us a core.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from niyanta.store.postgres.pool import Pool
+
+_TOKEN = re.compile(r"nyt_([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)_([0-9a-f]{64})")
+_PREFIX = 12
+"""Hex digits of the secret that find its row: 48 bits, the other 208 are compared in constant time."""
+
+
+class Role(enum.Enum):
+    """What a key may do."""
+
+    CUSTOMER = "customer"
+    """Its customer's workloads alone."""
+    ADMIN = "admin"
+    """Every customer's workloads, workers and pools."""
+    METRICS = "metrics"
+    """The figures of pools, and nothing else: for autoscalers."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as it is kept; the secret is known to its owner alone."""
+
+    id: str
+    customer: str
+    role: Role
+    name: str
+    prefix: str
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+class ApiKeys:
+    """Makes, lists, revokes and checks keys."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def create(
+        self, customer: str, role: Role, *, name: str = "", expires_in_days: float | None = None
+    ) -> tuple[ApiKey, str]:
+        """A new key and its token, which can't be read again. Raises ValueError for a name that is no customer's."""
+        token = f"nyt_{customer}_{secrets.token_hex(32)}"
+        if (match := _TOKEN.fullmatch(token)) is None:
+            raise ValueError(f"{customer!r} is no name of a Customer")
+        params = {"customer": customer, "role": role.value, "name": name, "days": expires_in_days}
+        params |= {"prefix": match[2][:_PREFIX], "hash": _hash(token)}
+        return _key((await self._pool.fetch("add_key", params))[0]), token
+
+    async def all(self, customer: str | None = None) -> list[ApiKey]:
+        """Keys of one customer or all, revoked and expired ones too."""
+        return [_key(row) for row in await self._pool.fetch("keys", {"customer": customer})]
+
+    async def revoke(self, id_or_prefix: str) -> list[ApiKey]:
+        """Revoke by id or prefix; returns what was revoked now."""
+        return [_key(row) for row in await self._pool.fetch("revoke_key", {"id": id_or_prefix})]
+
+    async def check(self, token: str) -> ApiKey | None:
+        """The live key that `token` belongs to; None: there is none."""
+        match = _TOKEN.fullmatch(token)
+        if match is None:
+            return None
+        digest = _hash(token)
+        found = None
+        for *row, kept in await self._pool.fetch("live_keys", {"prefix": match[2][:_PREFIX]}):
+            if hmac.compare_digest(digest, kept) and row[1] == match[1]:
+                found = _key(tuple(row))
+        return found
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _key(row: tuple[Any, ...]) -> ApiKey:
+    id_, customer, role, *rest = row
+    return ApiKey(id_, customer, Role(role), *rest)

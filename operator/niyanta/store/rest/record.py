@@ -1,0 +1,103 @@
+"""What the API processes do beyond `StateManager`: submissions, moves, rate windows. What they show is in `reads`.
+
+None of it needs to lead: row versions, unique keys and the customers' locks protect it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from niyanta.lifecycle import Event
+from niyanta.store.errors import StoreError
+from niyanta.store.postgres.pool import fetch
+from niyanta.store.postgres.queries import sql
+from niyanta.store.rest.submissions import SubmissionOutcome, SubmissionRequest, replay, submit
+from niyanta.store.row_mapping import checked_id, dumps, state_record, workload_row
+from niyanta.store.rows import RowChange, WorkloadRow
+from niyanta.store.state import StateManager
+from niyanta.store.workloads.audit import AuditLog
+from niyanta.store.workloads.transition import transition
+from niyanta.store.workloads.transitions import begin
+
+_HINT_EVERY = 0.05
+
+
+class RestStore(StateManager):
+    """The record, as the REST door uses it."""
+
+    _hinting: asyncio.Task[None] | None = None
+
+    # --- Submitting --------------------------------------------------------------------------------------------------
+
+    async def submit(self, requests: Sequence[SubmissionRequest]) -> list[SubmissionOutcome]:
+        """See `submit.submit`. Afterwards the leader is told to look."""
+        outcomes = await submit(self._pool, requests, keys=self._keys)
+        self.hint()
+        return outcomes
+
+    async def find_answer(self, customer: str, key: str, body_hash: str) -> SubmissionOutcome | None:
+        """The kept answer to an idempotency key; None: it wasn't used within 24 hours."""
+        rows = await self._pool.fetch("idempotency_found", {"customers": [customer], "keys": [key]})
+        return replay(body_hash, *rows[0][2:]) if rows else None
+
+    async def move(self, id_: str, event: Event, *, reason: str, message: str) -> WorkloadRow:
+        """Cancel, suspend or resume: the event and `spec.suspend` in one transaction.
+
+        Raises LookupError, IllegalTransitionError.
+        """
+        async with self._pool.transaction() as connection:
+            now_us = await begin(connection, None, "")
+            rows = await fetch(connection, "lock_rows", {"ids": [checked_id(id_)]})
+            if not rows:
+                raise LookupError(id_)
+            old = workload_row(rows[0])
+            change = RowChange(id=old.id, version=old.version, event=event, reason=reason, message=message)
+            new = transition(old, change, now_us=now_us, keys=self._keys)
+            if event is not Event.CANCEL:
+                suspend = {"id": new.id, "suspend": event is Event.SUSPEND}
+                ((spec, generation),) = await fetch(connection, "set_suspend", suspend)
+                new = replace(new, spec=spec, generation=generation)
+            ledger = AuditLog(now_us=now_us, epoch=None)
+            ledger.moved(old, new, change, cycle=None)
+            await connection.execute(sql("update_states"), {"records": dumps([state_record(new)]), "writer": 0})
+            if new.phase.terminal:
+                await connection.execute(sql("free_names"), {"ids": [new.id]})
+            await ledger.flush(connection)
+        self.hint()
+        return new
+
+    def hint(self) -> None:
+        """Tell listeners of the channel niyanta_changes that something is new, at most every 50 ms."""
+        if self._hinting is None or self._hinting.done():
+            self._hinting = asyncio.create_task(self._hint())
+
+    async def _hint(self) -> None:
+        with contextlib.suppress(StoreError):
+            await self._pool.execute("hint")
+        await asyncio.sleep(_HINT_EVERY)
+
+    # --- Pressure ----------------------------------------------------------------------------------------------------
+
+    async def waiting_total(self) -> int:
+        """How many workloads wait, all customers together, from counters."""
+        return int((await self._pool.fetch("waiting_total"))[0][0])
+
+    # --- Rate windows ------------------------------------------------------------------------------------------------
+
+    async def rate_acquire(self, key: str, *, limit: int, expiry: int, amount: int) -> bool:
+        """Take `amount` out of a sliding window of `expiry` seconds, if it fits."""
+        params = {"key": key, "limit": limit, "expiry": expiry, "amount": amount}
+        return bool(await self._pool.fetch("rate_acquire", params))
+
+    async def rate_window(self, key: str, *, expiry: int) -> tuple[int, float, int, float]:
+        """(amount before, seconds it still counts, amount now, seconds until that is forgotten)."""
+        ((before, left, now, rest),) = await self._pool.fetch("rate_window", {"key": key, "expiry": expiry})
+        return before, left, now, rest
+
+    async def prune(self) -> None:
+        """Forget rate windows and idempotency keys whose time is over."""
+        await self._pool.execute("rate_prune")
+        await self._pool.execute("idempotency_prune")

@@ -1,0 +1,1 @@
+"""Workload rows: ingest, transitions, audit, limits and queue keys."""

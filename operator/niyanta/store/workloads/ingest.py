@@ -1,0 +1,156 @@
+"""Taking workloads in: a new id becomes a row, a higher generation an edit, anything else leaves the row as it is.
+
+`StateManager.take_in` is the way in. A row that is over stays over: its id (a Kubernetes UID) never comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from niyanta.lifecycle import Phase
+from niyanta.store.errors import ConflictError
+from niyanta.store.postgres.pool import Connection, Pool, fetch
+from niyanta.store.postgres.queries import sql
+from niyanta.store.row_mapping import dumps, new_row, spec_record, state_record, workload_row
+from niyanta.store.rows import WorkloadIntake, WorkloadRow
+from niyanta.store.workloads.audit import AuditLog
+from niyanta.store.workloads.limits import QUEUE_FULL, full_message, limited, lock_customers
+from niyanta.store.workloads.queue_key import QueueKeys
+from niyanta.store.workloads.transitions import begin
+
+_ATTEMPTS = 3
+
+
+async def take_in(
+    pool: Pool,
+    intakes: Iterable[WorkloadIntake],
+    *,
+    keys: QueueKeys,
+    holder: str,
+    epoch: int | None,
+    queue_limits: Mapping[str, int | None],
+) -> list[WorkloadRow]:
+    """One transaction; the current row of each id, in the order of first mention. `queue_limits`: maxQueueDepth by
+    customer.
+
+    Raises StaleEpochError, ConflictError, StoreUnavailableError.
+    """
+    wanted: dict[str, WorkloadIntake] = {}
+    for intake in intakes:
+        seen = wanted.get(intake.id)
+        if seen is None or seen.generation < intake.generation:
+            wanted[intake.id] = intake
+    for attempt in range(_ATTEMPTS):
+        try:
+            async with pool.transaction() as connection:
+                now_us = await begin(connection, epoch, holder)
+                room = await _room(connection, wanted.values(), queue_limits)
+                rows = await _take_in(connection, wanted, room, keys=keys, now_us=now_us, epoch=epoch)
+            return [rows[id_] for id_ in wanted]
+        except ConflictError:
+            # Somebody took the same new id in at the same moment: this time it is there.
+            if attempt == _ATTEMPTS - 1:
+                raise
+    raise AssertionError
+
+
+class _Room:
+    """What is left of each limited customer's queue, while its lock is held."""
+
+    def __init__(self, limits: Mapping[str, int], depths: Mapping[str, int]) -> None:
+        self._limits = limits
+        self._depths = dict(depths)
+
+    def seat(self, intake: WorkloadIntake) -> WorkloadIntake:
+        """`intake`, Held when it would be one too many."""
+        limit = self._limits.get(intake.customer)
+        if limit is None or intake.phase is not Phase.PENDING:
+            return intake
+        depth = self._depths[intake.customer]
+        if depth >= limit:
+            return replace(intake, phase=Phase.HELD, reason=QUEUE_FULL, message=full_message(limit, depth))
+        self._depths[intake.customer] = depth + 1
+        return intake
+
+
+async def _room(connection: Connection, intakes: Iterable[WorkloadIntake], limits: Mapping[str, int | None]) -> _Room:
+    waiting = {intake.customer for intake in intakes if intake.phase is Phase.PENDING}
+    found = await lock_customers(connection, limited(waiting, limits))
+    known = {name: limit for name, limit in limits.items() if limit is not None}
+    return _Room(known, {name: occupied.pending for name, occupied in found.items()})
+
+
+async def _take_in(
+    connection: Connection,
+    wanted: dict[str, WorkloadIntake],
+    room: _Room,
+    *,
+    keys: QueueKeys,
+    now_us: int,
+    epoch: int | None,
+) -> dict[str, WorkloadRow]:
+    found = map(workload_row, await fetch(connection, "lock_rows", {"ids": list(wanted)}))
+    rows = {row.id: row for row in found}
+    ledger = AuditLog(now_us=now_us, epoch=epoch)
+    new: list[WorkloadRow] = []
+    edited: list[WorkloadRow] = []
+    for place, intake in enumerate(wanted.values()):
+        old = rows.get(intake.id)
+        if old is None:
+            # A microsecond apart: what arrived in one batch keeps its order in the queue.
+            at_us = now_us + place
+            row = new_row(room.seat(intake), at_us, keys.key(intake.priority, intake.tier_weight, at_us))
+            new.append(row)
+            ledger.count(row, 1)
+            ledger.event(row, "Accepted")
+        elif intake.generation > old.generation:
+            row = _edited(old, intake, keys)
+            edited.append(row)
+            ledger.count(old, -1)
+            ledger.count(row, 1)
+            ledger.event(row, "Edited", old=old)
+        else:
+            continue
+        rows[row.id] = row
+    await insert(connection, new, epoch=epoch)
+    if edited:
+        await connection.execute(sql("update_specs"), {"records": dumps([spec_record(row) for row in edited])})
+        await connection.execute(sql("update_states"), _states(edited, epoch))
+    await ledger.flush(connection)
+    return rows
+
+
+def _edited(old: WorkloadRow, intake: WorkloadIntake, keys: QueueKeys) -> WorkloadRow:
+    """`old` with the new spec. Its phase isn't touched: suspending and the like are events of their own."""
+    spec = replace(
+        old,
+        generation=intake.generation,
+        spec=dict(intake.spec),
+        labels=dict(intake.labels),
+        type=intake.type,
+        version=old.version + 1,
+    )
+    if old.phase.terminal:
+        return spec
+    return replace(
+        spec,
+        class_id=intake.class_id,
+        priority=intake.priority,
+        tier_weight=intake.tier_weight,
+        queue_key=keys.key(intake.priority, intake.tier_weight, old.queued_at_us),
+    )
+
+
+def _states(rows: Sequence[WorkloadRow], epoch: int | None) -> dict[str, object]:
+    return {"records": dumps([state_record(row) for row in rows]), "writer": epoch or 0}
+
+
+async def insert(connection: Connection, rows: Sequence[WorkloadRow], *, epoch: int | None) -> None:
+    """Write new rows; raises ConflictError when one of the ids is there already."""
+    if not rows:
+        return
+    done = await fetch(connection, "insert_specs", {"records": dumps([spec_record(row) for row in rows])})
+    if len(done) < len(rows):
+        raise ConflictError("another transaction took some of these workloads in")
+    await connection.execute(sql("insert_states"), _states(rows, epoch))

@@ -1,0 +1,293 @@
+"""The three ways to get a control plane: one that exists, kind where a Docker engine answers, kwokctl everywhere else.
+
+Each gives a `ControlPlane`: a kubeconfig and the folder of binaries. `testing.cluster.cluster` works on top of it.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from testing.cluster import build, stages
+from testing.cluster.nodes import FAKE
+from testing.processes.free_ports import free_ports
+from testing.processes.run_directory import RunDir
+
+ExtraArgs = Mapping[str, Mapping[str, str]]
+"""Flags by component (such as kube-apiserver), without their dashes."""
+
+_ATTEMPTS = 3
+_REQUEST_HEADERS = {
+    "requestheader-allowed-names": "kwok-admin",
+    "requestheader-username-headers": "X-Remote-User",
+    "requestheader-group-headers": "X-Remote-Group",
+    "requestheader-extra-headers-prefix": "X-Remote-Extra-",
+}
+_FAST_LOSS_ARGS = {
+    "default-not-ready-toleration-seconds": "5",
+    "default-unreachable-toleration-seconds": "5",
+}
+
+_PORT_OPTIONS = (
+    "kubeApiserverPort",
+    "etcdPort",
+    "etcdPeerPort",
+    "kubeControllerManagerPort",
+    "kubeSchedulerPort",
+    "kwokControllerPort",
+)
+
+
+class Kind(enum.Enum):
+    """How the control plane came to be."""
+
+    EXISTING = "existing"
+    KIND = "kind"
+    KWOK = "kwok"
+
+
+class ClusterError(RuntimeError):
+    """The control plane could not be made; the message has the output of what failed."""
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """A running control plane. `bin_dir` is None where kubectl and helm come from PATH."""
+
+    kind: Kind
+    kubeconfig: Path
+    bin_dir: Path | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a control plane should be like.
+
+    Attributes:
+        shed_load: keep API priority and fairness and the inflight limits, so the server answers 429 under load.
+        fast_node_loss: notice a lost node in 8 s instead of minutes, and evict after 5 s. Each node then renews its
+            Lease every 2 s: leave it off with more than a few hundred nodes.
+    """
+
+    name: str
+    run: RunDir
+    shed_load: bool = False
+    fast_node_loss: bool = True
+    extra_args: ExtraArgs | None = None
+
+
+def which_kind() -> Kind:
+    if os.environ.get("NIYANTA_E2E_KUBECONFIG"):
+        return Kind.EXISTING
+    return Kind.KIND if build.docker_answers() else Kind.KWOK
+
+
+def create(request: Request) -> ControlPlane:
+    """Makes a control plane of the kind this machine can have."""
+    makers = {Kind.EXISTING: _use_existing, Kind.KIND: _create_kind, Kind.KWOK: _create_kwok}
+    return makers[which_kind()](request)
+
+
+def delete(plane: ControlPlane, request: Request) -> None:
+    """Removes it; the processes of kwokctl are ended through the run's own records."""
+    if plane.kind is Kind.KIND:
+        kind = _program("kind", plane.bin_dir)
+        subprocess.run([kind, "delete", "cluster", "--name", request.name], capture_output=True, check=False)
+    for label, process in request.run.processes().items():
+        if label.startswith("cluster-"):
+            process.end(grace=0)
+            request.run.forget(label)
+    shutil.rmtree(request.run.path / "kwok", ignore_errors=True)
+
+
+def _use_existing(request: Request) -> ControlPlane:
+    kubeconfig = Path(os.environ["NIYANTA_E2E_KUBECONFIG"]).expanduser().resolve()
+    if not kubeconfig.exists():
+        raise ClusterError(f"NIYANTA_E2E_KUBECONFIG: there is no file {kubeconfig}")
+    own = request.run.path / "kubeconfig"
+    own.touch(mode=0o600)
+    own.write_bytes(kubeconfig.read_bytes())
+    if os.environ.get("NIYANTA_E2E_KWOK"):
+        _start_kwok(request, own)
+    return ControlPlane(Kind.EXISTING, own, None)
+
+
+def _create_kind(request: Request) -> ControlPlane:
+    bin_dir = None
+    if missing := [name for name in build.WITH_DOCKER if shutil.which(name) is None]:
+        bin_dir = build.ensure_tools(missing)
+    config = request.run.path / "kind.yaml"
+    config.write_text(yaml.safe_dump(kind_config(request)))
+    kubeconfig = request.run.path / "kubeconfig"
+    command = [_program("kind", bin_dir), "create", "cluster", "--name", request.name, "--config", str(config)]
+    _run([*command, "--kubeconfig", str(kubeconfig), "--wait", "180s"])
+    _start_kwok(request, kubeconfig)
+    return ControlPlane(Kind.KIND, kubeconfig, bin_dir)
+
+
+def kind_config(request: Request) -> dict[str, Any]:
+    """kind's configuration with the same settings that the kwokctl cluster has."""
+    extra = request.extra_args or {}
+    loss = request.fast_node_loss
+    server = {**(_FAST_LOSS_ARGS if loss else {}), **extra.get("kube-apiserver", {})}
+    manager = {
+        "horizontal-pod-autoscaler-sync-period": "5s",
+        **({"node-monitor-grace-period": "8s"} if loss else {}),
+        **extra.get("kube-controller-manager", {}),
+    }
+    patch = {
+        "kind": "ClusterConfiguration",
+        "apiServer": {"extraArgs": [{"name": key, "value": value} for key, value in server.items()]},
+        "controllerManager": {"extraArgs": [{"name": key, "value": value} for key, value in manager.items()]},
+    }
+    return {
+        "kind": "Cluster",
+        "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "nodes": [{"role": "control-plane"}],
+        "kubeadmConfigPatches": [yaml.safe_dump(patch)],
+    }
+
+
+def _start_kwok(request: Request, kubeconfig: Path) -> None:
+    """A local kwok that plays the annotated nodes of a cluster that kwokctl did not make."""
+    program = shutil.which("kwok") or str(build.ensure_tools(("kwok",)) / "kwok")
+    config = request.run.path / "kwok.yaml"
+    config.write_text(stages.render())
+    lease = "8" if request.fast_node_loss else "40"
+    with (request.run.path / "kwok.log").open("ab") as log:
+        process = subprocess.Popen(
+            [
+                program,
+                f"--kubeconfig={kubeconfig}",
+                f"--config={config}",
+                f"--manage-nodes-with-annotation-selector={FAKE}=fake",
+                f"--node-lease-duration-seconds={lease}",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, "TZ": "UTC"},
+        )
+    request.run.adopt("cluster-kwok", process.pid)
+
+
+def _create_kwok(request: Request) -> ControlPlane:
+    bin_dir = build.ensure_tools(build.CONTROL_PLANE)
+    kubeconfig = request.run.path / "kubeconfig"
+    config = request.run.path / "kwokctl.yaml"
+    (request.run.path / "kwok").mkdir(mode=0o700, exist_ok=True)  # private keys are in it
+    for attempt in range(1, _ATTEMPTS + 1):
+        config.write_text(kwokctl_config(request, bin_dir))
+        command: list[str | Path] = [
+            bin_dir / "kwokctl",
+            "create",
+            "cluster",
+            "--name",
+            request.name,
+            "--config",
+            config,
+        ]
+        try:
+            _run([*command, "--kubeconfig", kubeconfig, "--wait", "120s"], env=_kwokctl_env(request, bin_dir))
+        except ClusterError:
+            # The ports were free a moment ago: somebody else may have taken one in between.
+            _adopt_kwok(request)
+            if attempt == _ATTEMPTS:
+                raise
+            delete(ControlPlane(Kind.KWOK, kubeconfig, bin_dir), request)
+            (request.run.path / "kwok").mkdir(mode=0o700, exist_ok=True)
+        else:
+            break
+    _adopt_kwok(request)
+    kubeconfig.chmod(0o600)
+    return ControlPlane(Kind.KWOK, kubeconfig, bin_dir)
+
+
+def kwokctl_config(request: Request, bin_dir: Path) -> str:
+    """kwokctl's whole configuration, the Stages included, as YAML documents.
+
+    Extra arguments are given here and not by --extra-args: kwokctl 0.8.0 panics when those name a second component more
+    than once.
+    """
+    extra = request.extra_args or {}
+    authority = request.run.path / "kwok" / "clusters" / request.name / "pki" / "ca.crt"
+    server = {
+        "requestheader-client-ca-file": str(authority),
+        **_REQUEST_HEADERS,
+        **(_FAST_LOSS_ARGS if request.fast_node_loss else {}),
+        **extra.get("kube-apiserver", {}),
+    }
+    manager = {"horizontal-pod-autoscaler-sync-period": "5s", **extra.get("kube-controller-manager", {})}
+    patches = {**extra, "kube-apiserver": server, "kube-controller-manager": manager}
+    options: dict[str, Any] = {
+        # Left alone, kwokctl counts down from 32767: two runs at the same time pick the same ports.
+        **dict(zip(_PORT_OPTIONS, free_ports(len(_PORT_OPTIONS)), strict=True)),
+        "runtime": "binary",
+        "securePort": True,
+        "bindAddress": "127.0.0.1",
+        "kubeVersion": build.KUBERNETES_VERSION,
+        "disableQPSLimits": not request.shed_load,
+        "heartbeatFactor": 0.2 if request.fast_node_loss else 1.0,
+        "etcdBinary": str(bin_dir / "etcd"),
+        "kubeApiserverBinary": str(bin_dir / "kube-apiserver"),
+        "kubeControllerManagerBinary": str(bin_dir / "kube-controller-manager"),
+        "kubeSchedulerBinary": str(bin_dir / "kube-scheduler"),
+        "kubectlBinary": str(bin_dir / "kubectl"),
+        "kwokControllerBinary": str(bin_dir / "kwok"),
+    }
+    head = {
+        "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
+        "kind": "KwokctlConfiguration",
+        "metadata": {"name": request.name},
+        "options": options,
+        "componentsPatches": [
+            {"name": name, "extraArgs": [{"key": key, "value": value} for key, value in arguments.items()]}
+            for name, arguments in patches.items()
+        ],
+    }
+    return yaml.safe_dump(head, sort_keys=False, width=1000) + "---\n" + stages.render()
+
+
+def _kwokctl_env(request: Request, bin_dir: Path) -> dict[str, str]:
+    # kwokctl looks for kubectl on PATH, and would download one; the stages compute with times, in UTC.
+    path = f"{bin_dir}{os.pathsep}{os.environ.get('PATH', '')}"
+    return {**os.environ, "PATH": path, "KWOK_WORKDIR": str(request.run.path / "kwok"), "TZ": "UTC"}
+
+
+def _adopt_kwok(request: Request) -> None:
+    """Records the processes kwokctl left behind, from the process id files in its own working directory."""
+    for note in (request.run.path / "kwok" / "clusters" / request.name / "pids").glob("*.pid"):
+        try:
+            request.run.adopt(f"cluster-{note.stem}", int(note.read_text()))
+        except (OSError, ValueError, psutil.NoSuchProcess):
+            continue
+
+
+def _program(name: str, bin_dir: Path | None) -> str:
+    if bin_dir is not None and (bin_dir / name).exists():
+        return str(bin_dir / name)
+    return name
+
+
+def _run(command: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> None:
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=None if env is None else dict(env),
+        timeout=600,
+    )
+    if done.returncode != 0:
+        tail = "\n".join((done.stdout + done.stderr).splitlines()[-40:])
+        raise ClusterError(f"{' '.join(map(str, command[:3]))} failed ({done.returncode}):\n{tail}")

@@ -1,0 +1,1 @@
+"""Servers and `niyanta` commands as local processes."""

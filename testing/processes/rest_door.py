@@ -1,0 +1,103 @@
+"""The REST door as a user has it: a process of its own, a key made with the command line, and HTTP."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import httpx
+
+from testing.environment import Environment
+from testing.processes.niyanta import OperatorProcess
+from testing.processes.postgres import free_port
+from testing.waiting import until
+
+JSON = dict[str, Any]
+
+SAFE = {
+    "runAsNonRoot": True,
+    "runAsUser": 65532,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+"""What the restricted Pod Security standard wants of a container; the REST door demands it."""
+
+
+def restricted(manifest: JSON) -> JSON:
+    """The same manifest with every container made fit for the REST door."""
+    for container in manifest["spec"]["template"]["spec"]["containers"]:
+        container["securityContext"] = SAFE
+    return manifest
+
+
+class Door:
+    """One `niyanta api` process and a client with a key of `customer`."""
+
+    def __init__(
+        self,
+        environment: Environment,
+        customer: str,
+        *,
+        role: str = "customer",
+        extra_env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._environment = environment
+        self._extra_env = dict(extra_env or {})
+        self._port = free_port()
+        self.process = self._start()
+        made = environment.niyanta("apikey", "create", "--customer", customer, "--role", role)
+        self.key = next(word for word in made.split() if word.startswith("nyt_"))
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{self._port}", headers={"Authorization": f"Bearer {self.key}"}, timeout=30
+        )
+
+    def _start(self) -> OperatorProcess:
+        name = f"api-{self._port}-{uuid.uuid4().hex[:4]}"
+        return self._environment.start_api(name, extra_env={**self._extra_env, "NIYANTA_API_PORT": str(self._port)})
+
+    def restart(self) -> None:
+        """After a kill: another process at the same address."""
+        self.process = self._start()
+
+    def close(self) -> None:
+        self.client.close()
+        self.process.terminate()
+
+    def submit(self, manifest: Mapping[str, Any], *, key: str = "") -> str:
+        """POST one manifest; returns the id. Raises httpx.HTTPStatusError with the problem's text."""
+        headers = {"Idempotency-Key": key} if key else {}
+        answer = self.client.post("/v1/workloads", json=manifest, headers=headers)
+        if answer.status_code != 202:
+            raise AssertionError(f"{answer.status_code}: {answer.text}")
+        return str(answer.json()["id"])
+
+    def batch(self, manifests: Iterable[Mapping[str, Any]], *, key: str = "") -> httpx.Response:
+        """POST many as NDJSON."""
+        lines = "\n".join(json.dumps(manifest) for manifest in manifests)
+        headers = {"Content-Type": "application/x-ndjson"} | ({"Idempotency-Key": key} if key else {})
+        return self.client.post("/v1/workloads:batch", content=lines, headers=headers)
+
+    def get(self, path: str, **query: Any) -> JSON:
+        answer = self.client.get(path, params=query)
+        answer.raise_for_status()
+        found: JSON = answer.json()
+        return found
+
+    def wait(self, id_: str, phase: str, *, timeout: float = 60) -> JSON:
+        """Until the workload is in that phase."""
+
+        def reached() -> JSON | None:
+            found = self.get(f"/v1/workloads/{id_}")
+            return found if phase_of(found) == phase else None
+
+        found = until(reached, what=f"workload {id_} is {phase}", timeout=timeout)
+        assert found is not None
+        return found
+
+
+def phase_of(view: JSON) -> str:
+    """Phase of a workload as REST shows it."""
+    return str(view.get("phase") or view.get("status", {}).get("phase"))

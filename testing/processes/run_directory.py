@@ -1,0 +1,166 @@
+"""A run's own directory and the processes it started: the one place that knows what has to be cleaned up.
+
+Processes are recorded by id and start time, so a reused id is never hit. A directory whose owner died without cleaning
+up (a crash, a SIGKILL) is swept by the next run that uses the same parent directory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from testing.waiting import WaitTimeoutError, until
+
+REPO = Path(__file__).resolve().parent.parent.parent
+CACHE = REPO / ".cache"
+
+
+def is_live(process: psutil.Process) -> bool:
+    """Whether it runs (or is stopped); a zombie that nobody has reaped yet is dead."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process beyond doubt: its id, and when it started (seconds since the epoch)."""
+
+    pid: int
+    started: float
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessId:
+        return cls(pid, psutil.Process(pid).create_time())
+
+    def find(self) -> psutil.Process | None:
+        """The process if it still lives, else None."""
+        try:
+            process = psutil.Process(self.pid)
+            same = abs(process.create_time() - self.started) < 1 and is_live(process)
+        except psutil.NoSuchProcess:
+            return None
+        return process if same else None
+
+    def end(self, *, grace: float = 5) -> None:
+        """Ends it: politely for `grace` seconds, then by SIGKILL. Returns when it is gone."""
+        process = self.find()
+        if process is None:
+            return
+        with suppress(psutil.NoSuchProcess):
+            if grace > 0:
+                process.terminate()
+                # A stopped process takes no SIGTERM until it goes on.
+                process.send_signal(signal.SIGCONT)
+                with suppress(WaitTimeoutError):
+                    until(lambda: not is_live(process), what=f"process {self.pid} ends", timeout=grace, interval=0.02)
+                    return
+            process.kill()
+            until(lambda: not is_live(process), what=f"process {self.pid} is dead", timeout=30, interval=0.01)
+
+
+def temporary_parent() -> Path:
+    """Where short-lived runs live: outside the checkout, because Postgres drops to a user who may not enter it."""
+    parent = Path(tempfile.gettempdir()) / f"niyanta-{os.geteuid()}"
+    parent.mkdir(mode=0o711, exist_ok=True)
+    if parent.stat().st_uid != os.geteuid():
+        raise PermissionError(f"{parent} belongs to somebody else")
+    return parent
+
+
+class RunDir:
+    """One run's directory. `create` makes one, `open` finds one left behind, `destroy` ends and removes everything."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, name: str, *, parent: Path | None = None) -> RunDir:
+        """A new directory of a unique name, owned by this process; sweeps the parent's dead ones first."""
+        where = parent or temporary_parent()
+        where.mkdir(parents=True, exist_ok=True)
+        cls.sweep(where)
+        path = where / f"{name}-{secrets.token_hex(4)}"
+        partial = where / f".{path.name}"
+        cls._lay(partial)
+        (partial / "owner.json").write_text(json.dumps(asdict(ProcessId.of(os.getpid()))))
+        partial.rename(path)
+        return cls(path)
+
+    @classmethod
+    def persistent(cls, path: Path) -> RunDir:
+        """A directory of a fixed place that outlives this process; nobody sweeps it."""
+        cls._lay(path)
+        return cls(path)
+
+    @classmethod
+    def sweep(cls, parent: Path) -> None:
+        """Destroys the runs below `parent` whose owner is dead."""
+        for note in parent.glob("*/owner.json"):
+            with suppress(OSError, ValueError):
+                if ProcessId(**json.loads(note.read_text())).find() is None:
+                    cls(note.parent).destroy()
+
+    @staticmethod
+    def _lay(path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o711)  # Postgres's user passes through
+        (path / "pids").mkdir(exist_ok=True, mode=0o700)
+
+    def sub(self, name: str) -> Path:
+        path = self.path / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def adopt(self, label: str, pid: int) -> ProcessId:
+        """Records a process as this run's, to be ended with it."""
+        process = ProcessId.of(pid)
+        note = self.path / "pids" / f"{label}.json"
+        note.write_text(json.dumps(asdict(process)))
+        return process
+
+    def processes(self) -> dict[str, ProcessId]:
+        """What was recorded, by label, the newest first."""
+        notes = sorted((self.path / "pids").glob("*.json"), key=lambda note: note.stat().st_mtime_ns, reverse=True)
+        found = {}
+        for note in notes:
+            with suppress(OSError, ValueError):
+                found[note.stem] = ProcessId(**json.loads(note.read_text()))
+        return found
+
+    def forget(self, label: str) -> None:
+        (self.path / "pids" / f"{label}.json").unlink(missing_ok=True)
+
+    def own_path(self, path: Path) -> None:
+        """Records a directory elsewhere as this run's, to be removed with it."""
+        with (self.path / "paths").open("a") as handle:
+            handle.write(f"{path}\n")
+
+    def destroy(self) -> None:
+        """Ends every recorded process at once and removes the directories. Safe to call twice."""
+        for process in self.processes().values():
+            process.end(grace=0)
+        self._end_unrecorded()
+        with suppress(FileNotFoundError):
+            for line in (self.path / "paths").read_text().splitlines():
+                shutil.rmtree(line, ignore_errors=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def _end_unrecorded(self) -> None:
+        """Ends what kwokctl had started when its caller died before recording it. Only a process whose command line
+        names this directory is ours."""
+        for note in self.path.glob("kwok/clusters/*/pids/*.pid"):
+            with suppress(OSError, ValueError, psutil.Error):
+                process = psutil.Process(int(note.read_text()))
+                if str(self.path) in " ".join(process.cmdline()):
+                    process.kill()

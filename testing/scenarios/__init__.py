@@ -1,0 +1,1 @@
+"""Vocabulary of tests: workloads, pools and autoscalers."""

@@ -1,0 +1,89 @@
+"""The scaling loop as tests, demo and bench set it up: a customer, pools, autoscalers, and the work that comes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from testing.cluster.api_client import JSON
+from testing.environment import Environment
+from testing.scenarios.placement import CUSTOMERS, POOLS
+from testing.scenarios.scaling_timeline import Timeline, workers_of
+from testing.scenarios.workloads import Record, Workloads, customer_manifest
+from testing.waiting import until
+
+AUTOSCALERS = "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers"
+
+
+class Loop:
+    """One pool, its autoscaler from hpa/, and the workloads of one namespace."""
+
+    def __init__(self, env: Environment, namespace: str, say: Callable[[str], None] = print) -> None:
+        self.env = env
+        self.api = env.cluster.api
+        self.namespace = namespace
+        self.say = say
+        self._made: list[str] = []
+        env.cluster.create_namespace(namespace)
+        self.api.post(CUSTOMERS, customer_manifest(namespace, namespace))
+
+    def pool(self, manifest: JSON) -> str:
+        """Makes a WorkerPool and waits for the workers it asks for."""
+        name = str(manifest["metadata"]["name"])
+        self.api.post(POOLS, manifest)
+        self._made.append(f"{POOLS}/{name}")
+        self.workers(name, manifest["spec"]["replicas"])
+        return name
+
+    def workers(self, pool: str, count: int, timeout: float = 60) -> None:
+        """Waits for exactly so many workers."""
+        until(lambda: len(workers_of(self.env.cluster, pool)) == count, what=f"{count} workers", timeout=timeout)
+
+    def scale_by(self, manifest: JSON) -> str:
+        """Applies an autoscaler and waits until it has read its metric."""
+        self.env.cluster.apply(manifest)
+        name = f"{AUTOSCALERS.format(self.env.namespace)}/{manifest['metadata']['name']}"
+        if name not in self._made:
+            self._made.insert(0, name)
+        conditions: dict[str, JSON] = {}
+
+        def active() -> bool:
+            found = self.api.get(name).get("status", {}).get("conditions", [])
+            conditions.update({item["type"]: item for item in found})
+            return conditions.get("ScalingActive", {}).get("status") == "True"
+
+        try:
+            until(active, what="the autoscaler reads its metric", timeout=60)
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {conditions}") from None
+        return name
+
+    def work(self, pool: str) -> Workloads:
+        return Workloads(self.env.cluster, Record(self.env.dsn), self.namespace, pool)
+
+    def timeline(self, pool: str) -> Timeline:
+        return Timeline(self.env, pool, self.namespace)
+
+    def report(self, title: str, timeline: Timeline) -> None:
+        self.say("\n".join(("", f"--- {title} ---", *timeline.lines(), f"{title}: {timeline.summary()}")))
+
+    def close(self) -> None:
+        for path in self._made:
+            self.api.delete(path)
+        for node in self.api.items("/api/v1/nodes"):
+            self.api.delete(f"/api/v1/nodes/{node['metadata']['name']}")
+        self.api.delete(f"{CUSTOMERS}/{self.namespace}")
+        self.env.cluster.delete_namespace(self.namespace, wait=False)
+
+
+def gpu_work(work: Workloads, count: int, seconds: tuple[int, int], **hard: Any) -> list[JSON]:
+    """Workloads of one GPU each that run for between `seconds`, evenly spread."""
+    first, last = seconds
+    return [
+        work.manifest(
+            f"w-{number}",
+            hard={"gpu": {"models": ["A100"], "count": 1}, **hard},
+            life={"run_for": f"{first + (last - first) * number / count:.1f}s"},
+        )
+        for number in range(count)
+    ]

@@ -1,0 +1,237 @@
+"""What a placement test works with: pools with nodes, Workloads, and the words its assertions are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from testing.checks.placement_checker import Observed, needlessly_waiting, observe, violations
+from testing.cluster.api_client import JSON, in_parallel
+from testing.cluster.cluster import Cluster, NodeSpec
+from testing.processes.niyanta import OPERATOR_NAMESPACE
+from testing.waiting import WaitTimeoutError, until
+
+GROUP = "/apis/niyanta.io/v1alpha1"
+POOLS = f"{GROUP}/namespaces/{OPERATOR_NAMESPACE}/workerpools"
+CUSTOMERS = f"{GROUP}/customers"
+TEST_LABEL = "e2e.niyanta.io/test"
+POOL_LABEL = "e2e.niyanta.io/pool"
+ENDED = ("Succeeded", "Failed")
+
+
+def workload(
+    name: str,
+    *,
+    cpu: str = "1",
+    memory: str = "1Gi",
+    requests: Mapping[str, str] | None = None,
+    hard: JSON | None = None,
+    soft: Sequence[JSON] = (),
+    anti: Sequence[JSON] = (),
+    labels: Mapping[str, str] | None = None,
+    annotations: Mapping[str, str] | None = None,
+    pod: JSON | None = None,
+    ports: Sequence[JSON] = (),
+    **spec: Any,
+) -> JSON:
+    """A Workload's manifest without its namespace. `requests` come beside cpu and memory, `pod` goes into the
+    template's spec, `annotations` are the pod's (`testing.cluster.stages`), `spec` takes the Workload's other
+    fields."""
+    resources = {"cpu": cpu, "memory": memory, **(requests or {})}
+    container: JSON = {"name": "main", "image": "registry.invalid/none", "resources": {"requests": resources}}
+    if extended := {key: value for key, value in resources.items() if "/" in key}:
+        container["resources"]["limits"] = extended
+    if ports:
+        container["ports"] = list(ports)
+    affinity: JSON = {"hard": hard or {}, "soft": list(soft), "anti": list(anti)}
+    if given := {key: value for key, value in affinity.items() if value}:
+        spec["affinity"] = given
+    template: JSON = {"spec": {"containers": [container], **(pod or {})}}
+    if annotations:
+        template["metadata"] = {"annotations": dict(annotations)}
+    return {
+        "apiVersion": "niyanta.io/v1alpha1",
+        "kind": "Workload",
+        "metadata": {"name": name, "labels": dict(labels or {})},
+        "spec": {**spec, "template": template},
+    }
+
+
+class Fleet:
+    """The pools, nodes, customers and Workloads of one test; `close` removes those outside its namespace."""
+
+    def __init__(self, cluster: Cluster, namespace: str, unique: str) -> None:
+        self.cluster = cluster
+        self.api = cluster.api
+        self.namespace = namespace
+        self.unique = unique
+        self.pools: list[JSON] = []
+        self.workloads: dict[tuple[str, str], JSON] = {}
+        self._nodes: list[str] = []
+        self._customers: list[str] = []
+        self._namespaces: list[str] = []
+
+    # Pools and nodes
+
+    def add_nodes(self, pool: str, count: int = 1, **fields: Any) -> list[str]:
+        """Simulated nodes that the pool of this short name selects; Ready on return, not yet known to the operator."""
+        labels = {TEST_LABEL: self.unique, POOL_LABEL: pool, **fields.pop("labels", {})}
+        first = len(self._nodes)
+        specs = [NodeSpec(f"{self.unique}-{pool}-{first + n}", labels=labels, **fields) for n in range(count)]
+        self._nodes += [spec.name for spec in specs]
+        return self.cluster.create_nodes(specs)
+
+    def add_pool(self, short: str, **spec: Any) -> str:
+        """A WorkerPool of the nodes made under its short name; returns its full name."""
+        name = f"{self.unique}-{short}"
+        selector = {"matchLabels": {TEST_LABEL: self.unique, POOL_LABEL: short}}
+        manifest = {
+            "apiVersion": "niyanta.io/v1alpha1",
+            "kind": "WorkerPool",
+            "metadata": {"name": name, "namespace": OPERATOR_NAMESPACE},
+            "spec": {"nodeSelector": selector, **spec},
+        }
+        self.pools.append(manifest)
+        self.api.post(POOLS, manifest)
+        return name
+
+    def pool(self, short: str, count: int = 1, *, spec: JSON | None = None, **nodes: Any) -> list[str]:
+        """Nodes and their pool, known to the operator on return; gives the nodes' names."""
+        made = self.add_nodes(short, count, **nodes)
+        self.wait_pool(self.add_pool(short, **(spec or {})), count)
+        return made
+
+    def wait_pool(self, name: str, ready: int) -> None:
+        """Waits until the operator says that the pool has so many workers ready."""
+
+        def known() -> bool:
+            status = self.api.get(f"{POOLS}/{name}").get("status", {})
+            return bool(status.get("readyReplicas") == ready)
+
+        until(known, what=f"pool {name} has {ready} workers ready")
+
+    # Customers and namespaces
+
+    def add_customer(self, name: str, *namespaces: str, **spec: Any) -> str:
+        full = f"{self.unique}-{name}"
+        body = {"metadata": {"name": full}, "spec": {"namespaces": list(namespaces) or [self.namespace], **spec}}
+        self.api.post(CUSTOMERS, {"apiVersion": "niyanta.io/v1alpha1", "kind": "Customer", **body})
+        self._customers.append(full)
+        return full
+
+    def add_namespace(self, short: str) -> str:
+        name = f"{self.unique}-{short}"
+        self.cluster.create_namespace(name)
+        self._namespaces.append(name)
+        return name
+
+    # Workloads
+
+    def submit(self, *manifests: JSON, namespace: str | None = None) -> None:
+        """Applies Workloads one after the other as fast as the API server takes them."""
+        for manifest in manifests:
+            placed = {**manifest, "metadata": {**manifest["metadata"], "namespace": namespace or self.namespace}}
+            self.workloads[placed["metadata"]["namespace"], placed["metadata"]["name"]] = placed
+            self.api.post(self._path(placed["metadata"]["namespace"]), placed)
+
+    def submit_at_once(self, *manifests: JSON) -> None:
+        """Applies Workloads concurrently."""
+        in_parallel(self.submit, manifests)
+
+    def delete(self, name: str) -> None:
+        self.workloads.pop((self.namespace, name))
+        self.api.delete(f"{self._path(self.namespace)}/{name}")
+
+    def status(self, name: str, namespace: str | None = None) -> JSON:
+        status: JSON = self.api.get(f"{self._path(namespace or self.namespace)}/{name}").get("status", {})
+        return status
+
+    def pods(self, name: str, namespace: str | None = None) -> list[JSON]:
+        """Its pods that have not ended."""
+        selector = f"niyanta.io/workload={name}"
+        found = self.api.items(f"/api/v1/namespaces/{namespace or self.namespace}/pods", labelSelector=selector)
+        return [pod for pod in found if pod.get("status", {}).get("phase") not in ENDED]
+
+    def nodes_of(self, name: str, namespace: str | None = None) -> list[str]:
+        """Where its pods are, by the pods themselves."""
+        return sorted(pod["spec"]["nodeName"] for pod in self.pods(name, namespace))
+
+    def wait_phase(self, name: str, phase: str, *, namespace: str | None = None, timeout: float = 60) -> JSON:
+        last: JSON = {}
+
+        def reached() -> bool:
+            last.clear()
+            last.update(self.status(name, namespace))
+            return last.get("phase") == phase
+
+        try:
+            until(reached, what=f"workload {name} is {phase}", timeout=timeout)
+        except WaitTimeoutError as error:
+            raise AssertionError(f"{error}; its status: {last}") from None
+        return last
+
+    def wait_running(self, *names: str, namespace: str | None = None, timeout: float = 60) -> list[str]:
+        """Waits for phase Running; gives the worker of each one's first pod."""
+        statuses = [self.wait_phase(name, "Running", namespace=namespace, timeout=timeout) for name in names]
+        return [status["workers"][0] for status in statuses]
+
+    def wait_waiting(self, name: str, *words: str, namespace: str | None = None) -> JSON:
+        """Waits until it is Pending with all these words in its message, and makes sure that no pod of it lives."""
+
+        last: JSON = {}
+
+        def explained() -> bool:
+            last.clear()
+            last.update(self.status(name, namespace))
+            return last.get("phase") == "Pending" and all(word in last.get("message", "") for word in words)
+
+        try:
+            until(explained, what=f"{name} is Pending with {words}")
+        except WaitTimeoutError as error:
+            raise AssertionError(f"{error}; its status: {last}") from None
+        assert self.pods(name, namespace) == [], f"{name} waits, and has pods"
+        return last
+
+    def bare_pod(self, name: str, *, node: str | None = None, **requests: str) -> None:
+        """A pod that Niyanta did not make; without `node` kube-scheduler places it among this test's nodes."""
+        spec: JSON = {
+            "restartPolicy": "Never",
+            "containers": [
+                {"name": "main", "image": "registry.invalid/none", "resources": {"requests": requests}},
+            ],
+        }
+        spec.update({"nodeName": node} if node else {"nodeSelector": {TEST_LABEL: self.unique}})
+        path = f"/api/v1/namespaces/{self.namespace}/pods"
+        self.api.post(path, {"metadata": {"name": name}, "spec": spec})
+        until(
+            lambda: self.api.get(f"{path}/{name}").get("status", {}).get("phase") == "Running",
+            what=f"bare pod {name} runs",
+        )
+
+    # Verdicts
+
+    def observe(self) -> Observed:
+        return observe(self.cluster, self.workloads.values(), self.pools)
+
+    def check(self) -> None:
+        """No rule is broken by what runs, as the independent checker sees it."""
+        found = violations(self.observe())
+        assert not found, "\n".join(found)
+
+    def check_nobody_waits_needlessly(self) -> None:
+        found = needlessly_waiting(self.observe())
+        assert not found, "\n".join(found)
+
+    def close(self) -> None:
+        # Workloads first: with nodes gone before them they would be lost and tried again.
+        for name in (self.namespace, *self._namespaces):
+            self.cluster.delete_namespace(name, wait=False)
+        for manifest in self.pools:
+            self.api.delete(f"{POOLS}/{manifest['metadata']['name']}")
+        for name in self._customers:
+            self.api.delete(f"{CUSTOMERS}/{name}")
+        self.cluster.delete_nodes(self._nodes)
+
+    @staticmethod
+    def _path(namespace: str) -> str:
+        return f"{GROUP}/namespaces/{namespace}/workloads"

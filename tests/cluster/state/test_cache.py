@@ -1,0 +1,318 @@
+"""What the scheduler gets from the cache equals what is in the cluster, in whatever order it was learned."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgspec
+import pytest
+
+from niyanta.cluster.api.connection import Connection, Credentials
+from niyanta.cluster.api.objects import Node, Object, Pod
+from niyanta.cluster.state.cache import ClusterCache
+from niyanta.cluster.state.worker_info import PoolInfo
+from niyanta.cluster.watch.object_store import ObjectChange
+from niyanta.cluster.watch.reflector import Reflector
+from niyanta.engine.types import Charge, HostPort, PeerTerm, Requirements, Selector, Subject, WorkerInfo
+from tests.fakes import scripted_api_server
+
+pytestmark = pytest.mark.unit
+NOWHERE = Connection("http://127.0.0.1:1", None, Credentials(lambda: ""))
+POOL = PoolInfo("p", created="2026-01-01T00:00:00Z", match_labels=(("pool", "p"),))
+SUBJECT = Subject("ns", "acme", "video", (("app", "x"),))
+NEEDS = Requirements(
+    requests=(("cpu", 900), ("pods", 1)),
+    gpu_count=1,
+    host_ports=(HostPort(80),),
+    anti=(PeerTerm(Selector(types=("video",))),),
+)
+
+
+class Case:
+    """A cache whose reflectors are fed by hand, and the snapshot a scheduler would keep from its deltas."""
+
+    def __init__(self) -> None:
+        self.workloads: set[str] = set()
+        self.noted: set[str] = set()
+        self.room = 0
+        self.cache = ClusterCache(
+            NOWHERE, on_workloads=self.workloads.update, on_nodes=self.noted.update, on_room=self.more_room
+        )
+        self.version = 0
+        self.workers: dict[str, WorkerInfo] = {}
+        self.charges: dict[str, Charge] = {}
+        self.apply()
+
+    def more_room(self) -> None:
+        self.room += 1
+
+    def node(
+        self, name: str, *, pool: str = "p", ready: bool = True, gone: bool = False, cpu: str = "4", **labels: str
+    ) -> None:
+        raw = {
+            "metadata": {"name": name, "uid": f"uid-{name}", "labels": {"pool": pool, **labels}},
+            "status": {
+                "allocatable": {"cpu": cpu},
+                "conditions": [{"type": "Ready", "status": "True" if ready else "Unknown"}],
+            },
+        }
+        self._event(self.cache.nodes, Node, raw, gone)
+
+    def pod(self, name: str, *, gone: bool = False, workload: str = "", **extra: Any) -> Pod:
+        labels = {}
+        if workload:
+            uid, attempt, index = workload.split("/")
+            labels = {
+                "niyanta.io/workload-uid": uid,
+                "niyanta.io/attempt": attempt,
+                "niyanta.io/index": index,
+                "niyanta.io/customer": "acme",
+            }
+        raw = scripted_api_server.pod(name, 0, labels=labels, **extra)
+        return self._event(self.cache.pods, Pod, raw, gone)
+
+    def _event(self, reflector: Reflector[Any], model: type[Any], raw: dict[str, Any], gone: bool) -> Any:
+        self.version += 1
+        raw["metadata"]["resourceVersion"] = str(self.version)
+        obj: Object = msgspec.convert(raw, model)
+        changes: list[ObjectChange[Any]] = []
+        reflector.mirror.event("DELETED" if gone else "MODIFIED", obj, changes)
+        reflector._report(changes)
+        return obj
+
+    def apply(self) -> list[str]:
+        """Apply the deltas, and say what they were."""
+        said = []
+        for what, argument in self.cache.take_deltas():
+            if isinstance(argument, WorkerInfo):
+                self.workers[argument.name] = argument
+                said.append(f"{what} {argument.name}")
+            elif isinstance(argument, Charge):
+                self.charges[argument.key] = argument
+                said.append(f"{what} {argument.key}")
+            else:
+                del (self.workers if what == "remove_worker" else self.charges)[argument]
+                said.append(f"{what} {argument}")
+        return said
+
+
+@pytest.fixture
+async def case() -> Case:
+    made = Case()
+    await made.cache.set_pools([POOL])
+    return made
+
+
+# --- workers ---------------------------------------------------------------------------------------------------------
+
+
+async def test_nodes_of_a_pool_become_workers_and_leave_with_it(case: Case) -> None:
+    case.node("n1")
+    case.node("n2", pool="other")
+    assert case.apply() == ["upsert_worker n1"]
+    await case.cache.set_pools([PoolInfo("q", match_labels=(("pool", "other"),))])
+    assert case.apply() == ["remove_worker n1", "upsert_worker n2"]
+    case.node("n2", gone=True)
+    assert case.apply() == ["remove_worker n2"]
+
+
+async def test_a_heartbeat_changes_nothing(case: Case) -> None:
+    case.node("n1")
+    case.apply()
+    case.noted.clear()
+    case.node("n1")
+    assert case.apply() == []
+    assert case.noted == set()
+
+
+async def test_whatever_may_help_those_who_wait_is_told(case: Case) -> None:
+    case.node("n1")
+    assert case.room == 1
+    case.node("n1")
+    assert case.room == 1, "a heartbeat is no news"
+    case.node("n1", disk="ssd")
+    assert case.room == 2, "a label may be the one that is waited for"
+    case.node("n1", disk="ssd", cpu="8")
+    assert case.room == 3, "so may a device that is reported late"
+    case.pod("bare", node="n1")
+    assert case.room == 3, "a pod only takes room"
+    case.pod("bare", node="n1", gone=True)
+    assert case.room == 4, "until it gives it back, whoever made it"
+
+
+async def test_lost_and_deleted_nodes_are_noted(case: Case) -> None:
+    case.node("n1")
+    assert case.noted == {"n1"}
+    case.noted.clear()
+    case.node("n1", ready=False)
+    assert case.noted == {"n1"}
+    assert not case.cache.workers["n1"].ready
+    case.noted.clear()
+    case.node("n1", gone=True)
+    assert case.noted == {"n1"}
+    assert case.cache.node("n1") is None
+
+
+async def test_overlapping_pools_are_told(case: Case) -> None:
+    younger = PoolInfo("young", created="2026-05-01T00:00:00Z")
+    case.node("n1")
+    case.node("n2", pool="other")
+    await case.cache.set_pools([younger, POOL])
+    assert case.cache.workers["n1"].pool == "p"
+    assert case.cache.workers["n2"].pool == "young"
+    assert case.cache.overlaps() == {"young": ["n1"]}
+    await case.cache.set_pools([younger])
+    assert case.cache.overlaps() == {}
+
+
+# --- charges ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_foreign_pod_counts_until_its_containers_are_done(case: Case) -> None:
+    case.pod("f")
+    assert case.apply() == ["charge uid-f"]
+    assert case.charges["uid-f"].subject is None
+    case.pod("f", phase="Failed")
+    assert case.apply() == ["release uid-f"]
+    assert case.workloads == set()
+
+
+async def test_a_pod_not_bound_counts_from_its_binding(case: Case) -> None:
+    case.pod("f", node="")
+    assert case.apply() == []
+    case.pod("f", node="n1")
+    assert case.apply() == ["charge uid-f"]
+
+
+async def test_a_status_change_costs_no_delta(case: Case) -> None:
+    case.pod("f", phase="Pending")
+    case.apply()
+    case.pod("f", phase="Running")
+    assert case.apply() == []
+
+
+async def test_row_then_pod_then_row_gone_then_pod_gone(case: Case) -> None:
+    case.cache.claim("w", 1, ["n1"], NEEDS, SUBJECT)
+    assert case.apply() == ["charge w/1/0"]
+    case.pod("p", workload="w/1/0")
+    assert case.apply() == []  # the row knows more than the pod's labels
+    assert case.charges["w/1/0"].anti == NEEDS.anti
+    case.cache.unclaim("w", 1)
+    assert case.apply() == []
+    case.pod("p", workload="w/1/0", gone=True)
+    assert case.apply() == ["release w/1/0"]
+
+
+async def test_pod_gone_before_the_row_is(case: Case) -> None:
+    case.cache.claim("w", 1, ["n1"], NEEDS, SUBJECT)
+    case.pod("p", workload="w/1/0")
+    case.pod("p", workload="w/1/0", phase="Succeeded")
+    assert case.apply() == ["charge w/1/0"]
+    case.cache.unclaim("w", 1)
+    assert case.apply() == ["release w/1/0"]
+
+
+async def test_a_pod_of_an_unknown_row_counts_and_the_row_then_tells_more(case: Case) -> None:
+    case.pod("p", workload="w/1/0")
+    assert case.apply() == ["charge w/1/0"]
+    assert case.charges["w/1/0"].subject == Subject("ns", "acme")
+    case.cache.claim("w", 1, ["n1"], NEEDS, SUBJECT)
+    assert case.apply() == ["charge w/1/0"]
+    assert case.charges["w/1/0"].subject == SUBJECT
+
+
+async def test_a_pod_on_another_worker_than_its_row_counts_where_it_is(case: Case) -> None:
+    case.cache.claim("w", 1, ["n1"], NEEDS, SUBJECT)
+    case.pod("p", workload="w/1/0", node="n2")
+    case.apply()
+    assert case.charges["w/1/0"].worker == "n2"
+
+
+async def test_claiming_again_replaces(case: Case) -> None:
+    case.cache.claim("w", 1, ["n1", "n2", "n3"], NEEDS, SUBJECT)
+    case.apply()
+    case.cache.claim("w", 1, ["n1", "n4"], NEEDS, SUBJECT)
+    assert case.apply() == ["release w/1/2", "charge w/1/1"]
+    case.cache.unclaim("w", 1)
+    assert sorted(case.apply()) == ["release w/1/0", "release w/1/1"]
+
+
+async def test_pods_are_found_by_workload_and_node(case: Case) -> None:
+    case.pod("a", workload="w/1/0")
+    case.pod("b", workload="w/1/1", phase="Failed")
+    case.pod("c", workload="w/2/0", node="n2")
+    case.pod("f", node="n2")
+    cache = case.cache
+    assert {pod.name for pod in cache.pods_of("w")} == {"a", "b", "c"}
+    assert {pod.name for pod in cache.live_pods("w")} == {"a", "c"}
+    assert {pod.name for pod in cache.pods_on("n2")} == {"c", "f"}
+    assert cache.workloads_on("n2") == {"w"}
+    assert case.workloads == {"w"}
+    for name, index in (("a", "1/0"), ("b", "1/1"), ("c", "2/0")):
+        case.pod(name, workload=f"w/{index}", gone=True)
+    assert cache.pods_of("w") == []
+    assert list(cache.workloads_with_pods()) == []
+
+
+async def test_an_assumed_pod_counts_at_once(case: Case) -> None:
+    raw = scripted_api_server.pod("p", 50, labels={})
+    assert case.cache.assume(msgspec.convert(raw, Pod))
+    assert case.apply() == ["charge uid-p"]
+
+
+async def test_a_standby_records_nothing_and_a_new_leader_gets_everything() -> None:
+    case = Case()
+    case.cache.drop_deltas()
+    await case.cache.set_pools([POOL])
+    case.node("n1")
+    case.pod("f")
+    assert case.cache._deltas is None
+    assert case.apply() == ["upsert_worker n1", "charge uid-f"]
+    case.pod("f", gone=True)
+    assert case.apply() == ["release uid-f"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_deltas_always_add_up_to_the_truth(seed: int) -> None:
+    """Random claims, pods, nodes and pools; the applied deltas must equal what the definition says."""
+    rng = random.Random(seed)
+    case = Case()
+    nodes = [f"n{i}" for i in range(4)]
+    pods: dict[str, tuple[str, str]] = {}
+    claims: set[tuple[str, int]] = set()
+    for _ in range(300):
+        match rng.randrange(6):
+            case 0:
+                case.node(rng.choice(nodes), pool=rng.choice("pq"), ready=rng.random() < 0.7, gone=rng.random() < 0.3)
+            case 1:
+                await case.cache.set_pools(rng.sample([POOL, PoolInfo("q", match_labels=(("pool", "q"),))], k=1))
+            case 2:
+                claim = (rng.choice("uvw"), rng.randint(1, 2))
+                case.cache.claim(*claim, rng.choices(nodes, k=2), NEEDS, SUBJECT)
+                claims.add(claim)
+            case 3 if claims:
+                claim = rng.choice(sorted(claims))
+                case.cache.unclaim(*claim)
+                claims.discard(claim)
+            case _:
+                key = f"{rng.choice('uvw')}/{rng.randint(1, 2)}/{rng.randint(0, 1)}"
+                name, phase = key.replace("/", "-"), rng.choice(["Running", "Succeeded"])
+                gone = rng.random() < 0.4
+                case.pod(name, workload=key, phase=phase, gone=gone, node="n0")
+                if gone:
+                    pods.pop(name, None)
+                else:
+                    pods[name] = (key, phase)
+        if rng.random() < 0.3:
+            case.apply()
+    case.apply()
+    wanted = {f"{w}/{a}/{i}" for w, a in claims for i in range(2)}
+    wanted |= {key for key, phase in pods.values() if phase == "Running"}
+    assert set(case.charges) == wanted
+    assert case.workers == dict(case.cache.workers)
+    fresh = Case()
+    fresh.cache = case.cache
+    fresh.cache.drop_deltas()
+    fresh.apply()
+    assert (fresh.workers, fresh.charges) == (case.workers, case.charges)

@@ -1,0 +1,245 @@
+"""The leader's figures: what is counted, for which pool, and that the row says it."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+
+from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind
+from niyanta.engine.types import Charge, Requirements, Subject, WorkerInfo
+from niyanta.lifecycle import Phase
+from niyanta.resources.models.workload import WorkloadSpec
+from niyanta.scheduler.cluster_api import ClusterApi, CustomerLimits, PodView
+from niyanta.scheduler.demand import stats_collector
+from niyanta.scheduler.demand.stats_collector import StatsCollector
+from niyanta.scheduler.intake.work_queue import WorkQueue
+from niyanta.scheduler.metrics import SchedulerMetrics
+from niyanta.scheduler.session import Session
+from niyanta.scheduler.workload_cache import TrackedWorkload
+from niyanta.settings import Settings
+from niyanta.store.leader.demand_stats import NamespaceStats
+from niyanta.store.postgres.clock import Clock
+from niyanta.store.row_mapping import EPOCH
+from niyanta.store.rows import PoolRow, WorkloadRow
+from niyanta.store.state import StateManager
+from tests.store.conftest import epoch, leadership, pool, settings, state  # noqa: F401 - fixtures
+from tests.store.make import arrive
+
+pytestmark = pytest.mark.store
+
+NEEDS = Requirements((("cpu", 1000), ("pods", 1)))
+SPEC = WorkloadSpec.model_validate({"template": {"spec": {"containers": [{"name": "main", "image": "i"}]}}})
+WORKER = WorkerInfo("", "a", (), (), (("cpu", 4000), ("pods", 10)), slots=5)
+A, B = EmptyPool("a", (WORKER,), region="eu"), EmptyPool("b", (replace(WORKER, pool="b"),))
+
+
+@dataclass
+class World:
+    """What figures ask of the cluster."""
+
+    pools: list[EmptyPool] = field(default_factory=lambda: [A, B])
+    deltas: list[tuple[str, Any]] = field(default_factory=list)
+    limits: dict[str, int] = field(default_factory=dict)
+    living: dict[str, list[PodView]] = field(default_factory=dict)
+    shapes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    asked: list[Mapping[str, Any]] = field(default_factory=list)
+
+    def take_deltas(self) -> list[tuple[str, Any]]:
+        taken, self.deltas = self.deltas, []
+        return taken
+
+    def empty_pools(self, remembered: Mapping[str, Any]) -> list[EmptyPool]:
+        self.asked.append(dict(remembered))
+        return self.pools
+
+    async def observe_shapes(self) -> Mapping[str, Any]:
+        return self.shapes
+
+    def limits_of(self, customer: str) -> CustomerLimits:
+        return CustomerLimits(concurrent=self.limits.get(customer))
+
+    def pods(self, workload: str) -> list[PodView]:
+        return self.living.get(workload, [])
+
+
+@dataclass
+class Case:
+    world: World
+    session: Session
+
+    def track(self, count: int = 1, *, phase: Phase = Phase.PENDING, away: bool = False, **fields: Any) -> list[str]:
+        """Workloads of the queue (or of none, when they are away for a while)."""
+        made = []
+        asked = fields.pop("asked", NEEDS)
+        for _ in range(count):
+            row = replace(ROW, id=str(uuid.uuid4()), phase=phase, queued_at_us=self.session.clock.now(), **fields)
+            tracked = TrackedWorkload(row, SPEC, asked, Subject(row.namespace, row.customer))
+            self.session.mirror.put(tracked)
+            if phase is Phase.PENDING and not away:
+                self.session.mirror.enqueue(tracked, now=0)
+            made.append(row.id)
+        return made
+
+
+ROW = WorkloadRow(
+    id="",
+    door="rest",
+    namespace="team",
+    name="w",
+    customer="acme",
+    type="",
+    labels={},
+    generation=1,
+    spec={},
+    class_id="k",
+    replicas=1,
+    phase=Phase.PENDING,
+    version=1,
+    priority=10,
+    tier_weight=10,
+    queued_at_us=0,
+    queue_key=0,
+    created_at=EPOCH + timedelta(days=1),
+)
+
+
+@pytest.fixture
+async def case(state: StateManager, settings: Settings, epoch: int) -> Case:  # noqa: F811 - the fixtures
+    clock = Clock(state)
+    await clock.refresh()
+    world = World()
+    session = Session(
+        state=state,
+        cluster=cast(ClusterApi, world),
+        inbox=WorkQueue(asyncio.get_running_loop()),
+        clock=clock,
+        settings=settings,
+        telemetry=cast(SchedulerMetrics, None),
+        epoch=epoch,
+        on_lost=lambda: None,
+        tick=lambda: None,
+    )
+    return Case(world, session)
+
+
+async def test_what_waits_and_runs_is_counted_and_written(case: Case) -> None:
+    case.world.deltas = [
+        ("upsert_worker", replace(WORKER, name="n1")),
+        ("charge", Charge("r/1/0", "n1", (("cpu", 3000), ("pods", 1)), subject=Subject("team", "acme"))),
+    ]
+    case.track(6)
+    case.track(1, replicas=2, namespace="other")
+    case.track(1, phase=Phase.RUNNING, pool="a", workers=("n1",))
+    case.track(1, phase=Phase.HELD)
+
+    made = await StatsCollector(case.session).once()
+
+    a, b = made.pools
+    assert (a.pool, a.region, a.workers, a.ready_workers, a.workers_in_use) == ("a", "eu", 1, 1, 1)
+    assert (a.running_workloads, a.running_slots, a.queued_workloads, a.queued_slots) == (1, 1, 7, 8)
+    assert (a.workers_needed, a.demand, a.utilization_percent_sum) == (3, 9, 75)
+    assert (b.workers_needed, b.queued_workloads, b.oldest_age_seconds) == (0, 0, 0.0)
+    assert 0 < a.oldest_age_seconds < 60
+    spaces = [replace(space, oldest_age_seconds=0.0) for space in made.namespaces]
+    assert spaces == [NamespaceStats("other", 1, 2), NamespaceStats("team", 6, 6, 1, 1)]
+    written = await case.session.state.get_figures()
+    assert written is not None
+    assert written[0] == made == case.session.figures
+
+
+async def test_backoff_counts_and_pods_that_still_stop_stand_for_their_workload(case: Case) -> None:
+    (waits,) = case.track(1, away=True)
+    (stops,) = case.track(1, away=True)
+    case.world.living[stops] = [cast(PodView, _Living())]
+    made = await StatsCollector(case.session).once()
+    assert (made.pools[0].queued_workloads, made.pools[0].workers_needed) == (1, 1)
+    assert made.namespaces[0].queued_workloads == 2
+    tracked = case.session.mirror.get(waits)
+    assert tracked is not None
+    verdict = case.session.fits.of(tracked)
+    assert verdict is not None
+    assert verdict.fit is FitKind.NEW
+
+
+class _Living:
+    over = False
+
+
+async def test_work_that_the_api_server_turns_down_counts_and_makes_no_worker(case: Case) -> None:
+    (refused, _) = case.track(2, away=True)
+    tracked = case.session.mirror.get(refused)
+    assert tracked is not None
+    tracked.turned_down = True
+    (a, _) = (await StatsCollector(case.session).once()).pools
+    assert (a.queued_workloads, a.workers_needed) == (2, 1)
+    tracked.turned_down = False
+    case.track(4)
+    (a, _) = (await StatsCollector(case.session).once()).pools
+    assert (a.queued_workloads, a.workers_needed) == (6, 2)
+
+
+async def test_a_customers_limit_makes_no_demand(case: Case) -> None:
+    case.track(1, phase=Phase.RUNNING, pool="a")
+    case.track(9)
+    case.world.limits["acme"] = 3
+    (a, _) = (await StatsCollector(case.session).once()).pools
+    assert (a.queued_workloads, a.workers_needed) == (2, 1)
+
+
+async def test_nothing_new_is_not_thought_about_again(case: Case) -> None:
+    maker = StatsCollector(case.session)
+    case.track(1)
+    await maker.once()
+    fits = case.session.fits
+    first = case.session.figures
+    await maker.once()
+    assert case.session.fits is fits
+    assert case.session.figures is not first
+    case.track(1)
+    maker._due.clear()
+    await maker.once()
+    assert case.session.fits is not fits
+
+
+async def test_a_wall_of_one_kind_hides_no_other_and_is_counted_by_its_class(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stats_collector, "LOOKED_AT", 8)
+    monkeypatch.setattr(stats_collector, "MOST_OF_A_KIND", 4)
+    case.track(40)
+    case.track(1, class_id="other", asked=replace(NEEDS, requests=(("cpu", 3000), ("pods", 1))))
+    (a, _) = (await StatsCollector(case.session).once()).pools
+    assert (a.queued_workloads, a.workers_needed) == (41, 11)
+
+
+async def test_a_backlog_deeper_than_memory_counts_by_its_class(case: Case, epoch: int) -> None:  # noqa: F811
+    for _ in range(12):
+        await arrive(case.session.state, epoch=epoch, class_id="k", customer="acme")
+    case.track(4)
+    (a, _) = (await StatsCollector(case.session).once()).pools
+    assert (a.queued_workloads, a.workers_needed) == (4, 1)
+    made = await StatsCollector(case.session, deep=lambda: True).once()
+    assert (made.pools[0].queued_workloads, made.pools[0].workers_needed) == (12, 3)
+    assert made.namespaces[0].queued_workloads == 12
+
+
+async def test_shapes_are_remembered_by_the_next_leader(case: Case) -> None:
+    state = case.session.state  # noqa: F811
+    case.world.shapes = {"a": {"allocatable": {"cpu": 1}}}
+    maker = StatsCollector(case.session)
+    await maker.once()
+    assert await state.get_shapes() == {}  # the pool has no row yet
+    await state.upsert_pools([PoolRow("a")])
+    maker._due.clear()
+    await maker.once()
+    assert await state.get_shapes() == case.world.shapes
+    case.world.pools = [B]
+    await maker.once()
+    await maker.once()
+    assert case.world.asked[-1] == {}
