@@ -21,6 +21,7 @@ from niyanta.cluster.api.kinds import CUSTOMERS, WORKER_POOLS, WORKLOADS
 from niyanta.cluster.kubernetes import KubernetesCluster
 from niyanta.cluster.leadership.election import Candidate, Loss, Settled
 from niyanta.cluster.state.cache import ClusterCache
+from niyanta.cluster.state.pool_info import pool_infos
 from niyanta.cluster.status.event_recorder import EventRecorder
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
 from niyanta.cluster.watch.kopf_watcher import KopfWatcher
@@ -31,7 +32,7 @@ from niyanta.observability import log
 from niyanta.observability.http import Exporter, measure_stalls
 from niyanta.pools.controller import ScalingController
 from niyanta.pools.factory import make_scaling_controller
-from niyanta.pools.pool_status import PoolStatusWriter, pool_views
+from niyanta.pools.pool_status import PoolStatusWriter
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.worker_pool import WorkerPool
 from niyanta.scheduler.intake.work_queue import WorkQueue
@@ -270,7 +271,7 @@ class Operator:
         while True:
             await self._pools_event.wait()
             self._pools_event.clear()
-            await self.cache.set_pools(pool_views(self.pools.items().values()))
+            await self.cache.set_pools(pool_infos(self.pools.items().values()))
             self.inbox.put_capacity()
             if self._scaler is not None:
                 self._scaler.wake()
@@ -308,7 +309,7 @@ class Operator:
         self.customers.replace((await self.client.list(CUSTOMERS)).items, asked_at=asked_at)
         pools = await self.client.list(WORKER_POOLS, namespace=self.settings.namespace)
         self.pools.replace(pools.items, asked_at=asked_at)
-        await self.cache.set_pools(pool_views(self.pools.items().values()))
+        await self.cache.set_pools(pool_infos(self.pools.items().values()))
 
     async def _patiently(self, ask: Callable[[], Awaitable[None]]) -> None:
         """Ask until there is an answer: the servers may be away for a while."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from niyanta.pools.pool_status import pool_views, stamped
+from niyanta.cluster.state.pool_info import pool_infos, stamped
 from niyanta.resources.models.worker_pool import WorkerPool
 
 pytestmark = pytest.mark.unit
@@ -15,7 +15,7 @@ def test_a_pools_gpu_keeps_the_resource_it_names() -> None:
     pool = WorkerPool.model_validate(
         {"metadata": {"name": "odd"}, "spec": {"nodeSelector": {"matchLabels": {"a": "b"}}, "gpu": gpu}}
     )
-    (view,) = pool_views([pool])
+    (view,) = pool_infos([pool])
     assert view.gpu is not None
     assert (view.gpu.model, view.gpu.count, view.gpu.memory) == ("MI300X", 2, 192 * 2**30)
     assert view.gpu.resource == "example.com/accelerator"

@@ -14,12 +14,12 @@ from niyanta.cluster.api.kinds import NODES, ResourceKind
 from niyanta.cluster.api.objects import ContainerStatus, Pod
 from niyanta.cluster.state import empty_workers
 from niyanta.cluster.state.cache import ClusterCache
+from niyanta.cluster.state.pool_info import pool_infos
 from niyanta.cluster.status.event_recorder import EventRecorder
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
 from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.engine.sizing.pool_fit import EmptyPool
 from niyanta.engine.types import Requirements, Subject
-from niyanta.pools.pool_status import pool_views
 from niyanta.resources.compile.pod_resources import NamespaceDefaults, RuntimeClass
 from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, REST_ID, WORKLOAD_UID
 from niyanta.resources.models.customer import Customer
@@ -93,7 +93,7 @@ class KubernetesCluster:
         pools = list(self._pools.items().values())
         workers = Counter(info.pool for info in self._cache.workers.values())
         learned = {name: empty_workers.from_record(record) for name, record in remembered.items()}
-        return empty_workers.empty_pools(pools, pool_views(pools), learned=learned, workers=workers)
+        return empty_workers.empty_pools(pools, pool_infos(pools), learned=learned, workers=workers)
 
     async def observe_shapes(self) -> Mapping[str, Mapping[str, Any]]:
         return {

@@ -14,12 +14,12 @@ from niyanta.cluster.api.errors import ApiError, ErrorKind, WritesClosedError, e
 from niyanta.cluster.api.kinds import NODES, WORKER_POOLS
 from niyanta.cluster.api.objects import Node, Pod
 from niyanta.cluster.state.cache import ClusterCache
+from niyanta.cluster.state.pool_info import pool_infos
 from niyanta.cluster.state.worker_info import by_age
 from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.lifecycle import Phase
 from niyanta.observability import log
 from niyanta.pools.policy import PoolWorker
-from niyanta.pools.pool_status import pool_views
 from niyanta.pools.providers.base import Group, Instance, InstanceState
 from niyanta.resources.labels import SCALE_DOWN, SCALE_DOWN_DISABLED
 from niyanta.resources.models.worker_pool import WorkerPool
@@ -58,7 +58,7 @@ class PoolNodes:
 
     def owners(self) -> Callable[[Mapping[str, str]], str]:
         """Today's rule of which pool a node with given labels belongs to; empty: none."""
-        views = by_age(pool_views(self._pools.items().values()))
+        views = by_age(pool_infos(self._pools.items().values()))
         return lambda labels: next((view.name for view in views if view.selects(labels)), "")
 
     def workers(self, pool: str, group: Group, seen: Mapping[str, int], unready: Mapping[str, int]) -> list[PoolWorker]:

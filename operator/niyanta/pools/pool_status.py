@@ -14,15 +14,13 @@ from typing import Any
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, WritesClosedError
 from niyanta.cluster.state.cache import ClusterCache
-from niyanta.cluster.state.worker_info import PoolGpuInfo, PoolInfo
 from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.engine.snapshot.snapshot import Snapshot
-from niyanta.engine.types import CPU, MEMORY, Expression, Op, Strategy, WorkerInfo
+from niyanta.engine.types import CPU, MEMORY, WorkerInfo
 from niyanta.observability import log
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.worker_pool import WorkerPool
 from niyanta.resources.ownership import pod_selector
-from niyanta.resources.quantity import base_units
 from niyanta.scheduler.session import Session
 from niyanta.settings import Settings
 from niyanta.store.errors import StoreError
@@ -33,37 +31,6 @@ logger = log.get(__name__)
 
 SLICE = 200
 """Workers looked at before other tasks of the loop get their turn."""
-
-
-def pool_views(pools: Iterable[WorkerPool]) -> list[PoolInfo]:
-    """What of each pool decides about workers."""
-    views = []
-    for pool in pools:
-        spec = pool.spec
-        gpu = None
-        if spec.gpu is not None:
-            memory = base_units(MEMORY, str(spec.gpu.memory), field="spec.gpu.memory") if spec.gpu.memory else 0
-            gpu = PoolGpuInfo(model=spec.gpu.model, count=spec.gpu.count, memory=memory, resource=spec.gpu.resource)
-        views.append(
-            PoolInfo(
-                name=pool.metadata.name,
-                created=pool.metadata.creation_timestamp,
-                match_labels=tuple(sorted(spec.node_selector.match_labels.items())),
-                match_expressions=tuple(
-                    Expression(e.key, Op(e.operator.value), tuple(e.values))
-                    for e in spec.node_selector.match_expressions
-                ),
-                region=spec.region or "",
-                zones=tuple(spec.zones),
-                tags=tuple(sorted(spec.tags.items())),
-                capabilities=frozenset(spec.capabilities),
-                compliance=frozenset(spec.compliance),
-                gpu=gpu,
-                slots_per_worker=spec.slots_per_worker,
-                strategy=Strategy(spec.strategy.value),
-            )
-        )
-    return views
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ import pytest
 from niyanta.cluster.api.objects import Node, NodeMetadata, NodeSpec, NodeStatus, NodeTaint, StatusCondition
 from niyanta.cluster.state import empty_workers
 from niyanta.cluster.state.empty_workers import EmptyWorker, declared, empty_pools, from_record, limit, to_record
+from niyanta.cluster.state.pool_info import pool_infos
 from niyanta.cluster.state.worker_info import worker
 from niyanta.engine.sizing.packing import hypothetical
 from niyanta.engine.sizing.pool_fit import EmptyPool
 from niyanta.engine.types import HOSTNAME_TOPOLOGY, REGION_TOPOLOGY, ZONE_TOPOLOGY
-from niyanta.pools.pool_status import pool_views
 from niyanta.resources.models.worker_pool import WorkerPool
 from tests.cluster.state.test_cache import POOL, Case
 
@@ -43,7 +43,7 @@ def pool(**spec: Any) -> WorkerPool:
 
 def empty(of: WorkerPool, learned: EmptyWorker | None = None, workers: int = 0) -> EmptyPool:
     known = {"a100": learned} if learned is not None else {}
-    (found,) = empty_pools([of], pool_views([of]), learned=known, workers={"a100": workers})
+    (found,) = empty_pools([of], pool_infos([of]), learned=known, workers={"a100": workers})
     return found
 
 
@@ -56,7 +56,7 @@ def test_an_empty_worker_is_read_as_the_node_it_will_be() -> None:
         spec=NodeSpec(taints=(NodeTaint("gpu", "", "NoSchedule"),)),
         status=NodeStatus({k: str(v) for k, v in OFFERS.items()}, (StatusCondition("Ready", "True"),)),
     )
-    (view,) = pool_views([of])
+    (view,) = pool_infos([of])
     (template,) = empty(of).templates
     assert hypothetical(template, 0) == worker(node, view)
 
