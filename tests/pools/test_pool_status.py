@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from niyanta.cluster.state.pool_info import pool_infos, stamped
+from niyanta.cluster.state.pool_info import pool_infos
+from niyanta.pools.pool_status import stamped
 from niyanta.resources.models.worker_pool import WorkerPool
 
 pytestmark = pytest.mark.unit
