@@ -21,6 +21,14 @@ from niyanta.cluster.api.objects import Object
 from niyanta.cluster.state.cache import ClusterCache
 from niyanta.cluster.state.worker_info import PoolInfo
 from niyanta.cluster.watch.reflector import Reflector, Tuning
+from niyanta.engine.snapshot.deltas import (
+    Delta,
+    PodCharged,
+    PodReleased,
+    StateReplaced,
+    WorkerRemoved,
+    WorkerUpserted,
+)
 from niyanta.engine.types import Charge, WorkerInfo
 from niyanta.settings import Settings
 from testing.cluster.cluster import Cluster
@@ -169,24 +177,28 @@ async def assert_equal(client: ApiClient, reflector: Reflector[Any], kind: Resou
     pytest.fail(f"{kind.plural}: {text}: {sorted(different)[:5]}")
 
 
-def assert_deltas_add_up(cache: ClusterCache, taken: list[Any]) -> None:
+def assert_deltas_add_up(cache: ClusterCache, taken: list[Delta]) -> None:
     """All deltas taken since the start give what a fresh reader gets."""
     workers: dict[str, WorkerInfo] = {}
     charges: dict[str, Charge] = {}
-    for what, argument in taken + cache.take_deltas():
-        match what:
-            case "upsert_worker":
-                workers[argument.name] = argument
-            case "remove_worker":
-                del workers[argument]
-            case "charge":
-                charges[argument.key] = argument
-            case _:
-                del charges[argument]
-    cache.drop_deltas()
-    fresh = cache.take_deltas()
-    assert workers == {arg.name: arg for what, arg in fresh if what == "upsert_worker"}
-    assert charges == {arg.key: arg for what, arg in fresh if what == "charge"}
+    for delta in taken:
+        match delta:
+            case WorkerUpserted(info):
+                workers[info.name] = info
+            case WorkerRemoved(name):
+                del workers[name]
+            case PodCharged(charge):
+                charges[charge.key] = charge
+            case PodReleased(key):
+                del charges[key]
+            case StateReplaced():
+                assert delta is taken[0], "a reader that keeps up gets the whole state once"
+                workers = {info.name: info for info in delta.workers}
+                charges = {charge.key: charge for charge in delta.charges}
+    (fresh,) = cache.delta_cursor().take()
+    assert isinstance(fresh, StateReplaced)
+    assert workers == {info.name: info for info in fresh.workers}
+    assert charges == {charge.key: charge for charge in fresh.charges}
 
 
 async def test_the_store_equals_the_server_after_churn_cuts_and_expiry(
@@ -196,7 +208,8 @@ async def test_the_store_equals_the_server_after_churn_cuts_and_expiry(
     small = replace(Tuning(), chunk=100, watch_seconds=5.0)  # many chunks, and watches that the server ends by itself
     for reflector in cache.reflectors:
         reflector._tuning = small
-    taken: list[Any] = list(cache.take_deltas())
+    deltas = cache.delta_cursor()
+    taken = list(deltas.take())
     names = [f"{unique}-{i:04}" for i in range(NODE_COUNT)]
     task = asyncio.create_task(cache.run())
     try:
@@ -210,7 +223,7 @@ async def test_the_store_equals_the_server_after_churn_cuts_and_expiry(
         round_ = 0
         while not running.done():
             await asyncio.sleep(0.4)
-            taken += cache.take_deltas()
+            taken += deltas.take()
             reflector = (cache.pods, cache.nodes)[round_ % 2]
             match round_ % 6:
                 case 0 | 1:
@@ -228,7 +241,7 @@ async def test_the_store_equals_the_server_after_churn_cuts_and_expiry(
         await assert_equal(client, cache.pods, PODS)
         await assert_equal(client, cache.nodes, NODES)
         assert cache.pods.unreadable == cache.nodes.unreadable == 0
-        assert_deltas_add_up(cache, taken)
+        assert_deltas_add_up(cache, [*taken, *deltas.take()])
         by_node: dict[str, int] = {}
         for found in cache.pods.store.values():
             by_node[found.spec.node_name] = by_node.get(found.spec.node_name, 0) + 1

@@ -225,7 +225,7 @@ class Operator:
             *(asyncio.create_task(coroutine, name=name) for name, coroutine in self.adapter.leader_tasks()),
         ]
         try:
-            self.cache.drop_deltas()
+            self.cache.close_delta_cursors()
             await alive_while(self.lease.tick, self.cache.relist_consistent())
             await alive_while(self.lease.tick, self._patiently(self._load_catalogues))
             await self._ensure_default_customer()
@@ -237,7 +237,7 @@ class Operator:
             await _cancel(beside)
             self.inbox.close()
             await session.close()
-            self.cache.drop_deltas()
+            self.cache.close_delta_cursors()
 
     # --- what changes ------------------------------------------------------------------------------------------------
 

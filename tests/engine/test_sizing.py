@@ -13,6 +13,7 @@ from niyanta.engine.explain import fit_note
 from niyanta.engine.placement.overlay import Options
 from niyanta.engine.schedule import schedule
 from niyanta.engine.sizing.planner import EmptyPool, FitKind, IdenticalWorkloads, Planner, PoolFit, Sizing
+from niyanta.engine.snapshot.deltas import StateReplaced, WorkerUpserted
 from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.engine.types import (
     HOSTNAME_TOPOLOGY,
@@ -86,7 +87,7 @@ def size(
     options: Options | None = None,
 ) -> Sizing:
     planner = Planner()
-    planner.follow([("upsert_worker", info) for info in workers] + [("charge", one) for one in charges])
+    planner.follow([StateReplaced(workers, charges)])
     return planner.size(pools, pending, bulk, options or Options())
 
 
@@ -125,10 +126,26 @@ def test_idle_workers_are_filled_before_new_ones_and_those_not_ready_stand_for_n
     assert needed(size([pool("a")], [], workers=(idle, starting))) == {"a": 0}
 
 
+def test_a_planner_that_starts_over_from_the_whole_state_sizes_as_before() -> None:
+    real = replace(template("a"), name="n1")
+    state = StateReplaced((real,), (running("n1", 3000),))
+    planner = Planner()
+    planner.follow([state])
+    before = planner.size([pool("a"), pool("b")], waiting(9), (), Options())
+    assert needed(before) == {"a": 3, "b": 0}
+    rows = planner.snapshot.usage()
+    planner.follow([state])
+    assert planner.snapshot.usage() == rows, "hypothetical workers stay"
+    assert planner.size([pool("a"), pool("b")], waiting(9), (), Options()) == before
+    planner.follow([StateReplaced((), ())])
+    assert needed(planner.size([pool("a"), pool("b")], waiting(9), (), Options())) == {"a": 3, "b": 0}
+    assert planner.snapshot.charges("n1") == ()
+
+
 def test_work_whose_pods_are_turned_down_takes_no_room_and_makes_no_worker() -> None:
     real = replace(template("a"), name="n1")
     planner = Planner()
-    planner.follow([("upsert_worker", real)])
+    planner.follow([WorkerUpserted(real)])
     sizing = planner.size([pool("a")], waiting(9), (), Options(), frozenset(f"w{n:04}" for n in range(5)))
     assert needed(sizing) == {"a": 1}
     assert [sizing.verdicts[f"w{n:04}"] for n in (0, 8)] == [PoolFit(FitKind.REFUSED, "a"), PoolFit(FitKind.ROOM, "a")]
@@ -332,7 +349,7 @@ def test_the_planner_follows_changes() -> None:
     planner = Planner()
     assert planner.size([pool("a")], waiting(40), (), Options()).loads["a"].needed == 10
     assert planner.size([pool("a")], [], (), Options()).loads["a"].needed == 0
-    planner.follow([("upsert_worker", replace(template("b"), name="n1"))])
+    planner.follow([WorkerUpserted(replace(template("b"), name="n1"))])
     again = planner.size([pool("a", cpu=8000), pool("b", most=1)], waiting(12), (), Options())
     fresh = size([pool("a", cpu=8000), pool("b", most=1)], waiting(12), workers=(replace(template("b"), name="n1"),))
     assert (again.loads, again.verdicts) == (fresh.loads, fresh.verdicts)

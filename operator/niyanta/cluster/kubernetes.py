@@ -19,6 +19,7 @@ from niyanta.cluster.status.event_recorder import EventRecorder
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
 from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.engine.sizing.pool_fit import EmptyPool
+from niyanta.engine.snapshot.deltas import DeltaCursor
 from niyanta.engine.types import Requirements, Subject
 from niyanta.resources.compile.pod_resources import NamespaceDefaults, RuntimeClass
 from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, REST_ID, WORKLOAD_UID
@@ -86,8 +87,8 @@ class KubernetesCluster:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def take_deltas(self) -> Sequence[tuple[str, Any]]:
-        return self._cache.take_deltas()
+    def delta_cursor(self) -> DeltaCursor:
+        return self._cache.delta_cursor()
 
     def empty_pools(self, remembered: Mapping[str, Mapping[str, Any]]) -> Sequence[EmptyPool]:
         pools = list(self._pools.items().values())

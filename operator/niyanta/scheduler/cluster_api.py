@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from niyanta.engine.sizing.pool_fit import EmptyPool
+from niyanta.engine.snapshot.deltas import DeltaCursor
 from niyanta.engine.types import Requirements, Subject
 from niyanta.resources.compile.pod_resources import NamespaceDefaults
 from niyanta.resources.ownership import Held, Resolved
@@ -95,8 +96,8 @@ class ClusterApi(Protocol):
     """The cluster, seen from the scheduler. Methods that write raise LeaseLostError once leadership is over; those
     about Workload objects raise ClusterAwayError while the API server doesn't answer."""
 
-    def take_deltas(self) -> Sequence[tuple[str, Any]]:
-        """What changed since the last call: names of Snapshot methods with their argument. The first call gives all."""
+    def delta_cursor(self) -> DeltaCursor:
+        """A new reader of cluster changes, one for each snapshot; its first read returns the whole state."""
         ...
 
     def empty_pools(self, remembered: Mapping[str, Mapping[str, Any]]) -> Sequence[EmptyPool]:

@@ -15,7 +15,6 @@ from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.lifecycle import Event, Phase
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterApi, NodeState, WriteProblem
-from niyanta.scheduler.delta_fanout import DeltaFanout
 from niyanta.scheduler.demand.sizing_result import SizingResult
 from niyanta.scheduler.intake.work_queue import WorkQueue
 from niyanta.scheduler.metrics import SchedulerMetrics
@@ -99,7 +98,6 @@ class Session:
         )
         self.pace = PlacementRate()
         self.asks: list[DrainQuery] = []
-        self.feed = DeltaFanout(cluster.take_deltas)
         self.figures: DemandStats | None = None
         """What the leader counted last; None until it did."""
         self.fits = SizingResult()

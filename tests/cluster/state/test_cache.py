@@ -14,6 +14,7 @@ from niyanta.cluster.state.cache import ClusterCache
 from niyanta.cluster.state.worker_info import PoolInfo
 from niyanta.cluster.watch.object_store import ObjectChange
 from niyanta.cluster.watch.reflector import Reflector
+from niyanta.engine.snapshot.deltas import PodCharged, PodReleased, StateReplaced, WorkerRemoved, WorkerUpserted
 from niyanta.engine.types import Charge, HostPort, PeerTerm, Requirements, Selector, Subject, WorkerInfo
 from tests.fakes import scripted_api_server
 
@@ -42,6 +43,7 @@ class Case:
         self.version = 0
         self.workers: dict[str, WorkerInfo] = {}
         self.charges: dict[str, Charge] = {}
+        self.deltas = self.cache.delta_cursor()
         self.apply()
 
     def more_room(self) -> None:
@@ -84,16 +86,25 @@ class Case:
     def apply(self) -> list[str]:
         """Apply the deltas, and say what they were."""
         said = []
-        for what, argument in self.cache.take_deltas():
-            if isinstance(argument, WorkerInfo):
-                self.workers[argument.name] = argument
-                said.append(f"{what} {argument.name}")
-            elif isinstance(argument, Charge):
-                self.charges[argument.key] = argument
-                said.append(f"{what} {argument.key}")
-            else:
-                del (self.workers if what == "remove_worker" else self.charges)[argument]
-                said.append(f"{what} {argument}")
+        for delta in self.deltas.take():
+            match delta:
+                case WorkerUpserted(info):
+                    self.workers[info.name] = info
+                    said.append(f"upsert_worker {info.name}")
+                case WorkerRemoved(name):
+                    del self.workers[name]
+                    said.append(f"remove_worker {name}")
+                case PodCharged(charge):
+                    self.charges[charge.key] = charge
+                    said.append(f"charge {charge.key}")
+                case PodReleased(key):
+                    del self.charges[key]
+                    said.append(f"release {key}")
+                case StateReplaced(workers, charges):
+                    self.workers = {info.name: info for info in workers}
+                    self.charges = {charge.key: charge for charge in charges}
+                    said += ["all", *(f"upsert_worker {name}" for name in self.workers)]
+                    said += [f"charge {key}" for key in self.charges]
         return said
 
 
@@ -263,12 +274,12 @@ async def test_an_assumed_pod_counts_at_once(case: Case) -> None:
 
 async def test_a_standby_records_nothing_and_a_new_leader_gets_everything() -> None:
     case = Case()
-    case.cache.drop_deltas()
+    case.cache.close_delta_cursors()
     await case.cache.set_pools([POOL])
     case.node("n1")
     case.pod("f")
-    assert case.cache._deltas is None
-    assert case.apply() == ["upsert_worker n1", "charge uid-f"]
+    assert not case.cache._deltas.has_readers
+    assert case.apply() == ["all", "upsert_worker n1", "charge uid-f"]
     case.pod("f", gone=True)
     assert case.apply() == ["release uid-f"]
 
@@ -312,7 +323,6 @@ async def test_deltas_always_add_up_to_the_truth(seed: int) -> None:
     assert set(case.charges) == wanted
     assert case.workers == dict(case.cache.workers)
     fresh = Case()
-    fresh.cache = case.cache
-    fresh.cache.drop_deltas()
+    fresh.deltas = case.cache.delta_cursor()
     fresh.apply()
     assert (fresh.workers, fresh.charges) == (case.workers, case.charges)

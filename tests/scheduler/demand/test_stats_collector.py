@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 
 from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind
+from niyanta.engine.snapshot.deltas import DeltaCursor, DeltaPublisher, StateReplaced
 from niyanta.engine.types import Charge, Requirements, Subject, WorkerInfo
 from niyanta.lifecycle import Phase
 from niyanta.resources.models.workload import WorkloadSpec
@@ -44,15 +45,15 @@ class World:
     """What figures ask of the cluster."""
 
     pools: list[EmptyPool] = field(default_factory=lambda: [A, B])
-    deltas: list[tuple[str, Any]] = field(default_factory=list)
+    workers: list[WorkerInfo] = field(default_factory=list)
+    charges: list[Charge] = field(default_factory=list)
     limits: dict[str, int] = field(default_factory=dict)
     living: dict[str, list[PodView]] = field(default_factory=dict)
     shapes: dict[str, dict[str, Any]] = field(default_factory=dict)
     asked: list[Mapping[str, Any]] = field(default_factory=list)
 
-    def take_deltas(self) -> list[tuple[str, Any]]:
-        taken, self.deltas = self.deltas, []
-        return taken
+    def delta_cursor(self) -> DeltaCursor:
+        return DeltaPublisher(lambda: StateReplaced(tuple(self.workers), tuple(self.charges))).cursor()
 
     def empty_pools(self, remembered: Mapping[str, Any]) -> list[EmptyPool]:
         self.asked.append(dict(remembered))
@@ -129,10 +130,8 @@ async def case(state: StateManager, settings: Settings, epoch: int) -> Case:  # 
 
 
 async def test_what_waits_and_runs_is_counted_and_written(case: Case) -> None:
-    case.world.deltas = [
-        ("upsert_worker", replace(WORKER, name="n1")),
-        ("charge", Charge("r/1/0", "n1", (("cpu", 3000), ("pods", 1)), subject=Subject("team", "acme"))),
-    ]
+    case.world.workers = [replace(WORKER, name="n1")]
+    case.world.charges = [Charge("r/1/0", "n1", (("cpu", 3000), ("pods", 1)), subject=Subject("team", "acme"))]
     case.track(6)
     case.track(1, replicas=2, namespace="other")
     case.track(1, phase=Phase.RUNNING, pool="a", workers=("n1",))

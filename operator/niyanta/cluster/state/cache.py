@@ -1,6 +1,6 @@
 """The cluster in memory: nodes, pods and what else decides about placement, always following the API server.
 
-The reflectors feed it in the event loop. The scheduler takes the differences for its engine snapshot (`take_deltas`),
+The reflectors feed it in the event loop. The scheduler reads the changes for its engine snapshots (`delta_cursor`),
 tells of committed placements (`claim`), and is told which workloads and nodes to look at again.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any
 
 from niyanta.cluster.api.connection import Connection
 from niyanta.cluster.api.kinds import LIMIT_RANGES, NODES, PODS, RUNTIME_CLASSES
@@ -19,15 +19,17 @@ from niyanta.cluster.state.usage import WorkerUsageBook
 from niyanta.cluster.state.worker_info import PoolInfo, by_age, pod_charge, pools_for, worker
 from niyanta.cluster.watch.object_store import ObjectChange
 from niyanta.cluster.watch.reflector import Reflector
-from niyanta.engine.types import Charge, Requirements, Subject, WorkerInfo
-
-Delta = (
-    tuple[Literal["upsert_worker"], WorkerInfo]
-    | tuple[Literal["remove_worker"], str]
-    | tuple[Literal["charge"], Charge]
-    | tuple[Literal["release"], str]
+from niyanta.engine.snapshot.deltas import (
+    Delta,
+    DeltaCursor,
+    DeltaPublisher,
+    PodCharged,
+    PodReleased,
+    StateReplaced,
+    WorkerRemoved,
+    WorkerUpserted,
 )
-"""A call to make on the engine's Snapshot: method name and argument."""
+from niyanta.engine.types import Charge, Requirements, Subject, WorkerInfo
 
 SLICE = 250
 """Nodes looked at again before other tasks of the loop get their turn (some 10 ms)."""
@@ -79,7 +81,7 @@ class ClusterCache:
         self._by_workload: dict[str, dict[Key, Pod]] = {}
         self._by_node: dict[str, dict[Key, Pod]] = {}
         self._ledger = WorkerUsageBook(self._charge_changed)
-        self._deltas: list[Delta] | None = None
+        self._deltas = DeltaPublisher(self._full_state)
 
     @property
     def reflectors(self) -> tuple[Reflector[Any], ...]:
@@ -193,27 +195,22 @@ class ClusterCache:
 
     # --- what the engine gets ----------------------------------------------------------------------------------------
 
-    def take_deltas(self) -> list[Delta]:
-        """What changed since the last call, in order; the first call gives everything there is.
+    def delta_cursor(self) -> DeltaCursor:
+        """A new reader of changes; its first read returns the whole state, and nothing is kept for it before that (a
+        standby replica would collect for ever)."""
+        return self._deltas.cursor()
 
-        Nothing is recorded before the first call: a standby replica would collect for ever.
-        """
-        if self._deltas is None:
-            self._deltas = []
-            everything: list[Delta] = [("upsert_worker", info) for info in self._workers.values()]
-            everything += [("charge", charge) for charge in self._ledger.charges()]
-            return everything
-        taken, self._deltas = self._deltas, []
-        return taken
+    def close_delta_cursors(self) -> None:
+        """Keep changes for no reader any more, when a leader steps down."""
+        self._deltas.close_all()
 
-    def drop_deltas(self) -> None:
-        """Stop recording; the next `take_deltas` gives everything again (for a fresh snapshot)."""
-        self._deltas = None
+    def _full_state(self) -> StateReplaced:
+        return StateReplaced(tuple(self._workers.values()), tuple(self._ledger.charges()))
 
-    def _record(self, delta: Delta) -> None:
-        if self._deltas is not None:
-            self._deltas.append(delta)
-            self._room = self._room or delta[0] != "charge"
+    def _publish(self, delta: Delta) -> None:
+        if self._deltas.has_readers:
+            self._deltas.publish(delta)
+            self._room = self._room or not isinstance(delta, PodCharged)
 
     def _tell_of_room(self) -> None:
         if self._room:
@@ -221,7 +218,7 @@ class ClusterCache:
             self._on_room()
 
     def _charge_changed(self, key: str, charge: Charge | None) -> None:
-        self._record(("release", key) if charge is None else ("charge", charge))
+        self._publish(PodReleased(key) if charge is None else PodCharged(charge))
 
     # --- what the reflectors tell ------------------------------------------------------------------------------------
 
@@ -243,7 +240,7 @@ class ClusterCache:
         if node is None or not pools:
             self._losers.pop(name, None)
             if self._workers.pop(name, None) is not None:
-                self._record(("remove_worker", name))
+                self._publish(WorkerRemoved(name))
             return
         if len(pools) > 1:
             self._losers[name] = tuple(pool.name for pool in pools[1:])
@@ -252,7 +249,7 @@ class ClusterCache:
         info = worker(node, pools[0])
         if self._workers.get(name) != info:
             self._workers[name] = info
-            self._record(("upsert_worker", info))
+            self._publish(WorkerUpserted(info))
 
     def _pods_changed(self, changes: list[ObjectChange[Pod]]) -> None:
         touched: set[str] = set()

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
@@ -28,6 +27,7 @@ from niyanta.engine.placement.overlay import Options, Overlay
 from niyanta.engine.sizing.packing import MOST_ROWS, Packing, bits_of, hypothetical
 from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind, IdenticalWorkloads, PoolFit
 from niyanta.engine.snapshot.bitset import Bits, minus, to_rows
+from niyanta.engine.snapshot.deltas import Delta, StateReplaced
 from niyanta.engine.snapshot.snapshot import CPU_ROW, MEMORY_ROW, SLOTS_ROW, UNLIMITED, Snapshot
 from niyanta.engine.types import PendingWorkload, Requirements, Subject, WorkerInfo
 
@@ -79,10 +79,14 @@ class Planner:
         """One empty worker for each zone of each pool."""
         self._closest: dict[int, tuple[Requirements, PoolFit]] = {}
 
-    def follow(self, deltas: Iterable[tuple[str, Any]]) -> None:
-        """Changes of the cluster: names of Snapshot methods with their argument."""
-        for method, argument in deltas:
-            getattr(self.snapshot, method)(argument)
+    def follow(self, deltas: Iterable[Delta]) -> None:
+        """Bring changes of the cluster in; the hypothetical workers stay."""
+        for delta in deltas:
+            self.snapshot.apply(delta)
+            if isinstance(delta, StateReplaced):
+                for infos in self._rows.values():
+                    for info in infos:
+                        self.snapshot.upsert_worker(info)
 
     def size(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Final
+from typing import Final, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,14 @@ from numpy.typing import NDArray
 from niyanta.engine.placement.scoring import StrategyScore
 from niyanta.engine.snapshot.affinity_terms import AffinityTable
 from niyanta.engine.snapshot.bitset import IntArray
+from niyanta.engine.snapshot.deltas import (
+    Delta,
+    PodCharged,
+    PodReleased,
+    StateReplaced,
+    WorkerRemoved,
+    WorkerUpserted,
+)
 from niyanta.engine.snapshot.host_ports import HostPortTable
 from niyanta.engine.snapshot.worker_index import WorkerIndex
 from niyanta.engine.types import CPU, MEMORY, PODS, Charge, Quantities, WorkerInfo
@@ -124,6 +132,35 @@ class Snapshot:
     def usage(self) -> list[WorkerUsage]:
         """`worker_usage` of all workers, sorted by name."""
         return [self.worker_usage(name) for name in self.workers]
+
+    # --- changes ---
+
+    def apply(self, delta: Delta) -> None:
+        """Bring one change of the cluster in."""
+        match delta:
+            case PodCharged(charge):
+                self.charge(charge)
+            case PodReleased(key):
+                self.release(key)
+            case WorkerUpserted(info):
+                self.upsert_worker(info)
+            case WorkerRemoved(name):
+                self.remove_worker(name)
+            case StateReplaced():
+                self._replace(delta)
+            case _:
+                assert_never(delta)
+
+    def _replace(self, state: StateReplaced) -> None:
+        """Become `state`; what is equal already costs one comparison each."""
+        for key in sorted(self._seats.keys() - {charge.key for charge in state.charges}):
+            self.release(key)
+        for name in sorted(self.index.rows.keys() - {info.name for info in state.workers}):
+            self.remove_worker(name)
+        for info in state.workers:
+            self.upsert_worker(info)
+        for charge in state.charges:
+            self.charge(charge)
 
     # --- workers ---
 

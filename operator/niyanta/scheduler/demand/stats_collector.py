@@ -21,10 +21,10 @@ from typing import Any
 
 from niyanta.engine.schedule import Options
 from niyanta.engine.sizing.planner import EmptyPool, IdenticalWorkloads, Planner, Sizing
+from niyanta.engine.snapshot.deltas import Delta
 from niyanta.engine.types import PendingWorkload
 from niyanta.lifecycle import Phase
 from niyanta.observability import log
-from niyanta.scheduler.delta_fanout import FIGURES, Delta
 from niyanta.scheduler.demand.sizing_result import SizingResult, WorkloadKind
 from niyanta.scheduler.session import Session
 from niyanta.scheduler.workload_cache import TrackedWorkload, pending
@@ -120,7 +120,7 @@ class StatsCollector:
         self._backlog: Mapping[WorkloadKind, int] = {}
         self._due: dict[str, float] = {}
         self._last: tuple[_Input, Sizing] | None = None
-        self._deltas: list[Delta] = []
+        self._deltas = session.cluster.delta_cursor()
 
     async def run(self) -> None:
         """Until cancelled, or until another leads."""
@@ -233,20 +233,18 @@ class StatsCollector:
         """Think if something changed; else the last answer holds. Queue and cluster are of the same moment."""
         session = self.session
         queue = self._gather()
-        self._deltas += session.feed.take(FIGURES)
         pools = tuple(session.cluster.empty_pools(self._shapes))
         for gone in self._shapes.keys() - {pool.name for pool in pools}:
             del self._shapes[gone]  # a new pool of that name may be another
         refused = frozenset(w.id for w in queue.looked_at if (t := session.mirror.get(w.id)) and t.turned_down)
         wanted = _Input(pools, tuple(queue.looked_at), queue.bulk(), self._options(), refused)
         last = self._last
-        if last is not None and not self._deltas and last[0] == wanted:
+        if last is not None and not self._deltas.has_unread and last[0] == wanted:
             return queue, last[1]
         if last is not None and time.monotonic() < self._due.get("engine", 0.0):
             return queue, last[1]
-        deltas, self._deltas = self._deltas, []
         started = time.monotonic()
-        sizing = await asyncio.to_thread(self._think, deltas, wanted)
+        sizing = await asyncio.to_thread(self._think, self._deltas.take(), wanted)
         spent = time.monotonic() - started
         self._due["engine"] = time.monotonic() + min(spent / SHARE - spent, 3.0)
         self._last = wanted, sizing

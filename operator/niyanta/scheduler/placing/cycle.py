@@ -12,10 +12,10 @@ from typing import Any
 from niyanta.engine.expedited.lane_state import LaneSettings, LaneState
 from niyanta.engine.explain import lane_note, nearest_miss, summary
 from niyanta.engine.schedule import Lane, Options, schedule
+from niyanta.engine.snapshot.deltas import Delta
 from niyanta.engine.types import PendingWorkload, Placement, Plan, Reason, Rejection
 from niyanta.lifecycle import Event
 from niyanta.observability import log
-from niyanta.scheduler.delta_fanout import CYCLE
 from niyanta.scheduler.intake.work_queue import PendingReason
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.session import Session
@@ -65,6 +65,7 @@ class Cycle:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.number = 0
+        self._deltas = session.cluster.delta_cursor()
         self._unnoted: dict[str, Rejection] = {}
         """What the last cycle said of workloads that couldn't be noted yet: the last word is always written."""
         self._rejected: dict[str, Rejection] = {}
@@ -91,7 +92,7 @@ class Cycle:
         options = self._options()
         with session.telemetry.phase("engine"):
             thought = await asyncio.to_thread(
-                self._think, session.feed.take(CYCLE), pending, now, options=options, lane=lane
+                self._think, self._deltas.take(), pending, now, options=options, lane=lane
             )
         plan = thought.plan
         self._lane = plan.lane or self._lane
@@ -151,7 +152,7 @@ class Cycle:
 
     def _think(
         self,
-        deltas: Sequence[tuple[str, Any]],
+        deltas: Sequence[Delta],
         pending: Sequence[PendingWorkload],
         now: int,
         *,
@@ -161,8 +162,8 @@ class Cycle:
         """In the engine's thread: follow the cluster, then plan for at most max_cycle_seconds."""
         session = self.session
         start = time.monotonic()
-        for method, argument in deltas:
-            getattr(session.snapshot, method)(argument)
+        for delta in deltas:
+            session.snapshot.apply(delta)
         end = start + session.settings.max_cycle_seconds
         plan = schedule(session.snapshot, pending, now, options=options, lane=lane, stop=lambda: time.monotonic() > end)
         return EngineResult(plan, len(deltas), time.monotonic() - start)

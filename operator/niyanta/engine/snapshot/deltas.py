@@ -1,0 +1,129 @@
+"""Changes of the cluster as values, and their way from the one that observes them to everyone who keeps a `Snapshot`.
+
+The cluster cache publishes each change once. Every consumer reads through a cursor of its own, at its own pace, and
+gives what it read to `Snapshot.apply`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from niyanta.engine.types import Charge, WorkerInfo
+
+MAX_UNREAD_DELTAS = 200_000
+"""Changes kept for a consumer that does not read. Beyond it the consumer gets the whole state at its next read, which
+costs less than so many changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerUpserted:
+    """A worker joined, or something about it changed."""
+
+    worker: WorkerInfo
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRemoved:
+    """A worker left: its node was deleted, or no pool selects the node any more."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PodCharged:
+    """A pod takes capacity from now on; it replaces the charge with the same key."""
+
+    charge: Charge
+
+
+@dataclass(frozen=True, slots=True)
+class PodReleased:
+    """The pod with this charge key gave its capacity back."""
+
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateReplaced:
+    """All workers and charges there are. Others that a snapshot knows exist no longer."""
+
+    workers: tuple[WorkerInfo, ...]
+    charges: tuple[Charge, ...]
+
+
+Delta = WorkerUpserted | WorkerRemoved | PodCharged | PodReleased | StateReplaced
+
+
+class DeltaCursor:
+    """One consumer's place in the stream of changes; made by `DeltaPublisher.cursor`."""
+
+    __slots__ = ("_publisher", "_unread")
+
+    def __init__(self, publisher: DeltaPublisher) -> None:
+        self._publisher = publisher
+        self._unread: list[Delta] | None = None
+        """None: the next read returns the whole state."""
+
+    @property
+    def has_unread(self) -> bool:
+        """True if `take` would return something."""
+        return self._unread is None or bool(self._unread)
+
+    def take(self) -> Sequence[Delta]:
+        """Changes since the last call, in order. The first call returns one `StateReplaced`, and so does a call after
+        more than `MAX_UNREAD_DELTAS` changes."""
+        unread, self._unread = self._unread, []
+        if unread is None:
+            return [self._publisher.open(self)]
+        return unread
+
+    def add(self, delta: Delta, limit: int) -> bool:
+        """Keep a change for the next read; False if the consumer lags and has to start over from the whole state."""
+        if self._unread is None or len(self._unread) >= limit:
+            self._unread = None
+            return False
+        self._unread.append(delta)
+        return True
+
+    def forget(self) -> None:
+        """Drop what is unread; the next read returns the whole state."""
+        self._unread = None
+
+
+class DeltaPublisher:
+    """Hands each change to all cursors that are open. A cursor opens at its first read, so nothing is kept before it.
+
+    Not thread-safe: publisher and cursors belong to one thread (the event loop's).
+    """
+
+    def __init__(self, full_state: Callable[[], StateReplaced], *, max_unread: int = MAX_UNREAD_DELTAS) -> None:
+        self._full_state = full_state
+        self._max_unread = max_unread
+        self._open: list[DeltaCursor] = []
+
+    @property
+    def has_readers(self) -> bool:
+        """True if some cursor is open."""
+        return bool(self._open)
+
+    def cursor(self) -> DeltaCursor:
+        """A new consumer's cursor."""
+        return DeltaCursor(self)
+
+    def open(self, cursor: DeltaCursor) -> StateReplaced:
+        """Keep changes for a cursor from now on; returns the state that they build on."""
+        self._open.append(cursor)
+        return self._full_state()
+
+    def publish(self, delta: Delta) -> None:
+        """Give a change to every open cursor."""
+        lagging = [cursor for cursor in self._open if not cursor.add(delta, self._max_unread)]
+        for cursor in lagging:
+            self._open.remove(cursor)
+
+    def close_all(self) -> None:
+        """Keep nothing for anyone any more; a cursor that is read again starts over from the whole state."""
+        for cursor in self._open:
+            cursor.forget()
+        self._open.clear()
