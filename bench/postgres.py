@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from bench.backlog import POD
-from niyanta.lifecycle import Event
+from niyanta.lifecycle import Door, Event
 from niyanta.settings import Settings
 from niyanta.store.postgres.migrate import migrate
 from niyanta.store.postgres.pool import open_pool
@@ -73,7 +73,7 @@ async def _submit(record: RestStore, start: int) -> list[WorkloadRow]:
 def _intake(number: int) -> WorkloadIntake:
     return WorkloadIntake(
         id=str(uuid.uuid4()),
-        door="rest",
+        door=Door.REST,
         namespace=f"n{number % CUSTOMERS}",
         name=f"w-{number}",
         customer=f"c{number % CUSTOMERS}",

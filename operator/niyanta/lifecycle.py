@@ -1,4 +1,4 @@
-"""The life of a workload: its phases, the events that move it, and the one table that says which moves are legal.
+"""The life of a workload: its door, its phases, the events that move it, and the one table of legal moves.
 
 Pure. The scheduler decides on events, the store applies them through `next_phase` and writes one audit event for each.
 """
@@ -6,6 +6,15 @@ Pure. The scheduler decides on events, the store applies them through `next_phas
 from __future__ import annotations
 
 import enum
+
+
+class Door(enum.Enum):
+    """The API that a workload was submitted through. Postgres stores the value."""
+
+    KUBERNETES = "kubernetes"
+    """A Workload object made by the user."""
+    REST = "rest"
+    """A submission to `niyanta api`; the leader makes its Workload object."""
 
 
 class Phase(enum.Enum):

@@ -27,7 +27,7 @@ from niyanta.cluster.status.workload_status import WorkloadStatusWriter
 from niyanta.cluster.watch.kopf_watcher import KopfWatcher
 from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.custom_metrics.adapter import MetricsAdapter
-from niyanta.engine.queue import QueueSettings
+from niyanta.lifecycle import Door
 from niyanta.observability import log
 from niyanta.observability.http import Exporter, measure_stalls
 from niyanta.pools.controller import ScalingController
@@ -47,6 +47,7 @@ from niyanta.store.postgres.clock import Clock
 from niyanta.store.postgres.notify import listen
 from niyanta.store.postgres.pool import Pool, open_pool
 from niyanta.store.state import StateManager
+from niyanta.store.workloads.queue_key import queue_settings
 
 logger = log.get(__name__)
 
@@ -82,11 +83,7 @@ class Operator:
         self.lease = Lease(seconds=settings.lease, stall_limit=settings.loop_stall_limit)
         self.state = StateManager(pool, settings)
         self.clock = Clock(self.state)
-        queue = QueueSettings(
-            enable_priority=settings.enable_priority,
-            enable_aging=settings.enable_aging,
-            aging_boost_per_minute=settings.aging_boost_per_minute,
-        )
+        queue = queue_settings(settings)
         self.projector = WorkloadStatusWriter(client, self.clock, debounce=settings.status_debounce, queue=queue)
         self.recorder = EventRecorder(client, self.clock, per_second=settings.events_per_second)
         self.customers = ResourceStore(Customer, self._customers_changed)
@@ -294,7 +291,7 @@ class Operator:
                     await self._listed.wait()
             await asyncio.sleep(SETTLE)
             self._listed.clear()
-            live = {t.id for t in session.mirror if t.row.door == "kubernetes" and not t.row.phase.terminal}
+            live = {t.id for t in session.mirror if t.row.door is Door.KUBERNETES and not t.row.phase.terminal}
             try:
                 listed = await self.client.list(WORKLOADS)
             except ApiError as error:

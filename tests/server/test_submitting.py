@@ -8,7 +8,7 @@ import uuid
 import httpx
 import pytest
 
-from niyanta.lifecycle import Event, Phase
+from niyanta.lifecycle import Door, Event, Phase
 from niyanta.store.rest.record import RestStore
 from tests.server.make import manifest, ndjson
 from tests.store.make import change, intake
@@ -24,7 +24,7 @@ async def test_an_accepted_submission_is_a_row(client: httpx.AsyncClient, record
     assert answer.headers["Location"] == f"/v1/workloads/{found['id']}" == found["href"]
     row = await record.get_workload(found["id"])
     assert row is not None
-    assert (row.door, row.namespace, row.name, row.customer) == ("rest", "acme", "job", "acme")
+    assert (row.door, row.namespace, row.name, row.customer) == (Door.REST, "acme", "job", "acme")
     assert row.phase is Phase.PENDING
     assert (row.priority, row.tier_weight, row.type, row.generation) == (30, 50, "render", 1)
     assert row.spec == {**body["spec"], "customer": "acme"}, "the object made at dispatch must name its customer"

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from niyanta.lifecycle import Event, Phase
+from niyanta.lifecycle import Door, Event, Phase
 from niyanta.store.postgres.migrate import migrate
 from niyanta.store.postgres.pool import Pool
 from niyanta.store.postgres.queries import sql
@@ -32,7 +32,7 @@ ROADS: dict[Phase, tuple[Event, ...]] = {
 def intake(**changes: Any) -> WorkloadIntake:
     first = WorkloadIntake(
         id=str(uuid.uuid4()),
-        door="kubernetes",
+        door=Door.KUBERNETES,
         namespace="team",
         name="job",
         customer="acme",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from niyanta.lifecycle import Event
+from niyanta.lifecycle import Door, Event
 from niyanta.store.errors import StaleEpochError
 from niyanta.store.postgres.pool import Pool
 from niyanta.store.rows import CustomerRow, PendingNote, PoolRow, WorkerRow
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.store
 async def test_a_leader_skips_its_own_changes_and_sees_all_others(state: StateManager, epoch: int) -> None:
     start = await state.cursor()
     own = await arrive(state, epoch=epoch)
-    (foreign,) = await state.take_in([intake(door="rest")], epoch=None)
+    (foreign,) = await state.take_in([intake(door=Door.REST)], epoch=None)
     rows, cursor = await state.changes_since(start, not_by=epoch)
     assert [row.id for row in rows] == [foreign.id]
     rows, _ = await state.changes_since(start, not_by=epoch + 1)
@@ -54,7 +54,7 @@ async def test_typed_reasons_are_kept_until_the_phase_changes(state: StateManage
 
 
 async def test_the_object_of_a_rest_submission_is_remembered(state: StateManager, epoch: int) -> None:
-    row = await arrive(state, epoch=epoch, door="rest")
+    row = await arrive(state, epoch=epoch, door=Door.REST)
     assert (row.object_uid, row.object_name) == (None, None)
     await state.set_object(row.id, uid="u-1", name="job-00000000", epoch=epoch)
     (seen,) = await state.get_workloads([row.id])

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from niyanta.lifecycle import Event, Phase
+from niyanta.lifecycle import Door, Event, Phase
 from niyanta.store.postgres.pool import Pool
 from niyanta.store.state import StateManager
 from tests.store.make import arrive, change, intake, move
@@ -86,11 +86,11 @@ async def test_running_work_is_counted_for_max_concurrent(state: StateManager, e
 
 async def test_the_backlog_of_the_rest_door_is_left_out(state: StateManager, epoch: int, pool: Pool) -> None:
     kept = {(await arrive(state, epoch=epoch, phase=phase)).id for phase in (Phase.PENDING, Phase.HELD)}
-    kept.add((await arrive(state, epoch=epoch, phase=Phase.RUNNING, door="rest")).id)
+    kept.add((await arrive(state, epoch=epoch, phase=Phase.RUNNING, door=Door.REST)).id)
     left_out = {
-        (await arrive(state, epoch=epoch, phase=phase, door="rest")).id for phase in (Phase.PENDING, Phase.HELD)
+        (await arrive(state, epoch=epoch, phase=phase, door=Door.REST)).id for phase in (Phase.PENDING, Phase.HELD)
     }
-    assert {row.id async for row in state.get_active(pending_doors=("kubernetes",), chunk=2)} == kept
+    assert {row.id async for row in state.get_active(pending_doors=(Door.KUBERNETES,), chunk=2)} == kept
     assert {row.id async for row in state.get_active(pending_doors=("rest",))} == left_out | {
         row.id async for row in state.get_active() if row.phase.bound
     }

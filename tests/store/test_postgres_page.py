@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from niyanta.lifecycle import Event
+from niyanta.lifecycle import Door, Event
 from niyanta.settings import Settings
 from niyanta.store.errors import StoreUnavailableError
 from niyanta.store.leadership import Leadership
@@ -107,7 +107,7 @@ class Record:
             record = RestStore(pool, settings)
             ids = []
             for name in names:
-                items = [intake(id=str(uuid.uuid4()), door="rest", name=name)]
+                items = [intake(id=str(uuid.uuid4()), door=Door.REST, name=name)]
                 (outcome,) = await record.submit(
                     [SubmissionRequest("acme", items, None, lambda _: StoredResponse(202, {}))]
                 )

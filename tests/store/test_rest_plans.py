@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bench.backlog import fill
+from niyanta.lifecycle import Door
 from niyanta.settings import Settings
 from niyanta.store.postgres.pool import Pool, open_pool
 from niyanta.store.reads.reads import WorkloadFilter
@@ -60,7 +61,7 @@ async def test_the_generated_backlog_is_a_sound_one(big: Pool) -> None:
     assert await record.wrong_counters() == []
     rows, place = await record.list_workloads(WorkloadFilter(customer="c1"), after=None, limit=100)
     assert (len(rows), place is not None) == (100, True)
-    assert all(row.door == "rest" and row.customer == "c1" for row in rows)
+    assert all(row.door is Door.REST and row.customer == "c1" for row in rows)
     oldest = await record.oldest_pending("c1")
     assert oldest is not None
     assert oldest > 0

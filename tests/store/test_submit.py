@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from niyanta.lifecycle import Event
+from niyanta.lifecycle import Door, Event
 from niyanta.settings import Settings
 from niyanta.store.errors import StoreUnavailableError
 from niyanta.store.postgres.pool import open_pool
@@ -33,7 +33,7 @@ def _names(verdicts: Sequence[ItemResult]) -> StoredResponse:
 def _request(
     *names: str, customer: str = "acme", limit: int | None = None, key: str | None = None
 ) -> SubmissionRequest:
-    items: list[WorkloadIntake] = [intake(door="rest", name=name, customer=customer) for name in names]
+    items: list[WorkloadIntake] = [intake(door=Door.REST, name=name, customer=customer) for name in names]
     return SubmissionRequest(customer, items, limit, _names, key=key, body_hash="00" if key else "")
 
 
@@ -65,7 +65,7 @@ async def test_requests_of_one_group_are_judged_one_by_one(record: RestStore) ->
 
 async def test_another_body_under_a_used_key_is_a_mismatch(record: RestStore) -> None:
     await record.submit([_request("a", key="k")])
-    other = SubmissionRequest("acme", [intake(door="rest", name="b")], None, _names, key="k", body_hash="11")
+    other = SubmissionRequest("acme", [intake(door=Door.REST, name="b")], None, _names, key="k", body_hash="11")
     (outcome,) = await record.submit([other])
     assert (outcome.mismatch, outcome.answer) == (True, None)
     assert await record.find_answer("acme", "k", "11") == outcome
@@ -103,7 +103,7 @@ async def test_a_submission_that_breaks_off_leaves_nothing(record: RestStore) ->
     def fails(_: Sequence[ItemResult]) -> StoredResponse:
         raise StoreUnavailableError("gone")
 
-    request = SubmissionRequest("acme", [intake(door="rest", name="a")], None, fails, key="k", body_hash="00")
+    request = SubmissionRequest("acme", [intake(door=Door.REST, name="a")], None, fails, key="k", body_hash="00")
     with pytest.raises(StoreUnavailableError):
         await record.submit([request])
     assert (await record.get_queue_depth()).total.pending == 0

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from niyanta.lifecycle import Event, Phase
+from niyanta.lifecycle import Door, Event, Phase
 from niyanta.observability import log
 from niyanta.resources.models.base import InvalidManifestError
 from niyanta.scheduler.cluster_api import MissingObjectsError
@@ -63,7 +63,7 @@ class Recovery:
     async def _load(self) -> None:
         """Every live row into memory, and its workers' capacity claimed."""
         session = self.session
-        async for row in session.state.get_active(pending_doors=("kubernetes",)):
+        async for row in session.state.get_active(pending_doors=(Door.KUBERNETES,)):
             if session.mirror.get(row.id) is not None:
                 continue
             try:

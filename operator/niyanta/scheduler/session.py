@@ -10,9 +10,8 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from niyanta.engine.queue import QueueSettings
 from niyanta.engine.snapshot.snapshot import Snapshot
-from niyanta.lifecycle import Event, Phase
+from niyanta.lifecycle import Door, Event, Phase
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterApi, NodeState, WriteProblem
 from niyanta.scheduler.demand.sizing_result import SizingResult
@@ -23,13 +22,14 @@ from niyanta.scheduler.pods import outcome
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.pods.pod_creator import CreateResult, PodCreator
 from niyanta.scheduler.pods.pod_remover import PodRemover
-from niyanta.scheduler.pods.rest_object import REST, RestObjects
+from niyanta.scheduler.pods.rest_object import RestObjects
 from niyanta.scheduler.workload_cache import TrackedWorkload, WorkloadCache
 from niyanta.settings import Settings
 from niyanta.store.leader.demand_stats import DemandStats
 from niyanta.store.postgres.clock import Clock
 from niyanta.store.rows import RowChange, WorkloadRow, worker_names
 from niyanta.store.state import StateManager
+from niyanta.store.workloads.queue_key import queue_settings
 
 logger = log.get(__name__)
 
@@ -89,13 +89,7 @@ class Session:
         self.adopting = adopting
         """The database is older than the cluster (restored from a backup): rows follow pods."""
         self.snapshot = Snapshot()
-        self.mirror = WorkloadCache(
-            QueueSettings(
-                enable_priority=settings.enable_priority,
-                enable_aging=settings.enable_aging,
-                aging_boost_per_minute=settings.aging_boost_per_minute,
-            )
-        )
+        self.mirror = WorkloadCache(queue_settings(settings))
         self.pace = PlacementRate()
         self.asks: list[DrainQuery] = []
         self.figures: DemandStats | None = None
@@ -393,7 +387,7 @@ class Session:
             return
         if row.phase is not Phase.PENDING:
             self.mirror.dequeue(row.id)
-            if row.door == REST and not teardown.waiting and not tracked.applying:
+            if row.door is Door.REST and not teardown.waiting and not tracked.applying:
                 self.mirror.drop(row.id)  # comes back by the change cursor
             return
         now = self.clock.now()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from niyanta.engine.queue import Queue, QueueSettings
 from niyanta.engine.types import PendingWorkload, Requirements, Subject
-from niyanta.lifecycle import Phase
+from niyanta.lifecycle import Door, Phase
 from niyanta.resources.models.workload import NodeLossPolicy, WorkloadSpec
 from niyanta.store.rows import WorkloadRow
 
@@ -111,7 +111,7 @@ class WorkloadCache:
     def note_phase(self, tracked: TrackedWorkload) -> None:
         """Keep the counts of pending REST rows and of customers' bound rows."""
         self._note_bound(tracked.row)
-        if tracked.row.door == "rest" and tracked.row.phase is Phase.PENDING:
+        if tracked.row.door is Door.REST and tracked.row.phase is Phase.PENDING:
             self._waiting_rest.add(tracked.id)
         else:
             self._waiting_rest.discard(tracked.id)

@@ -9,12 +9,13 @@ from typing import Any
 
 import orjson
 
-from niyanta.lifecycle import Phase
+from niyanta.lifecycle import Door, Phase
 from niyanta.store.rows import AttemptRow, CustomerRow, EventRow, WorkloadIntake, WorkloadRow
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _PHASES = {phase.name: phase for phase in Phase}
+_DOORS = {door.value: door for door in Door}
 
 
 def to_us(moment: datetime) -> int:
@@ -40,6 +41,7 @@ def phase_of(name: str) -> Phase:
 def workload_row(record: tuple[Any, ...]) -> WorkloadRow:
     """A tuple in the order of the SQL fragment `row`."""
     values = list(record)
+    values[1] = _DOORS[values[1]]
     values[11] = _PHASES[values[11]]
     values[25] = tuple(values[25])
     if values[29]:
@@ -102,7 +104,7 @@ def spec_record(row: WorkloadRow) -> dict[str, Any]:
     """The columns of workloads."""
     return {
         "id": row.id,
-        "door": row.door,
+        "door": row.door.value,
         "namespace": row.namespace,
         "name": row.name,
         "customer_id": row.customer,

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from niyanta.lifecycle import Event, Phase
+from niyanta.lifecycle import Door, Event, Phase
 
 
 def worker_names(workers: Sequence[str], *, most: int = 5) -> str:
@@ -29,7 +29,7 @@ class WorkloadRow:
     """
 
     id: str
-    door: str
+    door: Door
     namespace: str
     name: str
     customer: str
@@ -69,7 +69,7 @@ class WorkloadRow:
     @property
     def object(self) -> tuple[str, str] | None:
         """Name and UID of its Workload object; None for a REST submission that wasn't dispatched yet."""
-        if self.door == "kubernetes":
+        if self.door is Door.KUBERNETES:
             return self.name, self.id
         if self.object_name is None or self.object_uid is None:
             return None
@@ -81,7 +81,7 @@ class WorkloadIntake:
     """What a door hands in. `phase` is Pending, Held, Suspended or Failed (refused), and counts for new ids only."""
 
     id: str
-    door: str
+    door: Door
     namespace: str
     name: str
     customer: str

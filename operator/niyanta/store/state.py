@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
+from niyanta.lifecycle import Door
 from niyanta.settings import Settings
 from niyanta.store.leader.scaling import ScalingStore
 from niyanta.store.postgres.partitions import maintain_partitions
@@ -205,17 +206,17 @@ class StateManager(ScalingStore):
         return await self._rows("rows_due", limit=limit)
 
     async def get_active(
-        self, *, chunk: int = _PAGE, pending_doors: tuple[str, ...] | None = None
+        self, *, chunk: int = _PAGE, pending_doors: tuple[Door, ...] | None = None
     ) -> AsyncIterator[WorkloadRow]:
         """All rows that aren't over, and those that are but have a wake-up (TTL), by id; read `chunk` by `chunk`.
 
-        `pending_doors`: of what isn't bound and has no wake-up, only what came by these doors; None: all. ("kubernetes"
+        `pending_doors`: of what isn't bound and has no wake-up, only what came by these doors; None: all. (KUBERNETES
         alone has an index: it doesn't pay for the backlog of the REST door.)
 
         Not one snapshot: take `cursor()` before, and `changes_since` it after, to end with the truth.
         """
         after = _FIRST
-        statement = "rows_tracked" if pending_doors == ("kubernetes",) else "rows_active"
+        statement = "rows_tracked" if pending_doors == (Door.KUBERNETES,) else "rows_active"
         while rows := await self._rows(statement, after=after, limit=chunk):
             for row in rows:
                 if pending_doors is None or row.phase.bound or row.wake_at or row.door in pending_doors:

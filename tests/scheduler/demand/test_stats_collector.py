@@ -14,7 +14,7 @@ import pytest
 from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind
 from niyanta.engine.snapshot.deltas import DeltaCursor, DeltaPublisher, StateReplaced
 from niyanta.engine.types import Charge, Requirements, Subject, WorkerInfo
-from niyanta.lifecycle import Phase
+from niyanta.lifecycle import Door, Phase
 from niyanta.resources.models.workload import WorkloadSpec
 from niyanta.scheduler.cluster_api import ClusterApi, CustomerLimits, PodView
 from niyanta.scheduler.demand import stats_collector
@@ -90,7 +90,7 @@ class Case:
 
 ROW = WorkloadRow(
     id="",
-    door="rest",
+    door=Door.REST,
     namespace="team",
     name="w",
     customer="acme",

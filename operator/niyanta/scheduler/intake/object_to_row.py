@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from niyanta.engine.types import Requirements, Subject
-from niyanta.lifecycle import Phase
+from niyanta.lifecycle import Door, Phase
 from niyanta.resources.compile.requirements import compile_workload, parse_spec
 from niyanta.resources.models.base import InvalidManifestError
 from niyanta.resources.models.workload import WorkloadSpec
@@ -126,7 +126,7 @@ def _row(
 ) -> WorkloadIntake:
     return WorkloadIntake(
         id=meta["uid"],
-        door="kubernetes",
+        door=Door.KUBERNETES,
         namespace=meta["namespace"],
         name=meta["name"],
         customer=stand.customer if stand else str(raw.get("customer") or ""),

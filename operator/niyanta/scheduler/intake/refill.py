@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import time
 
-from niyanta.lifecycle import Phase
+from niyanta.lifecycle import Door, Phase
 from niyanta.observability import log
 from niyanta.resources.models.base import InvalidManifestError
 from niyanta.scheduler.intake import object_to_row
-from niyanta.scheduler.pods.rest_object import REST
 from niyanta.scheduler.session import Session
 from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.rows import Cursor, WorkloadRow
@@ -87,7 +86,7 @@ class Refill:
                 return False
             session.follow(tracked, row)
             return True
-        if row.phase is not Phase.PENDING or row.door != REST:
+        if row.phase is not Phase.PENDING or row.door is not Door.REST:
             return False
         if session.mirror.waiting_rest() >= WINDOW:
             self.more = True
@@ -118,7 +117,7 @@ class Refill:
         rows = await session.state.get_pending_workloads(
             WINDOW // 2, per_class=PER_CLASS, oldest=OLDEST, after_class=self._after_class
         )
-        fresh = [row for row in rows if row.door == REST and session.mirror.get(row.id) is None]
+        fresh = [row for row in rows if row.door is Door.REST and session.mirror.get(row.id) is None]
         for count, row in enumerate(fresh):
             if count % SLICE == 0:
                 session.tick()

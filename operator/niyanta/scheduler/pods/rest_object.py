@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from niyanta.lifecycle import Door
 from niyanta.resources.labels import API_VERSION, REST_ID
 from niyanta.scheduler.cluster_api import ClusterApi, LeaseLostError
 from niyanta.scheduler.workload_cache import TrackedWorkload, WorkloadCache
 from niyanta.store.errors import StaleEpochError, StoreUnavailableError
 from niyanta.store.rows import WorkloadRow
 from niyanta.store.state import StateManager
-
-REST = "rest"
 
 
 def object_name(row: WorkloadRow) -> str:
@@ -49,7 +48,7 @@ def rest_id(obj: Mapping[str, Any]) -> str:
 def is_object_of(obj: Mapping[str, Any], row: WorkloadRow) -> bool:
     """Whether the object is this row's. Users may write the label themselves: then they have made a workload."""
     meta = obj["metadata"]
-    if row.door != REST or (meta["namespace"], meta["name"]) != (row.namespace, object_name(row)):
+    if row.door is not Door.REST or (meta["namespace"], meta["name"]) != (row.namespace, object_name(row)):
         return False
     return row.object_uid is None or row.object_uid == meta["uid"]
 
@@ -66,7 +65,7 @@ class RestObjects:
     async def ensure(self, tracked: TrackedWorkload) -> None:
         """Returns when the row has its object. Raises PodWriteError (also for the object), LeaseLostError."""
         row = tracked.row
-        if row.door != REST or row.object_uid is not None:
+        if row.door is not Door.REST or row.object_uid is not None:
             return
         uid = await self._cluster.create_workload(row.namespace, manifest(row))
         await self._remember(tracked, uid)

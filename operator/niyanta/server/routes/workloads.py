@@ -11,7 +11,7 @@ import orjson
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from niyanta.lifecycle import Event, IllegalTransitionError, Phase
+from niyanta.lifecycle import Door, Event, IllegalTransitionError, Phase
 from niyanta.server.auth import Principal
 from niyanta.server.dependencies import BoundedRoute, Caller, Dependencies, MayBeStale, Parts, answer
 from niyanta.server.problems import BAD_REQUEST, NOT_FOUND, OTHER_DOOR, WRONG_PHASE, Problem
@@ -195,7 +195,7 @@ async def _move(
     id_: str, parts: Dependencies, caller: Principal, event: Event, *, already: tuple[Phase, ...]
 ) -> Response:
     row = await parts.visible(id_, caller, parts.record)
-    if row.door != "rest":
+    if row.door is not Door.REST:
         text = f"it came by the Kubernetes door: kubectl edits or deletes workload {row.namespace}/{row.name}"
         raise Problem(OTHER_DOOR, text)
     if row.phase not in already:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from niyanta.lifecycle import Door
 from niyanta.server.schema.models import (
     Accepted,
     AttemptView,
@@ -38,7 +39,7 @@ def workload(row: WorkloadRow, *, effective_priority: int, with_spec: bool) -> W
         name=row.name,
         namespace=row.namespace,
         customer=row.customer,
-        door=row.door,
+        door=row.door.value,
         type=row.type,
         labels=row.labels,
         phase=row.phase.value,
@@ -57,7 +58,7 @@ def workload(row: WorkloadRow, *, effective_priority: int, with_spec: bool) -> W
         scheduled_at=row.scheduled_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
-        object_name=row.object_name if row.door == "rest" else row.name,
+        object_name=row.object_name if row.door is Door.REST else row.name,
         spec=row.spec if with_spec else None,
     )
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from niyanta.lifecycle import Phase
+from niyanta.lifecycle import Door, Phase
 from niyanta.resources.compile.pod_resources import NamespaceDefaults
 from niyanta.resources.compile.requirements import compile_workload, parse_spec
 from niyanta.resources.labels import API_VERSION, PREFIX
@@ -70,7 +70,7 @@ class ManifestReader:
             raise _refusal(REFERENCE, unlisted)
         return WorkloadIntake(
             id=str(uuid.uuid4()),
-            door="rest",
+            door=Door.REST,
             namespace=namespace,
             name=metadata.name,
             customer=customer.name,

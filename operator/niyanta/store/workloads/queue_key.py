@@ -6,15 +6,20 @@ from niyanta.engine.queue import QueueSettings, effective_priority, queue_key
 from niyanta.settings import Settings
 
 
+def queue_settings(settings: Settings) -> QueueSettings:
+    """The switches of the queue's order, as the engine takes them."""
+    return QueueSettings(
+        enable_priority=settings.enable_priority,
+        enable_aging=settings.enable_aging,
+        aging_boost_per_minute=settings.aging_boost_per_minute,
+    )
+
+
 class QueueKeys:
     """Computes queue keys (higher goes first; ties by queued_at, then id) under given settings."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = QueueSettings(
-            enable_priority=settings.enable_priority,
-            enable_aging=settings.enable_aging,
-            aging_boost_per_minute=settings.aging_boost_per_minute,
-        )
+        self._settings = queue_settings(settings)
 
     def key(self, priority: int, tier_weight: int, queued_at_us: int) -> int:
         """The key as a bigint; OverflowError for weights or boosts so large (beyond 1e9 and 5,000) that it is none."""

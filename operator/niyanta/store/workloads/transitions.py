@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from niyanta.lifecycle import IllegalTransitionError
+from niyanta.lifecycle import Door, IllegalTransitionError
 from niyanta.store.leadership import check_epoch
 from niyanta.store.postgres.pool import Connection, Pool, fetch
 from niyanta.store.postgres.queries import sql
@@ -42,7 +42,7 @@ async def apply_changes(
             records = dumps([state_record(row) for row in moved.values()])
             async with connection.pipeline():
                 await connection.execute(sql("update_states"), {"records": records, "writer": epoch or 0})
-                ended = [row.id for row in moved.values() if row.door == "rest" and row.phase.terminal]
+                ended = [row.id for row in moved.values() if row.door is Door.REST and row.phase.terminal]
                 if ended:
                     await connection.execute(sql("free_names"), {"ids": ended})
                 await ledger.flush(connection)
