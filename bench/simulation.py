@@ -191,7 +191,7 @@ class Simulation:
         if self.settings is not None:
             if now - self._looked >= LOOK_EVERY:
                 self._looked = now
-                waited = self.queue.long_waiting(now * SECOND - self.settings.after)
+                waited = self.queue.long_waiting(now * SECOND - self.settings.after_us)
             else:
                 known = [self.queue.get(name) for name in self.state.members]
                 waited = [workload for workload in known if workload is not None]
@@ -234,8 +234,8 @@ class Simulation:
         self._running[worker][placement.id] = end
 
     def _charge(self, requirements: Requirements, worker: str) -> None:
-        row = self.snapshot.index.rows[worker]
-        amount = self.snapshot.share(row, requirements.requests, requirements.gpu_count)
+        index = self.snapshot.index.by_name[worker]
+        amount = self.snapshot.share(index, requirements.requests, requirements.gpu_count)
         self.logs[self._worker_pool[worker]].total += amount
 
     def _follow_lane(self, plan: Plan, now: int) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from niyanta.engine.expedited.lane_state import BUCKET, WINDOW
+from niyanta.engine.expedited.lane_state import BUCKET_US, WINDOW_US
 
 if TYPE_CHECKING:
     from bench.simulation import PoolLog, Simulation, Story
 
 MAX_WAIT = 1800
-WINDOW_SECONDS = (WINDOW + 2 * BUCKET) // 1_000_000
+WINDOW_SECONDS = (WINDOW_US + 2 * BUCKET_US) // 1_000_000
 
 
 def waited(simulation: Simulation, story: Story) -> int:

@@ -192,7 +192,7 @@ def test_near_waits_for_its_neighbour_and_then_shares_its_zone(fleet: Fleet) -> 
     b = fleet.pool("b", 2, labels={zone: "b"}, cpu="4")
     near = {"near": [{"workloadSelector": {"matchLabels": {"app": "data"}}, "topologyKey": zone}]}
     fleet.submit(workload("features", hard=near))
-    fleet.wait_waiting("features", "0/4 workers", "4 not near a running workload that is asked for")
+    fleet.wait_waiting("features", "0/4 workers", "4 not near a required running workload")
     fleet.submit(workload("data", labels={"app": "data"}, hard={"zones": ["b"]}))
     assert fleet.wait_running("data", "features")[1] in b
     fleet.check()

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from niyanta.engine.expedited.lane_state import WINDOW, LaneAccount, LaneSettings, LaneState
+from niyanta.engine.expedited.lane_state import WINDOW_US, LaneAccount, LaneSettings, LaneState
 from niyanta.engine.explain import lane_note, summary
-from niyanta.engine.queue import MINUTE, Queue
+from niyanta.engine.queue import MINUTE_US, Queue
 from niyanta.engine.schedule import Lane, Options, schedule
-from niyanta.engine.snapshot.snapshot import WORKER, Snapshot
+from niyanta.engine.snapshot.snapshot import WHOLE_WORKER, Snapshot
 from niyanta.engine.types import (
     Charge,
     Expression,
@@ -32,7 +32,7 @@ from tests.engine.worlds import World, world
 
 pytestmark = pytest.mark.unit
 
-LATE = 60 * MINUTE
+LATE = 60 * MINUTE_US
 LANE = LaneSettings()
 
 
@@ -82,10 +82,10 @@ def begun(snapshot: Snapshot, waiting: list[PendingWorkload], now: int = LATE) -
 
 def test_a_workload_enters_after_24_minutes_if_it_fits_a_worker_when_empty() -> None:
     snapshot = cluster(worker("a"), charges=(runs("r", "a", 4000),))
-    old, young, giant = waits("old", 1000), waits("young", 1000, queued_at=37 * MINUTE), waits("giant", 9000)
+    old, young, giant = waits("old", 1000), waits("young", 1000, queued_at=37 * MINUTE_US), waits("giant", 9000)
     state = begun(snapshot, [old, young, giant])
     assert set(state.members) == {"old"}
-    later = follow(snapshot, state, [old, young, giant], 61 * MINUTE).lane
+    later = follow(snapshot, state, [old, young, giant], 61 * MINUTE_US).lane
     assert later is not None
     assert set(later.members) == {"old", "young"}
 
@@ -109,7 +109,7 @@ def test_the_lane_goes_before_the_queue_when_something_came_free() -> None:
     assert [r.id for r in plan.rejections] == ["top"]
     assert plan.lane is not None
     assert not plan.lane.members
-    assert plan.lane.accounts["p"].debt == 3 * WORKER // 4
+    assert plan.lane.accounts["p"].debt == 3 * WHOLE_WORKER // 4
 
 
 def test_what_was_given_beyond_the_share_is_paid_off_before_the_next_turn() -> None:
@@ -183,7 +183,7 @@ def test_newcomers_use_only_what_is_left_beside_a_reservation() -> None:
 def test_a_reservation_stays_where_it_is_until_it_can_be_used() -> None:
     snapshot, big, state = half_drained()
     for minute in range(1, 40):
-        plan = follow(snapshot, state, [big], LATE + minute * MINUTE)
+        plan = follow(snapshot, state, [big], LATE + minute * MINUTE_US)
         assert plan.lane is not None
         assert plan.lane.reservations == state.reservations
         state = plan.lane
@@ -235,7 +235,7 @@ checked = settings(max_examples=60, deadline=None)
 
 def generous(snapshot: Snapshot) -> LaneState:
     """As if every pool had freed a hundred workers since the last cycle."""
-    return LaneState(accounts={pool: LaneAccount(freed - 100 * WORKER) for pool, freed in snapshot.freed.items()})
+    return LaneState(accounts={pool: LaneAccount(freed - 100 * WHOLE_WORKER) for pool, freed in snapshot.freed.items()})
 
 
 @checked
@@ -282,10 +282,10 @@ def test_a_lane_with_nobody_in_it_changes_no_plan(made: World) -> None:
     assert (plan.placements, plan.rejections) == (with_lane.placements, with_lane.rejections)
 
 
-events = st.lists(st.tuples(st.integers(0, 3 * MINUTE), st.integers(0, WORKER), st.booleans()), max_size=60)
+events = st.lists(st.tuples(st.integers(0, 3 * MINUTE_US), st.integers(0, WHOLE_WORKER), st.booleans()), max_size=60)
 
 
-@given(events, st.integers(1, 8 * WORKER))
+@given(events, st.integers(1, 8 * WHOLE_WORKER))
 def test_in_any_ten_minutes_the_lane_takes_at_most_its_share(made: list[tuple[int, int, bool]], size: int) -> None:
     account, now, seen = LaneAccount(0), 0, 0
     freed: list[tuple[int, int]] = []
@@ -305,7 +305,7 @@ def test_in_any_ten_minutes_the_lane_takes_at_most_its_share(made: list[tuple[in
             last = size
         if paid:
             taken.append((now, paid))
-            within = [sum(a for at, a in log if at > now - WINDOW) for log in (freed, taken)]
+            within = [sum(a for at, a in log if at > now - WINDOW_US) for log in (freed, taken)]
             assert within[1] <= LANE.share * within[0]
         assert charged - last <= LANE.share * seen
 

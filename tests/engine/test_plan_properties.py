@@ -59,10 +59,10 @@ def test_the_order_in_which_things_were_learnt_does_not_matter(made: World, rng:
 @given(worlds)
 def test_scheduling_leaves_the_snapshot_as_it_was(made: World) -> None:
     snapshot = made.snapshot()
-    before = snapshot.usage(), [t.peer_bits for t in snapshot.peers.terms], str(snapshot.ports.taken)
+    before = snapshot.usage(), [t.peer_bits for t in snapshot.affinity.terms], str(snapshot.host_ports.taken)
     plan = schedule(snapshot, made.pending, now=0)
-    kept = [t.peer_bits for t in snapshot.peers.terms[: len(before[1])]]
-    assert (snapshot.usage(), kept, str(snapshot.ports.taken)) == before
+    kept = [t.peer_bits for t in snapshot.affinity.terms[: len(before[1])]]
+    assert (snapshot.usage(), kept, str(snapshot.host_ports.taken)) == before
     assert schedule(snapshot, made.pending, now=0) == plan
 
 
@@ -104,6 +104,6 @@ def test_dropping_unused_terms_changes_no_plan(made: World) -> None:
     snapshot = made.snapshot()
     plan = schedule(snapshot, made.pending, now=0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(affinity_terms, "_TERMS_KEPT", -1_000_000)
+        patch.setattr(affinity_terms, "_MAX_UNUSED_TERMS", -1_000_000)
         assert schedule(snapshot, made.pending, now=0) == plan
         assert schedule(snapshot, made.pending, now=0) == plan

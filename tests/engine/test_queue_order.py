@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from niyanta.engine.queue import MINUTE, Queue, QueueSettings, effective_priority, queue_key
+from niyanta.engine.queue import MINUTE_US, Queue, QueueSettings, effective_priority, queue_key
 from niyanta.engine.types import PendingWorkload, Requirements, Subject
 
 pytestmark = pytest.mark.unit
@@ -29,7 +29,7 @@ many = st.lists(
         st.text("abcdef", min_size=1, max_size=4),
         st.integers(0, 100),
         st.sampled_from((1, 10, 50, 100)),
-        st.integers(0, 60 * MINUTE),
+        st.integers(0, 60 * MINUTE_US),
     ),
     unique_by=lambda w: w.id,
     max_size=12,
@@ -43,8 +43,8 @@ def ids(queue: Queue) -> list[str]:
 def test_a_premium_workload_goes_first_until_a_free_one_has_waited_long_enough() -> None:
     free = waiting("free", 10, 1, queued_at=0)
     # 10 * 50 against 10 * 1: 490 ahead, which is 98 minutes of waiting at 5 a minute.
-    just_ahead = waiting("premium", 10, 50, queued_at=98 * MINUTE - 1)
-    just_behind = waiting("premium", 10, 50, queued_at=98 * MINUTE + 1)
+    just_ahead = waiting("premium", 10, 50, queued_at=98 * MINUTE_US - 1)
+    just_behind = waiting("premium", 10, 50, queued_at=98 * MINUTE_US + 1)
     assert ids(Queue(workloads=[free, just_ahead])) == ["premium", "free"]
     assert ids(Queue(workloads=[free, just_behind])) == ["free", "premium"]
 
@@ -66,21 +66,21 @@ def test_without_priority_but_with_aging_it_is_first_in_first_out_too() -> None:
     assert ids(queue) == ["early", "late"]
 
 
-@given(many, st.integers(60 * MINUTE, 10**17))
+@given(many, st.integers(60 * MINUTE_US, 10**17))
 def test_the_constant_key_orders_as_effective_priority_does_at_any_time(
     workloads: list[PendingWorkload], now: int
 ) -> None:
     def exactly(w: PendingWorkload) -> tuple[int, int, str]:
-        return -(w.priority * w.tier_weight * MINUTE + 5 * (now - w.queued_at)), w.queued_at, w.id
+        return -(w.priority * w.tier_weight * MINUTE_US + 5 * (now - w.queued_at)), w.queued_at, w.id
 
     assert ids(Queue(workloads=workloads)) == [w.id for w in sorted(workloads, key=exactly)]
 
 
 def test_effective_priority_is_base_times_weight_plus_five_a_minute() -> None:
-    assert effective_priority(10, 50, queued_at=MINUTE, now=4 * MINUTE) == 515.0
-    assert effective_priority(10, 50, queued_at=MINUTE, now=0) == 500.0
-    assert effective_priority(10, 50, queued_at=0, now=4 * MINUTE, settings=FIFO) == 0.0
-    assert queue_key(10, 50, queued_at=7) == 500 * MINUTE - 35
+    assert effective_priority(10, 50, queued_at=MINUTE_US, now=4 * MINUTE_US) == 515.0
+    assert effective_priority(10, 50, queued_at=MINUTE_US, now=0) == 500.0
+    assert effective_priority(10, 50, queued_at=0, now=4 * MINUTE_US, settings=FIFO) == 0.0
+    assert queue_key(10, 50, queued_at=7) == 500 * MINUTE_US - 35
 
 
 @given(many, st.randoms(use_true_random=False))

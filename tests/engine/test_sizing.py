@@ -83,12 +83,12 @@ def size(
     *,
     workers: tuple[WorkerInfo, ...] = (),
     charges: tuple[Charge, ...] = (),
-    bulk: tuple[IdenticalWorkloads, ...] = (),
+    identical: tuple[IdenticalWorkloads, ...] = (),
     options: Options | None = None,
 ) -> Sizing:
     planner = Planner()
     planner.follow([StateReplaced(workers, charges)])
-    return planner.size(pools, pending, bulk, options or Options())
+    return planner.size(pools, pending, identical, options or Options())
 
 
 def needed(sizing: Sizing) -> dict[str, int]:
@@ -116,7 +116,7 @@ def test_work_that_fits_beside_what_runs_costs_no_worker() -> None:
     real = replace(template("a"), name="n1")
     sizing = size([pool("a")], waiting(3), workers=(real,), charges=(running("n1"),))
     assert needed(sizing) == {"a": 1}
-    assert {verdict.fit for verdict in sizing.verdicts.values()} == {FitKind.ROOM}
+    assert {pool_fit.fit for pool_fit in sizing.pool_fits.values()} == {FitKind.ROOM}
 
 
 def test_idle_workers_are_filled_before_new_ones_and_those_not_ready_stand_for_new_ones() -> None:
@@ -148,7 +148,7 @@ def test_work_whose_pods_are_turned_down_takes_no_room_and_makes_no_worker() -> 
     planner.follow([WorkerUpserted(real)])
     sizing = planner.size([pool("a")], waiting(9), (), Options(), frozenset(f"w{n:04}" for n in range(5)))
     assert needed(sizing) == {"a": 1}
-    assert [sizing.verdicts[f"w{n:04}"] for n in (0, 8)] == [PoolFit(FitKind.REFUSED, "a"), PoolFit(FitKind.ROOM, "a")]
+    assert [sizing.pool_fits[f"w{n:04}"] for n in (0, 8)] == [PoolFit(FitKind.REFUSED, "a"), PoolFit(FitKind.ROOM, "a")]
 
 
 def test_a_cordoned_worker_counts_while_it_is_in_use() -> None:
@@ -212,19 +212,19 @@ def test_anti_affinity_by_zone_takes_as_many_workers_as_there_are_zones() -> Non
     zones = EmptyPool("a", tuple(template("a", zone=zone) for zone in ("z1", "z2")))
     sizing = size([zones], waiting(3, by_zone))
     assert needed(sizing) == {"a": 2}
-    assert [sizing.verdicts[f"w000{n}"].fit for n in range(3)] == [FitKind.NEW, FitKind.NEW, FitKind.NEVER]
+    assert [sizing.pool_fits[f"w000{n}"].fit for n in range(3)] == [FitKind.NEW, FitKind.NEW, FitKind.NEVER]
 
 
 def test_a_group_is_packed_whole_or_not_at_all() -> None:
     assert needed(size([pool("a")], waiting(1, replicas=6))) == {"a": 2}
     sizing = size([pool("a", most=1)], waiting(1, replicas=6))
     assert needed(sizing) == {"a": 0}
-    assert sizing.verdicts["w0000"].fit is FitKind.FULL
+    assert sizing.pool_fits["w0000"].fit is FitKind.FULL
     by_zone = Requirements(amounts(), anti=(PeerTerm(SELF, ZONE_TOPOLOGY),))
     zones = EmptyPool("a", tuple(template("a", zone=zone) for zone in ("z1", "z2")))
     sizing = size([zones], waiting(1, by_zone, replicas=3))
     assert needed(sizing) == {"a": 0}
-    assert (sizing.verdicts["w0000"].fit, sizing.verdicts["w0000"].pool) == (FitKind.NEVER, "a")
+    assert (sizing.pool_fits["w0000"].fit, sizing.pool_fits["w0000"].pool) == (FitKind.NEVER, "a")
 
 
 def test_a_group_uses_the_room_left_beside_what_runs() -> None:
@@ -242,7 +242,7 @@ def test_near_by_zone_needs_a_worker_in_that_zone_and_near_by_host_none() -> Non
     assert needed(size([zones], waiting(1, by_zone), workers=(full,), charges=(there,))) == {"a": 2}
     sizing = size([zones], waiting(1, by_host), workers=(full,), charges=(there,))
     assert needed(sizing) == {"a": 1}
-    assert sizing.verdicts["w0000"].fit is FitKind.NEVER
+    assert sizing.pool_fits["w0000"].fit is FitKind.NEVER
 
 
 # --- which pool ------------------------------------------------------------------------------------------------------
@@ -263,7 +263,7 @@ def test_no_gpu_worker_is_made_for_plain_work_that_others_could_hold() -> None:
     """Not even when these are full; but work that only GPU workers could hold gets one."""
     pools = [pool("a", most=0), pool("g", gpus=8)]
     sizing = size(pools, waiting(1))
-    assert (needed(sizing), sizing.verdicts["w0000"]) == ({"a": 0, "g": 0}, PoolFit(FitKind.FULL, "a"))
+    assert (needed(sizing), sizing.pool_fits["w0000"]) == ({"a": 0, "g": 0}, PoolFit(FitKind.FULL, "a"))
     picky = Requirements(amounts(), hard=Matcher(pools=("g",)))
     assert needed(size(pools, waiting(1, picky))) == {"a": 0, "g": 1}
     free = Options(keep_gpu_workers_free=False)
@@ -276,7 +276,7 @@ def test_words() -> None:
     assert fit_note(PoolFit(FitKind.NEW, "a"), a, 3) == "would fit on empty workers of pool a"
     full = "would fit on an empty worker of pool a, which is at its maximum of 1 worker"
     assert fit_note(PoolFit(FitKind.FULL, "a"), a) == full
-    fixed = "would fit on an empty worker of pool a, to which nobody adds workers"
+    fixed = "would fit on an empty worker of pool a, whose number of workers is fixed"
     assert fit_note(PoolFit(FitKind.FULL, "a"), replace(a, fixed=True)) == fixed
     nowhere = PoolFit(FitKind.NOWHERE, "", "a", ((Reason.RESOURCE, "cpu"), (Reason.REGION, "")))
     lacks = "insufficient cpu and not in the wanted region"
@@ -288,7 +288,7 @@ def test_words() -> None:
 def test_what_a_pool_may_not_grow_for_counts_for_the_next_and_else_for_the_best() -> None:
     sizing = size([pool("a", most=1), pool("b", most=1)], waiting(12))
     assert needed(sizing) == {"a": 1, "b": 1}
-    counted = [verdict.pool for verdict in sizing.verdicts.values()]
+    counted = [pool_fit.pool for pool_fit in sizing.pool_fits.values()]
     assert (counted.count("a"), counted.count("b")) == (8, 4)
 
 
@@ -304,22 +304,22 @@ def test_a_pool_of_unknown_shape_takes_no_part_but_its_workers_do() -> None:
     big = replace(template("a", cpu=16000), name="n1")
     huge = waiting(1, Requirements(amounts(9000)))
     sizing = size([pool("a")], huge, workers=(big,), charges=(running("n1", 8000),))
-    assert (needed(sizing), sizing.verdicts["w0000"].pool) == ({"a": 1}, "a")
+    assert (needed(sizing), sizing.pool_fits["w0000"].pool) == ({"a": 1}, "a")
 
 
 def test_what_fits_no_empty_worker_counts_nowhere_and_names_the_closest_pool() -> None:
     sizing = size(
         [pool("a"), pool("b", cpu=64000)], waiting(1, Requirements(amounts(8000), hard=Matcher(pools=("a",))))
     )
-    verdict = sizing.verdicts["w0000"]
-    assert (verdict.fit, verdict.pool, verdict.closest) == (FitKind.NOWHERE, "", "a")
-    assert verdict.lacks == ((Reason.RESOURCE, "cpu"),)
+    pool_fit = sizing.pool_fits["w0000"]
+    assert (pool_fit.fit, pool_fit.pool, pool_fit.closest) == (FitKind.NOWHERE, "", "a")
+    assert pool_fit.lacks == ((Reason.RESOURCE, "cpu"),)
 
 
 def test_a_customers_limit_makes_no_workers() -> None:
     sizing = size([pool("a")], waiting(9), options=Options(remaining={"acme": 2}))
     assert needed(sizing) == {"a": 1}
-    assert [verdict.fit for verdict in sizing.verdicts.values()].count(FitKind.LIMITED) == 7
+    assert [pool_fit.fit for pool_fit in sizing.pool_fits.values()].count(FitKind.LIMITED) == 7
 
 
 # --- many ------------------------------------------------------------------------------------------------------------
@@ -327,21 +327,21 @@ def test_a_customers_limit_makes_no_workers() -> None:
 
 def test_a_backlog_is_counted_by_class_and_never_rounded_up() -> None:
     pending = waiting(4)
-    sizing = size([pool("a")], pending, bulk=(IdenticalWorkloads("k", pending[0], 10),))
+    sizing = size([pool("a")], pending, identical=(IdenticalWorkloads("k", pending[0], 10),))
     assert needed(sizing) == {"a": 3}
-    assert sizing.bulk == {"k": (("a", 10),)}
+    assert sizing.identical == {"k": (("a", 10),)}
 
 
 def test_a_backlog_keeps_to_limits() -> None:
     pending = waiting(4)
     pools = [pool("a", most=2), pool("b", most=1)]
-    sizing = size(pools, pending, bulk=(IdenticalWorkloads("k", pending[0], 100),))
+    sizing = size(pools, pending, identical=(IdenticalWorkloads("k", pending[0], 100),))
     assert needed(sizing) == {"a": 2, "b": 1}
-    assert sum(count for _, count in sizing.bulk["k"]) == 100
+    assert sum(count for _, count in sizing.identical["k"]) == 100
     limited = size(
-        pools, pending, bulk=(IdenticalWorkloads("k", pending[0], 100),), options=Options(remaining={"acme": 4})
+        pools, pending, identical=(IdenticalWorkloads("k", pending[0], 100),), options=Options(remaining={"acme": 4})
     )
-    assert (needed(limited), limited.bulk["k"]) == ({"a": 1, "b": 0}, ())
+    assert (needed(limited), limited.identical["k"]) == ({"a": 1, "b": 0}, ())
 
 
 def test_the_planner_follows_changes() -> None:
@@ -352,7 +352,7 @@ def test_the_planner_follows_changes() -> None:
     planner.follow([WorkerUpserted(replace(template("b"), name="n1"))])
     again = planner.size([pool("a", cpu=8000), pool("b", most=1)], waiting(12), (), Options())
     fresh = size([pool("a", cpu=8000), pool("b", most=1)], waiting(12), workers=(replace(template("b"), name="n1"),))
-    assert (again.loads, again.verdicts) == (fresh.loads, fresh.verdicts)
+    assert (again.loads, again.pool_fits) == (fresh.loads, fresh.pool_fits)
 
 
 def test_loads_tell_what_the_workers_carry() -> None:
@@ -392,7 +392,7 @@ def test_as_many_workers_take_all_that_was_counted_and_each_of_them_is_used(rng:
     ]
     pending = random_pending(rng)
     sizing = size([only], pending)
-    counted = [w for w in pending if sizing.verdicts[w.id].fit is FitKind.NEW]
+    counted = [w for w in pending if sizing.pool_fits[w.id].fit is FitKind.NEW]
 
     fresh = Snapshot()
     for number in range(sizing.loads[only.name].needed):
@@ -418,9 +418,9 @@ def test_every_workload_counts_for_one_pool_at_most_and_limits_hold(rng: Random)
     made = worlds.world(rng)
     pools, pending = random_pools(rng, limits=True), random_pending(rng)
     sizing = size(pools, pending, workers=made.workers, charges=made.charges)
-    assert sizing.verdicts.keys() == {w.id for w in pending}
-    for verdict in sizing.verdicts.values():
-        assert bool(verdict.pool) == (verdict.fit not in (FitKind.NOWHERE, FitKind.LIMITED))
+    assert sizing.pool_fits.keys() == {w.id for w in pending}
+    for pool_fit in sizing.pool_fits.values():
+        assert bool(pool_fit.pool) == (pool_fit.fit not in (FitKind.NOWHERE, FitKind.LIMITED))
     for one in pools:
         load = sizing.loads[one.name]
         assert load.needed >= load.in_use
@@ -450,7 +450,7 @@ def test_what_has_room_now_is_what_the_next_cycle_places(rng: Random) -> None:
     made = worlds.world(rng)
     sizing = size(random_pools(rng, limits=False), list(made.pending), workers=made.workers, charges=made.charges)
     plan = schedule(made.snapshot(), made.pending, 0)
-    room = {id_ for id_, verdict in sizing.verdicts.items() if verdict.fit is FitKind.ROOM}
+    room = {id_ for id_, pool_fit in sizing.pool_fits.items() if pool_fit.fit is FitKind.ROOM}
     assert room == {placement.id for placement in plan.placements}
 
 

@@ -1,93 +1,22 @@
-"""Why a workload has no worker: counts by reason, one line of text, and the workers that come closest.
+"""Explanations for workloads without a worker: one line of text, and the workers that come closest.
 
-Nothing here runs for workloads that are placed.
+None of it runs for workloads that are placed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from niyanta.engine.expedited.lane_state import LaneState
-from niyanta.engine.placement.feasibility import Check, names, static_checks
-from niyanta.engine.placement.overlay import Options, Overlay, SubjectView
-from niyanta.engine.placement.requirement_class import Counts, RequirementClass
-from niyanta.engine.queue import MINUTE
+from niyanta.engine.placement.checks import all_checks
+from niyanta.engine.placement.feasibility import named_workers
+from niyanta.engine.placement.overlay import Options, Overlay
+from niyanta.engine.queue import MINUTE_US
 from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind, PoolFit
-from niyanta.engine.snapshot.affinity_terms import AffinityTerm
-from niyanta.engine.snapshot.bitset import Bits, from_bool, minus, to_bool
-from niyanta.engine.snapshot.snapshot import DEVICES_ROW, SLOTS_ROW, Snapshot
+from niyanta.engine.snapshot.bitset import Bits, minus, to_bool
+from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.engine.types import PendingWorkload, Reason, Rejection, Requirements
-
-_ORDER = {reason: number for number, reason in enumerate(Reason)}
-
-
-def all_checks(
-    fork: Overlay,
-    asked: RequirementClass,
-    view: SubjectView,
-    anti: tuple[AffinityTerm, ...],
-    near: tuple[AffinityTerm, ...],
-    excluded: Bits,
-) -> Iterator[Check]:
-    """Every check that a pod of the class has to pass now, in the order of `Reason`, for one replica."""
-    alive = fork.index.alive
-    yield from static_checks(fork.index, asked.requirements, excluded)
-    yield from _resource_checks(fork, asked)
-    yield Reason.SLOTS, "", from_bool(fork.free[SLOTS_ROW] >= 1) & alive
-    if asked.requirements.host_ports:
-        yield Reason.HOST_PORT, "", minus(alive, fork.port_rows(asked.requirements))
-    # Own terms first in the order given, then the carriers' by topology: whatever order terms were interned in.
-    blocked: dict[str, Bits] = {}
-    for term in anti:
-        blocked[term.topology] = blocked.get(term.topology, 0) | fork.peer_bits[term.id]
-    for term in sorted(fork.matched(view), key=lambda term: term.topology):
-        blocked[term.topology] = blocked.get(term.topology, 0) | fork.carrier_bits[term.id]
-    for topology, rows in blocked.items():
-        yield Reason.ANTI, topology, minus(alive, rows)
-    if anti and fork.held:
-        yield Reason.RESERVED, "", minus(alive, fork.held)
-    if near:
-        allowed, starting = fork.near_rows(near, view)
-        yield Reason.NEAR, "", allowed & fork.starting_rows(starting)
-
-
-def _resource_checks(fork: Overlay, asked: RequirementClass) -> Iterator[Check]:
-    """Named resources in the order of the request (by name), then GPU devices under the worker's own resource name."""
-    alive = fork.index.alive
-    for (name, amount), (column, _) in zip(asked.requirements.requests, asked.needs, strict=True):
-        yield Reason.RESOURCE, name, from_bool(fork.free[column] >= amount) & alive if column >= 0 else 0
-    for resource, rows in sorted(fork.index.gpu_resources.items()):
-        amount = asked.devices_of[resource]
-        if amount:
-            enough = from_bool(fork.free[DEVICES_ROW] >= amount)
-            yield Reason.RESOURCE, resource, alive ^ minus(rows, enough)
-
-
-def count_reasons(
-    fork: Overlay,
-    asked: RequirementClass,
-    view: SubjectView,
-    anti: tuple[AffinityTerm, ...],
-    near: tuple[AffinityTerm, ...],
-    excluded: Bits,
-) -> Counts:
-    """Each worker once, under the first check that refuses it; those that could take one replica count as GROUP."""
-    left = fork.index.alive
-    counts: dict[tuple[Reason, str], int] = {}
-    for reason, detail, passing in all_checks(fork, asked, view, anti, near, excluded):
-        passed = left & passing
-        refused = left ^ passed
-        if refused:
-            counts[reason, detail] = counts.get((reason, detail), 0) + refused.bit_count()
-            left = passed
-            if not left:
-                break
-    if left:
-        counts[Reason.GROUP, ""] = left.bit_count()
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], _ORDER[item[0][0]], item[0][1]))
-    return tuple([(reason, detail, count) for (reason, detail), count in ordered])
-
 
 # --- text ------------------------------------------------------------------------------------------------------------
 
@@ -99,8 +28,8 @@ def summary(
 ) -> str:
     """One line such as "0/500 workers: 310 GPU model is not A100, 120 not in region eu-west".
 
-    With `requirements` the text names what was asked for. `running`: by customer with a limit, how many workloads it
-    runs and may run. Deterministic: the order is the rejection's.
+    With `requirements` the text names the requested values. `running`: customer with a limit -> (workloads it runs,
+    workloads it may run). Deterministic: the order is the rejection's.
     """
     if not rejection.workers:
         return "no workers"
@@ -130,7 +59,7 @@ _PLAIN = {
     Reason.NODE_AFFINITY: "node selector or node affinity does not match",
     Reason.SLOTS: "no free slot",
     Reason.HOST_PORT: "host port taken",
-    Reason.NEAR: "not near a running workload that is asked for",
+    Reason.NEAR: "not near a required running workload",
     Reason.GROUP: "fit one replica but not all together",
     Reason.RESERVED: "reserved for a workload in the expedited lane",
 }
@@ -153,7 +82,7 @@ def _text(reason: Reason, detail: str, requirements: Requirements | None) -> str
         return f"GPU model is not {_either(hard.gpu_models)}" if hard.gpu_models else "without GPU"
     if reason is Reason.GPU_MEMORY:
         return f"GPU memory under {-(-hard.gpu_min_memory >> 20)} MiB"
-    asked = {
+    wanted = {
         Reason.POOL: ("not in pool ", hard.pools),
         Reason.REGION: ("not in region ", hard.regions),
         Reason.ZONE: ("not in zone ", hard.zones),
@@ -163,7 +92,7 @@ def _text(reason: Reason, detail: str, requirements: Requirements | None) -> str
         Reason.GROUP: ("", ()),
     }.get(reason, ("", ()))
     joined = " and " if reason in (Reason.COMPLIANCE, Reason.CAPABILITY) else " or "
-    return asked[0] + _either(asked[1], joined) if asked[1] else _PLAIN[reason]
+    return wanted[0] + _either(wanted[1], joined) if wanted[1] else _PLAIN[reason]
 
 
 def _either(values: tuple[str, ...], joined: str = " or ") -> str:
@@ -172,11 +101,11 @@ def _either(values: tuple[str, ...], joined: str = " or ") -> str:
 
 
 def lane_note(state: LaneState, workload_id: str) -> str:
-    """What the expedited lane does for a workload; empty when it isn't in the lane. Changes only with what is done."""
+    """Text on a workload's place in the expedited lane; empty outside the lane. Changes only with lane actions."""
     member = state.members.get(workload_id)
     if member is None:
         return ""
-    minutes = member.since // MINUTE
+    minutes = member.since // MINUTE_US
     text = f"in the expedited lane since {minutes // 60 % 24:02}:{minutes % 60:02} UTC"
     for reservation in state.reservations:
         if reservation.id == workload_id:
@@ -186,29 +115,29 @@ def lane_note(state: LaneState, workload_id: str) -> str:
 
 
 def fit_note(
-    verdict: PoolFit,
+    pool_fit: PoolFit,
     pool: EmptyPool | None,
     replicas: int = 1,
     requirements: Requirements | None = None,
     *,
     all_known: bool = True,
 ) -> str:
-    """Whether new workers would help, such as "would fit on an empty worker of pool gpu-a100"; empty: nothing to say.
+    """Text on pools that new workers would help, such as "would fit on an empty worker of pool gpu-a100"; may be empty.
 
-    `pool` is the verdict's. `all_known`: of every pool it is known what an empty worker offers.
+    `pool` is the one of `pool_fit`. `all_known`: the capacity of an empty worker is known for every pool.
     """
-    if verdict.fit in (FitKind.NEW, FitKind.FULL):
-        text = f"would fit on {'an empty worker' if replicas == 1 else 'empty workers'} of pool {verdict.pool}"
-        if verdict.fit is FitKind.NEW or pool is None:
+    if pool_fit.fit in (FitKind.NEW, FitKind.FULL):
+        text = f"would fit on {'an empty worker' if replicas == 1 else 'empty workers'} of pool {pool_fit.pool}"
+        if pool_fit.fit is FitKind.NEW or pool is None:
             return text
         if pool.fixed:
-            return f"{text}, to which nobody adds workers"
+            return f"{text}, whose number of workers is fixed"
         return f"{text}, which is at its maximum of {pool.most} worker{'' if pool.most == 1 else 's'}"
-    if verdict.fit is FitKind.NOWHERE and verdict.closest:
-        lacks = " and ".join(_text(reason, detail, requirements) for reason, detail in verdict.lacks)
+    if pool_fit.fit is FitKind.NOWHERE and pool_fit.closest:
+        lacks = " and ".join(_text(reason, detail, requirements) for reason, detail in pool_fit.lacks)
         if not all_known:
-            return f"of the pools whose workers are known {verdict.closest} comes closest: {lacks}"
-        return f"no pool's empty worker could hold it, pool {verdict.closest} comes closest: {lacks}"
+            return f"of the pools whose workers are known {pool_fit.closest} comes closest: {lacks}"
+        return f"no pool's empty worker could hold it, pool {pool_fit.closest} comes closest: {lacks}"
     return ""
 
 
@@ -217,7 +146,7 @@ def fit_note(
 
 @dataclass(frozen=True, slots=True)
 class NearMiss:
-    """A worker and every check that keeps it from taking one replica; none: it could take one."""
+    """A worker and every check that keeps it from taking one replica; no checks: it could take one."""
 
     worker: str
     failed: tuple[tuple[Reason, str], ...]
@@ -227,19 +156,19 @@ def nearest_miss(
     snapshot: Snapshot, workload: PendingWorkload, *, limit: int = 3, options: Options | None = None
 ) -> tuple[NearMiss, ...]:
     """The workers that fail the fewest checks (ties by name), at most `limit`, as the snapshot stands."""
-    fork = Overlay(snapshot, options or Options())
-    asked = fork.requirements_class(workload.requirements)
-    view = fork.view(workload.subject)
-    anti, near = fork.terms_of(asked, view)
-    excluded = names(fork.index, workload.excluded)
+    overlay = Overlay(snapshot, options or Options())
+    requirement_class = overlay.class_of(workload.requirements)
+    view = overlay.view(workload.subject)
+    anti, near = overlay.terms_of(requirement_class, view)
+    excluded = named_workers(overlay.index, workload.excluded)
     failing: list[tuple[Reason, str, Bits]] = []
     failures = to_bool(0, snapshot.capacity).astype(int)
-    for reason, detail, passing in all_checks(fork, asked, view, anti, near, excluded):
-        refused = minus(fork.index.alive, passing)
+    for reason, detail, passing in all_checks(overlay, requirement_class, view, anti, near, excluded):
+        refused = minus(overlay.index.alive, passing)
         failing.append((reason, detail, refused))
         failures += to_bool(refused, snapshot.capacity)
-    ordered = sorted((int(failures[row]), name, row) for name, row in fork.index.rows.items())
+    ordered = sorted((int(failures[worker]), name, worker) for name, worker in overlay.index.by_name.items())
     return tuple(
-        NearMiss(name, tuple((reason, detail) for reason, detail, refused in failing if refused >> row & 1))
-        for _, name, row in ordered[:limit]
+        NearMiss(name, tuple((reason, detail) for reason, detail, refused in failing if refused >> worker & 1))
+        for _, name, worker in ordered[:limit]
     )

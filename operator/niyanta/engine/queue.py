@@ -2,8 +2,8 @@
 
     effective = priority * tier_weight + boost * minutes_waited            minutes_waited = (now - queued_at) / 60e6
 
-Everybody ages at the same rate, so `boost * now / 60e6` is the same in every effective priority and can be left out of
-the order. Times 60,000,000 the rest is an exact integer that never changes by itself:
+All workloads age at the same rate, so `boost * now / 60e6` is the same in every effective priority and can be left out
+of the order. Times 60,000,000 the rest is an exact integer that never changes by itself:
 
     key = priority * tier_weight * 60_000_000 - boost * queued_at          larger first
 
@@ -22,13 +22,13 @@ from typing import Final
 
 from niyanta.engine.types import PendingWorkload
 
-MINUTE: Final = 60_000_000
-"""Microseconds."""
+MINUTE_US: Final = 60_000_000
+"""One minute in microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """What decides the order. `aging_boost_per_minute` is in units of effective priority."""
+    """Settings that decide the order. `aging_boost_per_minute` is in units of effective priority."""
 
     enable_priority: bool = True
     enable_aging: bool = True
@@ -44,7 +44,7 @@ def queue_key(priority: int, tier_weight: int, *, queued_at: int, settings: Queu
     """The constant key, larger first; equal keys go by `queued_at` (microseconds), then id."""
     key = 0
     if settings.enable_priority:
-        key = priority * tier_weight * MINUTE
+        key = priority * tier_weight * MINUTE_US
     if settings.enable_aging:
         key -= settings.aging_boost_per_minute * queued_at
     return key
@@ -58,7 +58,7 @@ def effective_priority(
     if settings.enable_priority:
         effective = float(priority * tier_weight)
     if settings.enable_aging:
-        effective += settings.aging_boost_per_minute * max(now - queued_at, 0) / MINUTE
+        effective += settings.aging_boost_per_minute * max(now - queued_at, 0) / MINUTE_US
     return effective
 
 
@@ -101,7 +101,7 @@ class Queue:
     update = push
 
     def remove(self, workload_id: str) -> PendingWorkload | None:
-        """Take a workload out, wherever it stands; None if it isn't here."""
+        """Remove a workload at any position; None if it is not in the queue."""
         known = self._current.pop(workload_id, None)
         if known is None:
             return None
@@ -109,7 +109,7 @@ class Queue:
         return known[1]
 
     def pop(self) -> PendingWorkload:
-        """Take the first workload out; IndexError when empty."""
+        """Remove and return the first workload; IndexError when empty."""
         while True:
             entry = heappop(self._heap)
             known = self._current.get(entry[2])
@@ -142,7 +142,7 @@ class Queue:
         return chosen
 
     def position(self, workload_id: str) -> int | None:
-        """How many workloads are ahead of this one (0: it is next); None if it isn't here."""
+        """Number of workloads ahead of this one (0: it is next); None if it is not in the queue."""
         known = self._current.get(workload_id)
         return None if known is None else bisect_left(self._sorted(), known[0])
 

@@ -1,4 +1,4 @@
-"""The words of the engine: workers and requirements go in, placements and rejections come out.
+"""Values of the engine: workers and requirements go in, placements and rejections come out.
 
 Everything here is a frozen value. The store and the resources package make `PendingWorkload` values, the cluster
 package makes `WorkerInfo` and `Charge` values, `niyanta.engine.schedule.schedule` turns them into a `Plan`.
@@ -40,7 +40,7 @@ class Op(enum.Enum):
 
 
 class Scope(enum.Enum):
-    """Whose workloads an anti or near term looks at, seen from the workload that carries the term."""
+    """Scope of an anti or near term, seen from the workload that carries it."""
 
     NAMESPACE = "Namespace"
     CUSTOMER = "Customer"
@@ -55,7 +55,7 @@ class Strategy(enum.Enum):
 
 
 class Reason(enum.Enum):
-    """Why a worker can't take a workload, in the order the checks run (cheap first). The value is what users read."""
+    """Reason why a worker can't take a workload, in the order the checks run (cheap first). Users read the value."""
 
     NOT_READY = "NotReady"
     CORDONED = "Cordoned"
@@ -76,7 +76,7 @@ class Reason(enum.Enum):
     HOST_PORT = "HostPortTaken"
     ANTI = "AntiAffinityConflict"
     RESERVED = "ReservedForExpedited"
-    """Room is kept there for a workload in the expedited lane that this one's anti terms could keep away."""
+    """The worker is reserved for a workload in the expedited lane that this one's anti terms could keep away."""
     NEAR = "NearNotSatisfied"
     GROUP = "GroupDoesNotFitTogether"
     """The worker could take one replica, but all replicas can't be placed at once."""
@@ -98,7 +98,7 @@ class Taint:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """What GPUs a worker has. `resource` names the extended resource; `memory` is bytes of one device, 0 = unknown."""
+    """GPUs of a worker. `resource` names the extended resource; `memory` is bytes of one device, 0 = unknown."""
 
     model: str
     count: int
@@ -145,7 +145,7 @@ class Expression:
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """What a worker must be: all parts that are given must match. Used for `affinity.hard` and for each soft term.
+    """Conditions on a worker: all parts that are given must match. Used for `affinity.hard` and for each soft term.
 
     worker_ids, regions, zones, pools, gpu_models: any of. capabilities, compliance, tags: all of. gpu_models and
     gpu_min_memory (bytes) match only workers that have a GPU.
@@ -172,7 +172,7 @@ class NodeTerm:
 
 @dataclass(frozen=True, slots=True)
 class SoftTerm:
-    """A wish with weight 1-100. Exactly one of `matcher` (affinity.soft) and `node` (preferred nodeAffinity) is set."""
+    """A preference with weight 1-100. Either `matcher` (affinity.soft) or `node` (preferred nodeAffinity) is set."""
 
     weight: int
     matcher: Matcher | None = None
@@ -200,7 +200,7 @@ class HostPort:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What other workloads' anti and near terms see of a workload."""
+    """Properties of a workload that anti and near terms of other workloads match."""
 
     namespace: str
     customer: str
@@ -210,7 +210,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Selector:
-    """Which workloads a term means: every part that is given must match (types, customers: any of)."""
+    """Workloads that a term matches: every part that is given must match (types, customers: any of)."""
 
     types: tuple[str, ...] = ()
     customers: tuple[str, ...] = ()
@@ -253,12 +253,12 @@ class Requirements:
     wants_gpu: bool = False
 
 
-# --- What is on the workers ------------------------------------------------------------------------------------------
+# --- Running pods -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What one pod takes on one worker. Pods that Niyanta did not make have `subject` None, no terms and no slot."""
+    """Capacity that one pod takes on one worker. Pods not made by Niyanta have `subject` None, no terms and no slot."""
 
     key: str
     """Unique: `<workload id>/<attempt>/<index>` for Niyanta's pods, the pod's UID for all others."""
@@ -277,7 +277,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class PendingWorkload:
-    """One row of the queue, as the engine sees it. `version` is echoed in the plan for the commit."""
+    """One worker of the queue, as the engine sees it. `version` is echoed in the plan for the commit."""
 
     id: str
     version: int
@@ -325,17 +325,17 @@ class Rejection:
     id: str
     version: int
     workers: int
-    """How many workers exist in all."""
+    """Number of workers that exist in all."""
     counts: tuple[tuple[Reason, str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one cycle decided; the engine returns it and does nothing else."""
+    """Decisions of one cycle; the engine returns them and does nothing else."""
 
     placements: tuple[Placement, ...]
     rejections: tuple[Rejection, ...]
     undecided: int = 0
     """Workloads that were not looked at because the cycle's time was up; they stay in the queue."""
     lane: LaneState | None = None
-    """What the expedited lane is to be told next time; None when `schedule` was given no lane."""
+    """Lane state to pass to the next cycle; None if `schedule` was given no lane."""

@@ -1,7 +1,7 @@
-"""What the expedited lane remembers from one cycle to the next: its members, its reservations, its accounts by pool.
+"""State of the expedited lane between cycles: members, reservations, and accounts by pool.
 
-All of it is data that `place.schedule` is given and returns (`LaneState`); `lane` decides with it. Amounts are dominant
-shares of a worker (`columns.WORKER` is a whole one), times integer microseconds of the database's clock.
+`schedule` takes and returns it as data (`LaneState`); `lane` decides with it. Amounts are dominant shares of a worker
+(`WHOLE_WORKER` is all of one), times are integer microseconds of the database's clock.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
-WINDOW: Final = 600_000_000
-"""Ten minutes: the share is of the capacity freed within it."""
+WINDOW_US: Final = 600_000_000
+"""Ten minutes: the lane's share is of the capacity freed within this window."""
 
-BUCKET: Final = 5_000_000
-"""Amounts within five seconds are one entry, so that an account holds at most 121 however often cycles run."""
+BUCKET_US: Final = 5_000_000
+"""Five seconds: amounts within a bucket are one entry, so an account holds at most 121 entries."""
 
 Entries = tuple[tuple[int, int], ...]
 """(time, amount), oldest first."""
@@ -23,15 +23,15 @@ Entries = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class LaneSettings:
-    """`after`: microseconds of waiting until a workload may enter; `share`: part of freed capacity that is given."""
+    """`after_us`: microseconds of waiting until a workload may enter; `share`: part of freed capacity that is given."""
 
-    after: int = 24 * 60_000_000
+    after_us: int = 24 * 60_000_000
     share: float = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class LaneAccount:
-    """What a pool freed and what the lane took of it within the last ten minutes.
+    """Capacity that a pool freed, and the part that the lane took, within the last ten minutes.
 
     Freed amounts carry the start of their bucket and taken ones its end. So at any time the amounts within the exact
     last ten minutes have the same relation or a better one: what is taken stays here a little longer.
@@ -42,21 +42,21 @@ class LaneAccount:
     freed: Entries = ()
     taken: Entries = ()
     debt: int = 0
-    """What was given beyond the share (a workload is placed whole); later shares go here first."""
+    """Amount given beyond the share (a workload is placed whole); later shares repay it first."""
 
     def available(self, share: float) -> int:
-        """How much the lane may take now; can be negative, as freed amounts leave the window before taken ones."""
+        """Amount that the lane may take now; negative at times, as freed amounts leave the window before taken ones."""
         return int(share * sum(amount for _, amount in self.freed)) - sum(amount for _, amount in self.taken)
 
     def is_open(self, share: float) -> bool:
-        """Whether the lane may give somebody a turn: something is left of its share, and nothing is owed."""
+        """True if the lane may give a turn: part of its share is left, and no debt."""
         return not self.debt and self.available(share) > 0
 
     def follow(self, seen: int, now: int, share: float) -> LaneAccount:
-        """Enter what the pool has freed since, forget what is past, and pay the debt as far as the share goes."""
+        """Enter newly freed capacity, drop entries older than the window, and repay debt as far as the share goes."""
         freed, taken = _recent(self.freed, now), _recent(self.taken, now)
         if seen > self.seen:
-            freed = _add(freed, now - now % BUCKET, seen - self.seen)
+            freed = _add(freed, now - now % BUCKET_US, seen - self.seen)
         account = self
         if freed is not self.freed or taken is not self.taken or seen != self.seen:
             account = replace(self, seen=seen, freed=freed, taken=taken)
@@ -66,18 +66,18 @@ class LaneAccount:
         return account._take(now, paid, account.debt - paid) if paid else account
 
     def charge(self, amount: int, now: int, share: float) -> LaneAccount:
-        """Somebody had a turn: take what is there now and owe the rest."""
+        """Charge a turn: take what is available now and owe the rest."""
         paid = min(amount, max(self.available(share), 0))
         return self._take(now, paid, self.debt + amount - paid)
 
     def _take(self, now: int, paid: int, debt: int) -> LaneAccount:
-        return replace(self, taken=_add(self.taken, now - now % BUCKET + BUCKET, paid), debt=debt)
+        return replace(self, taken=_add(self.taken, now - now % BUCKET_US + BUCKET_US, paid), debt=debt)
 
 
 def _recent(entries: Entries, now: int) -> Entries:
-    if not entries or entries[0][0] > now - WINDOW:
+    if not entries or entries[0][0] > now - WINDOW_US:
         return entries
-    return tuple([entry for entry in entries if entry[0] > now - WINDOW])
+    return tuple([entry for entry in entries if entry[0] > now - WINDOW_US])
 
 
 def _add(entries: Entries, at: int, amount: int) -> Entries:
@@ -103,7 +103,7 @@ class LaneMember:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Room that drains for a member of the lane: one worker per replica (a worker may be there several times)."""
+    """Workers that drain for a member of the lane: one per replica (a worker may appear several times)."""
 
     id: str
     pool: str
@@ -113,7 +113,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class LaneState:
-    """Empty for a new leader: it starts with no members, no reservations, no debt, and nothing freed yet."""
+    """All that the lane keeps. A new leader starts without members, reservations, debt and freed capacity."""
 
     members: Mapping[str, LaneMember] = field(default_factory=lambda: MappingProxyType({}))
     """By id."""
@@ -122,4 +122,4 @@ class LaneState:
     accounts: Mapping[str, LaneAccount] = field(default_factory=lambda: MappingProxyType({}))
     """By pool."""
     round: int = 0
-    """The round of the foremost member, never falling while there is one: a customer's first member gets it."""
+    """Round of the first member; it never falls while there are members. A customer's first member gets it."""

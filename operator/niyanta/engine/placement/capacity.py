@@ -1,4 +1,4 @@
-"""What workers could take if no pod of Niyanta's ran there: for the lane's entrance, and for sizing pools."""
+"""Capacity of workers if no pod of Niyanta's ran there: for entering the expedited lane, and for sizing pools."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ import numpy as np
 
 from niyanta.engine.placement.overlay import Overlay
 from niyanta.engine.placement.requirement_class import RequirementClass
-from niyanta.engine.snapshot.bitset import Bits, IntArray, from_bool, to_rows
-from niyanta.engine.snapshot.snapshot import DEVICES_ROW, SLOTS_ROW
+from niyanta.engine.snapshot.bitset import Bits, IntArray, from_bool, to_indices
+from niyanta.engine.snapshot.snapshot import DEVICES_RESOURCE, SLOTS_RESOURCE
 from niyanta.engine.types import Requirements
 
-NO_LIMIT = 2**62
+NO_LIMIT_PODS = 2**62
 
 
-def when_empty(fork: Overlay, requirements: Requirements) -> tuple[RequirementClass, Bits, IntArray]:
-    """The class, the workers that could take a pod of it when empty, and how many pods; shape (capacity,).
+def capacity_when_empty(overlay: Overlay, requirements: Requirements) -> tuple[RequirementClass, Bits, IntArray]:
+    """The requirement class, the workers that could take a pod of it when empty, and how many each; shape (capacity,).
 
     Pods of others (DaemonSets, ...) count as staying.
     """
-    snapshot = fork.snapshot
-    asked = fork.requirements_class(requirements)
-    fork.keep(asked)
+    snapshot = overlay.snapshot
+    requirement_class = overlay.class_of(requirements)
+    overlay.keep(requirement_class)
     mask = 0
-    for part in asked.levels:
+    for part in requirement_class.levels:
         mask |= part
-    pods = np.full(snapshot.capacity, NO_LIMIT, np.int64)
+    pods = np.full(snapshot.capacity, NO_LIMIT_PODS, np.int64)
     if mask:
         room = snapshot.allocatable - snapshot.foreign
-        np.minimum(pods, room[SLOTS_ROW], out=pods)
-        for column, amount in asked.needs:
+        np.minimum(pods, room[SLOTS_RESOURCE], out=pods)
+        for resource, amount in requirement_class.needs:
             if amount:
-                np.minimum(pods, room[column] // amount, out=pods)
-        for resource, devices in asked.devices_of.items():
+                np.minimum(pods, room[resource] // amount, out=pods)
+        for name, devices in requirement_class.devices_of.items():
             if devices:
-                rows = to_rows(fork.index.gpu_resources[resource], snapshot.capacity)
-                most = np.minimum(room[DEVICES_ROW, rows], room[snapshot.resources[resource], rows])
-                pods[rows] = np.minimum(pods[rows], most // devices)
+                workers = to_indices(overlay.index.gpu_resources[name], snapshot.capacity)
+                free = np.minimum(room[DEVICES_RESOURCE, workers], room[snapshot.resources[name], workers])
+                pods[workers] = np.minimum(pods[workers], free // devices)
         mask &= from_bool(pods >= 1)
-    return asked, mask, pods
+    return requirement_class, mask, pods

@@ -1,7 +1,7 @@
 """Hard constraints -> sets of workers with reason codes, one function per concern, in the order of `Reason`.
 
-`static_checks` is all that depends only on what workers are; it makes the mask of a requirements class (`classes`).
-`dynamic_checks` is what depends on what runs; `place` uses the same sets, inlined, and `explain` counts both.
+`static_checks` lists every check that depends only on the workers themselves. Deciding folds it into the mask of a
+requirement class (`static_mask`), explaining counts by it; `checks` adds what depends on running pods.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Check = tuple[Reason, str, Bits]
 
 _UNSCHEDULABLE = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
 _NAME_FIELD = "metadata.name"
-_TOLERATIONS_KEPT = 1024
+_MAX_TOLERATION_SETS = 1024
 
 
 # --- one function per concern ----------------------------------------------------------------------------------------
 
 
 def tolerates(tolerations: tuple[Toleration, ...], taint: Taint) -> bool:
-    """Whether any toleration covers the taint. An empty key needs `exists`, and then covers every key."""
+    """True if a toleration covers the taint. An empty key needs `exists`, and then covers every key."""
     for toleration in tolerations:
         if toleration.effect and toleration.effect != taint.effect:
             continue
@@ -36,13 +36,13 @@ def tolerates(tolerations: tuple[Toleration, ...], taint: Taint) -> bool:
     return False
 
 
-def names(index: WorkerIndex, wanted: Iterable[str]) -> Bits:
+def named_workers(index: WorkerIndex, wanted: Iterable[str]) -> Bits:
     """Workers with any of the names; names of unknown workers are ignored."""
     found = 0
     for name in wanted:
-        row = index.rows.get(name)
-        if row is not None:
-            found |= 1 << row
+        worker = index.by_name.get(name)
+        if worker is not None:
+            found |= 1 << worker
     return found
 
 
@@ -70,9 +70,9 @@ def gpu_models(index: WorkerIndex, models: Iterable[str]) -> Bits:
 def gpu_memory(index: WorkerIndex, minimum: int) -> Bits:
     """Workers whose devices have at least this many bytes; unknown memory (0) never suffices."""
     found = 0
-    for memory, rows in index.gpu_memory.items():
+    for memory, workers in index.gpu_memory.items():
         if memory >= minimum:
-            found |= rows
+            found |= workers
     return found
 
 
@@ -94,7 +94,7 @@ def node_term(index: WorkerIndex, term: NodeTerm) -> Bits:
     for field in term.fields:
         if field.key != _NAME_FIELD or field.op not in (Op.IN, Op.NOT_IN):
             return 0
-        named = names(index, field.values)
+        named = named_workers(index, field.values)
         found = found & named if field.op is Op.IN else minus(found, named)
     return found
 
@@ -123,12 +123,12 @@ def matching(index: WorkerIndex, matcher: Matcher) -> Bits:
 
 
 def is_gpu_resource(index: WorkerIndex, name: str) -> bool:
-    """Whether a resource is a GPU: some worker's GPUs have this name, or the name ends in /gpu."""
+    """True if a resource is a GPU: some worker's GPUs have this name, or the name ends in /gpu."""
     return name in index.gpu_resources or name.endswith("/gpu")
 
 
 def needs_gpu(index: WorkerIndex, requirements: Requirements) -> bool:
-    """Whether a workload may only land on workers with a GPU."""
+    """True if a workload may only land on workers with a GPU."""
     if requirements.wants_gpu or requirements.gpu_count:
         return True
     if requirements.hard.gpu_models or requirements.hard.gpu_min_memory:
@@ -143,28 +143,31 @@ def needs_gpu(index: WorkerIndex, requirements: Requirements) -> bool:
 
 
 def static_checks(index: WorkerIndex, requirements: Requirements, excluded: Bits = 0) -> Iterator[Check]:
-    """Every check that depends only on the workers themselves; parts that are not asked for are left out."""
+    """Every check that depends only on the workers themselves; parts that the workload leaves open are skipped."""
     yield from _state_checks(index, requirements.tolerations, excluded)
-    yield from _matcher_checks(index, requirements.hard, needs_gpu=needs_gpu(index, requirements))
-    if requirements.node_selector or requirements.node_terms:
-        yield Reason.NODE_AFFINITY, "", node_affinity(index, requirements)
+    yield from _requirement_checks(index, requirements)
 
 
 def static_mask(index: WorkerIndex, requirements: Requirements) -> Bits:
-    """Workers that pass all of `static_checks` with nobody excluded."""
+    """Workers that pass all of `static_checks` with no worker excluded."""
     mask = index.usable.get(requirements.tolerations)
     if mask is None:
         mask = index.alive
         for _, _, passing in _state_checks(index, requirements.tolerations, 0):
             mask &= passing
-        if len(index.usable) >= _TOLERATIONS_KEPT:
+        if len(index.usable) >= _MAX_TOLERATION_SETS:
             index.usable.clear()
         index.usable[requirements.tolerations] = mask
-    for _, _, passing in _matcher_checks(index, requirements.hard, needs_gpu=needs_gpu(index, requirements)):
+    for _, _, passing in _requirement_checks(index, requirements):
         mask &= passing
-    if requirements.node_selector or requirements.node_terms:
-        mask &= node_affinity(index, requirements)
     return mask
+
+
+def _requirement_checks(index: WorkerIndex, requirements: Requirements) -> list[Check]:
+    checks = list(_matcher_checks(index, requirements.hard, needs_gpu=needs_gpu(index, requirements)))
+    if requirements.node_selector or requirements.node_terms:
+        checks.append((Reason.NODE_AFFINITY, "", node_affinity(index, requirements)))
+    return checks
 
 
 def _state_checks(index: WorkerIndex, tolerations: tuple[Toleration, ...], excluded: Bits) -> Iterator[Check]:
@@ -182,16 +185,16 @@ def _state_checks(index: WorkerIndex, tolerations: tuple[Toleration, ...], exclu
 def _taint_checks(index: WorkerIndex, tolerations: tuple[Toleration, ...]) -> Iterator[Check]:
     # By key, so that a worker with several untolerated taints is counted under the same one every time.
     refused: dict[str, Bits] = {}
-    for taint, rows in index.taints.items():
+    for taint, workers in index.taints.items():
         if not tolerates(tolerations, taint):
-            refused[taint.key] = refused.get(taint.key, 0) | rows
-    for key, rows in sorted(refused.items()):
-        yield Reason.TAINT, key, minus(index.alive, rows)
+            refused[taint.key] = refused.get(taint.key, 0) | workers
+    for key, workers in sorted(refused.items()):
+        yield Reason.TAINT, key, minus(index.alive, workers)
 
 
 def _matcher_checks(index: WorkerIndex, matcher: Matcher, *, needs_gpu: bool) -> Iterator[Check]:
     if matcher.worker_ids:
-        yield Reason.WORKER_ID, "", names(index, matcher.worker_ids)
+        yield Reason.WORKER_ID, "", named_workers(index, matcher.worker_ids)
     if matcher.pools:
         yield Reason.POOL, "", any_of(index.pools, matcher.pools)
     if matcher.regions:

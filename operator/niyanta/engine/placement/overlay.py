@@ -1,7 +1,7 @@
-"""One cycle's fork of what changes: free amounts, ports, peers. The snapshot stays as it is.
+"""A cycle's changes over the snapshot, which stays as it is: free amounts, ports and peers.
 
-`place` puts workloads on it and takes them off again when a group does not fit together. Numbers are kept twice, as
-arrays for whole-column comparisons and as lists for single workers (a list read costs half of an array's).
+`placer` places pods on it and takes them back when a group does not fit together. Free amounts are kept twice, as
+arrays to compare all workers at once and as lists for single workers (reading a list costs half as much).
 """
 
 from __future__ import annotations
@@ -15,8 +15,15 @@ import numpy as np
 from niyanta.engine.placement.requirement_class import Counts, RequirementClass, fingerprint
 from niyanta.engine.snapshot.affinity_terms import AffinityTerm, SubjectIndex
 from niyanta.engine.snapshot.bitset import Bits, IntArray, from_bool, minus
-from niyanta.engine.snapshot.host_ports import PortBits, address, port_key, taken_rows
-from niyanta.engine.snapshot.snapshot import CPU_ROW, DEVICES_ROW, MEMORY_ROW, PODS_ROW, SLOTS_ROW, Snapshot
+from niyanta.engine.snapshot.host_ports import PortBits, address, port_key, taken_workers
+from niyanta.engine.snapshot.snapshot import (
+    CPU_RESOURCE,
+    DEVICES_RESOURCE,
+    MEMORY_RESOURCE,
+    PODS_RESOURCE,
+    SLOTS_RESOURCE,
+    Snapshot,
+)
 from niyanta.engine.types import HOSTNAME_TOPOLOGY, Labels, Requirements, Subject
 
 
@@ -31,7 +38,7 @@ class Options:
 
 
 class SubjectView:
-    """A subject as this cycle sees it: the terms that mean it, and where this cycle has placed it."""
+    """A subject in this cycle: the terms that match it, and the workers this cycle placed it on."""
 
     __slots__ = ("matched", "placed", "rejected", "seen", "subject")
 
@@ -41,13 +48,13 @@ class SubjectView:
         self.seen = -1
         """Number of interned terms when `matched` was made."""
         self.placed: list[tuple[int, int, str]] = []
-        """(number that grows, row, workload id)"""
+        """(length of the change log, worker, workload id)"""
         self.rejected: dict[RequirementClass, tuple[int, Counts]] | None = None
         """(replicas, counts) of rejections that still hold, for classes that have peers."""
 
 
 class Undo:
-    """What one workload changed outside the counted columns, newest last."""
+    """Changes of one placed pod apart from counted resources, newest last; `Overlay.take_back` reverts them."""
 
     __slots__ = ("bits", "ports", "providers")
 
@@ -58,10 +65,11 @@ class Undo:
 
 
 class Overlay:
-    """State of a cycle. Columns as in `Snapshot`; the devices column is min(free GPU resource, idle devices)."""
+    """State of a cycle. Resources and workers are numbered as in `Snapshot`; free devices are min(free GPU resource,
+    idle devices)."""
 
     def __init__(self, snapshot: Snapshot, options: Options) -> None:
-        snapshot.settle()
+        snapshot.refresh()
         self.snapshot = snapshot
         self.index = snapshot.index
         self.options = options
@@ -69,42 +77,42 @@ class Overlay:
         free = snapshot.allocatable - snapshot.used
         own = np.zeros(snapshot.capacity, np.int64)
         self.gpu_resource: dict[int, str] = {}
-        for row, info in self.index.infos.items():
+        for worker, info in self.index.infos.items():
             if info.gpu is not None:
-                self.gpu_resource[row] = info.gpu.resource
-                column = snapshot.resources.get(info.gpu.resource)
-                own[row] = 0 if column is None else free[column, row]
-        np.minimum(own, free[DEVICES_ROW], out=free[DEVICES_ROW])
+                self.gpu_resource[worker] = info.gpu.resource
+                resource = snapshot.resources.get(info.gpu.resource)
+                own[worker] = 0 if resource is None else free[resource, worker]
+        np.minimum(own, free[DEVICES_RESOURCE], out=free[DEVICES_RESOURCE])
         self.free: list[IntArray] = list(free)
-        """One array per column of the snapshot, shape (capacity,)."""
-        self.left: list[list[int]] = free.tolist()
+        """One array per resource of the snapshot, shape (capacity,)."""
+        self.free_list: list[list[int]] = free.tolist()
         """The same as lists."""
-        self.base = self.score.base(free[CPU_ROW], free[MEMORY_ROW], free[DEVICES_ROW])
+        self.base = self.score.base(free[CPU_RESOURCE], free[MEMORY_RESOURCE], free[DEVICES_RESOURCE])
         self.base_list: list[int] = self.base.tolist()
-        self.open: Bits = from_bool((free[PODS_ROW] >= 1) & (free[SLOTS_ROW] >= 1)) & self.index.alive
+        self.open_workers: Bits = from_bool((free[PODS_RESOURCE] >= 1) & (free[SLOTS_RESOURCE] >= 1)) & self.index.alive
         """Workers with room for one more pod, by pods and slots."""
-        self.log: list[int] = []
-        """Rows in the order they changed."""
-        self.held: Bits = 0
-        """Workers that are reserved, wholly or in part."""
+        self.change_log: list[int] = []
+        """Workers in the order they changed."""
+        self.reserved: Bits = 0
+        """Workers that are reserved, entirely or in part."""
         self._classes: dict[Hashable, list[RequirementClass]] = {}
         self._classes_by_id: dict[int, RequirementClass] = {}
         self._seen: set[int] = set()
         self._views: dict[tuple[str, str, str, Labels], SubjectView] = {}
         self._views_by_id: dict[int, SubjectView] = {}
         self._placed: SubjectIndex[SubjectView] = SubjectIndex()
-        terms = snapshot.peers.terms
+        terms = snapshot.affinity.terms
         self.peer_bits: list[Bits] = [term.peer_bits for term in terms]
         self.carrier_bits: list[Bits] = [term.carrier_bits for term in terms]
         self.providers: dict[tuple[int, int | str], str] = {}
         """(term, domain) that holds a peer only since this cycle -> the first workload that brought one."""
-        self._followed: set[int] = set()
+        self._tracked: set[int] = set()
         self._ports: PortBits | None = None
 
-    # --- what the queue asks for ---
+    # --- classes, subjects and terms ---
 
-    def requirements_class(self, requirements: Requirements) -> RequirementClass:
-        """The class of equal requirements; quickest for the object that it was first made for."""
+    def class_of(self, requirements: Requirements) -> RequirementClass:
+        """The class of equal requirements; fastest for the object that it was first made for."""
         known = self._classes_by_id.get(id(requirements))
         if known is not None and known.requirements is requirements:
             return known
@@ -116,23 +124,23 @@ class Overlay:
         found = RequirementClass(
             requirements, self.snapshot, self.score, keep_gpu_workers_free=self.options.keep_gpu_workers_free
         )
-        found.bind(self.left, self.free)
+        found.bind(self.free_list, self.free)
         if number in self._seen:
             self.keep(found)
         else:
             self._seen.add(number)
         return found
 
-    def keep(self, asked: RequirementClass) -> None:
+    def keep(self, requirement_class: RequirementClass) -> None:
         """Remember a class. Only worth its memory from its second visit on, or when it was rejected."""
-        if not asked.kept:
-            asked.kept = True
-            self._classes.setdefault(fingerprint(asked.requirements), []).append(asked)
+        if not requirement_class.kept:
+            requirement_class.kept = True
+            self._classes.setdefault(fingerprint(requirement_class.requirements), []).append(requirement_class)
             # The class keeps the object alive, so its id can't be given to another one during the cycle.
-            self._classes_by_id[id(asked.requirements)] = asked
+            self._classes_by_id[id(requirement_class.requirements)] = requirement_class
 
     def view(self, subject: Subject) -> SubjectView:
-        """The one view of equal subjects; quickest for the object that it was first made for."""
+        """The one view of equal subjects; fastest for the object that it was first made for."""
         known = self._views_by_id.get(id(subject))
         if known is not None:
             return known
@@ -143,54 +151,54 @@ class Overlay:
         return view
 
     def terms_of(
-        self, asked: RequirementClass, view: SubjectView
+        self, requirement_class: RequirementClass, view: SubjectView
     ) -> tuple[tuple[AffinityTerm, ...], tuple[AffinityTerm, ...]]:
-        """Anti and near terms of the class as the subject means them, counted over all that runs and was placed."""
+        """Anti and near terms of the class, resolved for the subject and counted over all that runs and was placed."""
         subject = view.subject
         reach = (subject.namespace, subject.customer)
-        found = asked.own_terms.get(reach)
+        found = requirement_class.own_terms.get(reach)
         if found is None:
-            table = self.snapshot.peers
-            anti = tuple([table.intern(term, subject) for term in asked.requirements.anti])
-            near = tuple([table.intern(term, subject) for term in asked.requirements.near])
-            found = asked.own_terms[reach] = (anti, near)
+            table = self.snapshot.affinity
+            anti = tuple([table.intern(term, subject) for term in requirement_class.requirements.anti])
+            near = tuple([table.intern(term, subject) for term in requirement_class.requirements.near])
+            found = requirement_class.own_terms[reach] = (anti, near)
             for number in range(len(self.peer_bits), len(table.terms)):
                 self._enter(table.terms[number])
             for term in near:
-                self._follow(term)
+                self._track_providers(term)
         return found
 
     def _enter(self, term: AffinityTerm) -> None:
-        """A term nobody asked about before: add what this cycle has placed."""
+        """Enter a term that is new in this cycle, counting pods that the cycle has placed."""
         bits = term.peer_bits
         for view in self._placed.matching(term):
-            for _, row, _ in view.placed:
-                bits |= self.index.neighbours(term.topology, row)
+            for _, worker, _ in view.placed:
+                bits |= self.index.neighbours(term.topology, worker)
         self.peer_bits.append(bits)
         self.carrier_bits.append(term.carrier_bits)
 
-    def _follow(self, term: AffinityTerm) -> None:
-        """From now on remember who was first in each domain of a near term; look it up for what is placed already."""
-        if term.id in self._followed:
+    def _track_providers(self, term: AffinityTerm) -> None:
+        """Remember the first workload in each domain of a near term from now on; find it for pods already placed."""
+        if term.id in self._tracked:
             return
-        self._followed.add(term.id)
+        self._tracked.add(term.id)
         placed = sorted(one for view in self._placed.matching(term) for one in view.placed)
-        for _, row, workload in placed:
-            domain = self.index.domain(term.topology, row)
-            if domain is not None and not term.peer_bits >> row & 1:
+        for _, worker, workload in placed:
+            domain = self.index.domain(term.topology, worker)
+            if domain is not None and not term.peer_bits >> worker & 1:
                 self.providers.setdefault((term.id, domain), workload)
 
     def matched(self, view: SubjectView) -> tuple[AffinityTerm, ...]:
-        """All terms that mean the subject."""
-        table = self.snapshot.peers
+        """All terms that match the subject, as peer or as workload to keep away."""
+        table = self.snapshot.affinity
         if view.seen != len(table.terms):
             view.seen = len(table.terms)
             view.matched = table.matching(view.subject)
         return view.matched
 
-    # --- what keeps workers away ---
+    # --- workers that terms and ports forbid ---
 
-    def anti_rows(self, anti: tuple[AffinityTerm, ...], matched: tuple[AffinityTerm, ...]) -> Bits:
+    def workers_in_conflict(self, anti: tuple[AffinityTerm, ...], matched: tuple[AffinityTerm, ...]) -> Bits:
         """Workers that anti-affinity forbids, either way round."""
         blocked = 0
         for term in anti:
@@ -200,20 +208,20 @@ class Overlay:
             blocked |= carried[term.id]
         return blocked
 
-    def port_rows(self, requirements: Requirements) -> Bits:
+    def workers_with_ports_taken(self, requirements: Requirements) -> Bits:
         """Workers where one of the host ports is taken."""
-        taken = self.snapshot.ports.taken if self._ports is None else self._ports
+        taken = self.snapshot.host_ports.taken if self._ports is None else self._ports
         blocked = 0
         for port in requirements.host_ports:
-            blocked |= taken_rows(taken, port)
+            blocked |= taken_workers(taken, port)
         return blocked
 
-    def is_kept_away(self, matched: tuple[AffinityTerm, ...]) -> bool:
-        """Whether a carrier of any of the terms runs in some domain."""
+    def has_conflicts(self, matched: tuple[AffinityTerm, ...]) -> bool:
+        """True if a carrier of any of the terms runs in some domain."""
         carried = self.carrier_bits
         return any(carried[term.id] for term in matched)
 
-    def near_rows(self, near: tuple[AffinityTerm, ...], view: SubjectView) -> tuple[Bits, tuple[AffinityTerm, ...]]:
+    def workers_near(self, near: tuple[AffinityTerm, ...], view: SubjectView) -> tuple[Bits, tuple[AffinityTerm, ...]]:
         """Workers that satisfy all near terms but the starting ones, which are returned apart.
 
         A starting term is one that nothing matches anywhere, but that matches its own workload: it is satisfied
@@ -231,7 +239,7 @@ class Overlay:
                 allowed &= bits
         return allowed, tuple(starting)
 
-    def starting_rows(self, starting: tuple[AffinityTerm, ...]) -> Bits:
+    def workers_for_starting(self, starting: tuple[AffinityTerm, ...]) -> Bits:
         """Workers that satisfy the starting terms now."""
         allowed = self.index.alive
         for term in starting:
@@ -240,37 +248,37 @@ class Overlay:
 
     # --- placing ---
 
-    def put(
+    def place_pod(
         self,
-        asked: RequirementClass,
+        requirement_class: RequirementClass,
         view: SubjectView,
         anti: tuple[AffinityTerm, ...],
-        row: int,
+        worker: int,
         workload: str,
         undo: Undo | None = None,
     ) -> None:
-        """Place one pod; `undo` collects what `take` needs to take it back."""
-        self._count(asked, row, 1)
+        """Place one pod; `undo` collects what `take_back` needs to take it back."""
+        self._count(requirement_class, worker, 1)
         matched = self.matched(view)
         for term in matched:
-            self._spread(self.peer_bits, term, row, undo)
-            if self._followed and term.id in self._followed:
-                domain = self.index.domain(term.topology, row)
-                if domain is not None and not term.peer_bits >> row & 1 and (term.id, domain) not in self.providers:
+            self._mark_domain(self.peer_bits, term, worker, undo)
+            if self._tracked and term.id in self._tracked:
+                domain = self.index.domain(term.topology, worker)
+                if domain is not None and not term.peer_bits >> worker & 1 and (term.id, domain) not in self.providers:
                     self.providers[term.id, domain] = workload
                     if undo is not None:
                         undo.providers.append((term.id, domain))
         for term in anti:
-            self._spread(self.carrier_bits, term, row, undo)
-        if asked.requirements.host_ports:
-            self._take_ports(asked.requirements, row, undo)
+            self._mark_domain(self.carrier_bits, term, worker, undo)
+        if requirement_class.requirements.host_ports:
+            self._take_ports(requirement_class.requirements, worker, undo)
         if not view.placed:
             self._placed.add(view)
-        view.placed.append((len(self.log), row, workload))
+        view.placed.append((len(self.change_log), worker, workload))
 
-    def take(self, asked: RequirementClass, view: SubjectView, row: int, undo: Undo) -> None:
-        """Undo the last `put`."""
-        self._count(asked, row, -1)
+    def take_back(self, requirement_class: RequirementClass, view: SubjectView, worker: int, undo: Undo) -> None:
+        """Undo the last `place_pod`."""
+        self._count(requirement_class, worker, -1)
         view.placed.pop()
         if not view.placed:
             self._placed.discard(view)
@@ -282,22 +290,22 @@ class Overlay:
             for key, ip, before in reversed(undo.ports):
                 self._ports[key][ip] = before
 
-    def hold(self, asked: RequirementClass, rows: list[int]) -> None:
-        """Keep room for a workload until the end of the cycle, one row per replica; what is not free yet counts too.
+    def reserve(self, requirement_class: RequirementClass, workers: list[int]) -> None:
+        """Keep room for a workload until the end of the cycle, one worker per replica; what is not free yet counts too.
 
         Others may only use what is left beside it. A class with anti terms or host ports gets the workers alone, and
-        carriers of anti terms stay away from all held workers: whoever starts there must not be in its way.
+        carriers of anti terms stay away from all reserved workers, where they could keep the holder away.
         """
-        alone = asked.has_peers or bool(asked.requirements.host_ports)
-        for row in rows:
-            self._count(asked, row, 1)
+        alone = requirement_class.has_peers or bool(requirement_class.requirements.host_ports)
+        for worker in workers:
+            self._count(requirement_class, worker, 1)
             if alone:
-                self.left[SLOTS_ROW][row] = self.free[SLOTS_ROW][row] = 0
-                self.open = minus(self.open, 1 << row)
-            self.held |= 1 << row
+                self.free_list[SLOTS_RESOURCE][worker] = self.free[SLOTS_RESOURCE][worker] = 0
+                self.open_workers = minus(self.open_workers, 1 << worker)
+            self.reserved |= 1 << worker
 
-    def _spread(self, bits: list[Bits], term: AffinityTerm, row: int, undo: Undo | None) -> None:
-        around = 1 << row if term.topology == HOSTNAME_TOPOLOGY else self.index.neighbours(term.topology, row)
+    def _mark_domain(self, bits: list[Bits], term: AffinityTerm, worker: int, undo: Undo | None) -> None:
+        around = 1 << worker if term.topology == HOSTNAME_TOPOLOGY else self.index.neighbours(term.topology, worker)
         before = bits[term.id]
         after = before | around
         if after != before:
@@ -305,33 +313,35 @@ class Overlay:
                 undo.bits.append((bits, term.id, before))
             bits[term.id] = after
 
-    def _take_ports(self, requirements: Requirements, row: int, undo: Undo | None) -> None:
+    def _take_ports(self, requirements: Requirements, worker: int, undo: Undo | None) -> None:
         if self._ports is None:
-            self._ports = {key: dict(taken) for key, taken in self.snapshot.ports.taken.items()}
+            self._ports = {key: dict(taken) for key, taken in self.snapshot.host_ports.taken.items()}
         for port in requirements.host_ports:
             taken = self._ports.setdefault(port_key(port), {})
             before = taken.get(address(port), 0)
             if undo is not None:
                 undo.ports.append((port_key(port), address(port), before))
-            taken[address(port)] = before | 1 << row
+            taken[address(port)] = before | 1 << worker
 
-    def _count(self, asked: RequirementClass, row: int, pods: int) -> None:
-        left = self.left
-        for have, array, amount in asked.charges:
-            array[row] = have[row] = have[row] - pods * amount
-        devices_left = left[DEVICES_ROW]
-        if asked.devices and row in self.gpu_resource:
-            resource = self.gpu_resource[row]
-            devices_left[row] -= pods * asked.devices_of[resource]
-            self.free[DEVICES_ROW][row] = devices_left[row]
-            column = self.snapshot.resources.get(resource, -1)
-            if asked.gpu_count and column >= 0:
-                left[column][row] -= pods * asked.gpu_count
-                self.free[column][row] = left[column][row]
-        if left[PODS_ROW][row] < 1 or left[SLOTS_ROW][row] < 1:
-            self.open = minus(self.open, 1 << row)
+    def _count(self, requirement_class: RequirementClass, worker: int, pods: int) -> None:
+        left = self.free_list
+        for have, array, amount in requirement_class.charges:
+            array[worker] = have[worker] = have[worker] - pods * amount
+        devices_left = left[DEVICES_RESOURCE]
+        if requirement_class.devices and worker in self.gpu_resource:
+            name = self.gpu_resource[worker]
+            devices_left[worker] -= pods * requirement_class.devices_of[name]
+            self.free[DEVICES_RESOURCE][worker] = devices_left[worker]
+            resource = self.snapshot.resources.get(name, -1)
+            if requirement_class.gpu_count and resource >= 0:
+                left[resource][worker] -= pods * requirement_class.gpu_count
+                self.free[resource][worker] = left[resource][worker]
+        if left[PODS_RESOURCE][worker] < 1 or left[SLOTS_RESOURCE][worker] < 1:
+            self.open_workers = minus(self.open_workers, 1 << worker)
         elif pods < 0:
-            self.open |= 1 << row
-        base = self.score.base_of(row, left[CPU_ROW][row], left[MEMORY_ROW][row], devices_left[row])
-        self.base[row] = self.base_list[row] = base
-        self.log.append(row)
+            self.open_workers |= 1 << worker
+        base = self.score.base_of(
+            worker, left[CPU_RESOURCE][worker], left[MEMORY_RESOURCE][worker], devices_left[worker]
+        )
+        self.base[worker] = self.base_list[worker] = base
+        self.change_log.append(worker)

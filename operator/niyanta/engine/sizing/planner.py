@@ -1,4 +1,4 @@
-"""How many workers each pool needs: what runs, and what waits packed onto workers that aren't there yet.
+"""Workers that each pool needs: for what runs, and for waiting work packed onto workers that do not exist yet.
 
 `Planner` keeps a snapshot of its own with hypothetical empty workers beside the real ones. It first gives the waiting
 work the free room of real workers, as the next cycle will, and then packs the rest onto hypothetical workers of the
@@ -10,7 +10,7 @@ whose empty worker could hold it. When that pool may not have more workers, it c
 may, for its best again. Work that its customer's limit keeps waiting counts for no pool, and work whose pods the API
 server turns down makes no worker: more of them would not help.
 
-The scheduler's `figures` feed it and turn the answer into metrics and explanations. Deterministic; not thread-safe.
+The scheduler's demand statistics use it and turn the result into metrics and texts. Deterministic; not thread-safe.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from niyanta.engine.explain import nearest_miss
-from niyanta.engine.placement.capacity import when_empty
+from niyanta.engine.placement.capacity import capacity_when_empty
 from niyanta.engine.placement.feasibility import is_gpu_resource
 from niyanta.engine.placement.overlay import Options, Overlay
-from niyanta.engine.sizing.packing import MOST_ROWS, Packing, bits_of, hypothetical
+from niyanta.engine.sizing.packing import MAX_PACKED_WORKERS, Packing, bits_of, hypothetical
 from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind, IdenticalWorkloads, PoolFit
-from niyanta.engine.snapshot.bitset import Bits, minus, to_rows
+from niyanta.engine.snapshot.bitset import Bits, minus, to_indices
 from niyanta.engine.snapshot.deltas import Delta, StateReplaced
-from niyanta.engine.snapshot.snapshot import CPU_ROW, MEMORY_ROW, SLOTS_ROW, UNLIMITED, Snapshot
+from niyanta.engine.snapshot.snapshot import CPU_RESOURCE, MEMORY_RESOURCE, SLOTS_RESOURCE, UNLIMITED_SLOTS, Snapshot
 from niyanta.engine.types import PendingWorkload, Requirements, Subject, WorkerInfo
 
 __all__ = ["EmptyPool", "FitKind", "IdenticalWorkloads", "Planner", "PoolFit", "PoolLoad", "Sizing"]
 
-FIXED_ROWS = 16
-"""Most hypothetical workers where nobody adds workers: they only tell whether a group could fit on empty ones."""
+MAX_WORKERS_OF_FIXED_POOL = 16
+"""Most hypothetical workers of a fixed pool: they only show if a group could fit on empty workers."""
 
-CLOSEST_KEPT = 2000
-"""Most kinds of work that fit nowhere for which it is remembered what comes closest."""
+MAX_CLOSEST_KEPT = 2000
+"""Most requirement sets that fit nowhere for which the closest pool is remembered."""
 
-_NOBODY = Subject("", "")
+_NO_SUBJECT = Subject("", "")
 _KINDS = ("cpu", "memory", "gpu", "slots")
 
 
 @dataclass(frozen=True, slots=True)
 class PoolLoad:
-    """What the real workers of a pool carry, and how many it needs."""
+    """Load of a pool's real workers, and the number of workers that it needs."""
 
     workers: int = 0
     ready: int = 0
@@ -60,11 +60,11 @@ class PoolLoad:
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """`verdicts` by workload; `bulk`: by kind, how many of it count for which pool."""
+    """Result of one sizing. `loads` by pool, `pool_fits` by workload id; `identical`: by kind, (pool, workloads)."""
 
     loads: Mapping[str, PoolLoad]
-    verdicts: Mapping[str, PoolFit]
-    bulk: Mapping[object, tuple[tuple[str, int], ...]]
+    pool_fits: Mapping[str, PoolFit]
+    identical: Mapping[object, tuple[tuple[str, int], ...]]
 
 
 class Planner:
@@ -73,7 +73,7 @@ class Planner:
     def __init__(self) -> None:
         self.snapshot = Snapshot()
         self._pools: tuple[EmptyPool, ...] = ()
-        self._rows: dict[str, list[WorkerInfo]] = {}
+        self._infos: dict[str, list[WorkerInfo]] = {}
         """The hypothetical workers of each pool, in the order they are opened."""
         self._models = Snapshot()
         """One empty worker for each zone of each pool."""
@@ -84,7 +84,7 @@ class Planner:
         for delta in deltas:
             self.snapshot.apply(delta)
             if isinstance(delta, StateReplaced):
-                for infos in self._rows.values():
+                for infos in self._infos.values():
                     for info in infos:
                         self.snapshot.upsert_worker(info)
 
@@ -92,26 +92,30 @@ class Planner:
         self,
         pools: Sequence[EmptyPool],
         pending: Sequence[PendingWorkload],
-        bulk: Sequence[IdenticalWorkloads],
+        identical: Sequence[IdenticalWorkloads],
         options: Options,
         refused: frozenset[str] = frozenset(),
     ) -> Sizing:
-        """`pending` in queue order; `bulk` is what more there is of kinds that are among `pending`; `refused`
-        are ids of those whose pods the API server turns down.
+        """Size all pools.
+
+        `pending` is in queue order; `identical` counts more workloads like some of `pending`; `refused` are ids of
+        workloads whose pods the API server turns down.
         """
         self._set_pools(tuple(sorted(pools, key=lambda pool: pool.name)))
-        fork = self._stock(pending, bulk, options)
-        packing = Packing(fork, self._pools, self._hypothetical(), refused)
-        packing.run(pending, bulk)
-        verdicts = {
-            id_: self._find_closest(verdict, packing.requirements[id_]) if verdict.fit is FitKind.NOWHERE else verdict
-            for id_, verdict in packing.verdicts.items()
+        overlay = self._stock(pending, identical, options)
+        packing = Packing(overlay, self._pools, self._hypothetical(), refused)
+        packing.run(pending, identical)
+        pool_fits = {
+            id_: self._find_closest(pool_fit, packing.requirements[id_])
+            if pool_fit.fit is FitKind.NOWHERE
+            else pool_fit
+            for id_, pool_fit in packing.pool_fits.items()
         }
         needed = packing.needed()
         real = self._real()
-        names = sorted({pool.name for pool in self._pools} | {name for name, rows in real.items() if rows})
+        names = sorted({pool.name for pool in self._pools} | {name for name, workers in real.items() if workers})
         loads = {name: self._load(real.get(name, 0), needed.get(name, 0)) for name in names}
-        return Sizing(loads, verdicts, packing.bulk)
+        return Sizing(loads, pool_fits, packing.identical)
 
     # --- hypothetical workers ---
 
@@ -121,7 +125,7 @@ class Planner:
         before = {pool.name: pool.templates for pool in self._pools}
         after = {pool.name: pool.templates for pool in pools}
         for name in before.keys() - {name for name, templates in after.items() if templates == before.get(name)}:
-            for info in self._rows.pop(name, ()):
+            for info in self._infos.pop(name, ()):
                 self.snapshot.remove_worker(info.name)
         self._pools = pools
         if before != after:
@@ -132,85 +136,87 @@ class Planner:
             self._closest.clear()
 
     def _stock(
-        self, pending: Sequence[PendingWorkload], bulk: Sequence[IdenticalWorkloads], options: Options
+        self, pending: Sequence[PendingWorkload], identical: Sequence[IdenticalWorkloads], options: Options
     ) -> Overlay:
-        """A fork with enough hypothetical workers for whatever the packing could ask for, within reason."""
+        """An overlay with enough hypothetical workers for whatever the packing could ask for, within reason."""
         for pool in self._pools:
             self._keep(pool, len(pool.templates))
-        fork = Overlay(self.snapshot, options)
-        wanted = self._wanted(fork, pending, bulk)
+        overlay = Overlay(self.snapshot, options)
+        wanted = self._wanted(overlay, pending, identical)
         version = self.snapshot.index.version
         for pool in self._pools:
             self._keep(pool, wanted.get(pool.name, 0))
-        return fork if version == self.snapshot.index.version else Overlay(self.snapshot, options)
+        return overlay if version == self.snapshot.index.version else Overlay(self.snapshot, options)
 
     def _wanted(
-        self, fork: Overlay, pending: Sequence[PendingWorkload], bulk: Sequence[IdenticalWorkloads]
+        self, overlay: Overlay, pending: Sequence[PendingWorkload], identical: Sequence[IdenticalWorkloads]
     ) -> dict[str, int]:
-        """By pool, how many workers all of it would fill if every class had workers of its own: more than needed."""
+        """Pool -> workers that all work would fill if every class had workers of its own: an upper bound."""
         kinds: dict[int, tuple[Requirements, int]] = {}
-        for workload, count in (*((w, 1) for w in pending), *((b.workload, b.count) for b in bulk)):
-            asked = fork.requirements_class(workload.requirements)
-            fork.keep(asked)
-            known = kinds.get(id(asked), (workload.requirements, 0))
-            kinds[id(asked)] = known[0], known[1] + count * workload.replicas
+        for workload, count in (*((w, 1) for w in pending), *((b.workload, b.count) for b in identical)):
+            requirement_class = overlay.class_of(workload.requirements)
+            overlay.keep(requirement_class)
+            known = kinds.get(id(requirement_class), (workload.requirements, 0))
+            kinds[id(requirement_class)] = known[0], known[1] + count * workload.replicas
         wanted: dict[str, int] = {}
-        spare = {pool: bits_of(rows) for pool, rows in self._hypothetical().items()}
+        spare = {pool: bits_of(workers) for pool, workers in self._hypothetical().items()}
         for requirements, pods in kinds.values():
-            asked, fits, most = when_empty(fork, requirements)
-            alone = asked.has_peers or bool(requirements.host_ports)
+            requirement_class, possible, pods_each = capacity_when_empty(overlay, requirements)
+            alone = requirement_class.has_peers or bool(requirements.host_ports)
             for pool in self._pools:
-                rows = spare.get(pool.name, 0) & fits
-                if rows:
-                    each = 1 if alone else int(most[(rows & -rows).bit_length() - 1])
+                workers = spare.get(pool.name, 0) & possible
+                if workers:
+                    each = 1 if alone else int(pods_each[(workers & -workers).bit_length() - 1])
                     more = -(-pods // each) * len(pool.templates)
                     wanted[pool.name] = wanted.get(pool.name, 0) + more
         return wanted
 
     def _keep(self, pool: EmptyPool, wanted: int) -> None:
-        """Have about so many hypothetical workers; few changes, as each makes the next fork dearer."""
-        rows = self._rows.setdefault(pool.name, [])
-        most = MOST_ROWS if pool.most is None else min(MOST_ROWS, pool.most * len(pool.templates))
+        """Keep about so many hypothetical workers, with few changes: each makes the next overlay more expensive."""
+        workers = self._infos.setdefault(pool.name, [])
+        most = MAX_PACKED_WORKERS if pool.most is None else min(MAX_PACKED_WORKERS, pool.most * len(pool.templates))
         if pool.fixed:
-            most = min(most, FIXED_ROWS)
+            most = min(most, MAX_WORKERS_OF_FIXED_POOL)
         least = len(pool.templates)
         target = min(max(least, 1 << max(wanted - 1, 0).bit_length()), max(most, least)) if least else 0
-        if len(rows) < target:
-            for number in range(len(rows), target):
+        if len(workers) < target:
+            for number in range(len(workers), target):
                 info = hypothetical(pool.templates[number % least], number)
-                rows.append(info)
+                workers.append(info)
                 self.snapshot.upsert_worker(info)
-        elif len(rows) > 8 * target:
-            for info in rows[target:]:
+        elif len(workers) > 8 * target:
+            for info in workers[target:]:
                 self.snapshot.remove_worker(info.name)
-            del rows[target:]
+            del workers[target:]
 
     def _hypothetical(self) -> dict[str, list[int]]:
-        rows = self.snapshot.index.rows
-        return {pool: [rows[info.name] for info in infos] for pool, infos in self._rows.items()}
+        workers = self.snapshot.index.by_name
+        return {pool: [workers[info.name] for info in infos] for pool, infos in self._infos.items()}
 
-    # --- what there is ---
+    # --- real workers ---
 
     def _real(self) -> dict[str, Bits]:
         spare = self._hypothetical()
-        return {name: minus(rows, bits_of(spare.get(name, ()))) for name, rows in self.snapshot.index.pools.items()}
+        return {
+            name: minus(workers, bits_of(spare.get(name, ()))) for name, workers in self.snapshot.index.pools.items()
+        }
 
     def _load(self, mine: Bits, needed: int) -> PoolLoad:
         snapshot, index = self.snapshot, self.snapshot.index
-        rows = to_rows(mine, snapshot.capacity)
-        if not len(rows):
+        workers = to_indices(mine, snapshot.capacity)
+        if not len(workers):
             return PoolLoad(needed=needed, utilization=dict.fromkeys(_KINDS))
-        have, used = snapshot.allocatable[:, rows], snapshot.used[:, rows].clip(min=0)
-        gpus = [row for resource, row in snapshot.resources.items() if is_gpu_resource(index, resource)]
-        slotted = have[SLOTS_ROW] < UNLIMITED
+        have, used = snapshot.allocatable[:, workers], snapshot.used[:, workers].clip(min=0)
+        gpus = [resource for name, resource in snapshot.resources.items() if is_gpu_resource(index, name)]
+        slotted = have[SLOTS_RESOURCE] < UNLIMITED_SLOTS
         pairs = {
-            "cpu": (have[CPU_ROW], used[CPU_ROW]),
-            "memory": (have[MEMORY_ROW], used[MEMORY_ROW]),
+            "cpu": (have[CPU_RESOURCE], used[CPU_RESOURCE]),
+            "memory": (have[MEMORY_RESOURCE], used[MEMORY_RESOURCE]),
             "gpu": (have[gpus].sum(axis=0), used[gpus].sum(axis=0)),
-            "slots": (have[SLOTS_ROW] * slotted, used[SLOTS_ROW] * slotted),
+            "slots": (have[SLOTS_RESOURCE] * slotted, used[SLOTS_RESOURCE] * slotted),
         }
         utilization: dict[str, float | None] = {}
-        fullest = np.zeros(len(rows))
+        fullest = np.zeros(len(workers))
         for kind, (all_of_it, taken) in pairs.items():
             total = int(all_of_it.sum())
             utilization[kind] = round(min(int(taken.sum()) / total, 1.0), 3) if total else None
@@ -218,10 +224,10 @@ class Planner:
             fullest = np.maximum(fullest, shares)
         usable = minus(minus(mine, index.not_ready), index.cordoned)
         return PoolLoad(
-            workers=len(rows),
+            workers=len(workers),
             ready=usable.bit_count(),
-            in_use=int((used[SLOTS_ROW] > 0).sum()),
-            pods=int(used[SLOTS_ROW].sum()),
+            in_use=int((used[SLOTS_RESOURCE] > 0).sum()),
+            pods=int(used[SLOTS_RESOURCE].sum()),
             needed=needed,
             utilization=utilization,
             percent_sum=round(100 * float(fullest.sum())),
@@ -229,16 +235,16 @@ class Planner:
 
     # --- what fits nowhere ---
 
-    def _find_closest(self, verdict: PoolFit, requirements: Requirements) -> PoolFit:
-        """Which pool's empty worker lacks least; peers are left out, they are about what runs."""
+    def _find_closest(self, pool_fit: PoolFit, requirements: Requirements) -> PoolFit:
+        """Find the pool whose empty worker lacks least. Peer terms are left out, as they depend on running pods."""
         known = self._closest.get(id(requirements))
         if known is not None and known[0] is requirements:
             return known[1]
-        probe = PendingWorkload("", 0, 1, _NOBODY, replace(requirements, near=(), anti=()))
-        found = verdict
+        probe = PendingWorkload("", 0, 1, _NO_SUBJECT, replace(requirements, near=(), anti=()))
+        found = pool_fit
         for miss in nearest_miss(self._models, probe, limit=1):
-            found = replace(verdict, closest=self._models.worker(miss.worker).pool, lacks=miss.failed)
-        if len(self._closest) >= CLOSEST_KEPT:
+            found = replace(pool_fit, closest=self._models.worker(miss.worker).pool, lacks=miss.failed)
+        if len(self._closest) >= MAX_CLOSEST_KEPT:
             self._closest.clear()
         self._closest[id(requirements)] = requirements, found
         return found

@@ -1,4 +1,4 @@
-"""The words of sizing: pools with their empty workers go in, a verdict on each waiting workload comes out."""
+"""Values of sizing: pools with their empty workers go in, a `PoolFit` for each waiting workload comes out."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from niyanta.engine.types import PendingWorkload, Quantities, Reason, WorkerInfo
 
 @dataclass(frozen=True, slots=True)
 class EmptyPool:
-    """A pool with what an empty worker of it offers: one template for each zone; none: nobody knows."""
+    """A pool with its empty workers: one template per zone; no templates if their capacity is not known."""
 
     name: str
     templates: tuple[WorkerInfo, ...] = ()
     most: int | None = None
-    """Most workers it may have; None: no limit."""
+    """Most workers that the pool may have; None: no limit."""
     fixed: bool = False
-    """Nobody adds workers to it: it has those that it has."""
+    """True if the number of its workers is fixed: no provider adds any."""
     daemons: Quantities | None = None
-    """What pods that every worker has take on one of them; None: not known."""
+    """Amounts that DaemonSet pods take on each worker; None: not known."""
     region: str = ""
     """The pool's own, "" when unset."""
 
 
 class FitKind(enum.Enum):
-    """Where a waiting workload would find its room."""
+    """Kind of capacity where a waiting workload would fit."""
 
     ROOM = "Room"
     """On workers that are there."""
@@ -45,8 +45,10 @@ class FitKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class PoolFit:
-    """`pool`: the one it counts for; "" when it counts for none. `closest`, `lacks`: for NOWHERE, the pool whose empty
-    worker fails the fewest checks, and those."""
+    """The pool that a waiting workload counts for; "" if for no pool.
+
+    `closest`, `lacks`: for NOWHERE, the pool whose empty worker fails the fewest checks, and those checks.
+    """
 
     fit: FitKind
     pool: str = ""

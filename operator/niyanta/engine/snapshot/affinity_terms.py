@@ -1,9 +1,9 @@
-"""Anti and near terms: which workloads a term means, and in which domains they or its carriers run.
+"""Anti and near terms: the workloads that a term matches, and the domains where they or its carriers run.
 
 A term is interned once its scope is resolved to a namespace, a customer or the whole cluster. One relation serves both
 directions of symmetry: the terms that match a subject are those it counts for as a peer (`peers`) and those whose
 carriers keep it away (`carriers`). Terms are found by subject and subjects by term through their most selective part,
-so thousands of either cost a few lookups. `place` reads the bit sets through the fork in `cycle`.
+so thousands of either cost a few lookups. `placement.overlay` adds a cycle's placements.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from niyanta.engine.types import HOSTNAME_TOPOLOGY, Expression, Op, PeerTerm, Sc
 
 _NAMESPACE, _CUSTOMER, _CLUSTER = 0, 1, 2
 _EVERYWHERE = (_CLUSTER, "")
-_TERMS_KEPT = 8192
+_MAX_UNUSED_TERMS = 8192
 
 
 class HasSubject(Protocol):
-    """Anything that stands for a subject in a `SubjectIndex`."""
+    """An entry of a `SubjectIndex`."""
 
     @property
     def subject(self) -> Subject: ...
@@ -46,7 +46,7 @@ def label_matches(labels: dict[str, str], expression: Expression) -> bool:
 
 
 def selects(selector: Selector, subject: Subject) -> bool:
-    """Whether every given part of the selector matches; an empty selector matches everybody (in the term's scope)."""
+    """True if every given part of the selector matches; an empty selector matches all (in the term's scope)."""
     if selector.types and subject.type not in selector.types:
         return False
     if selector.customers and subject.customer not in selector.customers:
@@ -58,7 +58,7 @@ def selects(selector: Selector, subject: Subject) -> bool:
 
 
 class AffinityTerm:
-    """A peer term with its scope resolved. Counts are by domain: rows for hostname, label values otherwise."""
+    """A peer term with its scope resolved. Counts are by domain: workers for hostname, label values otherwise."""
 
     __slots__ = ("carrier_bits", "carriers", "id", "peer_bits", "peers", "reach", "selector", "topology", "whole")
 
@@ -71,7 +71,7 @@ class AffinityTerm:
         anchored = len(selector.labels) + bool(selector.types)
         only_in = not selector.labels or selector.labels[0].op is Op.IN
         self.whole = not selector.customers and anchored <= 1 and only_in
-        """The anchor under which a subject finds the term says all that the selector does."""
+        """True if the anchor under which a subject finds the term is all of its selector."""
         self.peers: dict[int | str, int] = {}
         self.carriers: dict[int | str, int] = {}
         self.peer_bits: Bits = 0
@@ -80,7 +80,7 @@ class AffinityTerm:
         """Workers in domains that hold a workload which carries the term as anti."""
 
     def matches(self, subject: Subject) -> bool:
-        """Whether the subject is one that the term means."""
+        """True if the term matches the subject."""
         kind, where = self.reach
         if kind == _NAMESPACE and subject.namespace != where:
             return False
@@ -184,17 +184,17 @@ class SubjectIndex(Generic[E]):
 
 
 class RunningSubject:
-    """A subject that runs somewhere: charges per row."""
+    """A subject that runs somewhere: charges per worker."""
 
-    __slots__ = ("rows", "subject")
+    __slots__ = ("subject", "workers")
 
     def __init__(self, subject: Subject) -> None:
         self.subject = subject
-        self.rows: dict[int, int] = {}
+        self.workers: dict[int, int] = {}
 
 
 class AffinityTable:
-    """Interned terms with their counts over the charged workloads. The caller seats and unseats charges in pairs."""
+    """Interned terms with their counts over the charged workloads. The caller adds and removes charges in pairs."""
 
     def __init__(self, index: WorkerIndex) -> None:
         self._index = index
@@ -207,7 +207,7 @@ class AffinityTable:
         self._seen_version = 0
 
     def intern(self, term: PeerTerm, carrier: Subject) -> AffinityTerm:
-        """The term as `carrier` means it; a new one is counted over everything that runs."""
+        """The term resolved for its carrier; a new one is counted over everything that runs."""
         scope = term.scope
         if scope is Scope.NAMESPACE:
             reach = (_NAMESPACE, carrier.namespace)
@@ -227,13 +227,13 @@ class AffinityTable:
             for anchor in dict.fromkeys(_anchors(term.selector)):
                 bucket.setdefault(anchor, []).append(found)
             for entry in self.running.matching(found):
-                for row, count in entry.rows.items():
-                    self._count(found, found.peers, row, count)
+                for worker, count in entry.workers.items():
+                    self._count(found, found.peers, worker, count)
             found.refresh(self._index)
         return found
 
     def matching(self, subject: Subject) -> tuple[AffinityTerm, ...]:
-        """All interned terms that mean the subject, by id. The answer grows only when a term is interned."""
+        """All interned terms that match the subject, by id. The answer grows only when a term is interned."""
         found: list[AffinityTerm] = []
         anchored = self._anchored
         for reach in ((_NAMESPACE, subject.namespace), (_CUSTOMER, subject.customer), _EVERYWHERE):
@@ -249,45 +249,45 @@ class AffinityTable:
 
     # --- charges ---
 
-    def seat(self, subject: Subject, anti: tuple[PeerTerm, ...], row: int) -> None:
-        """A pod of the subject, carrying the anti terms, runs on the row."""
+    def add(self, subject: Subject, anti: tuple[PeerTerm, ...], worker: int) -> None:
+        """A pod of the subject, carrying the anti terms, runs on the worker."""
         entry = self._by_subject.get(subject)
         if entry is None:
             entry = self._by_subject[subject] = RunningSubject(subject)
             self.running.add(entry)
-        entry.rows[row] = entry.rows.get(row, 0) + 1
+        entry.workers[worker] = entry.workers.get(worker, 0) + 1
         for term in self.matching(subject):
-            if self._count(term, term.peers, row, 1):
-                term.peer_bits |= self._index.neighbours(term.topology, row)
+            if self._count(term, term.peers, worker, 1):
+                term.peer_bits |= self._index.neighbours(term.topology, worker)
         for carried in anti:
             term = self.intern(carried, subject)
             self._carried += 1
-            if self._count(term, term.carriers, row, 1):
-                term.carrier_bits |= self._index.neighbours(term.topology, row)
+            if self._count(term, term.carriers, worker, 1):
+                term.carrier_bits |= self._index.neighbours(term.topology, worker)
 
-    def unseat(self, subject: Subject, anti: tuple[PeerTerm, ...], row: int) -> None:
-        """The inverse of `seat`, while the row's labels are still those it was seated with."""
+    def remove(self, subject: Subject, anti: tuple[PeerTerm, ...], worker: int) -> None:
+        """The inverse of `add`, while the worker's labels are still those that `add` saw."""
         entry = self._by_subject[subject]
-        left = entry.rows[row] - 1
+        left = entry.workers[worker] - 1
         if left:
-            entry.rows[row] = left
+            entry.workers[worker] = left
         else:
-            del entry.rows[row]
-            if not entry.rows:
+            del entry.workers[worker]
+            if not entry.workers:
                 del self._by_subject[subject]
                 self.running.discard(entry)
         for term in self.matching(subject):
-            if self._count(term, term.peers, row, -1):
-                term.peer_bits = minus(term.peer_bits, self._index.neighbours(term.topology, row))
+            if self._count(term, term.peers, worker, -1):
+                term.peer_bits = minus(term.peer_bits, self._index.neighbours(term.topology, worker))
         for carried in anti:
             term = self.intern(carried, subject)
             self._carried -= 1
-            if self._count(term, term.carriers, row, -1):
-                term.carrier_bits = minus(term.carrier_bits, self._index.neighbours(term.topology, row))
+            if self._count(term, term.carriers, worker, -1):
+                term.carrier_bits = minus(term.carrier_bits, self._index.neighbours(term.topology, worker))
 
-    def _count(self, term: AffinityTerm, counts: dict[int | str, int], row: int, change: int) -> bool:
-        """Add to the row's domain; True when it became occupied or empty."""
-        domain = self._index.domain(term.topology, row)
+    def _count(self, term: AffinityTerm, counts: dict[int | str, int], worker: int, change: int) -> bool:
+        """Add to the worker's domain; True when it became occupied or empty."""
+        domain = self._index.domain(term.topology, worker)
         if domain is None:
             return False
         before = counts.get(domain, 0)
@@ -300,14 +300,14 @@ class AffinityTable:
 
     # --- upkeep, before a cycle ---
 
-    def settle(self) -> bool:
+    def refresh(self) -> bool:
         """Bring the bit sets in line with changed workers. True: many terms are unused, the caller should rebuild."""
         if self._seen_version != self._index.version:
             self._seen_version = self._index.version
             for term in self.terms:
                 if term.topology != HOSTNAME_TOPOLOGY:
                     term.refresh(self._index)
-        return len(self.terms) > _TERMS_KEPT + 2 * self._carried
+        return len(self.terms) > _MAX_UNUSED_TERMS + 2 * self._carried
 
 
 def _by_id(term: AffinityTerm) -> int:

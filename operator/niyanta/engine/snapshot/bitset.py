@@ -1,7 +1,7 @@
-"""Sets of worker rows as Python integers: bit i stands for row i of the snapshot's columns.
+"""Sets of workers as Python integers: bit i stands for worker i of the snapshot.
 
-And/or over 5,000 rows costs about 0.06 us this way (numpy bool arrays: 0.5 us) and a count about 0.4 us, so the masks
-live here and become numpy arrays only where numbers are compared. All functions are pure.
+And/or over 5,000 workers costs about 0.06 us this way (numpy bool arrays: 0.5 us) and a count about 0.4 us, so sets
+become numpy arrays only where numbers are compared. All functions are pure.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ IntArray: TypeAlias = NDArray[np.int64]
 
 
 def minus(left: Bits, right: Bits) -> Bits:
-    """Rows of `left` that are not in `right` (three times as fast as `left & ~right` on long integers)."""
+    """Workers of `left` that are not in `right` (three times as fast as `left & ~right` on long integers)."""
     return left ^ (left & right)
 
 
-def to_bool(bits: Bits, width: int) -> BoolArray:
-    """Array of bool, shape (width,); width is a multiple of 8 and no row of `bits` lies beyond it."""
-    raw = np.frombuffer(bits.to_bytes(width >> 3, "little"), np.uint8)
+def to_bool(bits: Bits, capacity: int) -> BoolArray:
+    """Array of bool, shape (capacity,); capacity is a multiple of 8 and no worker of `bits` lies beyond it."""
+    raw = np.frombuffer(bits.to_bytes(capacity >> 3, "little"), np.uint8)
     return np.unpackbits(raw, bitorder="little").view(np.bool_)
 
 
@@ -32,16 +32,16 @@ def from_bool(mask: BoolArray) -> Bits:
     return int.from_bytes(np.packbits(mask, bitorder="little").tobytes(), "little")
 
 
-def to_rows(bits: Bits, width: int) -> NDArray[np.intp]:
-    """Row numbers in ascending order, shape (bits.bit_count(),)."""
-    return to_bool(bits, width).nonzero()[0]
+def to_indices(bits: Bits, capacity: int) -> NDArray[np.intp]:
+    """Worker numbers in ascending order, shape (bits.bit_count(),)."""
+    return to_bool(bits, capacity).nonzero()[0]
 
 
 def iterate(bits: Bits) -> list[int]:
-    """Row numbers in ascending order as Python ints; meant for few rows."""
-    rows = []
+    """Worker numbers in ascending order as Python ints; meant for few workers."""
+    workers = []
     while bits:
         low = bits & -bits
-        rows.append(low.bit_length() - 1)
+        workers.append(low.bit_length() - 1)
         bits ^= low
-    return rows
+    return workers

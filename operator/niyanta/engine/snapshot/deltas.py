@@ -1,4 +1,4 @@
-"""Changes of the cluster as values, and their way from the one that observes them to everyone who keeps a `Snapshot`.
+"""Changes of the cluster as values, and their distribution to all who keep a `Snapshot`.
 
 The cluster cache publishes each change once. Every consumer reads through a cursor of its own, at its own pace, and
 gives what it read to `Snapshot.apply`.

@@ -1,4 +1,4 @@
-"""Host ports in use per worker. `columns` keeps it; `cycle` asks it and overlays what a cycle adds."""
+"""Host ports in use per worker. `snapshot` keeps it; `placement.overlay` adds a cycle's placements."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from niyanta.engine.types import HostPort
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the value Kubernetes uses for "any address"
 
 PortBits = dict[tuple[str, int], dict[str, Bits]]
-"""(protocol, port) -> host IP -> rows where it is taken."""
+"""(protocol, port) -> host IP -> workers where it is taken."""
 
 
 def port_key(port: HostPort) -> tuple[str, int]:
-    """What two ports must share to be able to collide."""
+    """Key that two ports must share to be able to collide."""
     return port.protocol, port.port
 
 
@@ -21,16 +21,16 @@ def address(port: HostPort) -> str:
     return port.host_ip or ANY_ADDRESS
 
 
-def taken_rows(taken: PortBits, port: HostPort) -> Bits:
-    """Rows where the port collides: the same protocol, port and address, or either address is 0.0.0.0."""
+def taken_workers(taken: PortBits, port: HostPort) -> Bits:
+    """Workers where the port collides: the same protocol, port and address, or either address is 0.0.0.0."""
     by_address = taken.get(port_key(port))
     if not by_address:
         return 0
     ip = address(port)
     if ip == ANY_ADDRESS:
         found = 0
-        for rows in by_address.values():
-            found |= rows
+        for workers in by_address.values():
+            found |= workers
         return found
     return by_address.get(ip, 0) | by_address.get(ANY_ADDRESS, 0)
 
@@ -42,25 +42,25 @@ class HostPortTable:
         self.taken: PortBits = {}
         self._counts: dict[tuple[str, int, str, int], int] = {}
 
-    def take(self, port: HostPort, row: int) -> None:
-        """A pod on the row uses the port."""
-        counted = (*port_key(port), address(port), row)
+    def take(self, port: HostPort, worker: int) -> None:
+        """A pod on the worker uses the port."""
+        counted = (*port_key(port), address(port), worker)
         self._counts[counted] = self._counts.get(counted, 0) + 1
         by_address = self.taken.setdefault(port_key(port), {})
-        by_address[address(port)] = by_address.get(address(port), 0) | 1 << row
+        by_address[address(port)] = by_address.get(address(port), 0) | 1 << worker
 
-    def free(self, port: HostPort, row: int) -> None:
+    def free(self, port: HostPort, worker: int) -> None:
         """The inverse of `take`."""
-        counted = (*port_key(port), address(port), row)
+        counted = (*port_key(port), address(port), worker)
         left = self._counts[counted] - 1
         if left:
             self._counts[counted] = left
             return
         del self._counts[counted]
         by_address = self.taken[port_key(port)]
-        rows = minus(by_address[address(port)], 1 << row)
-        if rows:
-            by_address[address(port)] = rows
+        workers = minus(by_address[address(port)], 1 << worker)
+        if workers:
+            by_address[address(port)] = workers
         else:
             del by_address[address(port)]
             if not by_address:

@@ -1,7 +1,7 @@
-"""Inverted index over what workers are: each value of each property -> the set of rows that have it.
+"""Inverted index over the properties of workers: each value of each property -> the set of workers that have it.
 
-Kept incrementally by `columns.Snapshot`; `constraints` and `scoring` evaluate matchers on it by a few ands and ors, so
-a requirement that nobody has asked for before costs no pass over the workers.
+`Snapshot` keeps it incrementally. `feasibility` and `scoring` evaluate matchers on it by a few ands and ors, so a new
+requirement costs no pass over the workers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def integer(text: str) -> int | None:
 
 
 def compares(op: Op, have: str, bound: str) -> bool:
-    """Whether label value `have` is greater (Gt) or less (Lt) than `bound`; False unless both are integers."""
+    """True if label value `have` is greater (Gt) or less (Lt) than `bound`; False unless both are integers."""
     left, right = integer(have), integer(bound)
     if left is None or right is None:
         return False
@@ -44,7 +44,7 @@ def _clear(table: dict[K, Bits], key: K, bit: Bits) -> None:
 
 
 class LabelIndex:
-    """Rows by key and value of one kind of labels."""
+    """Workers by key and value of one kind of labels."""
 
     def __init__(self) -> None:
         self.values: dict[str, dict[str, Bits]] = {}
@@ -52,14 +52,14 @@ class LabelIndex:
         self._compared: dict[tuple[str, bool, str], Bits] = {}
 
     def add(self, labels: Labels, bit: Bits) -> None:
-        """Enter one row."""
+        """Enter one worker."""
         self._compared.clear()
         for key, value in labels:
             _set(self.values.setdefault(key, {}), value, bit)
             _set(self.present, key, bit)
 
     def remove(self, labels: Labels, bit: Bits) -> None:
-        """Take one row out; `labels` are those it was entered with."""
+        """Take one worker out; `labels` are those it was entered with."""
         self._compared.clear()
         for key, value in labels:
             table = self.values[key]
@@ -69,7 +69,7 @@ class LabelIndex:
             _clear(self.present, key, bit)
 
     def matching(self, expression: Expression, alive: Bits) -> Bits:
-        """Rows that fulfil the expression. As in Kubernetes NotIn also matches rows without the key."""
+        """Workers that satisfy the expression. As in Kubernetes NotIn also matches workers without the key."""
         op, key = expression.op, expression.key
         if op is Op.IN or op is Op.NOT_IN:
             found = 0
@@ -92,9 +92,9 @@ class LabelIndex:
         found = self._compared.get(memo)
         if found is None:
             found = 0
-            for value, rows in self.values.get(expression.key, {}).items():
+            for value, workers in self.values.get(expression.key, {}).items():
                 if compares(expression.op, value, bound):
-                    found |= rows
+                    found |= workers
             self._compared[memo] = found
         return found
 
@@ -105,7 +105,7 @@ class WorkerIndex:
     def __init__(self) -> None:
         self.version = 0
         self.infos: dict[int, WorkerInfo] = {}
-        self.rows: dict[str, int] = {}
+        self.by_name: dict[str, int] = {}
         self.alive: Bits = 0
         self.not_ready: Bits = 0
         self.cordoned: Bits = 0
@@ -122,18 +122,18 @@ class WorkerIndex:
         self.gpu_resources: dict[str, Bits] = {}
         self.taints: dict[Taint, Bits] = {}
         self.usable: dict[tuple[Toleration, ...], Bits] = {}
-        """Kept by `constraints`: rows that are ready, open and without other taints. Emptied on change."""
+        """Kept by `feasibility`: workers that are ready, open and without other taints. Emptied on change."""
         self.labels = LabelIndex()
         self.tags = LabelIndex()
         self._domains: dict[str, dict[int, str]] = {}
 
-    def add(self, row: int, info: WorkerInfo) -> None:
-        """Enter a worker in a row that is not in use."""
-        bit = 1 << row
+    def add(self, worker: int, info: WorkerInfo) -> None:
+        """Enter a worker under a number that is not in use."""
+        bit = 1 << worker
         self.version += 1
         self.usable.clear()
-        self.infos[row] = info
-        self.rows[info.name] = row
+        self.infos[worker] = info
+        self.by_name[info.name] = worker
         self.alive |= bit
         self.not_ready |= 0 if info.ready else bit
         self.cordoned |= bit if info.cordoned else 0
@@ -145,15 +145,15 @@ class WorkerIndex:
         labels = dict(info.labels)
         for topology, domains in self._domains.items():
             if topology in labels:
-                domains[row] = labels[topology]
+                domains[worker] = labels[topology]
 
-    def remove(self, row: int) -> None:
-        """Take the worker of a row out."""
-        bit = 1 << row
+    def remove(self, worker: int) -> None:
+        """Remove the worker with this number."""
+        bit = 1 << worker
         self.version += 1
         self.usable.clear()
-        info = self.infos.pop(row)
-        del self.rows[info.name]
+        info = self.infos.pop(worker)
+        del self.by_name[info.name]
         self.alive = minus(self.alive, bit)
         self.not_ready = minus(self.not_ready, bit)
         self.cordoned = minus(self.cordoned, bit)
@@ -163,7 +163,7 @@ class WorkerIndex:
         self.labels.remove(info.labels, bit)
         self.tags.remove(info.tags, bit)
         for domains in self._domains.values():
-            domains.pop(row, None)
+            domains.pop(worker, None)
 
     def _entries(self, info: WorkerInfo) -> list[tuple[dict[Hashable, Bits], Hashable]]:
         entries: list[tuple[Mapping[str, Bits] | Mapping[int, Bits] | Mapping[Taint, Bits], Hashable]] = [
@@ -182,30 +182,32 @@ class WorkerIndex:
 
     # --- topology ---
 
-    def domain(self, topology: str, row: int) -> int | str | None:
-        """The row's domain: its own row for the hostname topology, else the node label's value; None: no domain."""
+    def domain(self, topology: str, worker: int) -> int | str | None:
+        """The worker's domain: its own number for the hostname topology, else the label's value; None: no domain."""
         if topology == HOSTNAME_TOPOLOGY:
-            return row
+            return worker
         domains = self._domains.get(topology)
         if domains is None:
             domains = self._domains[topology] = {
-                row: rows[topology] for row, info in self.infos.items() if topology in (rows := dict(info.labels))
+                worker: labels[topology]
+                for worker, info in self.infos.items()
+                if topology in (labels := dict(info.labels))
             }
-        return domains.get(row)
+        return domains.get(worker)
 
     def members(self, topology: str, domain: int | str) -> Bits:
-        """Rows of a domain that `domain` returned."""
+        """Workers of a domain that `domain` returned."""
         if isinstance(domain, int):
             return 1 << domain
         return self.labels.values.get(topology, {}).get(domain, 0)
 
-    def neighbours(self, topology: str, row: int) -> Bits:
-        """Rows that share the row's domain, itself among them; 0 without a domain."""
+    def neighbours(self, topology: str, worker: int) -> Bits:
+        """Workers that share the worker's domain, itself among them; 0 without a domain."""
         if topology == HOSTNAME_TOPOLOGY:
-            return 1 << row
-        domain = self.domain(topology, row)
+            return 1 << worker
+        domain = self.domain(topology, worker)
         return 0 if domain is None else self.members(topology, domain)
 
     def with_domain(self, topology: str) -> Bits:
-        """Rows that belong to any domain of the topology."""
+        """Workers that belong to any domain of the topology."""
         return self.alive if topology == HOSTNAME_TOPOLOGY else self.labels.present.get(topology, 0)

@@ -248,8 +248,8 @@ class StatsCollector:
         spent = time.monotonic() - started
         self._due["engine"] = time.monotonic() + min(spent / SHARE - spent, 3.0)
         self._last = wanted, sizing
-        kinds = {kind: sizing.verdicts[like.id] for kind, like in queue.kinds.items()}
-        session.fits = SizingResult(sizing.verdicts, kinds, wanted.pools)
+        kinds = {kind: sizing.pool_fits[like.id] for kind, like in queue.kinds.items()}
+        session.fits = SizingResult(sizing.pool_fits, kinds, wanted.pools)
         return queue, sizing
 
     def _think(self, deltas: Sequence[Delta], wanted: _Input) -> Sizing:
@@ -265,13 +265,13 @@ class StatsCollector:
         now = session.clock.now()
         waiting: dict[str, _Count] = {}
         for workload in queue.looked_at:
-            verdict = sizing.verdicts.get(workload.id)
+            verdict = sizing.pool_fits.get(workload.id)
             if verdict is not None and verdict.pool:
                 waiting.setdefault(verdict.pool, _Count()).add(1, workload.replicas, workload.queued_at)
         bound, spaces = running
         for kind, count in queue.rest.items():
             like = queue.kinds[kind]
-            for pool, part in sizing.bulk.get(kind, ()):
+            for pool, part in sizing.identical.get(kind, ()):
                 waiting.setdefault(pool, _Count()).add(part, like.replicas, count.oldest)
             beyond = self._backlog.get(kind, 0) - queue.inside[kind] if self._deep() else 0
             if beyond > 0:  # where exactly they are, only Postgres knows: where the others of the kind are

@@ -1,0 +1,88 @@
+"""All checks of a worker in the order of `Reason`, evaluated on a cycle's overlay.
+
+The part that depends only on workers is `feasibility.static_checks`, of which the mask of a requirement class is made.
+The rest uses the overlay's sets of workers (`workers_in_conflict`, `workers_near`, ...), as `placer` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from niyanta.engine.placement.feasibility import Check, static_checks
+from niyanta.engine.placement.overlay import Overlay, SubjectView
+from niyanta.engine.placement.requirement_class import Counts, RequirementClass
+from niyanta.engine.snapshot.affinity_terms import AffinityTerm
+from niyanta.engine.snapshot.bitset import Bits, from_bool, minus
+from niyanta.engine.snapshot.snapshot import DEVICES_RESOURCE, SLOTS_RESOURCE
+from niyanta.engine.types import Reason
+
+_ORDER = {reason: number for number, reason in enumerate(Reason)}
+
+
+def all_checks(
+    overlay: Overlay,
+    requirement_class: RequirementClass,
+    view: SubjectView,
+    anti: tuple[AffinityTerm, ...],
+    near: tuple[AffinityTerm, ...],
+    excluded: Bits,
+) -> Iterator[Check]:
+    """Every check that a pod of the class has to pass now, in the order of `Reason`, for one replica."""
+    alive = overlay.index.alive
+    yield from static_checks(overlay.index, requirement_class.requirements, excluded)
+    yield from _resource_checks(overlay, requirement_class)
+    yield Reason.SLOTS, "", from_bool(overlay.free[SLOTS_RESOURCE] >= 1) & alive
+    if requirement_class.requirements.host_ports:
+        yield Reason.HOST_PORT, "", minus(alive, overlay.workers_with_ports_taken(requirement_class.requirements))
+    # Own terms first in the order given, then the carriers' by topology: whatever order terms were interned in.
+    blocked: dict[str, Bits] = {}
+    for term in anti:
+        blocked[term.topology] = blocked.get(term.topology, 0) | overlay.peer_bits[term.id]
+    for term in sorted(overlay.matched(view), key=lambda term: term.topology):
+        blocked[term.topology] = blocked.get(term.topology, 0) | overlay.carrier_bits[term.id]
+    for topology, workers in blocked.items():
+        yield Reason.ANTI, topology, minus(alive, workers)
+    if anti and overlay.reserved:
+        yield Reason.RESERVED, "", minus(alive, overlay.reserved)
+    if near:
+        allowed, starting = overlay.workers_near(near, view)
+        yield Reason.NEAR, "", allowed & overlay.workers_for_starting(starting)
+
+
+def _resource_checks(overlay: Overlay, requirement_class: RequirementClass) -> Iterator[Check]:
+    """Named resources in the order of the request (by name), then GPU devices under the worker's own resource name."""
+    alive = overlay.index.alive
+    for (name, amount), (resource, _) in zip(
+        requirement_class.requirements.requests, requirement_class.needs, strict=True
+    ):
+        yield Reason.RESOURCE, name, from_bool(overlay.free[resource] >= amount) & alive if resource >= 0 else 0
+    for name, workers in sorted(overlay.index.gpu_resources.items()):
+        amount = requirement_class.devices_of[name]
+        if amount:
+            enough = from_bool(overlay.free[DEVICES_RESOURCE] >= amount)
+            yield Reason.RESOURCE, name, alive ^ minus(workers, enough)
+
+
+def count_reasons(
+    overlay: Overlay,
+    requirement_class: RequirementClass,
+    view: SubjectView,
+    anti: tuple[AffinityTerm, ...],
+    near: tuple[AffinityTerm, ...],
+    excluded: Bits,
+) -> Counts:
+    """Count each worker once, under the first check that refuses it, or as GROUP if it could take one replica."""
+    left = overlay.index.alive
+    counts: dict[tuple[Reason, str], int] = {}
+    for reason, detail, passing in all_checks(overlay, requirement_class, view, anti, near, excluded):
+        passed = left & passing
+        refused = left ^ passed
+        if refused:
+            counts[reason, detail] = counts.get((reason, detail), 0) + refused.bit_count()
+            left = passed
+            if not left:
+                break
+    if left:
+        counts[Reason.GROUP, ""] = left.bit_count()
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], _ORDER[item[0][0]], item[0][1]))
+    return tuple([(reason, detail, count) for (reason, detail), count in ordered])
