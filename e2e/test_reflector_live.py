@@ -20,7 +20,7 @@ from niyanta.cluster.api.kinds import NODES, PODS, WORKLOADS, ResourceKind
 from niyanta.cluster.api.objects import Object
 from niyanta.cluster.state.cache import ClusterCache
 from niyanta.cluster.state.worker_info import PoolInfo
-from niyanta.cluster.watch.reflector import Reflector, Tuning
+from niyanta.cluster.watch.reflector import Reflector, ReflectorSettings
 from niyanta.engine.snapshot.deltas import (
     Delta,
     PodCharged,
@@ -136,7 +136,7 @@ def cut(reflector: Reflector[Any]) -> None:
 
 def forget(reflector: Reflector[Any]) -> None:
     """Make the watch resume at a version the server has forgotten long ago: a real 410."""
-    reflector.mirror.moved_to("1")
+    reflector.objects.moved_to("1")
     cut(reflector)
 
 
@@ -159,14 +159,14 @@ async def assert_equal(client: ApiClient, reflector: Reflector[Any], kind: Resou
         listed = await client.list(kind)
         at = int(listed.resource_version)
         with suppress(TimeoutError):
-            await eventually(lambda at=at: reflector.mirror.position >= at, 5)
+            await eventually(lambda at=at: reflector.objects.position >= at, 5)
         fresh = {
             (item["metadata"].get("namespace", ""), item["metadata"]["name"]): int(item["metadata"]["resourceVersion"])
             for item in listed.items
         }
         known = {key: int(obj.metadata.resource_version) for key, obj in reflector.store.items()}
         different = [
-            (key, known.get(key), fresh.get(key), at, reflector.mirror.position)
+            (key, known.get(key), fresh.get(key), at, reflector.objects.position)
             for key in known.keys() | fresh.keys()
             if known.get(key) != fresh.get(key) and known.get(key, 0) <= at
         ]
@@ -205,9 +205,11 @@ async def test_the_store_equals_the_server_after_churn_cuts_and_expiry(
     cluster: Cluster, client: ApiClient, connection: Connection, namespace: str, unique: str
 ) -> None:
     cache = ClusterCache(connection)
-    small = replace(Tuning(), chunk=100, watch_seconds=5.0)  # many chunks, and watches that the server ends by itself
+    small = replace(
+        ReflectorSettings(), chunk=100, watch_seconds=5.0
+    )  # many chunks, and watches that the server ends by itself
     for reflector in cache.reflectors:
-        reflector._tuning = small
+        reflector._settings = small
     deltas = cache.delta_cursor()
     taken = list(deltas.take())
     names = [f"{unique}-{i:04}" for i in range(NODE_COUNT)]
@@ -231,7 +233,7 @@ async def test_the_store_equals_the_server_after_churn_cuts_and_expiry(
                 case 2 | 3:
                     forget(reflector)
                 case 4:
-                    await compact_etcd(cluster, cache.pods.mirror.version)
+                    await compact_etcd(cluster, cache.pods.objects.version)
                     await cache.pods.relist_consistent()
                 case _:
                     await cache.relist_consistent()

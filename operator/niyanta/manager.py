@@ -1,7 +1,7 @@
-"""The process `niyanta operator`: everything put together, standing by until it leads.
+"""Composition root of the process `niyanta operator`: wiring, the run of a replica, and the work of the leader.
 
-Flow: kopf (cluster.door) and the reflectors (cluster.cache) -> scheduler.inbox -> scheduler.leader -> store and
-cluster.client; the store's rows -> cluster.projector.
+Flow: kopf (cluster.watch.kopf_watcher) and the reflectors (cluster.state.cache) -> scheduler.intake.work_queue ->
+scheduler.loop -> store and cluster.api.client; committed rows -> cluster.status.workload_status.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from niyanta.aio import Backoff, retry
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.connection import connect
-from niyanta.cluster.api.errors import ApiError, ErrorKind, error_kind
+from niyanta.cluster.api.errors import ApiError
 from niyanta.cluster.api.kinds import CUSTOMERS, WORKER_POOLS, WORKLOADS
+from niyanta.cluster.deleted_workloads import DeletedWorkloads
 from niyanta.cluster.kubernetes import KubernetesCluster
 from niyanta.cluster.leadership.election import Candidate, Loss, Settled
+from niyanta.cluster.resource_lists import ResourceLists
 from niyanta.cluster.state.cache import ClusterCache
-from niyanta.cluster.state.pool_info import pool_infos
 from niyanta.cluster.status.event_recorder import EventRecorder
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
 from niyanta.cluster.watch.kopf_watcher import KopfWatcher
-from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.custom_metrics.adapter import MetricsAdapter
 from niyanta.lifecycle import Door
 from niyanta.observability import log
@@ -33,8 +34,6 @@ from niyanta.observability.http import Exporter, measure_stalls
 from niyanta.pools.controller import ScalingController
 from niyanta.pools.factory import make_scaling_controller
 from niyanta.pools.pool_status import PoolStatusWriter
-from niyanta.resources.models.customer import Customer
-from niyanta.resources.models.worker_pool import WorkerPool
 from niyanta.scheduler.intake.work_queue import WorkQueue
 from niyanta.scheduler.lease import Lease, alive_while
 from niyanta.scheduler.loop import LeaderLoop
@@ -51,24 +50,15 @@ from niyanta.store.workloads.queue_key import queue_settings
 
 logger = log.get(__name__)
 
-LIST_EVERY = 30.0
-"""Seconds between two corrections of the catalogues by a list."""
+SILENCE_LIMIT_SECONDS = 150.0
+"""Time without bytes from the API server (bookmarks come each minute) after which a replica isn't ready."""
 
-FIND_DELETED_EVERY = 600.0
-"""Longest time a deletion that kopf missed can go unnoticed, should its list have shown nothing at all."""
+HEARTBEAT_SECONDS = 0.5
+STALLED_AFTER_SECONDS = 30.0
+"""An event loop without a heartbeat for longer than this fails the liveness probe."""
 
-SETTLE = 1.0
-"""Seconds that a list of kopf's may take to be handed over."""
-
-SILENCE_LIMIT = 150.0
-"""Seconds without a word from the API server (bookmarks come each minute) after which a replica isn't ready."""
-
-DEFAULT_CUSTOMER = {
-    "apiVersion": "niyanta.io/v1alpha1",
-    "kind": "Customer",
-    "metadata": {"name": "default"},
-    "spec": {"tier": "Standard", "namespaces": ["*"]},
-}
+RETRY_SECONDS = 0.5
+"""Longest pause before a request that Postgres or the API server didn't answer is repeated."""
 
 
 class Operator:
@@ -79,41 +69,44 @@ class Operator:
         self.pool = pool
         self.client = client
         self.loop = asyncio.get_running_loop()
-        self.inbox = WorkQueue(self.loop)
+        self.work_queue = WorkQueue(self.loop)
         self.lease = Lease(seconds=settings.lease, stall_limit=settings.loop_stall_limit)
         self.state = StateManager(pool, settings)
         self.clock = Clock(self.state)
         queue = queue_settings(settings)
-        self.projector = WorkloadStatusWriter(client, self.clock, debounce=settings.status_debounce, queue=queue)
-        self.recorder = EventRecorder(client, self.clock, per_second=settings.events_per_second)
-        self.customers = ResourceStore(Customer, self._customers_changed)
-        self.pools = ResourceStore(WorkerPool, self._pools_changed, namespace=settings.namespace)
-        self._pools_event = asyncio.Event()
-        self._listed = asyncio.Event()
-        """kopf has listed the Workloads anew: its watch was broken, and may have missed deletions."""
+        self.status_writer = WorkloadStatusWriter(client, self.clock, debounce=settings.status_debounce, queue=queue)
+        self.event_recorder = EventRecorder(client, self.clock, per_second=settings.events_per_second)
         self.cache = ClusterCache(
             connect(settings),
-            on_workloads=self.inbox.put_workloads,
+            on_workloads=self.work_queue.put_workloads,
             on_nodes=self._nodes_changed,
-            on_room=self.inbox.put_capacity,
+            on_room=self.work_queue.put_capacity,
             on_defaults=self._defaults_changed,
         )
-        self.view = KubernetesCluster(
+        self.resources = ResourceLists(
+            client,
+            namespace=settings.namespace,
+            on_customers=self._customers_changed,
+            on_pools=self._pools_changed,
+            set_pools=self.cache.set_pools,
+        )
+        self.deleted = DeletedWorkloads(client, on_deleted=self.work_queue.put_gone)
+        self.cluster = KubernetesCluster(
             cache=self.cache,
             client=client,
-            customers=self.customers,
-            pools=self.pools,
-            projector=self.projector,
-            recorder=self.recorder,
+            customers=self.resources.customers,
+            pools=self.resources.pools,
+            status_writer=self.status_writer,
+            event_recorder=self.event_recorder,
             operator_namespace=settings.namespace,
         )
-        self.telemetry = SchedulerMetrics(tier_of=self.view.tier_of, most_pools=settings.metrics_max_pools)
-        self.door = KopfWatcher(
+        self.metrics = SchedulerMetrics(tier_of=self.cluster.tier_of, most_pools=settings.metrics_max_pools)
+        self.watcher = KopfWatcher(
             settings,
             {
                 WORKLOADS: self._workload_event,
-                CUSTOMERS: self.customers.on_event,
-                WORKER_POOLS: self.pools.on_event,
+                CUSTOMERS: self.resources.customers.on_event,
+                WORKER_POOLS: self.resources.pools.on_event,
             },
         )
         self.candidate = Candidate(
@@ -122,7 +115,7 @@ class Operator:
             lease=self.lease,
             settings=settings,
         )
-        self.adapter = MetricsAdapter(settings, client=client, state=self.state, pools=self.pools.items)
+        self.adapter = MetricsAdapter(settings, client=client, state=self.state, pools=self.resources.pools.items)
         self._beat = time.monotonic()
         self._stop = asyncio.Event()
         self._scaler: ScalingController | None = None
@@ -142,16 +135,16 @@ class Operator:
             asyncio.create_task(coroutine, name=name)
             for name, coroutine in (
                 ("cache", self.cache.run()),
-                ("projector", self.projector.run()),
-                ("recorder", self.recorder.run()),
-                ("catalogues", self._list_catalogues()),
-                ("pools", self._follow_pools()),
+                ("workload status", self.status_writer.run()),
+                ("events", self.event_recorder.run()),
+                ("resource lists", self.resources.run()),
+                ("pools", self.resources.follow_pools()),
                 ("stalls", measure_stalls()),
-                ("heart", self._heart()),
+                ("heartbeat", self._heartbeat()),
                 *self.adapter.tasks(),
             )
         ]
-        self.door.start()
+        self.watcher.start()
         election = asyncio.create_task(self._elect(), name="election")
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         try:
@@ -166,27 +159,27 @@ class Operator:
             await _cancel([election, stop])
             if orderly:
                 await self.candidate.release()
-            await asyncio.to_thread(self.door.stop)
+            await asyncio.to_thread(self.watcher.stop)
             await _cancel(background)
             await self.adapter.stop()
             await exporter.stop()
 
     async def _elect(self) -> Loss:
         await self.cache.synced()
-        await self._patiently(self._load_catalogues)
+        await _until_answered(self.resources.load)
         return await self.candidate.run(self._lead)
 
     async def _lead(self, epoch: int, adopting: bool, settled: Settled) -> None:
         """The work of a leader; ends by LeaseLostError, StaleEpochError or cancellation."""
-        await self._patiently(self.clock.refresh)
-        self.inbox.open()
+        await _until_answered(self.clock.refresh)
+        self.work_queue.open()
         session = Session(
             state=self.state,
-            cluster=self.view,
-            inbox=self.inbox,
+            cluster=self.cluster,
+            inbox=self.work_queue,
             clock=self.clock,
             settings=self.settings,
-            telemetry=self.telemetry,
+            telemetry=self.metrics,
             epoch=epoch,
             on_lost=self.candidate.lost.set,
             tick=self.lease.tick,
@@ -197,15 +190,15 @@ class Operator:
             cache=self.cache,
             client=self.client,
             session=session,
-            pools=self.pools,
+            pools=self.resources.pools,
             may_act=lambda: self.lease.valid,
         )
-        reporter = PoolStatusWriter(
+        pool_status = PoolStatusWriter(
             cache=self.cache,
             client=self.client,
             state=self.state,
-            pools=self.pools,
-            customers=self.customers,
+            pools=self.resources.pools,
+            customers=self.resources.customers,
             session=session,
             settings=self.settings,
             conditions=scaler.conditions,
@@ -216,23 +209,24 @@ class Operator:
             await settled()
 
         beside = [
-            asyncio.create_task(reporter.run(), name="pool reporter"),
-            asyncio.create_task(self._find_deleted(session), name="deletions"),
-            asyncio.create_task(listen(self.settings.dsn, self.inbox.put_hint), name="hints"),
+            asyncio.create_task(pool_status.run(), name="pool status"),
+            asyncio.create_task(self.deleted.run(lambda: _live_objects(session)), name="deletions"),
+            asyncio.create_task(listen(self.settings.dsn, self.work_queue.put_hint), name="hints"),
             *(asyncio.create_task(coroutine, name=name) for name, coroutine in self.adapter.leader_tasks()),
         ]
         try:
             self.cache.close_delta_cursors()
             await alive_while(self.lease.tick, self.cache.relist_consistent())
-            await alive_while(self.lease.tick, self._patiently(self._load_catalogues))
-            await self._ensure_default_customer()
+            await alive_while(self.lease.tick, _until_answered(self.resources.load))
+            if self.settings.default_customer:
+                await self.resources.ensure_default_customer()
             gc.collect()
             gc.freeze()
             await LeaderLoop(session, tick=self.lease.tick, on_repaired=begin).run()
         finally:
             self._scaler = None
             await _cancel(beside)
-            self.inbox.close()
+            self.work_queue.close()
             await session.close()
             self.cache.close_delta_cursors()
 
@@ -240,115 +234,67 @@ class Operator:
 
     def _workload_event(self, kind: str, obj: Mapping[str, Any]) -> None:
         if kind == "DELETED":
-            self.inbox.put_gone(obj["metadata"]["uid"])
+            self.work_queue.put_gone(obj["metadata"]["uid"])
             return
-        self.inbox.put_object(obj)
-        if not kind and not self._listed.is_set():
-            self.loop.call_soon_threadsafe(self._listed.set)
+        self.work_queue.put_object(obj)
+        if not kind:
+            self.deleted.kopf_listed()
 
     def _customers_changed(self) -> None:
-        self.view.customers_changed()
-        self.inbox.put_customers()
+        self.cluster.customers_changed()
+        self.work_queue.put_customers()
 
     def _pools_changed(self) -> None:
-        self.loop.call_soon_threadsafe(self._pools_event.set)
+        self.work_queue.put_capacity()
+        if self._scaler is not None:
+            self._scaler.wake()
 
     def _nodes_changed(self, nodes: set[str]) -> None:
         for node in nodes:
-            self.inbox.put_workloads(self.cache.workloads_on(node))
-        self.inbox.put_capacity()
+            self.work_queue.put_workloads(self.cache.workloads_on(node))
+        self.work_queue.put_capacity()
         if self._scaler is not None:
             self._scaler.wake()
 
     def _defaults_changed(self, namespaces: set[str]) -> None:
-        self.view.defaults_changed(namespaces)
-        self.inbox.put_defaults(namespaces)
-
-    async def _follow_pools(self) -> None:
-        while True:
-            await self._pools_event.wait()
-            self._pools_event.clear()
-            await self.cache.set_pools(pool_infos(self.pools.items().values()))
-            self.inbox.put_capacity()
-            if self._scaler is not None:
-                self._scaler.wake()
-
-    async def _list_catalogues(self) -> None:
-        """kopf never tells of deletions that its watch missed."""
-        while True:
-            await asyncio.sleep(LIST_EVERY)
-            try:
-                await self._load_catalogues()
-            except ApiError as error:
-                logger.warning("customers and pools were not listed", error=str(error))
-
-    async def _find_deleted(self, session: Session) -> None:
-        """The same for Workloads, after each list of kopf's and now and then: report those that have no object."""
-        self._listed.clear()  # what came before is repaired from a list of our own
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(FIND_DELETED_EVERY):
-                    await self._listed.wait()
-            await asyncio.sleep(SETTLE)
-            self._listed.clear()
-            live = {t.id for t in session.mirror if t.row.door is Door.KUBERNETES and not t.row.phase.terminal}
-            try:
-                listed = await self.client.list(WORKLOADS)
-            except ApiError as error:
-                logger.warning("workloads were not listed", error=str(error))
-                self._listed.set()
-                continue
-            for uid in live - {item["metadata"]["uid"] for item in listed.items}:
-                self.inbox.put_gone(uid)
-
-    async def _load_catalogues(self) -> None:
-        asked_at = time.monotonic()
-        self.customers.replace((await self.client.list(CUSTOMERS)).items, asked_at=asked_at)
-        pools = await self.client.list(WORKER_POOLS, namespace=self.settings.namespace)
-        self.pools.replace(pools.items, asked_at=asked_at)
-        await self.cache.set_pools(pool_infos(self.pools.items().values()))
-
-    async def _patiently(self, ask: Callable[[], Awaitable[None]]) -> None:
-        """Ask until there is an answer: the servers may be away for a while."""
-        while True:
-            try:
-                return await ask()
-            except (ApiError, StoreUnavailableError) as error:
-                logger.warning("asking again", error=str(error))
-                await asyncio.sleep(0.5)
-
-    async def _ensure_default_customer(self) -> None:
-        if not self.settings.default_customer or "default" in self.customers.items():
-            return
-        try:
-            created = await self.client.create_customer(DEFAULT_CUSTOMER)
-        except ApiError as error:
-            if error_kind(error) is not ErrorKind.ALREADY_EXISTS:
-                logger.warning("the default Customer was not made", error=str(error))
-            return
-        self.customers.on_event("ADDED", created.obj)
-        logger.info("made the default Customer")
+        self.cluster.defaults_changed(namespaces)
+        self.work_queue.put_defaults(namespaces)
 
     # --- probes ------------------------------------------------------------------------------------------------------
 
-    async def _heart(self) -> None:
+    async def _heartbeat(self) -> None:
         while True:
             self._beat = time.monotonic()
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
 
     def _alive(self) -> str:
-        if time.monotonic() - self._beat > 30:
+        if time.monotonic() - self._beat > STALLED_AFTER_SECONDS:
             return "the event loop has stalled"
-        return "" if self.door.alive else "kopf's supervisor has ended"
+        return "" if self.watcher.alive else "kopf's supervisor has ended"
 
     def _ready(self) -> str:
         if not all(reflector.synced.is_set() for reflector in self.cache.reflectors):
             return "nodes and pods are not listed yet"
-        if not self.door.ready:
+        if not self.watcher.ready:
             return "kopf is not watching yet"
-        if self.cache.silence() > SILENCE_LIMIT:
+        if self.cache.silence() > SILENCE_LIMIT_SECONDS:
             return "the API server is silent"
         return self.adapter.problem()
+
+
+async def _until_answered(ask: Callable[[], Awaitable[None]]) -> None:
+    """Repeat `ask` while Postgres or the API server is away."""
+    await retry(
+        ask,
+        on=(ApiError, StoreUnavailableError),
+        backoff=Backoff(first_seconds=RETRY_SECONDS, longest_seconds=RETRY_SECONDS),
+        report=lambda error, _: logger.warning("asking again", error=str(error)),
+    )
+
+
+def _live_objects(session: Session) -> set[str]:
+    """UIDs of the unfinished workloads that were submitted as Kubernetes objects."""
+    return {t.id for t in session.mirror if t.row.door is Door.KUBERNETES and not t.row.phase.terminal}
 
 
 async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from niyanta.pools.policy import (
+from niyanta.pools.actions import (
     BeginDrain,
     CancelDrain,
     Drain,
@@ -17,10 +17,8 @@ from niyanta.pools.policy import (
     RemoveInstance,
     ScalingReason,
     ScalingRules,
-    decide,
-    order,
-    railed,
 )
+from niyanta.pools.policy import bounded_replicas, decide, order
 from tests.pools.world import World
 
 pytestmark = pytest.mark.unit
@@ -59,7 +57,7 @@ def test_instances_without_a_node_count() -> None:
 )
 def test_the_rails_bound_what_is_asked_for(replicas: int, minimum: int, maximum: int | None, target: int) -> None:
     rules = ScalingRules(replicas=replicas, minimum=minimum, maximum=maximum)
-    assert railed(rules) == target
+    assert bounded_replicas(rules) == target
     pool = World(rules)
     pool.settle()
     assert len(pool.workers) == target

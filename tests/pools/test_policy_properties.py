@@ -8,16 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from niyanta.pools.policy import (
-    SECOND,
-    BeginDrain,
-    CancelDrain,
-    EvictPods,
-    GrowGroup,
-    RemoveInstance,
-    ScalingRules,
-    railed,
-)
+from niyanta.pools.actions import BeginDrain, CancelDrain, EvictPods, GrowGroup, RemoveInstance, ScalingRules
+from niyanta.pools.policy import SECOND_US, bounded_replicas
 from tests.pools.world import World
 
 pytestmark = pytest.mark.unit
@@ -59,7 +51,7 @@ class Watched(World):
                 assert to > self.desired
                 assert self.group_maximum is None or to <= self.group_maximum
                 staying = to - len(self.drains.keys() & self.workers.keys())
-                assert staying <= railed(self.rules)
+                assert staying <= bounded_replicas(self.rules)
             case CancelDrain(_, drain):
                 assert drain.removing_at is None, "a late order may still remove it"
             case BeginDrain(worker):
@@ -67,9 +59,9 @@ class Watched(World):
                 assert not worker.others
                 assert worker.instance not in self.drains
                 staying = self.workers.keys() - self.drains.keys()
-                assert len(staying) - 1 >= railed(self.rules), "fewer than wanted would be left"
+                assert len(staying) - 1 >= bounded_replicas(self.rules), "fewer than wanted would be left"
             case EvictPods(_, drain):
-                assert self.now - drain.started_at >= TIMEOUT * SECOND
+                assert self.now - drain.started_at >= TIMEOUT * SECOND_US
             case RemoveInstance(worker, drain):
                 assert worker.instance in self.drains
                 assert worker.instance in self.workers, "removed twice"
@@ -78,7 +70,7 @@ class Watched(World):
                 assert not worker.others
                 if worker.pods:
                     assert not worker.ready
-                    assert self.now - drain.started_at >= TIMEOUT * SECOND
+                    assert self.now - drain.started_at >= TIMEOUT * SECOND_US
                 assert self.desired - 1 >= self.group_minimum
         super().do(action)  # type: ignore[arg-type]
 
@@ -134,7 +126,7 @@ def test_it_keeps_its_promises_and_gets_there(
             pool.change(name, workloads=0, pods=0, others=(), ready=True, unready_since=None)
         pool.settle()
         pool.pass_time(TIMEOUT)
-    wanted = max(railed(pool.rules), pool.group_minimum)
+    wanted = max(bounded_replicas(pool.rules), pool.group_minimum)
     if pool.group_maximum is not None:
         wanted = min(wanted, pool.group_maximum)
     assert len(pool.workers) == pool.desired == wanted

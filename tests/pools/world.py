@@ -6,8 +6,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from niyanta.pools.policy import (
-    SECOND,
+from niyanta.pools.actions import (
     Action,
     AdoptSize,
     BeginDrain,
@@ -24,8 +23,8 @@ from niyanta.pools.policy import (
     RemoveInstance,
     ScalingPlan,
     ScalingRules,
-    decide,
 )
+from niyanta.pools.policy import SECOND_US, decide
 
 
 @dataclass
@@ -35,7 +34,7 @@ class World:
     rules: ScalingRules
     group_maximum: int | None = None
     group_minimum: int = 0
-    now: int = 1_000 * SECOND
+    now: int = 1_000 * SECOND_US
     workers: dict[str, PoolWorker] = field(default_factory=dict)
     desired: int = 0
     drains: dict[str, Drain] = field(default_factory=dict)
@@ -76,7 +75,7 @@ class World:
             self.desired -= missing
 
     def pass_time(self, seconds: float) -> None:
-        self.now += round(seconds * SECOND)
+        self.now += round(seconds * SECOND_US)
 
     # What the shell does
 

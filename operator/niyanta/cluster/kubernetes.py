@@ -1,4 +1,4 @@
-"""The cluster as the scheduler sees it: `ClusterPort` made of the cache, the client, the projector and the recorder."""
+"""The scheduler's `ClusterApi`, made of the cache, the client, the status writer and the event recorder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PROBLEMS = {
     ErrorKind.INVALID: WriteProblem.INVALID,
     ErrorKind.FENCED: WriteProblem.FENCED,
 }
-"""Everything else is asked again: nothing was done, or nobody knows."""
+"""Everything else is asked again: nothing was done, or the outcome is unknown."""
 
 REFUSALS = frozenset(
     {ErrorKind.QUOTA_EXCEEDED, ErrorKind.FORBIDDEN, ErrorKind.NAMESPACE_TERMINATING, ErrorKind.INVALID}
@@ -59,7 +59,7 @@ REFUSALS = frozenset(
 
 
 class KubernetesCluster:
-    """Fulfils niyanta.scheduler.cluster_api.ClusterPort."""
+    """Implements niyanta.scheduler.cluster_api.ClusterApi; its methods are described there."""
 
     def __init__(
         self,
@@ -68,8 +68,8 @@ class KubernetesCluster:
         client: ApiClient,
         customers: ResourceStore[Customer],
         pools: ResourceStore[WorkerPool],
-        projector: WorkloadStatusWriter,
-        recorder: EventRecorder,
+        status_writer: WorkloadStatusWriter,
+        event_recorder: EventRecorder,
         operator_namespace: str,
     ) -> None:
         self._operator_namespace = operator_namespace
@@ -80,8 +80,8 @@ class KubernetesCluster:
         self._client = client
         self._customers = customers
         self._pools = pools
-        self._projector = projector
-        self._recorder = recorder
+        self._status_writer = status_writer
+        self._event_recorder = event_recorder
         self._defaults: dict[str, NamespaceDefaults] = {}
         self._kind_seen = 0.0
 
@@ -98,7 +98,7 @@ class KubernetesCluster:
 
     async def observe_shapes(self) -> Mapping[str, Mapping[str, Any]]:
         return {
-            name: empty_workers.to_record(shape) for name, shape in (await empty_workers.observed(self._cache)).items()
+            name: empty_workers.to_record(empty) for name, empty in (await empty_workers.observed(self._cache)).items()
         }
 
     def claim(
@@ -197,7 +197,7 @@ class KubernetesCluster:
         self._cache.assume(created.obj)
 
     async def _exists(self, namespace: str, manifest: Mapping[str, Any]) -> bool:
-        """Whether a refused pod is there all the same: an earlier try of it had no answer and was carried out, and
+        """True if a refused pod exists: an earlier request for it was carried out without an answer, and
         admission (a quota that this very pod filled) comes before the check of names."""
         try:
             return await self._client.get_pod(namespace, manifest["metadata"]["name"]) is not None
@@ -226,19 +226,19 @@ class KubernetesCluster:
         self._cache.assume(pod)
 
     async def delete_pod(self, pod: PodView, *, force: bool = False) -> None:
-        with _lease():
+        with _as_lease_lost():
             await self._client.delete_pod(pod.namespace, pod.name, pod.uid, grace=0 if force else None)
 
     async def release_pod(self, pod: PodView) -> None:
-        with _lease():
+        with _as_lease_lost():
             await self._client.remove_pod_finalizer(pod.namespace, pod.name, pod.uid)
 
     async def list_workloads(self) -> list[Mapping[str, Any]]:
-        with _answering():
+        with _as_cluster_away():
             return list((await self._client.list_workloads()).items)
 
     async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        with _answering():
+        with _as_cluster_away():
             found = await self._client.get_workload(namespace, name)
             if found is not None or time.monotonic() - self._kind_seen <= 1.0:
                 return found
@@ -267,7 +267,7 @@ class KubernetesCluster:
         return str(found["metadata"]["uid"])
 
     async def cordon(self, node: str) -> bool:
-        with _lease():
+        with _as_lease_lost():
             try:
                 await self._client.patch(NODES, node, {"spec": {"unschedulable": True}})
             except ApiError as error:
@@ -277,19 +277,19 @@ class KubernetesCluster:
         return True
 
     async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
-        with _lease(), _answering():
+        with _as_lease_lost(), _as_cluster_away():
             await self._client.delete_workload(namespace, name, uid)
 
     def project(self, row: WorkloadRow) -> None:
-        self._projector.project(row)
+        self._status_writer.project(row)
 
     def tell(self, row: WorkloadRow, *, reason: str, message: str, warning: bool) -> None:
         if row.object is not None:
-            self._recorder.tell(row, reason=reason, message=message, warning=warning)
+            self._event_recorder.tell(row, reason=reason, message=message, warning=warning)
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def _as_cluster_away() -> Iterator[None]:
     """Turns errors of the API server into ClusterAwayError."""
     try:
         yield
@@ -299,19 +299,17 @@ def _answering() -> Iterator[None]:
         raise ClusterAwayError(str(error)) from error
 
 
-class _lease:  # noqa: N801 - reads as a statement
-    """Turns the client's "may not write" into LeaseLostError."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, WritesClosedError):
-            raise LeaseLostError(str(error)) from error
+@contextmanager
+def _as_lease_lost() -> Iterator[None]:
+    """Turns the client's WritesClosedError into LeaseLostError."""
+    try:
+        yield
+    except WritesClosedError as error:
+        raise LeaseLostError(str(error)) from error
 
 
 def pod_view(pod: Pod) -> PodView:
-    """What the outcome rules need of a pod."""
+    """Fields of a pod that the outcome rules use."""
     meta, status = pod.metadata, pod.status
     deleting = meta.deletion_timestamp is not None
     ended = [(s, s.state.terminated) for s in _statuses(pod) if s.state is not None and s.state.terminated is not None]

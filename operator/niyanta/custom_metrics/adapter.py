@@ -36,25 +36,25 @@ class MetricsAdapter:
         pools: Callable[[], Mapping[str, WorkerPool]],
     ) -> None:
         self._enabled = settings.metrics_adapter
-        self._feed = StatsReader(state.get_figures)
+        self._stats = StatsReader(state.get_figures)
         api = CustomMetricsRoutes(
-            self._feed,
+            self._stats,
             namespace=settings.namespace,
             pools=lambda: {name: pool.metadata.labels for name, pool in pools().items()},
         )
         self._adapter = AggregatedApiServer(api, host=settings.metrics_adapter_host, port=settings.metrics_adapter_port)
-        self._trust = CertificateWatcher(client, settings, self._use)
-        self._keeper = CertificateRotation(client, settings)
+        self._certificate_watcher = CertificateWatcher(client, settings, self._use)
+        self._certificate_rotation = CertificateRotation(client, settings)
 
     def tasks(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
-        """What every replica runs, by name."""
+        """Tasks of every replica, by name."""
         if not self._enabled:
             return []
-        return [("adapter figures", self._feed.run()), ("adapter trust", self._trust.run())]
+        return [("adapter stats", self._stats.run()), ("adapter certificates", self._certificate_watcher.run())]
 
     def leader_tasks(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
-        """What runs beside the leader's loop."""
-        return [("adapter keeper", self._keeper.run())] if self._enabled else []
+        """Tasks that run beside the leader's loop, by name."""
+        return [("adapter certificate rotation", self._certificate_rotation.run())] if self._enabled else []
 
     def problem(self) -> str:
         """Why this replica isn't ready; "" when it answers, or needn't."""

@@ -1,8 +1,8 @@
 """The metrics adapter's serving certificate: made, judged, and kept as the data of a Secret.
 
 Pure but for random numbers; `now` is an argument. Each certificate has an authority of its own, whose key is thrown
-away once it has signed: what the Secret holds can't sign anything. `keeper` (leader) issues, `trust` (every replica)
-loads.
+away once it has signed: what the Secret holds can't sign anything. `certificate_rotation` (leader) issues,
+`certificate_watcher` (every replica) loads.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ServingCertificate:
 
 
 def service_names(service: str, namespace: str) -> tuple[str, ...]:
-    """What a Service is called inside a cluster. API servers connect to the second of them."""
+    """DNS names of a Service inside the cluster. API servers connect to the second of them."""
     return tuple(
         f"{service}{rest}" for rest in ("", f".{namespace}.svc", f".{namespace}", f".{namespace}.svc.cluster.local")
     )

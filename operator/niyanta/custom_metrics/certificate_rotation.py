@@ -31,10 +31,10 @@ logger = log.get(__name__)
 
 API_SERVICE = "v1beta2.custom.metrics.k8s.io"
 
-EVERY = 5.0
+CHECK_INTERVAL_SECONDS = 5.0
 """Seconds between two looks: how long an edit by somebody else lasts."""
 
-SPREAD = 2.0
+SPREAD_SECONDS = 2.0
 """Seconds in which every API server has heard of an edited APIService."""
 
 
@@ -68,7 +68,7 @@ class CertificateRotation:
                 # Somebody else wrote in between: the next look sees what.
                 if error_kind(error) is not ErrorKind.CONFLICT:
                     logger.warning("the metrics adapter's certificate was not looked after", error=str(error))
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(CHECK_INTERVAL_SECONDS)
 
     async def _look(self) -> None:
         secret = await self._client.get(SECRETS, self._secret, namespace=self._namespace)
@@ -96,12 +96,12 @@ class CertificateRotation:
         fresh = ServingCertificate(fresh.certificate, fresh.key, joined(fresh.authorities, earlier, now=now))
         if registration is not None and earlier:
             await self._write_bundle(registration, fresh.authorities)
-            await asyncio.sleep(SPREAD)
+            await asyncio.sleep(SPREAD_SECONDS)
         body = {"metadata": {"resourceVersion": secret["metadata"]["resourceVersion"]}, "data": to_data(fresh)}
         await self._client.patch(SECRETS, self._secret, body, namespace=self._namespace)
         if not earlier:
             # The API server looks again when the APIService changes, and somebody should answer by then.
-            await asyncio.sleep(SPREAD)
+            await asyncio.sleep(SPREAD_SECONDS)
         return fresh
 
     async def _write_bundle(self, registration: Manifest, authorities: bytes) -> None:

@@ -1,7 +1,7 @@
-"""What a replica's metrics adapter trusts and shows: the certificate of its Secret, and who may call it.
+"""Follows the serving certificate in its Secret, and the authorities of callers in their ConfigMap.
 
-Every replica follows both, so that a rotation by `keeper`, or one of the cluster's own front-proxy authority, needs no
-restart. `metrics.adapter` takes what changed.
+Every replica follows both, so that a rotation by `certificate_rotation`, or one of the cluster's own front-proxy
+authority, needs no restart. `adapter` takes what changed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ logger = log.get(__name__)
 AUTHENTICATION = ("kube-system", "extension-apiserver-authentication")
 """Where API servers publish how their calls to aggregated servers are told from others' (namespace, name)."""
 
-EVERY = 5.0
+READ_INTERVAL_SECONDS = 5.0
 """Seconds between two readings."""
 
-SOON = 0.5
+FIRST_READ_INTERVAL_SECONDS = 0.5
 """The same until there is a certificate: a first installation waits for it."""
 
 Use = Callable[[ServingCertificate, Mapping[str, str]], Awaitable[None]]
@@ -53,7 +53,7 @@ class CertificateWatcher:
                 if str(error) != self._trouble:  # said once: this is asked twice a second at first
                     logger.warning("the metrics adapter's certificate was not read", error=str(error))
                 self._trouble = str(error)
-            await asyncio.sleep(EVERY if self._used else SOON)
+            await asyncio.sleep(READ_INTERVAL_SECONDS if self._used else FIRST_READ_INTERVAL_SECONDS)
 
     async def _read(self) -> None:
         secret = await self._client.get(SECRETS, self._secret, namespace=self._namespace)

@@ -1,4 +1,4 @@
-"""What the custom.metrics.k8s.io adapter says, as plain data: discovery, OpenAPI, metric values and refusals.
+"""Documents of the custom.metrics.k8s.io adapter as plain data: discovery, OpenAPI, metric values and refusals.
 
 `adapter_api` chooses among these; nothing here knows of HTTP.
 """
@@ -76,14 +76,14 @@ class Value:
     value: float
 
 
-def pool_value(namespace: str, metric: str, figures: PoolStats) -> Value:
+def pool_value(namespace: str, metric: str, stats: PoolStats) -> Value:
     """A metric of a WorkerPool."""
-    return Value("WorkerPool", API_VERSION, namespace, figures.pool, metric, POOL_METRICS[metric](figures))
+    return Value("WorkerPool", API_VERSION, namespace, stats.pool, metric, POOL_METRICS[metric](stats))
 
 
-def namespace_value(metric: str, figures: NamespaceStats) -> Value:
+def namespace_value(metric: str, stats: NamespaceStats) -> Value:
     """A metric of a Namespace."""
-    return Value("Namespace", "v1", "", figures.namespace, metric, NAMESPACE_METRICS[metric](figures))
+    return Value("Namespace", "v1", "", stats.namespace, metric, NAMESPACE_METRICS[metric](stats))
 
 
 def quantity(value: float) -> str:
@@ -93,9 +93,9 @@ def quantity(value: float) -> str:
     return f"{thousandths}m" if rest else str(whole)
 
 
-def value_list(values: Iterable[Value], figures: DemandStats) -> Document:
+def value_list(values: Iterable[Value], stats: DemandStats) -> Document:
     """A MetricValueList; the timestamp is the moment the leader counted."""
-    counted = dt.datetime.fromtimestamp(figures.at // 1_000_000, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    counted = dt.datetime.fromtimestamp(stats.at // 1_000_000, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     items = []
     for value in values:
         described = {"kind": value.kind, "namespace": value.namespace, "name": value.name}
@@ -196,7 +196,7 @@ def openapi_v2() -> Document:
 
 
 def openapi_v3_index() -> Document:
-    """Where the only document of OpenAPI v3 is; the hash names its content, which a release doesn't change."""
+    """Path of the only OpenAPI v3 document; the hash names its content, which a release doesn't change."""
     place = f"apis/{GROUP_VERSION}"
     return {"paths": {place: {"serverRelativeURL": f"/openapi/v3/{place}?hash={__version__}"}}}
 

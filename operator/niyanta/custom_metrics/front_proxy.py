@@ -1,4 +1,4 @@
-"""Who may ask the adapter: the API server's front proxy, and nobody else.
+"""Authentication of callers: only the API server's front proxy may ask the adapter.
 
 The API server authenticates and authorises each user before it passes a request on, then shows a client certificate and
 names the user in headers. Whoever reaches the port without that certificate could write any name there, so the headers
@@ -19,7 +19,7 @@ from niyanta.custom_metrics.documents import StatusError
 
 @dataclass(frozen=True, slots=True)
 class FrontProxy:
-    """What the ConfigMap says. Without `authorities` nobody can be told from anybody."""
+    """Content of the ConfigMap. Without `authorities` no caller can be authenticated."""
 
     authorities: str = ""
     """PEM."""

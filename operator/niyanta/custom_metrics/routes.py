@@ -1,4 +1,4 @@
-"""What the custom.metrics.k8s.io adapter answers to whom: paths, callers, and figures that are young enough.
+"""Answers of the custom.metrics.k8s.io adapter by path and caller, from demand stats that are recent enough.
 
 `adapter` serves it by HTTP. Every answer comes from memory.
 """
@@ -63,10 +63,10 @@ class MetricResponse:
 class CustomMetricsRoutes:
     """Answers questions about the pools of one namespace, and about every namespace."""
 
-    def __init__(self, feed: StatsReader, *, namespace: str, pools: PoolLabels) -> None:
+    def __init__(self, stats_reader: StatsReader, *, namespace: str, pools: PoolLabels) -> None:
         self.front_proxy = FrontProxy()
         """Who may ask; the adapter sets it anew when it changes."""
-        self._feed = feed
+        self._stats = stats_reader
         self._namespace = namespace
         self._pools = pools
         fixed = {
@@ -141,42 +141,42 @@ class CustomMetricsRoutes:
                 404, "NotFound", f"WorkerPools count in the namespace {self._namespace} alone, not in {namespace}"
             )
         if name != EVERY_OBJECT:
-            figures = self._figures()
-            found = figures.pool(name)
+            stats = self._current_stats()
+            found = stats.pool(name)
             if found is None and name in pools:
                 raise StatusError(503, "ServiceUnavailable", f"the WorkerPool {name} was not counted yet")
             if found is None:
                 raise StatusError(404, "NotFound", f"there is no WorkerPool {name}; there are: {_listed(pools)}")
-            return documents.value_list([documents.pool_value(namespace, metric, found)], figures)
+            return documents.value_list([documents.pool_value(namespace, metric, found)], stats)
         try:
             selects = parse_selector(selector)
         except ValueError as error:
             raise StatusError(400, "BadRequest", str(error)) from None
-        figures = self._figures()
-        chosen = [pool for pool in figures.pools if selects(pools.get(pool.pool, {}))]
-        return documents.value_list([documents.pool_value(namespace, metric, pool) for pool in chosen], figures)
+        stats = self._current_stats()
+        chosen = [pool for pool in stats.pools if selects(pools.get(pool.pool, {}))]
+        return documents.value_list([documents.pool_value(namespace, metric, pool) for pool in chosen], stats)
 
     def _of_namespaces(self, namespace: str, metric: str, selector: str) -> Document:
         if metric not in NAMESPACE_METRICS:
             raise _no_metric(metric, "a Namespace", NAMESPACE_METRICS)
         if namespace == EVERY_OBJECT and selector:
             raise StatusError(400, "BadRequest", "labels of namespaces are not known here: leave labelSelector out")
-        figures = self._figures()
-        chosen: Iterable[NamespaceStats] = figures.namespaces
+        stats = self._current_stats()
+        chosen: Iterable[NamespaceStats] = stats.namespaces
         if namespace != EVERY_OBJECT:
             # One in which nothing waits or runs isn't counted, and an empty queue is 0.
-            chosen = [figures.namespace(namespace) or NamespaceStats(namespace)]
-        return documents.value_list([_value(metric, one) for one in chosen], figures)
+            chosen = [stats.namespace(namespace) or NamespaceStats(namespace)]
+        return documents.value_list([_value(metric, one) for one in chosen], stats)
 
-    def _figures(self) -> DemandStats:
+    def _current_stats(self) -> DemandStats:
         try:
-            return self._feed.current()
+            return self._stats.current()
         except StaleStatsError as error:
             raise StatusError(503, "ServiceUnavailable", str(error)) from None
 
 
-def _value(metric: str, figures: NamespaceStats) -> Value:
-    return documents.namespace_value(metric, figures)
+def _value(metric: str, stats: NamespaceStats) -> Value:
+    return documents.namespace_value(metric, stats)
 
 
 def _no_metric(metric: str, of: str, known: Iterable[str]) -> StatusError:
@@ -199,7 +199,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _about(path: str) -> str:
-    """What kind of thing a path is about: few words, because metrics have it as a label."""
+    """Subject of a path as a metric label, therefore one of few values."""
     if path.startswith(f"{PREFIX}/"):
         return "pools" if f"/{POOLS}/" in path else "namespaces" if "/metrics/" in path else "other"
     if path == "/apis" or path.startswith(("/apis/", "/apis?")):

@@ -2,7 +2,7 @@
 
 Whatever changes (its certificate, or the authorities of those who may call) a new server takes over the listening
 socket, and the old one ends once it has answered: connections that were opened under the old trust end with it.
-`cluster.trust` brings the certificates; `adapter_api` answers.
+`certificate_watcher` brings the certificates; `routes` answers.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ logger = log.get(__name__)
 MOST_CONNECTIONS = 512
 """Further ones are closed at once: the scheduler lives in this process too."""
 
-HANDSHAKE = 10.0
+HANDSHAKE_SECONDS = 10.0
 """Seconds for the TLS handshake, and again for the first request."""
 
-IDLE = 120.0
+IDLE_SECONDS = 120.0
 """Seconds that an unused connection is kept: API servers come every 15 s."""
 
-ENDING = 3.0
+SHUTDOWN_SECONDS = 3.0
 """Seconds that a server which was replaced has to finish its answers."""
 
-LONGEST_LINE = 4096
+LONGEST_LINE_BYTES = 4096
 """Bytes of a request line, and of a header."""
 
 REQUESTS = Counter(
@@ -134,10 +134,10 @@ class _Serving:
         self._http = web.Server(
             self._answer,
             access_log=None,
-            keepalive_timeout=IDLE,
+            keepalive_timeout=IDLE_SECONDS,
             lingering_time=0,
-            max_line_size=LONGEST_LINE,
-            max_field_size=LONGEST_LINE,
+            max_line_size=LONGEST_LINE_BYTES,
+            max_field_size=LONGEST_LINE_BYTES,
         )
         self._silent: set[asyncio.BaseProtocol] = set()
         """Connections that have asked nothing yet."""
@@ -145,21 +145,21 @@ class _Serving:
 
     async def start(self, listener: socket.socket, context: ssl.SSLContext) -> None:
         self._server = await self._loop.create_server(
-            self._accept, sock=listener, ssl=context, ssl_handshake_timeout=HANDSHAKE, backlog=128
+            self._accept, sock=listener, ssl=context, ssl_handshake_timeout=HANDSHAKE_SECONDS, backlog=128
         )
 
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
         self._http.pre_shutdown()  # idle connections
-        await self._http.shutdown(ENDING)
+        await self._http.shutdown(SHUTDOWN_SECONDS)
 
     def _accept(self) -> asyncio.BaseProtocol:
         if len(self._http.connections) >= MOST_CONNECTIONS:
             return _Closing()
         protocol = self._http()
         self._silent.add(protocol)
-        self._loop.call_later(2 * HANDSHAKE, self._close_silent, protocol)
+        self._loop.call_later(2 * HANDSHAKE_SECONDS, self._close_silent, protocol)
         return protocol
 
     def _close_silent(self, protocol: web.RequestHandler) -> None:

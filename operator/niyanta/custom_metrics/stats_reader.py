@@ -16,10 +16,10 @@ from niyanta.store.leader.demand_stats import DemandStats
 
 logger = log.get(__name__)
 
-LONGEST_AGE = 5.0
+LONGEST_AGE_SECONDS = 5.0
 """Seconds. Older figures aren't told: an autoscaler that gets no answer leaves things as they are."""
 
-EVERY = 1.0
+READ_INTERVAL_SECONDS = 1.0
 """Seconds between two readings."""
 
 AGE = LiveGauge("niyanta_adapter_figures_age_seconds", "Age of the figures the metrics adapter answers from")
@@ -37,17 +37,17 @@ class StatsReader:
 
     def __init__(self, read: Read) -> None:
         self._read = read
-        self._figures: DemandStats | None = None
+        self._current_stats: DemandStats | None = None
         self._counted = 0.0
         """Monotonic time at which the figures were counted."""
         self._trouble = ""
-        AGE.ask(lambda: {(): time.monotonic() - self._counted} if self._figures else {})
+        AGE.ask(lambda: {(): time.monotonic() - self._counted} if self._current_stats else {})
 
     async def run(self) -> None:
         """Read until cancelled."""
         while True:
             await self.read()
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(READ_INTERVAL_SECONDS)
 
     async def read(self) -> None:
         """Read once; on failure the old figures stay, and grow older."""
@@ -61,18 +61,18 @@ class StatsReader:
             return
         self._trouble = ""
         if found is not None:
-            self._figures, age = found
+            self._current_stats, age = found
             # By the earliest moment it can have been: the age is never told as less than it is by our own waiting.
             self._counted = asked_at - age
 
     def current(self) -> DemandStats:
-        """Figures of at most LONGEST_AGE seconds. Raises StaleError."""
+        """Figures of at most LONGEST_AGE_SECONDS seconds. Raises StaleError."""
         cause = self._trouble or "no leader has written newer ones"
-        if self._figures is None:
+        if self._current_stats is None:
             raise StaleStatsError(self._trouble or "no leader has counted yet")
         age = time.monotonic() - self._counted
-        if age > LONGEST_AGE:
+        if age > LONGEST_AGE_SECONDS:
             raise StaleStatsError(
-                f"the figures are {age:.1f} s old, {LONGEST_AGE:g} s is the most that is told: {cause}"
+                f"the figures are {age:.1f} s old, {LONGEST_AGE_SECONDS:g} s is the most that is told: {cause}"
             )
-        return self._figures
+        return self._current_stats

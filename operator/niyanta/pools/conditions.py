@@ -1,8 +1,9 @@
-"""What a pool's status says about scaling: conditions from a plan, or from what kept there from being one."""
+"""Scaling conditions of a pool's status: from a plan, or from the error that prevented one."""
 
 from __future__ import annotations
 
-from niyanta.pools.policy import ScalingPlan, ScalingReason, ScalingRules, railed
+from niyanta.pools.actions import ScalingPlan, ScalingReason, ScalingRules
+from niyanta.pools.policy import bounded_replicas
 from niyanta.pools.pool_status import PoolCondition
 from niyanta.resources.models.worker_pool import WorkerPool
 
@@ -11,7 +12,7 @@ GOOD = frozenset({ScalingReason.STEADY, ScalingReason.SCALING_UP, ScalingReason.
 
 
 def rules_of(pool: WorkerPool) -> ScalingRules:
-    """What the spec says about scaling."""
+    """The scaling rules of a pool's spec."""
     spec = pool.spec
     return ScalingRules(
         replicas=spec.replicas,
@@ -24,18 +25,18 @@ def rules_of(pool: WorkerPool) -> ScalingRules:
     )
 
 
-def of_plan(plan: ScalingPlan, rules: ScalingRules, strangers: list[str]) -> tuple[PoolCondition, ...]:
+def of_plan(plan: ScalingPlan, rules: ScalingRules, outside: list[str]) -> tuple[PoolCondition, ...]:
     """Conditions of a pool whose provider answered."""
     message = plan.message
-    if strangers:
-        message += f"; {len(strangers)} nodes of the pool aren't the provider's and don't count: "
-        message += ", ".join(strangers[:3])
+    if outside:
+        message += f"; {len(outside)} nodes of the pool aren't the provider's and don't count: "
+        message += ", ".join(outside[:3])
     return (PoolCondition("Scaling", plan.reason in GOOD, plan.reason.value, message), limited(rules))
 
 
 def limited(rules: ScalingRules) -> PoolCondition:
-    """Whether minReplicas or maxReplicas overrules spec.replicas."""
-    target = railed(rules)
+    """Condition ScalingLimited: true if minReplicas or maxReplicas overrules spec.replicas."""
+    target = bounded_replicas(rules)
     if rules.replicas is None or target == rules.replicas:
         return PoolCondition("ScalingLimited", False, "WithinLimits")
     reason, bound = ("TooFewReplicas", "minReplicas") if target > rules.replicas else ("TooManyReplicas", "maxReplicas")
@@ -43,9 +44,9 @@ def limited(rules: ScalingRules) -> PoolCondition:
 
 
 def unprovided(pool: WorkerPool, workers: int) -> tuple[PoolCondition, ...]:
-    """Of a pool that nobody scales: told only where a number is wanted."""
+    """Conditions of a pool without a provider; none unless spec.replicas is set."""
     if pool.spec.replicas is None:
         return ()
     rules = rules_of(pool)
-    message = f"{railed(rules)} wanted, {workers} there; the pool has no provider, so nobody adds or removes workers"
+    message = f"{bounded_replicas(rules)} wanted, {workers} there; the pool has no provider to add or remove workers"
     return (PoolCondition("Scaling", False, "NoProvider", message), limited(rules))

@@ -1,32 +1,26 @@
 """Keeps each pool at the size its spec asks for, while one session leads: one task per pool, so that a slow provider
 delays nobody else.
 
-Flow: provider.describe + fleet -> decide -> execute; what came of it goes to the pool's conditions (cluster.pools).
+Flow: provider.describe and PoolNodes -> policy.decide -> Executor; the result becomes the pool's conditions, which
+`pool_status` writes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
+from niyanta.aio import jittered
 from niyanta.cluster.api.errors import ApiError, WritesClosedError
 from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.observability import log
+from niyanta.pools.actions import GrowGroup, PoolObservation, PoolWorker, RemoveInstance, ScalingPlan, ScalingReason
 from niyanta.pools.conditions import GOOD, limited, of_plan, rules_of, unprovided
 from niyanta.pools.executor import Executor
 from niyanta.pools.metrics import ScalingMetrics
-from niyanta.pools.policy import (
-    GrowGroup,
-    PoolObservation,
-    PoolWorker,
-    RemoveInstance,
-    ScalingPlan,
-    ScalingReason,
-    decide,
-)
+from niyanta.pools.policy import decide
 from niyanta.pools.pool_nodes import PoolNodes
 from niyanta.pools.pool_status import PoolCondition
 from niyanta.pools.providers.base import Group, Provider, ProviderError
@@ -40,13 +34,13 @@ from niyanta.store.postgres.clock import Clock
 
 logger = log.get(__name__)
 
-SOON = 0.3
+NEXT_LOOK_SECONDS = 0.3
 """Seconds to the next look after something was done: the next step may be possible."""
 
-WATCHING = 1.0
+DRAIN_LOOK_SECONDS = 1.0
 """Seconds between two looks while workers are on their way out."""
 
-LONGEST_BACKOFF = 120.0
+LONGEST_BACKOFF_SECONDS = 120.0
 
 ProviderFactory = Callable[[WorkerPool], Provider | None]
 
@@ -59,19 +53,21 @@ class PoolController:
         name: str,
         provider: Provider,
         *,
-        fleet: PoolNodes,
-        board: ScalingRecord,
+        nodes: PoolNodes,
+        scaling_record: ScalingRecord,
         session: Session,
         interval: float,
     ) -> None:
         self.name = name
         self.conditions: tuple[PoolCondition, ...] = ()
         self._provider = provider
-        self._fleet = fleet
-        self._board = board
+        self._nodes = nodes
+        self._scaling_record = scaling_record
         self._clock: Clock = session.clock
         self._interval = interval
-        self._executor = Executor(provider=provider, fleet=fleet, board=board, session=session, clock=session.clock)
+        self._executor = Executor(
+            provider=provider, nodes=nodes, scaling_record=scaling_record, session=session, clock=session.clock
+        )
         self._group: Group | None = None
         self._described_at = float("-inf")
         self._seen: dict[str, int] = {}
@@ -91,10 +87,10 @@ class PoolController:
                 self._wake.clear()
                 pause = await self._turn()
                 # Woken or not, never in a tight loop; and a provider that asked for patience gets it.
-                await asyncio.sleep(pause if self._failures else min(pause, SOON))
+                await asyncio.sleep(pause if self._failures else min(pause, NEXT_LOOK_SECONDS))
                 if not self._failures:
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(max(0.0, pause - SOON)):
+                        async with asyncio.timeout(max(0.0, pause - NEXT_LOOK_SECONDS)):
                             await self._wake.wait()
         except (WritesClosedError, StaleEpochError):
             logger.info("scaling ends: leadership is over", pool=self.name)
@@ -103,11 +99,11 @@ class PoolController:
 
     async def _turn(self) -> float:
         """One look; returns the seconds to the next."""
-        pool = self._fleet.pool(self.name)
+        pool = self._nodes.pool(self.name)
         if pool is None:
             return self._interval
         try:
-            await self._board.refresh()
+            await self._scaling_record.refresh()
             pause = await self._look(pool)
         except (WritesClosedError, StaleEpochError):
             raise
@@ -131,13 +127,17 @@ class PoolController:
             plan = decide(self._view(pool, group), self._clock.now())
         rules = rules_of(pool)
         if rules.replicas is not None:
-            self.conditions = of_plan(plan, rules, self._fleet.strangers(self.name, group))
-            await self._tell_standing(pool, plan)
+            self.conditions = of_plan(plan, rules, self._nodes.nodes_outside_group(self.name, group))
+            await self._tell_blocked(pool, plan)
         if plan.actions:
             await self._executor.run(pool, group, plan)
             self._described_at = float("-inf")
-            return SOON
-        return WATCHING if plan.reason is ScalingReason.DRAINING or self._board.drains(self.name) else self._interval
+            return NEXT_LOOK_SECONDS
+        return (
+            DRAIN_LOOK_SECONDS
+            if plan.reason is ScalingReason.DRAINING or self._scaling_record.drains(self.name)
+            else self._interval
+        )
 
     async def _described(self) -> Group:
         self._group = await self._provider.describe()
@@ -148,25 +148,25 @@ class PoolController:
         now = self._clock.now()
         ids = {instance.id for instance in group.instances}
         self._seen = {i: self._seen.get(i, now) for i in ids}
-        ready = {i.id for i in group.instances if self._fleet.is_ready(self.name, i)}
+        ready = {i.id for i in group.instances if self._nodes.is_ready(self.name, i)}
         self._unready = {i: self._unready.get(i, now) for i in ids - ready}
-        workers: Sequence[PoolWorker] = self._fleet.workers(self.name, group, self._seen, self._unready)
+        workers: Sequence[PoolWorker] = self._nodes.workers(self.name, group, self._seen, self._unready)
         return PoolObservation(
             pool=self.name,
             rules=rules_of(pool),
             workers=tuple(workers),
-            drains=self._board.drains(self.name),
+            drains=self._scaling_record.drains(self.name),
             desired=group.desired,
             group_minimum=group.minimum,
             group_maximum=group.maximum,
             protects=group.protects,
-            last_up=self._board.last_up(self.name),
-            last_down=self._board.last_down(self.name),
+            last_up=self._scaling_record.last_up(self.name),
+            last_down=self._scaling_record.last_down(self.name),
         )
 
     # --- trouble -----------------------------------------------------------------------------------------------------
 
-    async def _tell_standing(self, pool: WorkerPool, plan: ScalingPlan) -> None:
+    async def _tell_blocked(self, pool: WorkerPool, plan: ScalingPlan) -> None:
         """An Event and a row when something begins to stand in the way, and when that is over."""
         reason = "" if plan.reason in GOOD else plan.reason.value
         await self._tell_trouble(pool, reason, plan.message, wanted=plan.target, had=plan.have)
@@ -192,15 +192,15 @@ class PoolController:
         action = ScalingAction.TROUBLE if reason else ScalingAction.RECOVERED
         words = message if reason else f"no longer {self._trouble}"
         decision = ScalingDecision(self.name, action.value, wanted=wanted, had=had, reason=reason, message=words[:1000])
-        await self._board.record([decision])
+        await self._scaling_record.record([decision])
         self._trouble = reason
         await self._executor.tell(pool, decision)
 
     def _backoff(self) -> float:
         """Doubles with each failure; jittered, so that pools of one account don't come back together."""
         self._failures += 1
-        longest = min(self._interval * 2.0 ** (self._failures - 1), LONGEST_BACKOFF)
-        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        longest = min(self._interval * 2.0 ** (self._failures - 1), LONGEST_BACKOFF_SECONDS)
+        return jittered(longest)
 
 
 class ScalingController:
@@ -209,21 +209,21 @@ class ScalingController:
     def __init__(
         self,
         *,
-        fleet: PoolNodes,
+        nodes: PoolNodes,
         session: Session,
         pools: ResourceStore[WorkerPool],
         provider_for: ProviderFactory,
         interval: float,
         enabled: bool,
     ) -> None:
-        self._fleet = fleet
+        self._nodes = nodes
         self._session = session
         self._enabled = enabled
         self._pools = pools
         self._provider_for = provider_for
         self._interval = interval
-        self._telemetry = ScalingMetrics(session.telemetry.pools.label, (action.value for action in ScalingAction))
-        self._board = ScalingRecord(session.state, session.clock, session.epoch, self._telemetry)
+        self._metrics = ScalingMetrics(session.telemetry.pools.label, (action.value for action in ScalingAction))
+        self._scaling_record = ScalingRecord(session.state, session.clock, session.epoch, self._metrics)
         self._scalers: dict[str, PoolController] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._specs: dict[str, ProviderSpec] = {}
@@ -237,10 +237,10 @@ class ScalingController:
             scaler.wake()
 
     def conditions(self, pool: WorkerPool) -> tuple[PoolCondition, ...]:
-        """What the pool's status is to say about scaling."""
+        """Conditions about scaling for the pool's status."""
         name = pool.metadata.name
         if pool.spec.provider is None:
-            return unprovided(pool, self._fleet.count(name)[0])
+            return unprovided(pool, self._nodes.count(name)[0])
         if not self._enabled:
             return (
                 PoolCondition("Scaling", False, "ScalingDisabled", "enable_scaling is off"),
@@ -268,7 +268,7 @@ class ScalingController:
             logger.info("scaling ends: leadership is over")
         finally:
             await self._stop(list(self._tasks))
-            self._telemetry.clear()
+            self._metrics.clear()
 
     def _show(self) -> None:
         conditions = {name: self.conditions(pool) for name, pool in self._pools.items().items() if pool.spec.provider}
@@ -276,7 +276,7 @@ class ScalingController:
             name: any(condition.type == "Scaling" and not condition.holds for condition in found)
             for name, found in conditions.items()
         }
-        self._telemetry.show(blocked, {name: len(self._board.drains(name)) for name in conditions})
+        self._metrics.show(blocked, {name: len(self._scaling_record.drains(name)) for name in conditions})
 
     async def _follow_pools(self) -> None:
         pools = self._pools.items()
@@ -291,8 +291,8 @@ class ScalingController:
             if name not in self._tasks:
                 self._start(pools[name], spec)
         try:
-            await self._board.refresh()
-            for name in sorted(self._board.pools() - wanted.keys()):
+            await self._scaling_record.refresh()
+            for name in sorted(self._scaling_record.pools() - wanted.keys()):
                 await self._give_up(name, pools.get(name))
         except (WritesClosedError, StaleEpochError):
             raise
@@ -305,9 +305,14 @@ class ScalingController:
             return
         name = pool.metadata.name
         self._specs[name] = spec
-        self._telemetry.known(name)
+        self._metrics.known(name)
         self._scalers[name] = PoolController(
-            name, provider, fleet=self._fleet, board=self._board, session=self._session, interval=self._interval
+            name,
+            provider,
+            nodes=self._nodes,
+            scaling_record=self._scaling_record,
+            session=self._session,
+            interval=self._interval,
         )
         self._tasks[name] = asyncio.create_task(self._scalers[name].run(), name=f"scaler {name}")
 
@@ -320,12 +325,12 @@ class ScalingController:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _give_up(self, name: str, pool: WorkerPool | None) -> None:
-        """Nobody scales this pool any more: what was to go stays. Instances whose removal was ordered aren't waited
-        for; their nodes stay cordoned."""
-        for drain in self._board.drains(name):
+        """The pool is no longer scaled: drains under way are cancelled. Instances whose removal was ordered aren't
+        waited for; their nodes stay cordoned."""
+        for drain in self._scaling_record.drains(name):
             uncordon = drain.removing_at is None and not drain.was_cordoned
             if drain.worker and drain.removing_at is None:
-                await self._fleet.uncordon(drain.worker, unschedulable=not uncordon)
+                await self._nodes.uncordon(drain.worker, unschedulable=not uncordon)
             decision = ScalingDecision(
                 name,
                 ScalingAction.CANCELLED.value,
@@ -334,9 +339,9 @@ class ScalingController:
                 reason="PoolGone",
                 message=f"worker {drain.worker or drain.instance} stays: nobody scales its pool any more",
             )
-            await self._board.record([decision], end=[drain])
+            await self._scaling_record.record([decision], end=[drain])
             if pool is not None:
-                await self._fleet.tell(pool, reason=decision.action, message=decision.message, warning=False)
+                await self._nodes.tell(pool, reason=decision.action, message=decision.message, warning=False)
 
 
 def shared(pools: Iterable[WorkerPool]) -> dict[str, str]:

@@ -12,15 +12,17 @@ from contextlib import suppress
 from typing import Any
 
 from niyanta.observability import log
-from niyanta.pools import policy
-from niyanta.pools.policy import (
+from niyanta.pools.actions import (
+    Action,
     AdoptSize,
     BeginDrain,
     CancelDrain,
     CordonWorker,
+    Drain,
     EvictPods,
     FinishDrain,
     GrowGroup,
+    PoolWorker,
     ProtectInstances,
     ReleaseInstance,
     RemoveInstance,
@@ -39,7 +41,7 @@ logger = log.get(__name__)
 EVICTED = "WorkerScaledDown"
 """Reason of workloads that went back to the queue because of a drain's deadline."""
 
-WIDTH = 32
+MOST_STEPS = 32
 """Steps of removals under way at once."""
 
 WARNINGS = frozenset({ScalingAction.EVICTED, ScalingAction.VANISHED, ScalingAction.TROUBLE})
@@ -57,11 +59,11 @@ class Executor:
     """Of one pool and its provider."""
 
     def __init__(
-        self, *, provider: Provider, fleet: PoolNodes, board: ScalingRecord, session: Session, clock: Clock
+        self, *, provider: Provider, nodes: PoolNodes, scaling_record: ScalingRecord, session: Session, clock: Clock
     ) -> None:
         self._provider = provider
-        self._fleet = fleet
-        self._board = board
+        self._nodes = nodes
+        self._scaling_record = scaling_record
         self._session = session
         self._clock = clock
         self._growing: int | None = None
@@ -79,7 +81,7 @@ class Executor:
             for action in actions:
                 await self._do(pool, group, plan, action)
 
-    async def _do(self, pool: WorkerPool, group: Group, plan: ScalingPlan, action: policy.Action) -> None:
+    async def _do(self, pool: WorkerPool, group: Group, plan: ScalingPlan, action: Action) -> None:
         match action:
             case AdoptSize(replicas):
                 await self._adopt(pool, plan, replicas)
@@ -93,7 +95,7 @@ class Executor:
 
     async def _side_by_side(self, steps: Sequence[Coroutine[Any, Any, None]]) -> None:
         """The leader's loop answers asks twice a second, so that one after the other would take long."""
-        slots = asyncio.Semaphore(WIDTH)
+        slots = asyncio.Semaphore(MOST_STEPS)
 
         async def one(step: Coroutine[Any, Any, None]) -> None:
             async with slots:
@@ -103,13 +105,13 @@ class Executor:
             if isinstance(result, BaseException):
                 raise result
 
-    async def _go_on(self, pool: WorkerPool, instances: Mapping[str, Instance], action: policy.Action) -> None:
+    async def _go_on(self, pool: WorkerPool, instances: Mapping[str, Instance], action: Action) -> None:
         """One step of a removal."""
         name = pool.metadata.name
         match action:
             case CordonWorker(worker, drain):
-                if await self._fleet.cordon(worker.node, name, was_cordoned=drain.was_cordoned):
-                    await self._board.step(name, drain, DrainStep.CORDONED)
+                if await self._nodes.cordon(worker.node, name, was_cordoned=drain.was_cordoned):
+                    await self._scaling_record.step(name, drain, DrainStep.CORDONED)
             case EvictPods():
                 await self._evict(pool, action)
             case RemoveInstance():
@@ -117,7 +119,7 @@ class Executor:
             case CancelDrain():
                 await self._cancel(pool, action)
             case ReleaseInstance(worker):
-                await self._fleet.uncordon(worker.node, unschedulable=worker.was_cordoned)
+                await self._nodes.uncordon(worker.node, unschedulable=worker.was_cordoned)
 
     async def tell(self, pool: WorkerPool, decision: ScalingDecision) -> None:
         """The Event of a decision that is on record."""
@@ -133,15 +135,15 @@ class Executor:
             reason=decision.reason,
         )
         reason = decision.reason if action is ScalingAction.TROUBLE else action.value
-        await self._fleet.tell(pool, reason=reason, message=decision.message, warning=action in WARNINGS)
+        await self._nodes.tell(pool, reason=reason, message=decision.message, warning=action in WARNINGS)
 
     async def _adopt(self, pool: WorkerPool, plan: ScalingPlan, replicas: int) -> None:
-        if await self._fleet.adopt(pool, replicas):
+        if await self._nodes.adopt(pool, replicas):
             message = f"spec.replicas was not set; it is {replicas} now, {plan.have} workers were there"
             decision = ScalingDecision(
                 pool.metadata.name, ScalingAction.ADOPTED.value, wanted=replicas, had=plan.have, message=message
             )
-            await self._board.record([decision])
+            await self._scaling_record.record([decision])
             await self.tell(pool, decision)
 
     async def _grow(self, pool: WorkerPool, group: Group, plan: ScalingPlan, action: GrowGroup) -> None:
@@ -151,13 +153,13 @@ class Executor:
             name, ScalingAction.SCALE_UP.value, wanted=plan.target, had=plan.have, message=message
         )
         if self._growing != action.to:  # else it is a repeat of an order that didn't get through
-            await self._board.record([decision])
+            await self._scaling_record.record([decision])
             await self.tell(pool, decision)
         self._growing = action.to
         try:
             await self._provider.grow(group, action.to)
         except ProviderError:
-            self._board.not_scaled_up(name)  # nothing to cool down from
+            self._scaling_record.not_scaled_up(name)  # nothing to cool down from
             raise
         self._growing = None
 
@@ -178,10 +180,8 @@ class Executor:
             )
             for begin in begins
         ]
-        drains = [
-            policy.Drain(begin.worker.instance, begin.worker.node, begin.worker.cordoned, now) for begin in begins
-        ]
-        await self._board.record(decisions, begin=drains)
+        drains = [Drain(begin.worker.instance, begin.worker.node, begin.worker.cordoned, now) for begin in begins]
+        await self._scaling_record.record(decisions, begin=drains)
         for decision in decisions:
             await self.tell(pool, decision)
 
@@ -196,8 +196,8 @@ class Executor:
                 instance=action.worker.instance,
                 message=f"{count} workloads of worker {action.worker.node} went back to the queue after {waited} s",
             )
-            await self._board.record([decision])
-            await self._board.step(pool.metadata.name, action.drain, DrainStep.EVICTED)
+            await self._scaling_record.record([decision])
+            await self._scaling_record.step(pool.metadata.name, action.drain, DrainStep.EVICTED)
             await self.tell(pool, decision)
 
     async def _remove(self, pool: WorkerPool, instance: Instance, action: RemoveInstance) -> None:
@@ -207,7 +207,7 @@ class Executor:
             return
         if action.worker.node and not await self._session.is_free(action.worker.node):
             return
-        await self._board.step(pool.metadata.name, action.drain, DrainStep.REMOVING)
+        await self._scaling_record.step(pool.metadata.name, action.drain, DrainStep.REMOVING)
         try:
             if instance.protected:
                 await self._provider.protect([instance.id], on=False)
@@ -220,7 +220,7 @@ class Executor:
         that takes pods again."""
         if action.worker.node:
             still = action.worker.cordoned and not action.uncordon
-            await self._fleet.uncordon(action.worker.node, unschedulable=still)
+            await self._nodes.uncordon(action.worker.node, unschedulable=still)
         why = CANCELLATIONS[action.reason]
         decision = ScalingDecision(
             pool.metadata.name,
@@ -230,7 +230,7 @@ class Executor:
             reason=action.reason,
             message=f"worker {_name(action.worker)} stays: {why}",
         )
-        await self._board.record([decision], end=[action.drain])
+        await self._scaling_record.record([decision], end=[action.drain])
         await self.tell(pool, decision)
 
     async def _finish(self, pool: WorkerPool, plan: ScalingPlan, action: FinishDrain) -> None:
@@ -246,9 +246,9 @@ class Executor:
             had=plan.have,
             message=f"worker {drain.worker or drain.instance} {what}",
         )
-        await self._board.record([decision], end=[drain])
+        await self._scaling_record.record([decision], end=[drain])
         await self.tell(pool, decision)
 
 
-def _name(worker: policy.PoolWorker) -> str:
+def _name(worker: PoolWorker) -> str:
     return worker.node or worker.instance

@@ -27,7 +27,7 @@ def make_scaling_controller(
     may_act: Callable[[], bool],
 ) -> ScalingController:
     """A scaler for one leadership. `may_act` is asked right before each order to a provider leaves."""
-    fleet = PoolNodes(cache=cache, client=client, session=session, pools=pools)
+    nodes = PoolNodes(cache=cache, client=client, session=session, pools=pools)
 
     def provider_for(pool: WorkerPool) -> Provider | None:
         name, spec = pool.metadata.name, pool.spec.provider
@@ -35,10 +35,10 @@ def make_scaling_controller(
             return None
         if spec.ec2_auto_scaling_group is not None:
             return Ec2Provider(spec.ec2_auto_scaling_group, may_act=may_act)
-        return KwokProvider(client, lambda: fleet.pool(name), fleet.owners)
+        return KwokProvider(client, lambda: nodes.pool(name), nodes.owners)
 
     return ScalingController(
-        fleet=fleet,
+        nodes=nodes,
         session=session,
         pools=pools,
         provider_for=provider_for,

@@ -1,4 +1,4 @@
-"""What Prometheus is told of scaling: decisions as they are recorded, and what stands in the way."""
+"""Prometheus metrics of scaling: recorded decisions, and pools whose scaling is blocked."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ScalingMetrics:
             DECISIONS.labels(self._label(decision.pool), decision.action).inc()
 
     def show(self, blocked: Mapping[str, bool], leaving: Mapping[str, int]) -> None:
-        """How pools with a provider stand now."""
+        """Set the gauges of pools with a provider."""
         BLOCKED.show({(self._label(pool),): float(is_blocked) for pool, is_blocked in blocked.items()})
         sums: Sum[tuple[str, ...]] = Sum()
         for pool, count in leaving.items():

@@ -1,214 +1,38 @@
-"""What to do about the workers of one pool: a pure rule from what is and what is wanted to actions.
+"""Scaling policy of one pool: a pure function from its observed and wanted state to actions.
 
-`scaler` gathers the view, `execute` does what comes out. Everything here may be asked again at any time, by another
-leader too: the view holds what was begun (`Drain`), so the answer is how to go on.
+`controller` makes the observation, `executor` carries the actions out. The function may be called again at any time,
+also by another leader: the observation holds what was begun (`Drain`), so the plan says how to go on.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-SECOND = 1_000_000
-"""Times are microseconds of the database's clock."""
-
-SEEN_AFTER = 15 * SECOND
-"""Within this time a cordon of ours is certainly seen: a node that takes pods after it was uncordoned by people."""
-
-
-@dataclass(frozen=True, slots=True)
-class ScalingRules:
-    """What the pool's spec says; durations in seconds."""
-
-    replicas: int | None
-    minimum: int = 0
-    maximum: int | None = None
-    up_cooldown: int = 0
-    down_cooldown: int = 60
-    drain_timeout: int = 3600
-    ready_timeout: int = 600
-
-
-@dataclass(frozen=True, slots=True)
-class PoolWorker:
-    """An instance with its node (empty: it has none yet). `pods` are Niyanta's that may still run, `others` those of
-    other people that count; `workloads` are bound by the record. `usage`: share of its fullest resource, 0 to 1."""
-
-    instance: str
-    node: str = ""
-    leaving: bool = False
-    in_service: bool = True
-    """The provider has made it ready: only such ones can be protected."""
-    ready: bool = True
-    cordoned: bool = False
-    marked: bool = False
-    """The node has our annotation."""
-    was_cordoned: bool = False
-    """It says that people had cordoned the node before."""
-    kept: bool = False
-    """People want it to stay."""
-    since: int = 0
-    """When the instance or node was first seen."""
-    unready_since: int | None = None
-    workloads: int = 0
-    pods: int = 0
-    others: tuple[str, ...] = ()
-    usage: float = 0.0
-    protected: bool = False
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.workloads or self.pods)
-
-
-@dataclass(frozen=True, slots=True)
-class Drain:
-    """A removal that has begun; times as in its row."""
-
-    instance: str
-    worker: str
-    was_cordoned: bool
-    started_at: int
-    cordoned_at: int | None = None
-    evicted_at: int | None = None
-    removing_at: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class PoolObservation:
-    """One pool at one moment."""
-
-    pool: str
-    rules: ScalingRules
-    workers: tuple[PoolWorker, ...]
-    drains: tuple[Drain, ...] = ()
-    desired: int = 0
-    """What the provider was last asked for."""
-    group_minimum: int = 0
-    group_maximum: int | None = None
-    protects: bool = False
-    last_up: int | None = None
-    last_down: int | None = None
-
-
-# --- actions ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class AdoptSize:
-    """Write spec.replicas, which isn't there: the pool is taken over as it is."""
-
-    replicas: int
-
-
-@dataclass(frozen=True, slots=True)
-class GrowGroup:
-    """Ask the provider for `to` instances in all, `count` of them new."""
-
-    to: int
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class BeginDrain:
-    """Note that this worker is to go. `why` says what it was chosen for."""
-
-    worker: PoolWorker
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class CordonWorker:
-    worker: PoolWorker
-    drain: Drain
-
-
-@dataclass(frozen=True, slots=True)
-class EvictPods:
-    """Put what still runs there back into the queue."""
-
-    worker: PoolWorker
-    drain: Drain
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveInstance:
-    """Nothing runs there: make sure, then have the provider remove it."""
-
-    worker: PoolWorker
-    drain: Drain
-
-
-@dataclass(frozen=True, slots=True)
-class CancelDrain:
-    """The worker stays. `uncordon`: it was ours to cordon, so it is ours to uncordon."""
-
-    worker: PoolWorker
-    drain: Drain
-    reason: str
-    uncordon: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseInstance:
-    """The node has our mark, and there is no record of why (a restored database): it goes back into service."""
-
-    worker: PoolWorker
-
-
-@dataclass(frozen=True, slots=True)
-class FinishDrain:
-    """The instance is gone: the drain is over. `vanished`: not by our doing."""
-
-    drain: Drain
-    vanished: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ProtectInstances:
-    """Keep the provider from choosing these by itself."""
-
-    instances: tuple[str, ...]
-
-
-Action = (
-    AdoptSize
-    | GrowGroup
-    | BeginDrain
-    | CordonWorker
-    | EvictPods
-    | RemoveInstance
-    | CancelDrain
-    | ReleaseInstance
-    | FinishDrain
-    | ProtectInstances
+from niyanta.pools.actions import (
+    Action,
+    AdoptSize,
+    BeginDrain,
+    CancelDrain,
+    CordonWorker,
+    Drain,
+    EvictPods,
+    FinishDrain,
+    GrowGroup,
+    PoolObservation,
+    PoolWorker,
+    ProtectInstances,
+    ReleaseInstance,
+    RemoveInstance,
+    ScalingPlan,
+    ScalingReason,
+    ScalingRules,
 )
 
+SECOND_US = 1_000_000
+"""Times are microseconds of the database's clock."""
 
-class ScalingReason(enum.Enum):
-    """How the pool stands; the reason of condition Scaling. The first ones are how things should be."""
-
-    STEADY = "Steady"
-    SCALING_UP = "ScalingUp"
-    DRAINING = "Draining"
-    COOLING_DOWN = "CoolingDown"
-    AT_GROUP_MAXIMUM = "AtGroupMaximum"
-    AT_GROUP_MINIMUM = "AtGroupMinimum"
-    BLOCKED = "ScaleDownBlocked"
-    NOT_READY = "WorkersNotReady"
-
-
-@dataclass(frozen=True, slots=True)
-class ScalingPlan:
-    """What to do, in this order, and what to say. `target`: workers wanted after the rails; `have`: workers that are
-    there or ordered and not on their way out."""
-
-    actions: tuple[Action, ...] = ()
-    target: int = 0
-    have: int = 0
-    reason: ScalingReason = ScalingReason.STEADY
-    message: str = ""
+CORDON_SEEN_AFTER_US = 15 * SECOND_US
+"""Within this time a cordon of ours is certainly seen: a node that takes pods after it was uncordoned by people."""
 
 
 def decide(view: PoolObservation, now: int) -> ScalingPlan:
@@ -219,15 +43,15 @@ def decide(view: PoolObservation, now: int) -> ScalingPlan:
     return _Decision(view, now).plan()
 
 
-def railed(rules: ScalingRules) -> int:
+def bounded_replicas(rules: ScalingRules) -> int:
     """spec.replicas within minReplicas and maxReplicas."""
     wanted = max(rules.replicas or 0, rules.minimum)
     return wanted if rules.maximum is None else min(wanted, rules.maximum)
 
 
 def order(worker: PoolWorker) -> tuple[bool, bool, bool, int, float, int, str]:
-    """Who goes first: workers without Niyanta's pods, of these the NotReady ones, then those people have cordoned (they
-    take nothing new), then by fewest workloads, least use, newest, name."""
+    """Sort key of removal: first workers without Niyanta's pods, of these the NotReady ones, then those that people
+    have cordoned (they take nothing new), then by fewest workloads, least use, newest, name."""
     return (
         worker.busy,
         worker.ready,
@@ -245,7 +69,7 @@ class _Decision:
     def __init__(self, view: PoolObservation, now: int) -> None:
         self.view = view
         self.now = now
-        self.target = railed(view.rules)
+        self.target = bounded_replicas(view.rules)
         self.alive = [worker for worker in view.workers if not worker.leaving]
         self.drains = {drain.instance: drain for drain in view.drains}
         present = {worker.instance for worker in self.alive}
@@ -270,7 +94,7 @@ class _Decision:
             if worker.instance not in self.cancelled:
                 actions += self._go_on(worker, self.drains[worker.instance])
         actions += self._protect(actions)
-        reason, message = self._standing(actions)
+        reason, message = self._reason(actions)
         return ScalingPlan(tuple(actions), self.target, self.have + len(self.cancelled), reason, message)
 
     # --- more --------------------------------------------------------------------------------------------------------
@@ -324,7 +148,7 @@ class _Decision:
 
     def _young(self, worker: PoolWorker) -> bool:
         """It has no node yet and may still get one: then it can be told from the others, and cordoned."""
-        return not worker.node and self.now - worker.since < self.view.rules.ready_timeout * SECOND
+        return not worker.node and self.now - worker.since < self.view.rules.ready_timeout * SECOND_US
 
     def _may_go(self, worker: PoolWorker) -> bool:
         return not worker.kept and not worker.others and not self._young(worker)
@@ -343,7 +167,7 @@ class _Decision:
 
     def _go_on(self, worker: PoolWorker, drain: Drain) -> Iterator[Action]:
         """The next step of a removal."""
-        over = self.now >= drain.started_at + self.view.rules.drain_timeout * SECOND
+        over = self.now >= drain.started_at + self.view.rules.drain_timeout * SECOND_US
         if worker.node and not worker.cordoned and self._uncordoned_by_people(drain):
             yield self._cancel(worker, "Uncordoned", uncordon=False)
         elif worker.node and not (worker.cordoned and worker.marked and drain.cordoned_at is not None):
@@ -362,7 +186,7 @@ class _Decision:
     def _uncordoned_by_people(self, drain: Drain) -> bool:
         if drain.cordoned_at is None or drain.removing_at is not None:
             return False
-        return self.now - drain.cordoned_at > SEEN_AFTER
+        return self.now - drain.cordoned_at > CORDON_SEEN_AFTER_US
 
     def _cancel(self, worker: PoolWorker, reason: str, *, uncordon: bool) -> CancelDrain:
         drain = self.drains[worker.instance]
@@ -380,9 +204,9 @@ class _Decision:
             yield ProtectInstances(tuple(sorted(worker.instance for worker in staying)))
 
     def _rested(self, last: int | None, seconds: int) -> bool:
-        return last is None or self.now - last >= seconds * SECOND
+        return last is None or self.now - last >= seconds * SECOND_US
 
-    def _standing(self, actions: Sequence[Action]) -> tuple[ScalingReason, str]:
+    def _reason(self, actions: Sequence[Action]) -> tuple[ScalingReason, str]:
         """The one thing to say about the pool; what stands in the way comes first."""
         if self.blocked is not None and self.blocked is not ScalingReason.COOLING_DOWN:
             return self.blocked, self.message
@@ -405,11 +229,11 @@ class _Decision:
     def _late(self, worker: PoolWorker) -> bool:
         if worker.unready_since is None:
             return False
-        return self.now - worker.unready_since >= self.view.rules.ready_timeout * SECOND
+        return self.now - worker.unready_since >= self.view.rules.ready_timeout * SECOND_US
 
 
 def _why(worker: PoolWorker) -> str:
-    """What a worker was chosen for."""
+    """The reason a worker was chosen for removal."""
     if worker.busy:
         return f"fewest workloads ({max(worker.workloads, worker.pods)})"
     if not worker.ready:

@@ -19,7 +19,7 @@ from niyanta.cluster.state.worker_info import by_age
 from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.lifecycle import Phase
 from niyanta.observability import log
-from niyanta.pools.policy import PoolWorker
+from niyanta.pools.actions import PoolWorker
 from niyanta.pools.providers.base import Group, Instance, InstanceState
 from niyanta.resources.labels import SCALE_DOWN, SCALE_DOWN_DISABLED
 from niyanta.resources.models.worker_pool import WorkerPool
@@ -27,7 +27,7 @@ from niyanta.scheduler.session import Session
 
 logger = log.get(__name__)
 
-COUNTED_FOR = 0.5
+COUNT_VALID_SECONDS = 0.5
 """Seconds that the count of bound workloads by worker is used: it walks through all of them."""
 
 WAS_CORDONED = " (cordoned before)"
@@ -54,6 +54,7 @@ class PoolNodes:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def pool(self, name: str) -> WorkerPool | None:
+        """The pool of that name; None if there is none."""
         return self._pools.items().get(name)
 
     def owners(self) -> Callable[[Mapping[str, str]], str]:
@@ -72,7 +73,7 @@ class PoolNodes:
             found.append(self._worker(pool, instance, node, seen=seen, unready=unready))
         return found
 
-    def strangers(self, pool: str, group: Group) -> list[str]:
+    def nodes_outside_group(self, pool: str, group: Group) -> list[str]:
         """Nodes of the pool that are no instance of its group: nothing is done about them, and they don't count."""
         ids = {instance.provider_id for instance in group.instances} | {i.node for i in group.instances}
         mine = [info.name for info in self._cache.workers.values() if info.pool == pool]
@@ -133,7 +134,7 @@ class PoolNodes:
 
     def _workloads(self) -> Counter[str]:
         """Bound workloads by worker."""
-        if time.monotonic() - self._counted_at > COUNTED_FOR:
+        if time.monotonic() - self._counted_at > COUNT_VALID_SECONDS:
             self._bound = Counter(
                 worker
                 for tracked in self._session.mirror.select((Phase.SCHEDULED, Phase.RUNNING))
@@ -232,6 +233,6 @@ def _created(node: Node) -> int:
 
 
 def _counts(pod: Pod) -> bool:
-    """Somebody else's pod that its node's removal would harm: not those that belong to the node."""
+    """True for a foreign pod that its node's removal would harm; pods that belong to the node don't count."""
     owners: Iterable[str] = (owner.kind for owner in pod.metadata.owner_references)
     return not pod.workload_uid and OF_THE_NODE.isdisjoint(owners)

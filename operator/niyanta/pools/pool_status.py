@@ -29,7 +29,7 @@ from niyanta.store.state import StateManager
 
 logger = log.get(__name__)
 
-SLICE = 200
+SLICE_WORKERS = 200
 """Workers looked at before other tasks of the loop get their turn."""
 
 
@@ -129,7 +129,7 @@ class PoolStatusWriter:
         rows: dict[str, WorkerRow] = {}
         for count, (name, info) in enumerate(list(self._cache.workers.items())):
             rows[name] = worker_row(info, self._session.snapshot)
-            if count % SLICE == 0:
+            if count % SLICE_WORKERS == 0:
                 await asyncio.sleep(0)
         return rows
 

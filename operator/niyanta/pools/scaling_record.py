@@ -1,6 +1,6 @@
-"""What the scaler must not forget: drains under way and when each pool was last scaled, in Postgres and in memory.
+"""Drains under way and the times at which each pool was last scaled, in Postgres and in memory.
 
-`execute` writes through it before it acts; a new leader's board is read from what the last one wrote.
+`executor` writes through it before it acts; a new leader reads what the last one wrote.
 """
 
 from __future__ import annotations
@@ -8,15 +8,15 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 
+from niyanta.pools.actions import Drain
 from niyanta.pools.metrics import ScalingMetrics
-from niyanta.pools.policy import Drain
 from niyanta.store.leader.scaling import DrainRow, DrainStep, ScalingDecision
 from niyanta.store.postgres.clock import Clock
 from niyanta.store.state import StateManager
 
 
 class ScalingAction(enum.Enum):
-    """What was decided; the action of a row and the reason of an Event."""
+    """Decisions on scaling; the action of a row and the reason of an Event."""
 
     ADOPTED = "ReplicasAdopted"
     SCALE_UP = "ScaleUp"
@@ -38,8 +38,8 @@ DOWN = (ScalingAction.SCALE_DOWN, ScalingAction.CANCELLED)
 class ScalingRecord:
     """Kept by the one leader. After a write whose answer was lost it is read again before it is used."""
 
-    def __init__(self, state: StateManager, clock: Clock, epoch: int, telemetry: ScalingMetrics) -> None:
-        self._telemetry = telemetry
+    def __init__(self, state: StateManager, clock: Clock, epoch: int, metrics: ScalingMetrics) -> None:
+        self._metrics = metrics
         self._state = state
         self._clock = clock
         self._epoch = epoch
@@ -55,7 +55,7 @@ class ScalingRecord:
             self._stale = False
 
     def pools(self) -> set[str]:
-        """Those with workers on their way out."""
+        """Pools with drains under way."""
         return {pool for pool, _ in self._drains}
 
     def drains(self, pool: str) -> tuple[Drain, ...]:
@@ -63,9 +63,11 @@ class ScalingRecord:
         return tuple(_drain(row) for (owner, _), row in sorted(self._drains.items()) if owner == pool)
 
     def last_up(self, pool: str) -> int | None:
+        """Microseconds at which workers were last asked for; None: never."""
         return self._latest(pool, UP)
 
     def last_down(self, pool: str) -> int | None:
+        """Microseconds at which a drain last began or was cancelled; None: never."""
         return self._latest(pool, DOWN)
 
     def not_scaled_up(self, pool: str) -> None:
@@ -87,7 +89,7 @@ class ScalingRecord:
         except BaseException:  # cancelled too: it may be written all the same
             self._stale = True
             raise
-        self._telemetry.decided(decisions)
+        self._metrics.decided(decisions)
         now = self._clock.now()
         self._last.update({(pool, decision.action): now for decision in decisions})
         self._drains.update({(pool, row.instance): row for row in begun})

@@ -97,7 +97,7 @@ async def test_throttling_is_waited_out() -> None:
 
 
 async def test_throttling_without_end_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("niyanta.cluster.api.transport.THROTTLE_LONGEST", 0.01)
+    monkeypatch.setattr("niyanta.cluster.api.transport.THROTTLE_LONGEST_SECONDS", 0.01)
     async with fake_api(refuse(429, "TooManyRequests", headers={"Retry-After": "9"})) as api, client_of(api) as client:
         with pytest.raises(ApiError) as caught:
             await client.create_pod("ns", {})

@@ -79,7 +79,7 @@ class Case:
         raw["metadata"]["resourceVersion"] = str(self.version)
         obj: Object = msgspec.convert(raw, model)
         changes: list[ObjectChange[Any]] = []
-        reflector.mirror.event("DELETED" if gone else "MODIFIED", obj, changes)
+        reflector.objects.event("DELETED" if gone else "MODIFIED", obj, changes)
         reflector._report(changes)
         return obj
 

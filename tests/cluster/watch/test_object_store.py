@@ -18,27 +18,27 @@ def parsed(name: str, rv: int, uid: str = "") -> Pod:
 
 class Case:
     def __init__(self, position: int) -> None:
-        self.mirror: ObjectStore[Pod] = ObjectStore()
-        self.mirror.moved_to(str(position))
+        self.objects: ObjectStore[Pod] = ObjectStore()
+        self.objects.moved_to(str(position))
         self.changes: list[ObjectChange[Pod]] = []
 
     def assume(self, name: str, rv: int, uid: str = "") -> bool:
-        return self.mirror.assume(parsed(name, rv, uid), self.changes)
+        return self.objects.assume(parsed(name, rv, uid), self.changes)
 
     def event(self, kind: str, name: str, rv: int, uid: str = "") -> None:
-        self.mirror.event(kind, parsed(name, rv, uid), self.changes)
-        self.mirror.moved_to(str(rv))
+        self.objects.event(kind, parsed(name, rv, uid), self.changes)
+        self.objects.moved_to(str(rv))
 
     def relist(self, position: int, *pods: Pod) -> None:
         for each in pods:
-            self.mirror.listed(each, position, self.changes)
-        missing = set(self.mirror.store) - {each.key for each in pods}
-        self.mirror.unlisted(missing, position, self.changes)
-        self.mirror.moved_to(str(position))
+            self.objects.listed(each, position, self.changes)
+        missing = set(self.objects.store) - {each.key for each in pods}
+        self.objects.unlisted(missing, position, self.changes)
+        self.objects.moved_to(str(position))
 
     @property
     def names(self) -> set[str]:
-        return {key[1] for key in self.mirror.store}
+        return {key[1] for key in self.objects.store}
 
     @property
     def log(self) -> list[str]:
@@ -50,7 +50,7 @@ def test_an_assumed_object_is_reported_once() -> None:
     assert case.assume("a", 12)
     case.event("ADDED", "a", 12)
     assert case.log == ["ADDED a"]
-    assert case.mirror.assumed == 0
+    assert case.objects.assumed == 0
 
 
 def test_an_object_deleted_before_its_create_was_answered_is_not_brought_back() -> None:
@@ -66,7 +66,7 @@ def test_a_newer_state_is_not_overwritten() -> None:
     case.event("ADDED", "a", 11)
     case.event("MODIFIED", "a", 15)
     assert not case.assume("a", 11)
-    assert case.mirror.store["ns", "a"].metadata.resource_version == "15"
+    assert case.objects.store["ns", "a"].metadata.resource_version == "15"
 
 
 def test_a_relist_older_than_the_create_keeps_the_object() -> None:
@@ -100,8 +100,8 @@ def test_events_of_a_predecessor_of_the_same_name_are_skipped() -> None:
 def test_an_assumed_object_that_the_watch_passes_without_showing_is_dropped() -> None:
     case = Case(10)
     case.assume("a", 15)
-    case.mirror.moved_to("20")
-    case.mirror.drop_ghosts(case.changes)
+    case.objects.moved_to("20")
+    case.objects.drop_ghosts(case.changes)
     assert case.log == ["ADDED a", "DELETED a"]
 
 
@@ -109,4 +109,4 @@ def test_an_older_list_object_does_not_replace_the_assumed_one() -> None:
     case = Case(10)
     case.assume("a", 30, uid="new")
     case.relist(20, parsed("a", 12, uid="old"))
-    assert case.mirror.store["ns", "a"].uid == "new"
+    assert case.objects.store["ns", "a"].uid == "new"

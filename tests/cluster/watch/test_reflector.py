@@ -12,7 +12,7 @@ import pytest
 from niyanta.cluster.api.kinds import PODS
 from niyanta.cluster.api.objects import Pod
 from niyanta.cluster.watch.object_store import ObjectChange
-from niyanta.cluster.watch.reflector import Reflector, Tuning
+from niyanta.cluster.watch.reflector import Reflector, ReflectorSettings
 from tests.fakes.scripted_api_server import (
     FakeApi,
     Step,
@@ -28,17 +28,17 @@ from tests.fakes.scripted_api_server import (
 )
 
 pytestmark = pytest.mark.unit
-QUICK = Tuning(backoff_first=0.01, backoff_longest=0.05, idle_seconds=5)
+QUICK = ReflectorSettings(backoff_first=0.01, backoff_longest=0.05, idle_seconds=5)
 
 
 class Following:
     """A reflector under test with what it reported."""
 
-    def __init__(self, api: FakeApi, tuning: Tuning) -> None:
+    def __init__(self, api: FakeApi, settings: ReflectorSettings) -> None:
         self.api = api
         self.log: list[str] = []
         self.replayed: dict[str, str] = {}
-        self.reflector = Reflector(api.connection, PODS, Pod, self.on_changes, tuning=tuning)
+        self.reflector = Reflector(api.connection, PODS, Pod, self.on_changes, settings=settings)
 
     def on_changes(self, changes: list[ObjectChange[Pod]]) -> None:
         for change in changes:
@@ -66,9 +66,9 @@ class Following:
 
 
 @asynccontextmanager
-async def following(*script: Step, tuning: Tuning = QUICK) -> AsyncIterator[Following]:
+async def following(*script: Step, settings: ReflectorSettings = QUICK) -> AsyncIterator[Following]:
     async with fake_api(*script) as api:
-        case = Following(api, tuning)
+        case = Following(api, settings)
         task = asyncio.create_task(case.reflector.run())
         try:
             yield case
@@ -182,7 +182,7 @@ async def test_never_gives_up_on_refusals() -> None:
 
 async def test_a_silent_watch_is_taken_for_dead() -> None:
     script = (listing(10), watching(), watching(event("ADDED", pod("a", 11))))
-    async with following(*script, tuning=replace(QUICK, idle_seconds=0.1)) as case:
+    async with following(*script, settings=replace(QUICK, idle_seconds=0.1)) as case:
         await case.sees(a=11)
 
 
@@ -200,7 +200,7 @@ async def test_a_failing_listener_does_not_stop_the_watch() -> None:
         def fail(_: list[ObjectChange[Pod]]) -> None:
             raise RuntimeError("listener")
 
-        reflector = Reflector(api.connection, PODS, Pod, fail, tuning=QUICK)
+        reflector = Reflector(api.connection, PODS, Pod, fail, settings=QUICK)
         task = asyncio.create_task(reflector.run())
         await until(lambda: len(reflector.store) == 2)
         task.cancel()

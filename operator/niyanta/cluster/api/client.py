@@ -1,8 +1,8 @@
 """The only module that writes to the API server on the hot path.
 
-The scheduler, the projector and the scaler call it; the reflector sees what came of it. Every method raises
-`errors.ApiError` or a subclass, which `errors.verdict` classifies. Deletes and patches name the UID they mean, so that
-an object of the same name made later is never touched; "it is gone already" is success for them.
+The scheduler, the status writer and the pool controllers call it; the reflectors see the results. Every method raises
+`errors.ApiError` or a subclass, which `errors.error_kind` classifies. Deletes and patches name the UID they mean, so
+that an object of the same name made later is never touched; "it is gone already" is success for them.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from niyanta.settings import Settings
 Manifest = dict[str, Any]
 T = TypeVar("T")
 
-LIST_CHUNK = 500
-LIST_TIMEOUT = 60.0
+LIST_CHUNK_OBJECTS = 500
+LIST_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Created(Generic[T]):
-    """What the server stored, defaults and all. For pods: give it to `ClusterCache.assume`."""
+    """The object as the server stored it, with defaults. For pods: give it to `ClusterCache.assume`."""
 
     obj: T
 
@@ -53,7 +53,7 @@ class ApiClient:
     def __init__(
         self, connection: Connection, settings: Settings, *, may_write: Callable[[], bool] | None = None
     ) -> None:
-        """`may_write` is asked right before each write leaves; False raises WritesClosedError (verdict FENCED)."""
+        """`may_write` is asked right before each write leaves; False raises WritesClosedError (ErrorKind.FENCED)."""
         self._transport = Transport(
             connection,
             connections=settings.connections,
@@ -253,7 +253,7 @@ class ApiClient:
 
         When the server forgets the version between two chunks the list starts again, then in one piece.
         """
-        for chunk in (LIST_CHUNK, LIST_CHUNK, 0):
+        for chunk in (LIST_CHUNK_OBJECTS, LIST_CHUNK_OBJECTS, 0):
             items: list[Manifest] = []
             try:
                 async for page in self._pages(kind, namespace, label_selector, chunk):
@@ -275,7 +275,12 @@ class ApiClient:
             params["labelSelector"] = label_selector
         while True:
             answer = await self._transport.send(
-                "GET", kind.path(namespace), verb="list", resource=kind.plural, params=params, timeout=LIST_TIMEOUT
+                "GET",
+                kind.path(namespace),
+                verb="list",
+                resource=kind.plural,
+                params=params,
+                timeout=LIST_TIMEOUT_SECONDS,
             )
             page = _mapping(answer)
             yield page

@@ -1,4 +1,4 @@
-"""How to reach the API server: address, trust and credentials, from a kubeconfig or from the pod's ServiceAccount.
+"""Address, certificates and credentials of the API server, from a kubeconfig or from the pod's ServiceAccount.
 
 The `kubernetes` package reads the configuration; `client` and `reflector` open their sessions here.
 """
@@ -19,7 +19,7 @@ from kubernetes.config import load_incluster_config, load_kube_config
 from niyanta import __version__
 from niyanta.settings import Settings
 
-TOKEN_LIFETIME = 60.0
+TOKEN_LIFETIME_SECONDS = 60.0
 """Seconds after which credentials are read again (bound ServiceAccount tokens rotate on disk)."""
 
 log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class Credentials:
 
     async def headers(self) -> dict[str, str]:
         """Headers to send; empty with client certificates alone."""
-        if self._value and time.monotonic() - self._read_at > TOKEN_LIFETIME:
+        if self._value and time.monotonic() - self._read_at > TOKEN_LIFETIME_SECONDS:
             await self.refresh(older_than=self._read_at)
         return {"Authorization": self._value} if self._value else {}
 

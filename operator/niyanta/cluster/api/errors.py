@@ -1,6 +1,6 @@
-"""What the API server's refusals mean to Niyanta: typed errors, and one verdict for each.
+"""Typed errors for the API server's refusals, and their classification.
 
-`client` raises these; the scheduler decides by `verdict(error)` alone and shows `error.message`.
+`client` raises these; the scheduler decides by `error_kind(error)` alone and shows `error.message`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from niyanta.cluster.api.kinds import FENCE_POLICY
 
 
 class ErrorKind(enum.Enum):
-    """What to do about a failed request."""
+    """Classes of failed requests; each calls for one reaction."""
 
     ALREADY_EXISTS = "AlreadyExists"
     CONFLICT = "Conflict"

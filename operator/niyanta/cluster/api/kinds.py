@@ -1,4 +1,4 @@
-"""Where each kind lives in the Kubernetes API, and the names Niyanta writes on its pods.
+"""Paths of the resource kinds in the Kubernetes API, and the names Niyanta writes on its pods.
 
 Used by `client` (which writes) and `reflector` (which lists and watches).
 """

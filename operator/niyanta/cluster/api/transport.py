@@ -24,7 +24,7 @@ STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 
 THROTTLE_ATTEMPTS = 4
-THROTTLE_LONGEST = 5.0
+THROTTLE_LONGEST_SECONDS = 5.0
 """Longest single wait for a 429, seconds, whatever Retry-After says; beyond the attempts the caller gets the 429."""
 
 REQUEST_SECONDS = Histogram(
@@ -101,7 +101,7 @@ class Transport:
                 if error.status != 429 or attempt == THROTTLE_ATTEMPTS - 1:
                     raise
                 THROTTLED.labels(verb, resource).inc()
-                asked = min(error.retry_after or 1.0, THROTTLE_LONGEST)
+                asked = min(error.retry_after or 1.0, THROTTLE_LONGEST_SECONDS)
             # Spread those that were refused together, and never come earlier than asked.
             await asyncio.sleep(asked * random.uniform(1.0, 1.5))  # noqa: S311 - jitter
         raise AssertionError("unreachable")

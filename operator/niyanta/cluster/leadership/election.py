@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from prometheus_client import Gauge
 
+from niyanta.aio import Backoff, retry
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError
 from niyanta.cluster.leadership import fence
@@ -27,15 +28,19 @@ logger = log.get(__name__)
 IS_LEADER = Gauge("niyanta_leader", "1 while this process leads")
 EPOCH = LeaderGauge("niyanta_leader_epoch", "Epoch of this process's leadership")
 
-GUARD_EVERY = 5.0
+GUARD_INTERVAL_SECONDS = 5.0
 """Seconds between two looks at the fence: without it the API server refuses every pod of ours."""
 
-POLL = 0.25
+ACQUIRE_INTERVAL_SECONDS = 0.25
 """Seconds between two tries to take leadership."""
 
 
+RETRY_SECONDS = 0.5
+"""Longest pause before a new leader repeats a request without an answer."""
+
+
 class Loss(enum.Enum):
-    """How a leadership ended."""
+    """Causes of the end of a leadership."""
 
     STOPPED = "stopped"
     """This process is to stop."""
@@ -87,7 +92,7 @@ class Candidate:
                 self._lease.begin(epoch, asked_at=asked_at)
                 logger.info("leadership taken", epoch=epoch, after=before.holder or "nobody")
                 return epoch, before.expires_in == 0
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(ACQUIRE_INTERVAL_SECONDS)
 
     async def _hold(self, epoch: int, lead: Lead, *, orderly: bool) -> Loss:
         self.lost.clear()
@@ -147,24 +152,24 @@ class Candidate:
 
     async def _lead(self, epoch: int, lead: Lead, *, orderly: bool) -> None:
         settings = self._settings
-        identity = await self._patiently(self._leadership.database_identity)
-        standing = await self._patiently(lambda: fence.read(self._client, settings.namespace))
-        adopting = bool(standing.database) and (standing.database != identity or standing.epoch > epoch)
-        if standing.epoch >= epoch:
-            logger.warning("the fence is ahead of the database", fence=standing.epoch, epoch=epoch)
-            epoch = await self._patiently(lambda: self._leadership.adopt_epoch(standing.epoch))
+        identity = await self._until_answered(self._leadership.database_identity)
+        found = await self._until_answered(lambda: fence.read(self._client, settings.namespace))
+        adopting = bool(found.database) and (found.database != identity or found.epoch > epoch)
+        if found.epoch >= epoch:
+            logger.warning("the fence is ahead of the database", fence=found.epoch, epoch=epoch)
+            epoch = await self._until_answered(lambda: self._leadership.adopt_epoch(found.epoch))
             self._lease.epoch = epoch
         EPOCH.set(epoch)
 
         async def fence_off(database: str) -> None:
-            await self._patiently(
+            await self._until_answered(
                 lambda: fence.raise_to(self._client, settings.namespace, epoch=epoch, database=database)
             )
 
         # Until rows were rebuilt from pods the fence goes on naming the database they were made from: a leader that
         # dies on the way is followed by one that adopts as well.
-        await fence_off(standing.database if adopting else identity)
-        if standing.epoch:
+        await fence_off(found.database if adopting else identity)
+        if found.epoch:
             # Whatever the old leader sent has arrived, or is refused, after this. One that left in good order sent
             # nothing after it gave its lease back.
             await self._ticking(settings.request_timeout + (0.0 if orderly else settings.lease))
@@ -173,7 +178,7 @@ class Candidate:
             if adopting:
                 await fence_off(identity)
 
-        guard = asyncio.create_task(self._guard(epoch, standing.database if adopting else identity), name="fence")
+        guard = asyncio.create_task(self._guard(epoch, found.database if adopting else identity), name="fence")
         try:
             await lead(epoch, adopting, settled)
         finally:
@@ -182,13 +187,13 @@ class Candidate:
     async def _guard(self, epoch: int, database: str) -> None:
         """Put the fence up again when somebody takes it down; give up when it is beyond us."""
         while True:
-            await asyncio.sleep(GUARD_EVERY)
+            await asyncio.sleep(GUARD_INTERVAL_SECONDS)
             try:
-                standing = await fence.read(self._client, self._settings.namespace)
-                if standing.epoch > epoch:
+                found = await fence.read(self._client, self._settings.namespace)
+                if found.epoch > epoch:
                     self.lost.set()
-                elif standing.epoch < epoch:
-                    logger.error("the fence was taken down; raising it again", found=standing.epoch, epoch=epoch)
+                elif found.epoch < epoch:
+                    logger.error("the fence was taken down; raising it again", found=found.epoch, epoch=epoch)
                     await fence.raise_to(self._client, self._settings.namespace, epoch=epoch, database=database)
             except fence.FenceRaisedError:
                 self.lost.set()
@@ -201,15 +206,19 @@ class Candidate:
             self._lease.tick()
             await asyncio.sleep(min(0.2, left))
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask until there is an answer: both servers may be away for a while."""
-        while True:
+    async def _until_answered(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """The answer of `ask`, repeated while Postgres or the API server is away."""
+
+        async def attempt() -> T:
             self._lease.tick()
-            try:
-                return await ask()
-            except (StoreUnavailableError, ApiError) as error:
-                logger.warning("a new leader can't begin yet", error=str(error))
-                await asyncio.sleep(0.5)
+            return await ask()
+
+        return await retry(
+            attempt,
+            on=(StoreUnavailableError, ApiError),
+            backoff=Backoff(first_seconds=RETRY_SECONDS, longest_seconds=RETRY_SECONDS),
+            report=lambda error, _: logger.warning("a new leader can't begin yet", error=str(error)),
+        )
 
     async def release(self) -> None:
         """Give leadership back in good order (nothing of ours may be under way any more)."""

@@ -19,14 +19,14 @@ NAME = "niyanta-fence"
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """What the ConfigMap says. `epoch` 0 and `database` "": there was none."""
+    """Content of the fence's ConfigMap; `epoch` is 0 and `database` "" if there is none."""
 
     epoch: int
     database: str
 
 
 class FenceRaisedError(Exception):
-    """Somebody raised the fence beyond our epoch: a newer leader of this database exists."""
+    """The fence is beyond our epoch: a newer leader of this database exists."""
 
 
 async def read(client: ApiClient, namespace: str) -> Fence:
@@ -55,9 +55,9 @@ async def raise_to(client: ApiClient, namespace: str, *, epoch: int, database: s
                 }
                 await client.create_config_map(namespace, manifest)
                 return
-            standing = int((found.get("data") or {}).get("epoch", "0") or 0)
-            if standing > epoch:
-                msg = f"the fence stands at epoch {standing}, ours is {epoch}"
+            current = int((found.get("data") or {}).get("epoch", "0") or 0)
+            if current > epoch:
+                msg = f"the fence stands at epoch {current}, ours is {epoch}"
                 raise FenceRaisedError(msg)
             version = found["metadata"]["resourceVersion"]
             await client.patch_config_map(namespace, NAME, {"data": data}, resource_version=version)

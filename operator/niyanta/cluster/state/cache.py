@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from niyanta.aio import in_slices
 from niyanta.cluster.api.connection import Connection
 from niyanta.cluster.api.kinds import LIMIT_RANGES, NODES, PODS, RUNTIME_CLASSES
 from niyanta.cluster.api.objects import Key, LimitRange, Node, Pod, RuntimeClassObject
-from niyanta.cluster.state.usage import WorkerUsageBook
+from niyanta.cluster.state.usage import UsageIndex
 from niyanta.cluster.state.worker_info import PoolInfo, by_age, pod_charge, pools_for, worker
 from niyanta.cluster.watch.object_store import ObjectChange
 from niyanta.cluster.watch.reflector import Reflector
@@ -31,7 +32,7 @@ from niyanta.engine.snapshot.deltas import (
 )
 from niyanta.engine.types import Charge, Requirements, Subject, WorkerInfo
 
-SLICE = 250
+SLICE_NODES = 250
 """Nodes looked at again before other tasks of the loop get their turn (some 10 ms)."""
 
 
@@ -80,7 +81,7 @@ class ClusterCache:
         """Node -> pools that select it too, but came later than its pool."""
         self._by_workload: dict[str, dict[Key, Pod]] = {}
         self._by_node: dict[str, dict[Key, Pod]] = {}
-        self._ledger = WorkerUsageBook(self._charge_changed)
+        self._usage = UsageIndex(self._charge_changed)
         self._deltas = DeltaPublisher(self._full_state)
 
     @property
@@ -116,7 +117,7 @@ class ClusterCache:
         return list(self._by_workload.get(workload_uid, {}).values())
 
     def live_pods(self, workload_uid: str) -> list[Pod]:
-        """Those whose containers may still run, or may still be started."""
+        """Pods of a workload whose containers may still run or be started."""
         return [pod for pod in self._by_workload.get(workload_uid, {}).values() if not pod.terminal]
 
     def workloads_with_pods(self) -> Collection[str]:
@@ -128,8 +129,8 @@ class ClusterCache:
         return list(self._by_node.get(node, {}).values())
 
     def charge(self, pod: Pod) -> Charge | None:
-        """What a pod takes on its node, if it takes something."""
-        return self._ledger.get(pod.charge_key)
+        """Capacity that a pod takes on its node; None if it takes none."""
+        return self._usage.get(pod.charge_key)
 
     def workloads_on(self, node: str) -> set[str]:
         """UIDs of the workloads that have a pod on the node."""
@@ -175,11 +176,11 @@ class ClusterCache:
         self, workload_id: str, attempt: int, workers: Sequence[str], requirements: Requirements, subject: Subject
     ) -> None:
         """A committed placement takes its workers' capacity from now on, whether its pods are seen or not."""
-        self._ledger.claim(workload_id, attempt, workers=workers, requirements=requirements, subject=subject)
+        self._usage.claim(workload_id, attempt, workers=workers, requirements=requirements, subject=subject)
 
     def unclaim(self, workload_id: str, attempt: int) -> None:
         """The attempt is over; pods of it that still live keep their charge."""
-        self._ledger.unclaim(workload_id, attempt)
+        self._usage.unclaim(workload_id, attempt)
 
     async def set_pools(self, pools: Iterable[PoolInfo]) -> None:
         """Replace the pools and look at every node again, a slice at a time. No difference, no work."""
@@ -188,10 +189,9 @@ class ClusterCache:
             return
         self._pools = ordered
         names = [node.name for node in self.nodes.store.values()]
-        for start in range(0, len(names), SLICE):
-            for name in names[start : start + SLICE]:
+        async for part in in_slices(names, SLICE_NODES):
+            for name in part:
                 self._look_at(name)
-            await asyncio.sleep(0)
 
     # --- what the engine gets ----------------------------------------------------------------------------------------
 
@@ -205,7 +205,7 @@ class ClusterCache:
         self._deltas.close_all()
 
     def _full_state(self) -> StateReplaced:
-        return StateReplaced(tuple(self._workers.values()), tuple(self._ledger.charges()))
+        return StateReplaced(tuple(self._workers.values()), tuple(self._usage.charges()))
 
     def _publish(self, delta: Delta) -> None:
         if self._deltas.has_readers:
@@ -285,9 +285,9 @@ class ClusterCache:
                 return
         charge = pod_charge(new) if new is not None else None
         if old is not None and (charge is None or charge.key != old.charge_key):
-            self._ledger.pod_gone(old.uid, old.charge_key)
+            self._usage.pod_gone(old.uid, old.charge_key)
         if new is not None and charge is not None:
-            self._ledger.pod(new.uid, charge)
+            self._usage.pod(new.uid, charge)
 
     def _limits_changed(self, changes: list[ObjectChange[LimitRange]]) -> None:
         self._on_defaults({change.object.namespace for change in changes})
@@ -297,7 +297,7 @@ class ClusterCache:
 
 
 def _outlook(node: Node) -> tuple[object, ...]:
-    """What of a node matters to workloads that are on it or wait for it."""
+    """Node fields that affect the workloads on it and those that wait for it."""
     return node.ready, node.spec.unschedulable, node.spec.taints, node.metadata.deletion_timestamp is not None
 
 

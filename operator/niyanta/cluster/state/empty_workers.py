@@ -1,7 +1,7 @@
-"""What an empty worker of each pool offers, and how many workers a pool may have: for sizing and explanations.
+"""Capacity of an empty worker of each pool, and the most workers a pool may have: for sizing and explanations.
 
 The order of truth: the pool's workerShape, the node template of its provider, the smallest worker it has, the smallest
-one it last had. `ClusterView` answers the scheduler's figures with these; they are remembered in Postgres.
+one it last had. `KubernetesCluster` gives these to the scheduler's demand stats, which remember them in Postgres.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from niyanta.resources.models.base import InvalidManifestError
 from niyanta.resources.models.worker_pool import WorkerPool
 from niyanta.resources.quantity import base_units
 
-SLICE = 200
+SLICE_WORKERS = 200
 """Workers looked at before other tasks of the loop get their turn."""
 
 MOST_ZONES = 16
@@ -43,9 +43,9 @@ class EmptyWorker:
     """What DaemonSets take on a worker, at most."""
 
 
-def to_record(shape: EmptyWorker) -> dict[str, Any]:
+def to_record(empty: EmptyWorker) -> dict[str, Any]:
     """As Postgres keeps it."""
-    return asdict(shape)
+    return asdict(empty)
 
 
 def from_record(record: Mapping[str, Any]) -> EmptyWorker:
@@ -63,7 +63,7 @@ def from_record(record: Mapping[str, Any]) -> EmptyWorker:
 
 
 def declared(pool: WorkerPool) -> EmptyWorker | None:
-    """What the manifest says an empty worker is; None: nothing."""
+    """The empty worker that the manifest declares; None if it declares none."""
     shape = pool.spec.worker_shape
     if shape is not None:
         taints = tuple((taint.key, taint.value, taint.effect.value) for taint in shape.taints)
@@ -107,7 +107,7 @@ async def observed(cache: ClusterCache) -> dict[str, EmptyWorker]:
     zones: dict[str, set[str]] = {}
     daemons: dict[str, dict[str, int]] = {}
     for count, info in enumerate(list(cache.workers.values())):
-        if count % SLICE == SLICE - 1:
+        if count % SLICE_WORKERS == SLICE_WORKERS - 1:
             await asyncio.sleep(0)
         # Without its device plugin a GPU worker isn't yet what it will be.
         if not info.ready or (info.gpu is not None and not info.gpu.count):
@@ -158,9 +158,9 @@ def stays(pod: Pod) -> bool:
 # --- in the engine's words -------------------------------------------------------------------------------------------
 
 
-def empty_worker(view: PoolInfo, shape: EmptyWorker, name: str, zone: str = "") -> WorkerInfo:
+def empty_worker(view: PoolInfo, empty: EmptyWorker, name: str, zone: str = "") -> WorkerInfo:
     """A new worker of the pool: the very function that reads real nodes reads the node it would be."""
-    labels = dict(shape.labels)
+    labels = dict(empty.labels)
     for expression in view.match_expressions:
         if expression.op is Op.IN and expression.values:
             labels.setdefault(expression.key, expression.values[0])
@@ -173,7 +173,7 @@ def empty_worker(view: PoolInfo, shape: EmptyWorker, name: str, zone: str = "") 
         labels.setdefault(REGION_TOPOLOGY, view.region)
     if name:
         labels[HOSTNAME_TOPOLOGY] = name
-    allocatable = dict(shape.allocatable)
+    allocatable = dict(empty.allocatable)
     allocatable.setdefault(PODS, DEFAULT_PODS)
     if view.gpu is not None and not any(resource.endswith("/gpu") for resource in allocatable):
         allocatable.setdefault(view.gpu.resource, view.gpu.count)
@@ -182,7 +182,7 @@ def empty_worker(view: PoolInfo, shape: EmptyWorker, name: str, zone: str = "") 
     }
     node = Node(
         metadata=NodeMetadata(name=name, labels=labels),
-        spec=NodeSpec(taints=tuple(NodeTaint(key, value, effect) for key, value, effect in shape.taints)),
+        spec=NodeSpec(taints=tuple(NodeTaint(key, value, effect) for key, value, effect in empty.taints)),
         status=NodeStatus(allocatable=texts, conditions=(StatusCondition("Ready", "True"),)),
     )
     return worker(node, view)
@@ -191,13 +191,13 @@ def empty_worker(view: PoolInfo, shape: EmptyWorker, name: str, zone: str = "") 
 def empty_pool(pool: WorkerPool, view: PoolInfo, learned: EmptyWorker | None, workers: int) -> EmptyPool:
     """The pool as sizing sees it. `learned`: what its workers show or last showed; `workers`: how many it has."""
     most, fixed = limit(pool, workers)
-    shape = declared(pool) or learned
-    if shape is None:
+    empty = declared(pool) or learned
+    if empty is None:
         return EmptyPool(view.name, (), most, fixed, region=view.region)
     daemons = quantities(learned.daemons) if learned is not None else None
-    own = shape.labels.get(ZONE_TOPOLOGY, "")
-    zones = view.zones or shape.zones or (own,)
-    templates = tuple(empty_worker(view, shape, "", zone) for zone in zones[:MOST_ZONES])
+    own = empty.labels.get(ZONE_TOPOLOGY, "")
+    zones = view.zones or empty.zones or (own,)
+    templates = tuple(empty_worker(view, empty, "", zone) for zone in zones[:MOST_ZONES])
     return EmptyPool(view.name, templates, most, fixed, daemons, view.region)
 
 

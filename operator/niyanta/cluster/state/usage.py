@@ -1,7 +1,7 @@
-"""Which pods take what on which worker, from two witnesses: committed rows and live pods.
+"""Capacity taken on each worker, from two sources: committed rows and live pods.
 
 A committed placement takes its capacity before its pods exist, and a pod keeps taking it after its row moved on: the
-charge stands while either witness does. `cache` feeds this; the engine's snapshot gets the differences.
+charge stands while either source has it. `cache` fills this; the engine's snapshots get the differences.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class _Entry:
     pods: set[str] = field(default_factory=set)
 
 
-class WorkerUsageBook:
+class UsageIndex:
     """Charges by key. `on_change(key, charge)` is told each difference; None: released."""
 
     def __init__(self, on_change: Callable[[str, Charge | None], None]) -> None:

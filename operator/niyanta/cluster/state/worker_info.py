@@ -43,7 +43,7 @@ BLOCKING_EFFECTS = frozenset({"NoSchedule", "NoExecute"})
 
 @dataclass(frozen=True, slots=True)
 class PoolGpuInfo:
-    """What a pool says of its GPUs; `memory` is bytes of one device, 0 = not said."""
+    """GPUs that a pool declares; `memory` is bytes of one device, 0 if not declared."""
 
     model: str = ""
     count: int = 0
@@ -53,7 +53,10 @@ class PoolGpuInfo:
 
 @dataclass(frozen=True, slots=True)
 class PoolInfo:
-    """What of a WorkerPool decides about workers. `created` is its creationTimestamp as text (sorts as time)."""
+    """WorkerPool fields that decide which nodes are its workers and what they offer.
+
+    `created` is its creationTimestamp as text (sorts as time).
+    """
 
     name: str
     created: str = ""
@@ -140,7 +143,7 @@ def worker(node: Node, pool: PoolInfo) -> WorkerInfo:
 
 
 def _gpu(labels: Mapping[str, str], allocatable: Mapping[str, int], pool: PoolGpuInfo | None) -> Gpu | None:
-    """What the node reports counts: the kubelet admits no more devices than that, whatever the pool says.
+    """The device count is the one that the node reports, whatever the pool says: the kubelet admits no more.
 
     A worker of a GPU pool whose device plugin isn't up yet is a GPU worker with 0 devices.
     """
@@ -170,7 +173,7 @@ def _gpu_resource(allocatable: Mapping[str, int], pool: PoolGpuInfo | None) -> s
 
 
 def pod_requests(pod: Pod) -> Quantities:
-    """What the pod takes from its node, counted as kube-scheduler and the kubelet count it, and pods=1.
+    """Capacity that the pod takes from its node, counted as kube-scheduler and the kubelet count it, and pods=1.
 
     Containers and sidecars (init containers that restart Always) add up; each other init container runs alone beside
     the sidecars started before it, so the larger of both counts. Pod-level requests replace the sums they name. Then
@@ -222,7 +225,7 @@ def _sidecars(pod: Pod) -> Iterable[PodContainer]:
 
 
 def pod_subject(pod: Pod) -> Subject | None:
-    """What anti and near terms see of a Niyanta pod, from its labels; None for all other pods."""
+    """Fields of a Niyanta pod that affinity terms match, from its labels; None for all other pods."""
     if not pod.workload_uid:
         return None
     labels = pod.metadata.labels
@@ -235,7 +238,7 @@ def pod_subject(pod: Pod) -> Subject | None:
 
 
 def pod_charge(pod: Pod) -> Charge | None:
-    """What the pod takes on its node; None while it isn't bound, or once its containers are done for good.
+    """Capacity that the pod takes on its node; None before it is bound and after its containers have ended for good.
 
     A terminating pod still counts: its containers run until it is gone.
     """

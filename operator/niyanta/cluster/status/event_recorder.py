@@ -19,10 +19,10 @@ logger = log.get(__name__)
 
 DROPPED = Counter("niyanta_events_dropped_total", "Kubernetes Events not written because of the rate limit or an error")
 
-BACKLOG = 200
+MOST_QUEUED_EVENTS = 200
 """Events that may wait for their turn; more are dropped."""
 
-REPEAT_AFTER = 60.0
+REPEAT_AFTER_SECONDS = 60.0
 """Seconds before the same reason is told again on the same workload: aggregation of what repeats."""
 
 
@@ -41,9 +41,9 @@ class EventRecorder:
         """Queue an Event; drops it when it repeats within a minute or too many wait."""
         now = time.monotonic()
         key = (row.id, reason)
-        if now - self._told.get(key, -REPEAT_AFTER) < REPEAT_AFTER and reason == "Unschedulable":
+        if now - self._told.get(key, -REPEAT_AFTER_SECONDS) < REPEAT_AFTER_SECONDS and reason == "Unschedulable":
             return
-        if len(self._queue) >= BACKLOG:
+        if len(self._queue) >= MOST_QUEUED_EVENTS:
             DROPPED.inc()
             return
         self._told[key] = now

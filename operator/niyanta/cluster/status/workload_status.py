@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-import random
 import time
 from datetime import datetime
 from typing import Any
 
 from prometheus_client import Counter
 
+from niyanta.aio import jittered
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, ErrorKind, WritesClosedError, error_kind
 from niyanta.engine.queue import QueueSettings, effective_priority
@@ -23,11 +23,15 @@ logger = log.get(__name__)
 
 PATCHES = Counter("niyanta_status_patches_total", "Status patches of Workloads written")
 
-PATIENCE = 5
+MOST_DEBOUNCES = 5
 """A status that goes on moving, or is Scheduled, is written after so many debounces."""
 
-WIDTH = 16
+MOST_PATCHES = 16
 """Most patches under way."""
+
+
+RETRY_SECONDS = 2.0
+"""Longest pause before a status that was not written is written again."""
 
 
 class WorkloadStatusWriter:
@@ -48,7 +52,7 @@ class WorkloadStatusWriter:
 
     @property
     def behind(self) -> int:
-        """How many statuses are yet to be written."""
+        """Number of statuses that are yet to be written."""
         return len(self._rows) + len(self._busy)
 
     def project(self, row: WorkloadRow) -> None:
@@ -63,7 +67,7 @@ class WorkloadStatusWriter:
             self._quiet.pop(row.id, None)
             self._schedule(row.id, 0.0)
         elif not known or row.id in self._quiet:
-            latest = self._quiet[row.id][1] if row.id in self._quiet else now + PATIENCE * self._debounce
+            latest = self._quiet[row.id][1] if row.id in self._quiet else now + MOST_DEBOUNCES * self._debounce
             # Most pods start within seconds: Scheduled is written for those that don't.
             wanted = latest if row.phase is Phase.SCHEDULED else min(now + self._debounce, latest)
             self._quiet[row.id] = (wanted, latest)
@@ -90,7 +94,7 @@ class WorkloadStatusWriter:
 
     def _start_due(self) -> float | None:
         """Start patches that are due; returns how long until the next one is (None: none waits)."""
-        while self._due and len(self._tasks) < WIDTH:
+        while self._due and len(self._tasks) < MOST_PATCHES:
             at, workload_id = self._due[0]
             pause = at - time.monotonic()
             if pause > 0:
@@ -130,7 +134,7 @@ class WorkloadStatusWriter:
                 logger.warning("a status was not written", workload=f"{row.namespace}/{row.name}", error=str(error))
                 return
             self._rows.setdefault(row.id, row)
-            self._schedule(row.id, 1.0 + random.random())  # noqa: S311 - jitter
+            self._schedule(row.id, jittered(RETRY_SECONDS))
         finally:
             self._busy.discard(row.id)
 

@@ -1,23 +1,23 @@
-"""The Kubernetes door: kopf watches the custom resources in a thread of its own and hands every event on.
+"""kopf watches the custom resources in a thread of its own and hands every event on.
 
 Only `on.event` is used: it writes nothing to the objects, and needs no finalizers. kopf stops on errors that last; the
-supervisor here starts it again. What a watch that broke has missed is found by the relist beside it (`relist`).
+supervisor here starts it again. Deletions that a broken watch missed are found by lists (`resource_lists`,
+`deleted_workloads`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import datetime
-import itertools
-import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import kopf
 import uvloop
 
+from niyanta.aio import Backoff
 from niyanta.cluster.api.connection import authorization, load_configuration
 from niyanta.cluster.api.kinds import ResourceKind
 from niyanta.observability import log
@@ -28,16 +28,12 @@ logger = log.get(__name__)
 Listener = Callable[[str, Mapping[str, Any]], None]
 """Called in kopf's thread with the event's type ("" when listed, ADDED, MODIFIED, DELETED) and the object."""
 
-RESTART_MAX = 10.0
-"""Longest pause before kopf is started again, seconds."""
+LONGEST_RESTART_SECONDS = 10.0
+"""Longest pause before kopf is started again, and before it repeats a failed request."""
 
 
-class EndlessBackoff:
-    """An iterable of jittered pauses of at most 10 s that never ends: kopf keeps asking a server that is away."""
-
-    def __iter__(self) -> Iterator[float]:
-        for number in itertools.count():
-            yield min(10.0, 0.5 * 2.0 ** min(number, 6)) * (0.5 + random.random() / 2)  # noqa: S311 - jitter
+HEALTHY_SECONDS = 60.0
+"""kopf that ran for longer than this is started again after the first pause."""
 
 
 class KopfWatcher:
@@ -71,7 +67,7 @@ class KopfWatcher:
         self._thread.join(at_most)
 
     def _supervise(self) -> None:
-        pause = 0.5
+        backoff = Backoff(first_seconds=1.0, longest_seconds=LONGEST_RESTART_SECONDS)
         while not self._stop.is_set():
             started = time.monotonic()
             try:
@@ -90,8 +86,9 @@ class KopfWatcher:
             if self._stop.is_set():
                 return
             self.restarts += 1
-            pause = 0.5 if time.monotonic() - started > 60 else min(pause * 2, RESTART_MAX)
-            self._stop.wait(pause)
+            if time.monotonic() - started > HEALTHY_SECONDS:
+                backoff.reset()
+            self._stop.wait(backoff.next())
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
@@ -164,7 +161,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.peering.standalone = True
-    settings.networking.error_backoffs = EndlessBackoff()
+    settings.networking.error_backoffs = Backoff(first_seconds=0.5, longest_seconds=LONGEST_RESTART_SECONDS)
     settings.persistence.progress_storage = NoProgress()
     settings.persistence.diffbase_storage = NoDiffBase()
     settings.persistence.finalizer = "niyanta.io/unused"

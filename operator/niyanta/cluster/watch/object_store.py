@@ -17,7 +17,7 @@ from niyanta.cluster.api.objects import Key, T
 
 
 class ObjectChangeKind(enum.Enum):
-    """What happened to an object."""
+    """Kinds of changes of an object."""
 
     ADDED = "ADDED"
     MODIFIED = "MODIFIED"
@@ -53,7 +53,7 @@ class ObjectStore(Generic[T]):
 
     @property
     def assumed(self) -> int:
-        """How many objects the server has not shown yet."""
+        """Number of assumed objects that the server has not shown yet."""
         return len(self._assumed)
 
     def moved_to(self, version: str) -> None:

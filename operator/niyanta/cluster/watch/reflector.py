@@ -1,7 +1,7 @@
 """A kind's objects kept in memory: chunked list, then watch, for ever.
 
-`cache` owns the reflectors and gets their changes in batches. The store is never behind what was reported: every change
-of it is one `Change` to the callback, also the deletions that a relist finds.
+`ClusterCache` owns the reflectors and gets their changes in batches. The store is never behind what was reported: every
+change of it is one `ObjectChange` to the callback, also the deletions that a relist finds.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import structlog
 from prometheus_client import Counter
 from yarl import URL
 
+from niyanta.aio import in_slices, jittered
 from niyanta.cluster.api.connection import Connection
 from niyanta.cluster.api.errors import ApiError, ApiStatus, NotSentError, error_from
 from niyanta.cluster.api.kinds import ResourceKind
@@ -38,11 +39,11 @@ UNREADABLE = Counter(
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
+class ReflectorSettings:
     """Sizes and waits, in seconds. Only tests change them."""
 
     chunk: int = 500
-    slice: int = 256
+    slice_events: int = 256
     """Events parsed and handed over before other tasks of the loop get their turn (about 10 ms)."""
     watch_seconds: float = 300.0
     """The server ends a watch after this long, which spreads watches over API servers again."""
@@ -71,14 +72,14 @@ class Reflector(Generic[T]):
         on_changes: Callable[[list[ObjectChange[T]]], None],
         *,
         label_selector: str = "",
-        tuning: Tuning | None = None,
+        settings: ReflectorSettings | None = None,
     ) -> None:
         """`on_changes` is called in the loop with each batch, synchronously, after the store has changed."""
         self._connection = connection
         self._kind = kind
         self._on_changes = on_changes
         self._selector = {"labelSelector": label_selector} if label_selector else {}
-        self._tuning = tuning or Tuning()
+        self._settings = settings or ReflectorSettings()
         # Built from a value, which type checkers can't follow.
         event_type: Any = WatchEvent
         page_type: Any = Page
@@ -87,7 +88,7 @@ class Reflector(Generic[T]):
         self._session: aiohttp.ClientSession | None = None
         self._response: aiohttp.ClientResponse | None = None
 
-        self.mirror: ObjectStore[T] = ObjectStore()
+        self.objects: ObjectStore[T] = ObjectStore()
         self.synced = asyncio.Event()
         self.last_contact = 0.0
         """Monotonic time of the last bytes from the server; 0 before the first."""
@@ -108,12 +109,12 @@ class Reflector(Generic[T]):
     @property
     def store(self) -> dict[Key, T]:
         """All objects by (namespace, name). Read only."""
-        return self.mirror.store
+        return self.objects.store
 
     def assume(self, obj: T) -> bool:
-        """Take in an object from the answer to our own create, ahead of the watch (see Mirror.assume)."""
+        """Take in an object from the answer to our own create, ahead of the watch (see ObjectStore.assume)."""
         changes: list[ObjectChange[T]] = []
-        taken = self.mirror.assume(obj, changes)
+        taken = self.objects.assume(obj, changes)
         self._report(changes)
         return taken
 
@@ -153,18 +154,18 @@ class Reflector(Generic[T]):
     async def _list_and_watch(self) -> tuple[str, float]:
         """One watch, after a list if one is due: why it ended, and how many seconds the server asks us to stay away."""
         try:
-            if not self.mirror.version or self._done < self._wanted:
+            if not self.objects.version or self._done < self._wanted:
                 await self._relist()
             await self._watch()
         except ExpiredError as error:
             log.info("watch_expired", resource=self._kind.plural, error=str(error))
-            self.mirror.version = ""
+            self.objects.version = ""
             return "expired", 0.0
         except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
             return self._failed(error), getattr(error, "retry_after", None) or 0.0
-        except Exception:  # a bug or a body nobody foresaw; a watch that stays down would be worse
+        except Exception:  # a bug or an unforeseen body; a watch that stays down would be worse
             log.exception("watch_failed", resource=self._kind.plural)
-            self.mirror.version = ""
+            self.objects.version = ""
             return "error", 0.0
         return "ended", 0.0
 
@@ -184,15 +185,14 @@ class Reflector(Generic[T]):
                 version = page.metadata.resource_version
             position = int(version)
             items = page.items or []
-            for start in range(0, len(items), self._tuning.slice):
+            async for part in in_slices(items, self._settings.slice_events):
                 changes: list[ObjectChange[T]] = []
-                for obj in items[start : start + self._tuning.slice]:
+                for obj in part:
                     seen.add(obj.key)
-                    self.mirror.listed(obj, position, changes)
+                    self.objects.listed(obj, position, changes)
                 self._report(changes)
-                await asyncio.sleep(0)
         await self._sweep(seen, int(version))
-        self.mirror.moved_to(version)
+        self.objects.moved_to(version)
         self.relists += 1
         RELISTS.labels(self._kind.plural).inc()
         self.synced.set()
@@ -202,21 +202,20 @@ class Reflector(Generic[T]):
 
     async def _sweep(self, seen: set[Key], position: int) -> None:
         """Delete what the list of that version doesn't have; in slices."""
-        if position < self.mirror.position:
-            was = self.mirror.position
+        if position < self.objects.position:
+            was = self.objects.position
             log.warning("resource_version_went_back", resource=self._kind.plural, was=was, now=position)
-            self.mirror.distrust()
+            self.objects.distrust()
         missing = [key for key in self.store if key not in seen]
-        for start in range(0, len(missing), self._tuning.slice):
+        async for part in in_slices(missing, self._settings.slice_events):
             changes: list[ObjectChange[T]] = []
-            self.mirror.unlisted(missing[start : start + self._tuning.slice], position, changes)
+            self.objects.unlisted(part, position, changes)
             self._report(changes)
-            await asyncio.sleep(0)
 
     async def _chunks(self) -> AsyncIterator[Page[T]]:
         """The list's pages. A token that expires on the way ends the list with ExpiredError: a new one follows."""
-        params = {"limit": str(self._tuning.chunk), **self._selector}
-        timeout = aiohttp.ClientTimeout(total=self._tuning.list_seconds, sock_connect=10)
+        params = {"limit": str(self._settings.chunk), **self._selector}
+        timeout = aiohttp.ClientTimeout(total=self._settings.list_seconds, sock_connect=10)
         while True:
             async with await self._get(params, timeout) as response:
                 body = await response.read()
@@ -230,15 +229,15 @@ class Reflector(Generic[T]):
     # --- watch -------------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        seconds = self._tuning.watch_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - so that watches don't end together
+        seconds = self._settings.watch_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - so that watches don't end together
         params = {
             "watch": "1",
             "allowWatchBookmarks": "true",
-            "resourceVersion": self.mirror.version,
+            "resourceVersion": self.objects.version,
             "timeoutSeconds": str(max(1, round(seconds))),
             **self._selector,
         }
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=self._tuning.idle_seconds)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=self._settings.idle_seconds)
         async with await self._get(params, timeout) as response:
             self._response, self._watching_since = response, time.monotonic()
             try:
@@ -261,15 +260,15 @@ class Reflector(Generic[T]):
             pending.append(head)
             lines = b"".join(pending).split(b"\n")
             pending = [rest] if rest else []
-            for start in range(0, len(lines), self._tuning.slice):
-                self._take(lines[start : start + self._tuning.slice])
-                if len(lines) > self._tuning.slice:
+            for start in range(0, len(lines), self._settings.slice_events):
+                self._take(lines[start : start + self._settings.slice_events])
+                if len(lines) > self._settings.slice_events:
                     await asyncio.sleep(0)
 
     def _take(self, lines: Sequence[bytes]) -> None:
         """Parse some lines, change the store, report once."""
         changes: list[ObjectChange[T]] = []
-        decode, apply = self._events.decode, self.mirror.event
+        decode, apply = self._events.decode, self.objects.event
         taken, version, bookmarked = 0, "", False
         try:
             for line in lines:
@@ -293,9 +292,9 @@ class Reflector(Generic[T]):
                 taken += 1
         finally:
             if version:
-                self.mirror.moved_to(version)
-            if bookmarked and self.mirror.assumed:
-                self.mirror.drop_ghosts(changes)
+                self.objects.moved_to(version)
+            if bookmarked and self.objects.assumed:
+                self.objects.drop_ghosts(changes)
             self.events += taken
             EVENTS.labels(self._kind.plural).inc(taken)
             self._report(changes)
@@ -364,9 +363,9 @@ class Reflector(Generic[T]):
         return "refused" if isinstance(error, ApiError) and not isinstance(error, NotSentError) else "cut"
 
     async def _pause(self, failures: int, asked: float) -> None:
-        tuning = self._tuning
-        wait = min(tuning.backoff_longest, tuning.backoff_first * 2 ** min(failures - 1, 16))
-        wait = max(wait * random.uniform(0.5, 1.0), min(asked, tuning.backoff_longest))  # noqa: S311 - jitter
+        settings = self._settings
+        wait = min(settings.backoff_longest, settings.backoff_first * 2 ** min(failures - 1, 16))
+        wait = max(jittered(wait), min(asked, settings.backoff_longest))
         self._wake.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), wait)

@@ -1,4 +1,4 @@
-"""What a provider of workers can do and say. `ec2` and `kwok` fulfil it; `scaler` asks, `execute` orders."""
+"""Interface of a provider of workers, which `ec2` and `kwok` implement; `controller` reads, `executor` orders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class InstanceState(enum.Enum):
-    """Where an instance is in its life."""
+    """States of an instance."""
 
     STARTING = "Starting"
     RUNNING = "Running"
@@ -32,7 +32,8 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What exists. `desired` is the size last asked for: instances that are ordered and not there yet are in it alone.
+    """The group as it exists. `desired` is the size last asked for, which also counts instances that are ordered and
+    not there yet.
 
     `minimum` and `maximum` are the provider's own bounds (None: no bound). `protects`: instances can be protected.
     """
@@ -84,7 +85,7 @@ class Provider(Protocol):
     """One pool's. Every call raises ProviderError or a subclass, and may take long: others don't wait for it."""
 
     async def describe(self) -> Group:
-        """What exists now, from the provider itself."""
+        """The group as it exists now, from the provider itself."""
         ...
 
     async def grow(self, group: Group, to: int) -> None:

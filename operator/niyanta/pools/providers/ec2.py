@@ -38,11 +38,11 @@ T = TypeVar("T")
 PROTECT_AT_ONCE = 50
 """Instances that one SetInstanceProtection takes."""
 
-PATIENCE = 60.0
+CALL_TIMEOUT_SECONDS = 60.0
 """Seconds for one order with all its retries."""
 
-CONNECT_TIMEOUT = 5
-READ_TIMEOUT = 10
+CONNECT_TIMEOUT_SECONDS = 5
+READ_TIMEOUT_SECONDS = 10
 
 AUTOSCALER_TAG = re.compile(r"k8s\.io/cluster-autoscaler/[^/]+")
 """`enabled` or a cluster's name; the longer node-template/... tags only describe nodes."""
@@ -155,8 +155,8 @@ class Ec2Provider:
 
     def _client(self, *, attempts: int) -> Any:
         config = Config(
-            connect_timeout=CONNECT_TIMEOUT,
-            read_timeout=READ_TIMEOUT,
+            connect_timeout=CONNECT_TIMEOUT_SECONDS,
+            read_timeout=READ_TIMEOUT_SECONDS,
             retries={"mode": "standard", "total_max_attempts": attempts},
             user_agent_extra="niyanta",
         )
@@ -187,10 +187,10 @@ class Ec2Provider:
     async def _in_thread(self, call: Callable[[], T]) -> T:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(CALL_TIMEOUT_SECONDS):
                 return await loop.run_in_executor(self._threads, call)
         except TimeoutError as error:
-            raise ProviderError(f"AWS did not answer within {PATIENCE:g} s") from error
+            raise ProviderError(f"AWS did not answer within {CALL_TIMEOUT_SECONDS:g} s") from error
         except ClientError as error:
             raise translated(error) from error
         except BotoCoreError as error:
@@ -198,7 +198,7 @@ class Ec2Provider:
 
 
 def _weighted(group: Mapping[str, Any]) -> bool:
-    """Whether one instance may count for more or less than one."""
+    """True if one instance may count for more or less than one."""
     policy = (group.get("MixedInstancesPolicy") or {}).get("LaunchTemplate") or {}
     weights = [item.get("WeightedCapacity") for item in (*group["Instances"], *(policy.get("Overrides") or ()))]
     return group.get("DesiredCapacityType") not in (None, "", "units") or any(w not in (None, "", "1") for w in weights)
@@ -222,7 +222,7 @@ def _instance(item: Mapping[str, Any]) -> Instance:
 
 
 def translated(error: ClientError) -> ProviderError:
-    """What an error of AWS's means."""
+    """The ProviderError for an error of AWS."""
     details = error.response.get("Error", {})
     code, message = str(details.get("Code", "")), str(details.get("Message", "")) or str(error)
     words = message.lower()

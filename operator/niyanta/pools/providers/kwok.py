@@ -31,7 +31,7 @@ HOSTNAME = "kubernetes.io/hostname"
 ROOM = {"cpu": "32", "memory": "256Gi", "pods": "110"}
 """What a node offers where the pool doesn't say."""
 
-WIDTH = 8
+MOST_REQUESTS = 8
 """Nodes made at once."""
 
 TEMPORARY = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.UNKNOWN_OUTCOME, ErrorKind.CONFLICT, ErrorKind.GONE})
@@ -83,7 +83,7 @@ class KwokProvider:
             raise ProviderRefusedError(
                 "nodes made from this pool's template would not be its workers", reason="WrongTemplate"
             )
-        slots = asyncio.Semaphore(WIDTH)
+        slots = asyncio.Semaphore(MOST_REQUESTS)
         errors = await asyncio.gather(*(self._create(slots, manifest) for manifest in manifests))
         for error in errors:
             if error is not None:
@@ -110,7 +110,7 @@ class KwokProvider:
             raise _translated(error) from error
 
     async def protect(self, instances: Sequence[str], *, on: bool) -> None:
-        """Nobody but the scaler chooses here."""
+        """Nothing to do: only the pool controller removes nodes here."""
 
     def close(self) -> None:
         """Holds nothing."""
