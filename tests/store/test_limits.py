@@ -91,7 +91,7 @@ async def test_the_backlog_of_the_rest_door_is_left_out(state: StateManager, epo
         (await arrive(state, epoch=epoch, phase=phase, door=Door.REST)).id for phase in (Phase.PENDING, Phase.HELD)
     }
     assert {row.id async for row in state.get_active(pending_doors=(Door.KUBERNETES,), chunk=2)} == kept
-    assert {row.id async for row in state.get_active(pending_doors=("rest",))} == left_out | {
+    assert {row.id async for row in state.get_active(pending_doors=(Door.REST,))} == left_out | {
         row.id async for row in state.get_active() if row.phase.bound
     }
     assert {row.id async for row in state.get_active()} == kept | left_out

@@ -247,12 +247,12 @@ class StateManager(ScalingStore):
         params = {"xid": str(start.xid), "id": start.id, "horizon": str(horizon), "limit": limit, "not_by": not_by}
         settled = await self._pool.fetch("changes_settled", params)
         if len(settled) == limit:
-            last = settled[-1]
-            return [workload_row(row[:-1]) for row in settled], Cursor(xid=last[-1], id=last[0])
+            changed = [workload_row(row) for row in settled]
+            return changed, Cursor(xid=settled[-1][-1], id=changed[-1].id)
         # Visible, but a transaction with a lower id is still running: shown now, and again when all are over.
         fresh = await self._pool.fetch("changes_fresh", {"horizon": str(horizon), "not_by": not_by})
-        rows = {row[0]: row for row in (*settled, *fresh)}
-        return [workload_row(row[:-1]) for row in rows.values()], Cursor(xid=horizon)
+        rows = {row.id: row for row in map(workload_row, (*settled, *fresh))}
+        return list(rows.values()), Cursor(xid=horizon)
 
     async def _horizon(self) -> int:
         return int((await self._pool.fetch("change_horizon"))[0][0])

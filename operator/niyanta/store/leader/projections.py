@@ -14,7 +14,7 @@ from niyanta.store.leader.demand_stats import DemandStats, from_record, to_recor
 from niyanta.store.postgres.pool import Pool, fetch
 from niyanta.store.postgres.queries import sql
 from niyanta.store.reads.reads import Reads
-from niyanta.store.row_mapping import checked_id, customer_row, dumps
+from niyanta.store.row_mapping import checked_id, customer_row, dumps, worker_request, worker_row
 from niyanta.store.rows import CustomerRow, PoolRow, WorkerRequest, WorkerRow
 from niyanta.store.workloads import transitions
 
@@ -34,7 +34,7 @@ class Projections(Reads):
     ) -> list[WorkerRow]:
         """Ready, uncordoned workers with a free slot, by name; `free` and `free_slots` tell their capacity."""
         params = {"pool": pool, "region": region, "gpu_model": gpu_model}
-        return [WorkerRow(*row) for row in await self._pool.fetch("workers_available", params)]
+        return [worker_row(row) for row in await self._pool.fetch("workers_available", params)]
 
     async def upsert_workers(self, workers: Iterable[WorkerRow]) -> None:
         """Write the leader's view of workers; `updated_at` is set by the database."""
@@ -80,11 +80,11 @@ class Projections(Reads):
     async def add_worker_request(self, worker: str, *, action: str, by: str) -> WorkerRequest | None:
         """Ask the leader for something; the open request of that kind when there is one, None for an unknown worker."""
         rows = await self._pool.fetch("add_worker_request", {"worker": worker, "action": action, "by": by})
-        return WorkerRequest(*rows[0]) if rows else None
+        return worker_request(rows[0]) if rows else None
 
     async def get_worker_requests(self) -> list[WorkerRequest]:
         """What is still to be done, oldest first."""
-        return [WorkerRequest(*row) for row in await self._pool.fetch("worker_requests")]
+        return [worker_request(row) for row in await self._pool.fetch("worker_requests")]
 
     async def complete_worker_request(self, id_: str, *, message: str, epoch: int | None) -> None:
         """Say that a request is done (or why it can't be). Raises StaleEpochError."""

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
+from niyanta.store import columns
 from niyanta.store.leader.projections import Projections
 from niyanta.store.postgres.pool import fetch
 from niyanta.store.postgres.queries import sql
-from niyanta.store.row_mapping import dumps
+from niyanta.store.row_mapping import dumps, row_mapper
 from niyanta.store.workloads import transitions
 
 
@@ -72,6 +73,10 @@ class DrainRow:
     removing_at: int | None = None
 
 
+_decision_row = row_mapper(ScalingDecisionRow, columns.SCALING_DECISION)
+_drain_row = row_mapper(DrainRow, columns.DRAIN)
+
+
 class ScalingStore(Projections):
     """The part of the record that is about the number of workers. Writing methods raise StaleEpochError."""
 
@@ -104,7 +109,7 @@ class ScalingStore(Projections):
 
     async def get_drains(self) -> list[DrainRow]:
         """All workers on their way out, by pool and instance."""
-        return [DrainRow(*row) for row in await self._pool.fetch("drains")]
+        return [_drain_row(row) for row in await self._pool.fetch("drains")]
 
     async def last_scaled(self, actions: Iterable[str]) -> dict[tuple[str, str], int]:
         """(pool, action) -> when that was last decided, microseconds; pairs that never were are left out."""
@@ -117,4 +122,4 @@ class ScalingStore(Projections):
         """What was decided about a pool in the last 30 days, newest first; `before`: the id that a page ended with."""
         async with self._pool.connection() as connection:
             rows = await fetch(connection, "scaling_decisions", {"pool": pool, "limit": limit, "before": before})
-        return [ScalingDecisionRow(*row) for row in rows]
+        return [_decision_row(row) for row in rows]

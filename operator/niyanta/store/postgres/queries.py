@@ -1,10 +1,15 @@
-"""Named SQL: the files in store/sql/ hold `-- name: x` blocks and `-- fragment: x` blocks that `{{x}}` pastes in."""
+"""Named SQL: the files in store/sql/ hold `-- name: x` blocks and `-- fragment: x` blocks that `{{x}}` pastes in.
+
+The SELECT lists of rows are fragments too, generated from `columns`.
+"""
 
 from __future__ import annotations
 
 import re
 from functools import cache
 from importlib.resources import files
+
+from niyanta.store.columns import FRAGMENTS
 
 _HEAD = re.compile(r"^-- (name|fragment): (\w+)[ \t]*$", re.MULTILINE)
 _PASTE = re.compile(r"\{\{(\w+)\}\}")
@@ -14,7 +19,7 @@ _PASTE = re.compile(r"\{\{(\w+)\}\}")
 def _library() -> dict[str, bytes]:
     """Every named statement, as the bytes that psycopg takes."""
     statements: dict[str, str] = {}
-    fragments: dict[str, str] = {}
+    fragments: dict[str, str] = dict(FRAGMENTS)
     for file in files("niyanta.store").joinpath("sql").iterdir():
         if not file.name.endswith(".sql"):
             continue

@@ -15,7 +15,16 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from niyanta.lifecycle import Phase
-from niyanta.store.row_mapping import attempt_row, checked_id, customer_row, event_row, from_us, workload_row
+from niyanta.store.row_mapping import (
+    attempt_row,
+    checked_id,
+    customer_row,
+    event_row,
+    from_us,
+    pool_row,
+    worker_row,
+    workload_row,
+)
 from niyanta.store.rows import AttemptRow, CustomerRow, Depth, EventRow, PoolRow, QueueDepth, WorkerRow, WorkloadRow
 
 EXACT_POSITIONS = 10_000
@@ -152,7 +161,7 @@ class Reads:
     async def get_workers(self, *, pool: str | None = None, after: str = "", limit: int = 1000) -> list[WorkerRow]:
         """A page of all workers by name, after the name `after`."""
         params = {"pool": pool, "after": after, "limit": limit}
-        return [WorkerRow(*row) for row in await self._source.fetch("workers", params)]
+        return [worker_row(row) for row in await self._source.fetch("workers", params)]
 
     async def get_customers(self) -> list[CustomerRow]:
         """All customers, deleted ones too, by name."""
@@ -160,7 +169,7 @@ class Reads:
 
     async def get_pools(self) -> list[PoolRow]:
         """All pools by name."""
-        return [PoolRow(*row) for row in await self._source.fetch("pools")]
+        return [pool_row(row) for row in await self._source.fetch("pools")]
 
 
 def _uuid_or_none(text: str) -> str | None:

@@ -13,9 +13,10 @@ import re
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
+from niyanta.store import columns
 from niyanta.store.postgres.pool import Pool
+from niyanta.store.row_mapping import row_mapper
 
 _TOKEN = re.compile(r"nyt_([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)_([0-9a-f]{64})")
 _PREFIX = 12
@@ -47,6 +48,9 @@ class ApiKey:
     revoked_at: datetime | None = None
 
 
+_api_key = row_mapper(ApiKey, columns.API_KEY, role=Role)
+
+
 class ApiKeys:
     """Makes, lists, revokes and checks keys."""
 
@@ -62,15 +66,15 @@ class ApiKeys:
             raise ValueError(f"{customer!r} is no name of a Customer")
         params = {"customer": customer, "role": role.value, "name": name, "days": expires_in_days}
         params |= {"prefix": match[2][:_PREFIX], "hash": _hash(token)}
-        return _key((await self._pool.fetch("add_key", params))[0]), token
+        return _api_key((await self._pool.fetch("add_key", params))[0]), token
 
     async def all(self, customer: str | None = None) -> list[ApiKey]:
         """Keys of one customer or all, revoked and expired ones too."""
-        return [_key(row) for row in await self._pool.fetch("keys", {"customer": customer})]
+        return [_api_key(row) for row in await self._pool.fetch("keys", {"customer": customer})]
 
     async def revoke(self, id_or_prefix: str) -> list[ApiKey]:
         """Revoke by id or prefix; returns what was revoked now."""
-        return [_key(row) for row in await self._pool.fetch("revoke_key", {"id": id_or_prefix})]
+        return [_api_key(row) for row in await self._pool.fetch("revoke_key", {"id": id_or_prefix})]
 
     async def check(self, token: str) -> ApiKey | None:
         """The live key that `token` belongs to; None: there is none."""
@@ -80,15 +84,11 @@ class ApiKeys:
         digest = _hash(token)
         found = None
         for *row, kept in await self._pool.fetch("live_keys", {"prefix": match[2][:_PREFIX]}):
-            if hmac.compare_digest(digest, kept) and row[1] == match[1]:
-                found = _key(tuple(row))
+            key = _api_key(row)
+            if hmac.compare_digest(digest, kept) and key.customer == match[1]:
+                found = key
         return found
 
 
 def _hash(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
-
-
-def _key(row: tuple[Any, ...]) -> ApiKey:
-    id_, customer, role, *rest = row
-    return ApiKey(id_, customer, Role(role), *rest)

@@ -16,7 +16,7 @@ SELECT r.*, clock_timestamp()
 DELETE FROM workers WHERE name = ANY(%(names)s::text[]);
 
 -- name: workers_available
-SELECT name, pool, region, zone, gpu_model, allocatable, used, slots, slots_used, ready, cordoned, updated_at
+SELECT {{worker_row}}
   FROM workers
  WHERE ready AND NOT cordoned AND (slots IS NULL OR slots_used < slots)
    AND (%(pool)s::text IS NULL OR pool = %(pool)s)
@@ -42,13 +42,13 @@ SELECT r.*
 UPDATE customers SET deleted = true WHERE name = %(name)s;
 
 -- name: customers
-SELECT name, tier, limits, namespaces, generation, deleted, service_accounts, secrets, allow_cluster_scope
+SELECT {{customer_row}}
   FROM customers
  WHERE %(name)s::text IS NULL OR name = %(name)s
  ORDER BY name;
 
 -- name: workers
-SELECT name, pool, region, zone, gpu_model, allocatable, used, slots, slots_used, ready, cordoned, updated_at
+SELECT {{worker_row}}
   FROM workers
  WHERE name > %(after)s AND (%(pool)s::text IS NULL OR pool = %(pool)s)
  ORDER BY name
@@ -66,17 +66,17 @@ SELECT name, spec, status, clock_timestamp()
 DELETE FROM pools WHERE name = ANY(%(names)s::text[]);
 
 -- name: pools
-SELECT name, spec, status, updated_at FROM pools ORDER BY name;
+SELECT {{pool_row}} FROM pools ORDER BY name;
 
 -- name: add_worker_request
 -- The open request of the same kind, if there is one.
 INSERT INTO worker_requests (worker, action, requested_by)
 SELECT name, %(action)s, %(by)s FROM workers WHERE name = %(worker)s
     ON CONFLICT (worker, action) WHERE done_at IS NULL DO UPDATE SET requested_by = worker_requests.requested_by
-RETURNING id::text, worker, action, requested_by, requested_at, done_at, message;
+RETURNING {{worker_request_row}};
 
 -- name: worker_requests
-SELECT id::text, worker, action, requested_by, requested_at, done_at, message
+SELECT {{worker_request_row}}
   FROM worker_requests
  WHERE done_at IS NULL
  ORDER BY requested_at, id;

@@ -12,7 +12,7 @@ SELECT customer_id, sum(pending)::bigint, sum(pending + held + suspended)::bigin
 
 -- name: lock_full
 -- The first of those that are held for want of room.
-SELECT {{row}}
+SELECT {{workload_row}}
   FROM workload_state s JOIN workloads w USING (id)
  WHERE s.status = 'HELD' AND s.reason = 'QueueFull' AND s.customer_id = %(customer)s
  ORDER BY s.queue_key DESC, s.queued_at, s.id

@@ -1,19 +1,19 @@
 -- name: rows_by_id
-SELECT {{row}} FROM workload_state s JOIN workloads w USING (id) WHERE s.id = ANY(%(ids)s::uuid[]) ORDER BY s.id;
+SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id) WHERE s.id = ANY(%(ids)s::uuid[]) ORDER BY s.id;
 
 -- name: rows_by_worker
-SELECT {{row}} FROM workload_state s JOIN workloads w USING (id)
+SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id)
  WHERE s.workers @> ARRAY[%(worker)s]::text[] AND s.status IN ('SCHEDULED', 'RUNNING')
  ORDER BY s.id;
 
 -- name: rows_due
-SELECT {{row}} FROM workload_state s JOIN workloads w USING (id)
+SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id)
  WHERE s.wake_at <= clock_timestamp()
  ORDER BY s.wake_at
  LIMIT %(limit)s;
 
 -- name: rows_active
-SELECT {{row}} FROM workload_state s JOIN workloads w USING (id)
+SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id)
  WHERE (s.status IN ('PENDING', 'HELD', 'SCHEDULED', 'RUNNING', 'SUSPENDED') OR s.wake_at IS NOT NULL)
    AND s.id > %(after)s::uuid
  ORDER BY s.id
@@ -21,7 +21,7 @@ SELECT {{row}} FROM workload_state s JOIN workloads w USING (id)
 
 -- name: rows_tracked
 -- rows_active without the waiting REST submissions.
-SELECT {{row}} FROM workload_state s JOIN workloads w USING (id)
+SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id)
  WHERE (s.status IN ('SCHEDULED', 'RUNNING') OR s.wake_at IS NOT NULL
         OR (s.door = 'kubernetes' AND s.status IN ('PENDING', 'HELD', 'SUSPENDED')))
    AND s.id > %(after)s::uuid
@@ -30,7 +30,7 @@ SELECT {{row}} FROM workload_state s JOIN workloads w USING (id)
 
 -- name: rows_pending_of
 -- A customer's queue as users list it, by keyset.
-SELECT {{row}} FROM workload_state s JOIN workloads w USING (id)
+SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id)
  WHERE s.status = 'PENDING' AND s.customer_id = %(customer)s
  ORDER BY s.customer_id, s.priority DESC, s.created_at
  LIMIT %(limit)s OFFSET %(offset)s;
@@ -64,7 +64,7 @@ WITH RECURSIVE class AS (
                AND (s.not_before IS NULL OR s.not_before <= clock_timestamp())
              ORDER BY s.queue_key DESC, s.queued_at, s.id LIMIT %(per_class)s) first)
 )
-SELECT {{row}} FROM chosen JOIN workload_state s USING (id) JOIN workloads w USING (id)
+SELECT {{workload_row}} FROM chosen JOIN workload_state s USING (id) JOIN workloads w USING (id)
  ORDER BY s.queue_key DESC, s.queued_at, s.id;
 
 -- name: change_horizon
@@ -72,7 +72,7 @@ SELECT {{row}} FROM chosen JOIN workload_state s USING (id) JOIN workloads w USI
 SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
 
 -- name: changes_settled
-SELECT {{row}}, s.changed::text::bigint
+SELECT {{workload_row}}, s.changed::text::bigint
   FROM workload_state s JOIN workloads w USING (id)
  WHERE (s.changed, s.id) > (%(xid)s::text::xid8, %(id)s::uuid) AND s.changed < %(horizon)s::text::xid8
    AND (%(not_by)s::bigint IS NULL OR s.writer <> %(not_by)s)
@@ -80,20 +80,19 @@ SELECT {{row}}, s.changed::text::bigint
  LIMIT %(limit)s;
 
 -- name: changes_fresh
-SELECT {{row}}, s.changed::text::bigint
+SELECT {{workload_row}}, s.changed::text::bigint
   FROM workload_state s JOIN workloads w USING (id)
  WHERE s.changed >= %(horizon)s::text::xid8 AND (%(not_by)s::bigint IS NULL OR s.writer <> %(not_by)s)
  ORDER BY s.changed, s.id;
 
 -- name: events_of
-SELECT id, workload_id::text, at, event, from_phase, to_phase, attempt, workers, score, reason, message, reasons,
-       epoch, cycle
+SELECT {{event_row}}
   FROM workload_events
  WHERE workload_id = %(id)s
  ORDER BY at, id;
 
 -- name: attempts_of
-SELECT workload_id::text, attempt, workers, pool, score, epoch, scheduled_at, started_at, finished_at, outcome, reason
+SELECT {{attempt_row}}
   FROM attempts
  WHERE workload_id = %(id)s
  ORDER BY attempt;

@@ -82,8 +82,7 @@ SELECT found.id::text, found.created_at, found.type
 SELECT DISTINCT customer_id FROM queue_counters;
 
 -- name: events_page
-SELECT id, workload_id::text, at, event, from_phase, to_phase, attempt, workers, score, reason, message, reasons,
-       epoch, cycle
+SELECT {{event_row}}
   FROM workload_events
  WHERE workload_id = %(id)s AND (at, id) > (%(at)s::timestamptz, %(after)s::bigint)
  ORDER BY at, id
@@ -129,20 +128,20 @@ SELECT coalesce(sum(pending + held + suspended), 0)::bigint FROM queue_counters;
 INSERT INTO api_keys (customer_id, role, name, prefix, hash, expires_at)
 VALUES (%(customer)s, %(role)s, %(name)s, %(prefix)s, decode(%(hash)s, 'hex'),
         clock_timestamp() + %(days)s::float8 * interval '1 day')
-RETURNING id::text, customer_id, role, name, prefix, created_at, expires_at, revoked_at;
+RETURNING {{api_key_row}};
 
 -- name: keys
-SELECT id::text, customer_id, role, name, prefix, created_at, expires_at, revoked_at
+SELECT {{api_key_row}}
   FROM api_keys
  WHERE %(customer)s::text IS NULL OR customer_id = %(customer)s
  ORDER BY customer_id, created_at, id;
 
 -- name: revoke_key
 UPDATE api_keys SET revoked_at = clock_timestamp() WHERE (id::text = %(id)s OR prefix = %(id)s) AND revoked_at IS NULL
-RETURNING id::text, customer_id, role, name, prefix, created_at, expires_at, revoked_at;
+RETURNING {{api_key_row}};
 
 -- name: live_keys
-SELECT id::text, customer_id, role, name, prefix, created_at, expires_at, revoked_at, encode(hash, 'hex')
+SELECT {{api_key_row}}, encode(hash, 'hex')
   FROM api_keys
  WHERE prefix = %(prefix)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp());
 

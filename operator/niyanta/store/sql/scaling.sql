@@ -7,7 +7,7 @@ SELECT %(epoch)s, r.*
 
 -- name: scaling_decisions
 -- Newest first; `before`: the id that a page ended with.
-SELECT id, at, epoch, pool, action, worker, instance, wanted, had, reason, message
+SELECT {{scaling_decision_row}}
   FROM scaling_decisions
  WHERE pool = %(pool)s AND (%(before)s::bigint IS NULL OR id < %(before)s::bigint)
  ORDER BY id DESC
@@ -24,11 +24,7 @@ SELECT pool, action, (extract(epoch FROM max(at)) * 1000000)::bigint
 DELETE FROM scaling_decisions WHERE at < clock_timestamp() - %(days)s * interval '1 day';
 
 -- name: drains
-SELECT pool, instance, worker, was_cordoned,
-       (extract(epoch FROM started_at) * 1000000)::bigint,
-       (extract(epoch FROM cordoned_at) * 1000000)::bigint,
-       (extract(epoch FROM evicted_at) * 1000000)::bigint,
-       (extract(epoch FROM removing_at) * 1000000)::bigint
+SELECT {{drain_row}}
   FROM worker_drains
  ORDER BY pool, instance;
 

@@ -1,9 +1,3 @@
--- fragment: row
-w.id::text, w.door, w.namespace, w.name, w.customer_id, w.type, w.labels, w.generation, w.spec, w.class_id, w.replicas,
-s.status, s.version, s.priority, s.tier_weight, (extract(epoch FROM s.queued_at) * 1000000)::bigint, s.attempt,
-s.failures, s.rejections, s.not_before, s.wake_at, s.scheduled_at, s.started_at, s.finished_at, s.pool, s.workers,
-s.score, s.reason, s.message, s.excluded, s.queue_key, s.created_at, s.paused_at, w.object_uid, w.object_name
-
 -- fragment: state_record
 id uuid, class_id text, status text, version bigint, priority integer, tier_weight integer, queue_key bigint,
 queued_at timestamptz, attempt integer, failures integer, rejections integer, not_before timestamptz,
@@ -12,7 +6,7 @@ pool text, workers text[], score real, reason text, message text, excluded jsonb
 
 -- name: lock_rows
 -- Ordered, so that two batches never wait for each other.
-SELECT {{row}}
+SELECT {{workload_row}}
   FROM workload_state s JOIN workloads w USING (id)
  WHERE s.id = ANY(%(ids)s::uuid[])
  ORDER BY s.id
@@ -137,7 +131,7 @@ UPDATE workload_state SET customer_id = %(customer)s WHERE id = %(id)s;
 
 -- name: lock_customer_rows
 -- A page of a customer's unfinished rows, for a new tier.
-SELECT {{row}}
+SELECT {{workload_row}}
   FROM workload_state s JOIN workloads w USING (id)
  WHERE s.customer_id = %(customer)s AND s.id > %(after)s::uuid
    AND (s.status IN ('PENDING', 'HELD', 'SCHEDULED', 'RUNNING', 'SUSPENDED') OR s.wake_at IS NOT NULL)
