@@ -4,9 +4,9 @@
 
 Two cases, both on workers that are 70 % full: `different`, where every workload has requirements of its own, and
 `repeated`, where 20 sets of requirements share the queue. 30 % of the sets carry hostname anti-affinity, 10 % zone
-anti-affinity, 20 % soft wishes; 5 % of the workloads are groups of 4-8; about a third asks for GPUs. Every figure is
-one core, from pending workloads to plan, and includes forking the snapshot. Peak memory is a fresh process's, at
-100,000 pending workloads.
+anti-affinity, 20 % soft wishes; 5 % of the workloads are groups of 4-8; about a third asks for GPUs. Every number
+is for one core, from pending workloads to plan, and includes making the overlay of the snapshot. Peak memory is that of
+a fresh process, at 100,000 pending workloads.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def fill(snapshot: Snapshot, rng: Random) -> int:
         cpu = memory = gpus = 0
         while cpu < goal * have["cpu"]:
             share = rng.uniform(0.08, 0.2)
-            asked = {"cpu": int(share * have["cpu"]), "memory": int(share * have["memory"]), "pods": 1}
+            amounts = {"cpu": int(share * have["cpu"]), "memory": int(share * have["memory"]), "pods": 1}
             count = 0
             if info.gpu is not None and gpus < goal * info.gpu.count - 0.5:
                 count = rng.choice((1, 2))
@@ -137,11 +137,11 @@ def fill(snapshot: Snapshot, rng: Random) -> int:
             ours = rng.random() < 0.7
             subject = make_subject(rng, number) if ours else None
             anti = (host_anti(subject),) if subject is not None and rng.random() < 0.3 else ()
-            requests = tuple(sorted(asked.items()))
+            requests = tuple(sorted(amounts.items()))
             snapshot.charge(Charge(f"{number:08x}/1/0", name, requests, count, (), subject, anti))
             number += 1
-            cpu += asked["cpu"]
-            memory += asked["memory"]
+            cpu += amounts["cpu"]
+            memory += amounts["memory"]
     return number
 
 
@@ -180,8 +180,8 @@ def make_matcher(rng: Random, parts: int) -> Matcher:
 
 def make_requirements(rng: Random, subject: Subject, number: int) -> Requirements:
     """`number` makes the request unlike all others."""
-    asked = {"cpu": rng.choice((100, 250, 500, 1000, 2000)) + number % 97, "pods": 1}
-    asked["memory"] = rng.choice((1, 2, 4)) * GIB + number * 4096
+    amounts = {"cpu": rng.choice((100, 250, 500, 1000, 2000)) + number % 97, "pods": 1}
+    amounts["memory"] = rng.choice((1, 2, 4)) * GIB + number * 4096
     hard = make_matcher(rng, rng.choice((0, 1, 2, 2, 3)))
     gpu_count = 0
     tolerations: tuple[Toleration, ...] = ()
@@ -199,7 +199,7 @@ def make_requirements(rng: Random, subject: Subject, number: int) -> Requirement
     if rng.random() < 0.2:
         soft = tuple(SoftTerm(rng.randint(1, 100), make_matcher(rng, 1)) for _ in range(rng.randint(1, 3)))
     return Requirements(
-        requests=tuple(sorted(asked.items())),
+        requests=tuple(sorted(amounts.items())),
         hard=hard,
         soft=soft,
         anti=tuple(anti),
@@ -288,8 +288,8 @@ def run(workers: int = 5000, pending: int = 10_000, repeats: int = 3, *, memory:
     result["repeated"] = measure(snapshot, make_pending(Random(3), pending, 20), repeats)
     result["repeated_long_queue"] = measure(snapshot, make_pending(Random(3), pending * 10, 20), repeats)
     if memory:
-        asked = [sys.executable, "-m", "bench.engine", "--workers", str(workers), "--memory"]
-        done = subprocess.run(asked, check=True, capture_output=True, text=True)
+        command = [sys.executable, "-m", "bench.engine", "--workers", str(workers), "--memory"]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
         result["memory"] = json.loads(done.stdout)
     return result
 
@@ -334,13 +334,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--profile", action="store_true", help="print where the time goes instead of the figures")
     parser.add_argument("--memory", action="store_true", help="print the peak memory of this process only")
-    asked = parser.parse_args()
-    if asked.profile:
-        profile(asked.workers, asked.pending)
-    elif asked.memory:
-        print(json.dumps(peak_memory(asked.workers)))
+    arguments = parser.parse_args()
+    if arguments.profile:
+        profile(arguments.workers, arguments.pending)
+    elif arguments.memory:
+        print(json.dumps(peak_memory(arguments.workers)))
     else:
-        print(json.dumps(run(asked.workers, asked.pending, asked.repeats), indent=2))
+        print(json.dumps(run(arguments.workers, arguments.pending, arguments.repeats), indent=2))
 
 
 if __name__ == "__main__":

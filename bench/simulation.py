@@ -1,4 +1,4 @@
-"""48 hours of the queue at 120 % load, in seconds: who waits how long, and does the bound of docs/queue.md hold?
+"""48 hours of the queue at 120 % load, in seconds: waits by tier, and a check of the bound of docs/queue.md.
 
     python -m bench.simulation [--hours 48] [--plot docs/images/queue-simulation.png]
 
@@ -28,14 +28,14 @@ from niyanta.engine.schedule import Lane, schedule
 from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.engine.types import Charge, PendingWorkload, Placement, Plan, Requirements, Subject
 
-SECOND = 1_000_000
-STEP = 30
+SECOND_US = 1_000_000
+MIN_STEP_SECONDS = 30
 """Least seconds between two cycles."""
-IDLE_STEP = 60
+MAX_STEP_SECONDS = 60
 """Most seconds between two cycles."""
-LOOK_EVERY = 120
-"""Seconds between two looks at who may enter the lane."""
-PER_CLASS = 2
+LOOK_EVERY_SECONDS = 120
+"""Seconds between two searches for workloads that may enter the lane."""
+OFFERED_PER_CLASS = 2
 """Workloads of equal requirements that are offered to one cycle, as in the refill from Postgres."""
 PRIORITY = {"LS": 50, "Guaranteed": 100, "Burstable": 20, "BE": 10}
 TIERS = {"Enterprise": (100, 0.2), "Premium": (50, 0.25), "Standard": (10, 0.3), "Free": (1, 0.25)}
@@ -45,14 +45,14 @@ IMAGE = Path(__file__).parents[1] / "docs" / "images" / "queue-simulation.png"
 
 @dataclass
 class Story:
-    """What happened to one workload, in seconds."""
+    """Course of one workload, in seconds."""
 
     task: Task
     tier: str
     customer: str
     runs: float
     pools: tuple[str, ...]
-    """Pools with a worker that fits it when empty."""
+    """Pools with a worker that could hold it when empty."""
     entered: int | None = None
     turn: int | None = None
     """When the lane placed it or reserved for it."""
@@ -66,7 +66,7 @@ class Story:
 
 @dataclass
 class PoolLog:
-    """Per cycle: what the pool had freed in all, what the lane was charged in all, and who held the reservation."""
+    """Per cycle: capacity freed in all, capacity charged to the lane in all, and the holder of the reservation."""
 
     freed: list[int] = field(default_factory=list)
     charged: list[int] = field(default_factory=list)
@@ -103,7 +103,7 @@ class Simulation:
         """Pools in which something came free since they were last decided about."""
         self._rejected: set[int] = set()
         """Requirements that fit nowhere until something comes free in one of their pools."""
-        self._looked = -LOOK_EVERY
+        self._looked = -LOOK_EVERY_SECONDS
         self._worker_pool = {worker.name: worker.pool for worker in self.workers}
         self._fits = {id(story.task.requirements): story.pools for story in self.stories.values()}
 
@@ -118,7 +118,7 @@ class Simulation:
 
     def longest_step(self) -> int:
         """Most seconds between two cycles."""
-        return max(IDLE_STEP, LOOK_EVERY)
+        return max(MAX_STEP_SECONDS, LOOK_EVERY_SECONDS)
 
     def _stories(self, tasks: list[Task], rng: Random) -> Iterator[Story]:
         fits: dict[int, tuple[str, ...]] = {}
@@ -144,9 +144,9 @@ class Simulation:
                 following = next(arrivals, None)
                 changed = True
             changed = self._finish(now) or changed
-            if changed or not self.times or now - self.times[-1] >= IDLE_STEP:
+            if changed or not self.times or now - self.times[-1] >= MAX_STEP_SECONDS:
                 self._cycle(now)
-            now += STEP
+            now += MIN_STEP_SECONDS
 
     def _arrive(self, story: Story) -> None:
         weight = TIERS[story.tier][0]
@@ -159,7 +159,7 @@ class Simulation:
             task.requirements,
             priority=PRIORITY[task.qos],
             tier_weight=weight,
-            queued_at=task.arrives * SECOND,
+            queued_at=task.arrives * SECOND_US,
         )
         self.queue.push(workload)
 
@@ -181,7 +181,7 @@ class Simulation:
         offered = []
         for workload in self.queue.in_order():
             key = id(workload.requirements)
-            if key not in self._rejected and count[key] < PER_CLASS:
+            if key not in self._rejected and count[key] < OFFERED_PER_CLASS:
                 count[key] += 1
                 offered.append(workload)
         return offered
@@ -189,15 +189,15 @@ class Simulation:
     def _cycle(self, now: int) -> None:
         lane = None
         if self.settings is not None:
-            if now - self._looked >= LOOK_EVERY:
+            if now - self._looked >= LOOK_EVERY_SECONDS:
                 self._looked = now
-                waited = self.queue.long_waiting(now * SECOND - self.settings.after_us)
+                waited = self.queue.long_waiting(now * SECOND_US - self.settings.after_us)
             else:
                 known = [self.queue.get(name) for name in self.state.members]
                 waited = [workload for workload in known if workload is not None]
             lane = Lane(self.settings, self.state, waited)
         offered = self._offered()
-        plan = schedule(self.snapshot, offered, now * SECOND, lane=lane)
+        plan = schedule(self.snapshot, offered, now * SECOND_US, lane=lane)
         classes = {workload.id: id(workload.requirements) for workload in offered}
         self._rejected.update(classes[rejection.id] for rejection in plan.rejections)
         self.times.append(now)
@@ -251,7 +251,7 @@ class Simulation:
                 continue
             self._dirty.add(pool)
             if before is not None and (after is None or after.since != before.since):
-                self.stories[before.id].drained += now - before.since // SECOND
+                self.stories[before.id].drained += now - before.since // SECOND_US
             if after is not None:
                 story = self.stories[after.id]
                 ends = self._running[after.workers[0]].values()
@@ -284,8 +284,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=int, default=48, help="up to 48")
     parser.add_argument("--plot", type=Path, default=None, help=f"write the plot there (docs: {IMAGE})")
-    asked = parser.parse_args()
-    print(json.dumps(run(asked.hours, asked.plot), indent=2))
+    arguments = parser.parse_args()
+    print(json.dumps(run(arguments.hours, arguments.plot), indent=2))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from niyanta.engine.expedited.lane_state import BUCKET_US, WINDOW_US
 if TYPE_CHECKING:
     from bench.simulation import PoolLog, Simulation, Story
 
-MAX_WAIT = 1800
+MAX_WAIT_SECONDS = 1800
 WINDOW_SECONDS = (WINDOW_US + 2 * BUCKET_US) // 1_000_000
 
 
@@ -30,7 +30,7 @@ def broken(simulation: Simulation) -> list[str]:
     step = 2 * simulation.longest_step()
     wrong = []
     for name, story in simulation.stories.items():
-        if not story.pools or waited(simulation, story) <= MAX_WAIT + step:
+        if not story.pools or waited(simulation, story) <= MAX_WAIT_SECONDS + step:
             continue
         for pool in story.pools:
             freed, ahead, _, _ = terms(simulation, name, story, pool)
@@ -42,11 +42,14 @@ def broken(simulation: Simulation) -> list[str]:
 
 
 def terms(simulation: Simulation, name: str, story: Story, pool: str) -> tuple[int, int, int, int]:
-    """Of one pool from the 30th minute of waiting to the turn: capacity freed while nobody held the pool's reservation,
-    the work ahead in the lane (charged from ten minutes before on, and owed at the start), the seconds that the
-    reservation was free, and the seconds that somebody else held it."""
+    """Terms of the bound for one pool, from the 30th minute of waiting to the turn.
+
+    They are the capacity freed while the pool's reservation was free, the work ahead in the lane (charged from ten
+    minutes before on, and owed at the start), the seconds that the reservation was free, and the seconds that another
+    workload held it.
+    """
     log, times = simulation.logs[pool], simulation.times
-    start = bisect_right(times, story.task.arrives + MAX_WAIT + simulation.longest_step())
+    start = bisect_right(times, story.task.arrives + MAX_WAIT_SECONDS + simulation.longest_step())
     end = len(times) if story.turn is None else bisect_left(times, story.turn)
     freed = free_for = held_for = 0
     for number in range(max(start, 1), end):
@@ -65,13 +68,13 @@ def terms(simulation: Simulation, name: str, story: Story, pool: str) -> tuple[i
 
 def bound(simulation: Simulation, name: str, story: Story) -> float:
     """The bound in seconds: 30 min + work ahead / (share x freed per second) + waits for reservations; the tightest of
-    the workload's pools. And two steps of the simulation: to look who may enter, and to see who is over."""
+    the workload's pools. And two steps of the simulation: to find workloads that may enter, and ended ones."""
     best = float("inf")
     for pool in story.pools:
         freed, ahead, free_for, held_for = terms(simulation, name, story, pool)
         queue = ahead / (simulation.share * freed) * free_for if freed else float(free_for)
         best = min(best, queue + held_for)
-    return MAX_WAIT + best + story.drain_bound + 2 * simulation.longest_step()
+    return MAX_WAIT_SECONDS + best + story.drain_bound + 2 * simulation.longest_step()
 
 
 def share_taken(log: PoolLog) -> float:
@@ -112,7 +115,7 @@ def figures(simulation: Simulation) -> dict[str, Any]:
     late = [
         (bound(simulation, name, story) - waited(simulation, story)) / 60
         for name, story in simulation.stories.items()
-        if story.pools and waited(simulation, story) > MAX_WAIT
+        if story.pools and waited(simulation, story) > MAX_WAIT_SECONDS
     ]
     return {
         "hours": simulation.hours,
@@ -149,7 +152,7 @@ def plot(simulation: Simulation, without: Simulation, path: Path) -> None:
         points = [
             (bound(simulation, name, story) / 3600, waited(simulation, story) / 3600)
             for name, story in simulation.stories.items()
-            if story.tier == tier and story.pools and waited(simulation, story) > MAX_WAIT
+            if story.tier == tier and story.pools and waited(simulation, story) > MAX_WAIT_SECONDS
         ]
         right.scatter([x for x, _ in points], [y for _, y in points], s=5, color=f"C{number}", label=tier)
     most = max((waited(simulation, story) for story in simulation.stories.values()), default=0) / 3600

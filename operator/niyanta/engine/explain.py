@@ -132,7 +132,7 @@ def fit_note(
             return text
         if pool.fixed:
             return f"{text}, whose number of workers is fixed"
-        return f"{text}, which is at its maximum of {pool.most} worker{'' if pool.most == 1 else 's'}"
+        return f"{text}, which is at its maximum of {pool.max_workers} worker{'' if pool.max_workers == 1 else 's'}"
     if pool_fit.fit is FitKind.NOWHERE and pool_fit.closest:
         lacks = " and ".join(_text(reason, detail, requirements) for reason, detail in pool_fit.lacks)
         if not all_known:

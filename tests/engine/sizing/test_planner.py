@@ -202,8 +202,8 @@ def test_every_workload_counts_for_one_pool_at_most_and_limits_hold(rng: Random)
     for one in pools:
         load = sizing.loads[one.name]
         assert load.needed >= load.in_use
-        there = load.workers if one.fixed else max(one.most or 0, load.workers)
-        assert one.most is None or load.needed <= there
+        there = load.workers if one.fixed else max(one.max_workers or 0, load.workers)
+        assert one.max_workers is None or load.needed <= there
     assert sizing == size(pools, pending, workers=made.workers, charges=made.charges)
 
 

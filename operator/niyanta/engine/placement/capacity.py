@@ -20,7 +20,7 @@ def capacity_when_empty(overlay: Overlay, requirements: Requirements) -> tuple[R
     """
     snapshot = overlay.snapshot
     requirement_class = overlay.class_of(requirements)
-    overlay.keep(requirement_class)
+    overlay.remember(requirement_class)
     mask = 0
     for part in requirement_class.levels:
         mask |= part

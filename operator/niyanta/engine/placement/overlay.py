@@ -126,15 +126,15 @@ class Overlay:
         )
         found.bind(self.free_list, self.free)
         if number in self._seen:
-            self.keep(found)
+            self.remember(found)
         else:
             self._seen.add(number)
         return found
 
-    def keep(self, requirement_class: RequirementClass) -> None:
+    def remember(self, requirement_class: RequirementClass) -> None:
         """Remember a class. Only worth its memory from its second visit on, or when it was rejected."""
-        if not requirement_class.kept:
-            requirement_class.kept = True
+        if not requirement_class.remembered:
+            requirement_class.remembered = True
             self._classes.setdefault(fingerprint(requirement_class.requirements), []).append(requirement_class)
             # The class keeps the object alive, so its id can't be given to another one during the cycle.
             self._classes_by_id[id(requirement_class.requirements)] = requirement_class

@@ -71,7 +71,7 @@ class Placer:
             overlay, requirement_class, view, anti, near, named_workers(overlay.index, workload.excluded)
         )
         if lasting:
-            overlay.keep(requirement_class)
+            overlay.remember(requirement_class)
             found = (workload.replicas if group else 1, counts)
             if not any(reason in _BY_SUBJECT for reason, _, _ in counts):
                 requirement_class.rejected = counts
@@ -142,10 +142,14 @@ class Placer:
         undos: list[Undo] = []
         excluded = named_workers(overlay.index, workload.excluded) | outside if workload.excluded else outside
         if anti and overlay.reserved:
-            # Reserved workers are kept free of newcomers that could keep the holder away.
+            # Reserved workers are ranking free of newcomers that could keep the holder away.
             excluded |= overlay.reserved
         near_by, starting = overlay.workers_near(near, view) if near else (overlay.index.alive, ())
-        kept = None if near or workload.excluded or not requirement_class.kept else self._ranking_of(requirement_class)
+        ranking = (
+            None
+            if near or workload.excluded or not requirement_class.remembered
+            else self._ranking_of(requirement_class)
+        )
         matched = overlay.matched(view)
         for _ in range(workload.replicas):
             allowed = near_by & overlay.workers_for_starting(starting) if starting else near_by
@@ -156,8 +160,8 @@ class Placer:
                 blocked |= overlay.workers_with_ports_taken(requirement_class.requirements)
             found = (
                 choose(overlay, requirement_class, blocked, allowed)
-                if kept is None
-                else kept.choose(overlay, requirement_class, blocked)
+                if ranking is None
+                else ranking.choose(overlay, requirement_class, blocked)
             )
             worker = found[0]
             if worker < 0:

@@ -27,13 +27,13 @@ class RequirementClass:
         "devices_of",
         "gpu_count",
         "has_peers",
-        "kept",
-        "lacking",
+        "has_unknown_resource",
         "levels",
         "needs",
         "own_terms",
         "rejected",
         "rejected_group",
+        "remembered",
         "requirements",
         "scores",
         "shift",
@@ -52,7 +52,7 @@ class RequirementClass:
         """(resource, amount) of every requested resource, in the order of the request."""
         self.checks: list[tuple[int, int]] = []
         """`needs` without pods when that is 1: the rest of what must be compared for workers that are open."""
-        self.lacking = False
+        self.has_unknown_resource = False
         """True if a requested resource is one that no worker has ever had."""
         self.single_pod = False
         """True if the request names pods=1, as all do but those of tests."""
@@ -66,7 +66,7 @@ class RequirementClass:
         gpu_last = keep_gpu_workers_free and bool(index.gpu) and not needs_gpu(index, requirements)
         self.levels: tuple[Bits, ...] = ()
         self.scores: tuple[float, ...] = ()
-        if static and not self.lacking:
+        if static and not self.has_unknown_resource:
             self.levels, self.scores = levels(index, static, requirements.soft, gpu_last=gpu_last)
         self.shift_list: list[int] = score.shift(cpu, memory, self.devices_of)
         self.shift: IntArray = np.array(self.shift_list, np.int64)
@@ -77,7 +77,7 @@ class RequirementClass:
         """(free list, free array, amount) of every resource that a pod takes, apart from GPU devices."""
         self.tests: list[tuple[list[int], int]] = []
         """(free list, amount) that a worker must have to take a pod; incomplete if `devices` is -1."""
-        self.kept = False
+        self.remembered = False
         """True if the overlay remembers the class."""
         self.rejected: Counts | None = None
         """Counts of a rejection that holds for every subject until the end of the cycle."""
@@ -89,7 +89,7 @@ class RequirementClass:
         cpu = memory = 0
         for name, amount in self.requirements.requests:
             resource = snapshot.resources.get(name, -1)
-            self.lacking |= resource < 0
+            self.has_unknown_resource |= resource < 0
             self.needs.append((resource, amount))
             if name == PODS and amount == 1:
                 self.single_pod = True

@@ -180,7 +180,7 @@ class Packing:
         in_use = self._in_use()
         for name, pool in self._pools.items():
             there = minus(self.overlay.index.pools.get(name, 0), self._all) & (in_use | self._whole(name))
-            room = None if pool.most is None else max(pool.most - there.bit_count(), 0)
+            room = None if pool.max_workers is None else max(pool.max_workers - there.bit_count(), 0)
             self._growth[name] = _PoolGrowth(pool, self._hypothetical.get(name, []), 0 if pool.fixed else room)
 
     # --- one workload ---

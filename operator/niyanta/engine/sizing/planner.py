@@ -73,9 +73,9 @@ class Planner:
     def __init__(self) -> None:
         self.snapshot = Snapshot()
         self._pools: tuple[EmptyPool, ...] = ()
-        self._infos: dict[str, list[WorkerInfo]] = {}
+        self._hypothetical_infos: dict[str, list[WorkerInfo]] = {}
         """The hypothetical workers of each pool, in the order they are opened."""
-        self._models = Snapshot()
+        self._empty_workers = Snapshot()
         """One empty worker for each zone of each pool."""
         self._closest: dict[int, tuple[Requirements, PoolFit]] = {}
 
@@ -84,7 +84,7 @@ class Planner:
         for delta in deltas:
             self.snapshot.apply(delta)
             if isinstance(delta, StateReplaced):
-                for infos in self._infos.values():
+                for infos in self._hypothetical_infos.values():
                     for info in infos:
                         self.snapshot.upsert_worker(info)
 
@@ -102,7 +102,7 @@ class Planner:
         workloads whose pods the API server turns down.
         """
         self._set_pools(tuple(sorted(pools, key=lambda pool: pool.name)))
-        overlay = self._stock(pending, identical, options)
+        overlay = self._stocked_overlay(pending, identical, options)
         packing = Packing(overlay, self._pools, self._hypothetical(), refused)
         packing.run(pending, identical)
         pool_fits = {
@@ -125,27 +125,27 @@ class Planner:
         before = {pool.name: pool.templates for pool in self._pools}
         after = {pool.name: pool.templates for pool in pools}
         for name in before.keys() - {name for name, templates in after.items() if templates == before.get(name)}:
-            for info in self._infos.pop(name, ()):
+            for info in self._hypothetical_infos.pop(name, ()):
                 self.snapshot.remove_worker(info.name)
         self._pools = pools
         if before != after:
-            self._models = Snapshot()
+            self._empty_workers = Snapshot()
             for pool in pools:
                 for number, template in enumerate(pool.templates):
-                    self._models.upsert_worker(hypothetical(template, number))
+                    self._empty_workers.upsert_worker(hypothetical(template, number))
             self._closest.clear()
 
-    def _stock(
+    def _stocked_overlay(
         self, pending: Sequence[PendingWorkload], identical: Sequence[IdenticalWorkloads], options: Options
     ) -> Overlay:
         """An overlay with enough hypothetical workers for whatever the packing could ask for, within reason."""
         for pool in self._pools:
-            self._keep(pool, len(pool.templates))
+            self._provide(pool, len(pool.templates))
         overlay = Overlay(self.snapshot, options)
         wanted = self._wanted(overlay, pending, identical)
         version = self.snapshot.index.version
         for pool in self._pools:
-            self._keep(pool, wanted.get(pool.name, 0))
+            self._provide(pool, wanted.get(pool.name, 0))
         return overlay if version == self.snapshot.index.version else Overlay(self.snapshot, options)
 
     def _wanted(
@@ -155,7 +155,7 @@ class Planner:
         kinds: dict[int, tuple[Requirements, int]] = {}
         for workload, count in (*((w, 1) for w in pending), *((b.workload, b.count) for b in identical)):
             requirement_class = overlay.class_of(workload.requirements)
-            overlay.keep(requirement_class)
+            overlay.remember(requirement_class)
             known = kinds.get(id(requirement_class), (workload.requirements, 0))
             kinds[id(requirement_class)] = known[0], known[1] + count * workload.replicas
         wanted: dict[str, int] = {}
@@ -171,10 +171,14 @@ class Planner:
                     wanted[pool.name] = wanted.get(pool.name, 0) + more
         return wanted
 
-    def _keep(self, pool: EmptyPool, wanted: int) -> None:
+    def _provide(self, pool: EmptyPool, wanted: int) -> None:
         """Keep about so many hypothetical workers, with few changes: each makes the next overlay more expensive."""
-        workers = self._infos.setdefault(pool.name, [])
-        most = MAX_PACKED_WORKERS if pool.most is None else min(MAX_PACKED_WORKERS, pool.most * len(pool.templates))
+        workers = self._hypothetical_infos.setdefault(pool.name, [])
+        most = (
+            MAX_PACKED_WORKERS
+            if pool.max_workers is None
+            else min(MAX_PACKED_WORKERS, pool.max_workers * len(pool.templates))
+        )
         if pool.fixed:
             most = min(most, MAX_WORKERS_OF_FIXED_POOL)
         least = len(pool.templates)
@@ -191,7 +195,7 @@ class Planner:
 
     def _hypothetical(self) -> dict[str, list[int]]:
         workers = self.snapshot.index.by_name
-        return {pool: [workers[info.name] for info in infos] for pool, infos in self._infos.items()}
+        return {pool: [workers[info.name] for info in infos] for pool, infos in self._hypothetical_infos.items()}
 
     # --- real workers ---
 
@@ -242,8 +246,8 @@ class Planner:
             return known[1]
         probe = PendingWorkload("", 0, 1, _NO_SUBJECT, replace(requirements, near=(), anti=()))
         found = pool_fit
-        for miss in nearest_miss(self._models, probe, limit=1):
-            found = replace(pool_fit, closest=self._models.worker(miss.worker).pool, lacks=miss.failed)
+        for miss in nearest_miss(self._empty_workers, probe, limit=1):
+            found = replace(pool_fit, closest=self._empty_workers.worker(miss.worker).pool, lacks=miss.failed)
         if len(self._closest) >= MAX_CLOSEST_KEPT:
             self._closest.clear()
         self._closest[id(requirements)] = requirements, found

@@ -14,7 +14,7 @@ class EmptyPool:
 
     name: str
     templates: tuple[WorkerInfo, ...] = ()
-    most: int | None = None
+    max_workers: int | None = None
     """Most workers that the pool may have; None: no limit."""
     fixed: bool = False
     """True if the number of its workers is fixed: no provider adds any."""

@@ -52,7 +52,7 @@ class SizingResult:
             return ()
         if verdict.fit in (FitKind.NEW, FitKind.FULL):
             pool = self._pools.get(verdict.pool)
-            most = pool.most if pool is not None and verdict.fit is FitKind.FULL else None
+            most = pool.max_workers if pool is not None and verdict.fit is FitKind.FULL else None
             return ({"fitsPool": {"pool": verdict.pool, "atMaximum": most}},)
         if verdict.fit is FitKind.NOWHERE and verdict.closest:
             failed = [f"{reason.value} ({detail})" if detail else reason.value for reason, detail in verdict.lacks]
