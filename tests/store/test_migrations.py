@@ -110,7 +110,7 @@ def test_housekeeping_gives_way_to_those_who_hold_locks(fresh_dsn: str, monkeypa
             " FOR VALUES FROM ('2020-01-01 00:00+00') TO ('2020-01-02 00:00+00')"
         )
         reader.execute("SELECT count(*) FROM workload_events")
-        monkeypatch.setattr("niyanta.store.postgres.partitions.LOCK_PATIENCE_MS", 200)
+        monkeypatch.setattr("niyanta.store.postgres.partitions.LOCK_TIMEOUT_MS", 200)
         assert ensure_partitions(keeper, datetime.now(UTC).date()) == ([], [])
         reader.rollback()
         assert ensure_partitions(keeper, datetime.now(UTC).date()) == ([], ["workload_events_20200101"])

@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from psycopg.errors import LockNotAvailable
 
 from niyanta.store.errors import StaleEpochError
-from niyanta.store.postgres.pool import Connection, Pool, fetch
-
-LOCK_PATIENCE_MS = 2000
-"""How long a take-over waits for commits of the old leader that are still under way before it tries again later."""
+from niyanta.store.postgres.pool import LOCK_TIMEOUT_MS, Connection, Pool, fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +34,11 @@ class Leadership:
         """Take leadership if nobody has it: returns the new epoch, else None.
 
         Waits for commits of the last leader that are still under way (theirs come before the new epoch), at most
-        LOCK_PATIENCE_MS. A dead client's transaction ends by the server's timeouts.
+        LOCK_TIMEOUT_MS. A dead client's transaction ends by the server's timeouts.
         """
         try:
             async with self._pool.transaction() as connection:
-                await connection.execute(f"SET LOCAL lock_timeout = {LOCK_PATIENCE_MS:d}".encode())
+                await connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS:d}".encode())
                 try:
                     rows = await fetch(connection, "leadership_acquire", self._params())
                 except LockNotAvailable as error:
@@ -94,3 +91,10 @@ async def check_epoch(connection: Connection, epoch: int, holder: str) -> int:
     if not rows:
         raise StaleEpochError(f"{holder} doesn't lead with epoch {epoch}")
     return int(rows[0][0])
+
+
+async def begin(connection: Connection, epoch: int | None, holder: str) -> int:
+    """First statement of a writing transaction: the epoch check, if any. Returns µs of the database clock."""
+    if epoch is None:
+        return int((await fetch(connection, "clock"))[0][0])
+    return await check_epoch(connection, epoch, holder)

@@ -14,6 +14,7 @@ from dataclasses import asdict, replace
 from niyanta.lifecycle import Door
 from niyanta.settings import Settings
 from niyanta.store.leader.scaling import ScalingStore
+from niyanta.store.leadership import begin
 from niyanta.store.postgres.partitions import maintain_partitions
 from niyanta.store.postgres.pool import Pool, fetch
 from niyanta.store.postgres.queries import sql
@@ -63,13 +64,13 @@ class StateManager(ScalingStore):
         StaleEpochError, ConflictError.
         """
         async with self._pool.transaction() as connection:
-            now_us = await transitions.begin(connection, epoch, self._settings.identity)
+            now_us = await begin(connection, epoch, self._settings.identity)
             return await limits.release_held(connection, customer, limit, keys=self._keys, now_us=now_us, epoch=epoch)
 
     async def set_object(self, id_: str, *, uid: str, name: str, epoch: int | None) -> None:
         """Remember the Workload object that a REST submission became. No new version. Raises StaleEpochError."""
         async with self._pool.transaction() as connection:
-            await transitions.begin(connection, epoch, self._settings.identity)
+            await begin(connection, epoch, self._settings.identity)
             await connection.execute(sql("set_object"), {"id": id_, "uid": uid, "name": name})
 
     async def update_workload_status_batch(
@@ -96,7 +97,7 @@ class StateManager(ScalingStore):
         if not notes:
             return []
         async with self._pool.transaction() as connection:
-            await transitions.begin(connection, epoch, self._settings.identity)
+            await begin(connection, epoch, self._settings.identity)
             records = dumps([asdict(note) for note in {note.id: note for note in notes}.values()])
             written = await fetch(connection, "note_pending", {"records": records, "epoch": epoch})
             rows = await fetch(connection, "rows_by_id", {"ids": [id_ for (id_,) in written]}) if written else []
@@ -108,7 +109,7 @@ class StateManager(ScalingStore):
         Raises StaleEpochError.
         """
         async with self._pool.transaction() as connection:
-            await transitions.begin(connection, epoch, self._settings.identity)
+            await begin(connection, epoch, self._settings.identity)
             await connection.execute(sql("set_wake"), {"ids": list(ids), "seconds": seconds})
 
     async def reassign(self, id_: str, *, customer: str, tier_weight: int, epoch: int | None) -> WorkloadRow:
@@ -118,7 +119,7 @@ class StateManager(ScalingStore):
         ConflictError.
         """
         async with self._pool.transaction() as connection:
-            now_us = await transitions.begin(connection, epoch, self._settings.identity)
+            now_us = await begin(connection, epoch, self._settings.identity)
             rows = await fetch(connection, "lock_rows", {"ids": [id_]})
             if not rows:
                 raise LookupError(id_)
@@ -149,7 +150,7 @@ class StateManager(ScalingStore):
         after = _FIRST
         while True:
             async with self._pool.transaction() as connection:
-                await transitions.begin(connection, epoch, self._settings.identity)
+                await begin(connection, epoch, self._settings.identity)
                 page = {"customer": customer, "after": after, "limit": _PAGE}
                 rows = [workload_row(row) for row in await fetch(connection, "lock_customer_rows", page)]
                 new = [fresh for row in rows if (fresh := self._retiered(row, tier_weight)) is not row]
@@ -262,10 +263,6 @@ class StateManager(ScalingStore):
     async def get_events(self, id_: str) -> list[EventRow]:
         """A workload's audit, oldest first."""
         return [event_row(row) for row in await self._pool.fetch("events_of", {"id": checked_id(id_)})]
-
-    async def get_concurrency(self) -> dict[str, int]:
-        """How many workloads each customer has scheduled or running (as maxConcurrent counts), from counters."""
-        return {name: int(count) for name, count in await self._pool.fetch("concurrency")}
 
     async def get_kind_depths(self) -> dict[tuple[str, str], int]:
         """Pending workloads by customer and requirements class, from counters."""

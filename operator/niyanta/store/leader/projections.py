@@ -11,12 +11,12 @@ from typing import Any
 
 from niyanta.settings import Settings
 from niyanta.store.leader.demand_stats import DemandStats, from_record, to_record
+from niyanta.store.leadership import begin
 from niyanta.store.postgres.pool import Pool, fetch
 from niyanta.store.postgres.queries import sql
 from niyanta.store.reads.reads import Reads
 from niyanta.store.row_mapping import checked_id, customer_row, dumps, worker_request, worker_row
 from niyanta.store.rows import CustomerRow, PoolRow, WorkerRequest, WorkerRow
-from niyanta.store.workloads import transitions
 
 
 class Projections(Reads):
@@ -89,7 +89,7 @@ class Projections(Reads):
     async def complete_worker_request(self, id_: str, *, message: str, epoch: int | None) -> None:
         """Say that a request is done (or why it can't be). Raises StaleEpochError."""
         async with self._pool.transaction() as connection:
-            await transitions.begin(connection, epoch, self._settings.identity)
+            await begin(connection, epoch, self._settings.identity)
             await connection.execute(sql("complete_worker_request"), {"id": checked_id(id_), "message": message})
 
     # --- The leader's pace -------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ class Projections(Reads):
     async def write_leader_stats(self, stats: Mapping[str, Any], *, epoch: int | None) -> None:
         """Replace the one row of figures. Raises StaleEpochError."""
         async with self._pool.transaction() as connection:
-            await transitions.begin(connection, epoch, self._settings.identity)
+            await begin(connection, epoch, self._settings.identity)
             await connection.execute(sql("write_leader_stats"), {"stats": dumps(dict(stats))})
 
     async def get_leader_stats(self) -> tuple[dict[str, Any], float | None]:
@@ -110,7 +110,7 @@ class Projections(Reads):
     async def write_figures(self, figures: DemandStats, *, epoch: int | None) -> None:
         """Replace the one row of figures. Raises StaleEpochError."""
         async with self._pool.transaction() as connection:
-            await transitions.begin(connection, epoch, self._settings.identity)
+            await begin(connection, epoch, self._settings.identity)
             await connection.execute(sql("write_figures"), {"figures": dumps(to_record(figures))})
 
     async def get_figures(self) -> tuple[DemandStats, float] | None:
@@ -125,7 +125,7 @@ class Projections(Reads):
         """
         records = [{"name": name, "shape": shape} for name, shape in sorted(shapes.items())]
         async with self._pool.transaction() as connection:
-            await transitions.begin(connection, epoch, self._settings.identity)
+            await begin(connection, epoch, self._settings.identity)
             return {name for (name,) in await fetch(connection, "write_shapes", {"records": dumps(records)})}
 
     async def get_shapes(self) -> dict[str, dict[str, Any]]:

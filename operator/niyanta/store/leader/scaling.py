@@ -13,10 +13,10 @@ from datetime import datetime
 
 from niyanta.store import columns
 from niyanta.store.leader.projections import Projections
+from niyanta.store.leadership import begin as begin_writing
 from niyanta.store.postgres.pool import fetch
 from niyanta.store.postgres.queries import sql
 from niyanta.store.row_mapping import dumps, row_mapper
-from niyanta.store.workloads import transitions
 
 
 class DrainStep(enum.Enum):
@@ -90,7 +90,7 @@ class ScalingStore(Projections):
     ) -> None:
         """Write decisions with what they begin and end, in one transaction. A drain that has begun stays as it is."""
         async with self._pool.transaction() as connection:
-            await transitions.begin(connection, epoch, self._settings.identity)
+            await begin_writing(connection, epoch, self._settings.identity)
             records = dumps([asdict(decision) for decision in decisions])
             await connection.execute(sql("add_scaling_decisions"), {"records": records, "epoch": epoch or 0})
             if begin:
@@ -103,7 +103,7 @@ class ScalingStore(Projections):
     async def step_drain(self, drain: DrainRow, step: DrainStep, *, epoch: int | None) -> None:
         """Note that a drain has come to `step`."""
         async with self._pool.transaction() as connection:
-            await transitions.begin(connection, epoch, self._settings.identity)
+            await begin_writing(connection, epoch, self._settings.identity)
             params = {"pool": drain.pool, "instance": drain.instance, "step": step.value}
             await connection.execute(sql("step_drain"), params)
 

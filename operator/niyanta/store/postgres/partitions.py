@@ -10,11 +10,11 @@ from psycopg import sql
 from psycopg.errors import LockNotAvailable
 
 from niyanta.store.errors import translated
+from niyanta.store.postgres.pool import LOCK_TIMEOUT_MS
 from niyanta.store.postgres.queries import sql as named
 
 KEEP_DAYS = 30
 DAYS_AHEAD = 7
-LOCK_PATIENCE_MS = 2000
 _PARENT = "workload_events"
 
 
@@ -47,7 +47,7 @@ def ensure_partitions(
         oldest = partition_name(today - timedelta(days=keep))
         for name in sorted(name for name in have if name[-8:].isdigit() and name < oldest):
             with connection.transaction():
-                connection.execute(f"SET LOCAL lock_timeout = {LOCK_PATIENCE_MS:d}".encode())
+                connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS:d}".encode())
                 connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier(name)))
             dropped.append(name)
     except LockNotAvailable:
@@ -72,7 +72,7 @@ def _make(connection: psycopg.Connection[Any], day: date) -> bool:
         return False
     table, parent = sql.Identifier(partition_name(day)), sql.Identifier(_PARENT)
     with connection.transaction():
-        connection.execute(f"SET LOCAL lock_timeout = {LOCK_PATIENCE_MS:d}".encode())
+        connection.execute(f"SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS:d}".encode())
         connection.execute(
             sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)").format(table, parent)
         )

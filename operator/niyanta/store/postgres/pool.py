@@ -54,6 +54,10 @@ TRUSTED = 2.0
 """Seconds for which a connection that answered is handed out unasked: a round trip for each use would double them."""
 
 
+LOCK_TIMEOUT_MS = 2000
+"""Longest wait for a lock of what can be tried again later: a take-over of leadership, a change of partitions."""
+
+
 class Pool:
     """A psycopg pool whose errors are the store's and whose waits are bounded. Made by `open_pool`."""
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from niyanta.lifecycle import Event
 from niyanta.store.errors import StoreError
+from niyanta.store.leadership import begin
 from niyanta.store.postgres.pool import fetch
 from niyanta.store.postgres.queries import sql
 from niyanta.store.rest.submissions import SubmissionOutcome, SubmissionRequest, replay, submit
@@ -19,8 +20,7 @@ from niyanta.store.row_mapping import checked_id, dumps, state_record, workload_
 from niyanta.store.rows import RowChange, WorkloadRow
 from niyanta.store.state import StateManager
 from niyanta.store.workloads.audit import AuditLog
-from niyanta.store.workloads.transition import transition
-from niyanta.store.workloads.transitions import begin
+from niyanta.store.workloads.transitions import transition
 
 _HINT_EVERY = 0.05
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from niyanta.store.leadership import begin
 from niyanta.store.postgres.pool import Connection, Pool, fetch
 from niyanta.store.postgres.queries import sql
 from niyanta.store.row_mapping import dumps, new_row
@@ -20,7 +21,6 @@ from niyanta.store.workloads.audit import AuditLog
 from niyanta.store.workloads.ingest import insert
 from niyanta.store.workloads.limits import Occupancy, lock_customers
 from niyanta.store.workloads.queue_key import QueueKeys
-from niyanta.store.workloads.transitions import begin
 
 
 class RefusalReason(enum.Enum):

@@ -19,11 +19,5 @@ SELECT {{workload_row}}
  LIMIT %(limit)s
    FOR NO KEY UPDATE OF s;
 
--- name: concurrency
-SELECT customer_id, sum(scheduled + running)::bigint
-  FROM queue_counters
- GROUP BY customer_id
-HAVING sum(scheduled + running) <> 0;
-
 -- name: free_names
 DELETE FROM rest_names WHERE id = ANY(%(ids)s::uuid[]);

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from niyanta.lifecycle import Phase
 from niyanta.store.errors import ConflictError
+from niyanta.store.leadership import begin
 from niyanta.store.postgres.pool import Connection, Pool, fetch
 from niyanta.store.postgres.queries import sql
 from niyanta.store.row_mapping import dumps, new_row, spec_record, state_record, workload_row
@@ -17,7 +18,6 @@ from niyanta.store.rows import WorkloadIntake, WorkloadRow
 from niyanta.store.workloads.audit import AuditLog
 from niyanta.store.workloads.limits import QUEUE_FULL, full_message, limited, lock_customers
 from niyanta.store.workloads.queue_key import QueueKeys
-from niyanta.store.workloads.transitions import begin
 
 _ATTEMPTS = 3
 

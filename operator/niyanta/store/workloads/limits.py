@@ -17,7 +17,7 @@ from niyanta.store.row_mapping import dumps, state_record, workload_row
 from niyanta.store.rows import RowChange, WorkloadRow
 from niyanta.store.workloads.audit import AuditLog
 from niyanta.store.workloads.queue_key import QueueKeys
-from niyanta.store.workloads.transition import transition
+from niyanta.store.workloads.transitions import transition
 
 QUEUE_FULL = "QueueFull"
 """Reason of a workload that is Held because its customer is at its maxQueueDepth."""
