@@ -1,12 +1,15 @@
 """Label selectors as URLs carry them: `gpu=a100,region in (eu,us),!spot`.
 
-`adapter_api` asks which pools one selects.
+`routes` asks which pools one selects.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+
+from niyanta.engine.label_expressions import label_matches
+from niyanta.engine.types import Op
 
 Labels = Mapping[str, str]
 Selects = Callable[[Labels], bool]
@@ -24,7 +27,10 @@ _TERM = re.compile(
 
 
 def parse(text: str) -> Selects:
-    """What `text` selects; an empty one selects everything. Raises ValueError with the place it can't be read from."""
+    """The predicate that `text` means; an empty one selects everything.
+
+    Raises ValueError, which shows the place that can't be read.
+    """
     terms: list[Selects] = []
     position = 0
     while text[position:].strip():
@@ -41,11 +47,11 @@ def parse(text: str) -> Selects:
 def _term(found: re.Match[str]) -> Selects:
     if key := found["among"]:
         values = frozenset(value.strip() for value in found["values"].split(","))
-        wanted = found["not"] == "in"
-        # As in Kubernetes, `notin` and `!=` select what has no such label at all.
-        return lambda labels: (labels[key] in values) is wanted if key in labels else not wanted
-    if key := found["equal"]:
-        value, same = found["value"], found["operator"] != "!="
-        return lambda labels: (labels[key] == value) is same if key in labels else not same
-    key, present = found["exists"], not found["absent"]
-    return lambda labels: (key in labels) is present
+        op = Op.IN if found["not"] == "in" else Op.NOT_IN
+    elif key := found["equal"]:
+        values = frozenset((found["value"],))
+        op = Op.NOT_IN if found["operator"] == "!=" else Op.IN
+    else:
+        key, values = found["exists"], frozenset()
+        op = Op.DOES_NOT_EXIST if found["absent"] else Op.EXISTS
+    return lambda labels: label_matches(labels, key, op, values)

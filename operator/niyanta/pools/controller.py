@@ -14,6 +14,8 @@ from contextlib import suppress
 
 from niyanta.aio import jittered
 from niyanta.cluster.api.errors import ApiError, WritesClosedError
+from niyanta.cluster.state.pool_info import pool_infos
+from niyanta.cluster.state.worker_info import by_age
 from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.observability import log
 from niyanta.pools.actions import GrowGroup, PoolObservation, PoolWorker, RemoveInstance, ScalingPlan, ScalingReason
@@ -348,8 +350,9 @@ def shared(pools: Iterable[WorkerPool]) -> dict[str, str]:
     """Pools whose Auto Scaling group an older pool names too -> that pool: two hands on one group would fight."""
     owners: dict[tuple[str, str], str] = {}
     found: dict[str, str] = {}
-    ordered = sorted(pools, key=lambda p: (p.metadata.creation_timestamp, p.metadata.name))
-    for pool in ordered:
+    by_name = {pool.metadata.name: pool for pool in pools}
+    for info in by_age(pool_infos(by_name.values())):
+        pool = by_name[info.name]
         group = pool.spec.provider.ec2_auto_scaling_group if pool.spec.provider is not None else None
         if group is None:
             continue

@@ -134,12 +134,9 @@ class PoolStatusWriter:
         return rows
 
     def _status(self, pool: WorkerPool, rows: list[WorkerRow], overlap: list[str]) -> dict[str, Any]:
-        running = sum(
-            1 for tracked in self._session.mirror if tracked.row.phase.bound and tracked.row.pool == pool.metadata.name
-        )
         ready = sum(1 for row in rows if row.ready and not row.cordoned)
-        figures = self._session.figures
-        counted = figures.pool(pool.metadata.name) if figures is not None else None
+        stats = self._session.figures
+        counted = stats.pool(pool.metadata.name) if stats is not None else None
         conditions = [
             _condition(pool, "Ready", holds=ready > 0, reason="WorkersReady" if ready else _why_empty(rows, overlap)),
             _condition(
@@ -160,7 +157,7 @@ class PoolStatusWriter:
             "readyReplicas": ready,
             "selector": pod_selector([pool.metadata.name]),
             "queueDepth": counted.queued_workloads if counted is not None else 0,
-            "runningWorkloads": running,
+            "runningWorkloads": counted.running_workloads if counted is not None else 0,
             "utilization": utilization(rows),
             "conditions": conditions,
         }

@@ -10,7 +10,8 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from niyanta.engine.types import Op, Scope
+from niyanta.engine.label_expressions import label_matches
+from niyanta.engine.types import Scope
 from niyanta.resources import labels
 from niyanta.resources.models.affinity import LabelSelector
 from niyanta.resources.models.customer import EVERY_NAMESPACE, Customer
@@ -110,18 +111,7 @@ def selects(selector: LabelSelector, of: Mapping[str, str]) -> bool:
     """Does a label selector match the labels `of` an object. NotIn also matches where the key is missing."""
     if any(of.get(key) != value for key, value in selector.match_labels.items()):
         return False
-    for expression in selector.match_expressions:
-        value = of.get(expression.key)
-        inside = value in expression.values if value is not None else False
-        holds = {
-            Op.IN: inside,
-            Op.NOT_IN: not inside,
-            Op.EXISTS: value is not None,
-            Op.DOES_NOT_EXIST: value is None,
-        }[expression.operator]
-        if not holds:
-            return False
-    return True
+    return all(label_matches(of, e.key, e.operator, e.values) for e in selector.match_expressions)
 
 
 def pool_of(node_labels: Mapping[str, str], pools: Iterable[WorkerPool]) -> tuple[WorkerPool | None, list[WorkerPool]]:

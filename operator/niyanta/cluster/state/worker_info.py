@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from niyanta.cluster.api.kinds import TYPE_LABEL
 from niyanta.cluster.api.objects import ContainerResources, Node, Pod, PodContainer
+from niyanta.engine.label_expressions import label_matches
 from niyanta.engine.types import (
     PODS,
     REGION_TOPOLOGY,
@@ -19,7 +20,6 @@ from niyanta.engine.types import (
     Gpu,
     HostPort,
     Labels,
-    Op,
     Quantities,
     Strategy,
     Subject,
@@ -76,30 +76,7 @@ class PoolInfo:
         for key, value in self.match_labels:
             if labels.get(key) != value:
                 return False
-        return all(_matches(expression, labels) for expression in self.match_expressions)
-
-
-def _matches(expression: Expression, labels: Mapping[str, str]) -> bool:
-    value = labels.get(expression.key)
-    match expression.op:
-        case Op.IN:
-            return value in expression.values
-        case Op.NOT_IN:
-            return value not in expression.values
-        case Op.EXISTS:
-            return value is not None
-        case Op.DOES_NOT_EXIST:
-            return value is None
-        case _:
-            return _compares(expression, value)
-
-
-def _compares(expression: Expression, value: str | None) -> bool:
-    try:
-        found, bound = int(value or ""), int(expression.values[0])
-    except (ValueError, IndexError):
-        return False
-    return found > bound if expression.op is Op.GT else found < bound
+        return all(label_matches(labels, e.key, e.op, e.values) for e in self.match_expressions)
 
 
 def by_age(pools: Iterable[PoolInfo]) -> tuple[PoolInfo, ...]:
