@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from niyanta.aio import Backoff, retry
+from niyanta.aio import Backoff, retry, ticking
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.connection import connect
 from niyanta.cluster.api.errors import ApiError
@@ -35,10 +35,10 @@ from niyanta.pools.controller import ScalingController
 from niyanta.pools.factory import make_scaling_controller
 from niyanta.pools.pool_status import PoolStatusWriter
 from niyanta.scheduler.intake.work_queue import WorkQueue
-from niyanta.scheduler.lease import Lease, alive_while
-from niyanta.scheduler.loop import LeaderLoop
+from niyanta.scheduler.leader import make_leader
+from niyanta.scheduler.lease import Lease
 from niyanta.scheduler.metrics import SchedulerMetrics
-from niyanta.scheduler.session import Session
+from niyanta.scheduler.state import SchedulerState
 from niyanta.settings import Settings
 from niyanta.store.errors import StoreUnavailableError
 from niyanta.store.leadership import Leadership
@@ -100,7 +100,7 @@ class Operator:
             event_recorder=self.event_recorder,
             operator_namespace=settings.namespace,
         )
-        self.metrics = SchedulerMetrics(tier_of=self.cluster.tier_of, most_pools=settings.metrics_max_pools)
+        self.metrics = SchedulerMetrics(customer_tier=self.cluster.customer_tier, most_pools=settings.metrics_max_pools)
         self.watcher = KopfWatcher(
             settings,
             {
@@ -173,33 +173,34 @@ class Operator:
         """The work of a leader; ends by LeaseLostError, StaleEpochError or cancellation."""
         await _until_answered(self.clock.refresh)
         self.work_queue.open()
-        session = Session(
-            state=self.state,
+        state = SchedulerState.of_leadership(epoch, self.settings, clock=self.clock, adopting=adopting)
+        leader = make_leader(
+            state,
+            store=self.state,
             cluster=self.cluster,
-            inbox=self.work_queue,
-            clock=self.clock,
-            settings=self.settings,
-            telemetry=self.metrics,
-            epoch=epoch,
+            work_queue=self.work_queue,
+            metrics=self.metrics,
             on_lost=self.candidate.lost.set,
             tick=self.lease.tick,
-            adopting=adopting,
         )
         scaler = self._scaler = make_scaling_controller(
             self.settings,
             cache=self.cache,
             client=self.client,
-            session=session,
+            state=state,
+            store=self.state,
+            drain_queries=leader.drain_queries,
+            pool_labels=self.metrics.pools,
             pools=self.resources.pools,
             may_act=lambda: self.lease.valid,
         )
         pool_status = PoolStatusWriter(
             cache=self.cache,
             client=self.client,
-            state=self.state,
+            state=state,
+            store=self.state,
             pools=self.resources.pools,
             customers=self.resources.customers,
-            session=session,
             settings=self.settings,
             conditions=scaler.conditions,
         )
@@ -210,24 +211,24 @@ class Operator:
 
         beside = [
             asyncio.create_task(pool_status.run(), name="pool status"),
-            asyncio.create_task(self.deleted.run(lambda: _live_objects(session)), name="deletions"),
+            asyncio.create_task(self.deleted.run(lambda: _live_objects(state)), name="deletions"),
             asyncio.create_task(listen(self.settings.dsn, self.work_queue.put_hint), name="hints"),
             *(asyncio.create_task(coroutine, name=name) for name, coroutine in self.adapter.leader_tasks()),
         ]
         try:
             self.cache.close_delta_cursors()
-            await alive_while(self.lease.tick, self.cache.relist_consistent())
-            await alive_while(self.lease.tick, _until_answered(self.resources.load))
+            await ticking(self.lease.tick, self.cache.relist_consistent())
+            await ticking(self.lease.tick, _until_answered(self.resources.load))
             if self.settings.default_customer:
                 await self.resources.ensure_default_customer()
             gc.collect()
             gc.freeze()
-            await LeaderLoop(session, tick=self.lease.tick, on_repaired=begin).run()
+            await leader.run(begin)
         finally:
             self._scaler = None
             await _cancel(beside)
             self.work_queue.close()
-            await session.close()
+            await leader.close()
             self.cache.close_delta_cursors()
 
     # --- what changes ------------------------------------------------------------------------------------------------
@@ -292,9 +293,9 @@ async def _until_answered(ask: Callable[[], Awaitable[None]]) -> None:
     )
 
 
-def _live_objects(session: Session) -> set[str]:
+def _live_objects(state: SchedulerState) -> set[str]:
     """UIDs of the unfinished workloads that were submitted as Kubernetes objects."""
-    return {t.id for t in session.mirror if t.row.door is Door.KUBERNETES and not t.row.phase.terminal}
+    return {t.id for t in state.workloads if t.row.door is Door.KUBERNETES and not t.row.phase.terminal}
 
 
 async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:

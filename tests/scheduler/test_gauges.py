@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import pytest
 from prometheus_client import REGISTRY
 
+from niyanta.scheduler.cluster_api import ClusterReads
 from niyanta.scheduler.gauges import SchedulerGauges
 from niyanta.scheduler.metrics import SchedulerMetrics
-from niyanta.scheduler.session import Session
+from niyanta.scheduler.state import SchedulerState
 from niyanta.settings import Settings
 from niyanta.store.leader.demand_stats import DemandStats, PoolStats
+from niyanta.store.postgres.clock import Clock
 from niyanta.store.rows import Depth, QueueDepth
+from niyanta.store.state import StateManager
 
 pytestmark = pytest.mark.unit
 
@@ -24,23 +27,23 @@ TIERS = {"acme": "Premium", "beta": "Premium", "tiny": "Free"}
 
 @dataclass
 class World:
-    """What the gauges are made of: a session with nothing in memory, a record and a cluster with these figures."""
+    """The sources of the gauges: a leader with nothing in memory, a record and a cluster with these statistics."""
 
     depths: dict[str, Depth] = field(default_factory=dict)
-    figures: DemandStats | None = None
+    stats: DemandStats | None = None
     states: Counter[tuple[str, str]] = field(default_factory=Counter)
     most: int = 100
 
     def __post_init__(self) -> None:
         self.settings = Settings(dsn="x", metrics_max_customers=self.most)
-        self.telemetry = SchedulerMetrics(tier_of=self.tier_of, most_pools=self.most)
-        self.mirror: list[Any] = []
-        self.state = self.cluster = self.clock = self
+        self.metrics = SchedulerMetrics(customer_tier=self.customer_tier, most_pools=self.most)
+        self.state = SchedulerState.of_leadership(1, self.settings, clock=cast(Clock, self))
+        self.state.demand_stats = self.stats
 
     async def get_queue_depth(self) -> QueueDepth:
         return QueueDepth(Depth(pending=sum(depth.pending for depth in self.depths.values())), self.depths)
 
-    def tier_of(self, customer: str) -> str:
+    def customer_tier(self, customer: str) -> str:
         return TIERS.get(customer, "unknown")
 
     def worker_states(self) -> Counter[tuple[str, str]]:
@@ -58,7 +61,13 @@ def _clear() -> Iterator[None]:
 
 async def shown(world: World) -> dict[str, dict[tuple[str, ...], float]]:
     """What a scrape sees after a refresh: name -> label values by label name -> value."""
-    await SchedulerGauges(cast(Session, world)).refresh()
+    await SchedulerGauges(
+        world.state,
+        store=cast(StateManager, world),
+        cluster=cast(ClusterReads, world),
+        pool_labels=world.metrics.pools,
+        tick=lambda: None,
+    ).refresh()
     return scrape()
 
 
@@ -92,9 +101,9 @@ async def test_pools_beyond_the_bound_are_added_up_but_their_shares_are_not() ->
             name, "eu", running_slots=2, queued_slots=3, oldest_age_seconds=age, utilization={"cpu": 0.5, "gpu": None}
         )
 
-    figures = DemandStats(at=9_000_000, epoch=1, pools=(pool("a", 1), pool("b", 7), pool("c", 3)))
+    stats = DemandStats(at=9_000_000, epoch=1, pools=(pool("a", 1), pool("b", 7), pool("c", 3)))
     states = Counter({("a", "ready"): 4, ("b", "not_ready"): 1, ("c", "not_ready"): 2})
-    found = await shown(World(figures=figures, states=states, most=1))
+    found = await shown(World(stats=stats, states=states, most=1))
     assert found["pool_demand_slots"] == {("a",): 5, ("other",): 10}
     assert found["pool_queue_oldest_age_seconds"] == {("a",): 1, ("other",): 7}
     assert found["pool_worker_utilization_ratio"] == {("a", "eu", "cpu"): 0.5}
@@ -104,8 +113,8 @@ async def test_pools_beyond_the_bound_are_added_up_but_their_shares_are_not() ->
 
 
 async def test_nothing_is_left_when_it_leads_no_longer() -> None:
-    figures = DemandStats(at=0, epoch=1, pools=(PoolStats("a"),))
-    before = await shown(World({"acme": Depth(pending=1)}, figures))
+    stats = DemandStats(at=0, epoch=1, pools=(PoolStats("a"),))
+    before = await shown(World({"acme": Depth(pending=1)}, stats))
     SchedulerGauges.clear()
     SchedulerMetrics.close()
     gone = before.keys() - scrape().keys()

@@ -96,7 +96,7 @@ class KubernetesCluster:
         learned = {name: empty_workers.from_record(record) for name, record in remembered.items()}
         return empty_workers.empty_pools(pools, pool_infos(pools), learned=learned, workers=workers)
 
-    async def observe_shapes(self) -> Mapping[str, Mapping[str, Any]]:
+    async def observe_empty_workers(self) -> Mapping[str, Mapping[str, Any]]:
         return {
             name: empty_workers.to_record(empty) for name, empty in (await empty_workers.observed(self._cache)).items()
         }
@@ -132,17 +132,17 @@ class KubernetesCluster:
             self._index_of = version
         return self._index.resolve(namespace, named)
 
-    def takes_pods(self, node: str) -> bool:
+    def is_schedulable(self, node: str) -> bool:
         found = self._cache.node(node)
         return found is not None and not found.spec.unschedulable
 
-    def limits_of(self, customer: str) -> CustomerLimits:
+    def customer_limits(self, customer: str) -> CustomerLimits:
         found = self._customers.items().get(customer)
         if found is None:
             return CustomerLimits()
         return CustomerLimits(found.spec.max_queue_depth, found.spec.max_concurrent)
 
-    def tier_of(self, customer: str) -> str:
+    def customer_tier(self, customer: str) -> str:
         found = self._customers.items().get(customer)
         return "unknown" if found is None else found.spec.tier.value
 
@@ -280,10 +280,10 @@ class KubernetesCluster:
         with _as_lease_lost(), _as_cluster_away():
             await self._client.delete_workload(namespace, name, uid)
 
-    def project(self, row: WorkloadRow) -> None:
+    def write_status(self, row: WorkloadRow) -> None:
         self._status_writer.project(row)
 
-    def tell(self, row: WorkloadRow, *, reason: str, message: str, warning: bool) -> None:
+    def record_event(self, row: WorkloadRow, *, reason: str, message: str, warning: bool) -> None:
         if row.object is not None:
             self._event_recorder.tell(row, reason=reason, message=message, warning=warning)
 

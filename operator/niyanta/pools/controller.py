@@ -1,4 +1,4 @@
-"""Keeps each pool at the size its spec asks for, while one session leads: one task per pool, so that a slow provider
+"""Keeps each pool at the size its spec asks for, while this process leads: one task per pool, so that a slow provider
 delays nobody else.
 
 Flow: provider.describe and PoolNodes -> policy.decide -> Executor; the result becomes the pool's conditions, which
@@ -18,6 +18,7 @@ from niyanta.cluster.state.pool_info import pool_infos
 from niyanta.cluster.state.worker_info import by_age
 from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.observability import log
+from niyanta.observability.gauges import LabelLimit
 from niyanta.pools.actions import GrowGroup, PoolObservation, PoolWorker, RemoveInstance, ScalingPlan, ScalingReason
 from niyanta.pools.conditions import GOOD, limited, of_plan, rules_of, unprovided
 from niyanta.pools.executor import Executor
@@ -29,10 +30,12 @@ from niyanta.pools.providers.base import Group, Provider, ProviderError
 from niyanta.pools.scaling_record import ScalingAction, ScalingRecord
 from niyanta.resources.models.worker_pool import Provider as ProviderSpec
 from niyanta.resources.models.worker_pool import WorkerPool
-from niyanta.scheduler.session import Session
+from niyanta.scheduler.drain_queries import DrainQueries
+from niyanta.scheduler.state import SchedulerState
 from niyanta.store.errors import StaleEpochError, StoreError
 from niyanta.store.leader.scaling import ScalingDecision
 from niyanta.store.postgres.clock import Clock
+from niyanta.store.state import StateManager
 
 logger = log.get(__name__)
 
@@ -57,7 +60,8 @@ class PoolController:
         *,
         nodes: PoolNodes,
         scaling_record: ScalingRecord,
-        session: Session,
+        clock: Clock,
+        drain_queries: DrainQueries,
         interval: float,
     ) -> None:
         self.name = name
@@ -65,10 +69,10 @@ class PoolController:
         self._provider = provider
         self._nodes = nodes
         self._scaling_record = scaling_record
-        self._clock: Clock = session.clock
+        self._clock = clock
         self._interval = interval
         self._executor = Executor(
-            provider=provider, nodes=nodes, scaling_record=scaling_record, session=session, clock=session.clock
+            provider=provider, nodes=nodes, scaling_record=scaling_record, drain_queries=drain_queries, clock=clock
         )
         self._group: Group | None = None
         self._described_at = float("-inf")
@@ -212,20 +216,24 @@ class ScalingController:
         self,
         *,
         nodes: PoolNodes,
-        session: Session,
+        state: SchedulerState,
+        store: StateManager,
+        drain_queries: DrainQueries,
+        pool_labels: LabelLimit,
         pools: ResourceStore[WorkerPool],
         provider_for: ProviderFactory,
         interval: float,
         enabled: bool,
     ) -> None:
         self._nodes = nodes
-        self._session = session
+        self._clock = state.clock
+        self._drain_queries = drain_queries
         self._enabled = enabled
         self._pools = pools
         self._provider_for = provider_for
         self._interval = interval
-        self._metrics = ScalingMetrics(session.telemetry.pools.label, (action.value for action in ScalingAction))
-        self._scaling_record = ScalingRecord(session.state, session.clock, session.epoch, self._metrics)
+        self._metrics = ScalingMetrics(pool_labels.label, (action.value for action in ScalingAction))
+        self._scaling_record = ScalingRecord(store, state.clock, state.epoch, self._metrics)
         self._scalers: dict[str, PoolController] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._specs: dict[str, ProviderSpec] = {}
@@ -255,7 +263,7 @@ class ScalingController:
         return scaler.conditions if scaler is not None else ()
 
     async def run(self) -> None:
-        """Until cancelled. Start it when the session's memory is filled: emptiness is judged by it."""
+        """Until cancelled. Start it when the leader's memory is filled: emptiness is judged by it."""
         if not self._enabled:
             return
         try:
@@ -313,7 +321,8 @@ class ScalingController:
             provider,
             nodes=self._nodes,
             scaling_record=self._scaling_record,
-            session=self._session,
+            clock=self._clock,
+            drain_queries=self._drain_queries,
             interval=self._interval,
         )
         self._tasks[name] = asyncio.create_task(self._scalers[name].run(), name=f"scaler {name}")

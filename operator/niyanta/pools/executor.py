@@ -32,7 +32,7 @@ from niyanta.pools.pool_nodes import PoolNodes
 from niyanta.pools.providers.base import Group, Instance, InstanceGoneError, InstanceState, Provider, ProviderError
 from niyanta.pools.scaling_record import ScalingAction, ScalingRecord
 from niyanta.resources.models.worker_pool import WorkerPool
-from niyanta.scheduler.session import Session
+from niyanta.scheduler.drain_queries import DrainQueries
 from niyanta.store.leader.scaling import DrainStep, ScalingDecision
 from niyanta.store.postgres.clock import Clock
 
@@ -59,12 +59,18 @@ class Executor:
     """Of one pool and its provider."""
 
     def __init__(
-        self, *, provider: Provider, nodes: PoolNodes, scaling_record: ScalingRecord, session: Session, clock: Clock
+        self,
+        *,
+        provider: Provider,
+        nodes: PoolNodes,
+        scaling_record: ScalingRecord,
+        drain_queries: DrainQueries,
+        clock: Clock,
     ) -> None:
         self._provider = provider
         self._nodes = nodes
         self._scaling_record = scaling_record
-        self._session = session
+        self._drain_queries = drain_queries
         self._clock = clock
         self._growing: int | None = None
         """Size that was asked for without success."""
@@ -186,7 +192,7 @@ class Executor:
             await self.tell(pool, decision)
 
     async def _evict(self, pool: WorkerPool, action: EvictPods) -> None:
-        count = await self._session.evict(action.worker.node, EVICTED)
+        count = await self._drain_queries.evict(action.worker.node, EVICTED)
         if action.drain.evicted_at is None:
             waited = pool.spec.scaling.drain_timeout_seconds
             decision = ScalingDecision(
@@ -205,7 +211,7 @@ class Executor:
         row on, no leader lets the worker live, so a late call of this one can't harm it."""
         if instance.state is InstanceState.LEAVING:
             return
-        if action.worker.node and not await self._session.is_free(action.worker.node):
+        if action.worker.node and not await self._drain_queries.is_free(action.worker.node):
             return
         await self._scaling_record.step(pool.metadata.name, action.drain, DrainStep.REMOVING)
         try:

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.state.cache import ClusterCache
 from niyanta.cluster.watch.resource_store import ResourceStore
+from niyanta.observability.gauges import LabelLimit
 from niyanta.pools.controller import ScalingController
 from niyanta.pools.pool_nodes import PoolNodes
 from niyanta.pools.providers.base import Provider
 from niyanta.pools.providers.ec2 import Ec2Provider
 from niyanta.pools.providers.kwok import KwokProvider
 from niyanta.resources.models.worker_pool import WorkerPool
-from niyanta.scheduler.session import Session
+from niyanta.scheduler.drain_queries import DrainQueries
+from niyanta.scheduler.state import SchedulerState
 from niyanta.settings import Settings
+from niyanta.store.state import StateManager
 
 
 def make_scaling_controller(
@@ -22,12 +25,15 @@ def make_scaling_controller(
     *,
     cache: ClusterCache,
     client: ApiClient,
-    session: Session,
+    state: SchedulerState,
+    store: StateManager,
+    drain_queries: DrainQueries,
+    pool_labels: LabelLimit,
     pools: ResourceStore[WorkerPool],
     may_act: Callable[[], bool],
 ) -> ScalingController:
     """A scaler for one leadership. `may_act` is asked right before each order to a provider leaves."""
-    nodes = PoolNodes(cache=cache, client=client, session=session, pools=pools)
+    nodes = PoolNodes(cache=cache, client=client, state=state, pools=pools)
 
     def provider_for(pool: WorkerPool) -> Provider | None:
         name, spec = pool.metadata.name, pool.spec.provider
@@ -39,7 +45,10 @@ def make_scaling_controller(
 
     return ScalingController(
         nodes=nodes,
-        session=session,
+        state=state,
+        store=store,
+        drain_queries=drain_queries,
+        pool_labels=pool_labels,
         pools=pools,
         provider_for=provider_for,
         interval=settings.scaling_interval,

@@ -22,7 +22,7 @@ LEAVING = LeaderGauge("niyanta_scaling_leaving_workers", "Workers on their way o
 
 
 class ScalingMetrics:
-    """Of one session."""
+    """Of one leadership."""
 
     def __init__(self, label: Callable[[str], str], actions: Iterable[str]) -> None:
         """`label`: pool -> label value, which is bounded. `actions`: all that there are."""

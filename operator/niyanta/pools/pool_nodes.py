@@ -23,7 +23,7 @@ from niyanta.pools.actions import PoolWorker
 from niyanta.pools.providers.base import Group, Instance, InstanceState
 from niyanta.resources.labels import SCALE_DOWN, SCALE_DOWN_DISABLED
 from niyanta.resources.models.worker_pool import WorkerPool
-from niyanta.scheduler.session import Session
+from niyanta.scheduler.state import SchedulerState
 
 logger = log.get(__name__)
 
@@ -41,11 +41,11 @@ class PoolNodes:
     """Nodes and pods as the scaler sees them, and its writes to the API server."""
 
     def __init__(
-        self, *, cache: ClusterCache, client: ApiClient, session: Session, pools: ResourceStore[WorkerPool]
+        self, *, cache: ClusterCache, client: ApiClient, state: SchedulerState, pools: ResourceStore[WorkerPool]
     ) -> None:
         self._cache = cache
         self._client = client
-        self._session = session
+        self._state = state
         self._pools = pools
         self._bound: Counter[str] = Counter()
         self._counted_at = float("-inf")
@@ -137,7 +137,7 @@ class PoolNodes:
         if time.monotonic() - self._counted_at > COUNT_VALID_SECONDS:
             self._bound = Counter(
                 worker
-                for tracked in self._session.mirror.select((Phase.SCHEDULED, Phase.RUNNING))
+                for tracked in self._state.workloads.select((Phase.SCHEDULED, Phase.RUNNING))
                 for worker in set(tracked.row.workers)
             )
             self._counted_at = time.monotonic()
@@ -146,7 +146,7 @@ class PoolNodes:
     def _usage(self, node: str) -> float:
         """Taken share of the worker's fullest resource, as the engine last counted."""
         try:
-            usage = self._session.snapshot.worker_usage(node)
+            usage = self._state.snapshot.worker_usage(node)
         except KeyError:
             return 0.0
         whole = dict(usage.allocatable)
@@ -202,7 +202,7 @@ class PoolNodes:
     async def tell(self, pool: WorkerPool, *, reason: str, message: str, warning: bool) -> None:
         """A Kubernetes Event on the WorkerPool. The record has it too, so a lost one is only logged."""
         meta = pool.metadata
-        at = self._session.clock.now()
+        at = self._state.clock.now()
         try:
             await self._client.create_event(
                 meta.namespace,

@@ -21,7 +21,7 @@ from niyanta.observability import log
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.worker_pool import WorkerPool
 from niyanta.resources.ownership import pod_selector
-from niyanta.scheduler.session import Session
+from niyanta.scheduler.state import SchedulerState
 from niyanta.settings import Settings
 from niyanta.store.errors import StoreError
 from niyanta.store.rows import CustomerRow, PoolRow, WorkerRow
@@ -44,17 +44,17 @@ class PoolCondition:
 
 
 class PoolStatusWriter:
-    """Writes pool statuses and worker rows while one session leads."""
+    """Writes pool statuses and worker rows while this process leads."""
 
     def __init__(
         self,
         *,
         cache: ClusterCache,
         client: ApiClient,
-        state: StateManager,
+        state: SchedulerState,
+        store: StateManager,
         pools: ResourceStore[WorkerPool],
         customers: ResourceStore[Customer],
-        session: Session,
         settings: Settings,
         conditions: Callable[[WorkerPool], Iterable[PoolCondition]],
     ) -> None:
@@ -62,9 +62,9 @@ class PoolStatusWriter:
         self._cache = cache
         self._client = client
         self._state = state
+        self._store = store
         self._pools = pools
         self._customers = customers
-        self._session = session
         self._conditions = conditions
         self._interval = settings.pool_status_interval
         self._written: dict[str, dict[str, Any]] = {}
@@ -88,10 +88,10 @@ class PoolStatusWriter:
         rows = await self._worker_rows()
         changed = [row for name, row in rows.items() if self._rows.get(name) != row]
         if changed:
-            await self._state.upsert_workers(changed)
+            await self._store.upsert_workers(changed)
         gone = [name for name in self._rows if name not in rows]
         if gone:
-            await self._state.delete_workers(gone)
+            await self._store.delete_workers(gone)
         self._rows = rows
         await self._write_customers()
         overlaps = self._cache.overlaps()
@@ -103,16 +103,16 @@ class PoolStatusWriter:
                 continue
             pools.append(PoolRow(name, pool.spec.manifest(), status))
             before = (pool.status or {}).get("conditions") or []
-            body = {**status, "conditions": stamped(status["conditions"], before, self._session.clock.now())}
+            body = {**status, "conditions": stamped(status["conditions"], before, self._state.clock.now())}
             await self._client.patch_pool_status(
                 pool.metadata.namespace, name, {"metadata": {"uid": pool.metadata.uid}, "status": body}
             )
             self._written[name] = status
 
         if pools:
-            await self._state.upsert_pools(pools)
+            await self._store.upsert_pools(pools)
         if gone_pools := [name for name in self._written if name not in self._pools.items()]:
-            await self._state.delete_pools(gone_pools)
+            await self._store.delete_pools(gone_pools)
             for name in gone_pools:
                 del self._written[name]
 
@@ -120,22 +120,22 @@ class PoolStatusWriter:
         """The REST door knows customers from Postgres alone."""
         rows = {name: customer_row(customer) for name, customer in self._customers.items().items()}
         if changed := [row for name, row in rows.items() if self._customer_rows.get(name) != row]:
-            await self._state.upsert_customers(changed)
+            await self._store.upsert_customers(changed)
         for name in [name for name in self._customer_rows if name not in rows]:
-            await self._state.delete_customer(name)
+            await self._store.delete_customer(name)
         self._customer_rows = rows
 
     async def _worker_rows(self) -> dict[str, WorkerRow]:
         rows: dict[str, WorkerRow] = {}
         for count, (name, info) in enumerate(list(self._cache.workers.items())):
-            rows[name] = worker_row(info, self._session.snapshot)
+            rows[name] = worker_row(info, self._state.snapshot)
             if count % SLICE_WORKERS == 0:
                 await asyncio.sleep(0)
         return rows
 
     def _status(self, pool: WorkerPool, rows: list[WorkerRow], overlap: list[str]) -> dict[str, Any]:
         ready = sum(1 for row in rows if row.ready and not row.cordoned)
-        stats = self._session.figures
+        stats = self._state.demand_stats
         counted = stats.pool(pool.metadata.name) if stats is not None else None
         conditions = [
             _condition(pool, "Ready", holds=ready > 0, reason="WorkersReady" if ready else _why_empty(rows, overlap)),

@@ -1,4 +1,4 @@
-"""What the scheduler needs of the cluster, as Protocols and plain values; `niyanta.cluster` fulfils them."""
+"""The cluster as the scheduler needs it: Protocols and plain values, implemented by `niyanta.cluster`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class PodView:
 
 
 class NodeState(enum.Enum):
-    """Whether the kubelet of a node can be believed to be in charge of its pods."""
+    """State of a node: can its kubelet be trusted to be in charge of the pods there."""
 
     READY = "Ready"
     NOT_READY = "NotReady"
@@ -50,7 +50,7 @@ class NodeState(enum.Enum):
 
 
 class WriteProblem(enum.Enum):
-    """How the API server answered a pod creation that didn't succeed."""
+    """The API server's answer to a pod creation that didn't succeed."""
 
     QUOTA = "QuotaExceeded"
     FORBIDDEN = "PodForbidden"
@@ -89,34 +89,24 @@ class CustomerLimits:
 
 
 class MissingObjectsError(Exception):
-    """Too many objects are missing at once (or their whole kind is) to believe that users deleted them."""
+    """Too many objects are missing at once (or their whole kind is): users can hardly have deleted them."""
 
 
-class ClusterApi(Protocol):
-    """The cluster, seen from the scheduler. Methods that write raise LeaseLostError once leadership is over; those
-    about Workload objects raise ClusterAwayError while the API server doesn't answer."""
+class ClusterReads(Protocol):
+    """Reads of the cluster: the watched state, and fresh reads of Workload objects. Fresh reads raise
+    ClusterAwayError while the API server doesn't answer."""
 
     def delta_cursor(self) -> DeltaCursor:
         """A new reader of cluster changes, one for each snapshot; its first read returns the whole state."""
         ...
 
     def empty_pools(self, remembered: Mapping[str, Mapping[str, Any]]) -> Sequence[EmptyPool]:
-        """Every WorkerPool with what an empty worker of it offers; `remembered`: shapes seen earlier, by pool."""
+        """Every WorkerPool with its empty worker's capacity; `remembered`: empty workers observed earlier, by pool."""
         ...
 
-    async def observe_shapes(self) -> Mapping[str, Mapping[str, Any]]:
-        """What an empty worker of each pool would be, going by its smallest worker; pools without a ready one are
-        left out. JSON values."""
-        ...
-
-    def claim(
-        self, workload_id: str, attempt: int, workers: Sequence[str], requirements: Requirements, subject: Subject
-    ) -> None:
-        """A committed placement takes its workers' capacity from now on, whether its pods are seen or not."""
-        ...
-
-    def unclaim(self, workload_id: str, attempt: int) -> None:
-        """The attempt is over; pods of it that still live keep their charge."""
+    async def observe_empty_workers(self) -> Mapping[str, Mapping[str, Any]]:
+        """An empty worker of each pool as JSON values, modelled on its smallest worker; pools without a ready one are
+        left out."""
         ...
 
     def pods(self, workload_id: str) -> list[PodView]:
@@ -127,17 +117,66 @@ class ClusterApi(Protocol):
         """Ids of all workloads that have a pod."""
         ...
 
-    def node_state(self, node: str) -> NodeState: ...
+    def node_state(self, node: str) -> NodeState:
+        """State of a node; FENCED if there is no such node."""
+        ...
 
     def gpu_resource(self, worker: str) -> str | None:
         """Extended resource name of the worker's GPUs; None where it has none."""
         ...
 
     def resolve_customer(self, namespace: str, named: str | None) -> Resolved | Held:
-        """Whose a workload in that namespace is, which names a customer or none."""
+        """The Customer that owns a workload of that namespace; `named`: spec.customer, if it is set."""
         ...
 
-    def namespace_defaults(self, namespace: str) -> NamespaceDefaults: ...
+    def namespace_defaults(self, namespace: str) -> NamespaceDefaults:
+        """LimitRanges and RuntimeClasses that count in a namespace."""
+        ...
+
+    async def list_workloads(self) -> list[Mapping[str, Any]]:
+        """All Workload objects, consistently as of now."""
+        ...
+
+    async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:
+        """A fresh read of a Workload object; None: there is none. Raises MissingObjectsError when the
+        whole kind is gone."""
+        ...
+
+    def is_schedulable(self, node: str) -> bool:
+        """True if the node exists and isn't cordoned; if not, the engine knows it before its next cycle."""
+        ...
+
+    def customer_limits(self, customer: str) -> CustomerLimits:
+        """Limits of a customer; none for one that doesn't exist."""
+        ...
+
+    def customer_tier(self, customer: str) -> str:
+        """Name of a customer's tier; "unknown" for one that doesn't exist."""
+        ...
+
+    def worker_states(self) -> Mapping[tuple[str, str], int]:
+        """Number of workers by (pool, state). States: ready, cordoned (ready, but closed to new work), not_ready."""
+        ...
+
+    def worker_counts(self) -> tuple[int, int]:
+        """Number of workers, and of those that are ready and not cordoned."""
+        ...
+
+
+class ClusterWrites(Protocol):
+    """Everything the scheduler writes to the cluster, and the capacity that committed placements take. Requests raise
+    LeaseLostError once leadership is over; those about Workload objects raise ClusterAwayError while the API server
+    doesn't answer."""
+
+    def claim(
+        self, workload_id: str, attempt: int, workers: Sequence[str], requirements: Requirements, subject: Subject
+    ) -> None:
+        """A committed placement takes its workers' capacity from now on, whether its pods are seen or not."""
+        ...
+
+    def unclaim(self, workload_id: str, attempt: int) -> None:
+        """The attempt is over; pods of it that still live keep their charge."""
+        ...
 
     async def create_pod(self, namespace: str, manifest: Mapping[str, Any]) -> None:
         """Returns when the pod exists as wanted (also when it did before); raises PodWriteError."""
@@ -151,50 +190,30 @@ class ClusterApi(Protocol):
         """Remove the outcome finalizer (idempotent)."""
         ...
 
-    async def list_workloads(self) -> list[Mapping[str, Any]]:
-        """All Workload objects, consistently as of now."""
-        ...
-
-    async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        """A fresh read of a Workload object; None: there is none. Raises OrphansError when the whole kind is gone."""
-        ...
-
     async def create_workload(self, namespace: str, manifest: Mapping[str, Any]) -> str:
-        """Make the object of a REST submission; returns its UID, also when it existed. Raises PodWriteError."""
+        """Create the object of a REST submission; returns its UID, also when it existed. Raises PodWriteError."""
         ...
 
     async def cordon(self, node: str) -> bool:
         """No new pods there; False: there is no such node."""
         ...
 
-    def takes_pods(self, node: str) -> bool:
-        """Whether the node is there and not cordoned; if not, the engine knows or hears of it before its next cycle."""
-        ...
-
-    def limits_of(self, customer: str) -> CustomerLimits:
-        """Limits of a customer; none for one that doesn't exist."""
-        ...
-
-    def tier_of(self, customer: str) -> str:
-        """Name of a customer's tier; "unknown" for one that doesn't exist."""
-        ...
-
-    def worker_states(self) -> Mapping[tuple[str, str], int]:
-        """How many workers are ready, cordoned (ready, but closed) or not_ready: by pool and state."""
-        ...
-
-    def worker_counts(self) -> tuple[int, int]:
-        """How many workers there are, and how many of them are ready and not cordoned."""
-        ...
-
     async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
         """Delete a Workload object if it still has that UID."""
         ...
 
-    def project(self, row: WorkloadRow) -> None:
-        """The row changed: its object's status is to follow, coalesced."""
+
+class ClusterReports(Protocol):
+    """Reports to users, on Workload objects. They return at once and are written in the background."""
+
+    def write_status(self, row: WorkloadRow) -> None:
+        """The row changed: write its object's status soon, coalesced with later changes."""
         ...
 
-    def tell(self, row: WorkloadRow, *, reason: str, message: str, warning: bool) -> None:
-        """A Kubernetes Event on the Workload (dropped beyond the rate limit)."""
+    def record_event(self, row: WorkloadRow, *, reason: str, message: str, warning: bool) -> None:
+        """Record a Kubernetes Event on the Workload (dropped beyond the rate limit)."""
         ...
+
+
+class ClusterApi(ClusterReads, ClusterWrites, ClusterReports, Protocol):
+    """The whole cluster, as `niyanta.cluster.kubernetes` provides it."""

@@ -1,7 +1,7 @@
-"""The leader's gauges: what waits and runs now, by tier, customer and pool. Gone when the process leads no longer.
+"""The leader's gauges: workloads waiting and running, by tier, customer and pool. Cleared when leadership is over.
 
 Depths come from the record's counters, so they count the backlog that isn't in memory too; ages come from memory, which
-always holds what has waited longest. What is counted by pool comes from the leader's figures.
+always holds what has waited longest. What is counted by pool comes from the leader's statistics of demand.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from niyanta.lifecycle import Phase
 from niyanta.observability.gauges import OTHER, LabelLimit, LeaderGauge, Values
 from niyanta.resources.models.customer import Tier
 from niyanta.resources.ownership import HeldReason
+from niyanta.scheduler.cluster_api import ClusterReads
 from niyanta.scheduler.metrics import PLACEMENTS
-from niyanta.scheduler.session import Session
+from niyanta.scheduler.state import SchedulerState
 from niyanta.store.leader.demand_stats import DemandStats, PoolStats
 from niyanta.store.rows import Depth
+from niyanta.store.state import StateManager
 from niyanta.store.workloads.limits import QUEUE_FULL
 
-SLICE = 5000
+SLICE_ROWS = 5000
 """Workloads looked at before other tasks of the loop get their turn."""
 
 QUEUE_DEPTH = LeaderGauge("niyanta_queue_depth", "Workloads waiting to be placed (phase Pending)")
@@ -65,7 +67,7 @@ POOL_UTILIZATION = LeaderGauge(
     "Taken share of cpu, memory, gpu and slots over the pool's workers, 0 to 1",
     ["pool", "region", "resource"],
 )
-FIGURES_AGE = LeaderGauge(
+STATS_AGE = LeaderGauge(
     "niyanta_figures_age_seconds", "Age of the leader's figures of pools, which autoscalers are answered from"
 )
 
@@ -80,7 +82,7 @@ _SUMS: tuple[tuple[LeaderGauge, Callable[[PoolStats], int]], ...] = (
 )
 _ALL = (
     *(QUEUE_DEPTH, OLDEST_AGE, TIER_DEPTH, TIER_OLDEST_AGE, CUSTOMER_DEPTH, CUSTOMER_OLDEST_AGE, CUSTOMER_RUNNING),
-    *(WORKLOADS, HELD, POOL_WORKERS, POOL_OLDEST_AGE, POOL_UTILIZATION, FIGURES_AGE),
+    *(WORKLOADS, HELD, POOL_WORKERS, POOL_OLDEST_AGE, POOL_UTILIZATION, STATS_AGE),
     *(gauge for gauge, _ in _SUMS),
 )
 
@@ -88,25 +90,37 @@ Key = tuple[str, ...]
 
 
 class SchedulerGauges:
-    """Refreshes the gauges of one session."""
+    """Refreshes the gauges of one leadership."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self._customers = LabelLimit(session.settings.metrics_max_customers)
+    def __init__(
+        self,
+        state: SchedulerState,
+        *,
+        store: StateManager,
+        cluster: ClusterReads,
+        pool_labels: LabelLimit,
+        tick: Callable[[], None],
+    ) -> None:
+        """`pool_labels` are shared with the counters, so that a pool has the same label everywhere."""
+        self._state = state
+        self._store = store
+        self._cluster = cluster
+        self._pool_labels = pool_labels
+        self._tick = tick
+        self._customers = LabelLimit(state.settings.metrics_max_customers)
 
     async def refresh(self) -> None:
         """Count anew. O(what is in memory), in slices."""
-        session = self.session
-        depths = await session.state.get_queue_depth()
+        depths = await self._store.get_queue_depth()
         oldest, held = await self._oldest_and_held()
-        now = session.clock.now()
+        now = self._state.clock.now()
         ages = {customer: max(0.0, (now - since) / 1e6) for customer, since in oldest.items()}
         QUEUE_DEPTH.set(depths.total.pending)
         OLDEST_AGE.set(max(ages.values(), default=0.0))
         WORKLOADS.show({(phase.value,): getattr(depths.total, phase.value.lower()) for phase in _LIVE})
         HELD.show({(reason,): held[reason] for reason in (*(r.value for r in HeldReason), QUEUE_FULL, OTHER)})
         self._show_customers(depths.customers, ages)
-        self._show_pools(session.figures)
+        self._show_pools(self._state.demand_stats)
 
     @staticmethod
     def clear() -> None:
@@ -115,24 +129,24 @@ class SchedulerGauges:
             gauge.clear()
 
     async def _oldest_and_held(self) -> tuple[dict[str, int], Counter[str]]:
-        """Since when (µs) each customer's oldest has been queued; the held by reason."""
+        """For each customer, when its oldest pending workload was queued (µs); held workloads by reason."""
         known = {*(reason.value for reason in HeldReason), QUEUE_FULL}
         oldest: dict[str, int] = {}
         held: Counter[str] = Counter()
-        for count, tracked in enumerate(self.session.mirror, start=1):
+        for count, tracked in enumerate(self._state.workloads, start=1):
             row = tracked.row
             if row.phase is Phase.PENDING:
                 oldest[row.customer] = min(oldest.get(row.customer, row.queued_at_us), row.queued_at_us)
             elif row.phase is Phase.HELD:
                 held[row.reason if row.reason in known else OTHER] += 1
-            if count % SLICE == 0:
-                self.session.tick()
+            if count % SLICE_ROWS == 0:
+                self._tick()
                 await asyncio.sleep(0)
         return oldest, held
 
     def _show_customers(self, depths: Mapping[str, Depth], ages: Mapping[str, float]) -> None:
-        tier_of = self.session.cluster.tier_of
-        tiers = {customer: tier_of(customer) for customer in depths}
+        customer_tier = self._cluster.customer_tier
+        tiers = {customer: customer_tier(customer) for customer in depths}
         seats = self._customers.assign(
             {name: d.pending + d.held + d.scheduled + d.running for name, d in depths.items()}
         )
@@ -155,16 +169,16 @@ class SchedulerGauges:
         TIER_DEPTH.show(by_tier)
         TIER_OLDEST_AGE.show(oldest)
 
-    def _show_pools(self, figures: DemandStats | None) -> None:
-        if figures is None:
+    def _show_pools(self, stats: DemandStats | None) -> None:
+        if stats is None:
             return
-        label = self.session.telemetry.pools.label
-        states = self.session.cluster.worker_states()
+        label = self._pool_labels.label
+        states = self._cluster.worker_states()
         sums: dict[LeaderGauge, Counter[Key]] = {gauge: Counter() for gauge, _ in _SUMS}
         workers: Counter[Key] = Counter()
         ages: dict[Key, float] = {}
         shares: dict[Key, float] = {}
-        for pool in figures.pools:
+        for pool in stats.pools:
             name = label(pool.pool)
             region = "" if name == OTHER else pool.region
             for gauge, amount in _SUMS:
@@ -182,8 +196,8 @@ class SchedulerGauges:
         POOL_WORKERS.show(workers)
         POOL_OLDEST_AGE.show(ages)
         POOL_UTILIZATION.show(shares)
-        FIGURES_AGE.ask(self._figures_age)
+        STATS_AGE.ask(self._stats_age)
 
-    def _figures_age(self) -> Values:
-        figures = self.session.figures
-        return {} if figures is None else {(): max(0.0, (self.session.clock.now() - figures.at) / 1e6)}
+    def _stats_age(self) -> Values:
+        stats = self._state.demand_stats
+        return {} if stats is None else {(): max(0.0, (self._state.clock.now() - stats.at) / 1e6)}

@@ -6,12 +6,7 @@ Postgres says.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, TypeVar
-
-T = TypeVar("T")
 
 
 class Lease:
@@ -44,28 +39,10 @@ class Lease:
 
     @property
     def valid(self) -> bool:
-        """Whether this process may write."""
+        """True if this process may write."""
         return time.monotonic() < self._until
 
     @property
     def stalled(self) -> bool:
-        """Whether the loop has not ticked for too long to go on renewing."""
+        """True if the loop has not ticked for too long to go on renewing."""
         return time.monotonic() - self._ticked > self._stall_limit
-
-
-async def gathered(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of all of it, for `alive_while`."""
-    return await asyncio.gather(*work)
-
-
-async def alive_while(tick: Callable[[], None], work: Coroutine[Any, Any, T]) -> T:
-    """Await something that takes long for good reasons (a list of everything), ticking meanwhile."""
-    task = asyncio.ensure_future(work)
-    try:
-        while True:
-            tick()
-            done, _ = await asyncio.wait({task}, timeout=0.5)
-            if done:
-                return task.result()
-    finally:
-        task.cancel()

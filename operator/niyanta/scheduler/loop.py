@@ -1,115 +1,200 @@
-"""The leader's loop: repair once, then look at the mail, the timers and the queue until leadership is lost.
+"""The leader's loop: recover once, then run rounds over incoming work, timers and the queue until leadership is lost.
 
-Losing Postgres pauses it: the round is repeated until the store answers; nothing taken from the inbox is lost.
+Losing Postgres or the API server pauses it: the round is repeated until they answer, and nothing taken from the work
+queue is lost.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
-from niyanta.lifecycle import Phase
+from niyanta.aio import Timer
 from niyanta.observability import log
-from niyanta.scheduler.cluster_api import ClusterApi, ClusterAwayError, MissingObjectsError
+from niyanta.scheduler.cluster_api import ClusterAwayError, MissingObjectsError
 from niyanta.scheduler.demand.stats_collector import StatsCollector
 from niyanta.scheduler.gauges import SchedulerGauges
 from niyanta.scheduler.intake.admission import Admission
 from niyanta.scheduler.intake.refill import Refill
-from niyanta.scheduler.intake.work_queue import PendingWork
-from niyanta.scheduler.lease import alive_while, gathered
+from niyanta.scheduler.intake.work_queue import PendingWork, WorkQueue
 from niyanta.scheduler.maintenance import Maintenance
-from niyanta.scheduler.metrics import ORPHANS
+from niyanta.scheduler.metrics import ORPHANS, SchedulerMetrics
 from niyanta.scheduler.placing.cycle import Cycle
-from niyanta.scheduler.pods import outcome
+from niyanta.scheduler.placing.pending_reasons import PendingReasons
+from niyanta.scheduler.pods.observer import PodObserver
 from niyanta.scheduler.recovery import Recovery
-from niyanta.scheduler.session import Session, TransitionRequest
-from niyanta.scheduler.workload_cache import TrackedWorkload
+from niyanta.scheduler.state import SchedulerState
+from niyanta.scheduler.transitions import Transitions
+from niyanta.scheduler.wake_ups import WakeUps
 from niyanta.store.errors import ConflictError, StoreUnavailableError
-from niyanta.store.rows import WorkloadRow
+from niyanta.store.state import StateManager
 
 logger = log.get(__name__)
 
-TIMERS_EVERY = 0.5
-"""Seconds between two looks at what is due."""
+TIMERS_EVERY_SECONDS = 0.5
+"""Time between two looks at due rows; a round runs at least as often."""
 
-DUE_BATCH = 1000
+DUE_BATCH_ROWS = 1000
+"""Most due rows handled in one round."""
 
-IDLE_WINDOW = 0.02
+IDLE_WINDOW_SECONDS = 0.02
+"""Time that a round waits after the first piece of work: what comes in a burst is handled in one round."""
 
-GAUGES_EVERY = 2.0
-"""Seconds; counting is linear in what is tracked."""
+GAUGES_EVERY_SECONDS = 2.0
+"""Counting is linear in what is tracked."""
 
-EXPIRE_BATCH = 48
-"""Finished objects deleted at once."""
+ASK_AGAIN_SECONDS = 0.5
+"""Time until a round is repeated when Postgres or the API server doesn't answer."""
 
-LOOK_AGAIN = 1.0
-"""Seconds until a pending row whose backoff is over but whose pods still stop is looked at again."""
+OBJECTS_AGAIN_SECONDS = 2.0
+"""Time until a round is repeated when too many Workload objects are missing."""
 
 
 class LeaderLoop:
-    """Runs a session round by round. `tick` is called each round, so that a stall can be told from work."""
+    """Runs one leadership round by round."""
 
     def __init__(
-        self, session: Session, *, tick: Callable[[], None], on_repaired: Callable[[], Awaitable[None]] | None = None
+        self,
+        state: SchedulerState,
+        *,
+        store: StateManager,
+        work_queue: WorkQueue,
+        recovery: Recovery,
+        admission: Admission,
+        observer: PodObserver,
+        reasons: PendingReasons,
+        refill: Refill,
+        wake_ups: WakeUps,
+        transitions: Transitions,
+        maintenance: Maintenance,
+        cycle: Cycle,
+        stats_collector: StatsCollector,
+        gauges: SchedulerGauges,
+        metrics: SchedulerMetrics,
+        tick: Callable[[], None],
     ) -> None:
-        """`on_repaired` is awaited when rows, objects and pods agree, before anything new is placed."""
-        self.session = session
-        self.reception = Admission(session)
-        self._on_repaired = on_repaired
-        self.backlog = Refill(session)
-        self.duties = Maintenance(session)
-        self.cycle = Cycle(session)
-        self.standing = SchedulerGauges(session)
+        """`tick` is called each round, so that a stall can be told from work."""
+        self._state = state
+        self._store = store
+        self._work_queue = work_queue
+        self._recovery = recovery
+        self._admission = admission
+        self._observer = observer
+        self._reasons = reasons
+        self._refill = refill
+        self._wake_ups = wake_ups
+        self._transitions = transitions
+        self._maintenance = maintenance
+        self._cycle = cycle
+        self._stats_collector = stats_collector
+        self._gauges = gauges
+        self._metrics = metrics
         self._tick = tick
-        self._think = True
+        self._timers = Timer(TIMERS_EVERY_SECONDS)
+        self._gauges_timer = Timer(GAUGES_EVERY_SECONDS)
+        self._cycle_wanted = True
+        """Something happened since the last cycle that may let another workload be placed."""
         self._last_cycle = 0.0
-        self._timers_at = 0.0
-        self._gauges_at = 0.0
-        self._mail: PendingWork | None = None
+        self._taken: PendingWork | None = None
+        """Work of a round that hasn't succeeded yet."""
 
-    @property
-    def cluster(self) -> ClusterApi:
-        return self.session.cluster
+    async def run(self, on_recovered: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Until cancelled; raises StaleEpochError or LeaseLostError when leadership is over.
 
-    async def run(self) -> None:
-        """Until cancelled; raises StaleEpochError or LeaseLostError when leadership is over."""
+        `on_recovered` is awaited when rows, objects and pods agree, before anything new is placed.
+        """
         try:
-            await self._run()
+            await self._until_answered(self._recovery.run)
+            if on_recovered is not None:
+                await on_recovered()
+            await self._run_rounds()
         finally:
-            self.standing.clear()
-            self.session.telemetry.close()
+            self._gauges.clear()
+            self._metrics.close()
 
-    async def _run(self) -> None:
-        await self._repeat(Recovery(self.session, self.backlog).run)
-        if self._on_repaired is not None:
-            await self._on_repaired()
-        counting = asyncio.create_task(StatsCollector(self.session, deep=self.backlog.is_deep).run(), name="figures")
+    async def _run_rounds(self) -> None:
+        collecting = asyncio.create_task(self._stats_collector.run(), name="demand stats")
         try:
             while True:
-                await self.session.inbox.wait(TIMERS_EVERY)
-                await asyncio.sleep(IDLE_WINDOW)  # what comes in a burst is looked at in one round
+                await self._work_queue.wait(TIMERS_EVERY_SECONDS)
+                await asyncio.sleep(IDLE_WINDOW_SECONDS)
                 self._tick()
-                await self._repeat(self.round)
+                await self._until_answered(self.round)
         finally:
-            counting.cancel()
-            await asyncio.gather(counting, return_exceptions=True)
+            collecting.cancel()
+            await asyncio.gather(collecting, return_exceptions=True)
 
-    async def _repeat(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run `work` again and again while Postgres or the API server is away."""
+    async def round(self) -> None:
+        """One round. Work taken from the work queue is kept until it is done, so a repeated round does it again."""
+        # 1. Take the work that came in.
+        if self._taken is None:
+            self._taken = self._work_queue.take()
+        work = self._taken
+        self._cycle_wanted = self._cycle_wanted or bool(work)
+        # 2. Follow users: objects, Customers, LimitRanges.
+        with self._metrics.phase("intake"):
+            await self._admit(work)
+        # 3. Follow pods and nodes.
+        with self._metrics.phase("observe"):
+            await self._observer.observe(work.workloads)
+        # 4. Write why workloads wait.
+        if self._reasons.unwritten:
+            with self._metrics.phase("notes"):
+                await self._reasons.write()
+        self._taken = None
+        # 5. Follow rows that other processes changed, and refill the queue from Postgres.
+        if await self._refill.follow():
+            self._cycle_wanted = True
+        # 6. Timers: due rows, lost nodes, maintenance.
+        if self._timers.due():
+            await self._run_timers()
+        # 7. Place.
+        await self._maybe_cycle()
+
+    async def _admit(self, work: PendingWork) -> None:
+        await self._admission.take_gone(list(work.gone.values()))
+        if work.customers:
+            await self._admission.review_customers()
+        if work.defaults:
+            await self._admission.review_defaults(work.defaults)
+        await self._admission.take_in(list(work.objects.values()))
+
+    async def _run_timers(self) -> None:
+        await self._state.clock.refresh()
+        if self._gauges_timer.due():
+            await self._gauges.refresh()
+        if await self._wake_ups.handle(await self._store.get_due(DUE_BATCH_ROWS)):
+            self._cycle_wanted = True
+        await self._observer.observe([t.id for t in self._state.workloads if t.lost_since is not None])
+        if self._transitions.end_exclusions():
+            self._cycle_wanted = True
+        self._reasons.collect()
+        await self._maintenance.run()
+
+    async def _maybe_cycle(self) -> None:
+        if not self._cycle_wanted:
+            return
+        rest = self._last_cycle + self._state.settings.cycle_interval - time.monotonic()
+        if rest > 0:
+            asyncio.get_running_loop().call_later(rest, self._work_queue.wake)
+            return
+        self._last_cycle = time.monotonic()
+        with self._metrics.cycle():
+            self._cycle_wanted = await self._cycle.run()
+
+    async def _until_answered(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Repeat `work` while Postgres or the API server is away, or objects are missing."""
         while True:
             try:
                 await work()
-            except StoreUnavailableError as error:
-                logger.warning("Postgres does not answer; placement pauses", error=str(error))
+            except (StoreUnavailableError, ClusterAwayError) as error:
+                server = "Postgres" if isinstance(error, StoreUnavailableError) else "the API server"
+                logger.warning(f"{server} does not answer; placement pauses", error=str(error))
                 self._tick()
-                await asyncio.sleep(0.5)
-            except ClusterAwayError as error:
-                logger.warning("the API server does not answer; placement pauses", error=str(error))
-                self._tick()
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(ASK_AGAIN_SECONDS)
             except ConflictError as error:
-                logger.info("lost a race in Postgres; once more", error=str(error))
+                logger.info("a transaction conflicted in Postgres; repeating the round", error=str(error))
                 self._tick()
             except MissingObjectsError as error:
                 ORPHANS.set(1)
@@ -117,125 +202,7 @@ class LeaderLoop:
                     "objects are missing; nothing is cancelled or placed until they are back", error=str(error)
                 )
                 self._tick()
-                await asyncio.sleep(2.0)
+                await asyncio.sleep(OBJECTS_AGAIN_SECONDS)
             else:
                 ORPHANS.set(0)
                 return
-
-    async def round(self) -> None:
-        """One look at everything. What was taken from the inbox is kept until it is done, so a repeat does it again."""
-        if self._mail is None:
-            self._mail = self.session.inbox.take()
-        mail = self._mail
-        self._think = self._think or mail.moves
-        with self.session.telemetry.phase("intake"):
-            await self.reception.take_gone(list(mail.gone.values()))
-            if mail.customers:
-                await self.reception.review_customers()
-            if mail.defaults:
-                await self.reception.review_defaults(mail.defaults)
-            await self.reception.take_in(list(mail.objects.values()))
-        with self.session.telemetry.phase("observe"):
-            await self.session.observe(mail.workloads)
-        if mail.notes:
-            with self.session.telemetry.phase("notes"):
-                await self.cycle.write_notes(list(mail.notes.values()))
-        self._mail = None
-        self._think = await self.backlog.follow() or self._think
-        await self._timers()
-        await self._maybe_cycle()
-
-    async def _maybe_cycle(self) -> None:
-        if not self._think:
-            return
-        rest = self._last_cycle + self.session.settings.cycle_interval - time.monotonic()
-        if rest > 0:
-            asyncio.get_running_loop().call_later(rest, self.session.inbox.wake)
-            return
-        self._last_cycle = time.monotonic()
-        with self.session.telemetry.cycle():
-            self._think = await self.cycle.run()
-
-    # --- timers ------------------------------------------------------------------------------------------------------
-
-    async def _timers(self) -> None:
-        now = time.monotonic()
-        if now < self._timers_at:
-            return
-        self._timers_at = now + TIMERS_EVERY
-        session = self.session
-        await session.clock.refresh()
-        if now >= self._gauges_at:
-            self._gauges_at = now + GAUGES_EVERY
-            await self.standing.refresh()
-        await self._look_at_due(await session.state.get_due(DUE_BATCH))
-        waiting = [t.id for t in session.mirror if t.lost_since is not None]
-        await session.observe(waiting)
-        if session.end_exclusions():
-            self._think = True
-        self.cycle.collect_notes()
-        await self.duties.run()
-
-    async def _look_at_due(self, due: Sequence[WorkloadRow]) -> None:
-        """Do what wake-ups ask for. One that can't be dealt with yet is put off, so that it never hides others."""
-        session = self.session
-        outcomes: list[TransitionRequest] = []
-        again: dict[float | None, list[str]] = {}
-        for row in due:
-            tracked = session.mirror.get(row.id)
-            if row.phase.terminal:
-                continue
-            if tracked is None:
-                again.setdefault(60.0, []).append(row.id)
-            elif tracked.row.version != row.version:
-                await session.refresh([row.id])
-            elif row.phase is Phase.PENDING:
-                session.settle(tracked)
-                queued = tracked.id in session.mirror.queue
-                again.setdefault(None if queued else LOOK_AGAIN, []).append(row.id)
-                self._think = True
-            elif row.phase is Phase.SCHEDULED and len(tracked.known) < len(row.workers):
-                # The pods don't exist yet (the API server is away or slow): the clock of starting hasn't begun.
-                again.setdefault(float(tracked.spec.start_timeout_seconds), []).append(row.id)
-            elif row.phase is Phase.SCHEDULED:
-                text = f"not all pods were running {tracked.spec.start_timeout_seconds} s after they were bound"
-                outcomes.append(self._failed(tracked, "StartTimeout", text))
-            elif row.phase is Phase.RUNNING:
-                text = f"ran longer than timeoutSeconds {tracked.spec.timeout_seconds}"
-                outcomes.append(self._failed(tracked, "Timeout", text))
-        for seconds, ids in again.items():
-            await session.state.set_wake(ids, seconds, epoch=session.epoch)
-        await session.commit(outcomes)
-        await self._expire([row for row in due if row.phase.terminal])
-
-    @staticmethod
-    def _failed(tracked: TrackedWorkload, reason: str, message: str) -> TransitionRequest:
-        facts = outcome.Attempt(
-            phase=tracked.row.phase,
-            attempt=tracked.row.attempt,
-            workers=tracked.row.workers,
-            failures=tracked.row.failures,
-            rejections=tracked.row.rejections,
-            max_retries=tracked.spec.max_retries,
-            max_rejections=0,
-            replace_lost=False,
-            known=frozenset(tracked.known),
-        )
-        return TransitionRequest(tracked, outcome.failed_attempt(facts, reason, message))
-
-    async def _expire(self, rows: Sequence[WorkloadRow]) -> None:
-        """ttlSecondsAfterFinished is over: the objects go, the rows stay as history."""
-        session = self.session
-        for start in range(0, len(rows), EXPIRE_BATCH):
-            self._tick()
-            part = rows[start : start + EXPIRE_BATCH]
-            await alive_while(self._tick, gathered(self._delete_object(row) for row in part))
-            await session.state.set_wake([row.id for row in part], None, epoch=session.epoch)
-            for row in part:
-                session.mirror.drop(row.id)
-                logger.info("finished workload expired", workload=f"{row.namespace}/{row.name}", id=row.id)
-
-    async def _delete_object(self, row: WorkloadRow) -> None:
-        if row.object is not None:
-            name, uid = row.object
-            await self.cluster.delete_workload(row.namespace, name, uid)

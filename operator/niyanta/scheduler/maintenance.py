@@ -1,112 +1,128 @@
-"""What the leader does beside placing: customers' limits, drains asked for by REST, figures for REST, upkeep."""
+"""The leader's duties beside placing: customers' queue limits, drains, statistics for REST, partitions of the store."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
+from niyanta.aio import Timer, ticking
 from niyanta.lifecycle import Event, Phase
 from niyanta.observability import log
-from niyanta.scheduler.lease import alive_while
+from niyanta.scheduler.cluster_api import ClusterApi
+from niyanta.scheduler.drain_queries import DrainQueries
+from niyanta.scheduler.intake.work_queue import WorkQueue
 from niyanta.scheduler.pods.outcome import LifecycleDecision
-from niyanta.scheduler.session import Session, TransitionRequest
+from niyanta.scheduler.reasons import RowReason
+from niyanta.scheduler.state import SchedulerState
+from niyanta.scheduler.transitions import TransitionRequest, Transitions
 from niyanta.scheduler.workload_cache import TrackedWorkload
+from niyanta.store.state import StateManager
 from niyanta.store.workloads.limits import QUEUE_FULL, RELEASE_AT_ONCE
 
 logger = log.get(__name__)
 
-HELD_EVERY = 1.0
-REQUESTS_EVERY = 2.0
-HOUSE_EVERY = 3600.0
-"""Seconds; partitions are made days ahead, so an hour late is early."""
+RELEASE_EVERY_SECONDS = 1.0
+WORKER_REQUESTS_EVERY_SECONDS = 2.0
+PARTITIONS_EVERY_SECONDS = 3600.0
+"""Partitions are made days ahead, so an hour late is early."""
+
+WORKER_TAKES_PODS = -1
+"""Answer to a drain query about a worker that isn't cordoned."""
 
 
 class Maintenance:
     """Called by the leader's timers; each duty keeps its own interval."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
-        self._due: dict[str, float] = {}
+    def __init__(
+        self,
+        state: SchedulerState,
+        *,
+        store: StateManager,
+        cluster: ClusterApi,
+        work_queue: WorkQueue,
+        drain_queries: DrainQueries,
+        transitions: Transitions,
+        tick: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._store = store
+        self._cluster = cluster
+        self._work_queue = work_queue
+        self._drain_queries = drain_queries
+        self._transitions = transitions
+        self._tick = tick
+        self._release = Timer(RELEASE_EVERY_SECONDS)
+        self._worker_requests = Timer(WORKER_REQUESTS_EVERY_SECONDS)
+        self._stats = Timer(state.settings.leader_stats_interval)
+        self._partitions = Timer(PARTITIONS_EVERY_SECONDS)
 
     async def run(self) -> None:
         """Do what is due."""
-        await self._answer_asks()
-        if self._is_due("held", HELD_EVERY):
+        await self._answer_drain_queries()
+        if self._release.due():
             await self._release_held()
-        if self._is_due("requests", REQUESTS_EVERY):
-            await self._worker_requests()
-        if self._is_due("stats", self.session.settings.leader_stats_interval):
+        if self._worker_requests.due():
+            await self._drain_workers()
+        if self._stats.due():
             await self._write_stats()
-        if self._is_due("house", HOUSE_EVERY):
-            await self.session.state.maintain_partitions()
-
-    def _is_due(self, duty: str, every: float) -> bool:
-        now = time.monotonic()
-        if now < self._due.get(duty, 0.0):
-            return False
-        self._due[duty] = now + every
-        return True
+        if self._partitions.due():
+            await self._store.maintain_partitions()
 
     async def _release_held(self) -> None:
-        """Workloads held for a full queue leave in queue order as room appears."""
-        session = self.session
-        held = [t for t in session.mirror.select((Phase.HELD,)) if t.row.reason == QUEUE_FULL]
+        """Release workloads held for a full queue, in queue order, as room appears."""
+        held = [t for t in self._state.workloads.select((Phase.HELD,)) if t.row.reason == QUEUE_FULL]
         for customer in sorted({tracked.row.customer for tracked in held}):
-            limit = session.cluster.limits_of(customer).queue_depth
-            while True:
-                session.tick()
-                rows = await session.state.release_held(customer, limit, epoch=session.epoch)
-                for row in rows:
-                    tracked = session.mirror.get(row.id)
-                    if tracked is not None:
-                        session.after(row, LifecycleDecision(Event.RELEASE, row.reason, row.message))
-                if rows:
-                    session.inbox.put_capacity()  # they are in the queue now, and nothing else need happen
-                if len(rows) < RELEASE_AT_ONCE:
-                    break
+            limit = self._cluster.customer_limits(customer).queue_depth
+            released = RELEASE_AT_ONCE
+            while released >= RELEASE_AT_ONCE:
+                released = await self._transitions.release_held(customer, limit)
+                if released:
+                    self._work_queue.put_capacity()  # they are in the queue now, and nothing else need happen
 
-    async def _worker_requests(self) -> None:
-        """Drain: no new pods, and what runs there goes back to the queue as a fresh attempt."""
-        session = self.session
-        for request in await session.state.get_worker_requests():
-            if not await alive_while(session.tick, session.cluster.cordon(request.worker)):
+    async def _drain_workers(self) -> None:
+        """Drain workers as REST callers ask: cordon them, and put their workloads back into the queue."""
+        for request in await self._store.get_worker_requests():
+            if not await ticking(self._tick, self._cluster.cordon(request.worker)):
                 message = "there is no such node any more"
             else:
-                on_it = self._on_worker(request.worker)
-                verdict = LifecycleDecision(Event.REQUEUE, "WorkerDrained", f"worker {request.worker} is drained")
-                await session.commit([TransitionRequest(tracked, verdict) for tracked in on_it])
-                message = f"cordoned; {len(on_it)} workloads went back to the queue"
-            await session.state.complete_worker_request(request.id, message=message, epoch=session.epoch)
+                count = await self._requeue(
+                    request.worker, RowReason.WORKER_DRAINED, f"worker {request.worker} is drained"
+                )
+                message = f"cordoned; {count} workloads went back to the queue"
+            await self._store.complete_worker_request(request.id, message=message, epoch=self._state.epoch)
             logger.info("worker drained", worker=request.worker, by=request.requested_by, outcome=message)
 
-    async def _answer_asks(self) -> None:
-        """What the scaler asks about workers. Here no cycle is under way: what isn't in the record by now can't be
-        placed on a cordoned worker any more. Asks stay until they are answered, whatever fails."""
-        session = self.session
-        for ask in list(session.asks):
-            if ask.answer.done():
-                session.asks.remove(ask)
-            elif ask.evict:
-                on_it = self._on_worker(ask.worker)
-                verdict = LifecycleDecision(Event.REQUEUE, ask.reason, f"worker {ask.worker} is removed from its pool")
-                await session.commit([TransitionRequest(tracked, verdict) for tracked in on_it])
-                session.answer(ask, len(on_it))
-            elif session.cluster.takes_pods(ask.worker):
-                session.answer(ask, -1)
+    async def _answer_drain_queries(self) -> None:
+        """Answer the scaling's queries about workers. No cycle is under way here: a workload that isn't in the record
+        by now can't be placed on a cordoned worker any more. Queries stay open until they are answered, whatever
+        fails."""
+        for query in self._drain_queries.open():
+            if query.evict:
+                text = f"worker {query.worker} is removed from its pool"
+                self._drain_queries.answer(query, await self._requeue(query.worker, query.reason, text))
+            elif self._cluster.is_schedulable(query.worker):
+                self._drain_queries.answer(query, WORKER_TAKES_PODS)
             else:
-                session.answer(ask, len(await session.state.get_workloads_by_worker(ask.worker)))
+                self._drain_queries.answer(query, len(await self._store.get_workloads_by_worker(query.worker)))
+
+    async def _requeue(self, worker: str, reason: str, message: str) -> int:
+        """Put the workloads on a worker back into the queue as fresh attempts; returns how many."""
+        on_it = self._on_worker(worker)
+        decision = LifecycleDecision(Event.REQUEUE, reason, message)
+        await self._transitions.commit([TransitionRequest(tracked, decision) for tracked in on_it])
+        return len(on_it)
 
     def _on_worker(self, worker: str) -> list[TrackedWorkload]:
-        bound = self.session.mirror.select((Phase.SCHEDULED, Phase.RUNNING))
+        bound = self._state.workloads.select((Phase.SCHEDULED, Phase.RUNNING))
         return [t for t in bound if worker in t.row.workers and not t.applying]
 
     async def _write_stats(self) -> None:
-        session = self.session
-        total, pools, customers = session.pace.per_minute()
-        workers, ready = session.cluster.worker_counts()
-        pending = session.mirror.select((Phase.PENDING,))
+        state = self._state
+        total, pools, customers = state.placement_rate.per_minute()
+        workers, ready = self._cluster.worker_counts()
+        pending = state.workloads.select((Phase.PENDING,))
         stats = {
-            "at": session.clock.now(),
-            "epoch": session.epoch,
+            "at": state.clock.now(),
+            "epoch": state.epoch,
             "placed_per_minute": total,
             "placed_per_minute_by_pool": pools,
             "placed_per_minute_by_customer": customers,
@@ -115,4 +131,4 @@ class Maintenance:
             "workers": workers,
             "ready_workers": ready,
         }
-        await session.state.write_leader_stats(stats, epoch=session.epoch)
+        await self._store.write_leader_stats(stats, epoch=state.epoch)

@@ -1,6 +1,6 @@
-"""What the scheduler counts and times. Durations in seconds; label values come from enums, or have seats.
+"""Counters and timers of the scheduler. Durations in seconds; label values come from enums or are limited in number.
 
-The gauges of what is waiting and running are `standing`'s.
+The gauges of waiting and running workloads are in `gauges`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _WAITS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 21600, 86400)
 
 NO_WORKERS = "NoWorkers"
-"""There was none to reject a workload."""
+"""The reason of a rejection without any worker that could have rejected it."""
 _REASONS = (*(reason.value for reason in Reason), NO_WORKERS)
 _PHASES = ("intake", "observe", "notes", "engine", "commit")
 _COMMIT_ERRORS = ("unavailable", "conflict", "stale_epoch", "other")
@@ -85,11 +85,11 @@ for _tier in Tier:
 
 
 class SchedulerMetrics:
-    """Counts what the sessions of one process do."""
+    """Counts the work of one process's leaderships."""
 
-    def __init__(self, *, tier_of: Callable[[str], str], most_pools: int) -> None:
-        """`tier_of`: customer -> name of its tier. `most_pools`: more than these are counted as `other`."""
-        self._tier_of = tier_of
+    def __init__(self, *, customer_tier: Callable[[str], str], most_pools: int) -> None:
+        """`customer_tier`: customer -> name of its tier. `most_pools`: more than these are counted as `other`."""
+        self._customer_tier = customer_tier
         self.pools = LabelLimit(most_pools)
 
     @contextmanager
@@ -115,7 +115,7 @@ class SchedulerMetrics:
             COMMIT_SECONDS.observe(time.monotonic() - start)
 
     def dropped(self, result: BatchResult) -> None:
-        """What a commit left out."""
+        """Count the rows that a commit left out."""
         COMMIT_DROPPED.labels("stale").inc(len(result.stale))
         COMMIT_DROPPED.labels("illegal").inc(len(result.illegal))
 
@@ -128,7 +128,7 @@ class SchedulerMetrics:
         CYCLE_SECONDS.observe(time.monotonic() - start)
 
     def thought(self, seconds: float, rejections: Sequence[Rejection]) -> None:
-        """What the engine said in one cycle; the rejected are counted under their most frequent reason."""
+        """Count a cycle's engine time and rejections; the rejected are counted under their most frequent reason."""
         ENGINE_SECONDS.observe(seconds)
         counts = dict.fromkeys(_REASONS, 0)
         conflicts = 0
@@ -141,11 +141,11 @@ class SchedulerMetrics:
         ANTI_AFFINITY_CONFLICTS.inc(conflicts)
         REJECTED.show({(reason,): float(count) for reason, count in counts.items()})
 
-    def transition(self, before: WorkloadRow, row: WorkloadRow, verdict: LifecycleDecision) -> None:
-        """One committed transition."""
-        TRANSITIONS.labels(verdict.event.value).inc()
-        if verdict.event is Event.PLACE and row.scheduled_at is not None:
-            tier = self._tier_of(row.customer)
+    def transition(self, before: WorkloadRow, row: WorkloadRow, decision: LifecycleDecision) -> None:
+        """Count one committed transition."""
+        TRANSITIONS.labels(decision.event.value).inc()
+        if decision.event is Event.PLACE and row.scheduled_at is not None:
+            tier = self._customer_tier(row.customer)
             PLACEMENTS.labels(self.pools.label(row.pool or ""), tier).inc()
             waited = row.scheduled_at.timestamp() - before.queued_at_us / 1e6
             WAIT_SECONDS.labels(tier).observe(max(0.0, waited))

@@ -1,4 +1,4 @@
-"""How fast the leader places: a ring of ten minutes, from which the REST door computes Retry-After and estimates."""
+"""Placements a minute, over a ring of ten minutes, from which the REST door computes Retry-After and estimates."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from collections.abc import Iterable
 
 from niyanta.store.rows import WorkloadRow
 
-SPAN = 600.0
-"""Seconds that count."""
+SPAN_SECONDS = 600.0
+"""Time that counts."""
 
-BUCKET = 5.0
-"""Seconds in one entry of the ring."""
+BUCKET_SECONDS = 5.0
+"""Time in one entry of the ring."""
 
 
 class PlacementRate:
-    """Placements of the last ten minutes by pool and by customer; kept by the session, monotonic time."""
+    """Placements of the last ten minutes by pool and by customer; monotonic time."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._ring: deque[tuple[float, Counter[str], Counter[str]]] = deque()
 
     def placed(self, rows: Iterable[WorkloadRow]) -> None:
-        """These rows were placed just now."""
+        """Count rows that were placed just now."""
         now = time.monotonic()
-        if not self._ring or now - self._ring[-1][0] > BUCKET:
+        if not self._ring or now - self._ring[-1][0] > BUCKET_SECONDS:
             self._ring.append((now, Counter(), Counter()))
         _, pools, customers = self._ring[-1]
         for row in rows:
             pools[row.pool] += 1
             customers[row.customer] += 1
-        while self._ring and now - self._ring[0][0] > SPAN:
+        while self._ring and now - self._ring[0][0] > SPAN_SECONDS:
             self._ring.popleft()
 
     def per_minute(self) -> tuple[float, dict[str, float], dict[str, float]]:
         """Placements a minute: all, by pool, by customer; over the time since the start while that is shorter."""
         now = time.monotonic()
-        minutes = max(min(SPAN, now - self._started), BUCKET) / 60
+        minutes = max(min(SPAN_SECONDS, now - self._started), BUCKET_SECONDS) / 60
         pools: Counter[str] = Counter()
         customers: Counter[str] = Counter()
         for at, by_pool, by_customer in self._ring:
-            if now - at <= SPAN:
+            if now - at <= SPAN_SECONDS:
                 pools += by_pool
                 customers += by_customer
         return (

@@ -1,6 +1,6 @@
 """The leader's memory of the queue: every live row, what it compiles to, and which of them may be placed now.
 
-Postgres owns the truth; this is filled from it when leadership begins and follows every commit of the session.
+Postgres owns the truth; this is filled from it when leadership begins and follows every commit of the leader.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ class TrackedWorkload:
 
     @property
     def id(self) -> str:
+        """The row's id."""
         return self.row.id
 
     @property
     def replace_lost(self) -> bool:
+        """True if its pods on lost nodes may be replaced (nodeLossPolicy Replace)."""
         return self.spec.node_loss_policy is NodeLossPolicy.REPLACE
 
 
@@ -60,13 +62,18 @@ class WorkloadCache:
     def __len__(self) -> int:
         return len(self._tracked)
 
+    def __contains__(self, workload_id: object) -> bool:
+        return workload_id in self._tracked
+
     def __iter__(self) -> Iterator[TrackedWorkload]:
         return iter(list(self._tracked.values()))
 
     def get(self, workload_id: str) -> TrackedWorkload | None:
+        """The workload with this id; None if it isn't in memory."""
         return self._tracked.get(workload_id)
 
     def put(self, tracked: TrackedWorkload) -> None:
+        """Keep a workload in memory."""
         self._tracked[tracked.id] = tracked
         self._note_bound(tracked.row)
         self.index_object(tracked)
@@ -89,6 +96,7 @@ class WorkloadCache:
         return {customer: len(bound) for customer, bound in self._bound.items()}
 
     def drop(self, workload_id: str) -> None:
+        """Forget a workload."""
         tracked = self._tracked.pop(workload_id, None)
         if tracked is not None:
             self._bound[tracked.row.customer].discard(workload_id)
@@ -124,6 +132,7 @@ class WorkloadCache:
             bound.discard(row.id)
 
     def dequeue(self, workload_id: str) -> None:
+        """Take a workload out of the queue; it stays in memory."""
         self.queue.remove(workload_id)
 
 

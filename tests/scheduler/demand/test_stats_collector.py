@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -11,17 +10,16 @@ from typing import Any, cast
 
 import pytest
 
+from niyanta.aio import Timer
 from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind
 from niyanta.engine.snapshot.deltas import DeltaCursor, DeltaPublisher, StateReplaced
 from niyanta.engine.types import Charge, Requirements, Subject, WorkerInfo
 from niyanta.lifecycle import Door, Phase
 from niyanta.resources.models.workload import WorkloadSpec
-from niyanta.scheduler.cluster_api import ClusterApi, CustomerLimits, PodView
+from niyanta.scheduler.cluster_api import ClusterReads, CustomerLimits, PodView
 from niyanta.scheduler.demand import stats_collector
 from niyanta.scheduler.demand.stats_collector import StatsCollector
-from niyanta.scheduler.intake.work_queue import WorkQueue
-from niyanta.scheduler.metrics import SchedulerMetrics
-from niyanta.scheduler.session import Session
+from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.settings import Settings
 from niyanta.store.leader.demand_stats import NamespaceStats
@@ -59,10 +57,10 @@ class World:
         self.asked.append(dict(remembered))
         return self.pools
 
-    async def observe_shapes(self) -> Mapping[str, Any]:
+    async def observe_empty_workers(self) -> Mapping[str, Any]:
         return self.shapes
 
-    def limits_of(self, customer: str) -> CustomerLimits:
+    def customer_limits(self, customer: str) -> CustomerLimits:
         return CustomerLimits(concurrent=self.limits.get(customer))
 
     def pods(self, workload: str) -> list[PodView]:
@@ -72,18 +70,25 @@ class World:
 @dataclass
 class Case:
     world: World
-    session: Session
+    state: SchedulerState
+    store: StateManager
+
+    def collector(self, *, deep: bool = False) -> StatsCollector:
+        """A collector on these; `deep`: Postgres holds more waiting work than memory does."""
+        return StatsCollector(
+            self.state, store=self.store, cluster=cast(ClusterReads, self.world), is_deep=lambda: deep
+        )
 
     def track(self, count: int = 1, *, phase: Phase = Phase.PENDING, away: bool = False, **fields: Any) -> list[str]:
         """Workloads of the queue (or of none, when they are away for a while)."""
         made = []
         asked = fields.pop("asked", NEEDS)
         for _ in range(count):
-            row = replace(ROW, id=str(uuid.uuid4()), phase=phase, queued_at_us=self.session.clock.now(), **fields)
+            row = replace(ROW, id=str(uuid.uuid4()), phase=phase, queued_at_us=self.state.clock.now(), **fields)
             tracked = TrackedWorkload(row, SPEC, asked, Subject(row.namespace, row.customer))
-            self.session.mirror.put(tracked)
+            self.state.workloads.put(tracked)
             if phase is Phase.PENDING and not away:
-                self.session.mirror.enqueue(tracked, now=0)
+                self.state.workloads.enqueue(tracked, now=0)
             made.append(row.id)
         return made
 
@@ -115,18 +120,7 @@ async def case(state: StateManager, settings: Settings, epoch: int) -> Case:  # 
     clock = Clock(state)
     await clock.refresh()
     world = World()
-    session = Session(
-        state=state,
-        cluster=cast(ClusterApi, world),
-        inbox=WorkQueue(asyncio.get_running_loop()),
-        clock=clock,
-        settings=settings,
-        telemetry=cast(SchedulerMetrics, None),
-        epoch=epoch,
-        on_lost=lambda: None,
-        tick=lambda: None,
-    )
-    return Case(world, session)
+    return Case(world, SchedulerState.of_leadership(epoch, settings, clock=clock), state)
 
 
 async def test_what_waits_and_runs_is_counted_and_written(case: Case) -> None:
@@ -137,7 +131,7 @@ async def test_what_waits_and_runs_is_counted_and_written(case: Case) -> None:
     case.track(1, phase=Phase.RUNNING, pool="a", workers=("n1",))
     case.track(1, phase=Phase.HELD)
 
-    made = await StatsCollector(case.session).once()
+    made = await case.collector().once()
 
     a, b = made.pools
     assert (a.pool, a.region, a.workers, a.ready_workers, a.workers_in_use) == ("a", "eu", 1, 1, 1)
@@ -147,21 +141,21 @@ async def test_what_waits_and_runs_is_counted_and_written(case: Case) -> None:
     assert 0 < a.oldest_age_seconds < 60
     spaces = [replace(space, oldest_age_seconds=0.0) for space in made.namespaces]
     assert spaces == [NamespaceStats("other", 1, 2), NamespaceStats("team", 6, 6, 1, 1)]
-    written = await case.session.state.get_figures()
+    written = await case.store.get_figures()
     assert written is not None
-    assert written[0] == made == case.session.figures
+    assert written[0] == made == case.state.demand_stats
 
 
 async def test_backoff_counts_and_pods_that_still_stop_stand_for_their_workload(case: Case) -> None:
     (waits,) = case.track(1, away=True)
     (stops,) = case.track(1, away=True)
     case.world.living[stops] = [cast(PodView, _Living())]
-    made = await StatsCollector(case.session).once()
+    made = await case.collector().once()
     assert (made.pools[0].queued_workloads, made.pools[0].workers_needed) == (1, 1)
     assert made.namespaces[0].queued_workloads == 2
-    tracked = case.session.mirror.get(waits)
+    tracked = case.state.workloads.get(waits)
     assert tracked is not None
-    verdict = case.session.fits.of(tracked)
+    verdict = case.state.sizing_result.of(tracked)
     assert verdict is not None
     assert verdict.fit is FitKind.NEW
 
@@ -172,14 +166,14 @@ class _Living:
 
 async def test_work_that_the_api_server_turns_down_counts_and_makes_no_worker(case: Case) -> None:
     (refused, _) = case.track(2, away=True)
-    tracked = case.session.mirror.get(refused)
+    tracked = case.state.workloads.get(refused)
     assert tracked is not None
     tracked.turned_down = True
-    (a, _) = (await StatsCollector(case.session).once()).pools
+    (a, _) = (await case.collector().once()).pools
     assert (a.queued_workloads, a.workers_needed) == (2, 1)
     tracked.turned_down = False
     case.track(4)
-    (a, _) = (await StatsCollector(case.session).once()).pools
+    (a, _) = (await case.collector().once()).pools
     assert (a.queued_workloads, a.workers_needed) == (6, 2)
 
 
@@ -187,55 +181,55 @@ async def test_a_customers_limit_makes_no_demand(case: Case) -> None:
     case.track(1, phase=Phase.RUNNING, pool="a")
     case.track(9)
     case.world.limits["acme"] = 3
-    (a, _) = (await StatsCollector(case.session).once()).pools
+    (a, _) = (await case.collector().once()).pools
     assert (a.queued_workloads, a.workers_needed) == (2, 1)
 
 
 async def test_nothing_new_is_not_thought_about_again(case: Case) -> None:
-    maker = StatsCollector(case.session)
+    maker = case.collector()
     case.track(1)
     await maker.once()
-    fits = case.session.fits
-    first = case.session.figures
+    fits = case.state.sizing_result
+    first = case.state.demand_stats
     await maker.once()
-    assert case.session.fits is fits
-    assert case.session.figures is not first
+    assert case.state.sizing_result is fits
+    assert case.state.demand_stats is not first
     case.track(1)
-    maker._due.clear()
+    maker._engine_rests_until = 0.0
     await maker.once()
-    assert case.session.fits is not fits
+    assert case.state.sizing_result is not fits
 
 
 async def test_a_wall_of_one_kind_hides_no_other_and_is_counted_by_its_class(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stats_collector, "LOOKED_AT", 8)
-    monkeypatch.setattr(stats_collector, "MOST_OF_A_KIND", 4)
+    monkeypatch.setattr(stats_collector, "SIZED_WORKLOADS", 8)
+    monkeypatch.setattr(stats_collector, "SIZED_WORKLOADS_PER_KIND", 4)
     case.track(40)
     case.track(1, class_id="other", asked=replace(NEEDS, requests=(("cpu", 3000), ("pods", 1))))
-    (a, _) = (await StatsCollector(case.session).once()).pools
+    (a, _) = (await case.collector().once()).pools
     assert (a.queued_workloads, a.workers_needed) == (41, 11)
 
 
 async def test_a_backlog_deeper_than_memory_counts_by_its_class(case: Case, epoch: int) -> None:  # noqa: F811
     for _ in range(12):
-        await arrive(case.session.state, epoch=epoch, class_id="k", customer="acme")
+        await arrive(case.store, epoch=epoch, class_id="k", customer="acme")
     case.track(4)
-    (a, _) = (await StatsCollector(case.session).once()).pools
+    (a, _) = (await case.collector().once()).pools
     assert (a.queued_workloads, a.workers_needed) == (4, 1)
-    made = await StatsCollector(case.session, deep=lambda: True).once()
+    made = await case.collector(deep=True).once()
     assert (made.pools[0].queued_workloads, made.pools[0].workers_needed) == (12, 3)
     assert made.namespaces[0].queued_workloads == 12
 
 
 async def test_shapes_are_remembered_by_the_next_leader(case: Case) -> None:
-    state = case.session.state  # noqa: F811
+    state = case.store  # noqa: F811
     case.world.shapes = {"a": {"allocatable": {"cpu": 1}}}
-    maker = StatsCollector(case.session)
+    maker = case.collector()
     await maker.once()
     assert await state.get_shapes() == {}  # the pool has no row yet
     await state.upsert_pools([PoolRow("a")])
-    maker._due.clear()
+    maker._observe = Timer(60)  # due at once
     await maker.once()
     assert await state.get_shapes() == case.world.shapes
     case.world.pools = [B]

@@ -1,7 +1,7 @@
 """The Kubernetes door: a Workload object becomes a row of the queue, or a row that says what is wrong with it.
 
-Pure but for the catalogue it reads. What the API server's own validation can't see (customers, limits) becomes phase
-Held with a reason; what can never work becomes Failed with the field's name.
+Pure but for the catalogue it reads. Rules that the API server can't validate (customers, limits) lead to phase
+Held with a reason; a spec that can never work leads to Failed with the field's name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from niyanta.resources.compile.requirements import compile_workload, parse_spec
 from niyanta.resources.models.base import InvalidManifestError
 from niyanta.resources.models.workload import WorkloadSpec
 from niyanta.resources.ownership import Held, check_scope
-from niyanta.scheduler.cluster_api import ClusterApi
+from niyanta.scheduler.cluster_api import ClusterReads
+from niyanta.scheduler.reasons import RowReason
 from niyanta.settings import Settings
 from niyanta.store.rows import WorkloadIntake, WorkloadRow
 
@@ -33,7 +34,7 @@ class CompiledObject:
 
 @dataclass(frozen=True, slots=True)
 class Eligibility:
-    """Whose a workload is, and whether it must wait (then `reason` and `message` say why)."""
+    """The customer of a workload, and why it must wait (`reason` and `message`), if it must."""
 
     customer: str
     tier_weight: int
@@ -42,11 +43,12 @@ class Eligibility:
 
     @property
     def held(self) -> bool:
+        """True if the workload may not be queued."""
         return bool(self.reason)
 
 
-def eligibility(namespace: str, spec: WorkloadSpec, cluster: ClusterApi, settings: Settings) -> Eligibility:
-    """Resolve the customer of a workload by section 5's rules."""
+def eligibility(namespace: str, spec: WorkloadSpec, cluster: ClusterReads, settings: Settings) -> Eligibility:
+    """Resolve the customer of a workload, and the reason why it may not be queued if there is one."""
     found = cluster.resolve_customer(namespace, spec.customer)
     if isinstance(found, Held):
         return Eligibility(spec.customer or "", 1, found.reason.value, found.message)
@@ -57,39 +59,41 @@ def eligibility(namespace: str, spec: WorkloadSpec, cluster: ClusterApi, setting
     return Eligibility(name, weight)
 
 
-def read_object(obj: Mapping[str, Any], cluster: ClusterApi, settings: Settings) -> CompiledObject:
+def read_object(obj: Mapping[str, Any], cluster: ClusterReads, settings: Settings) -> CompiledObject:
     """Turn a Workload object, as the API server gave it, into a row to take in."""
     meta = obj["metadata"]
     raw = dict(obj.get("spec") or {})
     labels = {str(k): str(v) for k, v in (meta.get("labels") or {}).items()}
     spec: WorkloadSpec | None = None
-    stand: Eligibility | None = None
+    eligible: Eligibility | None = None
     try:
         spec = parse_spec(raw)
-        stand = eligibility(meta["namespace"], spec, cluster, settings)
+        eligible = eligibility(meta["namespace"], spec, cluster, settings)
         compiled = compile_workload(
             spec,
             namespace=meta["namespace"],
-            customer=stand.customer,
+            customer=eligible.customer,
             labels=labels,
             defaults=cluster.namespace_defaults(meta["namespace"]),
         )
     except InvalidManifestError as refused:
-        row = _row(meta, raw, labels, spec=spec, stand=stand)
+        row = _row(meta, raw, labels, spec=spec, eligible=eligible)
         ttl = None if spec is None else float(spec.ttl_seconds_after_finished)
-        failed = replace(row, phase=Phase.FAILED, reason="InvalidSpec", message=str(refused), wake_in_seconds=ttl)
+        failed = replace(
+            row, phase=Phase.FAILED, reason=RowReason.INVALID_SPEC.value, message=str(refused), wake_in_seconds=ttl
+        )
         return CompiledObject(failed, spec, None, Subject(meta["namespace"], row.customer))
-    row = _row(meta, raw, labels, spec=spec, stand=stand)
+    row = _row(meta, raw, labels, spec=spec, eligible=eligible)
     row = replace(row, class_id=compiled.class_id)
-    if stand.held:
-        row = replace(row, phase=Phase.HELD, reason=stand.reason, message=stand.message)
+    if eligible.held:
+        row = replace(row, phase=Phase.HELD, reason=eligible.reason, message=eligible.message)
     if spec.suspend:
-        row = replace(row, phase=Phase.SUSPENDED, reason="Suspended", message="spec.suspend is true")
+        row = replace(row, phase=Phase.SUSPENDED, reason=RowReason.SUSPENDED.value, message="spec.suspend is true")
     return CompiledObject(row, spec, compiled.requirements, compiled.subject)
 
 
 def status_behind(row: WorkloadRow, status: Mapping[str, Any] | None) -> bool:
-    """Whether an object's status doesn't show the row as it is. It only saves writes: a status is never truth."""
+    """True if an object's status doesn't show the row as it is. It only saves writes: a status is never truth."""
     shown = status or {}
     return (
         shown.get("phase") != row.phase.value
@@ -100,8 +104,9 @@ def status_behind(row: WorkloadRow, status: Mapping[str, Any] | None) -> bool:
     )
 
 
-def read_row(row: WorkloadRow, cluster: ClusterApi) -> tuple[WorkloadSpec, Requirements | None, Subject]:
-    """What a stored row compiles to, for a leader that has just begun."""
+def read_row(row: WorkloadRow, cluster: ClusterReads) -> tuple[WorkloadSpec, Requirements | None, Subject]:
+    """Compile a stored row. Requirements are None if its spec doesn't compile; raises InvalidManifestError if it
+    can't be parsed."""
     spec = parse_spec(row.spec)
     try:
         compiled = compile_workload(
@@ -122,14 +127,14 @@ def _row(
     labels: dict[str, str],
     *,
     spec: WorkloadSpec | None,
-    stand: Eligibility | None,
+    eligible: Eligibility | None,
 ) -> WorkloadIntake:
     return WorkloadIntake(
         id=meta["uid"],
         door=Door.KUBERNETES,
         namespace=meta["namespace"],
         name=meta["name"],
-        customer=stand.customer if stand else str(raw.get("customer") or ""),
+        customer=eligible.customer if eligible else str(raw.get("customer") or ""),
         type=(spec.type or "") if spec else "",
         labels=labels,
         generation=int(meta.get("generation", 1)),
@@ -137,5 +142,5 @@ def _row(
         class_id="",
         replicas=spec.replicas if spec else 1,
         priority=spec.priority if spec else 0,
-        tier_weight=stand.tier_weight if stand else 1,
+        tier_weight=eligible.tier_weight if eligible else 1,
     )

@@ -1,48 +1,70 @@
-"""The leader's window on what the REST door took in: changes by other writers, and refills from a huge backlog.
+"""The leader's window on rows of the REST door: changes by other writers, and refills from a huge backlog.
 
-Pending REST rows are held in memory only up to WINDOW: the top of the queue, the top of each requirements class (so
-that a wall of work that fits nowhere hides nothing) and the oldest. All else stays in Postgres.
+Pending REST rows are held in memory only up to WINDOW_ROWS: the top of the queue, the top of each requirements class
+(so that a wall of work that fits nowhere hides nothing) and the oldest. All else stays in Postgres.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 
 from niyanta.lifecycle import Door, Phase
 from niyanta.observability import log
 from niyanta.resources.models.base import InvalidManifestError
+from niyanta.scheduler.cluster_api import ClusterReads
 from niyanta.scheduler.intake import object_to_row
-from niyanta.scheduler.session import Session
+from niyanta.scheduler.intake.work_queue import WorkQueue
+from niyanta.scheduler.state import SchedulerState
+from niyanta.scheduler.transitions import Transitions
 from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.rows import Cursor, WorkloadRow
+from niyanta.store.state import StateManager
 
 logger = log.get(__name__)
 
-WINDOW = 20_000
+WINDOW_ROWS = 20_000
 """Most pending REST rows in memory."""
 
-LOW = 5_000
-"""Fewer than this, and the window is filled again."""
+REFILL_BELOW_ROWS = 5_000
+"""The window is filled again when fewer pending REST rows are in memory."""
 
-FOLLOW_EVERY = 1.0
-"""Seconds between two looks for changes without a hint (NOTIFY) that there are some."""
+FOLLOW_EVERY_SECONDS = 1.0
+"""Time between two reads of changes without a hint (NOTIFY) that there are some."""
 
-FOLLOW_AT_MOST = 0.05
-REFILL_EVERY = 1.0
-"""Least seconds between two refills: one that brings nothing new must not become a busy loop."""
+FOLLOW_AT_LEAST_SECONDS = 0.05
+"""Least time between two reads of changes."""
 
-PER_CLASS = 50
-OLDEST = 500
-PAGE = 5000
-SLICE = 50
+REFILL_EVERY_SECONDS = 1.0
+"""Least time between two refills: one that brings nothing new must not become a busy loop."""
+
+REFILL_ROWS_PER_CLASS = 50
+REFILL_OLDEST_ROWS = 500
+CHANGES_PAGE_ROWS = 5000
+SLICE_ROWS = 50
+"""Rows handled before other tasks of the event loop get their turn."""
 
 
 class Refill:
-    """Feeds one session from Postgres."""
+    """Brings pending rows from Postgres into the leader's memory."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(
+        self,
+        state: SchedulerState,
+        *,
+        store: StateManager,
+        cluster: ClusterReads,
+        work_queue: WorkQueue,
+        transitions: Transitions,
+        tick: Callable[[], None],
+    ) -> None:
+        self._state = state
+        self._store = store
+        self._cluster = cluster
+        self._work_queue = work_queue
+        self._transitions = transitions
+        self._tick = tick
         self.more = True
         """Postgres may hold pending rows that aren't in memory."""
         self._cursor = Cursor()
@@ -51,52 +73,50 @@ class Refill:
         self._after_class = ""
 
     def is_deep(self) -> bool:
-        """Whether Postgres holds more waiting work than memory does, and no refill is about to change that."""
-        return self.more and self.session.mirror.waiting_rest() >= LOW
+        """True if Postgres holds more waiting work than memory does, and no refill is about to change that."""
+        return self.more and self._state.workloads.waiting_rest() >= REFILL_BELOW_ROWS
 
     async def begin(self) -> None:
         """Before the rows are loaded: changes count from here."""
-        self._cursor = await self.session.state.cursor()
+        self._cursor = await self._store.cursor()
 
     async def follow(self) -> bool:
-        """Take what others changed, and refill. Returns whether something new is in the queue."""
+        """Follow rows that others changed, and refill. Returns True if something new is in the queue."""
         since = time.monotonic() - self._followed_at
-        if since < FOLLOW_AT_MOST or (since < FOLLOW_EVERY and not self.session.inbox.take_hint()):
+        if since < FOLLOW_AT_LEAST_SECONDS or (since < FOLLOW_EVERY_SECONDS and not self._work_queue.take_hint()):
             return False
         self._followed_at = time.monotonic()
         news = False
         while True:
-            rows, self._cursor = await self.session.state.changes_since(
-                self._cursor, limit=PAGE, not_by=self.session.epoch
+            rows, self._cursor = await self._store.changes_since(
+                self._cursor, limit=CHANGES_PAGE_ROWS, not_by=self._state.epoch
             )
             for count, row in enumerate(rows):
-                if count % SLICE == 0:
-                    self.session.tick()
+                if count % SLICE_ROWS == 0:
+                    self._tick()
                     await asyncio.sleep(0)
                 news = self._changed(row) or news
-            if len(rows) < PAGE:
+            if len(rows) < CHANGES_PAGE_ROWS:
                 break
         return await self._refill() or news
 
     def _changed(self, row: WorkloadRow) -> bool:
-        session = self.session
-        tracked = session.mirror.get(row.id)
+        tracked = self._state.workloads.get(row.id)
         if tracked is not None:
             if tracked.row.version >= row.version:
                 return False
-            session.follow(tracked, row)
+            self._transitions.follow(tracked, row)
             return True
         if row.phase is not Phase.PENDING or row.door is not Door.REST:
             return False
-        if session.mirror.waiting_rest() >= WINDOW:
+        if self._state.workloads.waiting_rest() >= WINDOW_ROWS:
             self.more = True
             return False
         return self._track(row)
 
     def _track(self, row: WorkloadRow) -> bool:
-        session = self.session
         try:
-            spec, requirements, subject = object_to_row.read_row(row, session.cluster)
+            spec, requirements, subject = object_to_row.read_row(row, self._cluster)
         except InvalidManifestError as refused:  # written by another release
             logger.error("a row can't be read and is left as it is", id=row.id, error=str(refused))
             return False
@@ -104,28 +124,31 @@ class Refill:
             logger.error("a row's requirements don't compile; it is left as it is", id=row.id)
             return False
         tracked = TrackedWorkload(row, spec, requirements, subject)
-        session.mirror.put(tracked)
-        session.settle(tracked)
+        self._state.workloads.put(tracked)
+        self._transitions.settle(tracked)
         return True
 
     async def _refill(self) -> bool:
-        session = self.session
         now = time.monotonic()
-        if not self.more or now - self._refilled_at < REFILL_EVERY or session.mirror.waiting_rest() >= LOW:
+        if (
+            not self.more
+            or now - self._refilled_at < REFILL_EVERY_SECONDS
+            or self._state.workloads.waiting_rest() >= REFILL_BELOW_ROWS
+        ):
             return False
         self._refilled_at = now
-        rows = await session.state.get_pending_workloads(
-            WINDOW // 2, per_class=PER_CLASS, oldest=OLDEST, after_class=self._after_class
+        rows = await self._store.get_pending_workloads(
+            WINDOW_ROWS // 2, per_class=REFILL_ROWS_PER_CLASS, oldest=REFILL_OLDEST_ROWS, after_class=self._after_class
         )
-        fresh = [row for row in rows if row.door is Door.REST and session.mirror.get(row.id) is None]
+        fresh = [row for row in rows if row.door is Door.REST and self._state.workloads.get(row.id) is None]
         for count, row in enumerate(fresh):
-            if count % SLICE == 0:
-                session.tick()
+            if count % SLICE_ROWS == 0:
+                self._tick()
                 await asyncio.sleep(0)
             self._track(row)
         # A full page of nothing new can still hide other classes behind it: look at those next.
         self._after_class = max((row.class_id for row in rows), default="") if rows and not fresh else ""
-        self.more = len(rows) >= WINDOW // 2
+        self.more = len(rows) >= WINDOW_ROWS // 2
         if fresh:
             logger.info("queue refilled", rows=len(fresh), more=self.more)
         return bool(fresh)

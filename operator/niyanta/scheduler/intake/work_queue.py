@@ -1,7 +1,7 @@
-"""What is waiting for the leader's attention: changed objects, pods and nodes, coalesced by identity.
+"""The leader's work queue: changed objects, pods and nodes, coalesced by identity.
 
-kopf's thread and the reflectors put things in; the session's loop takes them out. While nobody leads, it stays closed
-and keeps nothing: a new leader lists everything itself.
+kopf's thread and the reflectors put changes in; the leader's loop takes them out. While this process doesn't lead, the
+queue is closed and keeps nothing: a new leader lists everything itself.
 """
 
 from __future__ import annotations
@@ -20,37 +20,22 @@ class DeletedObject:
     uid: str
 
 
-@dataclass(frozen=True, slots=True)
-class PendingReason:
-    """Why a row waits, to be recorded without moving it."""
-
-    workload_id: str
-    reason: str
-    message: str
-    reasons: tuple[tuple[str, str, int], ...] = ()
-
-
 @dataclass(slots=True)
 class PendingWork:
-    """Everything that came since the last look."""
+    """Everything that came in since the last round."""
 
     objects: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     gone: dict[str, DeletedObject] = field(default_factory=dict)
     workloads: set[str] = field(default_factory=set)
-    notes: dict[str, PendingReason] = field(default_factory=dict)
     customers: bool = False
     defaults: set[str] = field(default_factory=set)
     """Namespaces whose LimitRanges changed; "": something that counts in all of them."""
     capacity: bool = False
 
     def __bool__(self) -> bool:
-        return self.moves or bool(self.notes)
-
-    @property
-    def moves(self) -> bool:
-        """Whether the queue or the room on the workers may be another now; notes change neither."""
-        said = self.objects or self.gone or self.workloads or self.defaults
-        return bool(said) or self.customers or self.capacity
+        """True if the queue or the room on the workers may have changed."""
+        changed = self.objects or self.gone or self.workloads or self.defaults
+        return bool(changed) or self.customers or self.capacity
 
 
 class WorkQueue:
@@ -59,7 +44,7 @@ class WorkQueue:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._lock = threading.Lock()
-        self._mail = PendingWork()
+        self._work = PendingWork()
         self._generations: dict[str, int] = {}
         self._event = asyncio.Event()
         self._open = False
@@ -68,7 +53,7 @@ class WorkQueue:
     def open(self) -> None:
         """Leadership begins: keep what comes from now on."""
         with self._lock:
-            self._mail = PendingWork()
+            self._work = PendingWork()
             self._generations = {}
             self._open = True
 
@@ -76,7 +61,7 @@ class WorkQueue:
         """Leadership is over: forget everything."""
         with self._lock:
             self._open = False
-            self._mail = PendingWork()
+            self._work = PendingWork()
             self._generations = {}
 
     def put_object(self, obj: Mapping[str, Any]) -> None:
@@ -88,11 +73,11 @@ class WorkQueue:
             if not self._open:
                 return
             if meta.get("deletionTimestamp"):
-                self._mail.objects.pop(uid, None)
-                self._mail.gone[uid] = DeletedObject(uid)
+                self._work.objects.pop(uid, None)
+                self._work.gone[uid] = DeletedObject(uid)
             elif self._generations.get(uid, 0) < generation:
                 self._generations[uid] = generation
-                self._mail.objects[uid] = obj
+                self._work.objects[uid] = obj
             else:
                 return
         self.wake()
@@ -103,8 +88,8 @@ class WorkQueue:
             if not self._open:
                 return
             self._generations.pop(uid, None)
-            self._mail.objects.pop(uid, None)
-            self._mail.gone[uid] = DeletedObject(uid)
+            self._work.objects.pop(uid, None)
+            self._work.gone[uid] = DeletedObject(uid)
         self.wake()
 
     def put_workloads(self, workload_ids: Iterable[str]) -> None:
@@ -112,37 +97,27 @@ class WorkQueue:
         with self._lock:
             if not self._open:
                 return
-            self._mail.workloads.update(workload_ids)
+            self._work.workloads.update(workload_ids)
         self.wake()
 
     def put_customers(self) -> None:
         """A Customer was added, edited or deleted."""
         with self._lock:
-            self._mail.customers = self._open
+            self._work.customers = self._open
         self.wake()
 
     def put_defaults(self, namespaces: Iterable[str]) -> None:
         """LimitRanges of these namespaces changed ("": RuntimeClasses)."""
         with self._lock:
             if self._open:
-                self._mail.defaults.update(namespaces)
+                self._work.defaults.update(namespaces)
         self.wake()
 
     def put_capacity(self) -> None:
         """Workers or what is on them changed: what didn't fit may fit now."""
         with self._lock:
-            self._mail.capacity = self._open
+            self._work.capacity = self._open
         self.wake()
-
-    def note(self, workload_id: str, reason: str, message: str) -> None:
-        """Have a waiting reason recorded with the next batch."""
-        self.put_note(PendingReason(workload_id, reason, message))
-
-    def put_note(self, note: PendingReason) -> None:
-        """Like `note`, with the typed reasons."""
-        with self._lock:
-            if self._open:
-                self._mail.notes[note.workload_id] = note
 
     def put_hint(self) -> None:
         """Another process may have changed rows."""
@@ -150,7 +125,7 @@ class WorkQueue:
         self.wake()
 
     def take_hint(self) -> bool:
-        """Whether there was a hint since the last call."""
+        """True if there was a hint since the last call."""
         hinted, self._hinted = self._hinted, False
         return hinted
 
@@ -169,13 +144,13 @@ class WorkQueue:
         """Everything so far; what comes later is for the next take."""
         self._event.clear()
         with self._lock:
-            mail, self._mail = self._mail, PendingWork()
-        return mail
+            work, self._work = self._work, PendingWork()
+        return work
 
-    async def wait(self, at_most: float) -> None:
-        """Until something comes, `at_most` seconds."""
+    async def wait(self, at_most_seconds: float) -> None:
+        """Return when something comes in, at the latest after `at_most_seconds`."""
         try:
-            async with asyncio.timeout(at_most):
+            async with asyncio.timeout(at_most_seconds):
                 await self._event.wait()
         except TimeoutError:
             return

@@ -1,6 +1,6 @@
-"""What the pods of an attempt say about it: a pure rule from (row, pods, nodes) to at most one lifecycle event.
+"""The outcome of an attempt: a pure rule from (row, pods, nodes) to at most one lifecycle event.
 
-The session calls `judge` whenever pods or nodes of a workload changed and commits what it returns.
+`observer` applies it whenever pods or nodes of a workload changed; `transitions` commits what it returns.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from niyanta.lifecycle import Event, Phase
 from niyanta.scheduler.cluster_api import NodeState, PodView
+from niyanta.scheduler.reasons import RowReason
+from niyanta.store.rows import WorkloadRow
 
 KUBELET_REJECTIONS = frozenset(
     {
@@ -32,8 +34,6 @@ KUBELET_REJECTIONS = frozenset(
 )
 """`status.reason` of pods that a kubelet turned away at admission; extended resources give OutOf<resource name>."""
 
-WAITING_FOR_NODE_FENCE = "WaitingForNodeFence"
-
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
@@ -50,6 +50,23 @@ class Attempt:
     """nodeLossPolicy Replace, and the node's grace is over."""
     known: frozenset[int]
 
+    @classmethod
+    def of(
+        cls, row: WorkloadRow, *, max_retries: int, max_rejections: int, replace_lost: bool, known: frozenset[int]
+    ) -> Attempt:
+        """The current attempt of a row."""
+        return cls(
+            phase=row.phase,
+            attempt=row.attempt,
+            workers=row.workers,
+            failures=row.failures,
+            rejections=row.rejections,
+            max_retries=max_retries,
+            max_rejections=max_rejections,
+            replace_lost=replace_lost,
+            known=known,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class LifecycleDecision:
@@ -62,7 +79,7 @@ class LifecycleDecision:
 
 
 def is_rejection(pod: PodView) -> bool:
-    """Whether a kubelet turned this pod away before any container ran."""
+    """True if a kubelet turned this pod away before any container ran."""
     if pod.phase != "Failed" or not pod.never_ran:
         return False
     return pod.reason in KUBELET_REJECTIONS or pod.reason.startswith("OutOf")
@@ -92,21 +109,23 @@ def outcome_of(
         if pod is None:
             if index in attempt.known:
                 return failed_attempt(
-                    attempt, "PodLost", f"pod {index} on {worker} disappeared before its outcome was known"
+                    attempt, RowReason.POD_LOST, f"pod {index} on {worker} disappeared before its outcome was known"
                 )
             continue
-        verdict = _end_of(attempt, pod, node_state)
-        if verdict is not None:
-            return verdict
+        decision = _end_of(attempt, pod, node_state)
+        if decision is not None:
+            return decision
         if pod.phase == "Succeeded":
             done += 1
         elif pod.phase == "Running" and not pod.over:
             running += 1
     total = len(attempt.workers)
     if done == total:
-        return LifecycleDecision(Event.SUCCEED, "Completed", "" if total == 1 else f"all {total} pods succeeded")
+        return LifecycleDecision(
+            Event.SUCCEED, RowReason.COMPLETED, "" if total == 1 else f"all {total} pods succeeded"
+        )
     if attempt.phase is Phase.SCHEDULED and running + done == total:
-        return LifecycleDecision(Event.START, "Started", "")
+        return LifecycleDecision(Event.START, RowReason.STARTED, "")
     return None
 
 
@@ -115,32 +134,34 @@ def _end_of(attempt: Attempt, pod: PodView, node_state: Callable[[str], NodeStat
     if is_rejection(pod):
         text = f"worker {pod.node} turned pod {pod.name} away: {pod.reason} {pod.message}".rstrip()
         if attempt.rejections < attempt.max_rejections:
-            return LifecycleDecision(Event.REQUEUE, "RejectedByKubelet", text, exclude=pod.node)
-        return failed_attempt(attempt, "RejectedByKubelet", text)
+            return LifecycleDecision(Event.REQUEUE, RowReason.REJECTED_BY_KUBELET, text, exclude=pod.node)
+        return failed_attempt(attempt, RowReason.REJECTED_BY_KUBELET, text)
     if pod.phase == "Failed":
         why = " ".join(part for part in (pod.reason, pod.message) if part)
-        return failed_attempt(attempt, "PodFailed", f"pod {pod.name} on {pod.node} failed{': ' if why else ''}{why}")
+        return failed_attempt(
+            attempt, RowReason.POD_FAILED, f"pod {pod.name} on {pod.node} failed{': ' if why else ''}{why}"
+        )
     if pod.phase == "Succeeded":
         return None
     if pod.over:
-        return failed_attempt(attempt, "PodLost", f"pod {pod.name} on {pod.node} was deleted while it ran")
+        return failed_attempt(attempt, RowReason.POD_LOST, f"pod {pod.name} on {pod.node} was deleted while it ran")
     state = node_state(pod.node)
     if state is NodeState.FENCED:
-        return failed_attempt(attempt, "NodeLost", f"node {pod.node} is gone")
+        return failed_attempt(attempt, RowReason.NODE_LOST, f"node {pod.node} is gone")
     if state is NodeState.NOT_READY and attempt.replace_lost:
         return failed_attempt(
-            attempt, "NodeLost", f"node {pod.node} is NotReady beyond the grace (nodeLossPolicy Replace)"
+            attempt, RowReason.NODE_LOST, f"node {pod.node} is NotReady beyond the grace (nodeLossPolicy Replace)"
         )
     return None
 
 
 @dataclass(frozen=True, slots=True)
 class Teardown:
-    """What to do with pods that no attempt needs any more."""
+    """Pods that no attempt needs any more, by what to do with them."""
 
     delete: tuple[PodView, ...] = ()
     force: tuple[PodView, ...] = ()
-    """On nodes that are gone for good, where nobody would confirm an ordinary deletion."""
+    """On nodes that are gone for good, where no kubelet would confirm an ordinary deletion."""
     release: tuple[PodView, ...] = ()
     """Their outcome is committed: the finalizer may go."""
     waiting: tuple[PodView, ...] = ()

@@ -1,71 +1,80 @@
-"""Make the pods of committed placements. A create is asked again until its outcome is definite; what a definite refusal
-means for the attempt is decided here and committed by the session.
+"""Create the pods of committed placements. A create is repeated until its outcome is definite; what a definite refusal
+means for the attempt is decided here, handed to `observer` and committed by `transitions`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from niyanta.aio import Backoff
 from niyanta.lifecycle import Event
 from niyanta.observability import log
 from niyanta.resources.compile.pod import build_pod
 from niyanta.scheduler.cluster_api import ClusterApi, LeaseLostError, PodWriteError, WriteProblem
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.pods.rest_object import RestObjects
+from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.workload_cache import TrackedWorkload
 
 logger = log.get(__name__)
 
+FIRST_DELAY_SECONDS = 0.3
+LONGEST_DELAY_SECONDS = 7.5
+"""Before a create without a definite answer is repeated; on average three quarters of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class CreateResult:
-    """What became of one attempt's creates: `verdict` None means that every pod exists."""
+    """The end of one attempt's creates; `decision` None: every pod exists."""
 
     workload_id: str
     attempt: int
-    verdict: LifecycleDecision | None
+    decision: LifecycleDecision | None
 
 
 def refusal(problem: WriteProblem, message: str) -> LifecycleDecision:
-    """What a definite refusal of a pod means for its attempt."""
+    """The decision for an attempt whose pod was definitely refused."""
     if problem is WriteProblem.INVALID:
         return LifecycleDecision(Event.FAIL, problem.value, f"the API server refused the pod: {message}")
     return LifecycleDecision(Event.REQUEUE, problem.value, message)
 
 
 class PodCreator:
-    """Creates pods with at most `width` attempts under way."""
+    """Creates pods beside the leader's loop, with at most `concurrency` attempts under way."""
 
     def __init__(
         self,
         cluster: ClusterApi,
-        dispatcher: RestObjects,
+        rest_objects: RestObjects,
         *,
         epoch: int,
-        width: int,
-        report: Callable[[CreateResult], None],
+        concurrency: int,
+        wake: Callable[[], None],
         on_lost: Callable[[], None],
     ) -> None:
+        """`wake` lets the leader's loop run a round; `on_lost` is called when leadership is over."""
         self._cluster = cluster
-        self._dispatcher = dispatcher
+        self._rest_objects = rest_objects
         self._epoch = epoch
-        self._report = report
+        self._wake = wake
         self._on_lost = on_lost
-        self._slots = asyncio.Semaphore(width)
+        self._slots = asyncio.Semaphore(concurrency)
         self._tasks: set[asyncio.Task[None]] = set()
+        self.finished: list[CreateResult] = []
+        """Ended creates that the observer hasn't followed yet; it removes them."""
 
     @property
     def in_flight(self) -> int:
+        """Attempts whose pods are being created."""
         return len(self._tasks)
 
     def submit(self, tracked: TrackedWorkload) -> None:
         """Start creating the pods of the tracked row's current attempt."""
         tracked.applying = True
-        task = asyncio.create_task(self._apply(tracked), name=f"apply {tracked.id}")
+        task = asyncio.create_task(self._create_pods(tracked), name=f"create pods of {tracked.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -75,32 +84,35 @@ class PodCreator:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _apply(self, tracked: TrackedWorkload) -> None:
+    async def _create_pods(self, tracked: TrackedWorkload) -> None:
         attempt = tracked.row.attempt
-        verdict: LifecycleDecision | None = None
+        decision: LifecycleDecision | None = None
         try:
             async with self._slots:
-                verdict = await retry_until_definite(
-                    lambda: self._dispatcher.ensure(tracked), what=f"object of {tracked.id}"
+                decision = await retry_until_definite(
+                    lambda: self._rest_objects.ensure(tracked), what=f"object of {tracked.id}"
                 )
-                for index in () if verdict is not None else range(len(tracked.row.workers)):
+                for index in () if decision is not None else range(len(tracked.row.workers)):
                     if index in tracked.known:
                         continue
                     if tracked.row.attempt != attempt or not tracked.row.phase.bound:
-                        break  # cancelled or suspended meanwhile: the session takes down what was made
-                    verdict = await self._create(tracked, index)
-                    if verdict is not None:
+                        break  # cancelled or suspended meanwhile: `transitions` removes what was made
+                    decision = await self._create(tracked, index)
+                    if decision is not None:
                         break
                     tracked.known.add(index)
         except LeaseLostError:
             self._on_lost()
             return
         except Exception as error:  # a fault of ours must not leave the workload Scheduled for ever
-            logger.exception("pods were not made", id=tracked.id)
-            verdict = LifecycleDecision(Event.REQUEUE, "InternalError", f"{type(error).__name__}: {error}"[:300])
+            logger.exception("pods were not created", id=tracked.id)
+            decision = LifecycleDecision(
+                Event.REQUEUE, RowReason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"[:300]
+            )
         finally:
             tracked.applying = False
-        self._report(CreateResult(tracked.id, attempt, verdict))
+        self.finished.append(CreateResult(tracked.id, attempt, decision))
+        self._wake()
 
     async def _create(self, tracked: TrackedWorkload, index: int) -> LifecycleDecision | None:
         row = tracked.row
@@ -108,7 +120,7 @@ class PodCreator:
         try:
             manifest = self._manifest(tracked, index, worker)
         except ValueError as error:
-            return LifecycleDecision(Event.REQUEUE, "WorkerChanged", str(error), exclude=worker)
+            return LifecycleDecision(Event.REQUEUE, RowReason.WORKER_CHANGED, str(error), exclude=worker)
         return await retry_until_definite(
             lambda: self._cluster.create_pod(row.namespace, manifest), what=f"pod {manifest['metadata']['name']}"
         )
@@ -133,7 +145,7 @@ class PodCreator:
 
 async def retry_until_definite(create: Callable[[], Awaitable[None]], *, what: str) -> LifecycleDecision | None:
     """Run `create` until the answer is a yes or a definite no; raises LeaseLostError when leadership is over."""
-    delay = 0.2
+    backoff = Backoff(first_seconds=FIRST_DELAY_SECONDS, longest_seconds=LONGEST_DELAY_SECONDS)
     while True:
         try:
             await create()
@@ -142,8 +154,8 @@ async def retry_until_definite(create: Callable[[], Awaitable[None]], *, what: s
                 raise LeaseLostError(error.message) from error
             if error.problem is not WriteProblem.UNAVAILABLE:
                 return refusal(error.problem, error.message)
-            logger.warning("create is asked again", what=what, error=error.message, delay=round(delay, 2))
+            delay = backoff.next()
+            logger.warning("create is repeated", what=what, error=error.message, delay=round(delay, 2))
         else:
             return None
-        await asyncio.sleep(delay * (0.5 + random.random()))  # noqa: S311 - jitter
-        delay = min(delay * 2, 5.0)
+        await asyncio.sleep(delay)

@@ -1,36 +1,65 @@
-"""Delete and release pods that no attempt needs, beside the session's loop; each pod and deed is under way once."""
+"""Delete and release pods that no attempt needs, beside the leader's loop; each action on a pod is under way once."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable
 
+from niyanta.aio import Backoff
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterApi, LeaseLostError, PodView
-from niyanta.scheduler.pods.outcome import Teardown
+from niyanta.scheduler.pods.outcome import Teardown, tear_down
+from niyanta.scheduler.state import SchedulerState
+from niyanta.scheduler.workload_cache import TrackedWorkload
 
 logger = log.get(__name__)
 
-WIDTH = 24
-"""Most deeds under way: leaves connections for creates."""
+CONCURRENCY = 24
+"""Most requests under way: leaves connections for creates."""
+
+FIRST_DELAY_SECONDS = 0.3
+LONGEST_DELAY_SECONDS = 7.5
+"""Before a failed request is repeated; on average three quarters of it."""
+
+REMEMBERED_ACTIONS = 10_000
+"""Latest actions that aren't started again while the reflector lags."""
 
 
 class PodRemover:
     """Idempotent deletes and finalizer removals, repeated until the API server confirms them."""
 
-    def __init__(self, cluster: ClusterApi, *, on_lost: Callable[[], None]) -> None:
+    def __init__(self, state: SchedulerState, cluster: ClusterApi, *, on_lost: Callable[[], None]) -> None:
+        """`on_lost` is called when leadership is over."""
+        self._state = state
         self._cluster = cluster
         self._on_lost = on_lost
-        self._slots = asyncio.Semaphore(WIDTH)
+        self._slots = asyncio.Semaphore(CONCURRENCY)
         self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._done: dict[tuple[str, str], None] = {}
 
     @property
     def in_flight(self) -> int:
+        """Actions under way."""
         return len(self._under_way)
 
-    def reap(self, teardown: Teardown) -> None:
+    def remove_superseded(self, tracked: TrackedWorkload) -> Teardown:
+        """Start removing the pods of a workload that its current attempt doesn't need; returns how they were sorted."""
+        bound = tracked.row.phase.bound
+        teardown = tear_down(
+            self._cluster.pods(tracked.id),
+            keep_attempt=tracked.row.attempt if bound else None,
+            replace=tracked.replace_lost and (not bound or self._state.node_grace_over(tracked)),
+            node_state=self._cluster.node_state,
+        )
+        self._run_teardown(teardown)
+        return teardown
+
+    def remove_untracked(self, workload_id: str) -> None:
+        """Start removing all pods of a workload that isn't in memory."""
+        pods = self._cluster.pods(workload_id)
+        self._run_teardown(tear_down(pods, keep_attempt=None, replace=False, node_state=self._cluster.node_state))
+
+    def _run_teardown(self, teardown: Teardown) -> None:
         """Start what a teardown asks for and isn't under way (or done, for the reflector may lag) already."""
         for pod in teardown.release:
             self._start("release", pod, self._cluster.release_pod)
@@ -46,16 +75,16 @@ class PodRemover:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _start(self, deed: str, pod: PodView, act: Callable[[PodView], Awaitable[None]]) -> None:
-        key = (pod.uid, deed)
+    def _start(self, action: str, pod: PodView, act: Callable[[PodView], Awaitable[None]]) -> None:
+        key = (pod.uid, action)
         if key in self._under_way or key in self._done:
             return
-        task = asyncio.create_task(self._run(key, pod, act), name=f"{deed} {pod.name}")
+        task = asyncio.create_task(self._run(key, pod, act), name=f"{action} {pod.name}")
         self._under_way[key] = task
         task.add_done_callback(lambda _: self._under_way.pop(key, None))
 
     async def _run(self, key: tuple[str, str], pod: PodView, act: Callable[[PodView], Awaitable[None]]) -> None:
-        delay = 0.2
+        backoff = Backoff(first_seconds=FIRST_DELAY_SECONDS, longest_seconds=LONGEST_DELAY_SECONDS)
         while True:
             try:
                 async with self._slots:
@@ -64,11 +93,10 @@ class PodRemover:
                 self._on_lost()
                 return
             except Exception as error:  # whatever the cause, the pod must not be forgotten
-                logger.warning("pod is reaped again", pod=pod.name, deed=key[1], error=str(error))
+                logger.warning("removal of a pod is repeated", pod=pod.name, action=key[1], error=str(error))
             else:
                 self._done[key] = None
-                while len(self._done) > 10_000:
+                while len(self._done) > REMEMBERED_ACTIONS:
                     self._done.pop(next(iter(self._done)))
                 return
-            await asyncio.sleep(delay * (0.5 + random.random()))  # noqa: S311 - jitter
-            delay = min(delay * 2, 5.0)
+            await asyncio.sleep(backoff.next())

@@ -1,23 +1,29 @@
 """REST submissions become Workload objects when they are dispatched, so that a backlog costs etcd nothing.
 
-The object is named `<name>-<8 hex of the row's id>` and carries the row's id as a label. The applier makes it before
-the pods, which it owns; deleting it cancels the workload. Edits of it count for nothing: the row is the truth.
+The object is named `<name>-<8 hex of the row's id>` and carries the row's id as a label. The pod creator makes it
+before the pods, which it owns; deleting it cancels the workload. Edits of it count for nothing: the row is the truth.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from niyanta.aio import Backoff, retry
 from niyanta.lifecycle import Door
+from niyanta.observability import log
 from niyanta.resources.labels import API_VERSION, REST_ID
-from niyanta.scheduler.cluster_api import ClusterApi, LeaseLostError
+from niyanta.scheduler.cluster_api import ClusterWrites, LeaseLostError
 from niyanta.scheduler.workload_cache import TrackedWorkload, WorkloadCache
 from niyanta.store.errors import StaleEpochError, StoreUnavailableError
 from niyanta.store.rows import WorkloadRow
 from niyanta.store.state import StateManager
+
+logger = log.get(__name__)
+
+REPEAT_SECONDS = 0.5
+"""Longest time until the name of an object is stored again while Postgres doesn't answer."""
 
 
 def object_name(row: WorkloadRow) -> str:
@@ -46,7 +52,7 @@ def rest_id(obj: Mapping[str, Any]) -> str:
 
 
 def is_object_of(obj: Mapping[str, Any], row: WorkloadRow) -> bool:
-    """Whether the object is this row's. Users may write the label themselves: then they have made a workload."""
+    """True if the object is this row's. Users may write the label themselves: then they have made a workload."""
     meta = obj["metadata"]
     if row.door is not Door.REST or (meta["namespace"], meta["name"]) != (row.namespace, object_name(row)):
         return False
@@ -54,12 +60,13 @@ def is_object_of(obj: Mapping[str, Any], row: WorkloadRow) -> bool:
 
 
 class RestObjects:
-    """Makes and remembers the objects."""
+    """Creates the objects and stores their names. Writes the row's object fields beside the leader's loop; nothing else
+    writes these."""
 
-    def __init__(self, *, cluster: ClusterApi, state: StateManager, mirror: WorkloadCache, epoch: int) -> None:
+    def __init__(self, *, cluster: ClusterWrites, store: StateManager, workloads: WorkloadCache, epoch: int) -> None:
         self._cluster = cluster
-        self._state = state
-        self._mirror = mirror
+        self._store = store
+        self._workloads = workloads
         self._epoch = epoch
 
     async def ensure(self, tracked: TrackedWorkload) -> None:
@@ -72,14 +79,14 @@ class RestObjects:
 
     async def _remember(self, tracked: TrackedWorkload, uid: str) -> None:
         name = object_name(tracked.row)
-        while True:
-            try:
-                await self._state.set_object(tracked.id, uid=uid, name=name, epoch=self._epoch)
-            except StoreUnavailableError:
-                await asyncio.sleep(0.5)
-            except StaleEpochError as error:
-                raise LeaseLostError(str(error)) from error
-            else:
-                break
+        try:
+            await retry(
+                lambda: self._store.set_object(tracked.id, uid=uid, name=name, epoch=self._epoch),
+                on=StoreUnavailableError,
+                backoff=Backoff(first_seconds=REPEAT_SECONDS, longest_seconds=REPEAT_SECONDS),
+                report=lambda error, _: logger.debug("storing an object's name is repeated", error=str(error)),
+            )
+        except StaleEpochError as error:
+            raise LeaseLostError(str(error)) from error
         tracked.row = replace(tracked.row, object_uid=uid, object_name=name)
-        self._mirror.index_object(tracked)
+        self._workloads.index_object(tracked)

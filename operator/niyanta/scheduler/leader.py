@@ -1,0 +1,160 @@
+"""The wiring of one leadership: every collaborator of the scheduler, made from what it needs and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from niyanta.lifecycle import Phase
+from niyanta.scheduler.cluster_api import ClusterApi
+from niyanta.scheduler.demand.stats_collector import StatsCollector
+from niyanta.scheduler.drain_queries import DrainQueries
+from niyanta.scheduler.gauges import SchedulerGauges
+from niyanta.scheduler.intake.admission import Admission
+from niyanta.scheduler.intake.refill import Refill
+from niyanta.scheduler.intake.work_queue import WorkQueue
+from niyanta.scheduler.loop import LeaderLoop
+from niyanta.scheduler.maintenance import Maintenance
+from niyanta.scheduler.metrics import SchedulerMetrics
+from niyanta.scheduler.placing.cycle import Cycle
+from niyanta.scheduler.placing.pending_reasons import PendingReasons
+from niyanta.scheduler.pods.observer import PodObserver
+from niyanta.scheduler.pods.pod_creator import PodCreator
+from niyanta.scheduler.pods.pod_remover import PodRemover
+from niyanta.scheduler.pods.rest_object import RestObjects
+from niyanta.scheduler.recovery import Recovery
+from niyanta.scheduler.state import SchedulerState
+from niyanta.scheduler.transitions import Transitions
+from niyanta.scheduler.wake_ups import WakeUps
+from niyanta.store.state import StateManager
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """The scheduler under one epoch."""
+
+    state: SchedulerState
+    cluster: ClusterApi
+    drain_queries: DrainQueries
+    creator: PodCreator
+    remover: PodRemover
+    reasons: PendingReasons
+    transitions: Transitions
+    observer: PodObserver
+    admission: Admission
+    refill: Refill
+    recovery: Recovery
+    loop: LeaderLoop
+
+    async def run(self, on_recovered: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Until cancelled; raises StaleEpochError or LeaseLostError when leadership is over."""
+        await self.loop.run(on_recovered)
+
+    async def close(self) -> None:
+        """Stop what goes on beside the loop, and give back the capacity that placements took in this process."""
+        self.drain_queries.cancel()
+        await self.creator.close()
+        await self.remover.close()
+        for tracked in self.state.workloads.select((Phase.SCHEDULED, Phase.RUNNING)):
+            self.cluster.unclaim(tracked.id, tracked.row.attempt)
+
+
+def make_leader(
+    state: SchedulerState,
+    *,
+    store: StateManager,
+    cluster: ClusterApi,
+    work_queue: WorkQueue,
+    metrics: SchedulerMetrics,
+    on_lost: Callable[[], None],
+    tick: Callable[[], None],
+) -> Leader:
+    """Wire one leadership; needs a running event loop.
+
+    `on_lost` is called by writers that find leadership lost; `tick` by whatever takes long, so that work isn't taken
+    for a stall.
+    """
+    wake = work_queue.wake
+    drain_queries = DrainQueries(wake)
+    # Pods are created and removed beside the loop.
+    rest_objects = RestObjects(cluster=cluster, store=store, workloads=state.workloads, epoch=state.epoch)
+    creator = PodCreator(
+        cluster, rest_objects, epoch=state.epoch, concurrency=state.settings.connections, wake=wake, on_lost=on_lost
+    )
+    remover = PodRemover(state, cluster, on_lost=on_lost)
+    # Rows move here.
+    reasons = PendingReasons(state, store=store, cluster=cluster)
+    transitions = Transitions(
+        state,
+        store=store,
+        cluster=cluster,
+        work_queue=work_queue,
+        creator=creator,
+        remover=remover,
+        reasons=reasons,
+        metrics=metrics,
+        tick=tick,
+    )
+    # Pods, users, other processes and time make them move.
+    observer = PodObserver(
+        state,
+        store=store,
+        cluster=cluster,
+        creator=creator,
+        remover=remover,
+        reasons=reasons,
+        transitions=transitions,
+    )
+    admission = Admission(state, store=store, cluster=cluster, reasons=reasons, transitions=transitions, tick=tick)
+    refill = Refill(state, store=store, cluster=cluster, work_queue=work_queue, transitions=transitions, tick=tick)
+    recovery = Recovery(
+        state,
+        store=store,
+        cluster=cluster,
+        admission=admission,
+        refill=refill,
+        observer=observer,
+        creator=creator,
+        transitions=transitions,
+        tick=tick,
+    )
+    loop = LeaderLoop(
+        state,
+        store=store,
+        work_queue=work_queue,
+        recovery=recovery,
+        admission=admission,
+        observer=observer,
+        reasons=reasons,
+        refill=refill,
+        wake_ups=WakeUps(state, cluster=cluster, transitions=transitions, tick=tick),
+        transitions=transitions,
+        maintenance=Maintenance(
+            state,
+            store=store,
+            cluster=cluster,
+            work_queue=work_queue,
+            drain_queries=drain_queries,
+            transitions=transitions,
+            tick=tick,
+        ),
+        cycle=Cycle(state, cluster=cluster, transitions=transitions, reasons=reasons, metrics=metrics),
+        stats_collector=StatsCollector(state, store=store, cluster=cluster, is_deep=refill.is_deep),
+        gauges=SchedulerGauges(state, store=store, cluster=cluster, pool_labels=metrics.pools, tick=tick),
+        metrics=metrics,
+        tick=tick,
+    )
+    return Leader(
+        state,
+        cluster,
+        drain_queries,
+        creator,
+        remover,
+        reasons,
+        transitions,
+        observer,
+        admission,
+        refill,
+        recovery,
+        loop,
+    )

@@ -1,0 +1,131 @@
+"""From pods to outcomes: what the pods and nodes of a workload, and the end of its creates, say about its attempt.
+
+The leader's loop calls this with ids of workloads whose pods changed; `transitions` commits the decisions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from niyanta.scheduler.cluster_api import ClusterReads, NodeState
+from niyanta.scheduler.placing.pending_reasons import PendingReasons
+from niyanta.scheduler.pods.outcome import Attempt, LifecycleDecision, outcome_of
+from niyanta.scheduler.pods.pod_creator import PodCreator
+from niyanta.scheduler.pods.pod_remover import PodRemover
+from niyanta.scheduler.reasons import RowReason
+from niyanta.scheduler.state import SchedulerState
+from niyanta.scheduler.transitions import TransitionRequest, Transitions
+from niyanta.scheduler.workload_cache import TrackedWorkload
+from niyanta.store.state import StateManager
+
+
+class PodObserver:
+    """Decides what follows for workloads from their pods."""
+
+    def __init__(
+        self,
+        state: SchedulerState,
+        *,
+        store: StateManager,
+        cluster: ClusterReads,
+        creator: PodCreator,
+        remover: PodRemover,
+        reasons: PendingReasons,
+        transitions: Transitions,
+    ) -> None:
+        self._state = state
+        self._store = store
+        self._cluster = cluster
+        self._creator = creator
+        self._remover = remover
+        self._reasons = reasons
+        self._transitions = transitions
+
+    async def observe(self, workload_ids: Iterable[str]) -> None:
+        """Commit what follows for these workloads, whose pods or nodes changed, and for those whose creates ended."""
+        finished = list(self._creator.finished)
+        requests: dict[str, TransitionRequest] = {}
+        untracked: list[str] = []
+        for workload_id in workload_ids:
+            tracked = self._state.workloads.get(workload_id)
+            if tracked is None:
+                untracked.append(workload_id)
+                continue
+            decision = self._decide(tracked)
+            if decision is not None:
+                requests[workload_id] = TransitionRequest(tracked, decision)
+        for result in finished:
+            tracked = self._state.workloads.get(result.workload_id)
+            if tracked is None:
+                continue
+            if result.decision is not None and tracked.row.phase.bound and tracked.row.attempt == result.attempt:
+                requests[tracked.id] = TransitionRequest(tracked, result.decision)
+            elif tracked.id not in requests:
+                decision = self._decide(tracked)
+                if decision is not None:
+                    requests[tracked.id] = TransitionRequest(tracked, decision)
+        await self._transitions.commit(list(requests.values()))
+        del self._creator.finished[: len(finished)]  # only now: a commit that broke off is done again
+        if untracked:
+            await self._clear_untracked(untracked)
+
+    def _decide(self, tracked: TrackedWorkload) -> LifecycleDecision | None:
+        row = tracked.row
+        pods = self._cluster.pods(row.id)
+        if not row.phase.bound:
+            self._transitions.settle(tracked)
+            return None
+        for pod in pods:
+            if pod.attempt == row.attempt:
+                tracked.known.add(pod.index)
+        self._watch_node_loss(tracked)
+        if tracked.applying:
+            # The creates under way decide first: a decision now could start a new attempt beside a late create.
+            return None
+        self._remover.remove_superseded(tracked)
+        decision = outcome_of(self._attempt(tracked), pods, self._cluster.node_state)
+        if decision is None:
+            self._explain_lost_nodes(tracked)
+        return decision
+
+    def _attempt(self, tracked: TrackedWorkload) -> Attempt:
+        return Attempt.of(
+            tracked.row,
+            max_retries=tracked.spec.max_retries,
+            max_rejections=self._state.settings.kubelet_rejections_max,
+            replace_lost=tracked.replace_lost and self._state.node_grace_over(tracked),
+            known=frozenset(tracked.known),
+        )
+
+    def _watch_node_loss(self, tracked: TrackedWorkload) -> None:
+        lost = any(self._cluster.node_state(node) is NodeState.NOT_READY for node in tracked.row.workers)
+        if not lost:
+            tracked.lost_since = None
+        elif tracked.lost_since is None:
+            tracked.lost_since = self._state.clock.now()
+
+    def _explain_lost_nodes(self, tracked: TrackedWorkload) -> None:
+        """Record that a workload waits for a NotReady node, and that it no longer does."""
+        # The row may not have the reason yet: pending reasons are written later in the round.
+        said = tracked.fence_told or tracked.row.reason == RowReason.WAITING_FOR_NODE_FENCE
+        tracked.fence_told = tracked.lost_since is not None
+        if tracked.lost_since is None:
+            if said:
+                self._reasons.add(tracked.id, RowReason.NODE_RETURNED, "its nodes are Ready again")
+            return
+        if said:
+            return
+        lost = sorted({n for n in tracked.row.workers if self._cluster.node_state(n) is NodeState.NOT_READY})
+        message = f"node {', '.join(lost)} is NotReady; its pods may still run"
+        if not tracked.replace_lost:
+            message += "; replaced when the node returns, is deleted or gets the out-of-service taint"
+        self._reasons.add(tracked.id, RowReason.WAITING_FOR_NODE_FENCE, message)
+
+    async def _clear_untracked(self, workload_ids: Sequence[str]) -> None:
+        """Release finished pods whose workload isn't in memory, and delete those of dead rows."""
+        rows = {row.id: row for row in await self._store.get_workloads(workload_ids)}
+        for workload_id in workload_ids:
+            row = rows.get(workload_id)
+            if row is not None and not row.phase.terminal:
+                continue  # just taken in: the next event finds it tracked
+            self._remover.remove_untracked(workload_id)

@@ -1,0 +1,40 @@
+"""Reasons that the scheduler gives a row, beside those of ownership, of the engine and of refused writes."""
+
+from __future__ import annotations
+
+import enum
+
+
+class RowReason(enum.StrEnum):
+    """`status.reason` of a workload; the value is what users read."""
+
+    ADOPTED = "Adopted"
+    COMPLETED = "Completed"
+    DELETED = "Deleted"
+    INTERNAL_ERROR = "InternalError"
+    INVALID_SPEC = "InvalidSpec"
+    NODE_LOST = "NodeLost"
+    NODE_RETURNED = "NodeReturned"
+    PLACED = "Placed"
+    POD_FAILED = "PodFailed"
+    POD_LOST = "PodLost"
+    REJECTED_BY_KUBELET = "RejectedByKubelet"
+    RELEASED = "Released"
+    RESUMED = "Resumed"
+    START_TIMEOUT = "StartTimeout"
+    STARTED = "Started"
+    SUSPENDED = "Suspended"
+    TIMEOUT = "Timeout"
+    UNSCHEDULABLE = "Unschedulable"
+    WAITING_FOR_NODE_FENCE = "WaitingForNodeFence"
+    WORKER_CHANGED = "WorkerChanged"
+    WORKER_DRAINED = "WorkerDrained"
+
+
+class EventReason(enum.StrEnum):
+    """Reasons of Kubernetes Events on Workloads."""
+
+    FAILED = "Failed"
+    HELD = "Held"
+    RETRYING = "Retrying"
+    SCHEDULED = "Scheduled"

@@ -1,0 +1,50 @@
+"""Memory of one leadership: the data that the scheduler's collaborators share. No I/O happens here.
+
+`transitions` moves the workloads in it, `placing.cycle` and `demand.stats_collector` fill in their results.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from niyanta.engine.snapshot.snapshot import Snapshot
+from niyanta.scheduler.demand.sizing_result import SizingResult
+from niyanta.scheduler.placement_rate import PlacementRate
+from niyanta.scheduler.workload_cache import TrackedWorkload, WorkloadCache
+from niyanta.settings import Settings
+from niyanta.store.leader.demand_stats import DemandStats
+from niyanta.store.postgres.clock import Clock
+from niyanta.store.workloads.queue_key import queue_settings
+
+
+@dataclass(slots=True, eq=False)
+class SchedulerState:
+    """Everything that a leader remembers under one epoch."""
+
+    epoch: int
+    settings: Settings
+    clock: Clock
+    workloads: WorkloadCache
+    """Live workloads, and the queue of those that may be placed."""
+    adopting: bool = False
+    """The database is older than the cluster (restored from a backup): rows follow pods."""
+    snapshot: Snapshot = field(default_factory=Snapshot)
+    """The cluster as the engine sees it; only the cycle changes it, in the engine's thread."""
+    placement_rate: PlacementRate = field(default_factory=PlacementRate)
+    demand_stats: DemandStats | None = None
+    """Latest statistics of demand; None before the first ones."""
+    sizing_result: SizingResult = field(default_factory=SizingResult)
+    """The pools whose empty workers fit waiting workloads."""
+    exclusion_ends: dict[str, int] = field(default_factory=dict)
+    """Queued workloads that avoid a worker -> end of the first of these exclusions, microseconds."""
+
+    @classmethod
+    def of_leadership(cls, epoch: int, settings: Settings, *, clock: Clock, adopting: bool = False) -> SchedulerState:
+        """The empty memory of a new leader."""
+        return cls(epoch, settings, clock, WorkloadCache(queue_settings(settings)), adopting)
+
+    def node_grace_over(self, tracked: TrackedWorkload) -> bool:
+        """True if a node of the workload has been NotReady for longer than `node_loss_grace`."""
+        if tracked.lost_since is None:
+            return False
+        return self.clock.now() - tracked.lost_since >= self.settings.node_loss_grace * 1e6

@@ -1,0 +1,292 @@
+"""Transitions of workloads: the only place that moves rows, and that follows a moved row in memory and in the cluster.
+
+Decisions come from `pods.observer`, `intake.admission`, `wake_ups`, `maintenance` and `placing.cycle`. Everything here
+runs in the leader's one loop, so the leader never races itself; creating and deleting pods goes on beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from niyanta.lifecycle import Door, Event, Phase
+from niyanta.observability import log
+from niyanta.scheduler.cluster_api import ClusterApi, NodeState, WriteProblem
+from niyanta.scheduler.intake.work_queue import WorkQueue
+from niyanta.scheduler.metrics import SchedulerMetrics
+from niyanta.scheduler.placing.pending_reasons import PendingReasons
+from niyanta.scheduler.pods.outcome import LifecycleDecision
+from niyanta.scheduler.pods.pod_creator import PodCreator
+from niyanta.scheduler.pods.pod_remover import PodRemover
+from niyanta.scheduler.reasons import EventReason, RowReason
+from niyanta.scheduler.state import SchedulerState
+from niyanta.scheduler.workload_cache import TrackedWorkload
+from niyanta.store.rows import RowChange, WorkloadRow, worker_names
+from niyanta.store.state import StateManager
+
+logger = log.get(__name__)
+
+BATCH_ROWS = 500
+"""Most rows in one transaction: commits stay around 100 ms."""
+
+FIRST_REQUEUE_BACKOFF_SECONDS = 0.5
+
+LONGEST_REQUEUE_BACKOFF_SECONDS = 30.0
+"""Longest wait between two attempts where the cause lies outside the workload (quota, namespace)."""
+
+REFUSED_FOR_ANY_WORKER = frozenset(
+    problem.value for problem in (WriteProblem.QUOTA, WriteProblem.FORBIDDEN, WriteProblem.NAMESPACE)
+)
+"""Reasons of refused pods that another worker wouldn't change."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransitionRequest:
+    """A decision to commit for a tracked workload."""
+
+    tracked: TrackedWorkload
+    decision: LifecycleDecision
+
+
+class Transitions:
+    """Commits decisions under the leader's epoch and acts on the rows that moved."""
+
+    def __init__(
+        self,
+        state: SchedulerState,
+        *,
+        store: StateManager,
+        cluster: ClusterApi,
+        work_queue: WorkQueue,
+        creator: PodCreator,
+        remover: PodRemover,
+        reasons: PendingReasons,
+        metrics: SchedulerMetrics,
+        tick: Callable[[], None],
+    ) -> None:
+        """`tick` is called before each transaction, so that a long series of them isn't taken for a stall."""
+        self._state = state
+        self._store = store
+        self._cluster = cluster
+        self._work_queue = work_queue
+        self._creator = creator
+        self._remover = remover
+        self._reasons = reasons
+        self._metrics = metrics
+        self._tick = tick
+
+    # --- commits -----------------------------------------------------------------------------------------------------
+
+    async def commit(self, requests: Sequence[TransitionRequest]) -> None:
+        """Commit decisions in batches and act on each new row. Raises the store's errors."""
+        for start in range(0, len(requests), BATCH_ROWS):
+            self._tick()
+            part = requests[start : start + BATCH_ROWS]
+            with self._metrics.commit():
+                result = await self._store.update_workload_status_batch(
+                    [self._change(request) for request in part], epoch=self._state.epoch
+                )
+            self._metrics.dropped(result)
+            decisions = {request.tracked.id: request.decision for request in part}
+            for row in result.applied:
+                self.after(row, decisions[row.id])
+            await self.refresh((*result.stale, *result.illegal))
+
+    async def place(self, changes: Sequence[RowChange], *, cycle: int) -> Sequence[str]:
+        """Commit placements in one transaction and start their pods. Returns the ids of rows that were left out because
+        they had moved."""
+        self._tick()
+        with self._metrics.commit():
+            result = await self._store.update_workload_status_batch(changes, epoch=self._state.epoch, cycle=cycle)
+        self._metrics.dropped(result)
+        for row in result.applied:
+            tracked = self._state.workloads.get(row.id)
+            if tracked is not None:
+                self.after(row, LifecycleDecision(Event.PLACE, row.reason, row.message))
+                self.start(tracked)
+        self._state.placement_rate.placed(result.applied)
+        dropped = (*result.stale, *result.illegal)
+        await self.refresh(dropped)
+        return dropped
+
+    async def adopt(self, changes: Sequence[RowChange]) -> None:
+        """Commit placements that are rebuilt from running pods: nothing is left to create."""
+        for start in range(0, len(changes), BATCH_ROWS):
+            part = changes[start : start + BATCH_ROWS]
+            result = await self._store.update_workload_status_batch(part, epoch=self._state.epoch)
+            for row in result.applied:
+                tracked = self._state.workloads.get(row.id)
+                if tracked is not None and tracked.requirements is not None:
+                    self._cluster.claim(row.id, row.attempt, row.workers, tracked.requirements, tracked.subject)
+                    self.after(row, LifecycleDecision(Event.PLACE, row.reason, row.message))
+
+    async def release_held(self, customer: str, queue_depth: int | None) -> int:
+        """Release workloads held for a full queue, in queue order, up to the store's batch size; returns how many."""
+        self._tick()
+        rows = await self._store.release_held(customer, queue_depth, epoch=self._state.epoch)
+        for row in rows:
+            if row.id in self._state.workloads:
+                self.after(row, LifecycleDecision(Event.RELEASE, row.reason, row.message))
+        return len(rows)
+
+    async def set_wake(self, workload_ids: Sequence[str], seconds: float | None) -> None:
+        """Have these rows come due in `seconds`; None: never."""
+        await self._store.set_wake(workload_ids, seconds, epoch=self._state.epoch)
+
+    async def refresh(self, workload_ids: Iterable[str]) -> None:
+        """Read rows again that aren't as remembered (a commit whose answer was lost, or another writer)."""
+        ids = list(workload_ids)
+        if not ids:
+            return
+        for row in await self._store.get_workloads(ids):
+            tracked = self._state.workloads.get(row.id)
+            if tracked is not None:
+                self.follow(tracked, row)
+        self._work_queue.put_capacity()  # waiting workloads are to be considered again
+
+    def _change(self, request: TransitionRequest) -> RowChange:
+        tracked, decision, settings = request.tracked, request.decision, self._state.settings
+        wake = not_before = None
+        if decision.event is Event.RETRY:
+            backoff = settings.retry_backoff * 2.0**tracked.row.failures
+            wake = not_before = min(backoff, settings.retry_backoff_max)
+        elif decision.event is Event.REQUEUE:
+            tracked.write_failures += 1
+            tracked.turned_down = decision.reason in REFUSED_FOR_ANY_WORKER
+            backoff = FIRST_REQUEUE_BACKOFF_SECONDS * 2.0**tracked.write_failures
+            wake = not_before = min(backoff, LONGEST_REQUEUE_BACKOFF_SECONDS)
+        elif decision.event is Event.START:
+            tracked.write_failures = 0
+            tracked.turned_down = False
+            wake = float(tracked.spec.timeout_seconds) if tracked.spec.timeout_seconds else None
+        elif decision.event in (Event.SUCCEED, Event.FAIL):
+            ttl = tracked.spec.ttl_seconds_after_finished
+            wake = float(ttl) if ttl is not None else None
+        excluded = {decision.exclude: settings.kubelet_rejection_exclusion} if decision.exclude else {}
+        return RowChange(
+            id=tracked.id,
+            version=tracked.row.version,
+            event=decision.event,
+            reason=str(decision.reason),
+            message=decision.message,
+            excluded=excluded,
+            not_before_seconds=not_before,
+            wake_in_seconds=wake,
+            counts=decision.event is not Event.REQUEUE or bool(decision.exclude),
+        )
+
+    # --- following a row that moved ----------------------------------------------------------------------------------
+
+    def after(self, row: WorkloadRow, decision: LifecycleDecision) -> None:
+        """Follow a row that the leader moved: in memory, in the cluster's accounts, in its status and Events."""
+        tracked = self._state.workloads.get(row.id)
+        if tracked is None:
+            return
+        before = tracked.row
+        tracked.row = row
+        self._metrics.transition(before, row, decision)
+        logger.info(
+            "workload moved",
+            workload=f"{row.namespace}/{row.name}",
+            id=row.id,
+            transition=decision.event.value,
+            phase=row.phase.value,
+            attempt=row.attempt,
+            reason=row.reason,
+        )
+        if before.phase.bound and not row.phase.bound:
+            self._cluster.unclaim(row.id, before.attempt)
+            tracked.lost_since = None
+        tracked.fence_told = False  # the transition wrote a reason of its own
+        self._cluster.write_status(row)
+        self.record_event(before, row)
+        self.settle(tracked)
+
+    def follow(self, tracked: TrackedWorkload, row: WorkloadRow) -> None:
+        """Follow a row that another writer changed, or a commit whose answer was lost."""
+        before, tracked.row = tracked.row, row
+        if before.phase.bound and (not row.phase.bound or row.attempt != before.attempt):
+            self._cluster.unclaim(row.id, before.attempt)
+            self._work_queue.put_capacity()
+        if row.phase.bound and (not before.phase.bound or row.attempt != before.attempt):
+            self.start(tracked)
+        self._cluster.write_status(row)
+        self.settle(tracked)
+
+    def start(self, tracked: TrackedWorkload) -> None:
+        """A placement is committed: take its workers' capacity and create its pods."""
+        row = tracked.row
+        tracked.known = set()
+        if tracked.requirements is not None:
+            self._cluster.claim(row.id, row.attempt, row.workers, tracked.requirements, tracked.subject)
+        self._state.workloads.dequeue(row.id)
+        self._creator.submit(tracked)
+
+    def record_event(self, before: WorkloadRow | None, row: WorkloadRow) -> None:
+        """Record the Kubernetes Event of a transition that users care about; `before` is None for a new row."""
+        text = f"{row.reason}: {row.message}"
+        if row.phase is Phase.FAILED:
+            self._cluster.record_event(row, reason=EventReason.FAILED, message=text, warning=True)
+        elif row.phase is Phase.HELD:
+            self._cluster.record_event(row, reason=EventReason.HELD, message=text, warning=True)
+        elif row.phase is Phase.SCHEDULED:
+            text = f"placed on {worker_names(row.workers)}, score {row.score or 0:.0f}"
+            self._cluster.record_event(row, reason=EventReason.SCHEDULED, message=text, warning=False)
+        elif before is not None and before.phase.bound and row.phase is Phase.PENDING:
+            self._cluster.record_event(row, reason=EventReason.RETRYING, message=text, warning=True)
+
+    def settle(self, tracked: TrackedWorkload) -> None:
+        """Bring queue membership and left-over pods of a workload in line with its phase."""
+        row, workloads = tracked.row, self._state.workloads
+        workloads.note_phase(tracked)
+        if row.phase.bound:
+            workloads.dequeue(row.id)
+            return
+        teardown = self._remover.remove_superseded(tracked)
+        if row.phase.terminal:
+            workloads.dequeue(row.id)
+            if row.wake_at is None and not teardown.waiting and not tracked.applying:
+                workloads.drop(row.id)
+            return
+        if row.phase is not Phase.PENDING:
+            workloads.dequeue(row.id)
+            if row.door is Door.REST and not teardown.waiting and not tracked.applying:
+                workloads.drop(row.id)  # comes back by the change cursor
+            return
+        now = self._state.clock.now()
+        if teardown.waiting or tracked.applying:
+            workloads.dequeue(row.id)
+            node_state = self._cluster.node_state
+            stuck = {pod.node for pod in teardown.waiting if node_state(pod.node) is NodeState.NOT_READY}
+            if stuck:
+                nodes = ", ".join(sorted(stuck))
+                text = f"pods of attempt {row.attempt} on NotReady node {nodes} may still run"
+                self._reasons.add(row.id, RowReason.WAITING_FOR_NODE_FENCE, text)
+        elif row.not_before is not None and row.not_before.timestamp() * 1e6 > now:
+            workloads.dequeue(row.id)
+        else:
+            tracked.known = set()
+            workloads.enqueue(tracked, now=now)
+            self._remember_exclusions(row, now)
+            self._work_queue.wake()
+
+    # --- exclusions of workers ---------------------------------------------------------------------------------------
+
+    def _remember_exclusions(self, row: WorkloadRow, now: int) -> None:
+        ends = [end for until in row.excluded.values() if (end := round(until.timestamp() * 1e6)) > now]
+        if ends:
+            self._state.exclusion_ends[row.id] = min(ends)
+        else:
+            self._state.exclusion_ends.pop(row.id, None)
+
+    def end_exclusions(self) -> bool:
+        """Let workloads use the workers again that they no longer need to avoid; True if there were any."""
+        state = self._state
+        now = state.clock.now()
+        over = [workload_id for workload_id, end in state.exclusion_ends.items() if end <= now]
+        for workload_id in over:
+            del state.exclusion_ends[workload_id]
+            tracked = state.workloads.get(workload_id)
+            if tracked is not None and tracked.row.phase is Phase.PENDING:
+                self.settle(tracked)
+        return bool(over)
