@@ -64,8 +64,10 @@ class Recovery:
         await self._load()
         objects = await ticking(self._tick, self._cluster.list_workloads())
         await self._admission.take_in([obj for obj in objects if not obj["metadata"].get("deletionTimestamp")])
-        if self._state.adopting:
+        adopting = self._state.adopting
+        if adopting:
             await self._adopt()
+            self._state.adopting = False
         await self._cancel_missing(objects)
         await self._admission.review_customers()  # whatever they became since the last leader
         for tracked in self._state.workloads:
@@ -83,7 +85,7 @@ class Recovery:
             epoch=self._state.epoch,
             live=len(known),
             objects=len(objects),
-            adopted=self._state.adopting,
+            adopted=adopting,
         )
 
     async def _load(self) -> None:

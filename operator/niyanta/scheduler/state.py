@@ -27,7 +27,8 @@ class SchedulerState:
     workloads: WorkloadCache
     """Live workloads, and the queue of those that may be placed."""
     adopting: bool = False
-    """The database is older than the cluster (restored from a backup): rows follow pods."""
+    """The database is older than the cluster (restored from a backup). Until rows have followed pods, no pod is
+    removed."""
     snapshot: Snapshot = field(default_factory=Snapshot)
     """The cluster as the engine sees it; only the cycle changes it, in the engine's thread."""
     placement_rate: PlacementRate = field(default_factory=PlacementRate)

@@ -51,7 +51,8 @@ class PodRemover:
             replace=tracked.replace_lost and (not bound or self._state.node_grace_over(tracked)),
             node_state=self._cluster.node_state,
         )
-        self._run_teardown(teardown)
+        if not self._state.adopting:  # the pods that an older database doesn't know may be the row's own
+            self._run_teardown(teardown)
         return teardown
 
     def remove_untracked(self, workload_id: str) -> None:
