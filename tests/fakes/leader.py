@@ -1,0 +1,260 @@
+"""A leader on a real Postgres and a fake cluster, composed as the manager composes it. Tests reach the leader's parts
+through `LeaderUnderTest` alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, cast
+
+from niyanta.lifecycle import Event, Phase
+from niyanta.scheduler.intake.work_queue import DeletedObject, WorkQueue
+from niyanta.scheduler.leader import make_leader
+from niyanta.scheduler.metrics import SchedulerMetrics
+from niyanta.scheduler.pods.outcome import LifecycleDecision
+from niyanta.scheduler.state import SchedulerState
+from niyanta.scheduler.transitions import TransitionRequest
+from niyanta.scheduler.workload_cache import TrackedWorkload, WorkloadCache
+from niyanta.settings import Settings
+from niyanta.store.errors import StoreUnavailableError
+from niyanta.store.postgres.clock import Clock
+from niyanta.store.rows import RowChange, WorkloadRow
+from niyanta.store.state import StateManager
+from tests.fakes.cluster import FakeCluster
+from tests.fakes.kubelet import Kubelet
+
+TIMEOUT_SECONDS = 30.0
+"""Longest wait for a condition: generous, because test machines are slow and noisy."""
+
+LOOK_EVERY_SECONDS = 0.01
+
+
+async def until(condition: Callable[[], Any] | Callable[[], Awaitable[Any]], what: str) -> Any:
+    """Wait until `condition` (plain or async) returns something true; returns that."""
+    last: Any = None
+    try:
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while True:
+                found = condition()
+                last = await found if asyncio.iscoroutine(found) else found
+                if last:
+                    return last
+                await asyncio.sleep(LOOK_EVERY_SECONDS)
+    except TimeoutError:
+        raise AssertionError(f"not within {TIMEOUT_SECONDS:g} s: {what} (last seen: {last!r})") from None
+
+
+class InterruptibleStore:
+    """A store that can be taken away: while `away`, every operation raises StoreUnavailableError."""
+
+    def __init__(self, store: StateManager) -> None:
+        self.away = False
+        self.refused = 0
+        """Operations that met the outage."""
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        if self.away:
+            self.refused += 1
+            raise StoreUnavailableError("the test took Postgres away")
+        return getattr(self._store, name)
+
+
+class LeaderUnderTest:
+    """One leadership. Its parts may be driven one by one, or all together after `start`."""
+
+    def __init__(
+        self, store: StateManager, *, epoch: int, settings: Settings, cluster: FakeCluster, adopting: bool = False
+    ) -> None:
+        self.epoch = epoch
+        self.cluster = cluster
+        self.kubelet = Kubelet(cluster)
+        self.outage = InterruptibleStore(store)
+        self.store = store
+        """For the test's own reads and writes, which no outage touches."""
+        self.work_queue = WorkQueue(asyncio.get_running_loop())
+        self.work_queue.open()
+        cluster.work_queue = self.work_queue
+        self.lost = asyncio.Event()
+        """Set when the pod creator or the pod remover found out that leadership is over."""
+        self.ticks = 0
+        self.recovered = asyncio.Event()
+        leader_store = cast(StateManager, self.outage)
+        self._leader = make_leader(
+            SchedulerState.of_leadership(epoch, settings, clock=Clock(leader_store), adopting=adopting),
+            store=leader_store,
+            cluster=cluster,
+            work_queue=self.work_queue,
+            metrics=SchedulerMetrics(customer_tier=cluster.customer_tier, most_pools=100),
+            on_lost=self.lost.set,
+            tick=self._tick,
+        )
+        self.task: asyncio.Task[None] | None = None
+
+    # --- running -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start the loop and wait until recovery is done."""
+        self.start_recovery()
+        await until(lambda: self.recovered.is_set() or (self.task and self.task.done()), "recovery ends")
+        if self.task is not None and self.task.done():
+            self.task.result()
+
+    def start_recovery(self) -> None:
+        """Start the loop, and return at once."""
+        self.task = asyncio.create_task(self._leader.run(self._on_recovered), name="leader under test")
+
+    async def recover(self) -> None:
+        """Run recovery alone, without the loop."""
+        await self._leader.recovery.run()
+
+    async def close(self) -> None:
+        """End it as the manager does."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+        self.work_queue.close()
+        await self._leader.close()
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    @property
+    def workloads(self) -> WorkloadCache:
+        """Live workloads in the leader's memory."""
+        return self._leader.state.workloads
+
+    def tracked(self, workload_id: str) -> TrackedWorkload:
+        """A workload in the leader's memory."""
+        found = self.workloads.get(workload_id)
+        assert found is not None, f"{workload_id} is not in memory"
+        return found
+
+    async def commit(self, *decisions: tuple[TrackedWorkload, LifecycleDecision]) -> None:
+        """Have decisions committed and followed."""
+        await self._leader.transitions.commit([TransitionRequest(tracked, decision) for tracked, decision in decisions])
+
+    async def decide(self, workload_id: str, event: Event, reason: str = "Test", message: str = "") -> None:
+        """Have one decision committed and followed."""
+        await self.commit((self.tracked(workload_id), LifecycleDecision(event, reason, message)))
+
+    async def place(self, workload_id: str, *workers: str) -> None:
+        """Have a placement committed, and its pods created beside."""
+        tracked = self.tracked(workload_id)
+        change = RowChange(
+            tracked.id,
+            tracked.row.version,
+            Event.PLACE,
+            reason="Placed",
+            workers=workers,
+            pool="pool-a",
+            score=1.0,
+            attempt=tracked.row.attempt + 1,
+            wake_in_seconds=600.0,
+        )
+        await self._leader.transitions.place([change], cycle=1)
+
+    async def created(self, workload_id: str) -> None:
+        """Wait until the creates of a workload have ended."""
+        await until(lambda: not self.tracked(workload_id).applying, f"creates of {workload_id} end")
+
+    async def placed(self, name: str, *workers: str, **spec: Any) -> str:
+        """A workload that was submitted, taken in, and placed on `workers` with all its pods; for a leader that only
+        recovered. Returns its id."""
+        uid = self.cluster.submit(name, **spec)
+        await self.take_in(uid)
+        await self.place(uid, *workers)
+        await self.created(uid)
+        return uid
+
+    async def take_in(self, *uids: str) -> None:
+        """Have Workload objects become rows."""
+        await self._leader.admission.take_in([self.cluster.objects[uid] for uid in uids])
+
+    async def take_gone(self, *uids: str) -> None:
+        """Have deletions of Workload objects followed."""
+        await self._leader.admission.take_gone([DeletedObject(uid) for uid in uids])
+
+    async def review_customers(self) -> None:
+        """Have changes of Customers followed."""
+        await self._leader.admission.review_customers()
+
+    async def review_defaults(self, *namespaces: str) -> None:
+        """Have changes of LimitRanges followed."""
+        await self._leader.admission.review_defaults(namespaces)
+
+    async def refresh(self, *workload_ids: str) -> None:
+        """Have rows read again."""
+        await self._leader.transitions.refresh(workload_ids)
+
+    async def evict(self, worker: str, reason: str) -> int:
+        """Have what runs on a worker put back into the queue, as scaling asks for it."""
+        return await self._leader.drain_queries.evict(worker, reason)
+
+    async def is_free(self, worker: str) -> bool:
+        """Ask what scaling asks before it removes a worker."""
+        return await self._leader.drain_queries.is_free(worker)
+
+    def requirements(self, workload_id: str) -> dict[str, int]:
+        """The amounts that a workload in memory asks for, in base units."""
+        found = self.tracked(workload_id).requirements
+        assert found is not None
+        return dict(found.requests)
+
+    async def observe(self, *workload_ids: str) -> None:
+        """Have the pods of these workloads, and all ended creates, looked at."""
+        await self._leader.observer.observe(workload_ids)
+
+    async def round(self) -> None:
+        """Run one round of the loop."""
+        await self._leader.loop.round()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    async def row(self, workload_id: str) -> WorkloadRow:
+        """A row as Postgres has it."""
+        (row,) = await self.store.get_workloads([workload_id])
+        return row
+
+    async def rows(self, workload_ids: Iterable[str]) -> Sequence[WorkloadRow]:
+        """Rows as Postgres has them, in the order asked for."""
+        found = {row.id: row for row in await self.store.get_workloads(list(workload_ids))}
+        return [found[workload_id] for workload_id in workload_ids]
+
+    async def reaches(self, workload_id: str, phase: Phase, *, attempt: int | None = None) -> WorkloadRow:
+        """Wait until a row is in `phase` (and at `attempt`)."""
+
+        async def there() -> WorkloadRow | None:
+            found = await self.store.get_workloads([workload_id])
+            fits = found and found[0].phase is phase and attempt in (None, found[0].attempt)
+            return found[0] if fits else None
+
+        row: WorkloadRow = await until(there, f"{workload_id} becomes {phase.value}")
+        return row
+
+    async def has_reason(self, workload_id: str, reason: str) -> WorkloadRow:
+        """Wait until a row has `reason`."""
+
+        async def there() -> WorkloadRow | None:
+            found = await self.store.get_workloads([workload_id])
+            return found[0] if found and found[0].reason == reason else None
+
+        row: WorkloadRow = await until(there, f"{workload_id} has reason {reason}")
+        return row
+
+    async def pods_of(self, workload_id: str, count: int = 1) -> list[str]:
+        """Wait until a workload has `count` pods; returns their names."""
+
+        await until(lambda: len(self.cluster.live_pods(workload_id)) == count, f"{workload_id} has {count} pods")
+        return [pod.name for pod in self.cluster.live_pods(workload_id)]
+
+    async def is_running(self, workload_id: str, *, count: int = 1) -> WorkloadRow:
+        """Let the kubelet run a workload's pods when all exist, and wait until the row says so."""
+        await self.pods_of(workload_id, count)
+        self.kubelet.run(workload_id)
+        return await self.reaches(workload_id, Phase.RUNNING)
+
+    def _tick(self) -> None:
+        self.ticks += 1
+
+    async def _on_recovered(self) -> None:
+        self.recovered.set()

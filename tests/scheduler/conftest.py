@@ -1,0 +1,66 @@
+"""A leader on a database of the test's own and on a fake cluster with one customer and one node."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from niyanta.settings import Settings
+from niyanta.store.state import StateManager
+from tests.fakes.cluster import FakeCluster
+from tests.fakes.leader import LeaderUnderTest
+from tests.store.conftest import epoch, leadership, pool, state  # noqa: F401 - fixtures
+
+MakeLeader = Callable[..., LeaderUnderTest]
+
+
+@pytest.fixture
+def settings(dsn: str) -> Settings:
+    """Backoffs and intervals are short, so that tests wait for conditions and not for clocks."""
+    return Settings(
+        dsn=dsn, identity="leader", db_pool_min=1, cycle_interval=0.0, retry_backoff=0.05, node_loss_grace=0.0
+    )
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    """One customer for all namespaces, one node of 4 CPUs."""
+    cluster = FakeCluster()
+    cluster.set_customer("acme", "*")
+    cluster.add_node("n1", cpu="4")
+    return cluster
+
+
+@pytest.fixture
+async def make_leader(
+    state: StateManager,  # noqa: F811 - fixture
+    epoch: int,  # noqa: F811 - fixture
+    settings: Settings,
+    cluster: FakeCluster,
+) -> AsyncIterator[MakeLeader]:
+    """Makes leaders of the current epoch; each is closed at the end."""
+    made: list[LeaderUnderTest] = []
+
+    def make(*, adopting: bool = False, **changed: object) -> LeaderUnderTest:
+        leader = LeaderUnderTest(
+            state,
+            epoch=epoch,
+            settings=settings.model_copy(update=changed),
+            cluster=cluster,
+            adopting=adopting,
+        )
+        made.append(leader)
+        return leader
+
+    yield make
+    for leader in made:
+        await leader.close()
+
+
+@pytest.fixture
+async def leader(make_leader: MakeLeader) -> LeaderUnderTest:
+    """A leader that has recovered and whose loop runs."""
+    leader = make_leader()
+    await leader.start()
+    return leader
