@@ -30,7 +30,7 @@ from niyanta.pools.providers.base import Group, Provider, ProviderError
 from niyanta.pools.scaling_record import ScalingAction, ScalingRecord
 from niyanta.resources.models.worker_pool import Provider as ProviderSpec
 from niyanta.resources.models.worker_pool import WorkerPool
-from niyanta.scheduler.drain_queries import DrainQueries
+from niyanta.scheduler.periodic.drain_queries import DrainQueries
 from niyanta.scheduler.state import SchedulerState
 from niyanta.store.errors import StaleEpochError, StoreError
 from niyanta.store.leader.scaling import ScalingDecision

@@ -32,7 +32,7 @@ from niyanta.pools.pool_nodes import PoolNodes
 from niyanta.pools.providers.base import Group, Instance, InstanceGoneError, InstanceState, Provider, ProviderError
 from niyanta.pools.scaling_record import ScalingAction, ScalingRecord
 from niyanta.resources.models.worker_pool import WorkerPool
-from niyanta.scheduler.drain_queries import DrainQueries
+from niyanta.scheduler.periodic.drain_queries import DrainQueries
 from niyanta.store.leader.scaling import DrainStep, ScalingDecision
 from niyanta.store.postgres.clock import Clock
 

@@ -14,7 +14,7 @@ from niyanta.pools.providers.base import Provider
 from niyanta.pools.providers.ec2 import Ec2Provider
 from niyanta.pools.providers.kwok import KwokProvider
 from niyanta.resources.models.worker_pool import WorkerPool
-from niyanta.scheduler.drain_queries import DrainQueries
+from niyanta.scheduler.periodic.drain_queries import DrainQueries
 from niyanta.scheduler.state import SchedulerState
 from niyanta.settings import Settings
 from niyanta.store.state import StateManager

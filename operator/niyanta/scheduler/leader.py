@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from niyanta.lifecycle import Phase
 from niyanta.scheduler.cluster_api import ClusterApi
 from niyanta.scheduler.demand.stats_collector import StatsCollector
-from niyanta.scheduler.drain_queries import DrainQueries
 from niyanta.scheduler.gauges import SchedulerGauges
 from niyanta.scheduler.intake.admission import Admission
 from niyanta.scheduler.intake.refill import Refill
 from niyanta.scheduler.intake.work_queue import WorkQueue
 from niyanta.scheduler.loop import LeaderLoop
-from niyanta.scheduler.maintenance import Maintenance
 from niyanta.scheduler.metrics import SchedulerMetrics
+from niyanta.scheduler.periodic.drain_queries import DrainQueries
+from niyanta.scheduler.periodic.maintenance import Maintenance
+from niyanta.scheduler.periodic.wake_ups import WakeUps
 from niyanta.scheduler.placing.cycle import Cycle
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
 from niyanta.scheduler.pods.observer import PodObserver
@@ -25,7 +26,6 @@ from niyanta.scheduler.pods.rest_object import RestObjects
 from niyanta.scheduler.recovery import Recovery
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import Transitions
-from niyanta.scheduler.wake_ups import WakeUps
 from niyanta.store.state import StateManager
 
 

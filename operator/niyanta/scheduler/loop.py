@@ -18,15 +18,15 @@ from niyanta.scheduler.gauges import SchedulerGauges
 from niyanta.scheduler.intake.admission import Admission
 from niyanta.scheduler.intake.refill import Refill
 from niyanta.scheduler.intake.work_queue import PendingWork, WorkQueue
-from niyanta.scheduler.maintenance import Maintenance
 from niyanta.scheduler.metrics import ORPHANS, SchedulerMetrics
+from niyanta.scheduler.periodic.maintenance import Maintenance
+from niyanta.scheduler.periodic.wake_ups import WakeUps
 from niyanta.scheduler.placing.cycle import Cycle
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
 from niyanta.scheduler.pods.observer import PodObserver
 from niyanta.scheduler.recovery import Recovery
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import Transitions
-from niyanta.scheduler.wake_ups import WakeUps
 from niyanta.store.errors import ConflictError, StoreUnavailableError
 from niyanta.store.state import StateManager
 

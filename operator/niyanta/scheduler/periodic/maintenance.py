@@ -8,8 +8,8 @@ from niyanta.aio import Timer, ticking
 from niyanta.lifecycle import Event, Phase
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterApi
-from niyanta.scheduler.drain_queries import DrainQueries
 from niyanta.scheduler.intake.work_queue import WorkQueue
+from niyanta.scheduler.periodic.drain_queries import DrainQueries
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
