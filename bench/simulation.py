@@ -21,12 +21,13 @@ from random import Random
 from typing import Any
 
 from bench import wait_bound
-from bench.trace import LOAD, POOLS, Task, fits_empty, load_cluster, load_tasks, trace_folder
+from bench.trace import LOAD, POOLS, Task, fits_empty, load_cluster, load_tasks
 from niyanta.engine.expedited.lane_state import LaneSettings, LaneState, Reservation
 from niyanta.engine.queue import Queue, QueueSettings
 from niyanta.engine.schedule import Lane, schedule
 from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.engine.types import Charge, PendingWorkload, Placement, Plan, Requirements, Subject
+from testing.trace import absence, trace_folder
 
 SECOND_US = 1_000_000
 MIN_STEP_SECONDS = 30
@@ -266,7 +267,7 @@ def run(hours: int = 48, plot: Path | None = IMAGE) -> dict[str, Any]:
     """Both runs, with the lane and without, in a form that can be written as JSON; asserts the bound."""
     folder = trace_folder()
     if folder is None:
-        return {"skipped": "the openb trace is not there; set NIYANTA_OPENB_DIR"}
+        return {"skipped": absence()}
     started, cpu = time.perf_counter(), time.process_time()
     simulation = Simulation(folder, hours=hours)
     simulation.run()

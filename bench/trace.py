@@ -1,12 +1,11 @@
 """The openb trace as the simulation's input: tasks with their arrivals and run times, and a cluster of its nodes.
 
-The trace stays where it is (`NIYANTA_OPENB_DIR`, else ../shared/data/openb beside the repository).
+`testing.trace` finds the trace's folder.
 """
 
 from __future__ import annotations
 
 import csv
-import os
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,22 +15,14 @@ from niyanta.engine.types import Gpu, Matcher, Requirements, WorkerInfo
 
 MIB = 1 << 20
 LOAD = 1.2
-CUT = 4 * 3600
-"""Longest run time in seconds."""
-SINCE = 10_000_000
+LONGEST_RUN_SECONDS = 4 * 3600
+FULL_RATE_FROM_SECOND = 10_000_000
 """Second of the trace from which on it has its full rate of arrivals."""
-FOLD = 48 * 3600
+FOLD_SECONDS = 48 * 3600
 POOLS = {"T4": "t4", "G2": "g", "G3": "g", "P100": "volta", "V100M16": "volta", "V100M32": "volta"}
 CORES = (4, 8, 16, 32, 64, 96, 128)
 GIBS = (8, 32, 64, 128, 256, 512, 768)
 """What requests are rounded up to, so that fewer classes have to be thought about."""
-
-
-def trace_folder() -> Path | None:
-    """Where the openb trace is, if it is."""
-    named = os.environ.get("NIYANTA_OPENB_DIR")
-    folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "data" / "openb"
-    return folder if (folder / "openb_pod_list_gpuspec33.csv").exists() else None
 
 
 @dataclass(frozen=True)
@@ -54,8 +45,8 @@ def load_tasks(folder: Path, hours: int) -> list[Task]:
     with (folder / "openb_pod_list_gpuspec33.csv").open() as file:
         for row in csv.DictReader(file):
             created, deleted = int(row["creation_time"]), int(row["deletion_time"])
-            arrives = (created - SINCE) % FOLD
-            if created < SINCE or arrives >= hours * 3600:
+            arrives = (created - FULL_RATE_FROM_SECOND) % FOLD_SECONDS
+            if created < FULL_RATE_FROM_SECOND or arrives >= hours * 3600:
                 continue
             gpus = int(row["num_gpu"])
             cores = next(size for size in CORES if 1000 * size >= int(row["cpu_milli"]))
@@ -65,7 +56,7 @@ def load_tasks(folder: Path, hours: int) -> list[Task]:
             if key not in shared:
                 requests = (("cpu", 1000 * cores), ("memory", memory * MIB), ("pods", 1))
                 shared[key] = Requirements(requests, Matcher(gpu_models=models), gpu_count=gpus, wants_gpu=gpus > 0)
-            runs = float(min(max(deleted - created, 1), CUT))
+            runs = float(min(max(deleted - created, 1), LONGEST_RUN_SECONDS))
             tasks.append(Task(row["name"], arrives, runs, shared[key], row["qos"], gpus, models))
     return sorted(tasks, key=lambda task: (task.arrives, task.name))
 

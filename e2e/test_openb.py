@@ -1,45 +1,31 @@
 """The real input: the 1,213 nodes of the openb trace and 1,000 of its tasks, judged by the independent checker.
 
-The trace stays where it is: NIYANTA_OPENB_DIR names its folder, ../shared/data/openb beside the repository is the
-default. It has a cluster of its own, so that no other test meets its nodes.
+Without the trace (see testing/trace.py) the same tests run on its sample. They have a cluster of their own, so that no
+other test meets their nodes.
 """
 
 from __future__ import annotations
 
-import csv
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from testing.checks.placement_checker import Observed, Worker, needlessly_waiting, observe, violations
+from testing.checks.placement_checker import ObservedCluster, Worker, needlessly_waiting, observe, violations
 from testing.cluster.api_client import JSON, in_parallel
 from testing.cluster.cluster import NodeSpec
 from testing.environment import Environment
-from testing.processes.run_directory import REPO
 from testing.scenarios.placement import CUSTOMERS, GROUP, POOLS, workload
-from testing.waiting import WaitTimeoutError, until
+from testing.trace import NODES, TASKS, read_rows, trace_folder, trace_or_sample
+from testing.waiting import ConditionTimeoutError, until
 
 pytestmark = pytest.mark.e2e
 
-FOLDER = Path(os.environ.get("NIYANTA_OPENB_DIR") or REPO.parent / "shared" / "data" / "openb")
-NODES = FOLDER / "openb_node_list_gpu_node.csv"
-TASKS = FOLDER / "openb_pod_list_gpuspec33.csv"
 NAMESPACE = "openb"
 MODEL = "openb.example.com/model"
-TASK_COUNT = 1000
-LATE_COUNT = 150
-FREE_NODES = 24
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        pytest.skip(f"the openb trace is not here: no file {path}; name its folder in NIYANTA_OPENB_DIR")
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+TASK_COUNT, LATE_COUNT, FREE_NODES = (1000, 150, 24) if trace_folder() else (200, 60, 6)
+"""Tasks at first, tasks that come when the cluster is full, and nodes left open then."""
 
 
 def node_of(row: dict[str, str]) -> NodeSpec:
@@ -75,8 +61,9 @@ def workload_of(row: dict[str, str]) -> JSON:
 @pytest.fixture(scope="module")
 def trace() -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """Nodes, and the tasks that use whole GPUs or none: evenly spaced over the trace, all models and sizes in them."""
-    nodes = rows(NODES)
-    whole = [row for row in rows(TASKS) if row["num_gpu"] == "0" or row["gpu_milli"] == "1000"]
+    nodes = read_rows(trace_or_sample() / NODES)
+    tasks = read_rows(trace_or_sample() / TASKS)
+    whole = [row for row in tasks if row["num_gpu"] == "0" or row["gpu_milli"] == "1000"]
     wanted = TASK_COUNT + LATE_COUNT
     return nodes, [whole[number * len(whole) // wanted] for number in range(wanted)]
 
@@ -121,11 +108,11 @@ class Fleet:
 
         try:
             until(decided, what=f"{len(names)} workloads run or are told why not", timeout=300, interval=2)
-        except WaitTimeoutError as error:
+        except ConditionTimeoutError as error:
             raise AssertionError(f"{error}; phases: {dict(found)}") from None
         return found
 
-    def observe(self) -> Observed:
+    def observe(self) -> ObservedCluster:
         return observe(self.env.cluster, self.workloads, self.pools)
 
 
@@ -154,7 +141,7 @@ def test_a_thousand_tasks_of_the_trace_break_no_rule(
     fleet: Fleet, trace: tuple[list[dict[str, str]], list[dict[str, str]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     nodes, tasks = trace
-    assert (len(nodes), len({row["model"] for row in nodes})) == (1213, 7)
+    assert (len(nodes), len({row["model"] for row in nodes})) == (1213 if trace_folder() else 152, 7)
     manifests = [workload_of(row) for row in tasks[:TASK_COUNT]]
     names = {manifest["metadata"]["name"] for manifest in manifests}
     assert len(names) == TASK_COUNT
@@ -165,7 +152,7 @@ def test_a_thousand_tasks_of_the_trace_break_no_rule(
     seconds = time.monotonic() - start
 
     seen = fleet.observe()
-    assert (len(seen.workers), len(seen.asked)) == (1213, TASK_COUNT)
+    assert (len(seen.workers), len(seen.asked)) == (len(nodes), TASK_COUNT)
     assert len(seen.ours) == phases["Running"]
     assert violations(seen) == []
     assert needlessly_waiting(seen) == []
@@ -204,7 +191,7 @@ def test_on_a_fleet_that_others_filled_nobody_waits_beside_room(
     )
 
 
-def filler(seen: Observed, worker: Worker) -> JSON:
+def filler(seen: ObservedCluster, worker: Worker) -> JSON:
     """A bare pod that leaves 100m of cpu on the worker and no GPU."""
     free = seen.free(worker)
     requests = {"cpu": f"{max(0, int(free['cpu'] * 1000) - 100)}m"}

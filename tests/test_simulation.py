@@ -1,4 +1,7 @@
-"""The bound on waiting, on a few hours of a real trace at 120 % load: it holds with the lane, and not without it."""
+"""The bound on waiting, on a few hours of the openb trace at 120 % load: it holds with the lane, and not without it.
+
+Without the trace the tests run on its sample; the sample has a test of its own where the trace is present.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import pytest
 
 from bench import wait_bound
 from bench.simulation import Simulation
-from bench.trace import trace_folder
+from testing.trace import NODES, SAMPLE, TASKS, read_rows, trace_folder, trace_or_sample
 
 pytestmark = pytest.mark.unit
 
@@ -18,10 +21,7 @@ HOURS = 8
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    found = trace_folder()
-    if found is None:
-        pytest.skip("the openb trace is not there: set NIYANTA_OPENB_DIR to its folder")
-    return found
+    return trace_or_sample()
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +57,20 @@ def test_without_the_lane_the_bound_is_broken(folder: Path) -> None:
     simulation = Simulation(folder, hours=HOURS, lane=False)
     simulation.run()
     assert len(wait_bound.broken(simulation)) > 10
+
+
+def test_the_sample_has_the_columns_of_the_trace_and_every_gpu_model() -> None:
+    nodes, tasks = read_rows(SAMPLE / NODES), read_rows(SAMPLE / TASKS)
+    assert {row["model"] for row in nodes} == {"P100", "V100M16", "V100M32", "T4", "A10", "G2", "G3"}
+    assert {"0", "1", "2", "8"} == {row["num_gpu"] for row in tasks}
+    if (trace := trace_folder()) is not None:
+        assert list(nodes[0]) == list(read_rows(trace / NODES)[0])
+        assert list(tasks[0]) == list(read_rows(trace / TASKS)[0])
+
+
+def test_the_bound_holds_on_the_sample_with_the_lane_and_not_without_it() -> None:
+    with_lane, without = Simulation(SAMPLE, hours=HOURS), Simulation(SAMPLE, hours=HOURS, lane=False)
+    with_lane.run()
+    without.run()
+    assert wait_bound.broken(with_lane) == []
+    assert wait_bound.broken(without)
