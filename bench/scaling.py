@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from testing.environment import Environment
-from testing.scenarios.autoscaling import Loop, gpu_work
+from testing.scenarios.autoscaling import ScalingScenario, gpu_workloads
 from testing.scenarios.scaling_timeline import Timeline, autoscaler, quick, simulated_pool
 
 COUNT = 400
@@ -32,23 +32,23 @@ SETTINGS = {"NIYANTA_POOL_STATUS_INTERVAL": "1"}
 
 def measure(env: Environment, name: str, file: str) -> Timeline:
     """One run: the load comes, is served, and the pool is as small as before."""
-    loop = Loop(env, name.replace("_", "-"))
+    scenario = ScalingScenario(env, name.replace("_", "-"))
     shipped = autoscaler(file)
     least = shipped["spec"]["minReplicas"]
     target = shipped["spec"]["scaleTargetRef"]["name"]
-    pool = loop.pool(simulated_pool(target, env.namespace, gpus=GPUS, replicas=1, minReplicas=least))
-    loop.scale_by(quick(shipped, window=WINDOW, period=15, max_replicas=60))
-    loop.workers(pool, least, timeout=120)
-    work = loop.work(pool)
-    with loop.timeline(pool) as timeline:
-        timeline.load_comes()
-        work.create(gpu_work(work, COUNT, RUNS))
+    pool = scenario.pool(simulated_pool(target, env.namespace, gpus=GPUS, replicas=1, minReplicas=least))
+    scenario.apply_autoscaler(quick(shipped, window=WINDOW, period=15, max_replicas=60))
+    scenario.wait_workers(pool, least, timeout=120)
+    work = scenario.workloads(pool)
+    with scenario.timeline(pool) as timeline:
+        timeline.restart_clock()
+        work.create(gpu_workloads(work, COUNT, RUNS))
         timeline.wait(lambda sample: sample.running > 0, "something runs", timeout=300)
         timeline.wait(lambda sample: sample.queued == 0 == sample.running, "all has ended", timeout=300)
         timeline.wait(lambda sample: sample.workers == sample.replicas == least, "the pool is small again", timeout=300)
         end = timeline.samples[-1].t
         timeline.wait(lambda sample: sample.t > end + 5, "the end is seen")
-    loop.close()
+    scenario.close()
     return timeline
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from testing.cluster.api_client import JSON
 from testing.environment import Environment
-from testing.scenarios.autoscaling import Loop, gpu_work
+from testing.scenarios.autoscaling import ScalingScenario, gpu_workloads
 from testing.scenarios.scaling_timeline import Sample, Timeline, autoscaler, quick, simulated_pool
 from testing.scenarios.workloads import Workloads
 from testing.waiting import until
@@ -52,20 +52,20 @@ class Act:
     _said: float = -10.0
 
     def __post_init__(self) -> None:
-        self._loop = Loop(self.env, SPACE)
+        self._scenario = ScalingScenario(self.env, SPACE)
 
     def prepare(self) -> None:
         """A pool of one worker, a customer, and the autoscaler, which has read its metric."""
-        self._loop.pool(simulated_pool(POOL, self.env.namespace, gpus=GPUS, replicas=1, minReplicas=1))
-        self._loop.scale_by(hpa())
+        self._scenario.pool(simulated_pool(POOL, self.env.namespace, gpus=GPUS, replicas=1, minReplicas=1))
+        self._scenario.apply_autoscaler(hpa())
 
     def play(self, limit: float) -> None:
         """The burst, from the first submission to the pool's return to one worker."""
-        work = self._loop.work(POOL)
-        manifests = gpu_work(work, COUNT, RUNS)
+        work = self._scenario.workloads(POOL)
+        manifests = gpu_workloads(work, COUNT, RUNS)
         with Timeline(self.env, POOL, SPACE, every=0.5) as timeline:
             until(lambda: timeline.samples and timeline.samples[-1].workers == 1, what="the pool has its worker")
-            timeline.load_comes()
+            timeline.restart_clock()
             uids = work.create(manifests)
             self._watch(timeline, limit)
         self._judge(timeline, work, uids)
@@ -101,7 +101,7 @@ class Act:
 
     def _judge(self, timeline: Timeline, work: Workloads, uids: list[str]) -> None:
         seen = timeline.summary()
-        once = work.record.query(
+        once = work.database.query(
             "SELECT count(*) AS n FROM workload_state WHERE id = ANY(%(ids)s::uuid[]) AND status = 'SUCCEEDED'"
             " AND attempt = 1",
             ids=uids,

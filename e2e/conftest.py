@@ -12,8 +12,8 @@ import pytest
 from testing.cluster.cluster import Cluster, NodeSpec
 from testing.environment import Environment
 from testing.processes.niyanta import OperatorProcess
-from testing.scenarios.placement import TEST_LABEL, Fleet
-from testing.scenarios.workloads import GROUP, Record, Workloads, customer_manifest, metric, pool_manifest
+from testing.scenarios.placement import TEST_LABEL, PlacementScenario
+from testing.scenarios.workloads import GROUP, Database, Workloads, customer_manifest, metric, pool_manifest
 from testing.waiting import until
 
 NODE_LABEL = TEST_LABEL
@@ -103,15 +103,15 @@ def workloads(
     pools, customers = f"{GROUP}/namespaces/{env.namespace}/workerpools", f"{GROUP}/customers"
     cluster.api.post(customers, customer_manifest(unique, namespace))
     cluster.api.post(pools, pool_manifest(unique, env.namespace, {NODE_LABEL: unique}))
-    yield Workloads(cluster, Record(env.dsn), namespace, unique)
+    yield Workloads(cluster, Database(env.dsn), namespace, unique)
     cluster.api.delete(f"{pools}/{unique}")
     cluster.api.delete(f"{customers}/{unique}")
 
 
 @pytest.fixture
-def fleet(cluster: Cluster, operator: OperatorProcess, namespace: str, unique: str) -> Iterator[Fleet]:
+def scenario(cluster: Cluster, operator: OperatorProcess, namespace: str, unique: str) -> Iterator[PlacementScenario]:
     """Pools, nodes and Workloads of a placement test, with an operator running and a Customer for the namespace."""
-    made = Fleet(cluster, namespace, unique)
+    made = PlacementScenario(cluster, namespace, unique)
     made.add_customer("customer", allowClusterScope=True)
     yield made
     made.close()

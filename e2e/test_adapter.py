@@ -29,7 +29,7 @@ from testing.cluster.control_plane import which_kind
 from testing.environment import RELEASE, Environment
 from testing.processes.adapter_service import SERVICE
 from testing.processes.niyanta import OperatorProcess
-from testing.scenarios.workloads import GROUP, Record, metric, pool_manifest
+from testing.scenarios.workloads import GROUP, Database, metric, pool_manifest
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -78,7 +78,7 @@ def counted(env: Environment) -> bool:
     running = [one for one in env.operators if one.running]
     # Between two leaders pass more than 3 s, in which nobody counts.
     ages = [metric(one.metrics(), "niyanta_adapter_figures_age_seconds") for one in running]
-    return bool(Record(env.dsn).query(text)) and all(0 < age < 2.5 for age in ages)
+    return bool(Database(env.dsn).query(text)) and all(0 < age < 2.5 for age in ages)
 
 
 def available(cluster: Cluster) -> bool:
@@ -135,7 +135,7 @@ def ask_directly(env: Environment, port: int, where: str, certificate: Path | No
 
 
 @dataclass
-class Watcher:
+class MetricsPoller:
     """Asks again and again through the API server, and remembers what it was told."""
 
     cluster: Cluster
@@ -143,7 +143,7 @@ class Watcher:
     answers: list[tuple[float, int, str]] = field(default_factory=list)
     """(monotonic time, HTTP status, words of a refusal)"""
 
-    def __enter__(self) -> Watcher:
+    def __enter__(self) -> MetricsPoller:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._ask, daemon=True)
         self._thread.start()
@@ -255,7 +255,7 @@ def test_a_dead_leader_is_followed_without_a_gap_in_discovery(
 ) -> None:
     """The standby answers from the dead leader's figures for 5 s, says then how old they are, and goes on as leader."""
     leader, standby = operators
-    with Watcher(adapted.cluster, ROOT) as discovery, Watcher(adapted.cluster, path()) as values:
+    with MetricsPoller(adapted.cluster, ROOT) as discovery, MetricsPoller(adapted.cluster, path()) as values:
         until(lambda: len(values.answers) > 3, what="it is being asked")
         leader.sigkill()
         killed_at, killed = time.monotonic(), dt.datetime.now(dt.UTC)
@@ -288,7 +288,7 @@ def test_a_certificate_is_replaced_while_it_is_used(adapted: Environment) -> Non
 
         # The first has the long lifetime of the operators before.
         seen = [serial()]
-        with Watcher(cluster, ROOT) as discovery, Watcher(cluster, path()) as values:
+        with MetricsPoller(cluster, ROOT) as discovery, MetricsPoller(cluster, path()) as values:
             for _ in range(2):
                 until(lambda: serial() != seen[-1], what="another certificate", timeout=60, interval=0.2)
                 seen.append(serial())
@@ -340,7 +340,7 @@ def test_an_emptied_secret_is_filled_again(
 ) -> None:
     cluster = adapted.cluster
     before = serving(cluster, adapted.namespace)[0].serial_number
-    with Watcher(cluster, path()) as values:
+    with MetricsPoller(cluster, path()) as values:
         cluster.api.patch(f"/api/v1/namespaces/{adapted.namespace}/secrets/{SERVICE}-tls", {"data": None})
 
         def filled() -> bool:
@@ -364,7 +364,7 @@ def test_an_upgrade_leaves_certificate_and_trust_alone(adapted: Environment) -> 
         return bundle(adapted.cluster), serving(adapted.cluster, adapted.namespace)[0].serial_number
 
     before = state()
-    with Watcher(adapted.cluster, path()) as values:
+    with MetricsPoller(adapted.cluster, path()) as values:
         adapted.install({"defaultCustomer": {"enabled": False}})
         adapted.install()
         assert state() == before

@@ -120,7 +120,7 @@ def test_a_deleted_customer_holds_what_waits_and_leaves_what_runs(
     workloads.wait_no_pods(running)
     workloads.apply("other", cpu="2", life={"run_for": "10ms"}, customer=customers.prefix)
     workloads.wait("other", "Succeeded")
-    assert workloads.record.row(waiting)["status"] == "HELD"  # type: ignore[index]
+    assert workloads.database.row(waiting)["status"] == "HELD"  # type: ignore[index]
     customers.add("leaving", workloads.namespace)
     workloads.wait("waits", "Running")
 
@@ -133,7 +133,7 @@ def test_suspension_is_no_way_past_the_customer(workloads: Workloads, nodes: Nod
     workloads.edit("sly", suspend=False)
     workloads.wait("sly", "Held", reason="UnknownCustomer")
     assert not workloads.pods(uid)
-    assert "Place" not in [event["event"] for event in workloads.record.events(uid)]
+    assert "Place" not in [event["event"] for event in workloads.database.events(uid)]
 
 
 def test_customers_that_changed_while_nobody_led_count(
@@ -177,7 +177,7 @@ def test_a_full_quota_is_waited_out(workloads: Workloads, nodes: Nodes) -> None:
     workloads.delete("first")
     workloads.wait_no_pods(first)
     workloads.wait("second", "Running")
-    assert workloads.record.row(second)["failures"] == 0  # type: ignore[index]
+    assert workloads.database.row(second)["failures"] == 0  # type: ignore[index]
     workloads.cluster.api.delete(path)
 
 
@@ -188,7 +188,7 @@ def test_a_group_that_a_quota_cuts_short_runs_whole_or_not_at_all(workloads: Wor
     uid = workloads.apply("group", replicas=3, maxRetries=0)
     workloads.wait_message("group", "QuotaExceeded", "exceeded quota")
     until(lambda: not workloads.pods(uid), what="the pods that fitted are gone again", interval=0.02)
-    events = {event["event"] for event in workloads.record.events(uid)}
+    events = {event["event"] for event in workloads.database.events(uid)}
     assert "Start" not in events
     workloads.cluster.api.patch(path, {"spec": {"hard": {"pods": "3"}}})
     workloads.wait("group", "Running")
@@ -241,7 +241,7 @@ def test_a_pod_that_the_api_server_rejects_fails_with_its_words_and_no_storm(
     assert status["attempts"] == 1
     after = metric(operator.metrics(), "niyanta_kubernetes_request_seconds_count", **REFUSED, code="422")
     assert after - before == 1, "one create was tried"
-    assert [e["event"] for e in workloads.record.events(uid)] == ["Accepted", "Place", "Fail"]
+    assert [e["event"] for e in workloads.database.events(uid)] == ["Accepted", "Place", "Fail"]
     workloads.wait_event(uid, "Failed")
 
 
@@ -305,11 +305,11 @@ def test_amounts_at_the_edges_are_counted_as_kubernetes_counts_them(workloads: W
         assert math.ceil(parse_quantity(stored["cpu"]) * 1000) == math.ceil(cpu * 1000)
     workloads.apply("more", cpu="1m", memory="0")
     workloads.wait_message("more", "Unschedulable", "cpu")
-    found = workloads.record.query("SELECT used, allocatable FROM workers WHERE name = %(name)s", name=node)
+    found = workloads.database.query("SELECT used, allocatable FROM workers WHERE name = %(name)s", name=node)
 
     def counted() -> bool:
         nonlocal found
-        found = workloads.record.query("SELECT used, allocatable FROM workers WHERE name = %(name)s", name=node)
+        found = workloads.database.query("SELECT used, allocatable FROM workers WHERE name = %(name)s", name=node)
         return bool(found) and all(
             found[0]["used"].get(kind) == found[0]["allocatable"][kind] for kind in ("cpu", "memory")
         )

@@ -19,8 +19,8 @@ from niyanta.store.postgres.pool import open_pool
 from niyanta.store.rows import RowChange
 from niyanta.store.state import StateManager
 from testing.environment import Environment
-from testing.processes.rest_door import Door, phase_of, restricted
-from testing.scenarios.workloads import GROUP, Record, Workloads, customer_manifest
+from testing.processes.rest_door import RestDoor, phase_of, restricted
+from testing.scenarios.workloads import GROUP, Database, Workloads, customer_manifest
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -29,20 +29,20 @@ MakeNodes = Callable[..., list[str]]
 
 
 @pytest.fixture
-def door(env: Environment, workloads: Workloads, unique: str) -> Iterator[Door]:
-    record = Record(env.dsn)
+def door(env: Environment, workloads: Workloads, unique: str) -> Iterator[RestDoor]:
+    database = Database(env.dsn)
     until(
-        lambda: record.query("SELECT 1 FROM customers WHERE name = %(name)s AND NOT deleted", name=unique),
+        lambda: database.query("SELECT 1 FROM customers WHERE name = %(name)s AND NOT deleted", name=unique),
         what="the leader told Postgres of the Customer",
         timeout=30,
     )
-    made = Door(env, unique)
+    made = RestDoor(env, unique)
     yield made
     made.close()
 
 
 def test_the_same_manifest_ends_in_the_same_place_through_both_doors(
-    door: Door, workloads: Workloads, nodes: MakeNodes
+    door: RestDoor, workloads: Workloads, nodes: MakeNodes
 ) -> None:
     nodes(2, labels={"disk": "hdd"})
     (wanted,) = nodes(1, labels={"disk": "ssd"})
@@ -65,7 +65,7 @@ def test_the_same_manifest_ends_in_the_same_place_through_both_doors(
 
 
 def test_a_rest_submission_lives_to_its_end_and_its_object_goes(
-    door: Door, workloads: Workloads, nodes: MakeNodes
+    door: RestDoor, workloads: Workloads, nodes: MakeNodes
 ) -> None:
     nodes()
     manifest = restricted(workloads.manifest("short", life={"run_for": "1s"}, ttlSecondsAfterFinished=1))
@@ -79,7 +79,7 @@ def test_a_rest_submission_lives_to_its_end_and_its_object_goes(
 
 
 def test_cancelling_by_rest_stops_the_pods_and_deleting_the_object_cancels(
-    door: Door, workloads: Workloads, nodes: MakeNodes
+    door: RestDoor, workloads: Workloads, nodes: MakeNodes
 ) -> None:
     nodes()
     first, second = (door.submit(restricted(workloads.manifest(name))) for name in ("stop-me", "delete-me"))
@@ -92,7 +92,7 @@ def test_cancelling_by_rest_stops_the_pods_and_deleting_the_object_cancels(
     workloads.wait_no_pods(second)
 
 
-def test_suspend_and_resume_by_rest(door: Door, workloads: Workloads, nodes: MakeNodes) -> None:
+def test_suspend_and_resume_by_rest(door: RestDoor, workloads: Workloads, nodes: MakeNodes) -> None:
     nodes()
     id_ = door.submit(restricted(workloads.manifest("pausing")))
     door.wait(id_, "Running")
@@ -103,7 +103,7 @@ def test_suspend_and_resume_by_rest(door: Door, workloads: Workloads, nodes: Mak
     door.wait(id_, "Running")
 
 
-def test_explain_says_why_how_near_and_when(door: Door, workloads: Workloads, nodes: MakeNodes) -> None:
+def test_explain_says_why_how_near_and_when(door: RestDoor, workloads: Workloads, nodes: MakeNodes) -> None:
     nodes(1, labels={"disk": "hdd"}, cpu="2")
     (near,) = nodes(1, labels={"disk": "ssd"}, cpu="2")
     manifest = workloads.manifest("stuck", cpu="4", hard={"workerTags": {"disk": "ssd"}})
@@ -123,14 +123,14 @@ def test_explain_says_why_how_near_and_when(door: Door, workloads: Workloads, no
 
 
 def test_premium_goes_before_free_through_both_doors(
-    door: Door, env: Environment, workloads: Workloads, nodes: MakeNodes, namespace: str, unique: str
+    door: RestDoor, env: Environment, workloads: Workloads, nodes: MakeNodes, namespace: str, unique: str
 ) -> None:
     """One slot at a time: Free work of both doors queues first, Premium work of both doors overtakes it."""
     premium = f"{unique}-gold"
     workloads.cluster.api.post(f"{GROUP}/customers", customer_manifest(premium, namespace, tier="Premium"))
     workloads.cluster.api.patch(f"{GROUP}/customers/{unique}", {"spec": {"tier": "Free"}})
     until(lambda: len(_tiers(env, unique, premium)) == 2, what="tiers are known", timeout=30)
-    gold = Door(env, premium)
+    gold = RestDoor(env, premium)
     try:
         life = {"run_for": "1s"}
         free_spec = {"customer": unique, "life": life, "cpu": "1"}
@@ -140,20 +140,20 @@ def test_premium_goes_before_free_through_both_doors(
         gold_ids = workloads.apply_all(restricted(workloads.manifest("gold-kubectl", **gold_spec)))
         gold_ids.append(gold.submit(restricted(workloads.manifest("gold-rest", **gold_spec))))
         for uid in (*free_ids, *gold_ids):
-            workloads.record.wait_status(uid, "PENDING")
+            workloads.database.wait_status(uid, "PENDING")
         nodes(1, cpu="1")
         for uid in (*free_ids, *gold_ids):
-            workloads.record.wait_status(uid, "SUCCEEDED", timeout=90)
+            workloads.database.wait_status(uid, "SUCCEEDED", timeout=90)
     finally:
         gold.close()
         workloads.cluster.api.delete(f"{GROUP}/customers/{premium}")
-    rows = {uid: workloads.record.row(uid) for uid in (*free_ids, *gold_ids)}
+    rows = {uid: workloads.database.row(uid) for uid in (*free_ids, *gold_ids)}
     started = {uid: row["scheduled_at"] for uid, row in rows.items() if row is not None}
     assert max(started[uid] for uid in gold_ids) < min(started[uid] for uid in free_ids)
 
 
 def test_a_backlog_of_rest_submissions_costs_etcd_only_what_is_dispatched(
-    env: Environment, door: Door, workloads: Workloads, nodes: MakeNodes
+    env: Environment, door: RestDoor, workloads: Workloads, nodes: MakeNodes
 ) -> None:
     """50,000 submissions onto two slots: two objects, and the backlog is still served in order."""
     total, size = 50_000, 1000
@@ -169,7 +169,9 @@ def test_a_backlog_of_rest_submissions_costs_etcd_only_what_is_dispatched(
     until(lambda: door.get("/v1/customer/stats"), what="statistics")
     objects = workloads.all()
     assert len(objects) == 2, [o["metadata"]["name"] for o in objects][:5]
-    row = workloads.record.query("SELECT count(*) AS n FROM workload_state WHERE status = 'PENDING' AND door = 'rest'")
+    row = workloads.database.query(
+        "SELECT count(*) AS n FROM workload_state WHERE status = 'PENDING' AND door = 'rest'"
+    )
     assert row[0]["n"] >= total - 2
     first = objects[0]["metadata"]["labels"]["niyanta.io/rest-id"]
     door.client.post(f"/v1/workloads/{first}/cancel").raise_for_status()
@@ -181,7 +183,7 @@ def test_a_backlog_of_rest_submissions_costs_etcd_only_what_is_dispatched(
 
 
 def test_an_api_process_killed_in_the_middle_loses_and_doubles_nothing(
-    door: Door, workloads: Workloads, nodes: MakeNodes
+    door: RestDoor, workloads: Workloads, nodes: MakeNodes
 ) -> None:
     """Batches with keys go on while the process is killed; what had no answer is sent again with its key."""
     batches = [(uuid.uuid4().hex, [restricted(workloads.manifest(f"k{b}-{n}")) for n in range(200)]) for b in range(8)]
@@ -207,7 +209,7 @@ def test_an_api_process_killed_in_the_middle_loses_and_doubles_nothing(
         accepted[key] = again
     everything = [id_ for ids in accepted.values() for id_ in ids]
     assert len(everything) == len(set(everything)) == 1600
-    found = workloads.record.query(
+    found = workloads.database.query(
         "SELECT count(*) AS n FROM workloads WHERE door = 'rest' AND namespace = %(ns)s", ns=workloads.namespace
     )
     assert found[0]["n"] == 1600
@@ -220,7 +222,7 @@ def _ids(answer: httpx.Response) -> list[str]:
 
 async def _cancel_all(dsn: str, workloads: Workloads) -> None:
     """Leave no backlog behind for the tests that share this database."""
-    ids = workloads.record.query(
+    ids = workloads.database.query(
         "SELECT w.id::text AS id, s.version FROM workloads w JOIN workload_state s USING (id)"
         " WHERE w.namespace = %(ns)s AND s.status = 'PENDING'",
         ns=workloads.namespace,
@@ -238,4 +240,4 @@ async def _cancel_all(dsn: str, workloads: Workloads) -> None:
 
 def _tiers(env: Environment, *names: str) -> list[dict[str, Any]]:
     wanted = "SELECT name FROM customers WHERE name = ANY(%(names)s) AND tier IN ('Free', 'Premium') AND NOT deleted"
-    return Record(env.dsn).query(wanted, names=list(names))
+    return Database(env.dsn).query(wanted, names=list(names))

@@ -17,7 +17,7 @@ from testing.cluster.stages import EXIT, RUN_FOR
 from testing.processes.niyanta import OperatorProcess
 from testing.processes.run_directory import REPO
 from testing.scenarios.placement import CUSTOMERS, GROUP, POOLS
-from testing.waiting import WaitTimeoutError, until
+from testing.waiting import ConditionTimeoutError, until
 
 pytestmark = pytest.mark.e2e
 
@@ -67,7 +67,7 @@ class Examples:
 
         try:
             until(reached, what=f"{namespace}/{name} is {phase} {words}", timeout=90)
-        except WaitTimeoutError as error:
+        except ConditionTimeoutError as error:
             raise AssertionError(f"{error}; its status: {last}") from None
         return last
 

@@ -19,7 +19,7 @@ from testing.cluster.api_client import JSON, Api, ApiError
 from testing.cluster.cluster import Kind
 from testing.environment import Environment
 from testing.processes.niyanta import OperatorProcess
-from testing.scenarios.workloads import EPOCH, Witness, Workloads
+from testing.scenarios.workloads import EPOCH, PodRecorder, Workloads
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -33,7 +33,7 @@ def wait_for_a_burst(workloads: Workloads, nodes: Nodes, *, run_for: str) -> lis
     uids = workloads.create(
         workloads.manifest(f"w{i:03}", cpu="10m", memory="1Mi", life={"run_for": run_for}) for i in range(BURST)
     )
-    until(lambda: workloads.record.count(uids, "PENDING") == BURST, what="all are taken in")
+    until(lambda: workloads.database.count(uids, "PENDING") == BURST, what="all are taken in")
     nodes(1, cpu="64", pods=BURST + 10)
     return uids
 
@@ -56,16 +56,16 @@ def standby(env: Environment) -> OperatorProcess:
     return env.start_operator(f"standby-{secrets.token_hex(2)}", extra_env=QUICK)
 
 
-def assert_all_succeeded_once(workloads: Workloads, uids: list[str], witness: Witness) -> None:
+def assert_all_succeeded_once(workloads: Workloads, uids: list[str], recorder: PodRecorder) -> None:
     until(
-        lambda: workloads.record.count(uids, "SUCCEEDED") == len(uids),
+        lambda: workloads.database.count(uids, "SUCCEEDED") == len(uids),
         what="all succeeded",
         timeout=120,
         interval=0.5,
     )
-    witness.close()
-    witness.assert_one_pod_each(uids)
-    attempts = workloads.record.query(
+    recorder.close()
+    recorder.assert_one_pod_each(uids)
+    attempts = workloads.database.query(
         "SELECT workload_id, attempt, outcome FROM attempts WHERE workload_id = ANY(%(ids)s::uuid[])", ids=uids
     )
     assert [a for a in attempts if (a["attempt"], a["outcome"]) != (1, "Succeed")] == []
@@ -77,14 +77,14 @@ def test_an_operator_killed_between_commit_and_apply_is_continued_by_the_next(
 ) -> None:
     """SIGKILL when placements are committed and most of their pods aren't made. The next one makes the others, of the
     same attempt; pods that ended meanwhile are not run again."""
-    with Witness(workloads.cluster, workloads.namespace) as witness:
+    with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
         uids = wait_for_a_burst(workloads, nodes, run_for="2s")
         when_committed(env, uids, operator.sigkill)
-        committed = BURST - workloads.record.count(uids, "PENDING")
+        committed = BURST - workloads.database.count(uids, "PENDING")
         made = len(workloads.pods())
         assert made < committed, "the kill came too late to show anything"
         env.start_operator(extra_env=QUICK)
-        assert_all_succeeded_once(workloads, uids, witness)
+        assert_all_succeeded_once(workloads, uids, recorder)
     print(f"\nkilled with {committed} placements committed and {made} pods made")
 
 
@@ -109,32 +109,32 @@ def test_a_leader_stopped_beyond_its_lease_does_nothing_more(
     """SIGSTOP when a few of many pods are made, SIGCONT when another leads: the old one exits, and from the moment the
     fence was raised no pod and no commit of the old epoch came."""
     other = standby(env)
-    old = workloads.record.leader()["epoch"]
-    with Witness(workloads.cluster, workloads.namespace) as witness:
+    old = workloads.database.leader()["epoch"]
+    with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
         uids = wait_for_a_burst(workloads, nodes, run_for="1s")
-        until(lambda: len(witness.created) >= 3, what="the first pods are made", interval=0.002)
+        until(lambda: len(recorder.created) >= 3, what="the first pods are made", interval=0.002)
         operator.sigstop()
-        made = len(witness.created)
+        made = len(recorder.created)
         until(lambda: leads(other), what="the other one leads", timeout=60)
         fence = until(
             lambda: f if (f := fence_history(workloads.cluster.api, env.namespace))["epoch"] > old else None,
             what="the fence is raised",
         )
-        assert fence["epoch"] == workloads.record.leader()["epoch"]
+        assert fence["epoch"] == workloads.database.leader()["epoch"]
         operator.sigcont()
         assert operator.wait_exit() == 1
-        assert_all_succeeded_once(workloads, uids, witness)
+        assert_all_succeeded_once(workloads, uids, recorder)
     late = [
         meta["name"]
-        for meta in witness.created
+        for meta in recorder.created
         if meta["labels"][EPOCH] == str(old) and int(meta["resourceVersion"]) > fence["version"]
     ]
     assert not late, f"created after the fence was raised: {late}"
-    assert {meta["labels"][EPOCH] for meta in witness.created} == {str(old), str(fence["epoch"])}, "both made pods"
+    assert {meta["labels"][EPOCH] for meta in recorder.created} == {str(old), str(fence["epoch"])}, "both made pods"
     print(f"\nstopped when {made} of {BURST} pods were made")
     commits = {
         row["epoch"]: row
-        for row in workloads.record.query(
+        for row in workloads.database.query(
             """SELECT epoch, min(at) AS first, max(at) AS last FROM workload_events
                 WHERE workload_id = ANY(%(ids)s::uuid[]) GROUP BY epoch""",
             ids=uids,
@@ -150,7 +150,7 @@ def test_a_late_create_of_an_old_leader_is_refused_by_the_api_server(
     nodes(1)
     uid = workloads.apply("owner")
     workloads.wait("owner", "Running")
-    epoch = workloads.record.leader()["epoch"]
+    epoch = workloads.database.leader()["epoch"]
     api = Api(env.operator_kubeconfig())
     path = f"/api/v1/namespaces/{workloads.namespace}/pods?dryRun=All"
     pods = workloads.pods(uid)
@@ -169,7 +169,7 @@ def test_a_fence_that_was_taken_down_is_raised_again(env: Environment, workloads
     uid = workloads.apply("unlucky", maxRetries=0)
     workloads.wait("unlucky", "Running")
     assert fence_history(workloads.cluster.api, env.namespace)["epoch"] == before["epoch"]
-    row = workloads.record.row(uid)
+    row = workloads.database.row(uid)
     assert row is not None
     assert row["failures"] == 0
 
@@ -183,8 +183,8 @@ def test_an_api_server_that_hangs_in_the_middle_of_a_burst(
         pytest.skip("the API server's process is somebody else's")
     pid_file = env.run.path / "kwok" / "clusters" / env.cluster.name / "pids" / "kube-apiserver.pid"
     server = psutil.Process(int(pid_file.read_text()))
-    epoch = workloads.record.leader()["epoch"]
-    with Witness(workloads.cluster, workloads.namespace) as witness:
+    epoch = workloads.database.leader()["epoch"]
+    with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
         uids = wait_for_a_burst(workloads, nodes, run_for="1s")
         when_committed(env, uids, server.suspend)
         try:
@@ -192,13 +192,13 @@ def test_an_api_server_that_hangs_in_the_middle_of_a_burst(
             until(lambda: time.monotonic() - stopped > 6, what="it hung for long enough")
         finally:
             server.resume()
-        assert_all_succeeded_once(workloads, uids, witness)
+        assert_all_succeeded_once(workloads, uids, recorder)
     assert operator.running
-    assert workloads.record.leader()["epoch"] == epoch
+    assert workloads.database.leader()["epoch"] == epoch
 
 
 def database_time(workloads: Workloads) -> Any:
-    return workloads.record.query("SELECT clock_timestamp() AS now")[0]["now"]
+    return workloads.database.query("SELECT clock_timestamp() AS now")[0]["now"]
 
 
 @pytest.mark.parametrize(("how", "most"), [("killed", 15.0), ("asked to end", 10.0)])
@@ -216,7 +216,7 @@ def test_another_operator_takes_over(
     nodes(1)
     workloads.apply("before")
     workloads.wait("before", "Running")
-    old = workloads.record.leader()["epoch"]
+    old = workloads.database.leader()["epoch"]
     begun = database_time(workloads)
     if how == "killed":
         operator.sigkill()
@@ -226,7 +226,7 @@ def test_another_operator_takes_over(
 
     def first_commit() -> Any:
         text = "SELECT min(at) AS at FROM workload_events WHERE workload_id = ANY(%(ids)s::uuid[]) AND epoch > %(old)s"
-        return workloads.record.query(text, ids=uids, old=old)[0]["at"]
+        return workloads.database.query(text, ids=uids, old=old)[0]["at"]
 
     seconds = (until(first_commit, what="the first commit under a new epoch", timeout=60) - begun).total_seconds()
     print(f"\nleader {how}: first commit under the new epoch after {seconds:.1f} s")

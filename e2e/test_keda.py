@@ -13,10 +13,10 @@ import yaml
 from testing.cluster.api_client import JSON
 from testing.environment import Environment
 from testing.processes.keda import Keda
-from testing.processes.rest_door import Door
+from testing.processes.rest_door import RestDoor
 from testing.scenarios.placement import CUSTOMERS, POOLS
 from testing.scenarios.scaling_timeline import HPA_FOLDER, Timeline, simulated_pool, workers_of
-from testing.scenarios.workloads import Record, Witness, Workloads, customer_manifest
+from testing.scenarios.workloads import Database, PodRecorder, Workloads, customer_manifest
 from testing.waiting import until
 
 pytestmark = pytest.mark.keda
@@ -37,7 +37,7 @@ def scaled(env: Environment) -> Iterator[tuple[JSON, JSON]]:
     """KEDA runs, and its objects are applied: as shipped, but quick, and with the door's address on this machine."""
     env.cluster.create_namespace(SPACE)
     env.cluster.api.post(CUSTOMERS, customer_manifest(SPACE, SPACE))
-    door = Door(env, "keda", role="metrics")
+    door = RestDoor(env, "keda", role="metrics")
     Keda(env).start()
     token = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "niyanta-figures", "namespace": env.namespace}}
     authentication, scaled = yaml.safe_load_all((HPA_FOLDER / "keda" / "scaled-object.yaml").read_text())
@@ -70,18 +70,18 @@ def test_keda_scales_a_pool_from_zero_and_back(
 
     until(ready, what="KEDA has taken the ScaledObject", timeout=90)
     until(lambda: not workers_of(env.cluster, name), what="the empty pool went to zero", timeout=120)
-    work = Workloads(env.cluster, Record(env.dsn), SPACE, name)
+    work = Workloads(env.cluster, Database(env.dsn), SPACE, name)
     manifests = [
         work.manifest(f"w-{number}", hard={"gpu": {"models": ["A100"], "count": 1}}, life={"run_for": "25s"})
         for number in range(64)
     ]
-    with Timeline(env, name, SPACE) as timeline, Witness(env.cluster, SPACE) as witness:
-        timeline.load_comes()
+    with Timeline(env, name, SPACE) as timeline, PodRecorder(env.cluster, SPACE) as recorder:
+        timeline.restart_clock()
         uids = work.create(manifests)
         timeline.wait(lambda sample: sample.running == 64, "all runs", timeout=180)
         timeline.wait(lambda sample: sample.running == 0, "all has ended", timeout=120)
         timeline.wait(lambda sample: sample.workers == 0, "the pool is at zero again", timeout=180)
-    witness.assert_one_pod_each(uids)
+    recorder.assert_one_pod_each(uids)
     seen = timeline.summary()
     with capsys.disabled():
         print("", "--- 64 workloads, from 0 workers, by KEDA ---", *timeline.lines(), seen, sep="\n")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from testing.cluster.api_client import JSON
-from testing.scenarios.workloads import ATTEMPT, Witness, Workloads
+from testing.scenarios.workloads import ATTEMPT, PodRecorder, Workloads
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -21,7 +21,7 @@ Nodes = Callable[..., list[str]]
 
 def moves(workloads: Workloads, uid: str) -> list[str]:
     """The transitions in the audit."""
-    return [event["event"] for event in workloads.record.events(uid) if event["event"] != "Noted"]
+    return [event["event"] for event in workloads.database.events(uid) if event["event"] != "Noted"]
 
 
 def set_life(workloads: Workloads, pod: JSON, **annotations: str | None) -> None:
@@ -44,14 +44,14 @@ def running_pod(workloads: Workloads, uid: str, attempt: int) -> JSON:
 def test_a_pod_that_fails_twice_is_tried_again_with_backoff_and_succeeds(workloads: Workloads, nodes: Nodes) -> None:
     """Each attempt's end is set by changing the annotations of its living pod."""
     nodes(2)
-    with Witness(workloads.cluster, workloads.namespace) as witness:
+    with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
         uid = workloads.apply("flaky", maxRetries=3)
         for attempt, code in ((1, "7"), (2, "7"), (3, "0")):
             pod = running_pod(workloads, uid, attempt)
             set_life(workloads, pod, sim_exit=code, sim_run_for="1ms")
         status = workloads.wait("flaky", "Succeeded")
     assert status["attempts"] == 3
-    attempts = workloads.record.attempts(uid)
+    attempts = workloads.database.attempts(uid)
     assert [(a["attempt"], a["outcome"], a["reason"]) for a in attempts] == [
         (1, "Retry", "PodFailed"),
         (2, "Retry", "PodFailed"),
@@ -60,12 +60,12 @@ def test_a_pod_that_fails_twice_is_tried_again_with_backoff_and_succeeds(workloa
     first, second = ((attempts[i + 1]["scheduled_at"] - attempts[i]["finished_at"]).total_seconds() for i in range(2))
     assert first >= 0.5, "the first retry waits for the backoff of 0.5 s"
     assert second >= 1.0, "which doubles"
-    words = [event["message"] for event in workloads.record.events(uid) if event["event"] == "Retry"]
+    words = [event["message"] for event in workloads.database.events(uid) if event["event"] == "Retry"]
     assert "exited with code 7" in words[0]
     assert words[0].endswith("retry 1 of 3")
     assert words[1].endswith("retry 2 of 3")
     assert not workloads.live_pods(uid)
-    assert [len(pods) for pods in witness.ever_ran.values()] == [1, 1, 1]
+    assert [len(pods) for pods in recorder.ever_ran.values()] == [1, 1, 1]
     workloads.wait_event(uid, "Scheduled")
     workloads.wait_event(uid, "Retrying")
 
@@ -85,22 +85,22 @@ def test_used_up_retries_are_a_failure_that_says_so(workloads: Workloads, nodes:
 def test_one_failing_pod_takes_its_group_along(workloads: Workloads, nodes: Nodes) -> None:
     """The next attempt of a group of 4 starts when all pods of the first are gone: their stop takes 2 s here."""
     nodes(4, cpu="1")
-    with Witness(workloads.cluster, workloads.namespace) as witness:
+    with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
         uid = workloads.apply("group", replicas=4, cpu="800m", maxRetries=1, life={"stop_after": "2s"})
         workloads.wait("group", "Running")
         victim = running_pod(workloads, uid, 1)
         set_life(workloads, victim, sim_exit="1", sim_run_for="1ms")
         workloads.wait("group", "Running", attempts=2)
-    first, second = workloads.record.attempts(uid)
+    first, second = workloads.database.attempts(uid)
     stopped = (second["scheduled_at"] - first["finished_at"]).total_seconds()
     assert stopped >= 2, f"attempt 2 was placed {stopped:.1f} s after the failure, while pods were still stopping"
     assert first["outcome"] == "Retry"
-    assert {key[1:] for key in witness.ever_ran} == {(str(i), str(a)) for i in range(4) for a in (1, 2)}
+    assert {key[1:] for key in recorder.ever_ran} == {(str(i), str(a)) for i in range(4) for a in (1, 2)}
     assert len(workloads.live_pods(uid)) == 4
 
 
 def assert_cancelled(workloads: Workloads, uid: str, name: str) -> None:
-    workloads.record.wait_status(uid, "CANCELLED")
+    workloads.database.wait_status(uid, "CANCELLED")
     workloads.wait_no_pods(uid)
     until(lambda: not workloads.pods(uid), what="all its pods are gone")
     assert workloads.find(name) is None
@@ -128,19 +128,19 @@ def test_deletion_frees_what_was_taken(workloads: Workloads, nodes: Nodes, phase
 def test_a_name_deleted_and_applied_again_at_once_is_two_workloads(workloads: Workloads, nodes: Nodes) -> None:
     """The old one's pods take 3 s to stop; room is for one, so the new one runs when that is free and not before."""
     nodes(1, cpu="2")
-    with Witness(workloads.cluster, workloads.namespace) as witness:
+    with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
         old = workloads.apply("twin", cpu="2", life={"stop_after": "3s"})
         workloads.wait("twin", "Running")
         workloads.delete("twin")
         new = workloads.apply("twin", cpu="2")
         assert new != old
         workloads.wait("twin", "Running")
-        workloads.record.wait_status(old, "CANCELLED")
+        workloads.database.wait_status(old, "CANCELLED")
         until(lambda: not workloads.pods(old), what="the old pods are gone")
     assert workloads.uid("twin") == new
-    assert {key[0]: len(pods) for key, pods in witness.ever_ran.items()} == {old: 1, new: 1}
-    ended = workloads.record.events(old)[-1]
-    placed = next(e for e in workloads.record.events(new) if e["event"] == "Place")
+    assert {key[0]: len(pods) for key, pods in recorder.ever_ran.items()} == {old: 1, new: 1}
+    ended = workloads.database.events(old)[-1]
+    placed = next(e for e in workloads.database.events(new) if e["event"] == "Place")
     assert ended["at"] < placed["at"]
 
 
@@ -157,14 +157,14 @@ def test_a_suspended_workload_waits_and_resumes(workloads: Workloads, nodes: Nod
     workloads.wait_no_pods(uid)
     workloads.edit("pause", suspend=False)
     workloads.wait("pause", "Running", attempts=2)
-    assert workloads.record.row(uid)["failures"] == 0  # type: ignore[index]
+    assert workloads.database.row(uid)["failures"] == 0  # type: ignore[index]
     assert moves(workloads, uid).count("Suspend") == 1
     assert moves(workloads, uid).count("Resume") == 2
 
 
 def test_a_workload_suspended_while_pending_leaves_the_queue(workloads: Workloads, nodes: Nodes) -> None:
     uid = workloads.apply("waits")
-    workloads.record.wait_status(uid, "PENDING")
+    workloads.database.wait_status(uid, "PENDING")
     workloads.edit("waits", suspend=True)
     workloads.wait("waits", "Suspended")
     nodes(1)
@@ -181,15 +181,15 @@ def test_an_edit_of_priority_reorders_the_queue(workloads: Workloads, nodes: Nod
         *(workloads.manifest(f"n{i}", cpu="2", priority=10, life={"run_for": "300ms"}) for i in range(3))
     )
     for uid in uids:
-        workloads.record.wait_status(uid, "PENDING")
+        workloads.database.wait_status(uid, "PENDING")
     workloads.edit("n2", priority=90)
     workloads.edit("n0", priority=1)
     for uid, wanted in ((uids[2], 90), (uids[0], 1)):
-        until(lambda: workloads.record.row(uid)["priority"] == wanted, what=f"priority {wanted} is taken in")  # noqa: B023
+        until(lambda: workloads.database.row(uid)["priority"] == wanted, what=f"priority {wanted} is taken in")  # noqa: B023
     nodes(1, cpu="2")
     for name in ("n0", "n1", "n2"):
         workloads.wait(name, "Succeeded")
-    placed = {uid: workloads.record.attempts(uid)[0]["scheduled_at"] for uid in uids}
+    placed = {uid: workloads.database.attempts(uid)[0]["scheduled_at"] for uid in uids}
     assert sorted(uids, key=lambda uid: placed[uid]) == [uids[2], uids[1], uids[0]]
 
 
@@ -229,7 +229,7 @@ def test_a_finished_object_expires_and_its_row_stays(workloads: Workloads, nodes
     workloads.wait("short", "Succeeded")
     until(lambda: workloads.find("short") is None, what="the object expired")
     until(lambda: not workloads.pods(uid), what="its pods went with it")
-    row = workloads.record.row(uid)
+    row = workloads.database.row(uid)
     assert row is not None
     assert row["status"] == "SUCCEEDED"
     assert moves(workloads, uid)[-1] == "Succeed"
@@ -241,5 +241,5 @@ def test_a_pod_deleted_by_hand_is_a_failed_attempt(workloads: Workloads, nodes: 
     pod = running_pod(workloads, uid, 1)
     workloads.cluster.kubectl("delete", "pod", pod["metadata"]["name"], "-n", workloads.namespace, "--wait=false")
     workloads.wait("robbed", "Running", attempts=2)
-    assert workloads.record.attempts(uid)[0]["outcome"] == "Retry"
+    assert workloads.database.attempts(uid)[0]["outcome"] == "Retry"
     running_pod(workloads, uid, 2)

@@ -54,7 +54,7 @@ def test_beyond_max_queue_depth_manifests_are_held_and_leave_in_queue_order(
 ) -> None:
     limit(workloads, unique, maxQueueDepth=2)
     until(
-        lambda: workloads.record.query(
+        lambda: workloads.database.query(
             "SELECT 1 FROM customers WHERE name = %(name)s AND (limits->>'maxQueueDepth')::int = 2", name=unique
         ),
         what="the leader knows the limit",

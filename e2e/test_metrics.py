@@ -21,11 +21,11 @@ from testing.cluster.control_plane import Kind
 from testing.environment import CHART, RELEASE, Environment
 from testing.processes.niyanta import OPERATOR_NAMESPACE, OperatorProcess
 from testing.processes.prometheus import Prometheus
-from testing.processes.rest_door import Door, restricted
+from testing.processes.rest_door import RestDoor, restricted
 from testing.processes.run_directory import REPO
 from testing.processes.standby import Standby
 from testing.scenarios.scaling_timeline import simulated_pool
-from testing.scenarios.workloads import GROUP, Record, Workloads, customer_manifest, pool_manifest
+from testing.scenarios.workloads import GROUP, Database, Workloads, customer_manifest, pool_manifest
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -40,11 +40,11 @@ RATE_INTERVAL = "5m"
 
 
 @dataclass
-class System:
+class MonitoredSystem:
     """The environment, its REST door, and the Prometheus that scrapes them."""
 
     env: Environment
-    door: Door
+    door: RestDoor
     prometheus: Prometheus
 
     @property
@@ -52,11 +52,11 @@ class System:
         return [process for process in self.env.operators if process.identity.startswith("operator")]
 
     def workloads(self, tier: str) -> Workloads:
-        return Workloads(self.env.cluster, Record(self.env.dsn), tier.lower(), POOL)
+        return Workloads(self.env.cluster, Database(self.env.dsn), tier.lower(), POOL)
 
 
 @pytest.fixture(scope="module")
-def system() -> Iterator[System]:
+def system() -> Iterator[MonitoredSystem]:
     try:
         ensure_tools(("prometheus", "promtool"))
     except ToolError as error:
@@ -67,20 +67,20 @@ def system() -> Iterator[System]:
         standby = Standby.of(env.postgres)
         for number in (1, 2):
             env.start_operator(f"operator-{number}", extra_env=QUICK)
-        door = Door(env, "standard", extra_env={"NIYANTA_REPLICA_DSNS": standby.dsn})
+        door = RestDoor(env, "standard", extra_env={"NIYANTA_REPLICA_DSNS": standby.dsn})
         ports = {"operator": [process.metrics_port for process in env.operators if process is not door.process]}
         log = env.log_dir / "prometheus.log"
         labels = {"namespace": OPERATOR_NAMESPACE}
         prometheus = Prometheus.start(env.run, {**ports, "api": [door.process.metrics_port]}, log=log, labels=labels)
         until(lambda: prometheus.healthy_targets() == 3, what="all three are scraped")
-        found = System(env, door, prometheus)
+        found = MonitoredSystem(env, door, prometheus)
         _furnish(found)
         yield found
         door.close()
         standby.delete()
 
 
-def _furnish(system: System) -> None:
+def _furnish(system: MonitoredSystem) -> None:
     """A customer of each tier, a pool with GPUs and slots, and nodes."""
     cluster = system.env.cluster
     until(lambda: any(leads(process) for process in system.operators), what="somebody leads")
@@ -100,7 +100,7 @@ def _furnish(system: System) -> None:
     cluster.create_nodes([NodeSpec(f"gpu-{n}", cpu="16", gpus=4, labels={LABEL: POOL}) for n in range(WORKERS)])
 
 
-def _traffic(system: System, round_: int) -> None:
+def _traffic(system: MonitoredSystem, round_: int) -> None:
     """Workloads of every tier that run, some that wait, and every kind of answer of the doors."""
     for tier in TIERS:
         made = system.workloads(tier)
@@ -139,13 +139,13 @@ def _listed(process: str) -> dict[str, str]:
 METRICS_PAGE = (REPO / "docs" / "metrics.md").read_text()
 
 
-def test_the_processes_expose_exactly_what_the_page_lists(system: System) -> None:
+def test_the_processes_expose_exactly_what_the_page_lists(system: MonitoredSystem) -> None:
     for process in system.operators:
         assert _exposed(process) == _listed("operator")
     assert _exposed(system.door.process) == _listed("api")
 
 
-def test_promtool_finds_nothing_to_say_about_names_and_help(system: System) -> None:
+def test_promtool_finds_nothing_to_say_about_names_and_help(system: MonitoredSystem) -> None:
     promtool = ensure_tools(("promtool",)) / "promtool"
     for process in (*system.operators, system.door.process):
         text = "\n".join(line for line in process.metrics().splitlines() if "niyanta_" in line) + "\n"
@@ -153,7 +153,7 @@ def test_promtool_finds_nothing_to_say_about_names_and_help(system: System) -> N
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_only_the_leader_shows_what_only_a_leader_knows(system: System) -> None:
+def test_only_the_leader_shows_what_only_a_leader_knows(system: MonitoredSystem) -> None:
     (leader,) = [process for process in system.operators if leads(process)]
     (other,) = [process for process in system.operators if process is not leader]
     until(lambda: "\nniyanta_pool_workers{" in leader.metrics(), what="the leader shows the pool")
@@ -186,13 +186,13 @@ def _expressions() -> Iterator[tuple[str, str]]:
                 yield f"{slug}: {panel['title']} {target['refId']}", target["expr"]
 
 
-def test_every_expression_of_the_dashboards_has_data(system: System) -> None:
+def test_every_expression_of_the_dashboards_has_data(system: MonitoredSystem) -> None:
     """Both for one pool, customer and tier, and for all."""
     for round_ in range(3):
         _traffic(system, round_)
-    record = Record(system.env.dsn)
+    database = Database(system.env.dsn)
     busy = "SELECT count(*) AS n FROM workload_state WHERE status IN ('SCHEDULED', 'RUNNING')"
-    until(lambda: record.query(busy)[0]["n"] == 0, what="what could run has run")
+    until(lambda: database.query(busy)[0]["n"] == 0, what="what could run has run")
     for variables in (VARIABLES, dict.fromkeys(VARIABLES, ".*")):
         missing = {where: _substituted(expression, variables) for where, expression in _expressions()}
         assert len(missing) > 80
@@ -209,7 +209,7 @@ def test_every_expression_of_the_dashboards_has_data(system: System) -> None:
             pytest.fail("no data:\n" + "\n".join(f"{where}\n    {what}" for where, what in missing.items()))
 
 
-def test_the_variables_of_the_dashboards_have_values(system: System) -> None:
+def test_the_variables_of_the_dashboards_have_values(system: MonitoredSystem) -> None:
     seen = {}
     for dashboard in _dashboards().values():
         for variable in dashboard["templating"]["list"]:
@@ -227,7 +227,7 @@ def test_the_variables_of_the_dashboards_have_values(system: System) -> None:
 # --- Alerts ----------------------------------------------------------------------------------------------------------
 
 
-def _groups(system: System, **alerts: Any) -> list[dict[str, Any]]:
+def _groups(system: MonitoredSystem, **alerts: Any) -> list[dict[str, Any]]:
     """The groups of the PrometheusRule that the chart renders."""
     values = {"postgres.dsn": "x", "alerts.enabled": "true", **alerts}
     text = system.env.cluster.helm(
@@ -248,7 +248,7 @@ def _quick(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return groups
 
 
-def test_promtool_takes_the_alerts(system: System) -> None:
+def test_promtool_takes_the_alerts(system: MonitoredSystem) -> None:
     file = system.prometheus.folder / "check.yaml"
     file.write_text(yaml.safe_dump({"groups": _groups(system)}))
     promtool = ensure_tools(("promtool",)) / "promtool"
@@ -257,7 +257,7 @@ def test_promtool_takes_the_alerts(system: System) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_no_alert_fires_in_the_normal_case_and_each_would_see(system: System) -> None:
+def test_no_alert_fires_in_the_normal_case_and_each_would_see(system: MonitoredSystem) -> None:
     """With its comparisons turned into 0 and 1, each alert's expression has data: it looks at series that exist."""
     groups = _groups(system)
     system.prometheus.use_rules(groups)
@@ -278,7 +278,7 @@ def test_no_alert_fires_in_the_normal_case_and_each_would_see(system: System) ->
     assert {name for name, state in states.items() if state != "inactive"} <= {"NiyantaNothingPlaced"}
 
 
-def test_starvation_and_a_growing_queue_are_told_and_forgotten(system: System) -> None:
+def test_starvation_and_a_growing_queue_are_told_and_forgotten(system: MonitoredSystem) -> None:
     groups = _quick(_groups(system, **{"settings.maxQueueWait": 3, "alerts.queueDepth": 15}))
     system.prometheus.use_rules(groups)
     made = system.workloads("Premium")
@@ -298,7 +298,7 @@ def test_starvation_and_a_growing_queue_are_told_and_forgotten(system: System) -
     )
 
 
-def test_no_leader_is_told_and_forgotten(system: System) -> None:
+def test_no_leader_is_told_and_forgotten(system: MonitoredSystem) -> None:
     system.prometheus.use_rules(_quick(_groups(system)))
     assert "NiyantaNoLeader" not in system.prometheus.firing()
     for process in system.operators:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from testing.cluster.cluster import Cluster
-from testing.scenarios.workloads import ATTEMPT, Witness, Workloads
+from testing.scenarios.workloads import ATTEMPT, PodRecorder, Workloads
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -58,7 +58,7 @@ def on_node(workloads: Workloads, uid: str, node: str) -> list[str]:
 
 def test_a_drained_node_hands_its_work_to_another(workloads: Workloads, pair: tuple[str, str]) -> None:
     """`kubectl drain`: cordoned, then pods evicted through the eviction API."""
-    with Witness(workloads.cluster, workloads.namespace):
+    with PodRecorder(workloads.cluster, workloads.namespace):
         workloads.apply("moves", maxRetries=2)
         (before,) = workloads.wait("moves", "Running")["workers"]
         workloads.cluster.kubectl("drain", before, "--ignore-daemonsets", "--force", "--timeout=60s")
@@ -72,7 +72,7 @@ def other(pair: tuple[str, str], node: str) -> str:
 
 def test_a_broken_node_that_still_stops_its_pods_is_left(workloads: Workloads, pair: tuple[str, str]) -> None:
     """NotReady with a kubelet that confirms evictions: no waiting is needed, under nodeLossPolicy Wait either."""
-    with Witness(workloads.cluster, workloads.namespace):
+    with PodRecorder(workloads.cluster, workloads.namespace):
         workloads.apply("leaves", maxRetries=2)
         (before,) = workloads.wait("leaves", "Running")["workers"]
         workloads.cluster.set_node_ready(before, False)
@@ -88,7 +88,7 @@ def test_a_node_that_returns_in_time_keeps_its_work(workloads: Workloads, pair: 
     workloads.cluster.set_node_ready(node, False)
     workloads.cluster.set_node_ready(node, True)
     until(
-        lambda: workloads.record.row(uid)["reason"] != "WaitingForNodeFence",  # type: ignore[index]
+        lambda: workloads.database.row(uid)["reason"] != "WaitingForNodeFence",  # type: ignore[index]
         what="nothing is waited for",
     )
     status = workloads.wait("stays", "Running")
@@ -126,7 +126,7 @@ def test_a_cut_off_node_is_waited_for_until_it_is_known_to_be_off(
 ) -> None:
     """nodeLossPolicy Wait: nothing is started until one of the three happens; nobody can stop pods there meanwhile."""
     cluster = workloads.cluster
-    with Witness(cluster, workloads.namespace):
+    with PodRecorder(cluster, workloads.namespace):
         uid, node = lose(workloads, "careful", cut_off)
         assert_waits_for_fence(workloads, "careful", uid, node)
         if fence == "out-of-service taint":
@@ -149,9 +149,9 @@ def test_a_cut_off_node_is_replaced_after_the_grace_where_that_is_allowed(
     uid, node = lose(workloads, "eager", cut_off, nodeLossPolicy="Replace")
     status = workloads.wait("eager", "Running", attempts=2)
     assert status["workers"] == [other(pair, node)]
-    first, second = workloads.record.attempts(uid)
+    first, second = workloads.database.attempts(uid)
     assert first["reason"] == "NodeLost"
-    noticed = next(e for e in workloads.record.events(uid) if e["reason"] in ("WaitingForNodeFence", "NodeLost"))
+    noticed = next(e for e in workloads.database.events(uid) if e["reason"] in ("WaitingForNodeFence", "NodeLost"))
     assert (second["scheduled_at"] - noticed["at"]).total_seconds() >= 4.5
     until(lambda: not on_node(workloads, uid, node), what="the lost pod is forgotten")
 
@@ -162,7 +162,7 @@ def test_a_deleted_node_loses_its_work_at_once(workloads: Workloads, pair: tuple
     workloads.cluster.delete_nodes([node])
     status = workloads.wait("homeless", "Running", attempts=2)
     assert status["workers"] == [other(pair, node)]
-    assert workloads.record.attempts(uid)[0]["reason"] in ("NodeLost", "PodFailed")
+    assert workloads.database.attempts(uid)[0]["reason"] in ("NodeLost", "PodFailed")
     until(lambda: not on_node(workloads, uid, node), what="the lost pod is forgotten", timeout=90)
 
 
@@ -197,12 +197,12 @@ def test_a_pod_turned_away_by_a_kubelet_goes_elsewhere_and_costs_no_retry(worklo
     node = reject(workloads, uid, 1)
     status = workloads.wait("refused", "Running", attempts=2)
     assert status["workers"] != [node]
-    first = workloads.record.attempts(uid)[0]
+    first = workloads.database.attempts(uid)[0]
     assert (first["outcome"], first["reason"]) == ("Requeue", "RejectedByKubelet")
-    row = workloads.record.row(uid)
+    row = workloads.database.row(uid)
     assert row is not None
     assert row["failures"] == 0
-    requeued = next(e for e in workloads.record.events(uid) if e["event"] == "Requeue")
+    requeued = next(e for e in workloads.database.events(uid) if e["event"] == "Requeue")
     assert "OutOfcpu Node didn't have enough resource" in requeued["message"]
 
 
@@ -217,7 +217,7 @@ def test_the_only_worker_is_tried_again_after_its_exclusion(workloads: Workloads
 
 def test_one_refused_pod_takes_its_group_along(workloads: Workloads, nodes: Nodes) -> None:
     nodes(3, cpu="1")
-    with Witness(workloads.cluster, workloads.namespace):
+    with PodRecorder(workloads.cluster, workloads.namespace):
         uid = workloads.apply("group", replicas=2, cpu="800m", maxRetries=0, life={"start_after": "2s"})
         node = reject(workloads, uid, 1)
         status = workloads.wait("group", "Running", attempts=2)

@@ -50,7 +50,7 @@ def test_a_plain_workload_costs_few_writes(workloads: Workloads, nodes: Nodes, u
     nodes(2)
     before = written(operator)
     uids = workloads.create(workloads.manifest(f"w{i:02}", life={"run_for": "3s"}) for i in range(COUNT))
-    until(lambda: workloads.record.count(uids, "SUCCEEDED") == COUNT, what="all succeeded")
+    until(lambda: workloads.database.count(uids, "SUCCEEDED") == COUNT, what="all succeeded")
     for i in range(COUNT):
         workloads.wait(f"w{i:02}", "Succeeded")
     until(lambda: not any(p["metadata"].get("finalizers") for p in workloads.pods()), what="all pods are released")

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from testing.scenarios.placement import Fleet, workload
+from testing.scenarios.placement import PlacementScenario, workload
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -19,117 +19,117 @@ def away_from(*types: str, **more: str) -> dict[str, object]:
     return {"types": list(types), **more}
 
 
-def test_the_newcomer_with_the_rule_goes_elsewhere(fleet: Fleet) -> None:
-    fleet.pool("main", 2, **HOT)
-    fleet.submit(workload("hot", type="hot"))
-    (first,) = fleet.wait_running("hot")
+def test_the_newcomer_with_the_rule_goes_elsewhere(scenario: PlacementScenario) -> None:
+    scenario.pool("main", 2, **HOT)
+    scenario.submit(workload("hot", type="hot"))
+    (first,) = scenario.wait_running("hot")
     # Pack would put it beside the other.
-    fleet.submit(workload("cold", type="cold", anti=[away_from("hot")]))
-    (second,) = fleet.wait_running("cold")
+    scenario.submit(workload("cold", type="cold", anti=[away_from("hot")]))
+    (second,) = scenario.wait_running("cold")
     assert first != second
-    fleet.check()
+    scenario.check()
 
 
-def test_the_newcomer_without_a_rule_keeps_off_who_came_first(fleet: Fleet) -> None:
-    fleet.pool("main", 1, **HOT)
-    fleet.submit(workload("cold", type="cold", anti=[away_from("hot")]))
-    fleet.wait_running("cold")
-    fleet.submit(workload("hot", type="hot"))
-    fleet.wait_waiting("hot", "0/1 workers", "1 anti-affinity on kubernetes.io/hostname")
-    fleet.check()
-    fleet.delete("cold")
-    fleet.wait_running("hot")
+def test_the_newcomer_without_a_rule_keeps_off_who_came_first(scenario: PlacementScenario) -> None:
+    scenario.pool("main", 1, **HOT)
+    scenario.submit(workload("cold", type="cold", anti=[away_from("hot")]))
+    scenario.wait_running("cold")
+    scenario.submit(workload("hot", type="hot"))
+    scenario.wait_pending("hot", "0/1 workers", "1 anti-affinity on kubernetes.io/hostname")
+    scenario.check()
+    scenario.delete("cold")
+    scenario.wait_running("hot")
 
 
 @pytest.mark.parametrize("ruled_first", [True, False], ids=["rule-first", "rule-second"])
-def test_two_applied_in_the_same_second_do_not_meet(fleet: Fleet, ruled_first: bool) -> None:
+def test_two_applied_in_the_same_second_do_not_meet(scenario: PlacementScenario, ruled_first: bool) -> None:
     # One worker: had either not seen the other, both would be on it.
-    fleet.pool("main", 1, **HOT)
+    scenario.pool("main", 1, **HOT)
     pair = [workload("ruled", type="cold", anti=[away_from("hot")]), workload("plain", type="hot")]
-    fleet.submit_at_once(*(pair if ruled_first else reversed(pair)))
+    scenario.submit_at_once(*(pair if ruled_first else reversed(pair)))
     names = ("ruled", "plain")
 
     def phases() -> Counter[str]:
-        return Counter(fleet.status(name).get("phase", "") for name in names)
+        return Counter(scenario.status(name).get("phase", "") for name in names)
 
     until(lambda: phases() == {"Running": 1, "Pending": 1}, what="one runs and one waits")
-    waiting = next(name for name in names if fleet.status(name)["phase"] == "Pending")
-    fleet.wait_waiting(waiting, "1 anti-affinity on kubernetes.io/hostname")
-    fleet.check()
+    waiting = next(name for name in names if scenario.status(name)["phase"] == "Pending")
+    scenario.wait_pending(waiting, "1 anti-affinity on kubernetes.io/hostname")
+    scenario.check()
 
 
-def test_a_burst_of_rivals_gets_one_worker_each(fleet: Fleet) -> None:
-    fleet.pool("main", 6)
+def test_a_burst_of_rivals_gets_one_worker_each(scenario: PlacementScenario) -> None:
+    scenario.pool("main", 6)
     rivals = [
         workload(f"rival-{n}", labels={"app": "db"}, anti=[{"workloadSelector": {"matchLabels": {"app": "db"}}}])
         for n in range(8)
     ]
-    fleet.submit_at_once(*rivals)
+    scenario.submit_at_once(*rivals)
     names = [rival["metadata"]["name"] for rival in rivals]
 
     def phases() -> Counter[str]:
-        return Counter(fleet.status(name).get("phase", "") for name in names)
+        return Counter(scenario.status(name).get("phase", "") for name in names)
 
     until(lambda: phases() == {"Running": 6, "Pending": 2}, what="six run and two wait")
-    waiting = [name for name in names if fleet.status(name)["phase"] == "Pending"]
+    waiting = [name for name in names if scenario.status(name)["phase"] == "Pending"]
     for name in waiting:
-        fleet.wait_waiting(name, "0/6 workers", "6 anti-affinity on kubernetes.io/hostname")
-    where = Counter(node for name in names for node in fleet.nodes_of(name))
+        scenario.wait_pending(name, "0/6 workers", "6 anti-affinity on kubernetes.io/hostname")
+    where = Counter(node for name in names for node in scenario.nodes_of(name))
     assert set(where.values()) == {1}
     assert len(where) == 6
-    fleet.check()
+    scenario.check()
 
 
-def test_replicas_of_one_workload_keep_apart_too(fleet: Fleet) -> None:
-    fleet.pool("main", 3)
+def test_replicas_of_one_workload_keep_apart_too(scenario: PlacementScenario) -> None:
+    scenario.pool("main", 3)
     alone = {"anti": [{"workloadSelector": {"matchLabels": {"app": "quorum"}}}], "labels": {"app": "quorum"}}
-    fleet.submit(workload("three", replicas=3, **alone))  # type: ignore[arg-type]
-    fleet.wait_running("three")
-    assert len(set(fleet.nodes_of("three"))) == 3
-    fleet.submit(workload("one-more", **alone))  # type: ignore[arg-type]
-    fleet.wait_waiting("one-more", "3 anti-affinity on kubernetes.io/hostname")
-    fleet.check()
+    scenario.submit(workload("three", replicas=3, **alone))  # type: ignore[arg-type]
+    scenario.wait_running("three")
+    assert len(set(scenario.nodes_of("three"))) == 3
+    scenario.submit(workload("one-more", **alone))  # type: ignore[arg-type]
+    scenario.wait_pending("one-more", "3 anti-affinity on kubernetes.io/hostname")
+    scenario.check()
 
 
-def test_rivals_in_one_zone_keep_to_different_zones(fleet: Fleet) -> None:
-    fleet.pool("a", 2, labels={ZONE: "a"})
-    fleet.pool("b", 2, labels={ZONE: "b"})
+def test_rivals_in_one_zone_keep_to_different_zones(scenario: PlacementScenario) -> None:
+    scenario.pool("a", 2, labels={ZONE: "a"})
+    scenario.pool("b", 2, labels={ZONE: "b"})
     rule = {"workloadSelector": {"matchLabels": {"app": "db"}}, "topologyKey": ZONE}
-    fleet.submit_at_once(*(workload(f"db-{n}", labels={"app": "db"}, anti=[rule]) for n in range(2)))
-    fleet.wait_running("db-0", "db-1")
+    scenario.submit_at_once(*(workload(f"db-{n}", labels={"app": "db"}, anti=[rule]) for n in range(2)))
+    scenario.wait_running("db-0", "db-1")
     zones = {
-        fleet.api.get(f"/api/v1/nodes/{node}")["metadata"]["labels"][ZONE]
+        scenario.api.get(f"/api/v1/nodes/{node}")["metadata"]["labels"][ZONE]
         for name in ("db-0", "db-1")
-        for node in fleet.nodes_of(name)
+        for node in scenario.nodes_of(name)
     }
     assert zones == {"a", "b"}
-    fleet.submit(workload("db-2", labels={"app": "db"}, anti=[rule]))
-    fleet.wait_waiting("db-2", "0/4 workers", f"4 anti-affinity on {ZONE}")
-    fleet.check()
+    scenario.submit(workload("db-2", labels={"app": "db"}, anti=[rule]))
+    scenario.wait_pending("db-2", "0/4 workers", f"4 anti-affinity on {ZONE}")
+    scenario.check()
 
 
-def test_the_scope_says_whose_workloads_are_meant(fleet: Fleet) -> None:
-    other = fleet.add_namespace("other")
-    fleet.add_customer("rival", other)
-    fleet.pool("main", 1, **HOT)
-    fleet.submit(workload("hot", type="hot"), namespace=other)
-    fleet.wait_running("hot", namespace=other)
+def test_the_scope_says_whose_workloads_are_meant(scenario: PlacementScenario) -> None:
+    other = scenario.add_namespace("other")
+    scenario.add_customer("rival", other)
+    scenario.pool("main", 1, **HOT)
+    scenario.submit(workload("hot", type="hot"), namespace=other)
+    scenario.wait_running("hot", namespace=other)
     # The same rule: in its own namespace there is nobody, in the cluster there is.
-    fleet.submit(workload("local", type="cold", anti=[away_from("hot", scope="Namespace")]))
-    fleet.wait_running("local")
-    fleet.submit(workload("global", type="cold", anti=[away_from("hot", scope="Cluster")]))
-    fleet.wait_waiting("global", "1 anti-affinity on kubernetes.io/hostname")
-    fleet.check()
+    scenario.submit(workload("local", type="cold", anti=[away_from("hot", scope="Namespace")]))
+    scenario.wait_running("local")
+    scenario.submit(workload("global", type="cold", anti=[away_from("hot", scope="Cluster")]))
+    scenario.wait_pending("global", "1 anti-affinity on kubernetes.io/hostname")
+    scenario.check()
 
 
-def test_a_customer_may_not_shut_others_out(fleet: Fleet) -> None:
-    other = fleet.add_namespace("other")
-    fleet.add_customer("rival", other)
-    fleet.pool("main", 1, **HOT)
-    fleet.submit(workload("greedy", type="cold", anti=[away_from("hot", scope="Cluster")]), namespace=other)
-    status = fleet.wait_phase("greedy", "Held", namespace=other)
+def test_a_customer_may_not_shut_others_out(scenario: PlacementScenario) -> None:
+    other = scenario.add_namespace("other")
+    scenario.add_customer("rival", other)
+    scenario.pool("main", 1, **HOT)
+    scenario.submit(workload("greedy", type="cold", anti=[away_from("hot", scope="Cluster")]), namespace=other)
+    status = scenario.wait_phase("greedy", "Held", namespace=other)
     assert status["reason"] == "ClusterScopeNotAllowed"
     assert "spec.affinity.anti[0].scope" in status["message"]
-    fleet.submit(workload("hot", type="hot"))
-    fleet.wait_running("hot")
-    fleet.check()
+    scenario.submit(workload("hot", type="hot"))
+    scenario.wait_running("hot")
+    scenario.check()

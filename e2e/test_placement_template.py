@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from testing.scenarios.placement import Fleet, workload
+from testing.scenarios.placement import PlacementScenario, workload
 
 pytestmark = pytest.mark.e2e
 
@@ -18,28 +18,28 @@ def required(*terms: dict[str, Any]) -> dict[str, Any]:
     return {"affinity": {"nodeAffinity": affinity}}
 
 
-def test_node_selector(fleet: Fleet) -> None:
-    fleet.pool("slow", 2, labels={"disk": "hdd"})
-    (fast,) = fleet.pool("fast", 1, labels={"disk": "ssd"})
-    fleet.submit(workload("fast", pod={"nodeSelector": {"disk": "ssd"}}))
-    fleet.submit(workload("never", pod={"nodeSelector": {"disk": "tape"}}))
-    assert fleet.wait_running("fast") == [fast]
-    fleet.wait_waiting("never", "0/3 workers", "3 node selector or node affinity does not match")
-    fleet.check()
+def test_node_selector(scenario: PlacementScenario) -> None:
+    scenario.pool("slow", 2, labels={"disk": "hdd"})
+    (fast,) = scenario.pool("fast", 1, labels={"disk": "ssd"})
+    scenario.submit(workload("fast", pod={"nodeSelector": {"disk": "ssd"}}))
+    scenario.submit(workload("never", pod={"nodeSelector": {"disk": "tape"}}))
+    assert scenario.wait_running("fast") == [fast]
+    scenario.wait_pending("never", "0/3 workers", "3 node selector or node affinity does not match")
+    scenario.check()
 
 
-def test_a_pools_tag_is_no_node_label(fleet: Fleet) -> None:
-    fleet.pool("tagged", 1, spec={"tags": {"disk": "ssd"}})
-    fleet.submit(workload("by-tag", hard={"workerTags": {"disk": "ssd"}}))
-    fleet.submit(workload("by-label", pod={"nodeSelector": {"disk": "ssd"}}))
-    fleet.wait_running("by-tag")
-    fleet.wait_waiting("by-label", "1 node selector or node affinity does not match")
-    fleet.check()
+def test_a_pools_tag_is_no_node_label(scenario: PlacementScenario) -> None:
+    scenario.pool("tagged", 1, spec={"tags": {"disk": "ssd"}})
+    scenario.submit(workload("by-tag", hard={"workerTags": {"disk": "ssd"}}))
+    scenario.submit(workload("by-label", pod={"nodeSelector": {"disk": "ssd"}}))
+    scenario.wait_running("by-tag")
+    scenario.wait_pending("by-label", "1 node selector or node affinity does not match")
+    scenario.check()
 
 
-def test_required_node_affinity_any_term_all_expressions(fleet: Fleet) -> None:
-    fleet.pool("x", 1, labels={"size": "1", "shape": "round"})
-    (square,) = fleet.pool("y", 1, labels={"size": "4", "shape": "square"})
+def test_required_node_affinity_any_term_all_expressions(scenario: PlacementScenario) -> None:
+    scenario.pool("x", 1, labels={"size": "1", "shape": "round"})
+    (square,) = scenario.pool("y", 1, labels={"size": "4", "shape": "square"})
     big_and_square = {
         "matchExpressions": [
             {"key": "size", "operator": "Gt", "values": ["3"]},
@@ -47,72 +47,72 @@ def test_required_node_affinity_any_term_all_expressions(fleet: Fleet) -> None:
         ]
     }
     flat = {"matchExpressions": [{"key": "shape", "operator": "In", "values": ["flat"]}]}
-    fleet.submit(workload("any-term", pod=required(flat, big_and_square)))
-    fleet.submit(workload("flat", pod=required(flat)))
+    scenario.submit(workload("any-term", pod=required(flat, big_and_square)))
+    scenario.submit(workload("flat", pod=required(flat)))
     by_name = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [square]}]}
-    fleet.submit(workload("by-name", pod=required(by_name)))
-    assert fleet.wait_running("any-term", "by-name") == [square, square]
-    fleet.wait_waiting("flat", "2 node selector or node affinity does not match")
-    fleet.check()
+    scenario.submit(workload("by-name", pod=required(by_name)))
+    assert scenario.wait_running("any-term", "by-name") == [square, square]
+    scenario.wait_pending("flat", "2 node selector or node affinity does not match")
+    scenario.check()
 
 
-def test_taints_keep_off_those_that_do_not_tolerate_them(fleet: Fleet) -> None:
-    (tainted,) = fleet.pool("tainted", 1, taints=[DEDICATED])
-    fleet.submit(workload("plain"))
-    fleet.submit(workload("other-value", pod={"tolerations": [{**DEDICATED, "value": "web"}]}))
-    fleet.submit(workload("by-value", pod={"tolerations": [DEDICATED]}))
-    fleet.submit(workload("by-key", pod={"tolerations": [{"key": "dedicated", "operator": "Exists"}]}))
-    assert fleet.wait_running("by-value", "by-key") == [tainted, tainted]
+def test_taints_keep_off_those_that_do_not_tolerate_them(scenario: PlacementScenario) -> None:
+    (tainted,) = scenario.pool("tainted", 1, taints=[DEDICATED])
+    scenario.submit(workload("plain"))
+    scenario.submit(workload("other-value", pod={"tolerations": [{**DEDICATED, "value": "web"}]}))
+    scenario.submit(workload("by-value", pod={"tolerations": [DEDICATED]}))
+    scenario.submit(workload("by-key", pod={"tolerations": [{"key": "dedicated", "operator": "Exists"}]}))
+    assert scenario.wait_running("by-value", "by-key") == [tainted, tainted]
     for name in ("plain", "other-value"):
-        fleet.wait_waiting(name, "0/1 workers", "1 untolerated taint dedicated")
-    fleet.check()
+        scenario.wait_pending(name, "0/1 workers", "1 untolerated taint dedicated")
+    scenario.check()
 
 
-def test_a_taint_that_only_advises_keeps_nobody_off(fleet: Fleet) -> None:
-    (node,) = fleet.pool("advised", 1, taints=[{**DEDICATED, "effect": "PreferNoSchedule"}])
-    fleet.submit(workload("plain"))
-    assert fleet.wait_running("plain") == [node]
-    fleet.check()
+def test_a_taint_that_only_advises_keeps_nobody_off(scenario: PlacementScenario) -> None:
+    (node,) = scenario.pool("advised", 1, taints=[{**DEDICATED, "effect": "PreferNoSchedule"}])
+    scenario.submit(workload("plain"))
+    assert scenario.wait_running("plain") == [node]
+    scenario.check()
 
 
-def test_host_ports_are_taken_once_per_worker(fleet: Fleet) -> None:
-    fleet.pool("main", 2)
+def test_host_ports_are_taken_once_per_worker(scenario: PlacementScenario) -> None:
+    scenario.pool("main", 2)
     web = [{"containerPort": 80, "hostPort": 8080}]
-    fleet.submit_at_once(*(workload(f"web-{number}", ports=web) for number in range(2)))
-    workers = fleet.wait_running("web-0", "web-1")
+    scenario.submit_at_once(*(workload(f"web-{number}", ports=web) for number in range(2)))
+    workers = scenario.wait_running("web-0", "web-1")
     assert len(set(workers)) == 2
-    fleet.submit(workload("web-2", ports=web), workload("dns", ports=[{**web[0], "protocol": "UDP"}]))
-    fleet.wait_running("dns")
-    fleet.wait_waiting("web-2", "0/2 workers", "2 host port taken: 8080")
-    fleet.check()
+    scenario.submit(workload("web-2", ports=web), workload("dns", ports=[{**web[0], "protocol": "UDP"}]))
+    scenario.wait_running("dns")
+    scenario.wait_pending("web-2", "0/2 workers", "2 host port taken: 8080")
+    scenario.check()
 
 
-def test_init_containers_and_sidecars_count_as_the_kubelet_counts_them(fleet: Fleet) -> None:
+def test_init_containers_and_sidecars_count_as_the_kubelet_counts_them(scenario: PlacementScenario) -> None:
     def container(name: str, cpu: str, **more: str) -> dict[str, Any]:
         requests = {"requests": {"cpu": cpu, "memory": "1Mi"}}
         return {"name": name, "image": "registry.invalid/none", "resources": requests, **more}
 
-    fleet.pool("main", 1, cpu="4")
+    scenario.pool("main", 1, cpu="4")
     init = {"initContainers": [container("side", "1", restartPolicy="Always"), container("setup", "3")]}
     # 1 + max(1, 3): the sidecar runs beside the set-up.
-    fleet.submit(workload("fits", cpu="1", pod=init))
-    fleet.wait_running("fits")
-    fleet.submit(workload("no-room", cpu="1m"))
-    fleet.wait_waiting("no-room", "1 insufficient cpu")
-    fleet.check()
+    scenario.submit(workload("fits", cpu="1", pod=init))
+    scenario.wait_running("fits")
+    scenario.submit(workload("no-room", cpu="1m"))
+    scenario.wait_pending("no-room", "1 insufficient cpu")
+    scenario.check()
 
 
-def test_defaults_of_a_limit_range_count(fleet: Fleet) -> None:
+def test_defaults_of_a_limit_range_count(scenario: PlacementScenario) -> None:
     limits = [{"type": "Container", "defaultRequest": {"cpu": "3", "memory": "1Gi"}}]
-    path = f"/api/v1/namespaces/{fleet.namespace}/limitranges"
-    fleet.api.post(path, {"metadata": {"name": "defaults"}, "spec": {"limits": limits}})
-    fleet.pool("main", 1, cpu="4")
+    path = f"/api/v1/namespaces/{scenario.namespace}/limitranges"
+    scenario.api.post(path, {"metadata": {"name": "defaults"}, "spec": {"limits": limits}})
+    scenario.pool("main", 1, cpu="4")
     bare = {"containers": [{"name": "main", "image": "registry.invalid/none"}]}
-    fleet.submit(workload("first", pod=bare))
-    fleet.wait_running("first")
-    fleet.submit(workload("second", pod=bare))
-    fleet.wait_waiting("second", "1 insufficient cpu")
-    fleet.check()
+    scenario.submit(workload("first", pod=bare))
+    scenario.wait_running("first")
+    scenario.submit(workload("second", pod=bare))
+    scenario.wait_pending("second", "1 insufficient cpu")
+    scenario.check()
 
 
 @pytest.mark.parametrize(
@@ -124,6 +124,8 @@ def test_defaults_of_a_limit_range_count(fleet: Fleet) -> None:
         ("resourceClaims", {"resourceClaims": [{"name": "gpu"}]}),
     ],
 )
-def test_what_placement_can_not_enforce_is_refused_by_name(fleet: Fleet, field: str, pod: dict[str, Any]) -> None:
+def test_what_placement_can_not_enforce_is_refused_by_name(
+    scenario: PlacementScenario, field: str, pod: dict[str, Any]
+) -> None:
     with pytest.raises(RuntimeError, match=field):
-        fleet.submit(workload("refused", pod=pod))
+        scenario.submit(workload("refused", pod=pod))

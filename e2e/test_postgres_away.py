@@ -9,7 +9,7 @@ import pytest
 
 from testing.environment import Environment
 from testing.processes.niyanta import OperatorProcess
-from testing.scenarios.workloads import Witness, Workloads
+from testing.scenarios.workloads import PodRecorder, Workloads
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -27,8 +27,8 @@ def test_postgres_goes_away_and_everything_continues(
     lasting = workloads.create(
         workloads.manifest(f"w{i:02}", cpu="300m", life={"run_for": "3s"}, maxRetries=0) for i in range(40)
     )
-    with Witness(workloads.cluster, workloads.namespace) as witness:
-        until(lambda: workloads.record.count(lasting, "RUNNING") >= 8, what="some run")
+    with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
+        until(lambda: workloads.database.count(lasting, "RUNNING") >= 8, what="some run")
         if how == "stopped":
             env.postgres.stop()
         else:
@@ -53,7 +53,7 @@ def test_postgres_goes_away_and_everything_continues(
         back = time.monotonic()
         uids = [*lasting, *(workloads.uid(manifest["metadata"]["name"]) for manifest in manifests)]
         until(
-            lambda: workloads.record.count(uids, "SUCCEEDED") == len(uids),
+            lambda: workloads.database.count(uids, "SUCCEEDED") == len(uids),
             what="all succeeded",
             timeout=120,
             interval=0.5,
@@ -62,10 +62,10 @@ def test_postgres_goes_away_and_everything_continues(
         print(
             f"\nPostgres {how} for {seconds:g} s: all {len(uids)} done {time.monotonic() - back:.1f} s after its return"
         )
-        witness.close()
-        witness.assert_one_pod_each(uids)
+        recorder.close()
+        recorder.assert_one_pod_each(uids)
     assert operator.running, "an outage of Postgres is survived, not restarted from"
     assert workloads.status("endless")["phase"] == "Running"
-    row = workloads.record.row(endless)
+    row = workloads.database.row(endless)
     assert row is not None
     assert row["attempt"] == 1

@@ -11,7 +11,7 @@ import pytest
 
 from testing.environment import Environment
 from testing.processes.prometheus_adapter import PrometheusAdapter
-from testing.scenarios.autoscaling import Loop, gpu_work
+from testing.scenarios.autoscaling import ScalingScenario, gpu_workloads
 from testing.scenarios.scaling_timeline import autoscaler, quick, simulated_pool
 
 pytestmark = pytest.mark.keda
@@ -29,29 +29,33 @@ def env() -> Iterator[Environment]:
 
 
 @pytest.fixture
-def loop(env: Environment, request: pytest.FixtureRequest) -> Iterator[Loop]:
-    made = Loop(env, f"work-{abs(hash(request.node.name)) % 10**8}")
+def scenario(env: Environment, request: pytest.FixtureRequest) -> Iterator[ScalingScenario]:
+    made = ScalingScenario(env, f"work-{abs(hash(request.node.name)) % 10**8}")
     yield made
     made.close()
 
 
 @pytest.mark.parametrize("name", ["workers-needed.yaml", "demand.yaml", "utilization.yaml"])
-def test_the_shipped_autoscaler_reads_its_metric_from_prometheus(env: Environment, loop: Loop, name: str) -> None:
+def test_the_shipped_autoscaler_reads_its_metric_from_prometheus(
+    env: Environment, scenario: ScalingScenario, name: str
+) -> None:
     manifest = autoscaler(name)
     target = manifest["spec"]["scaleTargetRef"]["name"]
-    loop.pool(simulated_pool(target, env.namespace, gpus=GPUS, replicas=1, slotsPerWorker=10))
-    loop.scale_by(manifest)
+    scenario.pool(simulated_pool(target, env.namespace, gpus=GPUS, replicas=1, slotsPerWorker=10))
+    scenario.apply_autoscaler(manifest)
 
 
-def test_a_pool_grows_and_shrinks_by_it(env: Environment, loop: Loop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pool_grows_and_shrinks_by_it(
+    env: Environment, scenario: ScalingScenario, capsys: pytest.CaptureFixture[str]
+) -> None:
     shipped = autoscaler("workers-needed.yaml")
     target = shipped["spec"]["scaleTargetRef"]["name"]
-    pool = loop.pool(simulated_pool(target, env.namespace, gpus=GPUS, replicas=1, minReplicas=1))
-    loop.scale_by(quick(shipped))
-    work = loop.work(pool)
-    with loop.timeline(pool) as timeline:
-        timeline.load_comes()
-        work.create(gpu_work(work, 40, (25, 30)))
+    pool = scenario.pool(simulated_pool(target, env.namespace, gpus=GPUS, replicas=1, minReplicas=1))
+    scenario.apply_autoscaler(quick(shipped))
+    work = scenario.workloads(pool)
+    with scenario.timeline(pool) as timeline:
+        timeline.restart_clock()
+        work.create(gpu_workloads(work, 40, (25, 30)))
         timeline.wait(lambda sample: sample.running == 40, "all runs", timeout=120)
         timeline.wait(lambda sample: sample.running == 0, "all has ended", timeout=120)
         timeline.wait(lambda sample: sample.workers == sample.replicas == 1, "the pool is small again", timeout=120)

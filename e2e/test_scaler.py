@@ -19,10 +19,10 @@ from testing.cluster import stages
 from testing.cluster.api_client import JSON
 from testing.cluster.cluster import Cluster, NodeSpec
 from testing.environment import Environment
-from testing.processes.aws import REGION, Cloud, Fault, Proxy, proxy_to
+from testing.processes.aws import REGION, AwsFault, AwsProxy, MotoCloud, proxy_to
 from testing.processes.niyanta import OperatorProcess
 from testing.scenarios.placement import POOLS
-from testing.scenarios.workloads import Witness, Workloads, pool_manifest
+from testing.scenarios.workloads import PodRecorder, Workloads, pool_manifest
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -31,7 +31,7 @@ MARK = "niyanta.io/scale-down"
 
 
 @dataclass
-class Scaled:
+class ScaledPool:
     """A WorkerPool with a provider, and its nodes."""
 
     workloads: Workloads
@@ -90,13 +90,13 @@ class Scaled:
             raise AssertionError(f"{error}; it is {self.condition(kind)}") from None
 
     def decisions(self, action: str = "") -> list[dict[str, Any]]:
-        rows = self.workloads.record.query(
+        rows = self.workloads.database.query(
             "SELECT * FROM scaling_decisions WHERE pool = %(pool)s ORDER BY id", pool=self.name
         )
         return [row for row in rows if action in ("", row["action"])]
 
     def drains(self) -> list[dict[str, Any]]:
-        return self.workloads.record.query("SELECT * FROM worker_drains WHERE pool = %(pool)s", pool=self.name)
+        return self.workloads.database.query("SELECT * FROM worker_drains WHERE pool = %(pool)s", pool=self.name)
 
     def events(self) -> list[str]:
         """Reasons of the Events on the pool."""
@@ -117,20 +117,20 @@ class Scaled:
 
     def assert_undisturbed(self, *names: str) -> None:
         for name in names:
-            attempts = self.workloads.record.attempts(self.workloads.uid(name))
+            attempts = self.workloads.database.attempts(self.workloads.uid(name))
             assert [(a["attempt"], a["outcome"]) for a in attempts] == [(1, "Succeed")], (name, attempts)
 
 
 @pytest.fixture
-def pool(workloads: Workloads, unique: str) -> Iterator[Scaled]:
+def pool(workloads: Workloads, unique: str) -> Iterator[ScaledPool]:
     """Without provider at first. Its nodes are gone after the test, whoever made them."""
-    made = Scaled(workloads, unique)
+    made = ScaledPool(workloads, unique)
     yield made
     made.edit(provider=None)
     workloads.cluster.delete_nodes(made.nodes())
 
 
-def test_kubectl_scale_makes_workers_and_takes_them_away(pool: Scaled) -> None:
+def test_kubectl_scale_makes_workers_and_takes_them_away(pool: ScaledPool) -> None:
     pool.provide(replicas=1)
     pool.wait_ready(1)
     pool.kubectl_scale(4)
@@ -147,7 +147,7 @@ def test_kubectl_scale_makes_workers_and_takes_them_away(pool: Scaled) -> None:
     assert pool.status()["selector"]
 
 
-def test_a_pool_is_adopted_as_it_is_and_bounded_by_its_rails(pool: Scaled, nodes: Callable[..., list[str]]) -> None:
+def test_a_pool_is_adopted_as_it_is_and_bounded_by_its_rails(pool: ScaledPool, nodes: Callable[..., list[str]]) -> None:
     """No replicas given: what is there is written, once. An autoscaler that wants more than maxReplicas isn't stuck."""
     nodes(3)
     pool.provide()
@@ -162,11 +162,11 @@ def test_a_pool_is_adopted_as_it_is_and_bounded_by_its_rails(pool: Scaled, nodes
     pool.wait_condition("ScalingLimited", "True", "TooFewReplicas")
 
 
-def test_busy_workers_are_waited_for(pool: Scaled) -> None:
+def test_busy_workers_are_waited_for(pool: ScaledPool) -> None:
     """The empty one goes at once, the busy ones when their workloads have ended; none of these is touched."""
     pool.provide(replicas=3)
     pool.wait_ready(3)
-    with Witness(pool.cluster, pool.workloads.namespace) as witness:
+    with PodRecorder(pool.cluster, pool.workloads.namespace) as recorder:
         on = pool.run("a", "b", "c")
         (free,) = set(pool.nodes()) - set(on.values())
         pool.kubectl_scale(0)
@@ -184,13 +184,13 @@ def test_busy_workers_are_waited_for(pool: Scaled) -> None:
         pool.workloads.wait("late", "Running")
         pool.end("late")
         pool.workloads.wait("late", "Succeeded")
-        witness.close()
-        witness.assert_one_pod_each([pool.workloads.uid(name) for name in (*on, "late")])
+        recorder.close()
+        recorder.assert_one_pod_each([pool.workloads.uid(name) for name in (*on, "late")])
     pool.assert_undisturbed(*on, "late")
     assert pool.decisions("WorkloadsEvicted") == []
 
 
-def test_after_drain_timeout_work_moves_as_a_fresh_attempt(pool: Scaled) -> None:
+def test_after_drain_timeout_work_moves_as_a_fresh_attempt(pool: ScaledPool) -> None:
     pool.provide(replicas=2, slotsPerWorker=1, scaling={"drainTimeoutSeconds": 3})
     pool.wait_ready(2)
     (first,) = pool.run("stays").values()
@@ -201,9 +201,9 @@ def test_after_drain_timeout_work_moves_as_a_fresh_attempt(pool: Scaled) -> None
     name = "moves" if left == first else "stays"
     pool.workloads.wait(name, "Running", attempts=2, workers=[left])
     uid = pool.workloads.uid(name)
-    attempts = pool.workloads.record.attempts(uid)
+    attempts = pool.workloads.database.attempts(uid)
     assert (attempts[0]["outcome"], attempts[0]["reason"]) == ("Requeue", "WorkerScaledDown")
-    row = pool.workloads.record.row(uid)
+    row = pool.workloads.database.row(uid)
     assert row is not None
     assert row["failures"] == 0
     assert second in {left, attempts[0]["workers"][0]}
@@ -212,7 +212,7 @@ def test_after_drain_timeout_work_moves_as_a_fresh_attempt(pool: Scaled) -> None
     assert "WorkloadsEvicted" in pool.events()
 
 
-def test_scaling_up_again_keeps_the_workers_that_were_to_go(pool: Scaled) -> None:
+def test_scaling_up_again_keeps_the_workers_that_were_to_go(pool: ScaledPool) -> None:
     pool.provide(replicas=2, slotsPerWorker=1)
     before = pool.wait_ready(2)
     pool.run("a", "b")
@@ -229,7 +229,7 @@ def test_scaling_up_again_keeps_the_workers_that_were_to_go(pool: Scaled) -> Non
     assert pool.drains() == []
 
 
-def test_what_people_cordoned_is_never_uncordoned(pool: Scaled) -> None:
+def test_what_people_cordoned_is_never_uncordoned(pool: ScaledPool) -> None:
     """It may be chosen (it takes nothing new), and stays cordoned when it is kept after all. What people want to keep
     is never chosen."""
     pool.provide(replicas=2, slotsPerWorker=1)
@@ -250,7 +250,7 @@ def test_what_people_cordoned_is_never_uncordoned(pool: Scaled) -> None:
     assert len(pool.nodes()) == 2
 
 
-def test_pods_of_others_keep_their_worker(pool: Scaled) -> None:
+def test_pods_of_others_keep_their_worker(pool: ScaledPool) -> None:
     pool.provide(replicas=1)
     (node,) = pool.wait_ready(1)
     container = {"name": "main", "image": "registry.invalid/none"}
@@ -264,7 +264,7 @@ def test_pods_of_others_keep_their_worker(pool: Scaled) -> None:
     pool.wait_nodes(0)
 
 
-def test_a_worker_that_is_not_ready_is_reported_and_not_made_up_for(pool: Scaled) -> None:
+def test_a_worker_that_is_not_ready_is_reported_and_not_made_up_for(pool: ScaledPool) -> None:
     pool.provide(replicas=2, scaling={"readyTimeoutSeconds": 2})
     broken, _ = pool.wait_ready(2)
     pool.cluster.set_node_ready(broken, False)
@@ -276,7 +276,7 @@ def test_a_worker_that_is_not_ready_is_reported_and_not_made_up_for(pool: Scaled
     pool.wait_condition("Scaling", "True", "Steady")
 
 
-def test_without_a_provider_it_is_only_reported(pool: Scaled, nodes: Callable[..., list[str]]) -> None:
+def test_without_a_provider_it_is_only_reported(pool: ScaledPool, nodes: Callable[..., list[str]]) -> None:
     nodes(1)
     pool.edit(replicas=5)
     message = pool.wait_condition("Scaling", "False", "NoProvider")["message"]
@@ -284,7 +284,7 @@ def test_without_a_provider_it_is_only_reported(pool: Scaled, nodes: Callable[..
     assert len(pool.nodes()) == 1
 
 
-def test_a_pool_that_loses_its_provider_keeps_its_workers(pool: Scaled) -> None:
+def test_a_pool_that_loses_its_provider_keeps_its_workers(pool: ScaledPool) -> None:
     pool.provide(replicas=1)
     (node,) = pool.wait_ready(1)
     pool.run("a")
@@ -308,24 +308,24 @@ MOMENTS = {
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_leader_killed_while_it_scales_down_is_continued_by_the_next(
-    env: Environment, pool: Scaled, operator: OperatorProcess, moment: str
+    env: Environment, pool: ScaledPool, operator: OperatorProcess, moment: str
 ) -> None:
     """SIGKILL at four moments. Exactly the wanted number is left, each worker was removed once, and no workload is
     disturbed."""
     other = env.start_operator(extra_env=QUICK)
     pool.provide(replicas=6)
     pool.wait_ready(6)
-    with Witness(pool.cluster, pool.workloads.namespace) as witness:
+    with PodRecorder(pool.cluster, pool.workloads.namespace) as recorder:
         on = pool.run("a", "b", "c", run_for="12s")
         pool.kubectl_scale(1)
-        until(lambda: pool.workloads.record.query(MOMENTS[moment], pool=pool.name), what=moment, interval=0.002)
+        until(lambda: pool.workloads.database.query(MOMENTS[moment], pool=pool.name), what=moment, interval=0.002)
         operator.sigkill()
         until(lambda: leads(other), what="the other one leads", timeout=60)
         pool.wait_ready(1)
         uids = [pool.workloads.uid(name) for name in on]
-        until(lambda: pool.workloads.record.count(uids, "SUCCEEDED") == 3, what="all succeeded")
-        witness.close()
-        witness.assert_one_pod_each(uids)
+        until(lambda: pool.workloads.database.count(uids, "SUCCEEDED") == 3, what="all succeeded")
+        recorder.close()
+        recorder.assert_one_pod_each(uids)
     pool.assert_undisturbed(*on)
     until(lambda: not pool.drains(), what="no drain is left")
     removed = [row["worker"] for row in pool.decisions("WorkerRemoved")]
@@ -339,10 +339,10 @@ def test_a_leader_killed_while_it_scales_down_is_continued_by_the_next(
 # --- EC2 -------------------------------------------------------------------------------------------------------------
 
 
-class Kubelets(threading.Thread):
+class CloudNodeController(threading.Thread):
     """What EC2 and the cloud controller manager do: instances of a group become nodes, and nodes go with them."""
 
-    def __init__(self, cloud: Cloud, pool: Scaled) -> None:
+    def __init__(self, cloud: MotoCloud, pool: ScaledPool) -> None:
         super().__init__(daemon=True)
         self._cloud = cloud
         self._pool = pool
@@ -369,16 +369,16 @@ class Kubelets(threading.Thread):
 
 
 @pytest.fixture(scope="module")
-def cloud() -> Iterator[Cloud]:
+def cloud() -> Iterator[MotoCloud]:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    yield Cloud(f"http://{host}:{port}")
+    yield MotoCloud(f"http://{host}:{port}")
     server.stop()
 
 
 @pytest.fixture
-def aws(env: Environment, operator: OperatorProcess, cloud: Cloud) -> Iterator[Proxy]:
+def aws(env: Environment, operator: OperatorProcess, cloud: MotoCloud) -> Iterator[AwsProxy]:
     """An operator that has AWS credentials in its environment; the AWS is moto behind a proxy."""
     operator.terminate()
     with proxy_to(cloud.url) as proxy:
@@ -390,22 +390,22 @@ def aws(env: Environment, operator: OperatorProcess, cloud: Cloud) -> Iterator[P
 
 
 @pytest.fixture
-def group(cloud: Cloud, aws: Proxy, pool: Scaled) -> Iterator[Scaled]:
+def group(cloud: MotoCloud, aws: AwsProxy, pool: ScaledPool) -> Iterator[ScaledPool]:
     """A pool over an Auto Scaling group of its name, which may have 8 instances."""
     cloud.make(pool.name, maximum=8)
-    kubelets = Kubelets(cloud, pool)
-    kubelets.start()
+    controller = CloudNodeController(cloud, pool)
+    controller.start()
     provider = {"ec2AutoScalingGroup": {"name": pool.name, "region": REGION}}
     pool.edit(provider=provider, replicas=2, scaling={"scaleDownCooldownSeconds": 0}, slotsPerWorker=1)
     pool.wait_ready(2)
     yield pool
-    kubelets.stop()
+    controller.stop()
 
 
-def test_an_auto_scaling_group_follows_the_pool(group: Scaled, cloud: Cloud, aws: Proxy) -> None:
+def test_an_auto_scaling_group_follows_the_pool(group: ScaledPool, cloud: MotoCloud, aws: AwsProxy) -> None:
     """Up to its maximum, through throttling; down by the chosen instances, one answer of a termination lost and one
     termination failing after the protection was removed; no workload disturbed."""
-    aws.faults.append(Fault("SetDesiredCapacity", "Throttling", "Rate exceeded", times=2))
+    aws.faults.append(AwsFault("SetDesiredCapacity", "Throttling", "Rate exceeded", times=2))
     group.kubectl_scale(6)
     group.wait_ready(6)
     until(
@@ -414,10 +414,10 @@ def test_an_auto_scaling_group_follows_the_pool(group: Scaled, cloud: Cloud, aws
     group.kubectl_scale(20)
     group.wait_condition("Scaling", "False", "AtGroupMaximum")
     group.wait_ready(8)
-    with Witness(group.cluster, group.workloads.namespace) as witness:
+    with PodRecorder(group.cluster, group.workloads.namespace) as recorder:
         on = group.run("a", "b")
-        aws.faults.append(Fault("TerminateInstanceInAutoScalingGroup", done=True))
-        aws.faults.append(Fault("TerminateInstanceInAutoScalingGroup", "InternalFailure", status=500))
+        aws.faults.append(AwsFault("TerminateInstanceInAutoScalingGroup", done=True))
+        aws.faults.append(AwsFault("TerminateInstanceInAutoScalingGroup", "InternalFailure", status=500))
         group.kubectl_scale(2)
         group.wait_ready(2)
         assert cloud.instances(group.name) == sorted(on.values())
@@ -431,20 +431,22 @@ def test_an_auto_scaling_group_follows_the_pool(group: Scaled, cloud: Cloud, aws
         cloud.vanish(group.name, on["a"])
         until(lambda: group.decisions("WorkerVanished"), what="it is told")
         group.wait_nodes(0)
-        witness.close()
+        recorder.close()
     group.assert_undisturbed("b")
     removed = [row["instance"] for row in group.decisions("WorkerRemoved")]
     assert len(removed) == len(set(removed)) == 7
     assert aws.count("TerminateInstanceInAutoScalingGroup") == 7 + 1  # one failed and was asked again
 
 
-def test_a_provider_that_hangs_delays_no_other_pool(pool: Scaled, cloud: Cloud, aws: Proxy, unique: str) -> None:
+def test_a_provider_that_hangs_delays_no_other_pool(
+    pool: ScaledPool, cloud: MotoCloud, aws: AwsProxy, unique: str
+) -> None:
     cloud.make(unique, size=1)
     answered = threading.Event()
-    aws.faults.append(Fault("DescribeAutoScalingGroups", "Throttling", times=1000, until=answered))
+    aws.faults.append(AwsFault("DescribeAutoScalingGroups", "Throttling", times=1000, until=answered))
     pool.edit(provider={"ec2AutoScalingGroup": {"name": unique, "region": REGION}}, replicas=3)
     until(lambda: aws.count("DescribeAutoScalingGroups"), what="AWS is asked")
-    other = Scaled(pool.workloads, f"{unique}-other")
+    other = ScaledPool(pool.workloads, f"{unique}-other")
     pool.cluster.api.post(POOLS, pool_manifest(other.name, "niyanta-system", {NODE_LABEL: other.name}))
     try:
         other.provide(replicas=2)
@@ -463,7 +465,7 @@ def test_a_provider_that_hangs_delays_no_other_pool(pool: Scaled, cloud: Cloud, 
 
 
 def test_a_group_that_cluster_autoscaler_scales_is_left_alone(
-    pool: Scaled, cloud: Cloud, aws: Proxy, unique: str
+    pool: ScaledPool, cloud: MotoCloud, aws: AwsProxy, unique: str
 ) -> None:
     cloud.make(unique, size=1, tags={"k8s.io/cluster-autoscaler/enabled": "true"})
     pool.edit(provider={"ec2AutoScalingGroup": {"name": unique, "region": REGION}}, replicas=3)

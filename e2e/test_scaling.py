@@ -2,7 +2,7 @@
 it scales, and workers that appear, are used, and go when nobody needs them.
 
 The autoscalers are those of hpa/, with shorter windows so that both directions fit into a minute. Every timeline is
-printed. What ran is proved by a witness of all pods and by the attempts in Postgres.
+printed. What ran is proved by a recorder of all pods and by the attempts in Postgres.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import pytest
 
 from testing.cluster.api_client import JSON
 from testing.environment import Environment
-from testing.scenarios.autoscaling import Loop, gpu_work
+from testing.scenarios.autoscaling import ScalingScenario, gpu_workloads
 from testing.scenarios.scaling_timeline import Timeline, autoscaler, file_names, quick, simulated_pool
-from testing.scenarios.workloads import Witness, Workloads
+from testing.scenarios.workloads import PodRecorder, Workloads
 
 pytestmark = pytest.mark.e2e
 
@@ -35,12 +35,14 @@ def env() -> Iterator[Environment]:
 
 
 @pytest.fixture
-def loop(env: Environment, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Iterator[Loop]:
+def scenario(
+    env: Environment, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> Iterator[ScalingScenario]:
     def say(text: str) -> None:
         with capsys.disabled():
             print(text, flush=True)
 
-    made = Loop(env, f"work-{abs(hash(request.node.name)) % 10**8}", say)
+    made = ScalingScenario(env, f"work-{abs(hash(request.node.name)) % 10**8}", say)
     yield made
     made.close()
 
@@ -50,16 +52,18 @@ def gpu_pool(env: Environment, hpa: JSON, **spec: Any) -> JSON:
     return simulated_pool(hpa["spec"]["scaleTargetRef"]["name"], env.namespace, gpus=GPUS, model="A100", **spec)
 
 
-def scale_by(loop: Loop, shipped: JSON, *, max_replicas: int | None = None) -> str:
+def scale_by(scenario: ScalingScenario, shipped: JSON, *, max_replicas: int | None = None) -> str:
     """Applies the file as it is: it must be accepted and read its metric. Then its quick copy, for the test."""
-    loop.scale_by(shipped)
-    return loop.scale_by(quick(shipped, max_replicas=max_replicas))
+    scenario.apply_autoscaler(shipped)
+    return scenario.apply_autoscaler(quick(shipped, max_replicas=max_replicas))
 
 
-def run_undisturbed(loop: Loop, work: Workloads, manifests: list[JSON], timeline: Timeline, end: int) -> list[str]:
+def run_undisturbed(
+    scenario: ScalingScenario, work: Workloads, manifests: list[JSON], timeline: Timeline, end: int
+) -> list[str]:
     """Submits, and waits until all has ended and the pool has shrunk to `end` workers. Each ran exactly once."""
-    with Witness(loop.env.cluster, loop.namespace) as witness:
-        timeline.load_comes()
+    with PodRecorder(scenario.env.cluster, scenario.namespace) as recorder:
+        timeline.restart_clock()
         uids = work.create(manifests)
         timeline.wait(lambda sample: sample.running > 0, "something runs", timeout=RESPONSE)
         timeline.wait(lambda sample: sample.queued == 0, "the queue is empty", timeout=RESPONSE)
@@ -67,9 +71,9 @@ def run_undisturbed(loop: Loop, work: Workloads, manifests: list[JSON], timeline
         timeline.wait(
             lambda sample: sample.workers == end == sample.replicas, f"the pool is back at {end}", timeout=120
         )
-    witness.assert_one_pod_each(uids)
-    assert {attempt for _, _, attempt in witness.ever_ran} == {"1"}, "an attempt was disturbed and made again"
-    rows = work.record.query(
+    recorder.assert_one_pod_each(uids)
+    assert {attempt for _, _, attempt in recorder.ever_ran} == {"1"}, "an attempt was disturbed and made again"
+    rows = work.database.query(
         "SELECT attempt, status, failures, count(*) AS n FROM workload_state WHERE id = ANY(%(ids)s::uuid[])"
         " GROUP BY 1, 2, 3",
         ids=uids,
@@ -78,28 +82,30 @@ def run_undisturbed(loop: Loop, work: Workloads, manifests: list[JSON], timeline
     return uids
 
 
-def test_400_workloads_grow_a_gpu_pool_of_one_and_it_shrinks_again(env: Environment, loop: Loop) -> None:
+def test_400_workloads_grow_a_gpu_pool_of_one_and_it_shrinks_again(env: Environment, scenario: ScalingScenario) -> None:
     shipped = autoscaler("workers-needed.yaml")
-    pool = loop.pool(gpu_pool(env, shipped, replicas=1, minReplicas=1))
-    scale_by(loop, shipped, max_replicas=60)
-    work = loop.work(pool)
-    with loop.timeline(pool) as timeline:
-        run_undisturbed(loop, work, gpu_work(work, 400, (20, 35)), timeline, end=1)
-    loop.report("400 workloads, from 1 worker, by workers_needed", timeline)
+    pool = scenario.pool(gpu_pool(env, shipped, replicas=1, minReplicas=1))
+    scale_by(scenario, shipped, max_replicas=60)
+    work = scenario.workloads(pool)
+    with scenario.timeline(pool) as timeline:
+        run_undisturbed(scenario, work, gpu_workloads(work, 400, (20, 35)), timeline, end=1)
+    scenario.report("400 workloads, from 1 worker, by workers_needed", timeline)
     check_400(timeline)
 
 
-def test_400_workloads_wake_a_gpu_pool_that_the_autoscaler_put_to_sleep(env: Environment, loop: Loop) -> None:
+def test_400_workloads_wake_a_gpu_pool_that_the_autoscaler_put_to_sleep(
+    env: Environment, scenario: ScalingScenario
+) -> None:
     shipped = autoscaler("workers-needed-from-zero.yaml")
-    pool = loop.pool(gpu_pool(env, shipped, replicas=1))
-    hpa = scale_by(loop, shipped, max_replicas=60)
-    loop.workers(pool, 0, timeout=90)
+    pool = scenario.pool(gpu_pool(env, shipped, replicas=1))
+    hpa = scale_by(scenario, shipped, max_replicas=60)
+    scenario.wait_workers(pool, 0, timeout=90)
     conditions = {item["type"]: item["status"] for item in env.cluster.api.get(hpa)["status"]["conditions"]}
     assert conditions["ScaledToZero"] == "True"
-    work = loop.work(pool)
-    with loop.timeline(pool) as timeline:
-        run_undisturbed(loop, work, gpu_work(work, 400, (20, 35)), timeline, end=0)
-    loop.report("400 workloads, from 0 workers, by workers_needed", timeline)
+    work = scenario.workloads(pool)
+    with scenario.timeline(pool) as timeline:
+        run_undisturbed(scenario, work, gpu_workloads(work, 400, (20, 35)), timeline, end=0)
+    scenario.report("400 workloads, from 0 workers, by workers_needed", timeline)
     check_400(timeline)
 
 
@@ -116,29 +122,29 @@ def check_400(timeline: Timeline) -> None:
 
 @pytest.mark.parametrize("limit", [None, 5], ids=["unlimited", "best-pool-limited"])
 def test_two_pools_that_could_both_take_the_work_grow_no_more_than_one(
-    env: Environment, loop: Loop, limit: int | None
+    env: Environment, scenario: ScalingScenario, limit: int | None
 ) -> None:
     """80 workloads are 10 workers, in whatever pools: those there were, and only as many more as are missing."""
     shipped = [autoscaler("workers-needed.yaml"), autoscaler("workers-needed-from-zero.yaml")]
     limits = {"maxReplicas": limit} if limit else {}
     pools = [
-        loop.pool(gpu_pool(env, hpa, replicas=1, minReplicas=1, **extra))
+        scenario.pool(gpu_pool(env, hpa, replicas=1, minReplicas=1, **extra))
         for hpa, extra in zip(shipped, (limits, {}), strict=True)
     ]
     for hpa in shipped:
         made = quick(hpa)
         made["spec"]["minReplicas"] = 1
-        loop.scale_by(made)
-    work = loop.work(pools[0])
-    manifests = gpu_work(work, 80, (15, 20), pools=pools)
-    with loop.timeline(pools[0]) as first, loop.timeline(pools[1]) as second:
-        second.load_comes()
-        run_undisturbed(loop, work, manifests, first, end=1)
+        scenario.apply_autoscaler(made)
+    work = scenario.workloads(pools[0])
+    manifests = gpu_workloads(work, 80, (15, 20), pools=pools)
+    with scenario.timeline(pools[0]) as first, scenario.timeline(pools[1]) as second:
+        second.restart_clock()
+        run_undisturbed(scenario, work, manifests, first, end=1)
         second.wait(lambda sample: sample.workers == 1, "the other pool is back at 1", timeout=60)
     for pool, timeline in zip(pools, (first, second), strict=True):
-        loop.report(f"80 workloads for two pools: {pool}", timeline)
+        scenario.report(f"80 workloads for two pools: {pool}", timeline)
     together = len(first.ever) + len(second.ever)
-    loop.say(f"two pools: {len(first.ever)} + {len(second.ever)} workers for work that fills {80 // GPUS}")
+    scenario.say(f"two pools: {len(first.ever)} + {len(second.ever)} workers for work that fills {80 // GPUS}")
     assert together <= 80 // GPUS
     assert first.summary().overshoot + second.summary().overshoot == 0
     if limit is not None:
@@ -146,33 +152,37 @@ def test_two_pools_that_could_both_take_the_work_grow_no_more_than_one(
 
 
 @pytest.mark.parametrize("name", ["demand.yaml", "demand-from-zero.yaml"])
-def test_by_demand_a_pool_has_a_worker_for_every_ten_pods(env: Environment, loop: Loop, name: str) -> None:
+def test_by_demand_a_pool_has_a_worker_for_every_ten_pods(
+    env: Environment, scenario: ScalingScenario, name: str
+) -> None:
     shipped = autoscaler(name)
     least = shipped["spec"]["minReplicas"]
-    pool = loop.pool(simulated_pool("cpu-eu", env.namespace, replicas=1, slotsPerWorker=10))
-    scale_by(loop, shipped)
-    loop.workers(pool, least, timeout=90)
-    work = loop.work(pool)
+    pool = scenario.pool(simulated_pool("cpu-eu", env.namespace, replicas=1, slotsPerWorker=10))
+    scale_by(scenario, shipped)
+    scenario.wait_workers(pool, least, timeout=90)
+    work = scenario.workloads(pool)
     manifests = [work.manifest(f"w-{number}", life={"run_for": "15s"}) for number in range(60)]
-    with loop.timeline(pool) as timeline:
-        run_undisturbed(loop, work, manifests, timeline, end=least)
-    loop.report(f"60 workloads, from {least}, by demand", timeline)
+    with scenario.timeline(pool) as timeline:
+        run_undisturbed(scenario, work, manifests, timeline, end=least)
+    scenario.report(f"60 workloads, from {least}, by demand", timeline)
     seen = timeline.summary()
     assert seen.first_reaction < REACTION
     assert seen.made <= 6
     assert seen.overshoot == 0
 
 
-def test_by_utilization_a_full_pool_grows_until_there_is_room_again(env: Environment, loop: Loop) -> None:
+def test_by_utilization_a_full_pool_grows_until_there_is_room_again(
+    env: Environment, scenario: ScalingScenario
+) -> None:
     """It has no notion of what waits, so it goes up by steps, and some workers beyond need are its nature."""
     shipped = autoscaler("utilization.yaml")
-    pool = loop.pool(simulated_pool("cpu-us", env.namespace, cpu="4", replicas=1))
-    scale_by(loop, shipped)
-    work = loop.work(pool)
+    pool = scenario.pool(simulated_pool("cpu-us", env.namespace, cpu="4", replicas=1))
+    scale_by(scenario, shipped)
+    work = scenario.workloads(pool)
     manifests = [work.manifest(f"w-{n}", cpu="1", life={"run_for": "20s"}) for n in range(24)]
-    with loop.timeline(pool) as timeline:
-        run_undisturbed(loop, work, manifests, timeline, end=1)
-    loop.report("24 workloads that fill 6 workers, by utilization", timeline)
+    with scenario.timeline(pool) as timeline:
+        run_undisturbed(scenario, work, manifests, timeline, end=1)
+    scenario.report("24 workloads that fill 6 workers, by utilization", timeline)
     seen = timeline.summary()
     assert seen.first_reaction < REACTION
     assert seen.all_placed < RESPONSE

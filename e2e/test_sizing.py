@@ -10,7 +10,7 @@ import pytest
 from e2e.conftest import NODE_LABEL, QUICK, leads
 from testing.environment import Environment
 from testing.processes.niyanta import OperatorProcess
-from testing.scenarios.workloads import GROUP, Record, Workloads, customer_manifest, pool_manifest
+from testing.scenarios.workloads import GROUP, Database, Workloads, customer_manifest, pool_manifest
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -42,28 +42,28 @@ def work(env: Environment, operator: OperatorProcess, namespace: str, unique: st
     """Workloads of this test; its pools are its own affair."""
     customers = f"{GROUP}/customers"
     env.cluster.api.post(customers, customer_manifest(unique, namespace))
-    yield Workloads(env.cluster, Record(env.dsn), namespace, unique)
+    yield Workloads(env.cluster, Database(env.dsn), namespace, unique)
     env.cluster.api.delete(f"{customers}/{unique}")
 
 
-def figures(record: Record, pool: str) -> dict[str, Any] | None:
+def figures(database: Database, pool: str) -> dict[str, Any] | None:
     """A pool's figures as the row has them; None: none, or older than the 5 s that adapters answer from."""
-    (row,) = record.query("SELECT figures, clock_timestamp() - updated_at < '5 s' AS young FROM leader_figures")
+    (row,) = database.query("SELECT figures, clock_timestamp() - updated_at < '5 s' AS young FROM leader_figures")
     found = [item for item in row["figures"].get("pools", []) if item["pool"] == pool]
     return found[0] if found and row["young"] else None
 
 
-def counted(record: Record, pool: str, **expected: Any) -> dict[str, Any]:
+def counted(database: Database, pool: str, **expected: Any) -> dict[str, Any]:
     """Wait until the pool's figures are these; returns all of them."""
 
     def right() -> dict[str, Any] | None:
-        found = figures(record, pool)
+        found = figures(database, pool)
         return found if found and all(found[name] == value for name, value in expected.items()) else None
 
     try:
         return until(right, what=f"figures of {pool} are {expected}", timeout=30)
     except AssertionError as error:
-        raise AssertionError(f"{error}; they are {figures(record, pool)}") from None
+        raise AssertionError(f"{error}; they are {figures(database, pool)}") from None
 
 
 def test_a_pool_at_zero_is_named_and_sized_and_an_equal_one_gets_nothing(
@@ -79,9 +79,9 @@ def test_a_pool_at_zero_is_named_and_sized_and_an_equal_one_gets_nothing(
 
     assert f"; would fit on an empty worker of pool {first}" in status["message"]
     assert "would fit on an empty worker of pool" in told["note"]
-    counted(work.record, first, workers=0, queued_workloads=5, queued_slots=5, workers_needed=3)
-    counted(work.record, second, workers=0, queued_workloads=0, queued_slots=0, workers_needed=0)
-    reasons = work.record.query("SELECT reasons FROM workload_state WHERE id = %(id)s", id=uids[0])[0]["reasons"]
+    counted(work.database, first, workers=0, queued_workloads=5, queued_slots=5, workers_needed=3)
+    counted(work.database, second, workers=0, queued_workloads=0, queued_slots=0, workers_needed=0)
+    reasons = work.database.query("SELECT reasons FROM workload_state WHERE id = %(id)s", id=uids[0])[0]["reasons"]
     assert {"fitsPool": {"pool": first, "atMaximum": None}} in reasons
 
 
@@ -93,8 +93,8 @@ def test_limits_are_told_and_the_rest_counts_for_the_next_pool(work: Workloads, 
     for number in range(3):
         work.apply(f"w{number}", cpu="8", **asked)
 
-    counted(work.record, first, workers_needed=1, queued_workloads=2)
-    counted(work.record, second, workers_needed=1, queued_workloads=1)
+    counted(work.database, first, workers_needed=1, queued_workloads=2)
+    counted(work.database, second, workers_needed=1, queued_workloads=1)
     work.wait_message("w2", "Unschedulable", f"empty worker of pool {first}, which is at its maximum of 1 worker")
     work.apply("huge", cpu="9", **asked)
     work.wait_message("huge", "Unschedulable", "comes closest: insufficient cpu")
@@ -107,8 +107,8 @@ def test_what_a_worker_looked_like_outlives_it_and_the_operator(
     seen = pool("a", maxReplicas=9)
     (node,) = nodes(1, cpu="4", labels={"pool": "a"})
     remembered = "SELECT shape FROM pools WHERE name = %(name)s AND shape IS NOT NULL"
-    until(lambda: work.record.query(remembered, name=seen), what="its shape is remembered", timeout=40)
-    counted(work.record, seen, workers=1)
+    until(lambda: work.database.query(remembered, name=seen), what="its shape is remembered", timeout=40)
+    counted(work.database, seen, workers=1)
 
     operator.terminate()
     env.cluster.delete_nodes([node])
@@ -117,5 +117,5 @@ def test_what_a_worker_looked_like_outlives_it_and_the_operator(
     for number in range(3):
         work.apply(f"w{number}", cpu="2", hard={"pools": [seen]})
 
-    found = counted(work.record, seen, workers_needed=2, queued_workloads=3)
+    found = counted(work.database, seen, workers_needed=2, queued_workloads=3)
     assert found["workers_in_use"] == 0

@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class WaitTimeoutError(AssertionError):
+class ConditionTimeoutError(AssertionError):
     """A condition did not come true in time; the message says which, and what was last seen."""
 
 
@@ -26,7 +26,7 @@ def until(
         tolerate: take an exception of `condition` as not yet; the last one is shown when time is up.
 
     Raises:
-        WaitTimeoutError: not true in time.
+        ConditionTimeoutError: not true in time.
     """
     deadline = time.monotonic() + timeout
     last: object = None
@@ -41,5 +41,5 @@ def until(
             if last:
                 return last
         if time.monotonic() >= deadline:
-            raise WaitTimeoutError(f"not within {timeout:g} s: {what} (last seen: {last!r})")
+            raise ConditionTimeoutError(f"not within {timeout:g} s: {what} (last seen: {last!r})")
         time.sleep(interval)

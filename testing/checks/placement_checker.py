@@ -89,7 +89,7 @@ class Worker:
 
 
 @dataclass(frozen=True)
-class Asked:
+class RequestedWorkload:
     """A Workload's manifest, read as its author means it."""
 
     manifest: JSON
@@ -187,7 +187,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Live:
+class BoundPod:
     """A pod that has a node and has not ended."""
 
     pod: JSON
@@ -218,7 +218,7 @@ class Live:
 
 
 @dataclass
-class Observed:
+class ObservedCluster:
     """Nodes and pods as the API server had them, beside the manifests that were applied."""
 
     nodes: Sequence[JSON]
@@ -227,9 +227,9 @@ class Observed:
     pools: Sequence[JSON]
     """Oldest first: the first that selects a node has it."""
     workers: dict[str, Worker] = field(init=False)
-    asked: dict[tuple[str, str], Asked] = field(init=False)
-    live: list[Live] = field(init=False)
-    on: dict[str, list[Live]] = field(init=False)
+    asked: dict[tuple[str, str], RequestedWorkload] = field(init=False)
+    live: list[BoundPod] = field(init=False)
+    on: dict[str, list[BoundPod]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.workers = {}
@@ -239,9 +239,9 @@ class Observed:
                 if selected(pool["spec"]["nodeSelector"], labels):
                     self.workers[node["metadata"]["name"]] = Worker(node, pool)
                     break
-        self.asked = {Asked(manifest).key: Asked(manifest) for manifest in self.workloads}
+        self.asked = {RequestedWorkload(manifest).key: RequestedWorkload(manifest) for manifest in self.workloads}
         self.live = [
-            Live(pod)
+            BoundPod(pod)
             for pod in self.pods
             if pod["spec"].get("nodeName") and pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")
         ]
@@ -250,8 +250,8 @@ class Observed:
             self.on[pod.node].append(pod)
 
     @cached_property
-    def ours(self) -> list[tuple[Live, Asked, Worker]]:
-        """Live pods of the workloads asked about, on known workers."""
+    def ours(self) -> list[tuple[BoundPod, RequestedWorkload, Worker]]:
+        """BoundPod pods of the workloads asked about, on known workers."""
         found = []
         for pod in self.live:
             asked = self.asked.get(pod.owner) if pod.owner else None
@@ -260,8 +260,8 @@ class Observed:
         return found
 
     @cached_property
-    def pods_of(self) -> dict[tuple[str, str], list[Live]]:
-        found: dict[tuple[str, str], list[Live]] = defaultdict(list)
+    def pods_of(self) -> dict[tuple[str, str], list[BoundPod]]:
+        found: dict[tuple[str, str], list[BoundPod]] = defaultdict(list)
         for pod in self.live:
             if pod.owner is not None:
                 found[pod.owner].append(pod)
@@ -279,21 +279,21 @@ class Observed:
         return None if slots is None else slots - sum(1 for pod in self.on.get(worker.name, []) if pod.owner)
 
 
-def observe(cluster: Cluster, workloads: Iterable[JSON], pools: Iterable[JSON]) -> Observed:
+def observe(cluster: Cluster, workloads: Iterable[JSON], pools: Iterable[JSON]) -> ObservedCluster:
     """Looks at the cluster as it is now. Pods first: a pod seen may then lack its node, never the other way round."""
     pods = cluster.api.items("/api/v1/pods")
-    return Observed(cluster.api.items("/api/v1/nodes"), pods, list(workloads), list(pools))
+    return ObservedCluster(cluster.api.items("/api/v1/nodes"), pods, list(workloads), list(pools))
 
 
 # Violations
 
 
-def violations(seen: Observed) -> list[str]:
+def violations(seen: ObservedCluster) -> list[str]:
     """Every rule that what runs breaks, in words; empty: none."""
     return [*_capacity(seen), *_workers(seen), *_counts(seen), *_ports(seen), *_anti(seen), *_near(seen)]
 
 
-def _capacity(seen: Observed) -> list[str]:
+def _capacity(seen: ObservedCluster) -> list[str]:
     found = []
     for worker in seen.workers.values():
         found += [f"{worker.name}: {-left} {name} too many" for name, left in seen.free(worker).items() if left < 0]
@@ -303,7 +303,7 @@ def _capacity(seen: Observed) -> list[str]:
     return found
 
 
-def _workers(seen: Observed) -> list[str]:
+def _workers(seen: ObservedCluster) -> list[str]:
     strangers = (pod for pod in seen.live if pod.owner in seen.asked and pod.node not in seen.workers)
     found = [f"{pod.name} is on {pod.node}, which no pool selects" for pod in strangers]
     for pod, asked, worker in seen.ours:
@@ -316,7 +316,7 @@ def _workers(seen: Observed) -> list[str]:
     return found
 
 
-def _counts(seen: Observed) -> list[str]:
+def _counts(seen: ObservedCluster) -> list[str]:
     found = []
     for key, asked in seen.asked.items():
         pods, wanted = seen.pods_of.get(key, []), asked.spec.get("replicas", 1)
@@ -328,7 +328,7 @@ def _counts(seen: Observed) -> list[str]:
     return found
 
 
-def _ports(seen: Observed) -> list[str]:
+def _ports(seen: ObservedCluster) -> list[str]:
     found = []
     for worker in seen.workers:
         pods = [(pod, host_ports(pod.pod["spec"])) for pod in seen.on.get(worker, [])]
@@ -339,7 +339,9 @@ def _ports(seen: Observed) -> list[str]:
     return found
 
 
-def _means(term: JSON, carrier: Asked, carrier_customer: str, pod: Live, other: Asked) -> bool:
+def _means(
+    term: JSON, carrier: RequestedWorkload, carrier_customer: str, pod: BoundPod, other: RequestedWorkload
+) -> bool:
     """Whether the term of `carrier` speaks of the pod of `other`."""
     scope = term.get("scope", "Namespace")
     if scope == "Namespace" and carrier.key[0] != other.key[0]:
@@ -353,7 +355,7 @@ def _means(term: JSON, carrier: Asked, carrier_customer: str, pod: Live, other: 
     return selected(term.get("workloadSelector"), other.labels)
 
 
-def _anti(seen: Observed) -> list[str]:
+def _anti(seen: ObservedCluster) -> list[str]:
     found = []
     carriers = [entry for entry in seen.ours if entry[1].affinity.get("anti")]
     for pod, asked, worker in carriers:
@@ -368,7 +370,7 @@ def _anti(seen: Observed) -> list[str]:
     return found
 
 
-def _near(seen: Observed) -> list[str]:
+def _near(seen: ObservedCluster) -> list[str]:
     found = []
     for pod, asked, worker in seen.ours:
         for term in asked.hard.get("near", []):
@@ -379,7 +381,9 @@ def _near(seen: Observed) -> list[str]:
     return found
 
 
-def _is_near(term: JSON, asked: Asked, peer: tuple[Live, Asked, Worker], domain: str) -> bool:
+def _is_near(
+    term: JSON, asked: RequestedWorkload, peer: tuple[BoundPod, RequestedWorkload, Worker], domain: str
+) -> bool:
     pod, other, worker = peer
     same = worker.domain(term.get("topologyKey", HOSTNAME)) == domain
     return same and _means({**term, "scope": "Namespace"}, asked, pod.customer, pod, other)
@@ -388,7 +392,7 @@ def _is_near(term: JSON, asked: Asked, peer: tuple[Live, Asked, Worker], domain:
 # What waits, and need not
 
 
-def needlessly_waiting(seen: Observed) -> list[str]:
+def needlessly_waiting(seen: ObservedCluster) -> list[str]:
     """Workloads of one pod without a pod that some worker has room for, with that worker. Anti and near terms aside."""
     found = []
     room = {name: (worker, seen.free(worker)) for name, worker in seen.workers.items() if worker.open}

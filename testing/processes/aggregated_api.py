@@ -20,7 +20,7 @@ from testing.waiting import until
 
 
 @dataclass(frozen=True)
-class Aggregated:
+class AggregatedApi:
     """A version of a group, served on a port of this machine under the name of a Service."""
 
     group: str

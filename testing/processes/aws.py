@@ -22,7 +22,7 @@ ERROR = """<ErrorResponse xmlns="http://autoscaling.amazonaws.com/doc/2011-01-01
 
 
 @dataclass
-class Fault:
+class AwsFault:
     """What happens to the next `times` calls of an action: `code` is answered; with `done`, after it was carried out.
     Without a code there is no answer at all: the connection is closed."""
 
@@ -37,17 +37,17 @@ class Fault:
 
 
 @dataclass
-class Proxy:
+class AwsProxy:
     """Passes calls on to moto. `calls`: (action, fields) of all that came, failed ones too."""
 
     url: str
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[AwsFault] = field(default_factory=list)
     calls: list[tuple[str, dict[str, list[str]]]] = field(default_factory=list)
 
     def count(self, action: str) -> int:
         return sum(1 for name, _ in self.calls if name == action)
 
-    def fault_for(self, action: str) -> Fault | None:
+    def fault_for(self, action: str) -> AwsFault | None:
         for fault in self.faults:
             if fault.action == action and fault.times:
                 fault.times -= 1
@@ -56,7 +56,7 @@ class Proxy:
 
 
 @contextmanager
-def proxy_to(target: str) -> Iterator[Proxy]:
+def proxy_to(target: str) -> Iterator[AwsProxy]:
     """A proxy on a free port."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -100,7 +100,7 @@ def proxy_to(target: str) -> Iterator[Proxy]:
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
-    proxy = Proxy(f"http://127.0.0.1:{server.server_address[1]}")
+    proxy = AwsProxy(f"http://127.0.0.1:{server.server_address[1]}")
     try:
         yield proxy
     finally:
@@ -109,7 +109,7 @@ def proxy_to(target: str) -> Iterator[Proxy]:
         thread.join()
 
 
-class Cloud:
+class MotoCloud:
     """Groups in moto, made and looked at past the proxy."""
 
     def __init__(self, url: str) -> None:

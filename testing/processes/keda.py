@@ -12,7 +12,7 @@ from pathlib import Path
 
 from testing.cluster import build
 from testing.environment import Environment
-from testing.processes.aggregated_api import Aggregated, write_certificates
+from testing.processes.aggregated_api import AggregatedApi, write_certificates
 from testing.processes.free_ports import free_ports
 
 NAMESPACE = "keda"
@@ -59,7 +59,7 @@ class Keda:
             f"--tls-cert-file={self._certificates / 'tls.crt'}",
             f"--tls-private-key-file={self._certificates / 'tls.key'}",
         )
-        served = Aggregated("external.metrics.k8s.io", "v1beta1", ADAPTER, NAMESPACE, secure)
+        served = AggregatedApi("external.metrics.k8s.io", "v1beta1", ADAPTER, NAMESPACE, secure)
         served.apply(cluster, authority)
         served.wait(cluster, self._log)
 

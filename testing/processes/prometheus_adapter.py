@@ -8,7 +8,7 @@ import yaml
 
 from testing.cluster import build
 from testing.environment import Environment
-from testing.processes.aggregated_api import Aggregated, write_certificates
+from testing.processes.aggregated_api import AggregatedApi, write_certificates
 from testing.processes.free_ports import free_ports
 from testing.scenarios.scaling_timeline import HPA_FOLDER
 
@@ -54,7 +54,7 @@ class PrometheusAdapter:
             f"--tls-private-key-file={folder / 'tls.key'}",
         )
         # The version that its Helm chart registers.
-        served = Aggregated("custom.metrics.k8s.io", "v1beta1", SERVICE, NAMESPACE, secure)
+        served = AggregatedApi("custom.metrics.k8s.io", "v1beta1", SERVICE, NAMESPACE, secure)
         served.apply(cluster, authority)
         served.wait(cluster, self._log)
 

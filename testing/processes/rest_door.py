@@ -16,7 +16,7 @@ from testing.waiting import until
 
 JSON = dict[str, Any]
 
-SAFE = {
+RESTRICTED_SECURITY_CONTEXT = {
     "runAsNonRoot": True,
     "runAsUser": 65532,
     "allowPrivilegeEscalation": False,
@@ -29,11 +29,11 @@ SAFE = {
 def restricted(manifest: JSON) -> JSON:
     """The same manifest with every container made fit for the REST door."""
     for container in manifest["spec"]["template"]["spec"]["containers"]:
-        container["securityContext"] = SAFE
+        container["securityContext"] = RESTRICTED_SECURITY_CONTEXT
     return manifest
 
 
-class Door:
+class RestDoor:
     """One `niyanta api` process and a client with a key of `customer`."""
 
     def __init__(

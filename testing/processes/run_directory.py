@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from testing.waiting import WaitTimeoutError, until
+from testing.waiting import ConditionTimeoutError, until
 
 REPO = Path(__file__).resolve().parent.parent.parent
 CACHE = REPO / ".cache"
@@ -62,7 +62,7 @@ class ProcessId:
                 process.terminate()
                 # A stopped process takes no SIGTERM until it goes on.
                 process.send_signal(signal.SIGCONT)
-                with suppress(WaitTimeoutError):
+                with suppress(ConditionTimeoutError):
                     until(lambda: not is_live(process), what=f"process {self.pid} ends", timeout=grace, interval=0.02)
                     return
             process.kill()

@@ -9,13 +9,13 @@ from testing.cluster.api_client import JSON
 from testing.environment import Environment
 from testing.scenarios.placement import CUSTOMERS, POOLS
 from testing.scenarios.scaling_timeline import Timeline, workers_of
-from testing.scenarios.workloads import Record, Workloads, customer_manifest
+from testing.scenarios.workloads import Database, Workloads, customer_manifest
 from testing.waiting import until
 
 AUTOSCALERS = "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers"
 
 
-class Loop:
+class ScalingScenario:
     """One pool, its autoscaler from hpa/, and the workloads of one namespace."""
 
     def __init__(self, env: Environment, namespace: str, say: Callable[[str], None] = print) -> None:
@@ -32,14 +32,14 @@ class Loop:
         name = str(manifest["metadata"]["name"])
         self.api.post(POOLS, manifest)
         self._made.append(f"{POOLS}/{name}")
-        self.workers(name, manifest["spec"]["replicas"])
+        self.wait_workers(name, manifest["spec"]["replicas"])
         return name
 
-    def workers(self, pool: str, count: int, timeout: float = 60) -> None:
+    def wait_workers(self, pool: str, count: int, timeout: float = 60) -> None:
         """Waits for exactly so many workers."""
         until(lambda: len(workers_of(self.env.cluster, pool)) == count, what=f"{count} workers", timeout=timeout)
 
-    def scale_by(self, manifest: JSON) -> str:
+    def apply_autoscaler(self, manifest: JSON) -> str:
         """Applies an autoscaler and waits until it has read its metric."""
         self.env.cluster.apply(manifest)
         name = f"{AUTOSCALERS.format(self.env.namespace)}/{manifest['metadata']['name']}"
@@ -58,8 +58,8 @@ class Loop:
             raise AssertionError(f"{error}: {conditions}") from None
         return name
 
-    def work(self, pool: str) -> Workloads:
-        return Workloads(self.env.cluster, Record(self.env.dsn), self.namespace, pool)
+    def workloads(self, pool: str) -> Workloads:
+        return Workloads(self.env.cluster, Database(self.env.dsn), self.namespace, pool)
 
     def timeline(self, pool: str) -> Timeline:
         return Timeline(self.env, pool, self.namespace)
@@ -76,7 +76,7 @@ class Loop:
         self.env.cluster.delete_namespace(self.namespace, wait=False)
 
 
-def gpu_work(work: Workloads, count: int, seconds: tuple[int, int], **hard: Any) -> list[JSON]:
+def gpu_workloads(work: Workloads, count: int, seconds: tuple[int, int], **hard: Any) -> list[JSON]:
     """Workloads of one GPU each that run for between `seconds`, evenly spread."""
     first, last = seconds
     return [

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from testing.checks.placement_checker import Observed, needlessly_waiting, observe, violations
+from testing.checks.placement_checker import ObservedCluster, needlessly_waiting, observe, violations
 from testing.cluster.api_client import JSON, in_parallel
 from testing.cluster.cluster import Cluster, NodeSpec
 from testing.processes.niyanta import OPERATOR_NAMESPACE
-from testing.waiting import WaitTimeoutError, until
+from testing.waiting import ConditionTimeoutError, until
 
 GROUP = "/apis/niyanta.io/v1alpha1"
 POOLS = f"{GROUP}/namespaces/{OPERATOR_NAMESPACE}/workerpools"
@@ -57,7 +57,7 @@ def workload(
     }
 
 
-class Fleet:
+class PlacementScenario:
     """The pools, nodes, customers and Workloads of one test; `close` removes those outside its namespace."""
 
     def __init__(self, cluster: Cluster, namespace: str, unique: str) -> None:
@@ -166,7 +166,7 @@ class Fleet:
 
         try:
             until(reached, what=f"workload {name} is {phase}", timeout=timeout)
-        except WaitTimeoutError as error:
+        except ConditionTimeoutError as error:
             raise AssertionError(f"{error}; its status: {last}") from None
         return last
 
@@ -175,7 +175,7 @@ class Fleet:
         statuses = [self.wait_phase(name, "Running", namespace=namespace, timeout=timeout) for name in names]
         return [status["workers"][0] for status in statuses]
 
-    def wait_waiting(self, name: str, *words: str, namespace: str | None = None) -> JSON:
+    def wait_pending(self, name: str, *words: str, namespace: str | None = None) -> JSON:
         """Waits until it is Pending with all these words in its message, and makes sure that no pod of it lives."""
 
         last: JSON = {}
@@ -187,7 +187,7 @@ class Fleet:
 
         try:
             until(explained, what=f"{name} is Pending with {words}")
-        except WaitTimeoutError as error:
+        except ConditionTimeoutError as error:
             raise AssertionError(f"{error}; its status: {last}") from None
         assert self.pods(name, namespace) == [], f"{name} waits, and has pods"
         return last
@@ -210,7 +210,7 @@ class Fleet:
 
     # Verdicts
 
-    def observe(self) -> Observed:
+    def observe(self) -> ObservedCluster:
         return observe(self.cluster, self.workloads.values(), self.pools)
 
     def check(self) -> None:
@@ -218,7 +218,7 @@ class Fleet:
         found = violations(self.observe())
         assert not found, "\n".join(found)
 
-    def check_nobody_waits_needlessly(self) -> None:
+    def check_no_needless_wait(self) -> None:
         found = needlessly_waiting(self.observe())
         assert not found, "\n".join(found)
 

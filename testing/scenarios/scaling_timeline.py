@@ -177,7 +177,7 @@ class Timeline:
         for thread in self._threads:
             thread.join(30)
 
-    def load_comes(self) -> None:
+    def restart_clock(self) -> None:
         """Counts time from now on, and forgets what was before."""
         self._start = time.monotonic()
         self.ever = set()
@@ -246,7 +246,7 @@ class Timeline:
         return next((sample.t for sample in self.samples if condition(sample)), None)
 
     def summary(self) -> Summary:
-        """First reaction, response and overshoot of a load that came at `load_comes` and has been served."""
+        """First reaction, response and overshoot of a load that came at `restart_clock` and has been served."""
         before = self.samples[0]
         reaction = self.first(lambda sample: sample.replicas > before.replicas)
         loaded = self.first(lambda sample: sample.queued > 0) or 0.0

@@ -1,4 +1,4 @@
-"""What tests of workloads are written with: manifests, waits, the audit in Postgres, and a witness of all pods.
+"""What tests of workloads are written with: manifests, waits, the audit in Postgres, and a recorder of all pods.
 
 Every Workload made here asks for the pool of its test, so it lands on that test's nodes alone.
 """
@@ -43,9 +43,9 @@ _LIVES = {
 class Workloads:
     """The Workloads of one test's namespace; `pool` is the WorkerPool that they all ask for."""
 
-    def __init__(self, cluster: Cluster, record: Record, namespace: str, pool: str) -> None:
+    def __init__(self, cluster: Cluster, database: Database, namespace: str, pool: str) -> None:
         self.cluster = cluster
-        self.record = record
+        self.database = database
         self.namespace = namespace
         self.pool = pool
         self._path = f"{GROUP}/namespaces/{namespace}/workloads"
@@ -180,7 +180,7 @@ class Workloads:
         until(lambda: not self.live_pods(uid), what=f"no pod of {uid} runs", timeout=timeout)
 
 
-class Record:
+class Database:
     """The record in Postgres, read without the operator's code."""
 
     def __init__(self, dsn: str) -> None:
@@ -220,7 +220,7 @@ class Record:
         return self.query("SELECT holder, epoch, expires_at > clock_timestamp() AS valid FROM leadership")[0]
 
 
-class Witness:
+class PodRecorder:
     """Watches the pods of a namespace in a thread of its own, and remembers who was seen Running when.
 
     It reads watch events in the order of the API server, so what it says of two pods running at once is exact. Use as a
@@ -234,7 +234,7 @@ class Witness:
         self._ended = False
         self._running: dict[tuple[str, str], set[str]] = {}
         self._labels: dict[str, tuple[str, str, str]] = {}
-        self.doubles: list[str] = []
+        self.overlaps: list[str] = []
         """Each time a second pod of one workload's index was Running beside another."""
         self.ever_ran: dict[tuple[str, str, str], set[str]] = {}
         """(workload UID, index, attempt) -> UIDs of pods that were seen Running."""
@@ -244,10 +244,10 @@ class Witness:
         for pod in listed.get("items") or []:
             self._see("ADDED", pod)
         self._version = listed["metadata"]["resourceVersion"]
-        self._thread = threading.Thread(target=self._follow, name="witness", daemon=True)
+        self._thread = threading.Thread(target=self._follow, name="recorder", daemon=True)
         self._thread.start()
 
-    def __enter__(self) -> Witness:
+    def __enter__(self) -> PodRecorder:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -256,7 +256,7 @@ class Witness:
                 self.close()
         else:
             self.close()
-            assert not self.doubles, f"ran twice at once: {self.doubles[:5]} ({len(self.doubles)} in all)"
+            assert not self.overlaps, f"ran twice at once: {self.overlaps[:5]} ({len(self.overlaps)} in all)"
 
     def close(self) -> None:
         """Ends the watch once it has told all that happened until now: up to a pod made for that.
@@ -272,7 +272,7 @@ class Witness:
             self._api.delete(f"{self._path}/{MARKER}")
         if self._thread.is_alive():
             self._broken = self._broken or "it is behind by more than 30 s"
-        assert not self._broken, f"the witness lost its watch: {self._broken}"
+        assert not self._broken, f"the recorder lost its watch: {self._broken}"
 
     def _follow(self) -> None:
         try:
@@ -316,7 +316,7 @@ class Witness:
         now.add(uid)
         self.ever_ran.setdefault((owner, index, labels[ATTEMPT]), set()).add(uid)
         if len(now) > 1:
-            self.doubles.append(f"{meta['namespace']}/{meta['name']} beside {sorted(now - {uid})}")
+            self.overlaps.append(f"{meta['namespace']}/{meta['name']} beside {sorted(now - {uid})}")
 
     def assert_one_pod_each(self, uids: Iterable[str]) -> None:
         """Each of these workloads ran, and every (index, attempt) of it as one pod only."""
@@ -358,4 +358,4 @@ def metric(text: str, name: str, **labels: str) -> float:
     return total
 
 
-__all__ = ["ApiError", "Record", "Witness", "Workloads", "customer_manifest", "metric", "pool_manifest"]
+__all__ = ["ApiError", "Database", "PodRecorder", "Workloads", "customer_manifest", "metric", "pool_manifest"]

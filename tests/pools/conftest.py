@@ -10,7 +10,7 @@ from moto.server import ThreadedMotoServer
 
 from niyanta.pools.providers.ec2 import Ec2Provider
 from niyanta.resources.models.worker_pool import Ec2AutoScalingGroup
-from testing.processes.aws import REGION, Cloud, Proxy, proxy_to
+from testing.processes.aws import REGION, AwsProxy, MotoCloud, proxy_to
 
 
 @pytest.fixture(scope="session")
@@ -23,12 +23,12 @@ def moto_url() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def cloud(moto_url: str) -> Cloud:
-    return Cloud(moto_url)
+def cloud(moto_url: str) -> MotoCloud:
+    return MotoCloud(moto_url)
 
 
 @pytest.fixture
-def proxy(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+def proxy(moto_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsProxy]:
     """AWS_ENDPOINT_URL and credentials, as a pod would have them in its environment."""
     with proxy_to(moto_url) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
@@ -44,7 +44,7 @@ def group() -> str:
 
 
 @pytest.fixture
-def provider(group: str, proxy: Proxy) -> Iterator[Ec2Provider]:
+def provider(group: str, proxy: AwsProxy) -> Iterator[Ec2Provider]:
     made = Ec2Provider(Ec2AutoScalingGroup(name=group, region=REGION), may_act=lambda: True)
     yield made
     made.close()

@@ -14,12 +14,12 @@ from niyanta.pools.providers.base import (
 )
 from niyanta.pools.providers.ec2 import Ec2Provider
 from niyanta.resources.models.worker_pool import Ec2AutoScalingGroup
-from testing.processes.aws import REGION, Cloud, Fault, Proxy
+from testing.processes.aws import REGION, AwsFault, AwsProxy, MotoCloud
 
 pytestmark = pytest.mark.aws
 
 
-async def test_it_tells_what_exists(provider: Ec2Provider, cloud: Cloud, group: str) -> None:
+async def test_it_tells_what_exists(provider: Ec2Provider, cloud: MotoCloud, group: str) -> None:
     cloud.make(group, size=3, maximum=7, minimum=1)
     found = await provider.describe()
     assert (found.desired, found.minimum, found.maximum, found.protects) == (3, 1, 7, True)
@@ -27,7 +27,9 @@ async def test_it_tells_what_exists(provider: Ec2Provider, cloud: Cloud, group: 
     assert found.instances[0].provider_id.startswith(f"aws:///{REGION}")
 
 
-async def test_more_by_the_desired_capacity(provider: Ec2Provider, cloud: Cloud, proxy: Proxy, group: str) -> None:
+async def test_more_by_the_desired_capacity(
+    provider: Ec2Provider, cloud: MotoCloud, proxy: AwsProxy, group: str
+) -> None:
     cloud.make(group, size=1)
     await provider.grow(await provider.describe(), 4)
     assert len(cloud.instances(group)) == 4
@@ -36,7 +38,7 @@ async def test_more_by_the_desired_capacity(provider: Ec2Provider, cloud: Cloud,
 
 
 async def test_the_desired_capacity_is_never_made_smaller(
-    provider: Ec2Provider, cloud: Cloud, proxy: Proxy, group: str
+    provider: Ec2Provider, cloud: MotoCloud, proxy: AwsProxy, group: str
 ) -> None:
     cloud.make(group, size=3)
     await provider.grow(await provider.describe(), 2)
@@ -44,13 +46,13 @@ async def test_the_desired_capacity_is_never_made_smaller(
     assert len(cloud.instances(group)) == 3
 
 
-async def test_not_beyond_the_groups_maximum(provider: Ec2Provider, cloud: Cloud, group: str) -> None:
+async def test_not_beyond_the_groups_maximum(provider: Ec2Provider, cloud: MotoCloud, group: str) -> None:
     cloud.make(group, size=1, maximum=2)
     with pytest.raises(AtBoundError, match="maximum is 2"):
         await provider.grow(await provider.describe(), 3)
 
 
-async def test_fewer_by_the_chosen_instance(provider: Ec2Provider, cloud: Cloud, group: str) -> None:
+async def test_fewer_by_the_chosen_instance(provider: Ec2Provider, cloud: MotoCloud, group: str) -> None:
     cloud.make(group, size=3)
     found = await provider.describe()
     chosen = found.instances[1]
@@ -63,7 +65,7 @@ async def test_fewer_by_the_chosen_instance(provider: Ec2Provider, cloud: Cloud,
 
 
 async def test_more_than_fifty_are_protected_in_parts(
-    provider: Ec2Provider, cloud: Cloud, proxy: Proxy, group: str
+    provider: Ec2Provider, cloud: MotoCloud, proxy: AwsProxy, group: str
 ) -> None:
     cloud.make(group, size=120, maximum=200)
     ids = [instance.id for instance in (await provider.describe()).instances]
@@ -79,7 +81,7 @@ async def test_more_than_fifty_are_protected_in_parts(
 
 @pytest.mark.parametrize("tag", ["k8s.io/cluster-autoscaler/enabled", "k8s.io/cluster-autoscaler/my-cluster"])
 async def test_a_group_of_cluster_autoscalers_is_refused(
-    provider: Ec2Provider, cloud: Cloud, group: str, tag: str
+    provider: Ec2Provider, cloud: MotoCloud, group: str, tag: str
 ) -> None:
     cloud.make(group, size=1, tags={tag: "owned", "Name": "x"})
     with pytest.raises(ProviderRefusedError, match=tag) as refused:
@@ -88,7 +90,7 @@ async def test_a_group_of_cluster_autoscalers_is_refused(
     assert not refused.value.temporary
 
 
-async def test_tags_that_only_describe_nodes_are_no_reason(provider: Ec2Provider, cloud: Cloud, group: str) -> None:
+async def test_tags_that_only_describe_nodes_are_no_reason(provider: Ec2Provider, cloud: MotoCloud, group: str) -> None:
     cloud.make(group, size=1, tags={"k8s.io/cluster-autoscaler/node-template/label/x": "y"})
     assert len((await provider.describe()).instances) == 1
 
@@ -99,20 +101,22 @@ async def test_a_group_that_does_not_exist(provider: Ec2Provider) -> None:
     assert refused.value.reason == "GroupNotFound"
 
 
-async def test_reads_are_repeated_when_throttled(provider: Ec2Provider, cloud: Cloud, proxy: Proxy, group: str) -> None:
+async def test_reads_are_repeated_when_throttled(
+    provider: Ec2Provider, cloud: MotoCloud, proxy: AwsProxy, group: str
+) -> None:
     cloud.make(group, size=1)
-    proxy.faults.append(Fault("DescribeAutoScalingGroups", "Throttling", "Rate exceeded", times=2))
+    proxy.faults.append(AwsFault("DescribeAutoScalingGroups", "Throttling", "Rate exceeded", times=2))
     assert (await provider.describe()).desired == 1
     assert proxy.count("DescribeAutoScalingGroups") == 3
 
 
 @pytest.mark.parametrize("code", ["Throttling", "RequestLimitExceeded", "ScalingActivityInProgress"])
 async def test_orders_are_not_repeated_behind_our_back(
-    provider: Ec2Provider, cloud: Cloud, proxy: Proxy, group: str, code: str
+    provider: Ec2Provider, cloud: MotoCloud, proxy: AwsProxy, group: str, code: str
 ) -> None:
     cloud.make(group, size=1)
     found = await provider.describe()
-    proxy.faults.append(Fault("SetDesiredCapacity", code))
+    proxy.faults.append(AwsFault("SetDesiredCapacity", code))
     with pytest.raises(ThrottledError, match=code):
         await provider.grow(found, 2)
     assert proxy.count("SetDesiredCapacity") == 1
@@ -121,11 +125,11 @@ async def test_orders_are_not_repeated_behind_our_back(
 
 
 async def test_a_removal_whose_answer_is_lost_is_done_once(
-    provider: Ec2Provider, cloud: Cloud, proxy: Proxy, group: str
+    provider: Ec2Provider, cloud: MotoCloud, proxy: AwsProxy, group: str
 ) -> None:
     cloud.make(group, size=3)
     chosen = (await provider.describe()).instances[0]
-    proxy.faults.append(Fault("TerminateInstanceInAutoScalingGroup", done=True))
+    proxy.faults.append(AwsFault("TerminateInstanceInAutoScalingGroup", done=True))
     with pytest.raises(ProviderError):
         await provider.remove(chosen)
     assert proxy.count("TerminateInstanceInAutoScalingGroup") == 1
@@ -135,27 +139,27 @@ async def test_a_removal_whose_answer_is_lost_is_done_once(
 
 
 async def test_an_instance_that_is_gone_is_told_from_other_errors(
-    provider: Ec2Provider, cloud: Cloud, proxy: Proxy, group: str
+    provider: Ec2Provider, cloud: MotoCloud, proxy: AwsProxy, group: str
 ) -> None:
     cloud.make(group, size=1)
     chosen = (await provider.describe()).instances[0]
     message = f"Instance Id not found - No managed instance found for instance ID: {chosen.id}"
-    proxy.faults.append(Fault("TerminateInstanceInAutoScalingGroup", "ValidationError", message))
+    proxy.faults.append(AwsFault("TerminateInstanceInAutoScalingGroup", "ValidationError", message))
     with pytest.raises(InstanceGoneError):
         await provider.remove(chosen)
 
 
 async def test_what_is_not_allowed_is_said_as_aws_says_it(
-    provider: Ec2Provider, cloud: Cloud, proxy: Proxy, group: str
+    provider: Ec2Provider, cloud: MotoCloud, proxy: AwsProxy, group: str
 ) -> None:
     cloud.make(group, size=1)
     words = "User: x is not authorized to perform: autoscaling:SetDesiredCapacity"
-    proxy.faults.append(Fault("SetDesiredCapacity", "AccessDenied", words, status=403))
+    proxy.faults.append(AwsFault("SetDesiredCapacity", "AccessDenied", words, status=403))
     with pytest.raises(ProviderRefusedError, match="not authorized to perform: autoscaling:SetDesiredCapacity"):
         await provider.grow(await provider.describe(), 2)
 
 
-async def test_a_process_that_no_longer_leads_orders_nothing(cloud: Cloud, proxy: Proxy, group: str) -> None:
+async def test_a_process_that_no_longer_leads_orders_nothing(cloud: MotoCloud, proxy: AwsProxy, group: str) -> None:
     cloud.make(group, size=2)
     provider = Ec2Provider(Ec2AutoScalingGroup(name=group, region=REGION), may_act=lambda: False)
     found = await provider.describe()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from testing.checks.kubernetes_rules import amount
-from testing.checks.placement_checker import Observed, needlessly_waiting, violations
+from testing.checks.placement_checker import ObservedCluster, needlessly_waiting, violations
 from testing.cluster.nodes import NodeSpec
 from testing.scenarios.placement import workload
 
@@ -49,7 +49,7 @@ def pod(of: dict[str, Any] | None, on: str, *, index: int = 0, cpu: str = "1", g
 
 
 def found(nodes: list[Any], pods: list[Any], workloads: list[Any]) -> str:
-    return "\n".join(violations(Observed(nodes, pods, workloads, [POOL])))
+    return "\n".join(violations(ObservedCluster(nodes, pods, workloads, [POOL])))
 
 
 def test_nothing_is_found_where_nothing_is_wrong() -> None:
@@ -102,7 +102,7 @@ def test_each_broken_rule_is_found(words: str, fields: dict[str, Any], pods: lis
 
 def test_a_workload_that_waits_beside_room_is_found_and_one_that_does_not_fit_is_not() -> None:
     fits, too_big = asked("fits", cpu="2"), asked("too-big", cpu="3")
-    seen = Observed([node("n0")], [pod(None, "n0", cpu="6")], [fits, too_big], [POOL])
+    seen = ObservedCluster([node("n0")], [pod(None, "n0", cpu="6")], [fits, too_big], [POOL])
     assert needlessly_waiting(seen) == ["ns/fits waits, and n0 could take it"]
 
 
