@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from testing.checks.placement_checker import observe, violations
+from testing.checks.observed_cluster import observe
+from testing.checks.placement_checker import violations
 from testing.cluster.api_client import JSON
 from testing.cluster.cluster import Cluster
 from testing.cluster.nodes import nodes_of_pool

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from testing.checks.placement_checker import ObservedCluster, Worker, needlessly_waiting, observe, violations
+from testing.checks.observed_cluster import ObservedCluster, Worker, observe
+from testing.checks.placement_checker import needlessly_waiting, violations
 from testing.cluster.api_client import JSON, in_parallel
 from testing.cluster.cluster import NodeSpec
 from testing.environment import Environment
@@ -152,11 +153,11 @@ def test_a_thousand_tasks_of_the_trace_break_no_rule(
     seconds = time.monotonic() - start
 
     seen = fleet.observe()
-    assert (len(seen.workers), len(seen.asked)) == (len(nodes), TASK_COUNT)
-    assert len(seen.ours) == phases["Running"]
+    assert (len(seen.workers), len(seen.requested)) == (len(nodes), TASK_COUNT)
+    assert len(seen.placed) == phases["Running"]
     assert violations(seen) == []
     assert needlessly_waiting(seen) == []
-    gpus = sum(asked.gpus for _, asked, _ in seen.ours)
+    gpus = sum(asked.gpus for _, asked, _ in seen.placed)
     report(
         capsys,
         f"{len(nodes)} nodes, {TASK_COUNT} tasks: {phases['Running']} run on {gpus} GPUs, "

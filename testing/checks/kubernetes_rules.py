@@ -1,6 +1,6 @@
-"""What Kubernetes' own rules say of one pod and one node: quantities, host ports, selectors, tolerations.
+"""Kubernetes' own rules for one pod and one node: quantities, requests, host ports, selectors, tolerations.
 
-For `checker`, which judges placements by them. Shares no code with the operator, on purpose.
+`placement_checker` applies them. They share no code with the operator, on purpose: an error in one is not in both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SUFFIXES: dict[str, int | Decimal] = {
 
 
 def amount(text: object) -> Decimal:
-    """A Kubernetes quantity as a number."""
+    """The value of a Kubernetes quantity."""
     word = str(text)
     digits = word.rstrip("numkMGTPEi")
     if digits != word and digits[-1:] in "0123456789.":
@@ -36,7 +36,7 @@ def _sum(one: Mapping[str, Decimal], other: Mapping[str, Decimal]) -> dict[str, 
 
 
 def taken_by(pod_spec: Mapping[str, Any]) -> dict[str, Decimal]:
-    """What a pod takes from its node, `pods` included."""
+    """Resources that the kubelet reserves for a pod, with 1 of `pods`."""
     steady: dict[str, Decimal] = {}
     for container in pod_spec["containers"]:
         steady = _sum(steady, _requests(container))
@@ -55,6 +55,7 @@ def taken_by(pod_spec: Mapping[str, Any]) -> dict[str, Decimal]:
 
 
 def host_ports(pod_spec: Mapping[str, Any]) -> set[tuple[int, str, str]]:
+    """(port, protocol, address) of every host port of a pod."""
     return {
         (port["hostPort"], port.get("protocol", "TCP"), port.get("hostIP") or "0.0.0.0")
         for container in pod_spec["containers"]
@@ -64,13 +65,14 @@ def host_ports(pod_spec: Mapping[str, Any]) -> set[tuple[int, str, str]]:
 
 
 def ports_collide(one: Iterable[tuple[int, str, str]], other: Iterable[tuple[int, str, str]]) -> bool:
+    """True when two pods with these host ports can't share a node."""
     return any(
         a[:2] == b[:2] and (a[2] == b[2] or "0.0.0.0" in (a[2], b[2])) for a in one for b in other
     )  # fmt: skip
 
 
 def holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """One requirement on labels, with the meaning it has in Kubernetes."""
+    """True when the labels meet a requirement, as Kubernetes defines its operators."""
     value, values = labels.get(expression["key"]), expression.get("values") or []
     operator = expression["operator"]
     if operator in ("Exists", "DoesNotExist"):
@@ -85,12 +87,14 @@ def holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
 
 
 def selected(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bool:
+    """True when a label selector matches; an empty selector and None match everything."""
     wanted = selector or {}
     exact = all(labels.get(key) == value for key, value in (wanted.get("matchLabels") or {}).items())
     return exact and all(holds(expression, labels) for expression in wanted.get("matchExpressions") or [])
 
 
 def tolerated(taint: Mapping[str, str], tolerations: Iterable[Mapping[str, Any]]) -> bool:
+    """True when one of the tolerations matches the taint."""
     for toleration in tolerations:
         if toleration.get("effect") not in (None, "", taint["effect"]):
             continue

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from testing.checks.placement_checker import ObservedCluster, needlessly_waiting, observe, violations
+from testing.checks.observed_cluster import ObservedCluster, observe
+from testing.checks.placement_checker import needlessly_waiting, violations
 from testing.cluster.api_client import JSON, in_parallel
 from testing.cluster.cluster import Cluster, NodeSpec
 from testing.processes.niyanta import OPERATOR_NAMESPACE

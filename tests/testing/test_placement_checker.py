@@ -1,4 +1,4 @@
-"""The checker of the end-to-end tests finds what it is there to find: each broken rule, and nothing when none is."""
+"""The placement checker of the end-to-end tests finds every broken rule, and finds nothing when all rules hold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from testing.checks.kubernetes_rules import amount
-from testing.checks.placement_checker import ObservedCluster, needlessly_waiting, violations
+from testing.checks.observed_cluster import ObservedCluster
+from testing.checks.placement_checker import needlessly_waiting, violations
 from testing.cluster.nodes import NodeSpec
 from testing.scenarios.placement import workload
 
@@ -52,7 +53,7 @@ def found(nodes: list[Any], pods: list[Any], workloads: list[Any]) -> str:
     return "\n".join(violations(ObservedCluster(nodes, pods, workloads, [POOL])))
 
 
-def test_nothing_is_found_where_nothing_is_wrong() -> None:
+def test_correct_placements_have_no_violations() -> None:
     first, second = asked("first", hard={"gpu": {"models": ["A100"], "count": 2}}), asked("second", replicas=2)
     pods = [pod(first, "n0", gpus=2), pod(second, "n0"), pod(second, "n1", index=1), pod(None, "n1", cpu="7")]
     assert found([node("n0", gpus=2), node("n1", gpus=2)], pods, [first, second]) == ""
@@ -81,7 +82,7 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
             [("n0", 0, "1", 0), ("n1", 1, "1", 0)],
         ),
         (
-            "near nobody",
+            "is not near a pod",
             {"hard": {"near": [{"workloadSelector": {"matchLabels": {"app": "x"}}}]}},
             [("n0", 0, "1", 0)],
         ),
@@ -92,7 +93,7 @@ def test_nothing_is_found_where_nothing_is_wrong() -> None:
         ),
     ],
 )
-def test_each_broken_rule_is_found(words: str, fields: dict[str, Any], pods: list[Any]) -> None:
+def test_each_broken_rule_is_a_violation(words: str, fields: dict[str, Any], pods: list[Any]) -> None:
     one = asked("one", **fields)
     taint = {"key": "dedicated", "effect": "NoSchedule"}
     nodes = [node("n0", gpus=2), node("n1", gpus=2), node("tainted", taints=[taint])]
@@ -100,7 +101,7 @@ def test_each_broken_rule_is_found(words: str, fields: dict[str, Any], pods: lis
     assert words in found(nodes, placed, [one])
 
 
-def test_a_workload_that_waits_beside_room_is_found_and_one_that_does_not_fit_is_not() -> None:
+def test_only_a_workload_that_fits_waits_needlessly() -> None:
     fits, too_big = asked("fits", cpu="2"), asked("too-big", cpu="3")
     seen = ObservedCluster([node("n0")], [pod(None, "n0", cpu="6")], [fits, too_big], [POOL])
     assert needlessly_waiting(seen) == ["ns/fits waits, and n0 could take it"]
@@ -109,5 +110,5 @@ def test_a_workload_that_waits_beside_room_is_found_and_one_that_does_not_fit_is
 @pytest.mark.parametrize(
     ("text", "value"), [("100m", 0.1), ("1e3", 1000), ("0.5", 0.5), ("1Gi", 2**30), ("2k", 2000), ("1E", 10**18)]
 )
-def test_quantities(text: str, value: float) -> None:
+def test_quantities_have_the_value_that_kubernetes_gives_them(text: str, value: float) -> None:
     assert float(amount(text)) == value
