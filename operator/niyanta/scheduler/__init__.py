@@ -1,1 +1,2 @@
-"""The cycle: load -> engine -> commit -> apply, and what becomes of the pods; reaches the cluster by `ports` alone."""
+"""The leader's work: admission, placement cycles, transitions of rows and their pods. It reaches the cluster only
+through the protocols of `cluster_api`."""

@@ -1,4 +1,4 @@
-"""The cluster as the scheduler needs it: Protocols and plain values, implemented by `niyanta.cluster`."""
+"""The scheduler's interface to the cluster: protocols and plain values, implemented by `niyanta.cluster`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from niyanta.store.rows import WorkloadRow
 class PodView:
     """One of Niyanta's pods, as the outcome rules see it.
 
-    `over`: no container of it runs any more (phase Succeeded or Failed, or deleted with no grace left). `never_ran`: no
-    container was ever started.
+    `over`: none of its containers runs any more (phase Succeeded or Failed, or deleted with no grace period left).
+    `never_ran`: no container was ever started.
     """
 
     name: str
@@ -40,17 +40,17 @@ class PodView:
 
 
 class NodeState(enum.Enum):
-    """State of a node: can its kubelet be trusted to be in charge of the pods there."""
+    """State of a node, and therefore of the pods that are bound to it."""
 
     READY = "Ready"
     NOT_READY = "NotReady"
-    """It may still run the pods: nothing may be replaced (nodeLossPolicy Wait)."""
+    """Its pods may still run, so they may not be replaced (nodeLossPolicy Wait)."""
     FENCED = "Fenced"
-    """Deleted, or tainted out-of-service: nothing runs there."""
+    """Deleted, or tainted out-of-service: no pod runs there."""
 
 
 class WriteProblem(enum.Enum):
-    """The API server's answer to a pod creation that didn't succeed."""
+    """Reasons for which the API server didn't create an object."""
 
     QUOTA = "QuotaExceeded"
     FORBIDDEN = "PodForbidden"
@@ -58,13 +58,13 @@ class WriteProblem(enum.Enum):
     INVALID = "PodRefused"
     NAME_TAKEN = "PodNameTaken"
     UNAVAILABLE = "ApiServerUnavailable"
-    """Overloaded, failing, or the outcome is unknown: ask again until the answer is definite."""
+    """The API server is overloaded or failing, or the outcome is unknown: repeat until the answer is definite."""
     FENCED = "Fenced"
     """A newer leader exists."""
 
 
 class PodWriteError(Exception):
-    """A pod could not be created; `message` is the server's."""
+    """A pod or a Workload object could not be created; `message` is the API server's."""
 
     def __init__(self, problem: WriteProblem, message: str) -> None:
         super().__init__(f"{problem.value}: {message}")
@@ -77,7 +77,7 @@ class LeaseLostError(Exception):
 
 
 class ClusterAwayError(Exception):
-    """The API server didn't answer as it should: ask again later."""
+    """The API server didn't answer, or answered with a server error; a later attempt may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class CustomerLimits:
 
 
 class MissingObjectsError(Exception):
-    """Too many objects are missing at once (or their whole kind is): users can hardly have deleted them."""
+    """More Workload objects are missing than users are likely to have deleted, or the whole kind is missing."""
 
 
 class ClusterReads(Protocol):
@@ -130,28 +130,28 @@ class ClusterReads(Protocol):
         ...
 
     def namespace_defaults(self, namespace: str) -> NamespaceDefaults:
-        """LimitRanges and RuntimeClasses that count in a namespace."""
+        """LimitRanges and RuntimeClasses that apply in a namespace."""
         ...
 
     async def list_workloads(self) -> list[Mapping[str, Any]]:
-        """All Workload objects, consistently as of now."""
+        """All Workload objects, from a consistent list of the current state."""
         ...
 
     async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        """A fresh read of a Workload object; None: there is none. Raises MissingObjectsError when the
-        whole kind is gone."""
+        """A fresh read of a Workload object; None if it doesn't exist. Raises MissingObjectsError if the whole kind
+        doesn't exist."""
         ...
 
     def is_schedulable(self, node: str) -> bool:
-        """True if the node exists and isn't cordoned; if not, the engine knows it before its next cycle."""
+        """True if the node exists and isn't cordoned. If it is False, the next cycle's snapshot shows it too."""
         ...
 
     def customer_limits(self, customer: str) -> CustomerLimits:
-        """Limits of a customer; none for one that doesn't exist."""
+        """Limits of a customer; without any limit if the customer doesn't exist."""
         ...
 
     def customer_tier(self, customer: str) -> str:
-        """Name of a customer's tier; "unknown" for one that doesn't exist."""
+        """Name of a customer's tier; "unknown" if the customer doesn't exist."""
         ...
 
     def worker_states(self) -> Mapping[tuple[str, str], int]:
@@ -159,31 +159,31 @@ class ClusterReads(Protocol):
         ...
 
     def worker_counts(self) -> tuple[int, int]:
-        """Number of workers, and of those that are ready and not cordoned."""
+        """Number of workers, and number of workers that are ready and not cordoned."""
         ...
 
 
 class ClusterWrites(Protocol):
     """Everything the scheduler writes to the cluster, and the capacity that committed placements take. Requests raise
-    LeaseLostError once leadership is over; those about Workload objects raise ClusterAwayError while the API server
+    LeaseLostError once leadership is over; requests about Workload objects raise ClusterAwayError while the API server
     doesn't answer."""
 
     def claim(
         self, workload_id: str, attempt: int, workers: Sequence[str], requirements: Requirements, subject: Subject
     ) -> None:
-        """A committed placement takes its workers' capacity from now on, whether its pods are seen or not."""
+        """Charge a committed placement to its workers' capacity, before its pods are observed."""
         ...
 
     def unclaim(self, workload_id: str, attempt: int) -> None:
-        """The attempt is over; pods of it that still live keep their charge."""
+        """Stop charging an attempt that is over; its pods that still run stay charged."""
         ...
 
     async def create_pod(self, namespace: str, manifest: Mapping[str, Any]) -> None:
-        """Returns when the pod exists as wanted (also when it did before); raises PodWriteError."""
+        """Create a pod; success if the same pod exists already. Raises PodWriteError."""
         ...
 
     async def delete_pod(self, pod: PodView, *, force: bool = False) -> None:
-        """Ask for deletion (idempotent); force: grace period 0."""
+        """Request deletion (idempotent); `force`: with grace period 0."""
         ...
 
     async def release_pod(self, pod: PodView) -> None:
@@ -191,11 +191,12 @@ class ClusterWrites(Protocol):
         ...
 
     async def create_workload(self, namespace: str, manifest: Mapping[str, Any]) -> str:
-        """Create the object of a REST submission; returns its UID, also when it existed. Raises PodWriteError."""
+        """Create the object of a REST submission and return its UID; success if it exists already. Raises
+        PodWriteError."""
         ...
 
     async def cordon(self, node: str) -> bool:
-        """No new pods there; False: there is no such node."""
+        """Cordon a node; False if it doesn't exist."""
         ...
 
     async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
@@ -207,7 +208,7 @@ class ClusterReports(Protocol):
     """Reports to users, on Workload objects. They return at once and are written in the background."""
 
     def write_status(self, row: WorkloadRow) -> None:
-        """The row changed: write its object's status soon, coalesced with later changes."""
+        """Write the status of a changed row to its object soon, coalesced with later changes."""
         ...
 
     def record_event(self, row: WorkloadRow, *, reason: str, message: str, warning: bool) -> None:

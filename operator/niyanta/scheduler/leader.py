@@ -1,4 +1,4 @@
-"""The wiring of one leadership: every collaborator of the scheduler, made from what it needs and nothing else."""
+"""Wiring of one leadership: makes the scheduler's components and passes each the collaborators it needs."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class Leader:
     loop: LeaderLoop
 
     async def run(self, on_recovered: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Until cancelled; raises StaleEpochError or LeaseLostError when leadership is over."""
+        """Run until cancelled; raises StaleEpochError or LeaseLostError when leadership is over."""
         await self.loop.run(on_recovered)
 
     async def close(self) -> None:
-        """Stop what goes on beside the loop, and give back the capacity that placements took in this process."""
+        """Stop the tasks beside the loop, and release the capacity that placements claimed in this process."""
         self.drain_queries.cancel()
         await self.creator.close()
         await self.remover.close()

@@ -1,7 +1,6 @@
-"""This process's own view of its leadership: valid until a moment of the monotonic clock, never longer than
-Postgres says.
+"""This process's own view of its leadership: it expires at a monotonic time, never later than the lease in Postgres.
 
-`valid` is asked before every write to the API server; `tick` shows that the leader's loop is alive.
+`valid` is checked before every write to the API server; `tick` shows that the leader's loop is alive.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import time
 
 
 class Lease:
-    """Monotonic bookkeeping of one candidate; times are seconds."""
+    """The lease of one candidate in monotonic time, seconds."""
 
     def __init__(self, *, seconds: float, stall_limit: float) -> None:
         self._seconds = seconds
@@ -30,11 +29,11 @@ class Lease:
         self._until = asked_at + self._seconds
 
     def end(self) -> None:
-        """Leadership is over, whatever Postgres says."""
+        """End leadership at once, before the lease in Postgres expires."""
         self._until = 0.0
 
     def tick(self) -> None:
-        """The leader's loop did something."""
+        """Record that the leader's loop made progress."""
         self._ticked = time.monotonic()
 
     @property
@@ -44,5 +43,5 @@ class Lease:
 
     @property
     def stalled(self) -> bool:
-        """True if the loop has not ticked for too long to go on renewing."""
+        """True if the loop hasn't ticked within the stall limit, so that the lease must not be renewed."""
         return time.monotonic() - self._ticked > self._stall_limit

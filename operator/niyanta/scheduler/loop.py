@@ -1,7 +1,6 @@
 """The leader's loop: recover once, then run rounds over incoming work, timers and the queue until leadership is lost.
 
-Losing Postgres or the API server pauses it: the round is repeated until they answer, and nothing taken from the work
-queue is lost.
+While Postgres or the API server doesn't answer, the round is repeated; work taken from the work queue isn't lost.
 """
 
 from __future__ import annotations
@@ -33,22 +32,22 @@ from niyanta.store.state import StateManager
 logger = log.get(__name__)
 
 TIMERS_EVERY_SECONDS = 0.5
-"""Time between two looks at due rows; a round runs at least as often."""
+"""Time between two checks of due rows; a round runs at least as often."""
 
 DUE_BATCH_ROWS = 1000
 """Most due rows handled in one round."""
 
 IDLE_WINDOW_SECONDS = 0.02
-"""Time that a round waits after the first piece of work: what comes in a burst is handled in one round."""
+"""Time that a round waits after the first piece of work, so that a burst is handled in one round."""
 
 GAUGES_EVERY_SECONDS = 2.0
-"""Counting is linear in what is tracked."""
+"""Time between two refreshes of the gauges, which are linear in the number of workloads in memory."""
 
 ASK_AGAIN_SECONDS = 0.5
-"""Time until a round is repeated when Postgres or the API server doesn't answer."""
+"""Time until a round is repeated while Postgres or the API server doesn't answer."""
 
 OBJECTS_AGAIN_SECONDS = 2.0
-"""Time until a round is repeated when too many Workload objects are missing."""
+"""Time until a round is repeated while too many Workload objects are missing."""
 
 
 class LeaderLoop:
@@ -74,7 +73,7 @@ class LeaderLoop:
         metrics: SchedulerMetrics,
         tick: Callable[[], None],
     ) -> None:
-        """`tick` is called each round, so that a stall can be told from work."""
+        """`tick` is called each round, so that a long round doesn't count as a stall."""
         self._state = state
         self._store = store
         self._work_queue = work_queue
@@ -94,15 +93,15 @@ class LeaderLoop:
         self._timers = Timer(TIMERS_EVERY_SECONDS)
         self._gauges_timer = Timer(GAUGES_EVERY_SECONDS)
         self._cycle_wanted = True
-        """Something happened since the last cycle that may let another workload be placed."""
+        """Something changed since the last cycle that may let another workload be placed."""
         self._last_cycle = 0.0
         self._taken: PendingWork | None = None
-        """Work of a round that hasn't succeeded yet."""
+        """Work of a round that hasn't succeeded so far."""
 
     async def run(self, on_recovered: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Until cancelled; raises StaleEpochError or LeaseLostError when leadership is over.
+        """Run until cancelled; raises StaleEpochError or LeaseLostError when leadership is over.
 
-        `on_recovered` is awaited when rows, objects and pods agree, before anything new is placed.
+        `on_recovered` is awaited after recovery, before the first placement.
         """
         try:
             await self._until_answered(self._recovery.run)
@@ -126,19 +125,20 @@ class LeaderLoop:
             await asyncio.gather(collecting, return_exceptions=True)
 
     async def round(self) -> None:
-        """One round. Work taken from the work queue is kept until it is done, so a repeated round does it again."""
+        """Run one round. Work taken from the work queue is kept until it is done, so that a repeated round does it
+        again."""
         # 1. Take the work that came in.
         if self._taken is None:
             self._taken = self._work_queue.take()
         work = self._taken
         self._cycle_wanted = self._cycle_wanted or bool(work)
-        # 2. Follow users: objects, Customers, LimitRanges.
+        # 2. Follow users' changes: objects, Customers, LimitRanges.
         with self._metrics.phase("intake"):
             await self._admit(work)
         # 3. Follow pods and nodes.
         with self._metrics.phase("observe"):
             await self._observer.observe(work.workloads)
-        # 4. Write why workloads wait.
+        # 4. Write the reasons for which workloads wait.
         if self._reasons.unwritten:
             with self._metrics.phase("notes"):
                 await self._reasons.write()

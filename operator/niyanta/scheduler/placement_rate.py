@@ -1,4 +1,4 @@
-"""Placements a minute, over a ring of ten minutes, from which the REST door computes Retry-After and estimates."""
+"""Placements per minute over the last ten minutes; the REST door computes Retry-After and estimates from them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from niyanta.store.rows import WorkloadRow
 
 SPAN_SECONDS = 600.0
-"""Time that counts."""
+"""Length of the window."""
 
 BUCKET_SECONDS = 5.0
-"""Time in one entry of the ring."""
+"""Time covered by one bucket."""
 
 
 class PlacementRate:
@@ -23,7 +23,7 @@ class PlacementRate:
         self._ring: deque[tuple[float, Counter[str], Counter[str]]] = deque()
 
     def placed(self, rows: Iterable[WorkloadRow]) -> None:
-        """Count rows that were placed just now."""
+        """Count rows that have just been placed."""
         now = time.monotonic()
         if not self._ring or now - self._ring[-1][0] > BUCKET_SECONDS:
             self._ring.append((now, Counter(), Counter()))
@@ -35,7 +35,7 @@ class PlacementRate:
             self._ring.popleft()
 
     def per_minute(self) -> tuple[float, dict[str, float], dict[str, float]]:
-        """Placements a minute: all, by pool, by customer; over the time since the start while that is shorter."""
+        """Placements per minute: all, by pool, by customer. The window is shorter in the first minutes of a leader."""
         now = time.monotonic()
         minutes = max(min(SPAN_SECONDS, now - self._started), BUCKET_SECONDS) / 60
         pools: Counter[str] = Counter()

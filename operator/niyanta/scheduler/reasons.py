@@ -1,4 +1,5 @@
-"""Reasons that the scheduler gives a row, beside those of ownership, of the engine and of refused writes."""
+"""Reasons that the scheduler writes to rows and Events. Ownership, the engine and refused writes have enums of their
+own."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import enum
 
 
 class RowReason(enum.StrEnum):
-    """`status.reason` of a workload; the value is what users read."""
+    """`status.reason` of a workload; users read the value."""
 
     ADOPTED = "Adopted"
     COMPLETED = "Completed"

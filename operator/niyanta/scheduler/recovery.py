@@ -1,7 +1,8 @@
-"""Recovery: before a new leader places anything, it makes memory, objects, rows and pods agree.
+"""Recovery: a new leader brings memory, objects, rows and pods into agreement before it places anything.
 
-It runs after the fence was raised and the old leader's last requests are over. Committed placements without pods are
-applied again under the same attempt (pod names are deterministic, so nothing runs twice); pods no attempt needs go.
+It runs after the fence was raised and the old leader's last requests have ended. Missing pods of committed placements
+are created under the same attempt (pod names are deterministic, so no pod runs twice); pods that no attempt needs are
+removed.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ logger = log.get(__name__)
 
 
 class Recovery:
-    """One repair pass; safe to run again after it broke off."""
+    """One recovery pass; it may be repeated after it was interrupted."""
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class Recovery:
         self._tick = tick
 
     async def run(self) -> None:
-        """Load, list, reconcile; raises MissingObjectsError when too much is missing."""
+        """Load the rows, list the objects and reconcile. Raises MissingObjectsError if too many objects are missing."""
         await self._state.clock.refresh()
         await self._refill.begin()
         await self._load()
@@ -69,7 +70,7 @@ class Recovery:
             await self._adopt()
             self._state.adopting = False
         await self._cancel_missing(objects)
-        await self._admission.review_customers()  # whatever they became since the last leader
+        await self._admission.review_customers()  # they may have changed while no leader ran
         for tracked in self._state.workloads:
             if tracked.row.phase.bound:
                 self._create_missing_pods(tracked)
@@ -81,7 +82,7 @@ class Recovery:
             await asyncio.sleep(0)
         self._write_statuses(objects)
         logger.info(
-            "repair is done",
+            "recovery is done",
             epoch=self._state.epoch,
             live=len(known),
             objects=len(objects),
@@ -89,14 +90,14 @@ class Recovery:
         )
 
     async def _load(self) -> None:
-        """Every live row into memory, and its workers' capacity claimed."""
+        """Load every live row into memory and claim its workers' capacity."""
         async for row in self._store.get_active(pending_doors=(Door.KUBERNETES,)):
             if self._state.workloads.get(row.id) is not None:
                 continue
             try:
                 spec, requirements, subject = object_to_row.read_row(row, self._cluster)
             except InvalidManifestError as refused:  # written by another release; its pods are left alone
-                logger.error("a row can't be read and is left as it is", id=row.id, error=str(refused))
+                logger.error("a row can't be parsed; it is left unchanged", id=row.id, error=str(refused))
                 continue
             tracked = TrackedWorkload(row, spec, requirements, subject)
             self._state.workloads.put(tracked)
@@ -105,7 +106,7 @@ class Recovery:
                 self._cluster.claim(row.id, row.attempt, row.workers, requirements, subject)
 
     def _write_statuses(self, objects: list[Mapping[str, Any]]) -> None:
-        """Write the statuses that the last leader didn't get to; only these, or a failover would rewrite them all."""
+        """Write the statuses that the last leader didn't write. Only these: a failover must not rewrite all objects."""
         statuses = {obj["metadata"]["uid"]: obj.get("status") for obj in objects}
         for tracked in self._state.workloads:
             _, uid = tracked.row.object or ("", "")
@@ -113,7 +114,8 @@ class Recovery:
                 self._cluster.write_status(tracked.row)
 
     def _create_missing_pods(self, tracked: TrackedWorkload) -> None:
-        """Create the pods that are missing. A Running row has had all its pods: one that is missing now is lost."""
+        """Create missing pods of a placement. A Running row had all its pods, so a missing one is lost and isn't
+        created again."""
         row = tracked.row
         seen = {pod.index for pod in self._cluster.pods(row.id) if pod.attempt == row.attempt}
         tracked.known |= seen
@@ -134,7 +136,7 @@ class Recovery:
         await self._admission.take_gone([DeletedObject(uid) for uid in missing])
 
     async def _adopt(self) -> None:
-        """The database is older than the cluster (restored): rows follow the pods, nothing is deleted."""
+        """The database is older than the cluster (restored from a backup): rows follow the pods, no pod is deleted."""
         changes: list[RowChange] = []
         for tracked in self._state.workloads.select((Phase.PENDING,)):
             pods = [pod for pod in self._cluster.pods(tracked.id) if not pod.over or pod.phase == "Succeeded"]

@@ -1,6 +1,6 @@
-"""Memory of one leadership: the data that the scheduler's collaborators share. No I/O happens here.
+"""State of one leadership: the data that the scheduler's components share. No I/O happens here.
 
-`transitions` moves the workloads in it, `placing.cycle` and `demand.stats_collector` fill in their results.
+`transitions` moves the workloads in it, `placing.cycle` and `demand.stats_collector` store their results in it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from niyanta.store.workloads.queue_key import queue_settings
 
 @dataclass(slots=True, eq=False)
 class SchedulerState:
-    """Everything that a leader remembers under one epoch."""
+    """In-memory state of a leader under one epoch."""
 
     epoch: int
     settings: Settings
     clock: Clock
     workloads: WorkloadCache
-    """Live workloads, and the queue of those that may be placed."""
+    """Live workloads, and the queue of the workloads that may be placed."""
     adopting: bool = False
     """The database is older than the cluster (restored from a backup). Until rows have followed pods, no pod is
     removed."""
@@ -35,13 +35,13 @@ class SchedulerState:
     demand_stats: DemandStats | None = None
     """Latest statistics of demand; None before the first ones."""
     sizing_result: SizingResult = field(default_factory=SizingResult)
-    """The pools whose empty workers fit waiting workloads."""
+    """For each waiting workload, the pool that it counts for."""
     exclusion_ends: dict[str, int] = field(default_factory=dict)
-    """Queued workloads that avoid a worker -> end of the first of these exclusions, microseconds."""
+    """Queued workload that avoids a worker -> end of the first of its exclusions, microseconds."""
 
     @classmethod
     def of_leadership(cls, epoch: int, settings: Settings, *, clock: Clock, adopting: bool = False) -> SchedulerState:
-        """The empty memory of a new leader."""
+        """The empty state of a new leader."""
         return cls(epoch, settings, clock, WorkloadCache(queue_settings(settings)), adopting)
 
     def node_grace_over(self, tracked: TrackedWorkload) -> bool:

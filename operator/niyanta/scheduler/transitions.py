@@ -1,7 +1,8 @@
-"""Transitions of workloads: the only place that moves rows, and that follows a moved row in memory and in the cluster.
+"""Transitions of workloads: the only module that moves rows, and that updates memory and the cluster for a moved row.
 
-Decisions come from `pods.observer`, `intake.admission`, `wake_ups`, `maintenance` and `placing.cycle`. Everything here
-runs in the leader's one loop, so the leader never races itself; creating and deleting pods goes on beside it.
+Decisions come from `pods.observer`, `intake.admission`, `periodic.wake_ups`, `periodic.maintenance` and
+`placing.cycle`. All of this runs in the leader's loop, one round at a time, so two decisions of the leader never race.
+Pods are created and deleted in concurrent tasks.
 """
 
 from __future__ import annotations
@@ -30,14 +31,13 @@ BATCH_ROWS = 500
 """Most rows in one transaction: commits stay around 100 ms."""
 
 FIRST_REQUEUE_BACKOFF_SECONDS = 0.5
-
 LONGEST_REQUEUE_BACKOFF_SECONDS = 30.0
-"""Longest wait between two attempts where the cause lies outside the workload (quota, namespace)."""
+"""Range of the wait between two attempts when the cause lies outside the workload (quota, namespace)."""
 
 REFUSED_FOR_ANY_WORKER = frozenset(
     problem.value for problem in (WriteProblem.QUOTA, WriteProblem.FORBIDDEN, WriteProblem.NAMESPACE)
 )
-"""Reasons of refused pods that another worker wouldn't change."""
+"""Reasons for which the pod would be refused on any other worker too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class TransitionRequest:
 
 
 class Transitions:
-    """Commits decisions under the leader's epoch and acts on the rows that moved."""
+    """Commits decisions under the leader's epoch, then updates memory and the cluster for the rows that moved."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Transitions:
         metrics: SchedulerMetrics,
         tick: Callable[[], None],
     ) -> None:
-        """`tick` is called before each transaction, so that a long series of them isn't taken for a stall."""
+        """`tick` is called before each transaction, so that a long series of them doesn't count as a stall."""
         self._state = state
         self._store = store
         self._cluster = cluster
@@ -78,7 +78,7 @@ class Transitions:
     # --- commits -----------------------------------------------------------------------------------------------------
 
     async def commit(self, requests: Sequence[TransitionRequest]) -> None:
-        """Commit decisions in batches and act on each new row. Raises the store's errors."""
+        """Commit decisions in batches and apply each row that moved. Raises the store's errors."""
         for start in range(0, len(requests), BATCH_ROWS):
             self._tick()
             part = requests[start : start + BATCH_ROWS]
@@ -94,7 +94,7 @@ class Transitions:
 
     async def place(self, changes: Sequence[RowChange], *, cycle: int) -> Sequence[str]:
         """Commit placements in one transaction and start their pods. Returns the ids of rows that were left out because
-        they had moved."""
+        their version had changed."""
         self._tick()
         with self._metrics.commit():
             result = await self._store.update_workload_status_batch(changes, epoch=self._state.epoch, cycle=cycle)
@@ -110,7 +110,7 @@ class Transitions:
         return dropped
 
     async def adopt(self, changes: Sequence[RowChange]) -> None:
-        """Commit placements that are rebuilt from running pods: nothing is left to create."""
+        """Commit placements that are rebuilt from running pods, which need no creation."""
         for start in range(0, len(changes), BATCH_ROWS):
             part = changes[start : start + BATCH_ROWS]
             result = await self._store.update_workload_status_batch(part, epoch=self._state.epoch)
@@ -121,7 +121,8 @@ class Transitions:
                     self.after(row, LifecycleDecision(Event.PLACE, row.reason, row.message))
 
     async def release_held(self, customer: str, queue_depth: int | None) -> int:
-        """Release workloads held for a full queue, in queue order, up to the store's batch size; returns how many."""
+        """Release workloads held for a full queue, in queue order, up to the store's batch size; returns their
+        number."""
         self._tick()
         rows = await self._store.release_held(customer, queue_depth, epoch=self._state.epoch)
         for row in rows:
@@ -130,11 +131,12 @@ class Transitions:
         return len(rows)
 
     async def set_wake(self, workload_ids: Sequence[str], seconds: float | None) -> None:
-        """Have these rows come due in `seconds`; None: never."""
+        """Make these rows due in `seconds`; None: never."""
         await self._store.set_wake(workload_ids, seconds, epoch=self._state.epoch)
 
     async def refresh(self, workload_ids: Iterable[str]) -> None:
-        """Read rows again that aren't as remembered (a commit whose answer was lost, or another writer)."""
+        """Read rows again whose version differs from memory: a commit's answer was lost, or another process wrote
+        them."""
         ids = list(workload_ids)
         if not ids:
             return
@@ -142,7 +144,7 @@ class Transitions:
             tracked = self._state.workloads.get(row.id)
             if tracked is not None:
                 self.follow(tracked, row)
-        self._work_queue.put_capacity()  # waiting workloads are to be considered again
+        self._work_queue.put_capacity()  # a cycle must consider waiting workloads again
 
     def _change(self, request: TransitionRequest) -> RowChange:
         tracked, decision, settings = request.tracked, request.decision, self._state.settings
@@ -178,7 +180,7 @@ class Transitions:
     # --- following a row that moved ----------------------------------------------------------------------------------
 
     def after(self, row: WorkloadRow, decision: LifecycleDecision) -> None:
-        """Follow a row that the leader moved: in memory, in the cluster's accounts, in its status and Events."""
+        """Apply a row that the leader moved: memory, claimed capacity, status and Events."""
         tracked = self._state.workloads.get(row.id)
         if tracked is None:
             return
@@ -203,7 +205,7 @@ class Transitions:
         self.settle(tracked)
 
     def follow(self, tracked: TrackedWorkload, row: WorkloadRow) -> None:
-        """Follow a row that another writer changed, or a commit whose answer was lost."""
+        """Apply a row that another process changed, or the result of a commit whose answer was lost."""
         before, tracked.row = tracked.row, row
         if before.phase.bound and (not row.phase.bound or row.attempt != before.attempt):
             self._cluster.unclaim(row.id, before.attempt)
@@ -214,7 +216,7 @@ class Transitions:
         self.settle(tracked)
 
     def start(self, tracked: TrackedWorkload) -> None:
-        """A placement is committed: take its workers' capacity and create its pods."""
+        """Start a committed placement: claim its workers' capacity and create its pods."""
         row = tracked.row
         tracked.known = set()
         if tracked.requirements is not None:
@@ -223,7 +225,7 @@ class Transitions:
         self._creator.submit(tracked)
 
     def record_event(self, before: WorkloadRow | None, row: WorkloadRow) -> None:
-        """Record the Kubernetes Event of a transition that users care about; `before` is None for a new row."""
+        """Record the Kubernetes Event of a transition, if it has one; `before` is None for a new row."""
         text = f"{row.reason}: {row.message}"
         if row.phase is Phase.FAILED:
             self._cluster.record_event(row, reason=EventReason.FAILED, message=text, warning=True)
@@ -236,7 +238,8 @@ class Transitions:
             self._cluster.record_event(row, reason=EventReason.RETRYING, message=text, warning=True)
 
     def settle(self, tracked: TrackedWorkload) -> None:
-        """Bring queue membership and left-over pods of a workload in line with its phase."""
+        """Enqueue or dequeue a workload as its phase says, remove pods it no longer needs, and drop it from memory when
+        it is finished."""
         row, workloads = tracked.row, self._state.workloads
         workloads.note_phase(tracked)
         if row.phase.bound:
@@ -251,7 +254,7 @@ class Transitions:
         if row.phase is not Phase.PENDING:
             workloads.dequeue(row.id)
             if row.door is Door.REST and not teardown.waiting and not tracked.applying:
-                workloads.drop(row.id)  # comes back by the change cursor
+                workloads.drop(row.id)  # `intake.refill` reads it again when it becomes pending
             return
         now = self._state.clock.now()
         if teardown.waiting or tracked.applying:
@@ -267,12 +270,13 @@ class Transitions:
         else:
             tracked.known = set()
             workloads.enqueue(tracked, now=now)
-            self._remember_exclusions(row, now)
+            self._track_exclusions(row, now)
             self._work_queue.wake()
 
     # --- exclusions of workers ---------------------------------------------------------------------------------------
 
-    def _remember_exclusions(self, row: WorkloadRow, now: int) -> None:
+    def _track_exclusions(self, row: WorkloadRow, now: int) -> None:
+        """Keep the time at which the first of the row's exclusions ends."""
         ends = [end for until in row.excluded.values() if (end := round(until.timestamp() * 1e6)) > now]
         if ends:
             self._state.exclusion_ends[row.id] = min(ends)
@@ -280,7 +284,7 @@ class Transitions:
             self._state.exclusion_ends.pop(row.id, None)
 
     def end_exclusions(self) -> bool:
-        """Let workloads use the workers again that they no longer need to avoid; True if there were any."""
+        """Offer workloads to the engine again without the worker exclusions that have ended; True if there were any."""
         state = self._state
         now = state.clock.now()
         over = [workload_id for workload_id, end in state.exclusion_ends.items() if end <= now]

@@ -1,6 +1,7 @@
-"""The leader's memory of the queue: every live row, what it compiles to, and which of them may be placed now.
+"""The leader's cache of workloads: live rows with their compiled requirements, and the queue of placeable workloads.
 
-Postgres owns the truth; this is filled from it when leadership begins and follows every commit of the leader.
+Postgres is authoritative. The cache is loaded from it when leadership begins and updated with every commit of the
+leader.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ class TrackedWorkload:
     """None: the spec could not be compiled (the row is Failed or about to be)."""
     subject: Subject
     known: set[int] = field(default_factory=set)
-    """Indexes of the current attempt whose pod was seen or confirmed."""
+    """Indexes of the current attempt whose pod was observed, or whose creation was confirmed."""
     applying: bool = False
+    """Pods of the current attempt are being created."""
     lost_since: int | None = None
-    """Microseconds: since when a pod of the attempt has been on a NotReady node."""
+    """Time since which a pod of the attempt has been on a NotReady node, microseconds."""
     fence_told: bool = False
-    """A note was put that it waits for a node."""
+    """The reason that it waits for a NotReady node was reported."""
     write_failures: int = 0
-    """Attempts in a row that the API server turned down (quota, ...): drives the backoff."""
+    """Consecutive attempts whose pods the API server refused (quota, ...); the backoff grows with it."""
     turned_down: bool = False
-    """The API server refused the pods of the last attempt, for a cause that no other worker changes."""
+    """The API server refused the pods of the last attempt, and would refuse them on any other worker."""
     noted_at: float = 0.0
-    """Loop time of the last note about why it is pending."""
+    """Monotonic time at which its pending reason was last reported, seconds."""
 
     @property
     def id(self) -> str:
@@ -50,7 +52,7 @@ class TrackedWorkload:
 
 
 class WorkloadCache:
-    """Live rows by id, and the queue of those that may be placed."""
+    """Live workloads by id, and the queue of the workloads that may be placed."""
 
     def __init__(self, queue_settings: QueueSettings) -> None:
         self._tracked: dict[str, TrackedWorkload] = {}
@@ -79,24 +81,24 @@ class WorkloadCache:
         self.index_object(tracked)
 
     def index_object(self, tracked: TrackedWorkload) -> None:
-        """Find the row of a REST submission by the UID of its object too."""
+        """Index the row of a REST submission by the UID of its object."""
         if tracked.row.object_uid is not None:
             self._by_object[tracked.row.object_uid] = tracked.id
 
     def of_object(self, uid: str) -> TrackedWorkload | None:
-        """The row whose Workload object has this UID."""
+        """The workload that belongs to the Workload object with this UID."""
         return self._tracked.get(self._by_object.get(uid, uid))
 
     def waiting_rest(self) -> int:
-        """How many pending REST rows are held in memory."""
+        """Number of pending REST rows in memory."""
         return len(self._waiting_rest)
 
     def bound_by_customer(self) -> dict[str, int]:
-        """How many workloads each customer has on workers (its placed and running ones); 0 for those with none."""
+        """Number of placed and running workloads by customer."""
         return {customer: len(bound) for customer, bound in self._bound.items()}
 
     def drop(self, workload_id: str) -> None:
-        """Forget a workload."""
+        """Remove a workload from memory."""
         tracked = self._tracked.pop(workload_id, None)
         if tracked is not None:
             self._bound[tracked.row.customer].discard(workload_id)
@@ -111,13 +113,13 @@ class WorkloadCache:
         return [tracked for tracked in self._tracked.values() if tracked.row.phase in wanted]
 
     def enqueue(self, tracked: TrackedWorkload, *, now: int) -> None:
-        """Let the engine see it; `now` (microseconds) decides which worker exclusions still hold."""
+        """Put a workload into the queue; `now` (microseconds) decides which worker exclusions still apply."""
         if tracked.requirements is None:
             return
         self.queue.update(pending(tracked.row, tracked.requirements, tracked.subject, now=now))
 
     def note_phase(self, tracked: TrackedWorkload) -> None:
-        """Keep the counts of pending REST rows and of customers' bound rows."""
+        """Update the counts of pending REST rows and of customers' bound rows."""
         self._note_bound(tracked.row)
         if tracked.row.door is Door.REST and tracked.row.phase is Phase.PENDING:
             self._waiting_rest.add(tracked.id)

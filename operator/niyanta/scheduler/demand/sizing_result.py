@@ -1,5 +1,5 @@
-"""The sizing result: pools whose empty workers fit waiting workloads. `stats_collector` makes it, `pending_reasons`
-tells users."""
+"""The sizing result: the pool that each waiting workload counts for. `stats_collector` makes it; `pending_reasons` adds
+it to the explanations of waiting workloads."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WorkloadKind = tuple[str, str]
 
 
 class SizingResult:
-    """The pool of each workload that was sized, and of its kind for those that weren't."""
+    """The pool of each workload that was sized, and of each kind for the workloads that weren't."""
 
     def __init__(
         self,
@@ -29,11 +29,11 @@ class SizingResult:
         self._all_known = all(pool.templates for pool in self._pools.values())
 
     def of(self, tracked: TrackedWorkload) -> PoolFit | None:
-        """The pool that fits the workload; None: it was not sized yet."""
+        """The pool that fits the workload; None if it hasn't been sized yet."""
         return self._fits.get(tracked.id) or self._kinds.get((tracked.row.customer, tracked.row.class_id))
 
     def text(self, tracked: TrackedWorkload) -> str:
-        """Words to add to why it waits; empty when there is nothing to add."""
+        """Text to append to the workload's pending reason; may be empty."""
         found = self.of(tracked)
         if found is None:
             return ""

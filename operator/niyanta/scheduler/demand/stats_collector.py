@@ -1,13 +1,13 @@
-"""Statistics of demand: each second, workloads running and waiting by pool and namespace, and workers pools need.
+"""Demand statistics: each second, running and waiting workloads by pool and namespace, and the workers that pools need.
 
-A task beside the leader's loop, so that the statistics stay young while the loop waits for the engine or for Postgres.
-It reads the leader's memory, runs `engine.sizing` in a thread on a snapshot of its own, and writes one row that the
-metrics adapters of all replicas answer from. `pending_reasons` reads from the result which pool fits waiting work.
+A task of its own, so that the statistics stay current while the leader's loop waits for the engine or for Postgres. It
+reads the leader's memory, runs `engine.sizing` in a thread on a snapshot of its own, and writes one row; the metrics
+adapters of all replicas answer from that row. `pending_reasons` reads the sizing result.
 
-Every Pending workload counts as waiting, also in backoff, for it comes back; not one whose last pods still stop, for
-those pods still count as running. The first SIZED_WORKLOADS in queue order (fewer of a kind, so that a wall of one kind
-doesn't hide the rest) are packed one by one. Others of these kinds in memory, and in a backlog of the REST door that is
-too deep for memory, are counted by their class and rounded down: exact once the queue has become shorter.
+Every Pending workload counts as waiting, also in backoff, unless its last pods are still stopping: those still count as
+running. The first SIZED_WORKLOADS in queue order (fewer of one kind, so that many workloads of one kind don't hide the
+rest) are packed one by one. Other workloads of these kinds, in memory or in a REST backlog that is too deep for memory,
+are counted by their kind and rounded down; the count is exact once the queue has become shorter.
 """
 
 from __future__ import annotations
@@ -39,23 +39,24 @@ logger = log.get(__name__)
 WRITE_EVERY_SECONDS = 1.0
 
 ENGINE_SHARE = 0.3
-"""Most part of the time that the engine may think about sizes; beyond it, a round only counts."""
+"""Largest share of the time that the engine may spend on sizing; beyond it, a round only counts."""
 
 SIZED_WORKLOADS = 4000
 SIZED_WORKLOADS_PER_KIND = 2000
 SIZED_KINDS = 1000
-"""Kinds beyond these (customer and requirements class) are looked at when their turn in the queue comes."""
+"""Bounds of one sizing. Workloads of further kinds (customer and requirements class) are sized when they have moved up
+in the queue."""
 
 EMPTY_WORKERS_EVERY_SECONDS = 10.0
 BACKLOG_EVERY_SECONDS = 2.0
 LONGEST_ENGINE_PAUSE_SECONDS = 3.0
 SLICE_ROWS = 2000
-"""Workloads counted before other tasks of the loop get their turn."""
+"""Workloads counted before other tasks of the event loop run."""
 
 
 @dataclass(slots=True)
 class _Count:
-    """Workloads, their pods, and when the first was queued (microseconds)."""
+    """Number of workloads and of their pods, and the earliest time at which one was queued (microseconds)."""
 
     workloads: int = 0
     pods: int = 0
@@ -68,26 +69,27 @@ class _Count:
             self.oldest = queued_at if self.oldest is None else min(self.oldest, queued_at)
 
     def age(self, now: int) -> float:
-        """Seconds that the first has waited."""
+        """Seconds since the earliest one was queued; 0 without any."""
         return 0.0 if self.oldest is None else round(max(now - self.oldest, 0) / 1e6, 3)
 
 
 @dataclass(slots=True)
 class _Queue:
-    """The waiting workloads at one moment: the first ones each, the rest by kind."""
+    """The waiting workloads at one moment: the first ones individually, the rest by kind."""
 
     sized: list[PendingWorkload] = field(default_factory=list)
     kinds: dict[WorkloadKind, PendingWorkload] = field(default_factory=dict)
-    """The last of each kind that is looked at: what more there is of it fares like this one."""
+    """The last sized workload of each kind; further workloads of the kind count for the same pool."""
     inside: Counter[WorkloadKind] = field(default_factory=Counter)
-    """All of each kind that are in memory."""
+    """Workloads of each kind in memory."""
     rest: dict[WorkloadKind, _Count] = field(default_factory=dict)
+    """Workloads of each kind that aren't sized individually."""
 
     def add(self, kind: WorkloadKind, workload: PendingWorkload) -> None:
-        """Next in queue order."""
+        """Add the next workload in queue order."""
         self.inside[kind] += 1
         if kind not in self.kinds:
-            chosen = len(self.kinds) < SIZED_KINDS  # one of each, however long the queue before it
+            chosen = len(self.kinds) < SIZED_KINDS  # one of each kind, even beyond SIZED_WORKLOADS
         else:
             chosen = self.inside[kind] <= SIZED_WORKLOADS_PER_KIND and len(self.sized) < SIZED_WORKLOADS
         if chosen:
@@ -102,7 +104,7 @@ class _Queue:
 
 @dataclass(frozen=True, slots=True)
 class _Input:
-    """The inputs of a sizing, beside the changes of the cluster."""
+    """The inputs of a sizing, except for the changes of the cluster."""
 
     pools: tuple[EmptyPool, ...]
     sized: tuple[PendingWorkload, ...]
@@ -112,12 +114,12 @@ class _Input:
 
 
 class StatsCollector:
-    """Makes and writes the statistics of one leadership."""
+    """Makes and writes the demand statistics of one leadership."""
 
     def __init__(
         self, state: SchedulerState, *, store: StateManager, cluster: ClusterReads, is_deep: Callable[[], bool]
     ) -> None:
-        """`is_deep` returns True if Postgres holds more waiting work than memory does."""
+        """`is_deep` returns True if Postgres holds more waiting workloads than memory."""
         self._state = state
         self._store = store
         self._cluster = cluster
@@ -134,7 +136,7 @@ class StatsCollector:
         self._deltas = self._cluster.delta_cursor()
 
     async def run(self) -> None:
-        """Until cancelled, or until another leads."""
+        """Run until cancelled, or until another process leads."""
         self._empty_workers = {}
         while True:
             started = time.monotonic()
@@ -143,10 +145,10 @@ class StatsCollector:
                     self._empty_workers = {**await self._store.get_shapes()}
                 await self.once()
             except StaleEpochError:
-                return  # the leader's loop finds out by itself
+                return  # the leader's loop ends the leadership when its own commit fails
             except StoreError as error:
                 logger.warning("statistics of demand were not written", error=str(error))
-            except Exception:  # placement goes on without them, and the adapter says that they are old
+            except Exception:  # placement goes on without statistics, and the adapter reports that they are stale
                 logger.exception("statistics of demand were not made")
             await asyncio.sleep(max(WRITE_EVERY_SECONDS - (time.monotonic() - started), WRITE_EVERY_SECONDS / 4))
 
@@ -164,7 +166,7 @@ class StatsCollector:
         return stats
 
     async def _learn_empty_workers(self) -> None:
-        """Remember the empty workers of pools for when these have none."""
+        """Store the observed empty worker of each pool, for times when the pool has no worker."""
         seen = await self._cluster.observe_empty_workers()
         self._unsaved |= {name for name, shape in seen.items() if self._empty_workers.get(name) != shape}
         self._empty_workers.update(seen)
@@ -175,7 +177,7 @@ class StatsCollector:
     # --- running workloads --------------------------------------------------------------------------------------------
 
     async def _count_running(self) -> tuple[Counter[str], dict[str, tuple[_Count, _Count]]]:
-        """Bound workloads by pool; by namespace what waits and what runs."""
+        """Bound workloads by pool; waiting and running workloads by namespace."""
         pools: Counter[str] = Counter()
         spaces: dict[str, tuple[_Count, _Count]] = {}
         for number, tracked in enumerate(self._state.workloads):
@@ -192,7 +194,7 @@ class StatsCollector:
     # --- waiting workloads --------------------------------------------------------------------------------------------
 
     def _gather(self) -> _Queue:
-        """In queue order, then what isn't in the queue for a while."""
+        """All waiting workloads: the queue in its order, then workloads in backoff, then the backlog in Postgres."""
         queue = _Queue()
         for workload in self._state.workloads.queue.in_order():
             tracked = self._state.workloads.get(workload.id)
@@ -208,7 +210,7 @@ class StatsCollector:
         return queue
 
     def _absent(self) -> Iterator[tuple[TrackedWorkload, PendingWorkload]]:
-        """Pending but not in the queue: in backoff. One whose pods still stop counts by these."""
+        """Pending workloads in backoff, which aren't in the queue; without those whose last pods are still stopping."""
         now = self._state.clock.now()
         away = [
             tracked
@@ -231,11 +233,12 @@ class StatsCollector:
     # --- sizing -------------------------------------------------------------------------------------------------------
 
     async def _size(self) -> tuple[_Queue, Sizing]:
-        """Think if something changed; else the last answer holds. Queue and cluster are of the same moment."""
+        """Size the waiting workloads, or return the last sizing if nothing changed or the engine used up its share of
+        the time. Queue and cluster are read at the same moment."""
         queue = self._gather()
         pools = tuple(self._cluster.empty_pools(self._empty_workers))
         for gone in self._empty_workers.keys() - {pool.name for pool in pools}:
-            del self._empty_workers[gone]  # a new pool of that name may be another
+            del self._empty_workers[gone]  # a new pool of the same name may have other workers
         refused = frozenset(w.id for w in queue.sized if (t := self._state.workloads.get(w.id)) and t.turned_down)
         wanted = _Input(pools, tuple(queue.sized), queue.bulk(), self._options(), refused)
         last = self._last
@@ -256,7 +259,7 @@ class StatsCollector:
         self._planner.follow(deltas)
         return self._planner.size(wanted.pools, wanted.sized, wanted.bulk, wanted.options, wanted.refused)
 
-    # --- the sums -----------------------------------------------------------------------------------------------------
+    # --- statistics ---------------------------------------------------------------------------------------------------
 
     def _make_stats(
         self, queue: _Queue, sizing: Sizing, running: tuple[Counter[str], dict[str, tuple[_Count, _Count]]]
@@ -273,7 +276,7 @@ class StatsCollector:
             for pool, part in sizing.identical.get(kind, ()):
                 waiting.setdefault(pool, _Count()).add(part, like.replicas, count.oldest)
             beyond = self._backlog.get(kind, 0) - queue.inside[kind] if self._is_deep() else 0
-            if beyond > 0:  # where exactly they are, only Postgres knows: where the others of the kind are
+            if beyond > 0:  # their namespaces aren't in memory: count them where the kind's last sized workload is
                 spaces.setdefault(like.subject.namespace, (_Count(), _Count()))[0].add(beyond, like.replicas, None)
         regions = {pool.name: pool.region for pool in self._last[0].pools} if self._last is not None else {}
         pools = []

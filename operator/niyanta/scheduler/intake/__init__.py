@@ -1,1 +1,1 @@
-"""Everything that brings workloads into the leader's memory: work queue, admission and refill."""
+"""Intake of workloads into the leader's memory: work queue, admission and refill."""

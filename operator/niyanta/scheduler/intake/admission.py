@@ -1,6 +1,6 @@
-"""Admission: follows users' changes, which are Workload objects made, edited and deleted, Customers and LimitRanges.
+"""Admission: applies users' changes of Workload objects, Customers and LimitRanges to rows and memory.
 
-The leader's loop hands the changes in, `transitions` commits what follows from them.
+The leader's loop passes the changes in; `transitions` commits the decisions.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from niyanta.store.workloads.limits import QUEUE_FULL
 logger = log.get(__name__)
 
 COMPILE_SLICE_OBJECTS = 50
-"""Objects compiled before other tasks of the loop get their turn (some 20 ms)."""
+"""Objects compiled before other tasks of the event loop run (some 20 ms)."""
 
 CONCURRENT_LOOKUPS = 48
-"""Fresh reads under way at once for objects reported deleted."""
+"""Most concurrent fresh reads of objects that were reported deleted."""
 
 Manifest = Mapping[str, Any]
 
 
 class Admission:
-    """Brings rows and memory in line with users' changes. Everything here may be repeated."""
+    """Applies users' changes. Every method may be repeated."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Admission:
     # --- objects ------------------------------------------------------------------------------------------------------
 
     async def take_in(self, objects: Sequence[Manifest]) -> None:
-        """Workload objects (new or edited) become rows; edits of suspend become events."""
+        """Turn new or edited Workload objects into rows, and edits of spec.suspend into events."""
         for start in range(0, len(objects), BATCH_ROWS):
             await self._take_in(objects[start : start + BATCH_ROWS])
 
@@ -91,11 +91,11 @@ class Admission:
                 self._transitions.settle(tracked)
                 await self._follow_edited_times(tracked)
         await self._transitions.commit(requests)
-        # A customer's word counts when work may be queued, and what was suspended wasn't looked at meanwhile.
+        # Reviews of Customers skip suspended workloads, so resumed ones are reviewed now.
         await self._review([o.tracked for o in requests if o.decision.event is Event.RESUME])
 
     async def _made_by_users(self, objects: Sequence[Manifest]) -> Sequence[Manifest]:
-        """Drop those that were dispatched from REST submissions: their rows exist already."""
+        """Leave out objects that were created for REST submissions, whose rows exist already."""
         marked = {rest_id(obj) for obj in objects} - {""}
         if not marked:
             return objects
@@ -105,7 +105,7 @@ class Admission:
         return [obj for obj in objects if (row := known.get(rest_id(obj))) is None or not is_object_of(obj, row)]
 
     def _track(self, obj: Manifest, entry: object_to_row.CompiledObject, row: WorkloadRow) -> TrackedWorkload | None:
-        """Follow a taken-in row in memory; None when it is dead already."""
+        """Put a taken-in row into memory, or update it there; None if it needs no tracking because it is finished."""
         tracked = self._state.workloads.get(row.id)
         if tracked is None:
             if object_to_row.status_behind(row, obj.get("status")):
@@ -126,7 +126,8 @@ class Admission:
         return tracked
 
     async def _follow_edited_times(self, tracked: TrackedWorkload) -> None:
-        """An edit of timeoutSeconds counts from the start of the run, one of the time to live from its end."""
+        """Move the wake-up of a row after an edit: timeoutSeconds counts from the start of the run,
+        ttlSecondsAfterFinished from its end."""
         row, spec = tracked.row, tracked.spec
         limit: int | None
         if row.phase is Phase.RUNNING:
@@ -145,13 +146,13 @@ class Admission:
         await self._transitions.set_wake([row.id], left)
 
     async def take_gone(self, gone: Iterable[DeletedObject]) -> None:
-        """Cancel workloads whose object is gone, after a fresh read says so."""
+        """Cancel workloads whose object was deleted, after a fresh read has confirmed it."""
         found = [tracked for item in gone if (tracked := self._state.workloads.of_object(item.uid)) is not None]
         live = [tracked for tracked in found if not tracked.row.phase.terminal]
         for start in range(0, len(live), CONCURRENT_LOOKUPS):
             self._tick()
             part = live[start : start + CONCURRENT_LOOKUPS]
-            # An API server that hangs must not look like a loop that does.
+            # The lease is ticked meanwhile: a slow API server isn't a stalled loop.
             answers = await ticking(self._tick, gathered(self._is_gone(tracked) for tracked in part))
             decision = LifecycleDecision(Event.CANCEL, RowReason.DELETED, "the Workload object was deleted")
             await self._transitions.commit(
@@ -166,13 +167,13 @@ class Admission:
         obj = await self._cluster.get_workload(tracked.row.namespace, name)
         if obj is None or obj["metadata"]["uid"] != uid or obj["metadata"].get("deletionTimestamp"):
             return True
-        logger.warning("a workload was reported gone but exists", workload=tracked.id)
+        logger.warning("a Workload object was reported deleted but exists", workload=tracked.id)
         return False
 
-    # --- changes that concern many workloads --------------------------------------------------------------------------
+    # --- changes that affect many workloads ---------------------------------------------------------------------------
 
     async def review_customers(self) -> None:
-        """Customers changed: hold what may not wait any longer, release what may, and follow tier changes."""
+        """Customers changed: hold workloads that may no longer be queued, release those that may, and follow tiers."""
         await self._review(self._state.workloads.select((Phase.PENDING, Phase.HELD)))
 
     async def _review(self, workloads: Sequence[TrackedWorkload]) -> None:
@@ -202,9 +203,9 @@ class Admission:
         await self._transitions.commit(requests)
 
     async def _follow_owner(self, tracked: TrackedWorkload, eligible: object_to_row.Eligibility) -> None:
-        """Give the row the customer and the weight it should have."""
+        """Update the row's customer and tier weight if they have changed."""
         if tracked.row.customer == eligible.customer and tracked.row.tier_weight != eligible.tier_weight:
-            # Of the whole customer at once: one by one would take a second for 300.
+            # All rows of the customer in one statement: one by one, 300 rows would take a second.
             for row in await self._store.retier(eligible.customer, eligible.tier_weight, epoch=self._state.epoch):
                 other = self._state.workloads.get(row.id)
                 if other is not None:
@@ -218,7 +219,8 @@ class Admission:
         self._recompile(tracked)
 
     async def review_defaults(self, namespaces: Collection[str]) -> None:
-        """LimitRanges of these namespaces changed ("": something for all): what waits there asks for other amounts."""
+        """LimitRanges of these namespaces changed ("": a change for all namespaces): compile the workloads that wait
+        there again, because their requests may differ."""
         for tracked in self._state.workloads.select((Phase.PENDING, Phase.HELD, Phase.SUSPENDED)):
             if "" in namespaces or tracked.row.namespace in namespaces:
                 self._tick()
@@ -232,7 +234,7 @@ class Admission:
 
 
 def suspension(tracked: TrackedWorkload) -> LifecycleDecision | None:
-    """The event that brings a row in line with spec.suspend."""
+    """The event that spec.suspend requires in the row's phase; None if the row agrees with it."""
     phase = tracked.row.phase
     if tracked.spec.suspend and not phase.terminal and phase is not Phase.SUSPENDED:
         return LifecycleDecision(Event.SUSPEND, RowReason.SUSPENDED, "spec.suspend is true")

@@ -1,7 +1,8 @@
-"""The Kubernetes door: a Workload object becomes a row of the queue, or a row that says what is wrong with it.
+"""The Kubernetes door: converts a Workload object to a row. Reads Customers, LimitRanges and RuntimeClasses from the
+cluster's watched state; no I/O.
 
-Pure but for the catalogue it reads. Rules that the API server can't validate (customers, limits) lead to phase
-Held with a reason; a spec that can never work leads to Failed with the field's name.
+An object that breaks a rule over several objects (ownership, scope of the Customer) becomes a Held row with a reason;
+an object with an invalid spec becomes a Failed row whose message names the field.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from niyanta.store.rows import WorkloadIntake, WorkloadRow
 
 @dataclass(frozen=True, slots=True)
 class CompiledObject:
-    """A row to take in, and what the engine needs of it (None where it can't be placed)."""
+    """A row to take in, and its compiled form for the engine (None if it can't be placed)."""
 
     intake: WorkloadIntake
     spec: WorkloadSpec | None
@@ -34,7 +35,7 @@ class CompiledObject:
 
 @dataclass(frozen=True, slots=True)
 class Eligibility:
-    """The customer of a workload, and why it must wait (`reason` and `message`), if it must."""
+    """The customer of a workload; `reason` and `message` are set if the workload may not be queued."""
 
     customer: str
     tier_weight: int
@@ -48,7 +49,7 @@ class Eligibility:
 
 
 def eligibility(namespace: str, spec: WorkloadSpec, cluster: ClusterReads, settings: Settings) -> Eligibility:
-    """Resolve the customer of a workload, and the reason why it may not be queued if there is one."""
+    """Resolve the customer of a workload and check that it may be queued."""
     found = cluster.resolve_customer(namespace, spec.customer)
     if isinstance(found, Held):
         return Eligibility(spec.customer or "", 1, found.reason.value, found.message)
@@ -60,7 +61,7 @@ def eligibility(namespace: str, spec: WorkloadSpec, cluster: ClusterReads, setti
 
 
 def read_object(obj: Mapping[str, Any], cluster: ClusterReads, settings: Settings) -> CompiledObject:
-    """Turn a Workload object, as the API server gave it, into a row to take in."""
+    """Convert a Workload object, as the API server returned it, to a row to take in."""
     meta = obj["metadata"]
     raw = dict(obj.get("spec") or {})
     labels = {str(k): str(v) for k, v in (meta.get("labels") or {}).items()}
@@ -93,7 +94,7 @@ def read_object(obj: Mapping[str, Any], cluster: ClusterReads, settings: Setting
 
 
 def status_behind(row: WorkloadRow, status: Mapping[str, Any] | None) -> bool:
-    """True if an object's status doesn't show the row as it is. It only saves writes: a status is never truth."""
+    """True if an object's status differs from its row. It only saves writes: a status is never authoritative."""
     shown = status or {}
     return (
         shown.get("phase") != row.phase.value

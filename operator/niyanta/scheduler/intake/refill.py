@@ -1,7 +1,7 @@
-"""The leader's window on rows of the REST door: changes by other writers, and refills from a huge backlog.
+"""Refill: reads rows that other processes changed, and refills the queue from a large REST backlog in Postgres.
 
-Pending REST rows are held in memory only up to WINDOW_ROWS: the top of the queue, the top of each requirements class
-(so that a wall of work that fits nowhere hides nothing) and the oldest. All else stays in Postgres.
+At most WINDOW_ROWS pending REST rows are in memory: the first of the queue, the first of each requirements class (so
+that many workloads that fit nowhere don't hide the others) and the oldest. The rest stays in Postgres.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ WINDOW_ROWS = 20_000
 """Most pending REST rows in memory."""
 
 REFILL_BELOW_ROWS = 5_000
-"""The window is filled again when fewer pending REST rows are in memory."""
+"""Refill when fewer pending REST rows are in memory."""
 
 FOLLOW_EVERY_SECONDS = 1.0
-"""Time between two reads of changes without a hint (NOTIFY) that there are some."""
+"""Time between two reads of changes without a hint (NOTIFY)."""
 
 FOLLOW_AT_LEAST_SECONDS = 0.05
 """Least time between two reads of changes."""
 
 REFILL_EVERY_SECONDS = 1.0
-"""Least time between two refills: one that brings nothing new must not become a busy loop."""
+"""Least time between two refills, so that refills without new rows don't become a busy loop."""
 
 REFILL_ROWS_PER_CLASS = 50
 REFILL_OLDEST_ROWS = 500
 CHANGES_PAGE_ROWS = 5000
 SLICE_ROWS = 50
-"""Rows handled before other tasks of the event loop get their turn."""
+"""Rows handled before other tasks of the event loop run."""
 
 
 class Refill:
@@ -71,17 +71,18 @@ class Refill:
         self._followed_at = 0.0
         self._refilled_at = 0.0
         self._after_class = ""
+        """The requirements class after which the next refill starts; "": at the first."""
 
     def is_deep(self) -> bool:
-        """True if Postgres holds more waiting work than memory does, and no refill is about to change that."""
+        """True if Postgres may hold pending rows that aren't in memory, and memory holds too many for a refill."""
         return self.more and self._state.workloads.waiting_rest() >= REFILL_BELOW_ROWS
 
     async def begin(self) -> None:
-        """Before the rows are loaded: changes count from here."""
+        """Start reading changes from now on; called before the rows are loaded."""
         self._cursor = await self._store.cursor()
 
     async def follow(self) -> bool:
-        """Follow rows that others changed, and refill. Returns True if something new is in the queue."""
+        """Apply rows that other processes changed, and refill. Returns True if the queue may have changed."""
         since = time.monotonic() - self._followed_at
         if since < FOLLOW_AT_LEAST_SECONDS or (since < FOLLOW_EVERY_SECONDS and not self._work_queue.take_hint()):
             return False
@@ -118,10 +119,10 @@ class Refill:
         try:
             spec, requirements, subject = object_to_row.read_row(row, self._cluster)
         except InvalidManifestError as refused:  # written by another release
-            logger.error("a row can't be read and is left as it is", id=row.id, error=str(refused))
+            logger.error("a row can't be parsed; it is left unchanged", id=row.id, error=str(refused))
             return False
         if requirements is None:
-            logger.error("a row's requirements don't compile; it is left as it is", id=row.id)
+            logger.error("a row's requirements don't compile; it is left unchanged", id=row.id)
             return False
         tracked = TrackedWorkload(row, spec, requirements, subject)
         self._state.workloads.put(tracked)
@@ -146,7 +147,7 @@ class Refill:
                 self._tick()
                 await asyncio.sleep(0)
             self._track(row)
-        # A full page of nothing new can still hide other classes behind it: look at those next.
+        # If no row of the page is new, rows of other classes may still follow it: the next refill starts behind it.
         self._after_class = max((row.class_id for row in rows), default="") if rows and not fresh else ""
         self.more = len(rows) >= WINDOW_ROWS // 2
         if fresh:

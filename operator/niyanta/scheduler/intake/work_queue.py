@@ -1,7 +1,7 @@
 """The leader's work queue: changed objects, pods and nodes, coalesced by identity.
 
 kopf's thread and the reflectors put changes in; the leader's loop takes them out. While this process doesn't lead, the
-queue is closed and keeps nothing: a new leader lists everything itself.
+queue is closed and empty: a new leader lists all objects itself.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class DeletedObject:
-    """A Workload object that was reported deleted (or is being deleted)."""
+    """A Workload object that is deleted or being deleted."""
 
     uid: str
 
 
 @dataclass(slots=True)
 class PendingWork:
-    """Everything that came in since the last round."""
+    """Changes since the last round."""
 
     objects: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     gone: dict[str, DeletedObject] = field(default_factory=dict)
     workloads: set[str] = field(default_factory=set)
     customers: bool = False
     defaults: set[str] = field(default_factory=set)
-    """Namespaces whose LimitRanges changed; "": something that counts in all of them."""
+    """Namespaces whose LimitRanges changed; "": a change for all namespaces."""
     capacity: bool = False
+    """Free capacity may have changed."""
 
     def __bool__(self) -> bool:
-        """True if the queue or the room on the workers may have changed."""
+        """True if the queue or the free capacity of workers may have changed."""
         changed = self.objects or self.gone or self.workloads or self.defaults
         return bool(changed) or self.customers or self.capacity
 
 
 class WorkQueue:
-    """Thread-safe on the putting side; `take` and `wait` belong to the event loop it was made in."""
+    """Collects changes. The `put_...` methods may be called from any thread, `take` and `wait` from `loop` only."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -51,22 +52,22 @@ class WorkQueue:
         self._hinted = True
 
     def open(self) -> None:
-        """Leadership begins: keep what comes from now on."""
+        """Leadership begins: keep changes from now on."""
         with self._lock:
             self._work = PendingWork()
             self._generations = {}
             self._open = True
 
     def close(self) -> None:
-        """Leadership is over: forget everything."""
+        """Leadership is over: drop all changes."""
         with self._lock:
             self._open = False
             self._work = PendingWork()
             self._generations = {}
 
     def put_object(self, obj: Mapping[str, Any]) -> None:
-        """A Workload object as the API server gave it. Repeats of a generation already put are dropped here, so that
-        our own status writes cost nothing."""
+        """A Workload object was added or edited. A generation that was put before is dropped, so that the operator's
+        own status writes cause no work."""
         meta = obj["metadata"]
         uid, generation = meta["uid"], int(meta.get("generation", 1))
         with self._lock:
@@ -83,7 +84,7 @@ class WorkQueue:
         self.wake()
 
     def put_gone(self, uid: str) -> None:
-        """A Workload object disappeared."""
+        """A Workload object was deleted."""
         with self._lock:
             if not self._open:
                 return
@@ -93,7 +94,7 @@ class WorkQueue:
         self.wake()
 
     def put_workloads(self, workload_ids: Iterable[str]) -> None:
-        """Pods (or the nodes of pods) of these workloads changed."""
+        """Pods of these workloads, or the nodes of their pods, changed."""
         with self._lock:
             if not self._open:
                 return
@@ -107,14 +108,14 @@ class WorkQueue:
         self.wake()
 
     def put_defaults(self, namespaces: Iterable[str]) -> None:
-        """LimitRanges of these namespaces changed ("": RuntimeClasses)."""
+        """LimitRanges of these namespaces changed; "": a RuntimeClass changed."""
         with self._lock:
             if self._open:
                 self._work.defaults.update(namespaces)
         self.wake()
 
     def put_capacity(self) -> None:
-        """Workers or what is on them changed: what didn't fit may fit now."""
+        """Free capacity may have changed: a cycle should consider waiting workloads again."""
         with self._lock:
             self._work.capacity = self._open
         self.wake()
@@ -125,12 +126,12 @@ class WorkQueue:
         self.wake()
 
     def take_hint(self) -> bool:
-        """True if there was a hint since the last call."""
+        """True if a hint came since the last call."""
         hinted, self._hinted = self._hinted, False
         return hinted
 
     def wake(self) -> None:
-        """Let the loop look now. Safe from any thread."""
+        """End the loop's `wait` now. Safe from any thread."""
         try:
             running = asyncio.get_running_loop()
         except RuntimeError:
@@ -141,14 +142,14 @@ class WorkQueue:
             self._loop.call_soon_threadsafe(self._event.set)
 
     def take(self) -> PendingWork:
-        """Everything so far; what comes later is for the next take."""
+        """Take all changes so far out of the queue."""
         self._event.clear()
         with self._lock:
             work, self._work = self._work, PendingWork()
         return work
 
     async def wait(self, at_most_seconds: float) -> None:
-        """Return when something comes in, at the latest after `at_most_seconds`."""
+        """Return at the next change or `wake`, at the latest after `at_most_seconds`."""
         try:
             async with asyncio.timeout(at_most_seconds):
                 await self._event.wait()

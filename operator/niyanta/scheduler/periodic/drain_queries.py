@@ -1,6 +1,6 @@
-"""Queries about workers that tasks beside the leader's loop put to it: the loop answers when no cycle is under way.
+"""Drain queries: requests of pool scaling to evict a worker's workloads, or to learn that a worker is free.
 
-The pools' scaling asks, `maintenance` answers.
+`pools.executor` puts them from a task of its own; `maintenance` answers in the leader's loop, while no cycle runs.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DrainQuery:
-    """A query of a task beside the leader's loop. The answer is a number of workloads, or -1: the worker takes pods."""
+    """One query. The answer is a number of workloads, or -1 if the worker isn't cordoned."""
 
     worker: str
     reason: str
@@ -21,7 +21,7 @@ class DrainQuery:
 
 
 class DrainQueries:
-    """Open queries of one leadership, in the order they were put."""
+    """Open queries of one leadership, in the order of their arrival."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         """`wake` lets the leader's loop run a round."""
@@ -29,12 +29,12 @@ class DrainQueries:
         self._open: list[DrainQuery] = []
 
     async def evict(self, worker: str, reason: str) -> int:
-        """Put the workloads on a worker back into the queue, as fresh attempts that don't count as retries; returns how
-        many. Those whose pods are just being created stay: evict again."""
+        """Put the workloads on a worker back into the queue, as fresh attempts that don't count as retries; returns
+        their number. Workloads whose pods are just being created stay, so the caller evicts again later."""
         return await self._put(worker, reason=reason, evict=True)
 
     async def is_free(self, worker: str) -> bool:
-        """True if nothing is placed on a worker and nothing can be: it is cordoned, and the engine knows."""
+        """True if a worker is cordoned and no workload is placed on it or can be placed on it any more."""
         return await self._put(worker, reason="", evict=False) == 0
 
     async def _put(self, worker: str, *, reason: str, evict: bool) -> int:
@@ -44,17 +44,17 @@ class DrainQueries:
         return await query.answer
 
     def open(self) -> list[DrainQuery]:
-        """Queries that wait for an answer; those whose task gave up meanwhile are dropped."""
+        """Queries that wait for an answer. Cancelled queries are dropped."""
         self._open = [query for query in self._open if not query.answer.done()]
         return list(self._open)
 
     def answer(self, query: DrainQuery, value: int) -> None:
-        """Answer a query, unless its task gave up meanwhile."""
+        """Answer a query, unless it was cancelled."""
         self._open.remove(query)
         if not query.answer.done():
             query.answer.set_result(value)
 
     def cancel(self) -> None:
-        """Leadership is over: no query will be answered."""
+        """Cancel all open queries: leadership is over."""
         for query in self._open:
             query.answer.cancel()

@@ -1,4 +1,5 @@
-"""The leader's duties beside placing: customers' queue limits, drains, statistics for REST, partitions of the store."""
+"""Periodic work of the leader beside placing: queue limits of customers, drains, statistics for the REST door,
+partitions of the store."""
 
 from __future__ import annotations
 
@@ -23,14 +24,14 @@ logger = log.get(__name__)
 RELEASE_EVERY_SECONDS = 1.0
 WORKER_REQUESTS_EVERY_SECONDS = 2.0
 PARTITIONS_EVERY_SECONDS = 3600.0
-"""Partitions are made days ahead, so an hour late is early."""
+"""Partitions are created days ahead, so an hourly check is enough."""
 
 WORKER_TAKES_PODS = -1
 """Answer to a drain query about a worker that isn't cordoned."""
 
 
 class Maintenance:
-    """Called by the leader's timers; each duty keeps its own interval."""
+    """Runs in the leader's loop; each task has its own interval."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class Maintenance:
         self._partitions = Timer(PARTITIONS_EVERY_SECONDS)
 
     async def run(self) -> None:
-        """Do what is due."""
+        """Run the tasks that are due."""
         await self._answer_drain_queries()
         if self._release.due():
             await self._release_held()
@@ -68,7 +69,7 @@ class Maintenance:
             await self._store.maintain_partitions()
 
     async def _release_held(self) -> None:
-        """Release workloads held for a full queue, in queue order, as room appears."""
+        """Release workloads held for a full queue, in queue order, while the customer is below its limit."""
         held = [t for t in self._state.workloads.select((Phase.HELD,)) if t.row.reason == QUEUE_FULL]
         for customer in sorted({tracked.row.customer for tracked in held}):
             limit = self._cluster.customer_limits(customer).queue_depth
@@ -76,13 +77,14 @@ class Maintenance:
             while released >= RELEASE_AT_ONCE:
                 released = await self._transitions.release_held(customer, limit)
                 if released:
-                    self._work_queue.put_capacity()  # they are in the queue now, and nothing else need happen
+                    self._work_queue.put_capacity()  # so that a cycle runs, even if nothing else changes
 
     async def _drain_workers(self) -> None:
-        """Drain workers as REST callers ask: cordon them, and put their workloads back into the queue."""
+        """Carry out the drains that REST callers requested: cordon each worker and put its workloads back into the
+        queue."""
         for request in await self._store.get_worker_requests():
             if not await ticking(self._tick, self._cluster.cordon(request.worker)):
-                message = "there is no such node any more"
+                message = "the node doesn't exist any more"
             else:
                 count = await self._requeue(
                     request.worker, RowReason.WORKER_DRAINED, f"worker {request.worker} is drained"
@@ -92,9 +94,8 @@ class Maintenance:
             logger.info("worker drained", worker=request.worker, by=request.requested_by, outcome=message)
 
     async def _answer_drain_queries(self) -> None:
-        """Answer the scaling's queries about workers. No cycle is under way here: a workload that isn't in the record
-        by now can't be placed on a cordoned worker any more. Queries stay open until they are answered, whatever
-        fails."""
+        """Answer the drain queries of pool scaling. No cycle runs at this time, so a workload that isn't committed to a
+        cordoned worker now can't be placed there later. A query stays open if answering it fails."""
         for query in self._drain_queries.open():
             if query.evict:
                 text = f"worker {query.worker} is removed from its pool"
@@ -105,13 +106,14 @@ class Maintenance:
                 self._drain_queries.answer(query, len(await self._store.get_workloads_by_worker(query.worker)))
 
     async def _requeue(self, worker: str, reason: str, message: str) -> int:
-        """Put the workloads on a worker back into the queue as fresh attempts; returns how many."""
-        on_it = self._on_worker(worker)
+        """Put the workloads on a worker back into the queue as fresh attempts; returns their number."""
+        bound = self._bound_to(worker)
         decision = LifecycleDecision(Event.REQUEUE, reason, message)
-        await self._transitions.commit([TransitionRequest(tracked, decision) for tracked in on_it])
-        return len(on_it)
+        await self._transitions.commit([TransitionRequest(tracked, decision) for tracked in bound])
+        return len(bound)
 
-    def _on_worker(self, worker: str) -> list[TrackedWorkload]:
+    def _bound_to(self, worker: str) -> list[TrackedWorkload]:
+        """Workloads on a worker, without those whose pods are just being created."""
         bound = self._state.workloads.select((Phase.SCHEDULED, Phase.RUNNING))
         return [t for t in bound if worker in t.row.workers and not t.applying]
 

@@ -1,7 +1,7 @@
-"""Wake-ups: rows whose time has come. A timeout ends an attempt, an ended backoff queues a workload again, and the
-object of a finished workload expires.
+"""Wake-ups: handling of due rows. A timeout ends an attempt, an ended backoff queues a workload again, and the object
+of a finished workload expires.
 
-The leader's loop reads the due rows from Postgres and hands them in; `transitions` commits what follows.
+The leader's loop reads the due rows from Postgres and passes them in; `transitions` commits the decisions.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from niyanta.store.rows import WorkloadRow
 logger = log.get(__name__)
 
 EXPIRE_BATCH_OBJECTS = 48
-"""Finished objects deleted at once."""
+"""Most finished objects deleted concurrently."""
 
 UNTRACKED_AGAIN_SECONDS = 60.0
 """Time until a due row that isn't in memory comes due again."""
 
 STOPPING_AGAIN_SECONDS = 1.0
-"""Time until a pending row comes due again whose backoff is over but whose pods still stop."""
+"""Time until a pending row comes due again if its backoff is over but its last pods are still stopping."""
 
 
 class WakeUps:
-    """Handles due rows. One that can't be dealt with yet is put off, so that it never hides others."""
+    """Handles due rows. A row that can't be handled yet is postponed, so that it doesn't delay others."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class WakeUps:
         self._tick = tick
 
     async def handle(self, due: Sequence[WorkloadRow]) -> bool:
-        """Do what the due rows ask for. Returns True if the queue may have changed."""
+        """Handle the due rows. Returns True if the queue may have changed."""
         queue_changed = False
         requests: list[TransitionRequest] = []
         put_off: dict[float | None, list[str]] = {}
@@ -66,7 +66,7 @@ class WakeUps:
                 put_off.setdefault(None if queued else STOPPING_AGAIN_SECONDS, []).append(row.id)
                 queue_changed = True
             elif row.phase is Phase.SCHEDULED and len(tracked.known) < len(row.workers):
-                # The pods don't exist yet (the API server is away or slow): the time to start hasn't begun.
+                # Some pods don't exist yet (the API server is away or slow), so startTimeoutSeconds hasn't begun.
                 put_off.setdefault(float(tracked.spec.start_timeout_seconds), []).append(row.id)
             elif row.phase is Phase.SCHEDULED:
                 text = f"not all pods were running {tracked.spec.start_timeout_seconds} s after they were bound"
@@ -81,7 +81,7 @@ class WakeUps:
         return queue_changed
 
     async def _expire(self, rows: Sequence[WorkloadRow]) -> None:
-        """ttlSecondsAfterFinished is over: the objects are deleted, the rows stay as history."""
+        """ttlSecondsAfterFinished is over: delete the objects. The rows stay as history."""
         for start in range(0, len(rows), EXPIRE_BATCH_OBJECTS):
             part = rows[start : start + EXPIRE_BATCH_OBJECTS]
             await ticking(self._tick, gathered(self._delete_object(row) for row in part))

@@ -1,1 +1,1 @@
-"""The placement cycle."""
+"""The placement cycle, and the explanation of workloads that it didn't place."""

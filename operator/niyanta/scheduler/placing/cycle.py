@@ -1,4 +1,4 @@
-"""The cycle: pending workloads + snapshot -> plan -> commit. The engine works in a thread, everything else is here.
+"""The cycle: pending workloads + snapshot -> plan -> commit. The engine runs in a thread, all else in the event loop.
 
 `transitions` commits the placements and starts their pods; `pending_reasons` explains the rejections.
 """
@@ -29,7 +29,7 @@ from niyanta.store.rows import RowChange
 logger = log.get(__name__)
 
 MOST_PENDING_ROWS = 20_000
-"""Most workloads offered to the engine in one cycle: bounds the time to copy them out of the heap."""
+"""Most workloads offered to the engine in one cycle, to bound the time of copying them out of the heap."""
 
 LANE_ENTRY_EVERY_SECONDS = 1.0
 """Least time between two searches for workloads that have waited long enough for the expedited lane: O(queue)."""
@@ -66,34 +66,34 @@ class Cycle:
         self._deltas = cluster.delta_cursor()
         self._number = 0
         self._lane = LaneState()
-        """A new leader starts with an empty lane: see docs/queue.md for what that costs those who were in it."""
+        """State to pass to the next cycle. A new leader starts with an empty lane (docs/queue.md)."""
         self._lane_entry = Timer(LANE_ENTRY_EVERY_SECONDS)
 
     async def run(self) -> bool:
-        """One cycle. Returns True if work is left that a next cycle should look at at once."""
+        """Run one cycle. Returns True if workloads are left that another cycle should consider at once."""
         self._number += 1
         now = self._state.clock.now()
-        # 1. What waits, in queue order, and what has waited long.
+        # 1. Take the pending workloads in queue order, and the candidates of the expedited lane.
         pending = list(itertools.islice(self._state.workloads.queue.in_order(), MOST_PENDING_ROWS))
         full = len(pending) == MOST_PENDING_ROWS
         lane = self._lane_input(now)
         if lane is not None and full:
             offered = {workload.id for workload in pending}
             pending += [workload for workload in lane.waited if workload.id not in offered]
-        # 2. What customers run, and may run.
+        # 2. Count the running workloads of customers that have a limit.
         running = self._running_by_customer()
         options = self._options(running)
-        # 3. The engine plans, in a thread.
+        # 3. Let the engine plan, in a thread.
         with self._metrics.phase("engine"):
             result = await asyncio.to_thread(self._plan, self._deltas.take(), pending, now, options=options, lane=lane)
         plan = result.plan
         self._lane = plan.lane or self._lane
-        # 4. Placements are committed; their pods start.
+        # 4. Commit the placements; their pods start.
         self._count_placed(running, plan.placements)
         await self._commit(plan.placements)
-        # 5. Rejections are explained.
+        # 5. Explain the rejections.
         self._reasons.follow_cycle(plan.rejections, lane=self._lane, running=running)
-        # 6. The cycle is counted.
+        # 6. Count the cycle in the metrics.
         self._metrics.thought(result.seconds, plan.rejections)
         self._log(result, len(pending))
         return plan.undecided > 0 or len(pending) >= MOST_PENDING_ROWS
@@ -113,7 +113,7 @@ class Cycle:
         return Lane(LaneSettings(after, settings.expedited_share), self._lane, waited)
 
     def _running_by_customer(self) -> dict[str, tuple[int, int]]:
-        """Customers with a limit -> how many workloads they run, and may run."""
+        """Customer with a limit -> (running workloads, limit)."""
         running = {}
         for customer, bound in self._state.workloads.bound_by_customer().items():
             limit = self._cluster.customer_limits(customer).concurrent
@@ -134,7 +134,7 @@ class Cycle:
         options: Options,
         lane: Lane | None,
     ) -> EngineResult:
-        """In the engine's thread: follow the cluster, then plan for at most max_cycle_seconds."""
+        """Update the snapshot and plan for at most max_cycle_seconds. Runs in the engine's thread."""
         snapshot = self._state.snapshot
         start = time.monotonic()
         for delta in deltas:
@@ -144,7 +144,7 @@ class Cycle:
         return EngineResult(plan, time.monotonic() - start)
 
     def _count_placed(self, running: dict[str, tuple[int, int]], placements: Sequence[Placement]) -> None:
-        """Workloads that this plan places count as running in the explanations of the others."""
+        """Add the plan's placements to `running`, which explains the rejections of the same cycle."""
         if not running:
             return
         for placement in placements:
@@ -154,7 +154,7 @@ class Cycle:
                 running[tracked.row.customer] = runs + 1, limit
 
     async def _commit(self, placements: Sequence[Placement]) -> None:
-        """Commit in batches. A placement that depends on one whose row had moved is left out."""
+        """Commit in batches. A placement is left out if it depends on a placement that Postgres refused."""
         dropped: set[str] = set()
         for start in range(0, len(placements), BATCH_ROWS):
             part = [p for p in placements[start : start + BATCH_ROWS] if not dropped.intersection(p.depends_on)]

@@ -1,6 +1,7 @@
-"""Why workloads wait: collected from the engine's rejections and from rules beside it, and written in batches.
+"""Pending reasons: explanations of waiting workloads, collected from the engine's rejections and other rules and
+written in batches.
 
-`cycle` hands over what the engine rejected; `transitions`, `pods.observer` and `intake.admission` add reasons of their
+`cycle` passes in the engine's rejections; `transitions`, `pods.observer` and `intake.admission` add reasons of their
 own. The leader's loop writes them once a round; statuses and Events follow.
 """
 
@@ -23,21 +24,21 @@ from niyanta.store.rows import PendingNote, WorkloadRow
 from niyanta.store.state import StateManager
 
 REPEAT_AFTER_SECONDS = 5.0
-"""Least time between two reasons of one workload: counts change with every placement elsewhere."""
+"""Least time between two reasons of one workload, whose counts change with every placement."""
 
 AWAIT_SIZING_SECONDS = 2.5
-"""Longest time that the first reason waits for the sizing result of its workload."""
+"""Longest time that the first reason of a workload waits for its sizing result."""
 
 EXPLAINED_PER_CYCLE_ROWS = 500
 """Most reasons collected at once."""
 
 NEAREST_MISSES_PER_WRITE = 10
-"""Most workloads whose nearest miss is computed for one write: some milliseconds each."""
+"""Most nearest misses computed for one write; each takes some milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class PendingReason:
-    """Why a row waits, to be recorded without moving it."""
+    """The explanation of a waiting row; recording it doesn't move the row."""
 
     workload_id: str
     reason: str
@@ -47,7 +48,7 @@ class PendingReason:
 
 
 class PendingReasons:
-    """Reasons to be written, the latest for each workload."""
+    """Collects pending reasons, the latest for each workload, and writes them."""
 
     def __init__(self, state: SchedulerState, *, store: StateManager, cluster: ClusterReports) -> None:
         self._state = state
@@ -55,28 +56,29 @@ class PendingReasons:
         self._cluster = cluster
         self._unwritten: dict[str, PendingReason] = {}
         self._uncollected: dict[str, Rejection] = {}
-        """Rejections of the last cycle that couldn't be explained yet: the latest one always is, in the end."""
+        """Rejections of the last cycle that aren't explained yet."""
         self._rejected: dict[str, Rejection] = {}
-        """All rejections of the last cycle, and since when (monotonic) each workload has been rejected."""
+        """All rejections of the last cycle."""
         self._rejected_at: dict[str, float] = {}
+        """Rejected workload -> monotonic time of its first rejection in a row."""
         self._sizing = state.sizing_result
-        """The sizing result that reasons were collected with."""
+        """The sizing result that the collected reasons are based on."""
         self._lane = LaneState()
         self._running: Mapping[str, tuple[int, int]] = {}
 
     def add(self, workload_id: str, reason: str, message: str) -> None:
-        """Have a reason written with the next batch."""
+        """Add a reason to the next batch."""
         self._unwritten[workload_id] = PendingReason(workload_id, reason, message)
 
     @property
     def unwritten(self) -> Sequence[PendingReason]:
-        """Reasons that the next `write` takes."""
+        """Reasons that the next `write` records."""
         return list(self._unwritten.values())
 
     def follow_cycle(
         self, rejections: Sequence[Rejection], *, lane: LaneState, running: Mapping[str, tuple[int, int]]
     ) -> None:
-        """Take over a cycle's rejections. `running`: customer with a limit -> workloads it runs, and may run."""
+        """Take over a cycle's rejections. `running`: customer with a limit -> (running workloads, limit)."""
         now = time.monotonic()
         self._lane, self._running = lane, running
         self._rejected = {rejection.id: rejection for rejection in rejections}
@@ -85,7 +87,7 @@ class PendingReasons:
         self.collect()
 
     def collect(self) -> None:
-        """Explain the last cycle's rejections as far as the limits allow; the others at a later call."""
+        """Explain the last cycle's rejections within the limits above; later calls explain the rest."""
         now = time.monotonic()
         collected = 0
         self._follow_sizing()
@@ -107,7 +109,7 @@ class PendingReasons:
                 break
 
     def _follow_sizing(self) -> None:
-        """Explain rejections again where the sizing result has changed since."""
+        """Mark rejections for a new explanation if their sizing result has changed."""
         sizing = self._state.sizing_result
         if sizing is self._sizing:
             return
@@ -138,7 +140,7 @@ class PendingReasons:
     # --- writing -----------------------------------------------------------------------------------------------------
 
     async def write(self) -> None:
-        """Record the collected reasons; statuses and Events follow. They are kept until the store has answered."""
+        """Record the collected reasons; statuses and Events follow. Reasons are kept until the store has answered."""
         batch = self.unwritten
         misses = await asyncio.to_thread(self._nearest_misses, batch)
         notes = []
@@ -167,8 +169,8 @@ class PendingReasons:
                 self._cluster.record_event(row, reason=row.reason, message=row.message, warning=True)
 
     def _nearest_misses(self, batch: Sequence[PendingReason]) -> dict[str, tuple[dict[str, Any], ...]]:
-        """For some of the unschedulable workloads, the worker that came closest and the checks it failed. Runs in a
-        thread, never beside the engine: both use the snapshot."""
+        """For some of the unschedulable workloads, the worker that failed the fewest checks, and those checks. Runs in
+        a thread, never at the same time as the engine, because both use the snapshot."""
         queue = self._state.workloads.queue
         queued = [w for n in batch if n.reason == RowReason.UNSCHEDULABLE and (w := queue.get(n.workload_id))]
         found: dict[str, tuple[dict[str, Any], ...]] = {}

@@ -1,6 +1,6 @@
-"""From pods to outcomes: what the pods and nodes of a workload, and the end of its creates, say about its attempt.
+"""The pod observer: derives decisions about workloads from their pods, their nodes and the results of pod creations.
 
-The leader's loop calls this with ids of workloads whose pods changed; `transitions` commits the decisions.
+The leader's loop passes in the ids of workloads whose pods changed; `transitions` commits the decisions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from niyanta.store.state import StateManager
 
 
 class PodObserver:
-    """Decides what follows for workloads from their pods."""
+    """Decides the outcome of attempts from the state of their pods."""
 
     def __init__(
         self,
@@ -42,7 +42,8 @@ class PodObserver:
         self._transitions = transitions
 
     async def observe(self, workload_ids: Iterable[str]) -> None:
-        """Commit what follows for these workloads, whose pods or nodes changed, and for those whose creates ended."""
+        """Decide about these workloads, whose pods or nodes changed, and about workloads whose pod creation has ended;
+        commit the decisions."""
         finished = list(self._creator.finished)
         requests: dict[str, TransitionRequest] = {}
         untracked: list[str] = []
@@ -65,7 +66,7 @@ class PodObserver:
                 if decision is not None:
                     requests[tracked.id] = TransitionRequest(tracked, decision)
         await self._transitions.commit(list(requests.values()))
-        del self._creator.finished[: len(finished)]  # only now: a commit that broke off is done again
+        del self._creator.finished[: len(finished)]  # only now, so that a commit that failed is repeated
         if untracked:
             await self._clear_untracked(untracked)
 
@@ -80,7 +81,7 @@ class PodObserver:
                 tracked.known.add(pod.index)
         self._watch_node_loss(tracked)
         if tracked.applying:
-            # The creates under way decide first: a decision now could start a new attempt beside a late create.
+            # Wait for the running creates: a decision now could start a new attempt beside a late create.
             return None
         self._remover.remove_superseded(tracked)
         decision = outcome_of(self._attempt(tracked), pods, self._cluster.node_state)
@@ -105,8 +106,8 @@ class PodObserver:
             tracked.lost_since = self._state.clock.now()
 
     def _explain_lost_nodes(self, tracked: TrackedWorkload) -> None:
-        """Record that a workload waits for a NotReady node, and that it no longer does."""
-        # The row may not have the reason yet: pending reasons are written later in the round.
+        """Add the reason that a workload waits for a NotReady node, or that its node is Ready again."""
+        # The row may not show the reason yet, because pending reasons are written later in the round.
         said = tracked.fence_told or tracked.row.reason == RowReason.WAITING_FOR_NODE_FENCE
         tracked.fence_told = tracked.lost_since is not None
         if tracked.lost_since is None:
@@ -122,10 +123,10 @@ class PodObserver:
         self._reasons.add(tracked.id, RowReason.WAITING_FOR_NODE_FENCE, message)
 
     async def _clear_untracked(self, workload_ids: Sequence[str]) -> None:
-        """Release finished pods whose workload isn't in memory, and delete those of dead rows."""
+        """Remove the pods of workloads that aren't in memory because their rows are finished or don't exist."""
         rows = {row.id: row for row in await self._store.get_workloads(workload_ids)}
         for workload_id in workload_ids:
             row = rows.get(workload_id)
             if row is not None and not row.phase.terminal:
-                continue  # just taken in: the next event finds it tracked
+                continue  # it was just taken in; the next event finds it in memory
             self._remover.remove_untracked(workload_id)

@@ -1,6 +1,6 @@
 """The outcome of an attempt: a pure rule from (row, pods, nodes) to at most one lifecycle event.
 
-`observer` applies it whenever pods or nodes of a workload changed; `transitions` commits what it returns.
+`observer` applies it whenever pods or nodes of a workload changed; `transitions` commits the decision.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ KUBELET_REJECTIONS = frozenset(
         "TopologyAffinityError",
     }
 )
-"""`status.reason` of pods that a kubelet turned away at admission; extended resources give OutOf<resource name>."""
+"""`status.reason` of pods that a kubelet rejected at admission; for extended resources it is OutOf<resource name>."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The facts about a row's current attempt that the rule needs. `known` are indexes whose pod was seen to exist."""
+    """A row's current attempt, as the rule needs it. `known` are the indexes whose pod was observed."""
 
     phase: Phase
     attempt: int
@@ -47,7 +47,7 @@ class Attempt:
     max_retries: int
     max_rejections: int
     replace_lost: bool
-    """nodeLossPolicy Replace, and the node's grace is over."""
+    """nodeLossPolicy is Replace, and the node's grace period is over."""
     known: frozenset[int]
 
     @classmethod
@@ -70,7 +70,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class LifecycleDecision:
-    """One event for the row, with the words for the user; `exclude` names a worker to avoid for a while."""
+    """An event for a row, with the reason and message for its status; `exclude` names a worker to avoid for a while."""
 
     event: Event
     reason: str
@@ -79,7 +79,7 @@ class LifecycleDecision:
 
 
 def is_rejection(pod: PodView) -> bool:
-    """True if a kubelet turned this pod away before any container ran."""
+    """True if the kubelet rejected this pod before any container ran."""
     if pod.phase != "Failed" or not pod.never_ran:
         return False
     return pod.reason in KUBELET_REJECTIONS or pod.reason.startswith("OutOf")
@@ -98,9 +98,9 @@ def failed_attempt(attempt: Attempt, reason: str, message: str) -> LifecycleDeci
 def outcome_of(
     attempt: Attempt, pods: Iterable[PodView], node_state: Callable[[str], NodeState]
 ) -> LifecycleDecision | None:
-    """The event that the pods of the current attempt call for, or None.
+    """The decision that follows from the pods of the current attempt; None if nothing follows yet.
 
-    One pod failing, lost or turned away decides for the whole attempt; success and start need all of them.
+    One failed, lost or rejected pod decides for the whole attempt; success and start need all pods.
     """
     by_index = {pod.index: pod for pod in pods if pod.attempt == attempt.attempt}
     running = done = 0
@@ -130,7 +130,7 @@ def outcome_of(
 
 
 def _end_of(attempt: Attempt, pod: PodView, node_state: Callable[[str], NodeState]) -> LifecycleDecision | None:
-    """The event that one bad pod calls for; None for a pod that is fine so far."""
+    """The decision that follows from one failed, lost or rejected pod; None for any other pod."""
     if is_rejection(pod):
         text = f"worker {pod.node} turned pod {pod.name} away: {pod.reason} {pod.message}".rstrip()
         if attempt.rejections < attempt.max_rejections:
@@ -157,15 +157,15 @@ def _end_of(attempt: Attempt, pod: PodView, node_state: Callable[[str], NodeStat
 
 @dataclass(frozen=True, slots=True)
 class Teardown:
-    """Pods that no attempt needs any more, by what to do with them."""
+    """Pods that no attempt needs any more, grouped by action."""
 
     delete: tuple[PodView, ...] = ()
     force: tuple[PodView, ...] = ()
-    """On nodes that are gone for good, where no kubelet would confirm an ordinary deletion."""
+    """Pods on lost nodes, where no kubelet would confirm an ordinary deletion."""
     release: tuple[PodView, ...] = ()
-    """Their outcome is committed: the finalizer may go."""
+    """Pods whose outcome is committed, so that the finalizer may be removed."""
     waiting: tuple[PodView, ...] = ()
-    """Still (maybe) running: the next attempt must wait for them."""
+    """Pods that may still run; the next attempt must wait for their end."""
 
 
 def tear_down(
@@ -175,10 +175,10 @@ def tear_down(
     replace: bool,
     node_state: Callable[[str], NodeState],
 ) -> Teardown:
-    """Sort the pods of a workload that aren't of `keep_attempt` (None: none is kept) by what they need.
+    """Group the pods of a workload by the action they need; pods of `keep_attempt` are left out.
 
-    Pods that are over are only released: they stay for their logs until their owner goes. `replace`: the workload lets
-    Niyanta replace pods on NotReady nodes.
+    Pods that are over are only released: they stay for their logs until their owner is deleted. `replace`: pods on
+    NotReady nodes may be replaced.
     """
     delete, force, release, waiting = [], [], [], []
     for pod in pods:

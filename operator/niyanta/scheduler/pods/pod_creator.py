@@ -1,5 +1,5 @@
-"""Create the pods of committed placements. A create is repeated until its outcome is definite; what a definite refusal
-means for the attempt is decided here, handed to `observer` and committed by `transitions`.
+"""The pod creator: creates the pods of committed placements. A create is repeated until its outcome is definite; the
+decision that follows from a definite refusal is passed to `observer` and committed by `transitions`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ logger = log.get(__name__)
 
 FIRST_DELAY_SECONDS = 0.3
 LONGEST_DELAY_SECONDS = 7.5
-"""Before a create without a definite answer is repeated; on average three quarters of it."""
+"""Range of the delay before a create without a definite answer is repeated, without jitter."""
 
 
 @dataclass(frozen=True, slots=True)
 class CreateResult:
-    """The end of one attempt's creates; `decision` None: every pod exists."""
+    """The result of creating one attempt's pods; `decision` is None if every pod exists."""
 
     workload_id: str
     attempt: int
@@ -43,7 +43,7 @@ def refusal(problem: WriteProblem, message: str) -> LifecycleDecision:
 
 
 class PodCreator:
-    """Creates pods beside the leader's loop, with at most `concurrency` attempts under way."""
+    """Creates pods in concurrent tasks, for at most `concurrency` attempts at a time."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class PodCreator:
         wake: Callable[[], None],
         on_lost: Callable[[], None],
     ) -> None:
-        """`wake` lets the leader's loop run a round; `on_lost` is called when leadership is over."""
+        """`wake` makes the leader's loop run a round; `on_lost` is called when a request finds leadership lost."""
         self._cluster = cluster
         self._rest_objects = rest_objects
         self._epoch = epoch
@@ -64,11 +64,11 @@ class PodCreator:
         self._slots = asyncio.Semaphore(concurrency)
         self._tasks: set[asyncio.Task[None]] = set()
         self.finished: list[CreateResult] = []
-        """Ended creates that the observer hasn't followed yet; it removes them."""
+        """Results that the observer hasn't handled yet; it removes them."""
 
     @property
     def in_flight(self) -> int:
-        """Attempts whose pods are being created."""
+        """Number of attempts whose pods are being created."""
         return len(self._tasks)
 
     def submit(self, tracked: TrackedWorkload) -> None:
@@ -79,7 +79,7 @@ class PodCreator:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """Stop at once: the next leader repairs what is missing."""
+        """Cancel all creates; the next leader creates the missing pods."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -96,7 +96,7 @@ class PodCreator:
                     if index in tracked.known:
                         continue
                     if tracked.row.attempt != attempt or not tracked.row.phase.bound:
-                        break  # cancelled or suspended meanwhile: `transitions` removes what was made
+                        break  # cancelled or suspended meanwhile; `transitions` removes the pods that were created
                     decision = await self._create(tracked, index)
                     if decision is not None:
                         break
@@ -104,7 +104,7 @@ class PodCreator:
         except LeaseLostError:
             self._on_lost()
             return
-        except Exception as error:  # a fault of ours must not leave the workload Scheduled for ever
+        except Exception as error:  # an internal error must not leave the workload Scheduled for ever
             logger.exception("pods were not created", id=tracked.id)
             decision = LifecycleDecision(
                 Event.REQUEUE, RowReason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"[:300]
@@ -144,7 +144,8 @@ class PodCreator:
 
 
 async def retry_until_definite(create: Callable[[], Awaitable[None]], *, what: str) -> LifecycleDecision | None:
-    """Run `create` until the answer is a yes or a definite no; raises LeaseLostError when leadership is over."""
+    """Repeat `create` until it succeeds (None) or is definitely refused; raises LeaseLostError when leadership is
+    over."""
     backoff = Backoff(first_seconds=FIRST_DELAY_SECONDS, longest_seconds=LONGEST_DELAY_SECONDS)
     while True:
         try:
@@ -155,7 +156,7 @@ async def retry_until_definite(create: Callable[[], Awaitable[None]], *, what: s
             if error.problem is not WriteProblem.UNAVAILABLE:
                 return refusal(error.problem, error.message)
             delay = backoff.next()
-            logger.warning("create is repeated", what=what, error=error.message, delay=round(delay, 2))
+            logger.warning("create failed; repeating", what=what, error=error.message, delay=round(delay, 2))
         else:
             return None
         await asyncio.sleep(delay)

@@ -1,4 +1,5 @@
-"""Delete and release pods that no attempt needs, beside the leader's loop; each action on a pod is under way once."""
+"""The pod remover: deletes and releases pods that no attempt needs, in concurrent tasks. Each action on a pod runs at
+most once at a time."""
 
 from __future__ import annotations
 
@@ -15,21 +16,21 @@ from niyanta.scheduler.workload_cache import TrackedWorkload
 logger = log.get(__name__)
 
 CONCURRENCY = 24
-"""Most requests under way: leaves connections for creates."""
+"""Most concurrent requests, so that connections are left for creates."""
 
 FIRST_DELAY_SECONDS = 0.3
 LONGEST_DELAY_SECONDS = 7.5
-"""Before a failed request is repeated; on average three quarters of it."""
+"""Range of the delay before a failed request is repeated, without jitter."""
 
 REMEMBERED_ACTIONS = 10_000
-"""Latest actions that aren't started again while the reflector lags."""
+"""Finished actions that are remembered, so that they aren't started again while the reflector lags."""
 
 
 class PodRemover:
     """Idempotent deletes and finalizer removals, repeated until the API server confirms them."""
 
     def __init__(self, state: SchedulerState, cluster: ClusterApi, *, on_lost: Callable[[], None]) -> None:
-        """`on_lost` is called when leadership is over."""
+        """`on_lost` is called when a request finds leadership lost."""
         self._state = state
         self._cluster = cluster
         self._on_lost = on_lost
@@ -39,7 +40,7 @@ class PodRemover:
 
     @property
     def in_flight(self) -> int:
-        """Actions under way."""
+        """Number of actions in progress."""
         return len(self._under_way)
 
     def remove_superseded(self, tracked: TrackedWorkload) -> Teardown:
@@ -51,7 +52,7 @@ class PodRemover:
             replace=tracked.replace_lost and (not bound or self._state.node_grace_over(tracked)),
             node_state=self._cluster.node_state,
         )
-        if not self._state.adopting:  # the pods that an older database doesn't know may be the row's own
+        if not self._state.adopting:  # pods that the restored database doesn't know may belong to the row
             self._run_teardown(teardown)
         return teardown
 
@@ -61,7 +62,7 @@ class PodRemover:
         self._run_teardown(tear_down(pods, keep_attempt=None, replace=False, node_state=self._cluster.node_state))
 
     def _run_teardown(self, teardown: Teardown) -> None:
-        """Start what a teardown asks for and isn't under way (or done, for the reflector may lag) already."""
+        """Start the actions of a teardown that aren't in progress or finished already."""
         for pod in teardown.release:
             self._start("release", pod, self._cluster.release_pod)
         for pod in teardown.delete:
@@ -70,7 +71,7 @@ class PodRemover:
             self._start("force", pod, lambda p: self._cluster.delete_pod(p, force=True))
 
     async def close(self) -> None:
-        """Stop at once."""
+        """Cancel all actions."""
         tasks = list(self._under_way.values())
         for task in tasks:
             task.cancel()
@@ -93,7 +94,7 @@ class PodRemover:
             except LeaseLostError:
                 self._on_lost()
                 return
-            except Exception as error:  # whatever the cause, the pod must not be forgotten
+            except Exception as error:  # any failed removal is repeated, or the pod would stay for ever
                 logger.warning("removal of a pod is repeated", pod=pod.name, action=key[1], error=str(error))
             else:
                 self._done[key] = None

@@ -1,7 +1,9 @@
-"""REST submissions become Workload objects when they are dispatched, so that a backlog costs etcd nothing.
+"""Workload objects of REST submissions. They are created only when the workload is placed, so that a backlog takes no
+space in etcd.
 
-The object is named `<name>-<8 hex of the row's id>` and carries the row's id as a label. The pod creator makes it
-before the pods, which it owns; deleting it cancels the workload. Edits of it count for nothing: the row is the truth.
+The object is named `<name>-<8 hex digits of the row's id>` and carries the row's id as a label. The pod creator creates
+it before the pods, which it owns; deleting it cancels the workload. Edits of it have no effect: the row is
+authoritative.
 """
 
 from __future__ import annotations
@@ -23,11 +25,11 @@ from niyanta.store.state import StateManager
 logger = log.get(__name__)
 
 REPEAT_SECONDS = 0.5
-"""Longest time until the name of an object is stored again while Postgres doesn't answer."""
+"""Longest time between two attempts to store the name of an object while Postgres doesn't answer."""
 
 
 def object_name(row: WorkloadRow) -> str:
-    """Name of the object that a REST submission becomes."""
+    """Name of the object of a REST submission."""
     return f"{row.name}-{row.id.replace('-', '')[:8]}"
 
 
@@ -46,13 +48,14 @@ def manifest(row: WorkloadRow) -> dict[str, Any]:
 
 
 def rest_id(obj: Mapping[str, Any]) -> str:
-    """The row that an object says it was dispatched from; "" for objects that users made."""
+    """Id of the row that an object's label names; "" without the label."""
     labels = obj["metadata"].get("labels") or {}
     return str(labels.get(REST_ID, ""))
 
 
 def is_object_of(obj: Mapping[str, Any], row: WorkloadRow) -> bool:
-    """True if the object is this row's. Users may write the label themselves: then they have made a workload."""
+    """True if the object was created for this row. An object on which a user has set the label is a workload of its
+    own."""
     meta = obj["metadata"]
     if row.door is not Door.REST or (meta["namespace"], meta["name"]) != (row.namespace, object_name(row)):
         return False
@@ -60,8 +63,8 @@ def is_object_of(obj: Mapping[str, Any], row: WorkloadRow) -> bool:
 
 
 class RestObjects:
-    """Creates the objects and stores their names. Writes the row's object fields beside the leader's loop; nothing else
-    writes these."""
+    """Creates the objects and stores their names. It is the only writer of a row's object fields, outside the leader's
+    loop."""
 
     def __init__(self, *, cluster: ClusterWrites, store: StateManager, workloads: WorkloadCache, epoch: int) -> None:
         self._cluster = cluster
@@ -70,7 +73,7 @@ class RestObjects:
         self._epoch = epoch
 
     async def ensure(self, tracked: TrackedWorkload) -> None:
-        """Returns when the row has its object. Raises PodWriteError (also for the object), LeaseLostError."""
+        """Create the row's object if it needs one and has none. Raises PodWriteError, LeaseLostError."""
         row = tracked.row
         if row.door is not Door.REST or row.object_uid is not None:
             return
@@ -84,7 +87,7 @@ class RestObjects:
                 lambda: self._store.set_object(tracked.id, uid=uid, name=name, epoch=self._epoch),
                 on=StoreUnavailableError,
                 backoff=Backoff(first_seconds=REPEAT_SECONDS, longest_seconds=REPEAT_SECONDS),
-                report=lambda error, _: logger.debug("storing an object's name is repeated", error=str(error)),
+                report=lambda error, _: logger.debug("storing an object's name failed; repeating", error=str(error)),
             )
         except StaleEpochError as error:
             raise LeaseLostError(str(error)) from error
