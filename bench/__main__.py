@@ -1,7 +1,6 @@
-"""`make bench`: all benchmarks in one run, as a table on the screen, as JSON in `bench/results/latest.json`, as
-a page in `docs/benchmarks.md`.
+"""Run all benchmarks (`make bench`); print a table and write `bench/results/latest.json` and `docs/benchmarks.md`.
 
-Each part is a module with `run() -> dict`; name parts to run only those: `python -m bench engine`.
+Each part is a module with `run() -> dict`. Name parts to run only these: `python -m bench engine`.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested mappings with their dotted paths."""
+    """Yield the leaves of nested mappings with their dotted paths."""
     for key, item in value.items():
         path = f"{prefix}{key}"
         if isinstance(item, Mapping):
@@ -34,11 +33,12 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def show(results: Mapping[str, Any]) -> None:
+    """Print the results as a table."""
     table = Table("part", "figure", "value", title="Benchmarks")
     for part in (name for name in results if name != "machine"):
         for path, item in flatten(results[part]):
             if isinstance(item, list):
-                continue  # a series: in the JSON alone
+                continue  # time series are in the JSON only
             table.add_row(part, path, f"{item:,}" if isinstance(item, int | float) else str(item))
         table.add_section()
     Console(width=100).print(table)
@@ -46,28 +46,31 @@ def show(results: Mapping[str, Any]) -> None:
 
 PAGE = """# Benchmarks
 
-Written by `make bench` (`python -m bench`); `bench/results/latest.json` has the same figures. Machines differ and are
-noisy: compare rows of one run, not figures of two machines.
+`make bench` (`python -m bench`) writes this page; `bench/results/latest.json` has the same figures. Figures vary
+between machines and runs: compare rows of one run, not figures of two machines.
 
-- `engine`: decisions per second of one core, 5,000 workers 70 % full. `different`: 10,000 workloads, each with
-  requirements of its own; `repeated`: 20 classes, 10,000 queued; `repeated_long_queue`: 20 classes, 100,000 queued.
-  `first_seconds` is the first cycle, with cold caches; the other figures are the best of three.
-- `end_to_end`: from queued to bound on a control plane of this machine, 1,000 simulated workers. Workloads are timed
-  from the moment their WorkerPool appears, bare pods (kube-scheduler) and Jobs from their first create; all three
-  create their pods inside the measured time. `loop_stall` is how late a timer of the leader's event loop fired.
-- `rest`: the REST door on a Postgres that syncs every commit.
-- `postgres`: bytes per workload on disk (indexes included) while it waits and when it is over, and bytes of write-ahead
-  log for each step of its way; see [postgres.md](postgres.md).
-- `scaling`: 400 workloads of one GPU for a pool of 8-GPU workers, from 1 worker and from none, scaled by Kubernetes'
-  HorizontalPodAutoscaler on `workers_needed` (it looks every 5 s here; machines are ready at once). Seconds from the
-  moment the load came; `made` are the workers that the pool had meanwhile, `overshoot` those beyond the most that were
-  in use at once. [The plot](images/scaling.png); the JSON has the series.
-- `simulation`: 48 hours of queueing, see [queue.md](queue.md).
+- `engine`: decisions per second on one core, with 5,000 workers that are 70 % full. `different` has 10,000 workloads,
+  each with its own requirements; `repeated` has 20 requirement classes and 10,000 queued workloads;
+  `repeated_long_queue` has 20 classes and 100,000 queued workloads. `first_seconds` is the first cycle, with cold
+  caches; the other figures are the best of three cycles.
+- `end_to_end`: time from queued to bound on a control plane on this machine, with 1,000 simulated workers. The time of
+  Workloads starts when their WorkerPool appears, that of bare pods (kube-scheduler) and Jobs with the first create; all
+  three create their pods within the measured time. `loop_stall` is the delay of timers in the leader's event loop.
+- `rest`: the REST door, on a Postgres that syncs every commit.
+- `postgres`: bytes per workload on disk (indexes included) while it waits and after it has finished, and bytes of
+  write-ahead log for each transition; see [postgres.md](postgres.md).
+- `scaling`: 400 workloads of one GPU each for a pool of 8-GPU workers, starting from 1 worker and from 0, scaled by the
+  HorizontalPodAutoscaler of Kubernetes on `workers_needed` (its period is 5 s here; machines are ready at once). Times
+  are seconds from the arrival of the load. `made` is the number of workers that the pool had during the run,
+  `overshoot` the number beyond the most that were in use at once. [The plot](images/scaling.png) shows both runs; the
+  JSON has the time series.
+- `simulation`: 48 hours of queueing with and without the expedited lane, see [queue.md](queue.md). `seconds` and
+  `cpu_seconds` are those of the run with the lane.
 """
 
 
 def page(results: Mapping[str, Any]) -> str:
-    """The results as docs/benchmarks.md."""
+    """The text of docs/benchmarks.md."""
     machine = ", ".join(f"{key} {value}" for key, value in results["machine"].items())
     lines = [PAGE, f"Machine: {machine}.", "", "| part | figure | value |", "| --- | --- | --- |"]
     for part in (name for name in results if name != "machine"):
@@ -80,12 +83,12 @@ def page(results: Mapping[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", default=PARTS, help=f"some of: {', '.join(PARTS)}")
+    parser.add_argument("parts", nargs="*", default=PARTS, help=f"parts to run, of: {', '.join(PARTS)}")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     unknown = [part for part in options.parts if part not in PARTS]
     if unknown:
-        parser.error(f"no such part: {', '.join(unknown)} (there are: {', '.join(PARTS)})")
+        parser.error(f"no such part: {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
     results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     results["machine"] = {"cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system()}
     for part in options.parts:

@@ -1,4 +1,4 @@
-"""A backlog of REST submissions made by a few set-based statements, counters and names included."""
+"""Create a backlog of REST submissions with a few set-based statements, including counters and names."""
 
 from __future__ import annotations
 
@@ -41,18 +41,21 @@ INSERT INTO queue_counters (customer_id, class_id, pending)
 SELECT customer_id, class_id, count(*) FROM workload_state GROUP BY 1, 2;
 INSERT INTO rest_names (customer_id, name, id) SELECT customer_id, name, id FROM workloads;
 """
-_CHUNK = 250_000
+_CHUNK_ROWS = 250_000
 
 
 def fill(dsn: str, rows: int, *, customers: int, classes: int) -> None:
-    """Fill an empty, migrated database with `rows` pending submissions of `customers` in `classes`, and analyze it."""
+    """Fill an empty, migrated database with `rows` pending submissions and analyze it.
+
+    The submissions are spread over `customers` customers and `classes` requirement classes.
+    """
     spec = json.dumps({"template": {"spec": POD}})
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute("SET session_replication_role = replica")  # no foreign key checks
+        connection.execute("SET session_replication_role = replica")  # skips foreign key checks
         connection.execute("SET synchronous_commit = off")
-        for first in range(1, rows + 1, _CHUNK):
+        for first in range(1, rows + 1, _CHUNK_ROWS):
             params = {"customers": customers, "classes": classes, "spec": spec}
-            connection.execute(_SPECS.encode(), {**params, "first": first, "last": min(rows, first + _CHUNK - 1)})
+            connection.execute(_SPECS.encode(), {**params, "first": first, "last": min(rows, first + _CHUNK_ROWS - 1)})
         connection.execute(_STATES.encode())
         connection.execute(_REST.encode())
         connection.execute("VACUUM ANALYZE workloads, workload_state, queue_counters, rest_names")

@@ -1,8 +1,8 @@
-"""Queued to bound on a real control plane: Workloads by Niyanta, bare pods by kube-scheduler, Jobs, in one run.
+"""Time from queued to bound on a real control plane: Workloads by Niyanta, bare pods by kube-scheduler, and Jobs.
 
-All three are created by the same client with as many connections, on the same 1,000 simulated workers. A rate is
-objects / (last pod bound - start). For Workloads the start is the moment their WorkerPool appears (they all wait in the
-queue by then, and Niyanta itself creates the pods inside the measured time); for pods and Jobs it is the first create.
+The same client creates all three with the same number of connections, on the same 1,000 simulated workers. A rate is
+objects / (last pod bound - start). For Workloads the start is the moment their WorkerPool appears: by then all of them
+wait in the queue, and Niyanta creates the pods within the measured time. For pods and Jobs it is the first create.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from testing.processes.niyanta import OperatorProcess
 
 JOBS = ResourceKind("batch", "v1", "jobs", "Job")
 LABEL = "bench.niyanta.io/worker"
-PATIENCE = 300.0
-"""Seconds for one of the three; beyond it the rate is of what was bound by then."""
+TIMEOUT_SECONDS = 300.0
+"""Time limit of one measurement; after it the rate covers the pods bound so far."""
 
 RESTRICTED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
 class Watcher:
-    """When each namespace's pods were seen bound, by a watch of the API server."""
+    """Watches the API server and records when it first sees each pod bound, by namespace."""
 
     def __init__(self, settings: Settings) -> None:
         self.bound: dict[str, dict[str, float]] = {}
@@ -54,12 +54,12 @@ class Watcher:
                 self.bound.setdefault(pod.namespace, {}).setdefault(pod.uid, now)
 
     async def until(self, namespace: str, count: int, *, start: float) -> dict[str, Any]:
-        """Wait for `count` bound pods; figures from `start` (monotonic)."""
-        while len(self.bound.get(namespace, {})) < count and time.monotonic() - start < PATIENCE:  # noqa: ASYNC110
+        """Wait for `count` bound pods; returns the figures relative to `start` (monotonic seconds)."""
+        while len(self.bound.get(namespace, {})) < count and time.monotonic() - start < TIMEOUT_SECONDS:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         seen = sorted(self.bound.get(namespace, {}).values())
         if not seen:
-            return {"count": 0, "seconds": PATIENCE, "per_second": 0.0}
+            return {"count": 0, "seconds": TIMEOUT_SECONDS, "per_second": 0.0}
         seconds = seen[-1] - start
         first = seen[0] - start
         return {
@@ -110,7 +110,7 @@ def workload(number: int) -> dict[str, Any]:
 async def create_all(
     client: ApiClient, kind: ResourceKind, namespace: str, make: Callable[[int], Mapping[str, Any]], count: int
 ) -> None:
-    """Create `count` objects with all the client's connections."""
+    """Create `count` objects over all connections of the client."""
     numbers: Iterable[int] = iter(range(count))
 
     async def worker() -> None:
@@ -121,9 +121,9 @@ async def create_all(
 
 
 async def wait_pending(environment: Environment, count: int) -> None:
-    """Until the queue holds `count` workloads."""
+    """Wait until the queue holds `count` workloads. Raises TimeoutError."""
     operator = environment.operators[-1]
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT_SECONDS
     while time.monotonic() < end:
         status, text = await asyncio.to_thread(operator.http, "/metrics")
         if status == 200 and metric(text, "niyanta_queue_depth") >= count:
@@ -133,7 +133,7 @@ async def wait_pending(environment: Environment, count: int) -> None:
 
 
 def metric(text: str, name: str) -> float:
-    """One sample without labels; 0 when absent."""
+    """Value of a sample without labels; 0 when absent."""
     found = re.search(rf"^{re.escape(name)} ([0-9.e+-]+)$", text, re.MULTILINE)
     return float(found.group(1)) if found else 0.0
 
@@ -145,23 +145,23 @@ def histogram(text: str, name: str) -> dict[float, float]:
 
 
 def quantile(before: Mapping[float, float], after: Mapping[float, float], q: float) -> float:
-    """Upper bound of the bucket that holds the q-quantile of what was observed in between."""
+    """Upper bound of the bucket with the q-quantile of the observations between two scrapes."""
     counts = {bound: after[bound] - before.get(bound, 0.0) for bound in sorted(after)}
     total = max(counts.values(), default=0.0)
     return next((bound for bound, count in counts.items() if total and count >= q * total), 0.0)
 
 
 def cpu_seconds(environment: Environment) -> dict[str, float]:
-    """CPU seconds used so far by each program of the environment, and by this client."""
+    """CPU seconds used so far by each program of the environment and by this client."""
     used: dict[str, float] = {}
-    where, operators = str(environment.run.path), {process.pid for process in environment.operators}
+    directory, operators = str(environment.run.path), {process.pid for process in environment.operators}
     for process in psutil.process_iter(["pid", "name", "cmdline"]):
         with contextlib.suppress(psutil.Error):
             if process.pid in operators:
                 used["operator"] = _cpu(process)
             elif process.pid == os.getpid():
                 used["client"] = _cpu(process)
-            elif where in " ".join(process.info["cmdline"] or ()):
+            elif directory in " ".join(process.info["cmdline"] or ()):
                 family = [process, *process.children(recursive=True)]
                 used[process.info["name"]] = used.get(process.info["name"], 0.0) + sum(map(_cpu, family))
     return used
@@ -173,7 +173,7 @@ def _cpu(process: psutil.Process) -> float:
 
 
 def phases(before: str, after: str) -> dict[str, float]:
-    """Seconds that the leader's loop spent in each phase in between."""
+    """Seconds that the leader's loop spent in each phase between two scrapes."""
     pattern = re.compile(r'^niyanta_cycle_phase_seconds_sum{phase="(\w+)"} ([0-9.e+-]+)$', re.MULTILINE)
     then = dict(pattern.findall(before))
     return {name: round(float(total) - float(then.get(name, 0)), 2) for name, total in pattern.findall(after)}
@@ -182,7 +182,7 @@ def phases(before: str, after: str) -> dict[str, float]:
 async def measure_workloads(
     environment: Environment, client: ApiClient, watcher: Watcher, count: int
 ) -> dict[str, Any]:
-    """Queue `count` Workloads with no pool that could take them, then make the pool."""
+    """Queue `count` Workloads while no pool can take them, then create the pool."""
     operator = environment.operators[-1]
     applied_from = time.monotonic()
     await create_all(client, WORKLOADS, "bench-workloads", workload, count)
@@ -247,7 +247,7 @@ async def run_async(workers: int, count: int, jobs: int) -> dict[str, Any]:
 
 
 def run(workers: int = 1000, count: int = 2000, jobs: int = 1000) -> dict[str, Any]:
-    """The whole comparison; starts and removes its own environment."""
+    """Run the whole comparison in an environment of its own, which is removed afterwards."""
     return asyncio.run(run_async(workers, count, jobs))
 
 

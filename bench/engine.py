@@ -2,11 +2,11 @@
 
     python -m bench.engine [--workers 5000] [--pending 10000] [--profile]
 
-Two cases, both on workers that are 70 % full: `different`, where every workload has requirements of its own, and
-`repeated`, where 20 sets of requirements share the queue. 30 % of the sets carry hostname anti-affinity, 10 % zone
-anti-affinity, 20 % soft wishes; 5 % of the workloads are groups of 4-8; about a third asks for GPUs. Every number
-is for one core, from pending workloads to plan, and includes making the overlay of the snapshot. Peak memory is that of
-a fresh process, at 100,000 pending workloads.
+There are two cases, both on workers that are 70 % full: in `different` each workload has its own requirements; in
+`repeated` 20 sets of requirements share the queue. Of the sets, 30 % have hostname anti-affinity, 10 % zone
+anti-affinity and 20 % soft terms; 5 % of the workloads are groups of 4-8 pods, and about a third request GPUs. All
+numbers are for one core, from pending workloads to plan, and include the creation of the snapshot's overlay. Peak
+memory is that of a new process with 100,000 pending workloads.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def make_worker(rng: Random, number: int) -> WorkerInfo:
 
 
 def make_subject(rng: Random, number: int) -> Subject:
-    """One of 200 apps in 40 namespaces of 20 customers, each with a label of its own (as jobs have)."""
+    """A subject of one of 200 apps in 40 namespaces of 20 customers; its `job` label is unique, as that of a Job."""
     app = rng.randrange(200)
     labels = {"app": f"app-{app}", "job": f"job-{number}", "set": f"set-{rng.randrange(600)}"}
     return Subject(f"ns-{app % 40}", f"customer-{app % 20}", TYPES[app % 5], tuple(sorted(labels.items())))
@@ -146,7 +146,7 @@ def fill(snapshot: Snapshot, rng: Random) -> int:
 
 
 def host_anti(subject: Subject) -> PeerTerm:
-    """Away from the same set of the same app."""
+    """Anti-affinity to subjects with the same `set` label in the namespace."""
     labels = dict(subject.labels)
     return PeerTerm(Selector(labels=(Expression("set", Op.IN, (labels["set"],)),)), scope=Scope.NAMESPACE)
 
@@ -155,7 +155,7 @@ def host_anti(subject: Subject) -> PeerTerm:
 
 
 def make_matcher(rng: Random, parts: int) -> Matcher:
-    """A few matchers that people would write, from a realistic vocabulary."""
+    """A hard matcher with `parts` conditions, drawn from a realistic vocabulary."""
     given: dict[str, Any] = {}
     expressions: list[Expression] = []
     for kind in rng.sample(("region", "compliance", "capability", "tier", "arch", "generation", "spot", "zone"), parts):
@@ -179,7 +179,7 @@ def make_matcher(rng: Random, parts: int) -> Matcher:
 
 
 def make_requirements(rng: Random, subject: Subject, number: int) -> Requirements:
-    """`number` makes the request unlike all others."""
+    """Random requirements; `number` makes their requests unique."""
     amounts = {"cpu": rng.choice((100, 250, 500, 1000, 2000)) + number % 97, "pods": 1}
     amounts["memory"] = rng.choice((1, 2, 4)) * GIB + number * 4096
     hard = make_matcher(rng, rng.choice((0, 1, 2, 2, 3)))
@@ -210,7 +210,7 @@ def make_requirements(rng: Random, subject: Subject, number: int) -> Requirement
 
 
 def make_pending(rng: Random, count: int, classes: int | None) -> list[PendingWorkload]:
-    """`classes` None: all requirements differ and so do all subjects; else so many sets, shared as objects."""
+    """Pending workloads with `classes` shared sets of requirements; None: each has its own requirements and subject."""
     subjects = [make_subject(rng, number) for number in range(count if classes is None else MIX_SUBJECTS)]
     sets = [
         make_requirements(rng, subjects[n % len(subjects)], n) for n in range(count if classes is None else classes)
@@ -254,7 +254,7 @@ class Timing:
 
 
 def measure(snapshot: Snapshot, pending: list[PendingWorkload], repeats: int) -> dict[str, Any]:
-    """The best of several equal cycles (the machine is shared); the first one, with cold caches, is shown as well."""
+    """Figures of the fastest of several equal cycles, as the machine is shared, and seconds of the first (cold) cycle."""
     timings = []
     for _ in range(repeats):
         started, cpu = time.perf_counter(), time.process_time()
@@ -266,7 +266,7 @@ def measure(snapshot: Snapshot, pending: list[PendingWorkload], repeats: int) ->
 
 
 def build(workers: int, seed: int = 1) -> tuple[Snapshot, dict[str, float]]:
-    """A filled snapshot and what building it took."""
+    """A filled snapshot, and figures of its construction."""
     rng = Random(seed)
     infos = [make_worker(rng, number) for number in range(workers)]
     snapshot = Snapshot()
@@ -279,9 +279,9 @@ def build(workers: int, seed: int = 1) -> tuple[Snapshot, dict[str, float]]:
 
 
 def run(workers: int = 5000, pending: int = 10_000, repeats: int = 3, *, memory: bool = True) -> dict[str, Any]:
-    """Both cases, in a form that can be written as JSON."""
+    """Run all cases; returns figures that can be written as JSON."""
     snapshot, built = build(workers)
-    # As a long-running process should after its first load: or the collector walks the whole cluster again and again.
+    # Without this the garbage collector traverses the whole cluster again and again; the operator freezes likewise.
     gc.freeze()
     result: dict[str, Any] = {"workers": workers, "cluster": built}
     result["different"] = measure(snapshot, make_pending(Random(2), pending, None), repeats)
@@ -295,7 +295,7 @@ def run(workers: int = 5000, pending: int = 10_000, repeats: int = 3, *, memory:
 
 
 def peak_memory(workers: int) -> dict[str, float]:
-    """Peak resident MB of this process: after imports, with the snapshot, and after a cycle over 100,000 workloads."""
+    """Peak resident MiB of this process: after imports, with the snapshot, and after a cycle over 100,000 workloads."""
     steps = {"imports_mb": _peak()}
     snapshot, _ = build(workers)
     steps["snapshot_mb"] = _peak()
@@ -310,13 +310,13 @@ def peak_memory(workers: int) -> dict[str, float]:
 
 
 def _peak() -> float:
-    # Not getrusage: its maximum is inherited from the process that started this one.
+    # The maximum of getrusage is inherited from the process that started this one.
     status = Path("/proc/self/status").read_text()
     return round(int(status.split("VmHWM:")[1].split()[0]) / 1024, 1)
 
 
 def profile(workers: int, pending: int) -> None:
-    """Where the time goes, by function's own time. The profiler's overhead inflates small functions."""
+    """Print a profile sorted by each function's own time. The profiler's overhead inflates small functions."""
     snapshot, _ = build(workers)
     for name, classes in (("different", None), ("repeated", 20)):
         queue = make_pending(Random(2), pending, classes)
@@ -332,8 +332,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=5000)
     parser.add_argument("--pending", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--profile", action="store_true", help="print where the time goes instead of the figures")
-    parser.add_argument("--memory", action="store_true", help="print the peak memory of this process only")
+    parser.add_argument("--profile", action="store_true", help="print a profile instead of the figures")
+    parser.add_argument("--memory", action="store_true", help="print only the peak memory of this process")
     arguments = parser.parse_args()
     if arguments.profile:
         profile(arguments.workers, arguments.pending)

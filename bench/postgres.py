@@ -1,4 +1,4 @@
-"""What a workload costs Postgres: bytes on disk while it waits and when it is over, and bytes of log on its way."""
+"""Size of a workload in Postgres: bytes on disk while it waits and after it has finished, and write-ahead log bytes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _EVENTS = """SELECT coalesce(sum(pg_total_relation_size(inhrelid)), 0) FROM pg_i
 
 
 def run() -> dict[str, Any]:
-    """Figures per workload, of COUNT workloads of one pod each, at the settings of production."""
+    """Bytes per workload, averaged over COUNT workloads of one pod each, with production settings."""
     with Postgres.create(durable=True) as server:
         migrate(server.dsn)
         return {"workloads": COUNT, **asyncio.run(_measure(server.dsn))}
