@@ -6,6 +6,8 @@ PY := .venv/bin/python
 BIN := .venv/bin
 PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
 PARALLEL := -n 2 --dist worksteal
+CONTROL_PLANES ?= 3
+SIDE_BY_SIDE := -n $(CONTROL_PLANES) --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help
 help: ## List the targets
@@ -39,9 +41,12 @@ down: venv ## Remove what `make up` left
 	@$(PY) -m demo.down
 
 .PHONY: test
-test: venv lint tools ## Lint, then every test: those without a cluster side by side, then those on the control plane
+test: venv lint tools ## Lint, then every test: those without a cluster, then those on control planes, side by side
 	@$(PYTEST) -m "not e2e and not keda" $(PARALLEL)
-	@$(PYTEST) -m e2e
+	@$(PYTEST) -m e2e $(SIDE_BY_SIDE)
+
+.PHONY: check
+check: lint unit ## Lint, types and the tests without I/O, in under two minutes
 
 .PHONY: unit
 unit: venv ## Tests without I/O
@@ -56,8 +61,8 @@ process: venv ## Tests of `niyanta` processes on an embedded Postgres
 	@$(PYTEST) -m process $(PARALLEL)
 
 .PHONY: e2e
-e2e: tools ## Tests against a real Kubernetes control plane
-	@$(PYTEST) -m e2e
+e2e: tools ## Tests against real Kubernetes control planes, three side by side (CONTROL_PLANES)
+	@$(PYTEST) -m e2e $(SIDE_BY_SIDE)
 
 .PHONY: e2e-keda
 e2e-keda: venv ## Tests against KEDA and prometheus-adapter; building them takes 12 minutes, so `make test` leaves them out

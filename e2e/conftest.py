@@ -35,6 +35,42 @@ def leads(process: OperatorProcess) -> bool:
     return metric(process.metrics(), "niyanta_leader") == 1
 
 
+LONGEST_FIRST = ("test_openb", "test_scaling", "test_scaler", "test_adapter", "test_metrics", "chart", "test_failover")
+"""Files and folders whose tests take longest, in the order in which they begin when control planes run side by side."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests that share a fixture of their module or package run on one control plane, the longest first.
+
+    Other tests may run on any of the control planes that run side by side, each with an environment of its own.
+    """
+
+    def rank(item: pytest.Item) -> int:
+        places = (number for number, name in enumerate(LONGEST_FIRST) if f"e2e/{name}" in item.nodeid)
+        return next(places, len(LONGEST_FIRST))
+
+    mine = [item for item in items if item.nodeid.startswith("e2e/")]
+    for item in mine:
+        if group := _shared_scope(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+    places = [number for number, item in enumerate(items) if item.nodeid.startswith("e2e/")]
+    for number, item in zip(places, sorted(mine, key=rank), strict=True):
+        items[number] = item
+
+
+def _shared_scope(item: pytest.Item) -> str:
+    """The package or module whose fixture this test shares with others; empty when there is none."""
+    fixtures = getattr(item, "_fixtureinfo", None)
+    scopes = {
+        str(definition.baseid)
+        for definitions in (fixtures.name2fixturedefs.values() if fixtures else ())
+        for definition in definitions
+        if definition.scope in {"module", "package"} and definition.baseid.startswith("e2e")
+    }
+    return min(scopes, key=len, default="")
+
+
 @pytest.fixture(scope="session")
 def env() -> Iterator[Environment]:
     """Cluster, Postgres and chart, shared by the whole run. No operator runs yet: `operator` starts one."""
