@@ -1,6 +1,7 @@
-"""The metrics adapter on a real control plane: through the aggregator, over a leader's death and over rotations.
+"""The metrics adapter behind the API server: requests, discovery, access, the death of a leader, rotated certificates.
 
-A cluster of its own: while nobody answers for an APIService, no namespace can be deleted, and other tests delete some.
+It needs a cluster of its own: while an APIService is unavailable, no namespace can be deleted, and other tests delete
+namespaces.
 """
 
 from __future__ import annotations
@@ -9,35 +10,42 @@ import base64
 import datetime as dt
 import json
 import secrets
-import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
-import urllib3
-from cryptography import x509
 
 from e2e.conftest import QUICK, leads
-from niyanta.custom_metrics.certificate_rotation import API_SERVICE
-from testing.cluster.api_client import JSON, ApiError
+from testing.cluster.api_client import JSON
 from testing.cluster.cluster import Cluster, CommandError, Kind
 from testing.cluster.control_plane import which_kind
 from testing.environment import RELEASE, Environment
 from testing.processes.adapter_service import SERVICE
 from testing.processes.niyanta import OperatorProcess
-from testing.scenarios.workloads import GROUP, Database, metric, pool_manifest
+from testing.scenarios.metrics_adapter import (
+    POOL,
+    REGISTRATION,
+    ROOT,
+    MetricsPoller,
+    ask_directly,
+    certificate_end,
+    counted_at,
+    is_available,
+    is_certificate_trusted,
+    is_counted,
+    metric_path,
+    metric_value,
+    served_certificate_end,
+    serving_certificate,
+    trusted_authorities,
+)
+from testing.scenarios.workloads import GROUP, pool_manifest
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 
-ROOT = "/apis/custom.metrics.k8s.io/v1beta2"
-REGISTRATION = f"/apis/apiregistration.k8s.io/v1/apiservices/{API_SERVICE}"
 HPA = "system:serviceaccount:kube-system:horizontal-pod-autoscaler"
-POOL = "adapted"
 
 
 @pytest.fixture(scope="module")
@@ -58,138 +66,35 @@ def operators(adapted: Environment) -> tuple[OperatorProcess, OperatorProcess]:
     while len(running) < 2:
         running.append(adapted.start_operator(f"operator-{secrets.token_hex(2)}", extra_env=QUICK))
     leader = until(lambda: next((one for one in running if leads(one)), None), what="one leads", timeout=60)
-    until(lambda: available(adapted.cluster), what="the APIService is available", timeout=60)
-    until(lambda: counted(adapted), what="this leader has counted the pool", timeout=60)
-    until(lambda: value(adapted.cluster), what="that is served", timeout=60, tolerate=True)
-    # The leader may be about to replace a certificate of the test before.
-    until(lambda: settled(adapted), what="certificate and trust agree for long", timeout=60, tolerate=True)
+    until(lambda: is_available(adapted.cluster), what="the APIService is available", timeout=60)
+    until(lambda: is_counted(adapted), what="this leader has counted the pool", timeout=60)
+    until(lambda: metric_value(adapted.cluster), what="the statistics are served", timeout=60, tolerate=True)
+    # The leader may be about to replace a short-lived certificate of the test before.
+    until(lambda: is_certificate_trusted(adapted), what="a lasting certificate is trusted", timeout=60, tolerate=True)
     return leader, next(one for one in running if one is not leader)
-
-
-def settled(env: Environment) -> bool:
-    certificate, authorities = serving(env.cluster, env.namespace)
-    lasts = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC) > dt.timedelta(days=1)
-    return lasts and bundle(env.cluster) == authorities
-
-
-def counted(env: Environment) -> bool:
-    """Whether every replica has figures of who leads now, not the last of the leader before."""
-    text = "SELECT 1 FROM leader_figures f, leadership l WHERE (f.figures ->> 'epoch')::bigint = l.epoch"
-    running = [one for one in env.operators if one.running]
-    # Between two leaders pass more than 3 s, in which nobody counts.
-    ages = [metric(one.metrics(), "niyanta_adapter_figures_age_seconds") for one in running]
-    return bool(Database(env.dsn).query(text)) and all(0 < age < 2.5 for age in ages)
-
-
-def available(cluster: Cluster) -> bool:
-    conditions = cluster.api.get(REGISTRATION)["status"].get("conditions", [])
-    return any((one["type"], one["status"]) == ("Available", "True") for one in conditions)
-
-
-def path(namespace: str = "niyanta-system", metric: str = "demand", pool: str = POOL) -> str:
-    return f"{ROOT}/namespaces/{namespace}/workerpools.niyanta.io/{pool}/{metric}"
-
-
-def value(cluster: Cluster, metric: str = "demand") -> str:
-    (item,) = json.loads(cluster.kubectl("get", "--raw", path(metric=metric)))["items"]
-    return str(item["value"])
-
-
-def counted_at(cluster: Cluster) -> dt.datetime:
-    """When a leader counted what is told now."""
-    (item,) = json.loads(cluster.kubectl("get", "--raw", path()))["items"]
-    return dt.datetime.fromisoformat(item["timestamp"])
-
-
-def serving(cluster: Cluster, namespace: str) -> tuple[x509.Certificate, str]:
-    """The certificate in the Secret, and the authorities beside it as PEM."""
-    data = cluster.api.get(f"/api/v1/namespaces/{namespace}/secrets/{SERVICE}-tls")["data"]
-    return x509.load_pem_x509_certificate(base64.b64decode(data["tls.crt"])), base64.b64decode(data["ca.crt"]).decode()
-
-
-def ends_at(cluster: Cluster, namespace: str) -> float:
-    return serving(cluster, namespace)[0].not_valid_after_utc.timestamp()
-
-
-def expiry(operator: OperatorProcess) -> float | None:
-    """When the certificate ends that this replica answers with."""
-    return metric(operator.metrics(), "niyanta_adapter_certificate_expiry_timestamp_seconds")
-
-
-def bundle(cluster: Cluster) -> str:
-    return base64.b64decode(cluster.api.get(REGISTRATION)["spec"].get("caBundle", "")).decode()
-
-
-def ask_directly(env: Environment, port: int, where: str, certificate: Path | None = None) -> tuple[int, JSON]:
-    """One replica, not through the API server: as the front proxy with its certificate, or as a stranger."""
-    context = ssl.create_default_context(cadata=serving(env.cluster, env.namespace)[1])
-    if certificate is not None:
-        context.load_cert_chain(certificate, certificate.with_suffix(".key"))
-    name = f"{SERVICE}.{env.namespace}.svc"
-    headers = {"X-Remote-User": "system:admin", "X-Remote-Group": "system:masters"}
-    with urllib3.HTTPSConnectionPool(
-        "127.0.0.1", port, ssl_context=context, server_hostname=name, assert_hostname=name, retries=False
-    ) as pool:
-        answer = pool.request("GET", where, headers=headers, timeout=10)
-    return answer.status, json.loads(answer.data)
-
-
-@dataclass
-class MetricsPoller:
-    """Asks again and again through the API server, and remembers what it was told."""
-
-    cluster: Cluster
-    where: str
-    answers: list[tuple[float, int, str]] = field(default_factory=list)
-    """(monotonic time, HTTP status, words of a refusal)"""
-
-    def __enter__(self) -> MetricsPoller:
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._ask, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _ask(self) -> None:
-        while not self._over.wait(0.2):
-            status, words = 200, ""
-            try:
-                self.cluster.api.get(self.where)
-            except ApiError as error:
-                status, words = error.status, str(error)
-            self.answers.append((time.monotonic(), status, words))
-
-    def statuses(self) -> set[int]:
-        return {status for _, status, _ in self.answers}
-
-    def refusals(self) -> list[tuple[int, str]]:
-        return [(status, words) for _, status, words in self.answers if status != 200]
 
 
 # --- through the API server ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("operators")
-def test_the_api_server_passes_questions_on(adapted: Environment) -> None:
+def test_the_api_server_forwards_requests_to_the_adapter(adapted: Environment) -> None:
     cluster = adapted.cluster
     spec = cluster.api.get(REGISTRATION)["spec"]
     assert not spec.get("insecureSkipTLSVerify")
     assert spec["caBundle"]
     for name in ("demand", "workers_needed", "utilization_percent_sum", "queue_depth", "queue_oldest_age_seconds"):
-        assert value(cluster, name) == "0", "an empty queue is a value, not an empty list"
+        assert metric_value(cluster, name) == "0", "an empty queue is a value, not an empty list"
     found = json.loads(cluster.kubectl("get", "--raw", f"{ROOT}/namespaces/default/metrics/queue_depth"))
     assert [item["value"] for item in found["items"]] == ["0"]
     with pytest.raises(CommandError, match=r"NotFound.*there is no WorkerPool nope; there are: adapted"):
-        cluster.kubectl("get", "--raw", path(pool="nope"))
+        cluster.kubectl("get", "--raw", metric_path(pool="nope"))
     with pytest.raises(CommandError, match=r"NotFound.*has no metric length"):
-        cluster.kubectl("get", "--raw", path(metric="length"))
+        cluster.kubectl("get", "--raw", metric_path(metric="length"))
 
 
 @pytest.mark.usefixtures("operators")
-def test_it_is_discovered(adapted: Environment) -> None:
+def test_its_resources_are_discovered(adapted: Environment) -> None:
     cluster = adapted.cluster
     assert "custom.metrics.k8s.io/v1beta2" in cluster.kubectl("api-versions").split()
     listed = json.loads(cluster.kubectl("get", "--raw", ROOT))
@@ -211,52 +116,56 @@ def test_it_is_discovered(adapted: Environment) -> None:
 
 
 @pytest.mark.usefixtures("operators")
-def test_its_openapi_document_is_taken(adapted: Environment) -> None:
-    def taken() -> bool:
+def test_its_openapi_document_is_aggregated(adapted: Environment) -> None:
+    def aggregated() -> bool:
         paths = json.loads(adapted.cluster.kubectl("get", "--raw", "/openapi/v3"))["paths"]
         return "apis/custom.metrics.k8s.io/v1beta2" in paths
 
-    until(taken, what="the API server has its OpenAPI document", timeout=180, interval=1)
+    until(aggregated, what="the API server has its OpenAPI document", timeout=180, interval=1)
 
 
 @pytest.mark.usefixtures("operators")
-def test_the_api_server_decides_who_may_read(adapted: Environment) -> None:
+def test_the_api_server_authorizes_readers(adapted: Environment) -> None:
     cluster = adapted.cluster
     with pytest.raises(CommandError, match="forbidden"):
-        cluster.kubectl("get", "--raw", path(), "--as", "somebody")
-    # What Kubernetes gives its own controller is enough.
-    assert '"value":"0"' in cluster.kubectl("get", "--raw", path(), "--as", HPA)
+        cluster.kubectl("get", "--raw", metric_path(), "--as", "stranger")
+    # The ClusterRole that Kubernetes gives its own controller is enough.
+    assert '"value":"0"' in cluster.kubectl("get", "--raw", metric_path(), "--as", HPA)
     cluster.kubectl("create", "rolebinding", "reader", "-n", "default", "--clusterrole=view", "--user=reader")
     own = f"{ROOT}/namespaces/default/metrics/demand"
     until(lambda: cluster.kubectl("get", "--raw", own, "--as", "reader"), what="a viewer reads", tolerate=True)
-    for other in (path(), f"{ROOT}/namespaces/kube-system/metrics/demand", f"{ROOT}/namespaces/*/metrics/demand"):
+    for other in (
+        metric_path(),
+        f"{ROOT}/namespaces/kube-system/metrics/demand",
+        f"{ROOT}/namespaces/*/metrics/demand",
+    ):
         with pytest.raises(CommandError, match="forbidden"):
             cluster.kubectl("get", "--raw", other, "--as", "reader")
 
 
-def test_every_replica_answers_the_front_proxy_and_nobody_else(
+def test_every_replica_answers_the_front_proxy_alone(
     adapted: Environment, operators: tuple[OperatorProcess, OperatorProcess]
 ) -> None:
     assert adapted.adapter is not None
     (admin,) = adapted.run.path.glob("kwok/clusters/*/pki/admin.crt")
     for operator in operators:
         port = int(adapted.adapter.operator_env(operator.identity)["NIYANTA_METRICS_ADAPTER_PORT"])
-        status, body = ask_directly(adapted, port, path(), admin)
+        status, body = ask_directly(adapted, port, metric_path(), admin)
         assert (status, body["items"][0]["value"]) == (200, "0"), operator.identity
-        status, body = ask_directly(adapted, port, path())
+        status, body = ask_directly(adapted, port, metric_path())
         assert (status, body["reason"]) == (401, "Unauthorized"), operator.identity
 
 
-# --- death and rotation ----------------------------------------------------------------------------------------------
+# --- death of a leader, rotation of certificates ---------------------------------------------------------------------
 
 
-def test_a_dead_leader_is_followed_without_a_gap_in_discovery(
+def test_discovery_has_no_gap_when_the_leader_dies(
     adapted: Environment, operators: tuple[OperatorProcess, OperatorProcess]
 ) -> None:
-    """The standby answers from the dead leader's figures for 5 s, says then how old they are, and goes on as leader."""
+    """The standby serves the dead leader's statistics for 5 s, answers 503 with their age then, and takes over."""
     leader, standby = operators
-    with MetricsPoller(adapted.cluster, ROOT) as discovery, MetricsPoller(adapted.cluster, path()) as values:
-        until(lambda: len(values.answers) > 3, what="it is being asked")
+    with MetricsPoller(adapted.cluster, ROOT) as discovery, MetricsPoller(adapted.cluster, metric_path()) as values:
+        until(lambda: len(values.answers) > 3, what="the poller has answers")
         leader.sigkill()
         killed_at, killed = time.monotonic(), dt.datetime.now(dt.UTC)
         until(lambda: leads(standby), what="the standby leads", timeout=60)
@@ -271,7 +180,7 @@ def test_a_dead_leader_is_followed_without_a_gap_in_discovery(
 
 
 def test_a_certificate_is_replaced_while_it_is_used(adapted: Environment) -> None:
-    """A lifetime of 30 s: replaced every 20 s, and no question fails while that happens."""
+    """With a lifetime of 30 s it is replaced every 20 s, and no request fails meanwhile."""
     for operator in adapted.operators:
         operator.terminate()
     quick = {**QUICK, "NIYANTA_METRICS_ADAPTER_CERTIFICATE_LIFETIME": "30"}
@@ -279,79 +188,85 @@ def test_a_certificate_is_replaced_while_it_is_used(adapted: Environment) -> Non
         adapted.start_operator(f"rotating-{number}", extra_env=quick)
     try:
         cluster = adapted.cluster
-        until(lambda: available(cluster), what="the APIService is available", timeout=60)
-        until(lambda: counted(adapted), what="the new leader has counted the pool", timeout=60)
-        until(lambda: value(cluster), what="that is served", timeout=60, tolerate=True)
+        until(lambda: is_available(cluster), what="the APIService is available", timeout=60)
+        until(lambda: is_counted(adapted), what="the new leader has counted the pool", timeout=60)
+        until(lambda: metric_value(cluster), what="the statistics are served", timeout=60, tolerate=True)
 
         def serial() -> int:
-            return serving(cluster, adapted.namespace)[0].serial_number
+            return serving_certificate(cluster, adapted.namespace)[0].serial_number
 
-        # The first has the long lifetime of the operators before.
+        # The first certificate has the long lifetime that the operators before gave it.
         seen = [serial()]
-        with MetricsPoller(cluster, ROOT) as discovery, MetricsPoller(cluster, path()) as values:
+        with MetricsPoller(cluster, ROOT) as discovery, MetricsPoller(cluster, metric_path()) as values:
             for _ in range(2):
                 until(lambda: serial() != seen[-1], what="another certificate", timeout=60, interval=0.2)
                 seen.append(serial())
                 asked = len(values.answers)
-                until(lambda asked=asked: len(values.answers) > asked + 20, what="it goes on being asked")
+                until(lambda asked=asked: len(values.answers) > asked + 20, what="20 more requests were answered")
         assert discovery.refusals() == []
         assert values.refusals() == []
-    finally:  # the tests after this one bring operators of their own
+    finally:  # the tests after this one start operators with other settings
         for operator in adapted.operators:
             operator.terminate()
 
 
-def test_an_edited_registration_is_put_right(
+def test_an_edited_registration_is_restored(
     adapted: Environment, operators: tuple[OperatorProcess, OperatorProcess]
 ) -> None:
     cluster = adapted.cluster
-    right = bundle(cluster)
-    assert right == serving(cluster, adapted.namespace)[1]
+    right = trusted_authorities(cluster)
+    assert right == serving_certificate(cluster, adapted.namespace)[1]
     other = base64.b64encode(right.encode() + right.encode()).decode()
     edits: list[JSON] = [{"caBundle": other}, {"caBundle": None}, {"caBundle": None, "insecureSkipTLSVerify": True}]
     for edit in edits:
         cluster.api.patch(REGISTRATION, {"spec": edit})
 
-        def put_right() -> bool:
+        def restored() -> bool:
             spec = cluster.api.get(REGISTRATION)["spec"]
-            return bundle(cluster) == right and not spec.get("insecureSkipTLSVerify")
+            return trusted_authorities(cluster) == right and not spec.get("insecureSkipTLSVerify")
 
-        until(put_right, what=f"{edit} is undone", timeout=30)
-    until(lambda: available(cluster), what="the APIService is available", timeout=60)
-    assert value(cluster) == "0"
+        until(restored, what=f"{edit} is undone")
+    until(lambda: is_available(cluster), what="the APIService is available", timeout=60)
+    assert metric_value(cluster) == "0"
 
 
-def test_a_registration_that_leads_elsewhere_is_left_alone(
+def test_a_registration_of_another_service_is_left_alone(
     adapted: Environment, operators: tuple[OperatorProcess, OperatorProcess]
 ) -> None:
     cluster = adapted.cluster
-    right = bundle(cluster)
+    right = trusted_authorities(cluster)
     cluster.api.patch(REGISTRATION, {"spec": {"service": {"name": "another"}, "caBundle": None}})
     words = "belongs to niyanta-system/another"
-    until(lambda: words in operators[0].log_text(), what="the leader says so", timeout=30)
-    assert bundle(cluster) == ""
+    until(lambda: words in operators[0].log_text(), what="the leader says so")
+    assert trusted_authorities(cluster) == ""
     cluster.api.patch(REGISTRATION, {"spec": {"service": {"name": SERVICE}}})
-    until(lambda: bundle(cluster) == right, what="it is looked after again", timeout=30)
-    until(lambda: available(cluster), what="the APIService is available", timeout=60)
+    until(lambda: trusted_authorities(cluster) == right, what="its authorities are restored")
+    until(lambda: is_available(cluster), what="the APIService is available", timeout=60)
 
 
 def test_an_emptied_secret_is_filled_again(
     adapted: Environment, operators: tuple[OperatorProcess, OperatorProcess]
 ) -> None:
     cluster = adapted.cluster
-    before = serving(cluster, adapted.namespace)[0].serial_number
-    with MetricsPoller(cluster, path()) as values:
+    before = serving_certificate(cluster, adapted.namespace)[0].serial_number
+    with MetricsPoller(cluster, metric_path()) as values:
         cluster.api.patch(f"/api/v1/namespaces/{adapted.namespace}/secrets/{SERVICE}-tls", {"data": None})
 
         def filled() -> bool:
             with suppress(KeyError, TypeError):
-                return serving(cluster, adapted.namespace)[0].serial_number != before
+                return serving_certificate(cluster, adapted.namespace)[0].serial_number != before
             return False
 
-        until(filled, what="there is another certificate", timeout=30)
-        until(lambda: bundle(cluster) == serving(cluster, adapted.namespace)[1], what="its authority is trusted")
+        until(filled, what="there is another certificate")
+        until(
+            lambda: trusted_authorities(cluster) == serving_certificate(cluster, adapted.namespace)[1],
+            what="its authority is trusted",
+        )
         for operator in operators:
-            until(lambda one=operator: expiry(one) == ends_at(cluster, adapted.namespace), what="each replica uses it")
+            until(
+                lambda one=operator: served_certificate_end(one) == certificate_end(cluster, adapted.namespace),
+                what="each replica uses it",
+            )
     assert {words for _, _, words in values.answers} == {""}
 
 
@@ -361,18 +276,20 @@ def test_an_emptied_secret_is_filled_again(
 @pytest.mark.usefixtures("operators")
 def test_an_upgrade_leaves_certificate_and_trust_alone(adapted: Environment) -> None:
     def state() -> tuple[str, int]:
-        return bundle(adapted.cluster), serving(adapted.cluster, adapted.namespace)[0].serial_number
+        return trusted_authorities(adapted.cluster), serving_certificate(adapted.cluster, adapted.namespace)[
+            0
+        ].serial_number
 
     before = state()
-    with MetricsPoller(adapted.cluster, path()) as values:
+    with MetricsPoller(adapted.cluster, metric_path()) as values:
         adapted.install({"defaultCustomer": {"enabled": False}})
         adapted.install()
         assert state() == before
     assert {words for _, _, words in values.answers} == {""}
 
 
-def deletes_in_peace(cluster: Cluster) -> Callable[[], bool]:
-    """Begins deleting a new namespace; the function returned says whether it is gone."""
+def begin_namespace_deletion(cluster: Cluster) -> Callable[[], bool]:
+    """Creates a namespace and begins its deletion; returns a condition that is true when it is gone."""
     name = f"gone-{secrets.token_hex(3)}"
     cluster.create_namespace(name)
     cluster.delete_namespace(name, wait=False)
@@ -382,22 +299,22 @@ def deletes_in_peace(cluster: Cluster) -> Callable[[], bool]:
 def test_zz_uninstalling_with_all_operators_dead_blocks_no_namespace(
     adapted: Environment, operators: tuple[OperatorProcess, OperatorProcess]
 ) -> None:
-    """The last test here: the release goes. Nobody answers for the APIService by then, which keeps namespaces from
-    going; helm takes the APIService away first."""
+    """Runs near the end, because it removes the release. An unavailable APIService blocks the deletion of namespaces, so
+    helm must delete the APIService first."""
     cluster = adapted.cluster
-    until(deletes_in_peace(cluster), what="a namespace goes while the adapter answers", timeout=60)
+    until(begin_namespace_deletion(cluster), what="a namespace is deleted while the adapter answers", timeout=60)
     for operator in operators:
         operator.sigkill()
-    until(lambda: not available(cluster), what="the API server notices", timeout=120, interval=0.5)
-    gone = deletes_in_peace(cluster)
+    until(lambda: not is_available(cluster), what="the API server notices", timeout=120, interval=0.5)
+    gone = begin_namespace_deletion(cluster)
     cluster.uninstall_chart(RELEASE, namespace=adapted.namespace)
-    until(gone, what="the namespace that waited is gone", timeout=120, interval=0.5)
-    until(deletes_in_peace(cluster), what="another one goes as well", timeout=60)
+    until(gone, what="the blocked namespace is gone", timeout=120, interval=0.5)
+    until(begin_namespace_deletion(cluster), what="another namespace is deleted", timeout=60)
     assert cluster.api.find(REGISTRATION) is None
 
 
 def test_zz_another_server_of_the_group_is_left_alone(adapted: Environment) -> None:
-    """After the uninstallation: somebody else's APIService, of either version, refuses the chart by name."""
+    """Runs after the uninstallation. The chart refuses to install beside an APIService of another server, and names it."""
     cluster = adapted.cluster
     for version in ("v1beta1", "v1beta2"):
         name = f"{version}.custom.metrics.k8s.io"

@@ -202,7 +202,7 @@ def test_a_pool_that_loses_its_provider_keeps_its_workers(pool: ScaledPool) -> N
     until(lambda: not pool.drains(), what="the drain is over")
 
 
-# --- the death of a leader -----------------------------------------------------------------------------------------------------
+# --- the death of a leader --------------------------------------------------------------------------------------------
 
 BEGUN = "SELECT 1 FROM worker_drains WHERE pool = %(pool)s"
 MOMENTS = {
