@@ -32,12 +32,16 @@ build: tools ## Make the virtual environment and build the test cluster's tools
 demo: control-plane ## Show Niyanta at work on a real Kubernetes control plane
 	@$(PY) -m demo.main
 
+.PHONY: picture
+picture: control-plane ## Show the demo, and draw it into docs/images/demo.svg
+	@$(PY) -m demo.main --picture docs/images/demo.svg
+
 .PHONY: up
-up: control-plane ## Leave a running environment behind: cluster, Postgres, chart, one operator
+up: control-plane ## Leave an environment running: cluster, Postgres, chart, one operator, REST door; print what to type
 	@$(PY) -m demo.up
 
 .PHONY: down
-down: venv ## Remove what `make up` left
+down: venv ## Remove the environment of `make up`
 	@$(PY) -m demo.down
 
 .PHONY: test

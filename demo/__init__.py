@@ -1,1 +1,1 @@
-"""`make demo`, `make up` and `make down`."""
+"""`make demo`, `make picture`, `make up` and `make down`."""

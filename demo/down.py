@@ -1,4 +1,4 @@
-"""`make down`: removes what `make up` left. Safe to run at any time."""
+"""`make down`: removes the environment of `make up`. Safe to run at any time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from testing import kept_environment
 
 
 def main() -> int:
-    print("Removed." if kept_environment.remove() else "Nothing is up.")
+    print("Removed." if kept_environment.remove() else "No environment is running.")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""The demo's second act: a burst of work, an autoscaler of hpa/, and a pool that grows for it and shrinks after it.
+"""The demo's third act: a burst of work, an autoscaler of hpa/, and a pool that grows for it and shrinks after it.
 
-The HorizontalPodAutoscaler is Kubernetes' own; what it reads comes from the operator's metrics adapter, and what it
-scales is a WorkerPool whose workers kwok plays.
+The HorizontalPodAutoscaler is Kubernetes' own. It reads its metric from the operator's metrics adapter and scales a
+WorkerPool whose workers are simulated by kwok.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from demo.display import Display
 from testing.cluster.api_client import JSON
 from testing.environment import Environment
 from testing.scenarios.autoscaling import ScalingScenario, gpu_workloads
@@ -27,10 +26,10 @@ FILE = "workers-needed.yaml"
 GPUS = 8
 COUNT = 120
 RUNS = (8, 16)
-"""Seconds, from the first workload to the last."""
+"""Run times in seconds, from the first workload to the last."""
 ROWS = 14
 WIDTH = 30
-"""Of a bar."""
+"""Columns of a full bar."""
 
 
 def hpa() -> JSON:
@@ -43,13 +42,13 @@ def hpa() -> JSON:
 
 
 @dataclass
-class Act:
-    """The second act. `play` shows it; `wrong` says afterwards what was not as it should be."""
+class ScalingAct:
+    """`play` shows the act; `wrong` lists afterwards what did not happen as it should."""
 
     env: Environment
-    console: Console
+    display: Display
     wrong: list[str] = field(default_factory=list)
-    _said: float = -10.0
+    _printed_at: float = -10.0
 
     def __post_init__(self) -> None:
         self._scenario = ScalingScenario(self.env, SPACE)
@@ -57,46 +56,40 @@ class Act:
     def prepare(self) -> None:
         """A pool of one worker, a customer, and the autoscaler, which has read its metric."""
         self._scenario.pool(simulated_pool(POOL, self.env.namespace, gpus=GPUS, replicas=1, minReplicas=1))
-        self._scenario.apply_autoscaler(hpa())
+        self._scenario.scale_by(hpa())
 
     def play(self, limit: float) -> None:
         """The burst, from the first submission to the pool's return to one worker."""
-        work = self._scenario.workloads(POOL)
+        work = self._scenario.work(POOL)
         manifests = gpu_workloads(work, COUNT, RUNS)
         with Timeline(self.env, POOL, SPACE, every=0.5) as timeline:
             until(lambda: timeline.samples and timeline.samples[-1].workers == 1, what="the pool has its worker")
-            timeline.restart_clock()
+            timeline.load_comes()
             uids = work.create(manifests)
             self._watch(timeline, limit)
         self._judge(timeline, work, uids)
 
     def _watch(self, timeline: Timeline, limit: float) -> None:
-        def over() -> bool:
+        until(lambda: timeline.samples, what="a first sample", timeout=30)
+
+        def advance() -> bool:
+            time.sleep(0.3)
+            self._print(timeline.samples[-1])
             last = timeline.samples[-1]
             busy = any(sample.running > 0 for sample in timeline.samples)
-            return (busy and last.queued == last.running == 0 and last.workers == last.replicas == 1) or last.t > limit
+            over = busy and last.queued == last.running == 0 and last.workers == last.replicas == 1
+            return not over and last.t <= limit
 
-        until(lambda: timeline.samples, what="a first look", timeout=30)
-        if self.console.is_terminal:
-            with Live(table(timeline), console=self.console, refresh_per_second=4) as live:
-                while not over():
-                    time.sleep(0.3)
-                    live.update(table(timeline))
-            return
-        while not over():
-            self._say(timeline.samples[-1])
-            time.sleep(0.3)
-        self._say(timeline.samples[-1])
+        self.display.follow(lambda: table(timeline), advance)
+        self.display.draw(table(timeline, every=3.0))
 
-    def _say(self, sample: Sample) -> None:
-        if sample.t - self._said < 2:
+    def _print(self, sample: Sample) -> None:
+        if sample.t - self._printed_at < 2:
             return
-        self._said = sample.t
-        self.console.print(
-            f"  {sample.t:5.1f} s  queue {sample.queued:3d}  running {sample.running:3d}  workers needed "
-            f"{sample.needed:2d}  replicas {sample.replicas:2d}  workers {sample.workers:2d}",
-            soft_wrap=True,
-            highlight=False,
+        self._printed_at = sample.t
+        self.display.change(
+            f"{sample.t:5.1f} s  queue {sample.queued:3d}  running {sample.running:3d}  workers needed "
+            f"{sample.needed:2d}  replicas {sample.replicas:2d}  workers {sample.workers:2d}"
         )
 
     def _judge(self, timeline: Timeline, work: Workloads, uids: list[str]) -> None:
@@ -107,13 +100,12 @@ class Act:
             ids=uids,
         )[0]["n"]
         left = timeline.samples[-1].workers
-        self.console.print(
+        self.display.print(
             f"Scaled by {FILE}: first reaction {seen.first_reaction:.1f} s, nothing waited after "
             f"{seen.all_placed:.1f} s, peak {seen.peak_replicas} workers, overshoot {seen.overshoot} (workers beyond "
             f"those in use at once), back to {left} after {seen.shrunk:.1f} s; {once} of {COUNT} workloads ran once, "
             "undisturbed.",
             soft_wrap=True,
-            highlight=False,
         )
         if once != COUNT:
             self.wrong.append(f"{COUNT - once} workloads of the burst did not run exactly once")
@@ -123,15 +115,15 @@ class Act:
             self.wrong.append(f"the pool has {left} workers and not 1 again")
 
 
-def table(timeline: Timeline) -> Table:
-    """The last moments of the timeline, with bars for queue and workers."""
+def table(timeline: Timeline, *, every: float = 1.5) -> Table:
+    """The last rows of the timeline, one in `every` seconds, with bars for queue and workers."""
     made = Table(title=f"{COUNT} workloads of one GPU for a pool of {GPUS}-GPU workers", title_justify="left")
     for name, fixed in (("s", 5), ("queue", WIDTH + 5), ("needed", 6), ("replicas", 8), ("workers", WIDTH + 4)):
         made.add_column(name, width=fixed, no_wrap=True)
     made.add_column("busy", width=5, justify="right")
     shown: list[Sample] = []
     for sample in timeline.samples:
-        if not shown or sample.t - shown[-1].t >= 1.5:
+        if not shown or sample.t - shown[-1].t >= every:
             shown.append(sample)
     if shown and shown[-1] is not timeline.samples[-1]:
         shown.append(timeline.samples[-1])

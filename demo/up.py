@@ -1,37 +1,45 @@
-"""`make up`: leaves a running environment behind for a person to play with. `make down` removes it."""
+"""`make up`: leaves an environment running to try things in, and prints what to type. `make down` removes it."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
+from pathlib import Path
 
 import yaml
 
+from demo.examples import EXAMPLES, IMPOSSIBLE
+from demo.run_time import limit_run_time
 from testing import kept_environment
 from testing.cluster.build import ToolError
 from testing.cluster.nodes import nodes_of_pool
 from testing.environment import Environment
-from testing.processes.run_directory import REPO
+from testing.processes.free_ports import free_port
+from testing.processes.niyanta import niyanta_command
 
-EXAMPLES = REPO / "examples"
 SAMPLES = ("00-namespaces.yaml", "01-customers.yaml")
+CUSTOMER = "acme"
+"""Its namespace is team-a, where most of the examples are."""
 
 
 def start(*, operators: int, nodes_per_pool: int, samples: bool) -> None:
+    """Starts everything and writes down what runs; removes it again when something fails."""
     kept_environment.remove()
     run = kept_environment.run_dir()
     print("Starting Postgres and a control plane ...", flush=True)
     environment = Environment.start("up", run=run, log_dir=kept_environment.LOGS, durable=True, adapter=True)
     try:
+        run_seconds = limit_run_time(environment.cluster)
         if samples:
             add_samples(environment, nodes_per_pool)
         for number in range(1, operators + 1):
             print(f"Starting operator-{number} ...", flush=True)
             environment.start_operator(f"operator-{number}")
-        kept_environment.record(environment)
+        print("Starting the REST door ...", flush=True)
+        api_port = start_door(environment, CUSTOMER if samples else "default")
+        kept_environment.record(environment, api_port=api_port, run_seconds=run_seconds, has_samples=samples)
     except BaseException:
         environment.stop()
         kept_environment.remove()
@@ -39,9 +47,9 @@ def start(*, operators: int, nodes_per_pool: int, samples: bool) -> None:
 
 
 def add_samples(environment: Environment, nodes_per_pool: int) -> None:
-    """The examples' namespaces, pools and customers, and simulated nodes that the pools select.
+    """Namespaces, pools and customers of the examples, simulated nodes of the pools, and one Workload that waits.
 
-    The pools get a provider that simulates workers, so that they can be scaled; they take the nodes over as they are.
+    The pools get a provider that simulates workers, so that they can be scaled; it adopts the nodes that exist.
     """
     for name in SAMPLES:
         environment.cluster.kubectl("apply", "--server-side", "-f", str(EXAMPLES / name))
@@ -53,23 +61,82 @@ def add_samples(environment: Environment, nodes_per_pool: int) -> None:
         pool["spec"]["provider"] = {"kwok": {"nodeTemplate": {"status": model["status"]}}}
         pool["spec"]["scaling"] = {"scaleDownCooldownSeconds": 5}
     environment.cluster.create_nodes(specs)
-    environment.cluster.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(pools))
+    manifests = yaml.safe_dump_all([*pools, IMPOSSIBLE])
+    environment.cluster.kubectl("apply", "--server-side", "-f", "-", input=manifests)
     print(f"{len(pools)} worker pools with {len(specs)} simulated nodes.", flush=True)
 
 
+def start_door(environment: Environment, customer: str) -> int:
+    """Starts the REST door on loopback and writes two API keys to files; returns the door's port."""
+    port = free_port()
+    environment.start_api("api-1", extra_env={"NIYANTA_API_HOST": "127.0.0.1", "NIYANTA_API_PORT": str(port)})
+    for path, role in ((kept_environment.KEY_FILE, "customer"), (kept_environment.ADMIN_KEY_FILE, "admin")):
+        made = environment.niyanta("apikey", "create", "--customer", customer, "--role", role, "--name", "make up")
+        kept_environment.write_secret(path, next(word for word in made.split() if word.startswith("nyt_")))
+    return port
+
+
 def print_next_steps() -> None:
-    state = json.loads((kept_environment.PLACE / kept_environment.STATE).read_text())
-    tools = f'\n  export PATH="{state["bin"]}:$PATH"' if state["bin"] else ""
-    print(f"\nRunning. Next, type:\n\n  export KUBECONFIG={kept_environment.KUBECONFIG}{tools}")
-    print("  kubectl get nodes,nwp -A")
-    print("  kubectl apply -f examples/cpu-job.yaml")
-    print("  kubectl get nwl -A -w")
-    print("  kubectl scale nwp gpu-a100-eu -n niyanta-system --replicas=6")
-    print("  kubectl apply -f hpa/workers-needed.yaml      # an autoscaler for that pool")
-    print("  kubectl get nwp -A -w")
-    for identity, port in state["ports"].items():
-        print(f"  curl -s http://127.0.0.1:{port}/metrics      # {identity}")
-    print(f"\nLogs: {kept_environment.LOGS}   Postgres: {kept_environment.DSN_FILE}   Remove all of it: make down")
+    """Commands that work as printed, from the folder of this checkout."""
+    state = kept_environment.state()
+    path = ":".join(part for part in (state["bin"], str(Path(niyanta_command()).parent)) if part)
+    sections = [
+        ("Running. Type this first:", _exports(path, state["api_port"])),
+        ("With kubectl:", _kubectl_steps(has_samples=state["has_samples"])),
+        (
+            f"By the REST door, with an API key of customer {CUSTOMER if state['has_samples'] else 'default'}:",
+            _door_steps(has_samples=state["has_samples"], waits=state["run_seconds"] > 0),
+        ),
+        ("Metrics:", [f"curl -s http://127.0.0.1:{port}/metrics      # {who}" for who, port in state["ports"].items()]),
+    ]
+    for title, lines in sections:
+        print(f"\n{title}\n")
+        for line in lines:
+            print(f"  {line}")
+    print(f"\n{_about_nodes(state['run_seconds'])}")
+    print(f"Logs: {kept_environment.LOGS}   Postgres: {kept_environment.DSN_FILE}   Remove everything: make down")
+
+
+def _exports(path: str, api_port: int) -> list[str]:
+    return [
+        f"export KUBECONFIG={kept_environment.KUBECONFIG}",
+        f'export PATH="{path}:$PATH"',
+        f"export NIYANTA_API_URL=http://127.0.0.1:{api_port}",
+        f"export NIYANTA_API_KEY=$(cat {kept_environment.KEY_FILE})",
+    ]
+
+
+def _kubectl_steps(*, has_samples: bool) -> list[str]:
+    if not has_samples:
+        return ["kubectl get nodes,nwp,nwl -A"]
+    return [
+        "kubectl get nodes,nwp -A",
+        "kubectl apply -f examples/cpu-job.yaml",
+        "kubectl get nwl -A -w",
+        "kubectl scale nwp gpu-a100-eu -n niyanta-system --replicas=6",
+        "kubectl apply -f hpa/workers-needed.yaml      # an autoscaler for that pool",
+        "kubectl get nwp -A -w",
+    ]
+
+
+def _door_steps(*, has_samples: bool, waits: bool) -> list[str]:
+    samples = [
+        f"niyanta submit -f examples/cpu-job.yaml{' --wait' if waits else ''}",
+        f"niyanta explain {IMPOSSIBLE['metadata']['name']}              # a Workload that no pool can hold",
+    ]
+    return [
+        *(samples if has_samples else ()),
+        "niyanta top                                   # until Ctrl-C",
+        'curl -s -H "Authorization: Bearer $NIYANTA_API_KEY" "$NIYANTA_API_URL/v1/workloads?limit=5"',
+        f"NIYANTA_API_KEY=$(cat {kept_environment.ADMIN_KEY_FILE}) niyanta workers      # every customer's work",
+    ]
+
+
+def _about_nodes(run_seconds: int) -> str:
+    runs = f"for {run_seconds} s and succeeds" if run_seconds else "until it is stopped"
+    return (
+        f"The nodes are simulated: a pod runs {runs}, unless its template has the annotation sim/run-for or sim/exit."
+    )
 
 
 def main() -> int:
@@ -80,7 +147,7 @@ def main() -> int:
     options = parser.parse_args()
     began = time.monotonic()
     if kept_environment.is_running():
-        print("It is up already.")
+        print("An environment is running already.")
     else:
         try:
             start(operators=options.operators, nodes_per_pool=options.nodes_per_pool, samples=not options.no_samples)
