@@ -299,8 +299,8 @@ def begin_namespace_deletion(cluster: Cluster) -> Callable[[], bool]:
 def test_zz_uninstalling_with_all_operators_dead_blocks_no_namespace(
     adapted: Environment, operators: tuple[OperatorProcess, OperatorProcess]
 ) -> None:
-    """Runs near the end, because it removes the release. An unavailable APIService blocks the deletion of namespaces, so
-    helm must delete the APIService first."""
+    """Runs near the end, because it removes the release. An unavailable APIService blocks the deletion of namespaces,
+    so helm must delete the APIService first."""
     cluster = adapted.cluster
     until(begin_namespace_deletion(cluster), what="a namespace is deleted while the adapter answers", timeout=60)
     for operator in operators:
@@ -314,7 +314,7 @@ def test_zz_uninstalling_with_all_operators_dead_blocks_no_namespace(
 
 
 def test_zz_another_server_of_the_group_is_left_alone(adapted: Environment) -> None:
-    """Runs after the uninstallation. The chart refuses to install beside an APIService of another server, and names it."""
+    """Runs after the uninstallation. The chart refuses to install beside the APIService of another server by name."""
     cluster = adapted.cluster
     for version in ("v1beta1", "v1beta2"):
         name = f"{version}.custom.metrics.k8s.io"
