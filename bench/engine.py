@@ -254,7 +254,7 @@ class Timing:
 
 
 def measure(snapshot: Snapshot, pending: list[PendingWorkload], repeats: int) -> dict[str, Any]:
-    """Figures of the fastest of several equal cycles, as the machine is shared, and seconds of the first (cold) cycle."""
+    """Figures of the fastest of several equal cycles, as the machine is shared; seconds of the first, cold cycle."""
     timings = []
     for _ in range(repeats):
         started, cpu = time.perf_counter(), time.process_time()

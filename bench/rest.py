@@ -1,8 +1,8 @@
-"""The REST door under load: single submissions, batches, and what it costs to look at a backlog of a million.
+"""The REST door under load: single submissions, batches, and reads of a backlog of a million workloads.
 
-Postgres is a real one that syncs every commit. The door runs as real processes; the load comes from this one (open
-loop: a request that is late counts from when it was due). `submit_while_placing` has a control plane and an operator
-beside it that places what comes; nothing is scheduled during the others.
+Postgres is a real server that syncs every commit. The REST door runs in processes of its own, and the load comes from
+this process (open loop: the latency of a request counts from the time at which it was due). During
+`submit_while_placing` an operator on a control plane places the submissions; no workload is placed during the others.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from testing.processes.postgres import Postgres
 from testing.processes.run_directory import RunDir
 from testing.scenarios.workloads import metric
 
-BACKLOG = 1_000_000
+BACKLOG_ROWS = 1_000_000
 CUSTOMERS, CLASSES = 200, 300
 _numbers = itertools.count()
 
@@ -48,7 +48,7 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def body() -> bytes:
-    """A manifest with a name of its own."""
+    """A manifest with a unique name."""
     manifest = {
         "apiVersion": "niyanta.io/v1alpha1",
         "kind": "Workload",
@@ -60,7 +60,7 @@ def body() -> bytes:
 
 @contextmanager
 def doors(run: RunDir, dsn: str, count: int) -> Iterator[list[str]]:
-    """Addresses of `count` API processes."""
+    """Start `count` API processes; yields their addresses."""
     started, urls = [], []
     try:
         for _ in range(count):
@@ -85,7 +85,7 @@ def doors(run: RunDir, dsn: str, count: int) -> Iterator[list[str]]:
 
 
 async def token(dsn: str, role: Role) -> dict[str, str]:
-    """Headers with a new key of customer bench."""
+    """Request headers with a new API key of the customer bench."""
     async with await open_pool(Settings(dsn=dsn, db_pool_min=1)) as pool:
         record = RestStore(pool, Settings(dsn=dsn))
         await record.upsert_customers([CustomerRow("bench", "Standard", {}, ("bench",))])
@@ -93,7 +93,7 @@ async def token(dsn: str, role: Role) -> dict[str, str]:
 
 
 async def singles(urls: Sequence[str], headers: dict[str, str], *, rate: float, seconds: float) -> dict[str, Any]:
-    """POST /v1/workloads at `rate` per second."""
+    """POST /v1/workloads at `rate` requests per second."""
     taken: list[float] = []
     statuses: dict[int, int] = {}
 
@@ -115,7 +115,7 @@ async def singles(urls: Sequence[str], headers: dict[str, str], *, rate: float, 
 
 
 async def batches(urls: Sequence[str], headers: dict[str, str], *, count: int, width: int) -> dict[str, Any]:
-    """POST /v1/workloads:batch with 1,000 items each, `width` at once."""
+    """POST /v1/workloads:batch with 1,000 items each, `width` requests at once."""
     ready = [b"\n".join(body() for _ in range(1000)) for _ in range(count)]
     accepted = 0
     statuses: dict[str, int] = {}
@@ -127,8 +127,8 @@ async def batches(urls: Sequence[str], headers: dict[str, str], *, count: int, w
             lines, started = ready.pop(), time.monotonic()
             url = f"{urls[number % len(urls)]}/v1/workloads:batch"
             async with session.post(url, data=lines, headers=headers) as answer:
-                told = await answer.json()
-                accepted += told.get("accepted", 0)
+                response = await answer.json()
+                accepted += response.get("accepted", 0)
                 statuses[str(answer.status)] = statuses.get(str(answer.status), 0) + 1
             taken.append(time.monotonic() - started)
 
@@ -146,7 +146,7 @@ async def batches(urls: Sequence[str], headers: dict[str, str], *, count: int, w
 
 
 async def look(url: str, headers: dict[str, str], path: str, *, count: int = 200) -> dict[str, float]:
-    """GET, one after the other."""
+    """Latency of `count` GET requests, one after the other."""
     taken = []
     async with aiohttp.ClientSession(headers=headers) as session:
         for _ in range(count):
@@ -159,7 +159,7 @@ async def look(url: str, headers: dict[str, str], path: str, *, count: int = 200
 
 
 async def refill(dsn: str) -> dict[str, Any]:
-    """The scheduler's refill: its plan, time and memory."""
+    """Query plan, time and memory of the scheduler's refill."""
     settings = Settings(dsn=dsn, db_pool_min=1, statement_timeout=30.0)
     params = {"top": 5000, "oldest": 500, "per_class": 50, "classes": 200, "after_class": ""}
     async with await open_pool(settings) as pool:
@@ -189,8 +189,8 @@ async def _explain(pool: Pool, params: dict[str, Any]) -> str:
         return "\n".join(line for (line,) in await cursor.fetchall())
 
 
-def run(*, backlog: int = BACKLOG, seconds: float = 15.0) -> dict[str, Any]:
-    """All figures."""
+def run(*, backlog: int = BACKLOG_ROWS, seconds: float = 15.0) -> dict[str, Any]:
+    """Run all measurements."""
     found: dict[str, Any] = {"load_before": round(psutil.getloadavg()[0], 1)}
     own = RunDir.create("bench-rest")
     try:
@@ -213,7 +213,7 @@ def run(*, backlog: int = BACKLOG, seconds: float = 15.0) -> dict[str, Any]:
 
 
 def while_placing(seconds: float) -> dict[str, Any]:
-    """POST at 200/s while an operator places what comes on 100 simulated workers of a control plane on this machine."""
+    """POST at 200/s while an operator places the submissions on 100 simulated workers of a control plane."""
     with Environment.start("bench-rest", operators=1, durable=True, fast_node_loss=False) as environment:
         cluster, group = environment.cluster, "/apis/niyanta.io/v1alpha1"
         kind = {"apiVersion": "niyanta.io/v1alpha1"}

@@ -1,10 +1,10 @@
-"""The scaling loop in figures and as a plot: 400 workloads of one GPU for a pool of 8-GPU workers, from 1 and from 0.
+"""Measure and plot the scaling loop: 400 one-GPU workloads for a pool of 8-GPU workers, from 1 worker and from 0.
 
     python -m bench.scaling [--plot docs/images/scaling.png]
 
-Real are the control plane, Kubernetes' HorizontalPodAutoscaler (it looks every 5 s here, 15 s by default), the metrics
-adapter and the scaler; simulated are the machines, which are ready at once. The autoscalers are those of hpa/, with
-windows of 20 s on the way down instead of five minutes.
+The control plane, Kubernetes' HorizontalPodAutoscaler (with a period of 5 s here, 15 s by default), the metrics adapter
+and the scaling controller are real. The machines are simulated and ready at once. The autoscalers are those of hpa/,
+with scale-down windows of 20 s instead of five minutes.
 """
 
 from __future__ import annotations
@@ -20,34 +20,36 @@ from testing.environment import Environment
 from testing.scenarios.autoscaling import ScalingScenario, gpu_workloads
 from testing.scenarios.scaling_timeline import Timeline, autoscaler, quick, simulated_pool
 
-COUNT = 400
-GPUS = 8
-RUNS = (40, 80)
-"""Seconds that a workload runs, from the first to the last."""
-WINDOW = 20
+WORKLOADS = 400
+GPUS_PER_WORKER = 8
+RUN_SECONDS = (40, 80)
+"""Run times of the workloads, from the first to the last."""
+SCALE_DOWN_WINDOW_SECONDS = 20
 FILES = {"from_1": "workers-needed.yaml", "from_0": "workers-needed-from-zero.yaml"}
 IMAGE = Path(__file__).parents[1] / "docs" / "images" / "scaling.png"
 SETTINGS = {"NIYANTA_POOL_STATUS_INTERVAL": "1"}
 
 
 def measure(env: Environment, name: str, file: str) -> Timeline:
-    """One run: the load comes, is served, and the pool is as small as before."""
+    """Measure one run: the load arrives, is served, and the pool shrinks to its first size."""
     scenario = ScalingScenario(env, name.replace("_", "-"))
     shipped = autoscaler(file)
     least = shipped["spec"]["minReplicas"]
     target = shipped["spec"]["scaleTargetRef"]["name"]
-    pool = scenario.pool(simulated_pool(target, env.namespace, gpus=GPUS, replicas=1, minReplicas=least))
-    scenario.apply_autoscaler(quick(shipped, window=WINDOW, period=15, max_replicas=60))
+    pool = scenario.pool(simulated_pool(target, env.namespace, gpus=GPUS_PER_WORKER, replicas=1, minReplicas=least))
+    scenario.apply_autoscaler(quick(shipped, window=SCALE_DOWN_WINDOW_SECONDS, period=15, max_replicas=60))
     scenario.wait_workers(pool, least, timeout=120)
     work = scenario.workloads(pool)
     with scenario.timeline(pool) as timeline:
         timeline.restart_clock()
-        work.create(gpu_workloads(work, COUNT, RUNS))
-        timeline.wait(lambda sample: sample.running > 0, "something runs", timeout=300)
-        timeline.wait(lambda sample: sample.queued == 0 == sample.running, "all has ended", timeout=300)
-        timeline.wait(lambda sample: sample.workers == sample.replicas == least, "the pool is small again", timeout=300)
+        work.create(gpu_workloads(work, WORKLOADS, RUN_SECONDS))
+        timeline.wait(lambda sample: sample.running > 0, "a workload runs", timeout=300)
+        timeline.wait(lambda sample: sample.queued == 0 == sample.running, "all workloads have ended", timeout=300)
+        timeline.wait(
+            lambda sample: sample.workers == sample.replicas == least, "the pool has its first size", timeout=300
+        )
         end = timeline.samples[-1].t
-        timeline.wait(lambda sample: sample.t > end + 5, "the end is seen")
+        timeline.wait(lambda sample: sample.t > end + 5, "the end is recorded")
     scenario.close()
     return timeline
 
@@ -65,7 +67,7 @@ def figures(timeline: Timeline) -> dict[str, Any]:
 
 
 def plot(runs: Mapping[str, Timeline], path: Path) -> None:
-    """Queue, workers and utilization over time: a column for each run."""
+    """Plot queue, workers and utilization over time, with a column for each run."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -91,14 +93,14 @@ def plot(runs: Mapping[str, Timeline], path: Path) -> None:
         seen = timeline.summary()
         reacted = f"first reaction {seen.first_reaction:.0f} s, all placed {seen.all_placed:.0f} s"
         queue.set_title(
-            f"{COUNT} workloads, from {name.rpartition('_')[2]} worker(s)\n{reacted}, overshoot {seen.overshoot}"
+            f"{WORKLOADS} workloads, from {name.rpartition('_')[2]} worker(s)\n{reacted}, overshoot {seen.overshoot}"
         )
         for axis in (queue, workers, use):
             axis.axvline(seen.first_reaction, color="lightgrey", lw=1, zorder=0)
             axis.grid(alpha=0.2)
             if column == 0:
                 axis.legend(fontsize=8)
-        use.set(xlabel="seconds since the load came", ylim=(0, 105))
+        use.set(xlabel="seconds since the load arrived", ylim=(0, 105))
     axes[0][0].set_ylabel("workloads")
     axes[1][0].set_ylabel("workers")
     axes[2][0].set_ylabel("utilization of the pool (%)")
@@ -109,21 +111,27 @@ def plot(runs: Mapping[str, Timeline], path: Path) -> None:
 
 
 def run(image: Path | None = IMAGE) -> dict[str, Any]:
-    """Both runs on one environment of their own; writes the plot."""
+    """Run both measurements in one environment and write the plot."""
     with Environment.start(
         "bench-scaling", fast_node_loss=False, adapter=True, operators=1, operator_env=SETTINGS
     ) as env:
         runs = {name: measure(env, name, file) for name, file in FILES.items()}
     if image is not None:
         plot(runs, image)
-    return {"workloads": COUNT, "gpus_per_worker": GPUS, **{name: figures(timeline) for name, timeline in runs.items()}}
+    return {
+        "workloads": WORKLOADS,
+        "gpus_per_worker": GPUS_PER_WORKER,
+        **{name: figures(timeline) for name, timeline in runs.items()},
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plot", type=Path, default=None, help=f"write the plot there (docs: {IMAGE})")
-    asked = parser.parse_args()
-    print(json.dumps(run(asked.plot), indent=2))
+    parser.add_argument(
+        "--plot", type=Path, default=None, help=f"path of the plot to write (the documentation has {IMAGE})"
+    )
+    arguments = parser.parse_args()
+    print(json.dumps(run(arguments.plot), indent=2))
 
 
 if __name__ == "__main__":

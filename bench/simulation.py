@@ -1,10 +1,10 @@
-"""48 hours of the queue at 120 % load, in seconds: waits by tier, and a check of the bound of docs/queue.md.
+"""Simulate 48 hours of the queue at 120 % load: waits by tier, and a check of the bound of docs/queue.md.
 
     python -m bench.simulation [--hours 48] [--plot docs/images/queue-simulation.png]
 
 Arrivals and run times are those of the openb trace (`NIYANTA_OPENB_DIR`, else ../shared/data/openb), folded to 48 hours
-with their time of day kept; run times are cut at four hours, as a timeout would. Customers and tiers are drawn (the
-trace has none). The engine decides as in the operator; only the clock and the cluster are simulated.
+with their time of day kept; run times are cut at four hours, as by a timeout. Customers and tiers are random (the trace
+has none). The engine decides as in the operator; only the clock and the cluster are simulated.
 """
 
 from __future__ import annotations
@@ -46,28 +46,28 @@ IMAGE = Path(__file__).parents[1] / "docs" / "images" / "queue-simulation.png"
 
 @dataclass
 class Story:
-    """Course of one workload, in seconds."""
+    """One workload in the simulation; times in seconds."""
 
     task: Task
     tier: str
     customer: str
     runs: float
     pools: tuple[str, ...]
-    """Pools with a worker that could hold it when empty."""
+    """Pools with a worker that could take it when empty."""
     entered: int | None = None
     turn: int | None = None
-    """When the lane placed it or reserved for it."""
+    """Time at which the lane placed it or reserved workers for it."""
     placed: int | None = None
     expedited: bool = False
     drained: int = 0
-    """Seconds that its reservations needed."""
+    """Seconds that its reservations lasted."""
     drain_bound: float = 0.0
-    """Run time that was left on the workers that were reserved for it."""
+    """Longest remaining run time on the workers that were reserved for it, in seconds."""
 
 
 @dataclass
 class PoolLog:
-    """Per cycle: capacity freed in all, capacity charged to the lane in all, and the holder of the reservation."""
+    """Per cycle: total capacity freed, total capacity charged to the lane, holder of the reservation, and debt."""
 
     freed: list[int] = field(default_factory=list)
     charged: list[int] = field(default_factory=list)
@@ -77,7 +77,7 @@ class PoolLog:
 
 
 class Simulation:
-    """A cluster, a queue and a clock. `run` goes through all events."""
+    """A cluster, a queue and a clock; `run` processes all events."""
 
     def __init__(self, folder: Path, *, hours: int = 48, lane: bool = True, seed: int = 4) -> None:
         self.hours = hours
@@ -91,7 +91,7 @@ class Simulation:
         for worker in self.workers:
             self.snapshot.upsert_worker(worker)
         self.scale = LOAD / self._offered_load(tasks)
-        """Whole nodes don't hit the load exactly, so run times are stretched by this."""
+        """Factor on run times: whole nodes do not give the wanted load exactly."""
         self.stories = {story.task.name: story for story in self._stories(tasks, Random(seed))}
         self.queue = Queue(QueueSettings())
         self.times: list[int] = []
@@ -101,15 +101,15 @@ class Simulation:
         """Worker -> workload -> end."""
         self._reserved: dict[str, Reservation] = {}
         self._dirty: set[str] = set()
-        """Pools in which something came free since they were last decided about."""
+        """Pools with capacity freed since the last cycle that offered their workloads."""
         self._rejected: set[int] = set()
-        """Requirements that fit nowhere until something comes free in one of their pools."""
+        """Ids of requirements that fit no worker until capacity becomes free in one of their pools."""
         self._looked = -LOOK_EVERY_SECONDS
         self._worker_pool = {worker.name: worker.pool for worker in self.workers}
         self._fits = {id(story.task.requirements): story.pools for story in self.stories.values()}
 
     def _offered_load(self, tasks: list[Task]) -> float:
-        """Work that arrives against what the cluster can do in the span, of the resource that is shortest (GPUs)."""
+        """Arriving work as a fraction of the cluster's capacity in the span, of the scarcest resource (GPUs)."""
         loads = []
         for name in ("cpu", "memory", "nvidia.com/gpu"):
             have = sum(dict(worker.allocatable)[name] for worker in self.workers)
@@ -134,7 +134,7 @@ class Simulation:
             yield Story(task, tier, customer, max(task.runs * self.scale, 1.0), fits[key])
 
     def run(self) -> None:
-        """All arrivals of the span; what still waits at its end is left waiting."""
+        """Process all arrivals of the span; workloads that wait at its end stay in the queue."""
         arrivals = iter([story for story in self.stories.values() if story.pools])
         following = next(arrivals, None)
         now = 0
@@ -175,7 +175,7 @@ class Simulation:
         return ended
 
     def _offered(self) -> list[PendingWorkload]:
-        """The first few of each class in queue order, without classes that are known to fit nowhere now."""
+        """The first few of each class in queue order, without classes that are known to fit no worker now."""
         self._rejected = {key for key in self._rejected if not self._dirty.intersection(self._fits[key])}
         self._dirty.clear()
         count: dict[int, int] = defaultdict(int)
@@ -264,7 +264,7 @@ class Simulation:
 
 
 def run(hours: int = 48, plot: Path | None = IMAGE) -> dict[str, Any]:
-    """Both runs, with the lane and without, in a form that can be written as JSON; asserts the bound."""
+    """Run with and without the lane and assert the bound; returns figures that can be written as JSON."""
     folder = trace_folder()
     if folder is None:
         return {"skipped": absence()}
@@ -284,7 +284,9 @@ def run(hours: int = 48, plot: Path | None = IMAGE) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", type=int, default=48, help="up to 48")
-    parser.add_argument("--plot", type=Path, default=None, help=f"write the plot there (docs: {IMAGE})")
+    parser.add_argument(
+        "--plot", type=Path, default=None, help=f"path of the plot to write (the documentation has {IMAGE})"
+    )
     arguments = parser.parse_args()
     print(json.dumps(run(arguments.hours, arguments.plot), indent=2))
 

@@ -17,17 +17,17 @@ MIB = 1 << 20
 LOAD = 1.2
 LONGEST_RUN_SECONDS = 4 * 3600
 FULL_RATE_FROM_SECOND = 10_000_000
-"""Second of the trace from which on it has its full rate of arrivals."""
+"""Second of the trace at which its full rate of arrivals begins."""
 FOLD_SECONDS = 48 * 3600
 POOLS = {"T4": "t4", "G2": "g", "G3": "g", "P100": "volta", "V100M16": "volta", "V100M32": "volta"}
 CORES = (4, 8, 16, 32, 64, 96, 128)
 GIBS = (8, 32, 64, 128, 256, 512, 768)
-"""What requests are rounded up to, so that fewer classes have to be thought about."""
+"""Sizes to which requests are rounded up, so that there are fewer requirement classes."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task of the trace: seconds, cores in thousandths, bytes, whole GPUs, GPU models it may use (none: any)."""
+    """A task of the trace: times in seconds, whole GPUs, and the GPU models that it may use (empty: any)."""
 
     name: str
     arrives: int
@@ -39,7 +39,7 @@ class Task:
 
 
 def load_tasks(folder: Path, hours: int) -> list[Task]:
-    """Tasks in order of arrival, folded to 48 hours; those of the first `hours`."""
+    """Tasks that arrive in the first `hours`, in order of arrival, folded to 48 hours."""
     shared: dict[tuple[Any, ...], Requirements] = {}
     tasks = []
     with (folder / "openb_pod_list_gpuspec33.csv").open() as file:
@@ -62,7 +62,7 @@ def load_tasks(folder: Path, hours: int) -> list[Task]:
 
 
 def load_cluster(folder: Path, tasks: list[Task], hours: int) -> list[WorkerInfo]:
-    """Three pools with the trace's own nodes, of each GPU model as many as the load on it calls for."""
+    """Three pools of the trace's nodes; the number of nodes of each GPU model follows the load on that model."""
     nodes: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     with (folder / "openb_node_list_gpu_node.csv").open() as file:
         for row in csv.DictReader(file):
@@ -76,7 +76,7 @@ def load_cluster(folder: Path, tasks: list[Task], hours: int) -> list[WorkerInfo
             load[model] += task.gpus * task.runs * gpus_of[model] / sum(gpus_of[m] for m in allowed)
     workers = []
     for model, known in sorted(nodes.items()):
-        # Largest first and then evenly through the list: every shape a task may need is there.
+        # Nodes are taken evenly from the list, the largest first, so that every shape that a task may need is present.
         known.sort(reverse=True)
         wanted = load[model] / (LOAD * hours * 3600)
         count = max(round(wanted * len(known) / gpus_of[model]), 1)

@@ -1,6 +1,6 @@
-"""The bound of docs/queue.md, checked workload by workload against what a simulation logged; figures and a plot.
+"""Checks each workload of a simulation against the bound of docs/queue.md; figures and a plot.
 
-The check uses its own books (capacity freed and charged by pool and cycle), not the engine's accounts.
+The check uses its own accounting (capacity freed and charged by pool and cycle), not the engine's accounts.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ WINDOW_SECONDS = (WINDOW_US + 2 * BUCKET_US) // 1_000_000
 
 
 def waited(simulation: Simulation, story: Story) -> int:
-    """Seconds in the queue, until the end of the span for those that still wait."""
+    """Seconds in the queue; for workloads that still wait, until the end of the span."""
     end = simulation.hours * 3600 if story.placed is None else story.placed
     return end - story.task.arrives
 
 
 def broken(simulation: Simulation) -> list[str]:
-    """Every workload that waited longer than the bound allows, with what is wrong."""
+    """Violations of the bound: a message for each workload, and pool, that waited too long."""
     step = 2 * simulation.longest_step()
     wrong = []
     for name, story in simulation.stories.items():
@@ -67,8 +67,11 @@ def terms(simulation: Simulation, name: str, story: Story, pool: str) -> tuple[i
 
 
 def bound(simulation: Simulation, name: str, story: Story) -> float:
-    """The bound in seconds: 30 min + work ahead / (share x freed per second) + waits for reservations; the tightest of
-    the workload's pools. And two steps of the simulation: to find workloads that may enter, and ended ones."""
+    """The bound in seconds, the lowest of the workload's pools.
+
+    It is 30 min + work ahead / (share x freed per second) + waits for reservations + two steps of the simulation, one
+    until workloads may enter the lane and one until ended workloads are noticed.
+    """
     best = float("inf")
     for pool in story.pools:
         freed, ahead, free_for, held_for = terms(simulation, name, story, pool)
@@ -78,12 +81,12 @@ def bound(simulation: Simulation, name: str, story: Story) -> float:
 
 
 def share_taken(log: PoolLog) -> float:
-    """Part of the freed capacity that the lane was charged for."""
+    """Fraction of the freed capacity that was charged to the lane."""
     return log.charged[-1] / max(log.freed[-1] - log.freed[0], 1)
 
 
 def gpu_use(simulation: Simulation) -> float:
-    """Part of the GPU time of the span that workloads used."""
+    """Fraction of the GPU time of the span that workloads used."""
     end = simulation.hours * 3600
     used = sum(
         story.task.gpus * min(story.runs, end - story.placed)
@@ -98,7 +101,7 @@ def quantile(values: list[int], part: float) -> float:
 
 
 def figures(simulation: Simulation) -> dict[str, Any]:
-    """Waits in minutes by tier (those still waiting count with what they waited so far), and how the bound held."""
+    """Waits in minutes by tier, and results of the check; workloads that still wait count with their wait so far."""
     by_tier: dict[str, Any] = {}
     for tier in simulation.tiers:
         stories = [story for story in simulation.stories.values() if story.tier == tier and story.pools]
@@ -132,7 +135,7 @@ def figures(simulation: Simulation) -> dict[str, Any]:
 
 
 def plot(simulation: Simulation, without: Simulation, path: Path) -> None:
-    """Waits by tier with and without the lane, and each long wait against its bound."""
+    """Plot waits by tier with and without the lane, and each long wait against its bound."""
     import matplotlib as mpl
 
     mpl.use("Agg")
