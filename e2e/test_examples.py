@@ -188,7 +188,7 @@ def group_of_eight(examples: Examples) -> None:
     examples.cluster.api.post("/api/v1/namespaces/default/pods", {"metadata": {"name": "one-gpu"}, "spec": spec})
     try:
         examples.apply("group-of-eight.yaml")
-        examples.wait("team-a", "pretrain", "Pending", "fit one replica but not all together")
+        examples.wait("team-a", "pretrain", "Pending", "have room for one replica but not for all replicas together")
         assert _pods(examples.cluster) == []
     finally:
         examples.cluster.cordon("gpu-a100-eu-0", False)

@@ -18,7 +18,7 @@ def test_seven_of_eight_is_none_until_there_is_room(scenario: PlacementScenario)
     scenario.add_nodes("gpu", 1, gpus=3)
     scenario.wait_pool(f"{scenario.unique}-gpu", 2)
     scenario.submit(workload("pretrain", replicas=8, hard={"gpu": {"models": ["A100"], "count": 1}}))
-    scenario.wait_pending("pretrain", "0/2 workers", "2 fit one replica but not all together")
+    scenario.wait_pending("pretrain", "0/2 workers", "2 have room for one replica but not for all replicas together")
     # It holds nothing: others may use the room meanwhile.
     scenario.submit(workload("small", hard={"gpu": {"models": ["A100"], "count": 4}}))
     scenario.wait_running("small")
@@ -44,7 +44,7 @@ def test_two_groups_that_fit_one_at_a_time_never_block_each_other(scenario: Plac
 
     first = until(one_runs, what="one group runs")
     (other,) = (name for name in names if name != first)
-    scenario.wait_pending(other, "fit one replica but not all together")
+    scenario.wait_pending(other, "have room for one replica but not for all replicas together")
     scenario.check()
     scenario.delete(first)
     scenario.wait_running(other)

@@ -1,6 +1,6 @@
-"""A slow, obvious scheduler over plain objects: what the vectorised engine has to agree with.
+"""A slow, obvious scheduler over plain objects, with which the vectorised engine has to agree.
 
-It shares the words (`model`) with the engine and nothing else. Every question is asked of every worker, one by one.
+It shares only the value types (`engine.types`) with the engine, and evaluates every check on every worker, one by one.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Cluster:
             if c.worker in self.by_name
         ]
 
-    # --- what is taken ---
+    # --- usage ---
 
     def on(self, worker: WorkerInfo) -> list[Pod]:
         return [p for p in self.pods if p.worker == worker.name]
@@ -102,7 +102,7 @@ class Cluster:
         return worker.gpu.count or dict(worker.allocatable).get(worker.gpu.resource, 0)
 
     def idle(self, worker: WorkerInfo) -> int:
-        """Whole devices only, so whoever is on the worker holds as many as it asked for, while there are any."""
+        """Whole idle devices: each pod on the worker has as many devices as it requests, as long as there are any."""
         if worker.gpu is None:
             return 0
         return max(self.devices(worker) - self.used(worker, worker.gpu.resource), 0)
@@ -183,7 +183,7 @@ class Cluster:
                 there, here = self.domain(self.by_name[p.worker], t.topology), self.domain(node, t.topology)
                 if here is not None and here == there and means(t, p.subject, w.subject):
                     theirs.append(t.topology)
-        # a topology that the workload's own terms name comes where they stand
+        # topologies of the workload's own terms come in the order of these terms
         named = list(dict.fromkeys(t.topology for t in w.requirements.anti))
         both = set(own) | set(theirs)
         return [t for t in named if t in both] + sorted(t for t in both if t not in named)

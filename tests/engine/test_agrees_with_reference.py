@@ -41,7 +41,7 @@ def test_each_worker_fails_the_checks_that_the_reference_finds() -> None:
         }, f"seed {seed}"
 
 
-def test_the_random_worlds_reach_what_they_are_for() -> None:
+def test_the_random_worlds_cover_placements_and_rejections() -> None:
     """Guards the generator: a comparison of empty plans would prove nothing."""
     placed = groups = depends = repeated = 0
     reasons: dict[str, int] = {}

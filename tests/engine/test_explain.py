@@ -20,7 +20,7 @@ from tests.engine.sizing.pools import pool
 pytestmark = pytest.mark.unit
 
 
-def test_the_summary_names_what_was_asked_for() -> None:
+def test_the_summary_names_the_requested_values() -> None:
     counts = (
         (Reason.GPU_MODEL, "", 310),
         (Reason.REGION, "", 120),
@@ -38,7 +38,7 @@ def test_the_summary_names_what_was_asked_for() -> None:
 
 
 @pytest.mark.parametrize("reason", list(Reason))
-def test_every_reason_has_words(reason: Reason) -> None:
+def test_every_reason_has_a_text(reason: Reason) -> None:
     rejection = Rejection("a", 1, 3, ((reason, "x", 3),))
     for asked in (None, POD):
         assert len(summary(rejection, asked)) > len("0/3 workers: 3 ")
@@ -52,7 +52,7 @@ def test_the_nearest_miss_is_the_worker_with_the_fewest_failed_checks() -> None:
     assert found[1].failed == ((Reason.REGION, ""), (Reason.SLOTS, ""))
 
 
-def test_words() -> None:
+def test_notes_on_pools_and_the_lane() -> None:
     a = pool("a", most=1)
     assert fit_note(PoolFit(FitKind.NEW, "a"), a) == "would fit on an empty worker of pool a"
     assert fit_note(PoolFit(FitKind.NEW, "a"), a, 3) == "would fit on empty workers of pool a"
@@ -61,7 +61,8 @@ def test_words() -> None:
     fixed = "would fit on an empty worker of pool a, whose number of workers is fixed"
     assert fit_note(PoolFit(FitKind.FULL, "a"), replace(a, fixed=True)) == fixed
     nowhere = PoolFit(FitKind.NOWHERE, "", "a", ((Reason.RESOURCE, "cpu"), (Reason.REGION, "")))
-    lacks = "insufficient cpu and not in the wanted region"
-    assert fit_note(nowhere, None) == f"no pool's empty worker could hold it, pool a comes closest: {lacks}"
-    assert fit_note(nowhere, None, all_known=False) == f"of the pools whose workers are known a comes closest: {lacks}"
+    lacks = "insufficient cpu and not in a requested region"
+    assert fit_note(nowhere, None) == f"does not fit on an empty worker of any pool; pool a comes closest: {lacks}"
+    known = f"of the pools whose worker capacity is known, a comes closest: {lacks}"
+    assert fit_note(nowhere, None, all_known=False) == known
     assert fit_note(PoolFit(FitKind.NEVER, "a"), a) == fit_note(PoolFit(FitKind.LIMITED), None) == ""

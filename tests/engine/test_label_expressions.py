@@ -1,4 +1,4 @@
-"""Label expressions follow Kubernetes."""
+"""Label expressions match as in Kubernetes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue is in effective-priority order, whatever happened to it."""
+"""The queue is in effective-priority order after any sequence of changes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_effective_priority_is_base_times_weight_plus_five_a_minute() -> None:
 
 
 @given(many, st.randoms(use_true_random=False))
-def test_any_mix_of_edits_leaves_the_order_of_a_fresh_queue(workloads: list[PendingWorkload], rng: Random) -> None:
+def test_after_any_edits_the_order_equals_that_of_a_new_queue(workloads: list[PendingWorkload], rng: Random) -> None:
     queue = Queue()
     kept: dict[str, PendingWorkload] = {}
     for workload in workloads * 3:
@@ -100,7 +100,7 @@ def test_any_mix_of_edits_leaves_the_order_of_a_fresh_queue(workloads: list[Pend
             queue.push(edited)
             kept[edited.id] = edited
         if event == 2:
-            queue.position(workload.id)  # makes the sorted order, which has to be kept up from then on
+            queue.position(workload.id)  # builds the sorted order, which later changes have to maintain
     order = ids(Queue(workloads=kept.values()))
     assert ids(queue) == order
     assert [queue.position(name) for name in order] == list(range(len(order)))
@@ -109,11 +109,11 @@ def test_any_mix_of_edits_leaves_the_order_of_a_fresh_queue(workloads: list[Pend
         queue.pop()
 
 
-def test_what_is_not_in_the_queue_has_no_position() -> None:
+def test_a_workload_that_is_not_in_the_queue_has_no_position() -> None:
     queue = Queue()
-    assert queue.position("nobody") is None
-    assert queue.remove("nobody") is None
-    assert "nobody" not in queue
+    assert queue.position("missing") is None
+    assert queue.remove("missing") is None
+    assert "missing" not in queue
 
 
 def test_edits_do_not_make_the_heap_grow_without_bound() -> None:

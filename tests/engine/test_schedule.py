@@ -1,4 +1,4 @@
-"""Rules that hold for every plan, on clusters that hypothesis draws, and for its limits."""
+"""Rules that hold for every plan, on random clusters, and the limits of a cycle."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_stop_leaves_the_rest_undecided() -> None:
 @checked
 @given(worlds)
 def test_every_placed_pod_passes_every_check_at_its_turn(made: World) -> None:
-    """Capacity, hard constraints, ports and anti-affinity, told by the reference pod by pod."""
+    """Capacity, hard constraints, ports and anti-affinity, checked by the reference pod by pod."""
     plan = schedule(made.snapshot(), made.pending, now=0)
     by_id = {w.id: w for w in made.pending}
     cluster = Cluster(list(made.workers), list(made.charges))

@@ -1,4 +1,4 @@
-"""Random clusters and workloads from small vocabularies, so that most questions have a close answer.
+"""Random clusters and workloads from small vocabularies, so that most workloads fit on some workers and not on others.
 
 `World` is made from a `random.Random`: seeded by the reference tests, drawn by hypothesis in the property tests.
 """
@@ -177,7 +177,7 @@ def expression(rng: Random) -> Expression:
 
 
 def matcher(rng: Random, percent: int) -> Matcher:
-    """Each part is given with about this chance."""
+    """A matcher in which each part is set with a probability of about `percent`."""
     return Matcher(
         worker_ids=tuple(f"w{rng.randrange(14):02}" for _ in range(4)) if chance(rng, percent // 3) else (),
         pools=some(rng, POOLS, 60) if chance(rng, percent // 2) else (),

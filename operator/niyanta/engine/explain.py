@@ -1,6 +1,6 @@
 """Explanations for workloads without a worker: one line of text, and the workers that come closest.
 
-None of it runs for workloads that are placed.
+Computed only for workloads that were not placed.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def summary(
 _PLAIN = {
     Reason.NOT_READY: "not ready",
     Reason.CORDONED: "cordoned",
-    Reason.EXCLUDED: "turned a pod of this workload away a moment ago",
+    Reason.EXCLUDED: "rejected a pod of this workload within the last minute",
     Reason.WORKER_ID: "not among the named workers",
-    Reason.POOL: "not in the wanted pool",
-    Reason.REGION: "not in the wanted region",
-    Reason.ZONE: "not in the wanted zone",
+    Reason.POOL: "not in a requested pool",
+    Reason.REGION: "not in a requested region",
+    Reason.ZONE: "not in a requested zone",
     Reason.COMPLIANCE: "lack compliance",
     Reason.CAPABILITY: "lack a capability",
     Reason.GPU_MODEL: "GPU model does not match",
@@ -60,7 +60,7 @@ _PLAIN = {
     Reason.SLOTS: "no free slot",
     Reason.HOST_PORT: "host port taken",
     Reason.NEAR: "not near a required running workload",
-    Reason.GROUP: "fit one replica but not all together",
+    Reason.GROUP: "have room for one replica but not for all replicas together",
     Reason.RESERVED: "reserved for a workload in the expedited lane",
 }
 
@@ -68,7 +68,7 @@ _BY_DETAIL = {
     Reason.TAINT: "untolerated taint {}",
     Reason.RESOURCE: "insufficient {}",
     Reason.ANTI: "anti-affinity on {}",
-    Reason.CONCURRENCY: "customer {} runs as many workloads as it may",
+    Reason.CONCURRENCY: "customer {} is at its limit of concurrent workloads",
 }
 
 
@@ -122,9 +122,9 @@ def fit_note(
     *,
     all_known: bool = True,
 ) -> str:
-    """Text on pools that new workers would help, such as "would fit on an empty worker of pool gpu-a100"; may be empty.
+    """Text about pools that could hold the workload, such as "would fit on an empty worker of pool gpu-a100"; or "".
 
-    `pool` is the one of `pool_fit`. `all_known`: the capacity of an empty worker is known for every pool.
+    `pool` is the pool that `pool_fit` names. `all_known`: the capacity of an empty worker is known for every pool.
     """
     if pool_fit.fit in (FitKind.NEW, FitKind.FULL):
         text = f"would fit on {'an empty worker' if replicas == 1 else 'empty workers'} of pool {pool_fit.pool}"
@@ -136,8 +136,8 @@ def fit_note(
     if pool_fit.fit is FitKind.NOWHERE and pool_fit.closest:
         lacks = " and ".join(_text(reason, detail, requirements) for reason, detail in pool_fit.lacks)
         if not all_known:
-            return f"of the pools whose workers are known {pool_fit.closest} comes closest: {lacks}"
-        return f"no pool's empty worker could hold it, pool {pool_fit.closest} comes closest: {lacks}"
+            return f"of the pools whose worker capacity is known, {pool_fit.closest} comes closest: {lacks}"
+        return f"does not fit on an empty worker of any pool; pool {pool_fit.closest} comes closest: {lacks}"
     return ""
 
 
@@ -146,7 +146,7 @@ def fit_note(
 
 @dataclass(frozen=True, slots=True)
 class NearMiss:
-    """A worker and every check that keeps it from taking one replica; no checks: it could take one."""
+    """A worker and every check it fails for one replica; without failed checks it could take one."""
 
     worker: str
     failed: tuple[tuple[Reason, str], ...]
@@ -155,7 +155,7 @@ class NearMiss:
 def nearest_miss(
     snapshot: Snapshot, workload: PendingWorkload, *, limit: int = 3, options: Options | None = None
 ) -> tuple[NearMiss, ...]:
-    """The workers that fail the fewest checks (ties by name), at most `limit`, as the snapshot stands."""
+    """The workers that fail the fewest checks (ties by name), at most `limit`, in the snapshot as it is."""
     overlay = Overlay(snapshot, options or Options())
     requirement_class = overlay.class_of(workload.requirements)
     view = overlay.view(workload.subject)

@@ -8,7 +8,7 @@ from niyanta.engine.types import Op
 
 
 def label_matches(labels: Mapping[str, str], key: str, op: Op, values: Sequence[str] | frozenset[str] = ()) -> bool:
-    """True if the label `key` fulfils the expression as in Kubernetes: NotIn also matches if the label is missing."""
+    """True when the label `key` satisfies the expression as in Kubernetes: NotIn also matches a missing label."""
     value = labels.get(key)
     match op:
         case Op.IN:

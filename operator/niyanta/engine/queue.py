@@ -2,12 +2,12 @@
 
     effective = priority * tier_weight + boost * minutes_waited            minutes_waited = (now - queued_at) / 60e6
 
-All workloads age at the same rate, so `boost * now / 60e6` is the same in every effective priority and can be left out
-of the order. Times 60,000,000 the rest is an exact integer that never changes by itself:
+All workloads age at the same rate, so `boost * now / 60e6` is equal in every effective priority and can be left out
+of the comparison. The rest, times 60,000,000, is an integer that does not change with time:
 
     key = priority * tier_weight * 60_000_000 - boost * queued_at          larger first
 
-With priorities off the first part is 0, with aging off the second; with both off all keys are equal and the tie-break,
+With priorities off the first term is 0, with aging off the second; with both off all keys are equal and the tie-break,
 `queued_at` then id, makes the queue first in, first out.
 """
 
@@ -28,7 +28,7 @@ MINUTE_US: Final = 60_000_000
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """Settings that decide the order. `aging_boost_per_minute` is in units of effective priority."""
+    """Settings of the order. `aging_boost_per_minute` is in units of effective priority."""
 
     enable_priority: bool = True
     enable_aging: bool = True
@@ -37,7 +37,7 @@ class QueueSettings:
 
 _DEFAULTS = QueueSettings()
 _Entry = tuple[int, int, str]
-"""(-key, queued_at, id): ascending is queue order."""
+"""(-key, queued_at, id), which sorts ascending into queue order."""
 
 
 def queue_key(priority: int, tier_weight: int, *, queued_at: int, settings: QueueSettings = _DEFAULTS) -> int:
@@ -53,7 +53,7 @@ def queue_key(priority: int, tier_weight: int, *, queued_at: int, settings: Queu
 def effective_priority(
     priority: int, tier_weight: int, *, queued_at: int, now: int, settings: QueueSettings = _DEFAULTS
 ) -> float:
-    """Effective priority at `now` (microseconds), for people to read; a clock behind `queued_at` counts as no wait."""
+    """Effective priority at `now` (microseconds), for display; a clock behind `queued_at` counts as no wait."""
     effective = 0.0
     if settings.enable_priority:
         effective = float(priority * tier_weight)
@@ -81,7 +81,7 @@ class Queue:
         return workload_id in self._current
 
     def get(self, workload_id: str) -> PendingWorkload | None:
-        """The workload with this id, if it waits here."""
+        """The workload with this id; None if it is not in the queue."""
         found = self._current.get(workload_id)
         return None if found is None else found[1]
 
@@ -119,14 +119,13 @@ class Queue:
                 return known[1]
 
     def in_order(self) -> Iterator[PendingWorkload]:
-        """All workloads, first to last, as they stand at the call; the queue stays as it is."""
+        """All workloads at the time of the call, first to last; the queue is not changed."""
         return iter([self._current[entry[2]][1] for entry in self._sorted()])
 
     def long_waiting(self, before: int, *, most: int = 5000, per_kind: int = 1024) -> list[PendingWorkload]:
         """Workloads queued at `before` or earlier, oldest first: the expedited lane's candidates. O(n).
 
-        At most so many of a kind (a customer with the very same requirements object), so that no wall of one kind hides
-        the others.
+        At most `per_kind` of a kind (same customer, same requirements object), so that one kind does not hide others.
         """
         found = [(entry[1], entry[2]) for entry, _ in self._current.values() if entry[1] <= before]
         chosen: list[PendingWorkload] = []
@@ -142,7 +141,7 @@ class Queue:
         return chosen
 
     def position(self, workload_id: str) -> int | None:
-        """Number of workloads ahead of this one (0: it is next); None if it is not in the queue."""
+        """Number of workloads ahead of this one (0 when it is next); None if it is not in the queue."""
         known = self._current.get(workload_id)
         return None if known is None else bisect_left(self._sorted(), known[0])
 
@@ -151,7 +150,7 @@ class Queue:
         return -key, workload.queued_at, workload.id
 
     def _sorted(self) -> list[_Entry]:
-        # Made when first asked for and then kept up by bisection: moving 100,000 pointers takes 20 us.
+        # Sorted at the first use and then kept sorted by bisection: moving 100,000 pointers takes 20 us.
         if self._order is None:
             self._order = sorted(entry for entry, _ in self._current.values())
         return self._order

@@ -1,6 +1,6 @@
-"""The pure part of a cycle: pending workloads in, a plan out.
+"""The pure part of a cycle: pending workloads go in, a plan comes out.
 
-Comes after the snapshot has followed the cluster and the queue has put the workloads in order; the plan goes to the
+It runs after the snapshot has followed the cluster and the queue has put the workloads in order; the plan goes to the
 store for the commit. Workloads are decided one after the other (`placer`), each seeing the placements before it: the
 expedited lane's turns first (`lane`), then the queue.
 """
@@ -32,7 +32,7 @@ def schedule(
     lane: Lane | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Plan:
-    """Decide where the pending workloads go.
+    """Decide where to place the pending workloads.
 
     `pending` is in queue order, and `now` is in microseconds of the database's clock; only the expedited lane depends
     on it. `lane` holds the lane's state (`Plan.lane` of the cycle before) and the long-waiting workloads; None: no

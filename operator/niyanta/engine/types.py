@@ -1,9 +1,9 @@
 """Values of the engine: workers and requirements go in, placements and rejections come out.
 
-Everything here is a frozen value. The store and the resources package make `PendingWorkload` values, the cluster
+All values are frozen. The store and the resources package make `PendingWorkload` values, the cluster
 package makes `WorkerInfo` and `Charge` values, `niyanta.engine.schedule.schedule` turns them into a `Plan`.
 
-Quantities are integers in base units: cpu in millicores, memory and storage in bytes, every other resource in its own
+Quantities are integers in base units: cpu in millicores, memory and storage in bytes, every other resource in
 whole units. Times are integer microseconds of the database's clock.
 """
 
@@ -76,12 +76,12 @@ class Reason(enum.Enum):
     HOST_PORT = "HostPortTaken"
     ANTI = "AntiAffinityConflict"
     RESERVED = "ReservedForExpedited"
-    """The worker is reserved for a workload in the expedited lane that this one's anti terms could keep away."""
+    """The worker is reserved for a workload in the expedited lane that this workload's anti terms could keep away."""
     NEAR = "NearNotSatisfied"
     GROUP = "GroupDoesNotFitTogether"
     """The worker could take one replica, but all replicas can't be placed at once."""
     CONCURRENCY = "ConcurrencyLimit"
-    """The workload's customer runs as many workloads as it may; no worker was looked at."""
+    """The workload's customer is at its limit of concurrent workloads; no worker was checked."""
 
 
 # --- Workers ---------------------------------------------------------------------------------------------------------
@@ -110,8 +110,8 @@ class Gpu:
 class WorkerInfo:
     """One node that a WorkerPool selects, as the engine sees it.
 
-    `labels` are the node's own; `tags` are what `workerTags`/`workerExpressions` match: the node's labels overlaid with
-    the pool's tags. `allocatable` always has `pods`. `slots` counts pods; None: resources alone decide.
+    `labels` are the node's labels; `workerTags` and `workerExpressions` match `tags`: the node's labels overlaid with
+    the pool's tags. `allocatable` always has `pods`. `slots` limits the number of pods; None: no limit.
     """
 
     name: str
@@ -232,12 +232,12 @@ class PeerTerm:
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """Everything that decides where one pod of a workload may go; equal requirements share one class.
+    """Requirements of one pod of a workload that decide its placement; equal requirements share one class.
 
     `requests` is per pod and always has pods=1. `node_terms` are the template's required node affinity (any term may
     match; empty tuple: no restriction) and `node_selector` its nodeSelector. `gpu_count` devices of the worker's GPU
-    resource are requested on top of `requests`, whatever that resource is called there; `wants_gpu` says the workload
-    asks for a GPU in any way (then it lands only on GPU workers).
+    resource are requested on top of `requests`, whatever its name on that worker; `wants_gpu` is true when the
+    workload requests a GPU in any way (then it is placed only on GPU workers).
     """
 
     requests: Quantities
@@ -265,11 +265,11 @@ class Charge:
     worker: str
     requests: Quantities
     gpu_count: int = 0
-    """Devices of the worker's own GPU resource on top of `requests` (0 when `requests` already names the resource)."""
+    """Devices of the worker's GPU resource on top of `requests` (0 when `requests` already names the resource)."""
     host_ports: tuple[HostPort, ...] = ()
     subject: Subject | None = None
     anti: tuple[PeerTerm, ...] = ()
-    """The terms this pod carries: they keep newcomers away (anti-affinity is symmetric)."""
+    """The anti terms of this pod, which keep later pods away (anti-affinity is symmetric)."""
 
 
 # --- The queue -------------------------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True)
 class PendingWorkload:
-    """One worker of the queue, as the engine sees it. `version` is echoed in the plan for the commit."""
+    """One workload of the queue, as the engine sees it. `version` is copied to the plan for the commit."""
 
     id: str
     version: int
@@ -289,9 +289,9 @@ class PendingWorkload:
     priority: int = 10
     tier_weight: int = 10
     queued_at: int = 0
-    """Microseconds; a retry keeps it."""
+    """Microseconds; a retry does not change it."""
     excluded: frozenset[str] = frozenset()
-    """Workers that turned a pod of this workload away within the last minute."""
+    """Workers whose kubelet rejected a pod of this workload within the last minute."""
 
 
 # --- The plan --------------------------------------------------------------------------------------------------------
@@ -299,7 +299,7 @@ class PendingWorkload:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Workload -> one worker per replica, with the score (0-100, mean over the replicas) the soft terms gave."""
+    """Workload -> one worker per replica, with the score of the soft terms (0-100, mean over the replicas)."""
 
     id: str
     version: int
@@ -309,14 +309,14 @@ class Placement:
     pool: str
     """The pool of the first worker."""
     depends_on: tuple[str, ...] = ()
-    """Workloads placed in this same plan that a near term of this one relies on: stale together."""
+    """Workloads of the same plan that a near term of this one relies on: if one is stale, this placement is void."""
     expedited: bool = False
-    """Placed by a turn of the expedited lane, not by its place in the queue."""
+    """True when placed by a turn of the expedited lane, not in queue order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Workload -> why no worker took it: each worker is counted once, under the first check that refused it.
+    """Reasons why a workload was not placed: each worker is counted once, under the first check it fails.
 
     For Reason.RESOURCE `detail` names the resource, for TAINT the taint's key, for ANTI the topology, for CONCURRENCY
     the customer. Sorted by count descending, then reason order, so the same state gives the same text.
@@ -325,7 +325,7 @@ class Rejection:
     id: str
     version: int
     workers: int
-    """Number of workers that exist in all."""
+    """Number of all workers."""
     counts: tuple[tuple[Reason, str, int], ...]
 
 
@@ -336,6 +336,6 @@ class Plan:
     placements: tuple[Placement, ...]
     rejections: tuple[Rejection, ...]
     undecided: int = 0
-    """Workloads that were not looked at because the cycle's time was up; they stay in the queue."""
+    """Workloads that were not decided before the cycle's time limit; they stay in the queue."""
     lane: LaneState | None = None
     """Lane state to pass to the next cycle; None if `schedule` was given no lane."""

@@ -1,4 +1,4 @@
-"""The expedited lane gives the long-waiting a share of what comes free, in turn, and breaks no other rule."""
+"""The expedited lane gives long-waiting workloads a share of freed capacity, in turn, and breaks no other rule."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def cluster(*workers: WorkerInfo, charges: tuple[Charge, ...] = ()) -> Snapshot:
 
 
 def follow(snapshot: Snapshot, state: LaneState, waiting: list[PendingWorkload], now: int) -> Plan:
-    """A cycle with everybody who waits in the lane's sight, and nobody in the queue."""
+    """A cycle in which all waiting workloads are passed to the lane and the queue is empty."""
     return schedule(snapshot, [], now, lane=Lane(LANE, state, waiting))
 
 
@@ -95,11 +95,11 @@ def test_room_that_only_foreign_pods_take_does_not_count_as_empty() -> None:
     assert not begun(cluster(worker("a"), charges=(foreign,)), [waits("whole", 4000)]).members
 
 
-def test_a_new_leader_gives_no_turn_before_something_has_come_free() -> None:
+def test_a_new_leader_gives_no_turn_before_capacity_was_freed() -> None:
     assert follow(cluster(worker("a")), LaneState(), [waits("old", 1000)], LATE).placements == ()
 
 
-def test_the_lane_goes_before_the_queue_when_something_came_free() -> None:
+def test_the_lane_goes_before_the_queue_when_capacity_was_freed() -> None:
     snapshot = cluster(worker("a"), charges=(runs("r", "a", 4000),))
     old, top = waits("old", 4000), waits("top", 4000, priority=100, tier_weight=100)
     state = begun(snapshot, [old])
@@ -112,7 +112,7 @@ def test_the_lane_goes_before_the_queue_when_something_came_free() -> None:
     assert plan.lane.accounts["p"].debt == 3 * WHOLE_WORKER // 4
 
 
-def test_what_was_given_beyond_the_share_is_paid_off_before_the_next_turn() -> None:
+def test_an_amount_beyond_the_share_is_repaid_before_the_next_turn() -> None:
     charges = tuple(runs(f"r{n}", f"w{n}", 4000) for n in range(5))
     snapshot = cluster(*(worker(f"w{n}") for n in range(5)), charges=charges)
     waiting = [waits(f"old{n}", 4000, queued_at=n) for n in range(5)]
@@ -131,7 +131,7 @@ def test_what_was_given_beyond_the_share_is_paid_off_before_the_next_turn() -> N
     assert placed == [1, 0, 0, 0, 1]
 
 
-def test_customers_have_turns_one_after_the_other_and_each_its_oldest_first() -> None:
+def test_customers_take_turns_and_each_customers_oldest_workload_goes_first() -> None:
     rooms = [f"w{n:02}" for n in range(40)]
     snapshot = cluster(*(worker(name) for name in rooms), charges=tuple(runs(f"r{n}", n, 4000) for n in rooms))
     waiting = [waits(f"many{n}", 4000, "acme", queued_at=n) for n in range(5)]
@@ -167,7 +167,7 @@ def half_drained() -> tuple[Snapshot, PendingWorkload, LaneState]:
     return snapshot, big, plan.lane
 
 
-def test_newcomers_use_only_what_is_left_beside_a_reservation() -> None:
+def test_other_workloads_use_only_capacity_beside_a_reservation() -> None:
     snapshot, big, state = half_drained()
     queue = [waits("small", 500, "other"), waits("beside", 1000, "other")]
     plan = schedule(snapshot, queue, LATE + 2, lane=Lane(LANE, state, [big]))
@@ -234,7 +234,7 @@ checked = settings(max_examples=60, deadline=None)
 
 
 def generous(snapshot: Snapshot) -> LaneState:
-    """As if every pool had freed a hundred workers since the last cycle."""
+    """Lane state with accounts as if every pool had freed a hundred workers since the last cycle."""
     return LaneState(accounts={pool: LaneAccount(freed - 100 * WHOLE_WORKER) for pool, freed in snapshot.freed.items()})
 
 
@@ -276,7 +276,7 @@ def test_equal_input_gives_an_equal_plan_whatever_order_members_come_in(made: Wo
 
 @checked
 @given(worlds)
-def test_a_lane_with_nobody_in_it_changes_no_plan(made: World) -> None:
+def test_an_empty_lane_changes_no_plan(made: World) -> None:
     plan = schedule(made.snapshot(), made.pending, LATE)
     with_lane = schedule(made.snapshot(), made.pending, LATE, lane=Lane())
     assert (plan.placements, plan.rejections) == (with_lane.placements, with_lane.rejections)
@@ -291,14 +291,14 @@ def test_a_customer_at_its_limit_gets_no_more_and_no_turn_either() -> None:
     plan = schedule(snapshot, queue, LATE, options=Options(remaining={"acme": 1}))
     assert [p.id for p in plan.placements] == ["one", "free"]
     assert [(r.id, r.counts) for r in plan.rejections] == [("two", ((Reason.CONCURRENCY, "acme", 1),))]
-    told = summary(plan.rejections[0], running={"acme": (5, 5)})
-    assert told == "customer acme runs 5 of its 5 concurrent workloads"
+    text = summary(plan.rejections[0], running={"acme": (5, 5)})
+    assert text == "customer acme runs 5 of its 5 concurrent workloads"
     lane = Lane(LANE, generous(snapshot), queue)
     limited = schedule(snapshot, queue, LATE, options=Options(remaining={"acme": 0}), lane=lane)
     assert [p.id for p in limited.placements] == ["free"]
 
 
-def test_the_long_waiting_are_told_oldest_first_and_no_kind_hides_another() -> None:
+def test_long_waiting_workloads_are_listed_oldest_first_and_no_kind_hides_another() -> None:
     wall = asks(100)
     same = [PendingWorkload(f"wall{n}", 1, 1, Subject("ns", "acme"), wall, queued_at=n) for n in range(9)]
     queue = Queue(workloads=[*same, waits("other", 1, queued_at=50), waits("young", 1, queued_at=99)])
@@ -307,7 +307,7 @@ def test_the_long_waiting_are_told_oldest_first_and_no_kind_hides_another() -> N
 
 
 def test_matchers_keep_a_member_to_its_own_pools_share() -> None:
-    """What pool q freed opens no turn in pool p."""
+    """Capacity freed in pool q gives no turn in pool p."""
     snapshot = cluster(worker("a"), worker("b", pool="q"), charges=(runs("r", "b", 4000),))
     only_p = PendingWorkload(
         "only-p", 1, 1, Subject("ns", "acme"), Requirements((("cpu", 1), ("pods", 1)), Matcher(pools=("p",)))

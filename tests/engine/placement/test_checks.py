@@ -1,4 +1,4 @@
-"""Deciding and explaining agree: a workload is placed exactly if some worker fails no check, and then on such a one."""
+"""Deciding and explaining agree: a workload is placed exactly when some worker fails no check, and on such a worker."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def test_pack_fills_one_worker_before_it_opens_another() -> None:
     assert [p.workers[0] for p in plan.placements] == ["a", "a", "a", "a", "b", "b"]
 
 
-def test_workloads_without_gpu_leave_gpu_workers_free_unless_told_otherwise() -> None:
+def test_workloads_without_gpu_leave_gpu_workers_free_unless_the_option_is_off() -> None:
     made = snapshot(node("a-gpu", cpu=2000, gpus=4), node("b"), node("c"))
     made.charge(Charge("x", "a-gpu", (("cpu", 500), ("pods", 1))))
     assert workers(schedule(made, [wants("p")], now=0)) == {"p": ("b",)}
@@ -65,7 +65,7 @@ def test_near_waits_for_its_peer_follows_it_and_names_it_only_when_it_relies_on_
     assert schedule(made, [leader, follower], now=0).placements[1].depends_on == ()
 
 
-def test_the_first_of_a_group_that_wants_to_be_together_may_start_anywhere() -> None:
+def test_the_first_replica_of_a_group_with_a_near_term_on_itself_may_start_anywhere() -> None:
     made = snapshot(node("a", "z1", cpu=2000), node("b", "z1", cpu=1000), node("c", "z2", cpu=4000), node("d"))
     together = replace(POD, near=(NEAR_WEB,))
     plan = schedule(made, [wants("g", together, replicas=3)], now=0)

@@ -1,4 +1,4 @@
-"""Packing fills real workers first and opens no more new ones than the engine would fill."""
+"""Packing fills real workers first and opens no more new workers than the engine would fill."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ def test_gpus_and_slots_count() -> None:
     assert needed(size([pool("a", slots=2)], waiting(5, Requirements(amounts(1))))) == {"a": 3}
 
 
-def test_work_that_fits_beside_what_runs_costs_no_worker() -> None:
+def test_work_that_fits_beside_running_pods_needs_no_worker() -> None:
     real = replace(template("a"), name="n1")
     sizing = size([pool("a")], waiting(3), workers=(real,), charges=(running("n1"),))
     assert needed(sizing) == {"a": 1}
     assert {pool_fit.fit for pool_fit in sizing.pool_fits.values()} == {FitKind.ROOM}
 
 
-def test_idle_workers_are_filled_before_new_ones_and_those_not_ready_stand_for_new_ones() -> None:
+def test_idle_workers_are_filled_before_new_ones_and_workers_not_ready_count_as_new_ones() -> None:
     idle = replace(template("a"), name="n1")
     starting = replace(template("a"), name="n2", ready=False)
     assert needed(size([pool("a")], waiting(6), workers=(idle, starting))) == {"a": 2}
     assert needed(size([pool("a")], [], workers=(idle, starting))) == {"a": 0}
 
 
-def test_work_whose_pods_are_turned_down_takes_no_room_and_makes_no_worker() -> None:
+def test_work_whose_pods_are_rejected_takes_no_capacity_and_needs_no_worker() -> None:
     real = replace(template("a"), name="n1")
     planner = Planner()
     planner.follow([WorkerUpserted(real)])
@@ -68,8 +68,8 @@ def test_a_cordoned_worker_counts_while_it_is_in_use() -> None:
     assert needed(size([pool("a")], waiting(1), workers=(leaving,))) == {"a": 1}
 
 
-def test_workers_that_have_just_started_are_not_ordered_twice() -> None:
-    """Ready, but the taint of their start is still there, or the GPU driver is not: neither can take work yet."""
+def test_starting_workers_are_not_ordered_twice() -> None:
+    """Ready workers that still have a startup taint, or no GPU driver yet, cannot take work."""
     tainted = Taint("node.kubernetes.io/not-ready", "", "NoSchedule")
     asked = Requirements(amounts(), gpu_count=1, wants_gpu=True)
     fresh = tuple(replace(template("a", gpus=8), name=f"n{n}", taints=(tainted,)) for n in range(3))
@@ -78,8 +78,8 @@ def test_workers_that_have_just_started_are_not_ordered_twice() -> None:
     assert needed(size([pool("a", gpus=8)], waiting(12, asked), workers=blind)) == {"a": 3}
 
 
-def test_an_idle_worker_that_can_take_none_of_it_stands_for_no_new_one() -> None:
-    """Otherwise one worker in the wrong zone would be all the pool ever gets."""
+def test_an_idle_worker_that_cannot_take_the_work_does_not_replace_a_new_one() -> None:
+    """Otherwise the pool would stay at one worker in the wrong zone."""
     two_zones = EmptyPool("a", (template("a", zone="z1"), template("a", zone="z2")))
     here = replace(template("a", zone="z1"), name="n1")
     there = Requirements(amounts(), hard=Matcher(zones=("z2",)))
@@ -97,8 +97,8 @@ def test_a_pool_whose_workers_are_not_as_declared_does_not_grow_for_ever() -> No
     assert needed(size([two_zones], waiting(1, there), workers=wrong)) == {"a": 2}
 
 
-def test_pods_of_others_on_a_real_worker_leave_their_room() -> None:
-    """A worker that others fill is counted beside the new one; one that DaemonSets fill says the shape is wrong."""
+def test_foreign_pods_on_a_real_worker_keep_their_capacity() -> None:
+    """A worker filled by foreign pods counts beside the new one; one filled by DaemonSets shows a wrong shape."""
     real = replace(template("a"), name="n1")
     filled = Charge("uid", "n1", amounts(3500))
     known = replace(pool("a"), daemons=amounts(500))
@@ -135,12 +135,12 @@ def test_a_group_is_packed_whole_or_not_at_all() -> None:
     assert (sizing.pool_fits["w0000"].fit, sizing.pool_fits["w0000"].pool) == (FitKind.NEVER, "a")
 
 
-def test_a_group_uses_the_room_left_beside_what_runs() -> None:
+def test_a_group_uses_capacity_beside_running_pods() -> None:
     real = replace(template("a"), name="n1")
     assert needed(size([pool("a")], waiting(1, replicas=6), workers=(real,), charges=(running("n1"),))) == {"a": 2}
 
 
-def test_near_by_zone_needs_a_worker_in_that_zone_and_near_by_host_none() -> None:
+def test_near_by_zone_needs_a_worker_in_that_zone_and_near_by_host_needs_no_worker() -> None:
     zones = EmptyPool("a", tuple(template("a", zone=zone) for zone in ("z1", "z2")))
     full = replace(template("a", zone="z2", cpu=1000), name="n1")
     other = Selector(labels=(Expression("app", Op.IN, ("db",)),))

@@ -59,7 +59,7 @@ def test_the_soft_score_goes_before_the_name_and_plain_work_avoids_gpus() -> Non
 
 
 def test_no_gpu_worker_is_made_for_plain_work_that_others_could_hold() -> None:
-    """Not even when these are full; but work that only GPU workers could hold gets one."""
+    """Not even when these others are full; but work that only GPU workers could hold gets a GPU worker."""
     pools = [pool("a", most=0), pool("g", gpus=8)]
     sizing = size(pools, waiting(1))
     assert (needed(sizing), sizing.pool_fits["w0000"]) == ({"a": 0, "g": 0}, PoolFit(FitKind.FULL, "a"))
@@ -69,20 +69,20 @@ def test_no_gpu_worker_is_made_for_plain_work_that_others_could_hold() -> None:
     assert needed(size(pools, waiting(1), options=free)) == {"a": 0, "g": 1}
 
 
-def test_what_a_pool_may_not_grow_for_counts_for_the_next_and_else_for_the_best() -> None:
+def test_work_beyond_a_pools_maximum_counts_for_the_next_pool_and_else_for_the_best() -> None:
     sizing = size([pool("a", most=1), pool("b", most=1)], waiting(12))
     assert needed(sizing) == {"a": 1, "b": 1}
     counted = [pool_fit.pool for pool_fit in sizing.pool_fits.values()]
     assert (counted.count("a"), counted.count("b")) == (8, 4)
 
 
-def test_a_pool_that_nobody_grows_leaves_its_overflow_to_others() -> None:
+def test_the_overflow_of_a_fixed_pool_counts_for_other_pools() -> None:
     real = replace(template("a"), name="n1")
     sizing = size([pool("a", most=1, fixed=True), pool("b")], waiting(6), workers=(real,))
     assert needed(sizing) == {"a": 1, "b": 1}
 
 
-def test_a_pool_of_unknown_shape_takes_no_part_but_its_workers_do() -> None:
+def test_a_pool_of_unknown_shape_gets_no_new_workers_but_its_workers_are_used() -> None:
     sizing = size([EmptyPool("a"), pool("b")], waiting(1))
     assert needed(sizing) == {"a": 0, "b": 1}
     big = replace(template("a", cpu=16000), name="n1")
@@ -91,7 +91,7 @@ def test_a_pool_of_unknown_shape_takes_no_part_but_its_workers_do() -> None:
     assert (needed(sizing), sizing.pool_fits["w0000"].pool) == ({"a": 1}, "a")
 
 
-def test_what_fits_no_empty_worker_counts_nowhere_and_names_the_closest_pool() -> None:
+def test_work_that_fits_no_empty_worker_counts_for_no_pool_and_names_the_closest() -> None:
     sizing = size(
         [pool("a"), pool("b", cpu=64000)], waiting(1, Requirements(amounts(8000), hard=Matcher(pools=("a",))))
     )
@@ -100,7 +100,7 @@ def test_what_fits_no_empty_worker_counts_nowhere_and_names_the_closest_pool() -
     assert pool_fit.lacks == ((Reason.RESOURCE, "cpu"),)
 
 
-def test_a_customers_limit_makes_no_workers() -> None:
+def test_work_over_a_customers_limit_needs_no_workers() -> None:
     sizing = size([pool("a")], waiting(9), options=Options(remaining={"acme": 2}))
     assert needed(sizing) == {"a": 1}
     assert [pool_fit.fit for pool_fit in sizing.pool_fits.values()].count(FitKind.LIMITED) == 7
@@ -126,7 +126,7 @@ def test_a_backlog_keeps_to_limits() -> None:
 
 
 def test_the_planner_follows_changes() -> None:
-    """The same planner used again gives what a fresh one gives."""
+    """A planner used again gives the same result as a new one."""
     planner = Planner()
     assert planner.size([pool("a")], waiting(40), (), Options()).loads["a"].needed == 10
     assert planner.size([pool("a")], [], (), Options()).loads["a"].needed == 0
@@ -136,7 +136,7 @@ def test_the_planner_follows_changes() -> None:
     assert (again.loads, again.pool_fits) == (fresh.loads, fresh.pool_fits)
 
 
-def test_loads_tell_what_the_workers_carry() -> None:
+def test_loads_describe_the_usage_of_the_workers() -> None:
     one, two = (replace(template("a", gpus=4, slots=4), name=name) for name in ("n1", "n2"))
     gpu = Charge("r/1/0", "n1", amounts(1000), gpu_count=3, subject=SUBJECT)
     load = size([pool("a", gpus=4)], [], workers=(one, replace(two, cordoned=True)), charges=(gpu,)).loads["a"]
@@ -163,8 +163,8 @@ def random_pending(rng: Random) -> list[PendingWorkload]:
 
 @checked
 @given(st.randoms(use_true_random=False))
-def test_as_many_workers_take_all_that_was_counted_and_each_of_them_is_used(rng: Random) -> None:
-    """For pools at zero that pack: the engine places on a fresh snapshot what sizing said, and where."""
+def test_the_needed_workers_hold_all_counted_work_and_each_is_used(rng: Random) -> None:
+    """For pools with strategy Pack and no workers, the engine places on a fresh snapshot as sizing planned."""
     (only,) = [replace_strategy(p, Strategy.PACK) for p in random_pools(rng, limits=False) if p.templates][:1] or [
         pool("a")
     ]
@@ -224,7 +224,7 @@ def test_a_second_equal_pool_changes_nothing(rng: Random) -> None:
 
 @checked
 @given(st.randoms(use_true_random=False))
-def test_what_has_room_now_is_what_the_next_cycle_places(rng: Random) -> None:
+def test_work_that_has_room_now_is_placed_by_the_next_cycle(rng: Random) -> None:
     made = worlds.world(rng)
     sizing = size(random_pools(rng, limits=False), list(made.pending), workers=made.workers, charges=made.charges)
     plan = schedule(made.snapshot(), made.pending, 0)

@@ -18,7 +18,7 @@ checked = settings(max_examples=60, deadline=None)
 @checked
 @given(worlds)
 def test_dropping_unused_terms_changes_no_plan(made: World) -> None:
-    """Terms of workloads that waited once are forgotten when there are many; here: before every cycle."""
+    """Unused terms are forgotten when there are many; in this test before every cycle."""
     snapshot = made.snapshot()
     plan = schedule(snapshot, made.pending, now=0)
     with pytest.MonkeyPatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Every consumer learns of every change in order, however seldom it reads, and memory stays bounded."""
+"""Every consumer gets every change in order, even if it reads rarely, and memory stays bounded."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ checked = settings(max_examples=40, deadline=None)
 
 
 class Observed:
-    """A cluster that publishes what happens to it."""
+    """A cluster that publishes its changes."""
 
     def __init__(self, made: World, *, max_unread: int) -> None:
         self.workers = {info.name: info for info in made.workers}
@@ -78,7 +78,7 @@ def opened(of: DeltaPublisher) -> DeltaCursor:
     return cursor
 
 
-def test_the_first_read_gives_everything_there_is() -> None:
+def test_the_first_read_returns_the_whole_state() -> None:
     info, charged = WorkerInfo("n", "p", (), (), ()), Charge("f", "n", ())
     of = DeltaPublisher(lambda: StateReplaced((info,), (charged,)))
     cursor = of.cursor()
@@ -135,7 +135,7 @@ def test_a_consumer_that_does_not_read_starts_over_and_costs_the_others_nothing(
     assert idle.take() == busy.take() == [released(0)]
 
 
-def test_exactly_as_many_as_the_bound_are_kept() -> None:
+def test_as_many_changes_as_the_bound_are_kept() -> None:
     of = publisher(max_unread=3)
     cursor = opened(of)
     for number in range(3):

@@ -68,7 +68,7 @@ def test_the_columns_of_a_removed_worker_are_used_again() -> None:
 
 @checked
 @given(worlds, st.randoms(use_true_random=False))
-def test_the_order_in_which_things_were_learnt_does_not_matter(made: World, rng: Random) -> None:
+def test_the_order_of_deltas_does_not_matter(made: World, rng: Random) -> None:
     workers, charges = list(made.workers), list(made.charges)
     rng.shuffle(workers)
     rng.shuffle(charges)
@@ -78,7 +78,7 @@ def test_the_order_in_which_things_were_learnt_does_not_matter(made: World, rng:
 
 @checked
 @given(worlds, st.randoms(use_true_random=False))
-def test_a_snapshot_kept_up_event_by_event_equals_one_built_fresh(made: World, rng: Random) -> None:
+def test_a_snapshot_that_follows_deltas_equals_one_built_fresh(made: World, rng: Random) -> None:
     snapshot = made.snapshot()
     workers = {w.name: w for w in made.workers}
     charges = {c.key: c for c in made.charges}

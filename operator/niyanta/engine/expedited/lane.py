@@ -21,10 +21,10 @@ from niyanta.engine.snapshot.snapshot import DEVICES_RESOURCE, SLOTS_RESOURCE, W
 from niyanta.engine.types import PendingWorkload
 
 MAX_MEMBERS_PER_CUSTOMER = 1024
-"""Most members of one customer. Its other workloads follow as these leave, in the order as if all had entered."""
+"""Most members of one customer. Its other workloads enter when these leave, in the same order as without the limit."""
 
 MAX_TRIES_PER_CYCLE = 256
-"""Most members that one cycle tries to place: as far as the lane looks for one that fits."""
+"""Most members that one cycle tries to place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Lane:
     """The lane's input of one cycle.
 
     `state` is `Plan.lane` of the cycle before. `waited` are pending workloads that are members (in any order; a member
-    that is missing leaves the lane) and others that may enter, oldest first.
+    that is missing leaves the lane) and candidates for entry, oldest first.
     """
 
     settings: LaneSettings = field(default_factory=LaneSettings)
@@ -41,7 +41,7 @@ class Lane:
 
 
 class ExpeditedLane:
-    """One cycle's part of the lane: `run` before the queue, `state` after it."""
+    """The expedited lane in one cycle: `run` is called before the queue, `state` after it."""
 
     def __init__(self, placer: Placer, lane: Lane, now: int) -> None:
         self.placer = placer
@@ -59,7 +59,7 @@ class ExpeditedLane:
         self._possible: dict[int, tuple[RequirementClass, Bits, IntArray]] = {}
 
     def run(self, pending: Iterable[PendingWorkload]) -> Iterable[PendingWorkload]:
-        """Give turns; returns the queue without the workloads that were placed."""
+        """Give turns; returns `pending` without the workloads that were placed."""
         self._follow()
         if not self.waiting:
             return pending
@@ -83,13 +83,13 @@ class ExpeditedLane:
     # --- members ---
 
     def _follow(self) -> None:
-        """Enter freed capacity into the accounts. A pool seen for the first time has freed nothing yet."""
+        """Add newly freed capacity to the accounts. A pool seen for the first time has freed nothing yet."""
         for pool, freed in self.overlay.snapshot.freed.items():
             account = self.accounts.get(pool)
             self.accounts[pool] = LaneAccount(freed) if account is None else account.follow(freed, self.now, self.share)
 
     def _enter(self) -> None:
-        """Admit workloads that have waited long enough and would fit if Niyanta's own pods were gone."""
+        """Admit workloads that have waited long enough and would fit on workers without Niyanta's pods."""
         newcomers = [workload for workload in self.waiting.values() if workload.id not in self.members]
         if not newcomers:
             return
@@ -118,8 +118,8 @@ class ExpeditedLane:
         return int(np.minimum(pods[usable], workload.replicas).sum()) >= workload.replicas
 
     def _when_empty(self, workload: PendingWorkload) -> tuple[RequirementClass, Bits, IntArray]:
-        """The workload's class, the workers that could take a pod of it without Niyanta's pods, and how many pods each;
-        shape (capacity,)."""
+        """The workload's class, the workers that could take its pod if Niyanta's pods were gone, and the pods that each
+        could take, shape (capacity,)."""
         known = self._possible.get(id(workload.requirements))
         if known is not None:
             return known
@@ -151,7 +151,7 @@ class ExpeditedLane:
     def _kept(self, workload: PendingWorkload, reservation: Reservation, own: Bits) -> list[int]:
         """The workers of a reservation, one per replica.
 
-        Empty if they became unusable, or are free and still do not suffice.
+        Empty if they became unusable, or if the workload does not fit on them although their capacity is free.
         """
         requirement_class, possible, pods = self._when_empty(workload)
         if minus(own, minus(possible, named_workers(self.overlay.index, workload.excluded))) or not own:
@@ -170,7 +170,7 @@ class ExpeditedLane:
         tries = 0
         failed: set[tuple[int, int]] = set()
         held = {reservation.id for reservation in self.reserved.values()}
-        for member in sorted(self.members.values(), key=LaneMember.place):
+        for member in sorted(self.members.values(), key=LaneMember.order):
             pools = [pool for pool, account in self.accounts.items() if account.is_open(self.share)]
             if not pools or tries == MAX_TRIES_PER_CYCLE:
                 break
@@ -194,7 +194,7 @@ class ExpeditedLane:
             self._reserve(workload, free)
 
     def _reserve(self, workload: PendingWorkload, pools: Sequence[str]) -> None:
-        """Reserve workers in the pool where the least capacity is missing; ties go by the pool's name."""
+        """Reserve workers in the pool that lacks the least capacity; ties are broken by the pool's name."""
         best: tuple[int, str, list[int]] | None = None
         requirement_class = self._when_empty(workload)[0]
         for pool in pools:
@@ -209,7 +209,7 @@ class ExpeditedLane:
     def _choose(self, workload: PendingWorkload, within: Bits) -> list[int]:
         """One worker per replica, empty if there are too few.
 
-        Preferred are workers without conflicting peers or ports, then those that lack the least capacity for as many
+        Workers without conflicting peers or ports come first, then workers that lack the least capacity for as many
         replicas as they can take, then by name.
         """
         overlay = self.overlay
@@ -242,7 +242,7 @@ class ExpeditedLane:
         return []
 
     def _missing(self, requirement_class: RequirementClass, worker: int, pods: int) -> int:
-        """Capacity that must come free for so many pods, as the dominant share of the worker; 0 if they fit."""
+        """Capacity that must be freed for `pods` pods, as the dominant share of the worker; 0 if they fit."""
         have = self.overlay.snapshot.allocatable[:, worker].tolist()
         missing = 0
         for resource, amount in (*requirement_class.needs, (SLOTS_RESOURCE, 1)):
@@ -263,7 +263,7 @@ class ExpeditedLane:
         self.overlay.reserve(self._when_empty(workload)[0], workers)
 
     def _reserved_for_others(self) -> Bits:
-        """Workers that reservations still to be served keep."""
+        """Workers of reservations that `_serve_reservations` has not reached yet."""
         taken = 0
         for workers in self._reserved_workers.values():
             taken |= workers

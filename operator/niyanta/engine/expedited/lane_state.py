@@ -12,10 +12,10 @@ from types import MappingProxyType
 from typing import Final
 
 WINDOW_US: Final = 600_000_000
-"""Ten minutes: the lane's share is of the capacity freed within this window."""
+"""Ten minutes: the lane gets a share of the capacity freed within this window."""
 
 BUCKET_US: Final = 5_000_000
-"""Five seconds: amounts within a bucket are one entry, so an account holds at most 121 entries."""
+"""Five seconds: amounts within a bucket are one entry, so an account has at most 121 entries."""
 
 Entries = tuple[tuple[int, int], ...]
 """(time, amount), oldest first."""
@@ -23,7 +23,7 @@ Entries = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class LaneSettings:
-    """`after_us`: microseconds of waiting until a workload may enter; `share`: part of freed capacity that is given."""
+    """`after_us`: microseconds of waiting until a workload may enter; `share`: part of freed capacity for the lane."""
 
     after_us: int = 24 * 60_000_000
     share: float = 0.25
@@ -33,23 +33,23 @@ class LaneSettings:
 class LaneAccount:
     """Capacity that a pool freed, and the part that the lane took, within the last ten minutes.
 
-    Freed amounts carry the start of their bucket and taken ones its end. So at any time the amounts within the exact
-    last ten minutes have the same relation or a better one: what is taken stays here a little longer.
+    Freed amounts are dated at the start of their bucket and taken amounts at its end. So taken amounts count a little
+    longer, and the lane never exceeds its share within the exact last ten minutes.
     """
 
     seen: int
-    """`Snapshot.freed` of the pool up to here."""
+    """Value of `Snapshot.freed` for the pool that this account has counted."""
     freed: Entries = ()
     taken: Entries = ()
     debt: int = 0
     """Amount given beyond the share (a workload is placed whole); later shares repay it first."""
 
     def available(self, share: float) -> int:
-        """Amount that the lane may take now; negative at times, as freed amounts leave the window before taken ones."""
+        """Amount that the lane may take now; it may be negative, as freed amounts leave the window first."""
         return int(share * sum(amount for _, amount in self.freed)) - sum(amount for _, amount in self.taken)
 
     def is_open(self, share: float) -> bool:
-        """True if the lane may give a turn: part of its share is left, and no debt."""
+        """True when the lane may give a turn: part of its share is left and it has no debt."""
         return not self.debt and self.available(share) > 0
 
     def follow(self, seen: int, now: int, share: float) -> LaneAccount:
@@ -66,7 +66,7 @@ class LaneAccount:
         return account._take(now, paid, account.debt - paid) if paid else account
 
     def charge(self, amount: int, now: int, share: float) -> LaneAccount:
-        """Charge a turn: take what is available now and owe the rest."""
+        """Charge a turn: take the available amount now and add the rest to the debt."""
         paid = min(amount, max(self.available(share), 0))
         return self._take(now, paid, self.debt + amount - paid)
 
@@ -96,14 +96,14 @@ class LaneMember:
     round: int
     since: int
 
-    def place(self) -> tuple[int, int, str]:
-        """Ascending is lane order: round by round, in a round the oldest first."""
+    def order(self) -> tuple[int, int, str]:
+        """Sort key of lane order: by round, then oldest first."""
         return self.round, self.queued_at, self.id
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """Workers that drain for a member of the lane: one per replica (a worker may appear several times)."""
+    """Workers reserved for a member of the lane: one per replica (a worker may appear several times)."""
 
     id: str
     pool: str
@@ -113,7 +113,7 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class LaneState:
-    """All that the lane keeps. A new leader starts without members, reservations, debt and freed capacity."""
+    """The lane's state between cycles. A new leader starts without members, reservations, debt and freed capacity."""
 
     members: Mapping[str, LaneMember] = field(default_factory=lambda: MappingProxyType({}))
     """By id."""
@@ -122,4 +122,4 @@ class LaneState:
     accounts: Mapping[str, LaneAccount] = field(default_factory=lambda: MappingProxyType({}))
     """By pool."""
     round: int = 0
-    """Round of the first member; it never falls while there are members. A customer's first member gets it."""
+    """Round of the first member, and of a customer's first member. It never decreases while there are members."""

@@ -1,1 +1,1 @@
-"""Feasibility, scoring and selection of workers for one workload after another."""
+"""Feasibility, scoring and selection of workers for the workloads of a cycle, one after another."""

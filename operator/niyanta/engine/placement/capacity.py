@@ -1,4 +1,4 @@
-"""Capacity of workers if no pod of Niyanta's ran there: for entering the expedited lane, and for sizing pools."""
+"""Capacity of workers without Niyanta's pods: for entering the expedited lane, and for sizing pools."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ NO_LIMIT_PODS = 2**62
 
 
 def capacity_when_empty(overlay: Overlay, requirements: Requirements) -> tuple[RequirementClass, Bits, IntArray]:
-    """The requirement class, the workers that could take a pod of it when empty, and how many each; shape (capacity,).
+    """The requirement class, the workers that could take its pod when empty, and the pods of each, shape (capacity,).
 
-    Pods of others (DaemonSets, ...) count as staying.
+    Pods that Niyanta did not make (DaemonSets, ...) count as staying.
     """
     snapshot = overlay.snapshot
     requirement_class = overlay.class_of(requirements)

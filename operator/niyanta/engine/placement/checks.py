@@ -1,7 +1,7 @@
 """All checks of a worker in the order of `Reason`, evaluated on a cycle's overlay.
 
-The part that depends only on workers is `feasibility.static_checks`, of which the mask of a requirement class is made.
-The rest uses the overlay's sets of workers (`workers_in_conflict`, `workers_near`, ...), as `placer` does.
+Checks that depend only on workers are in `feasibility.static_checks`, which also give the mask of a requirement class.
+The others use the overlay's sets of workers (`workers_in_conflict`, `workers_near`, ...), as `placer` does.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def all_checks(
     yield Reason.SLOTS, "", from_bool(overlay.free[SLOTS_RESOURCE] >= 1) & alive
     if requirement_class.requirements.host_ports:
         yield Reason.HOST_PORT, "", minus(alive, overlay.workers_with_ports_taken(requirement_class.requirements))
-    # Own terms first in the order given, then the carriers' by topology: whatever order terms were interned in.
+    # The workload's terms first, as given, then the carriers' by topology: the order of interning must not matter.
     blocked: dict[str, Bits] = {}
     for term in anti:
         blocked[term.topology] = blocked.get(term.topology, 0) | overlay.peer_bits[term.id]
@@ -50,7 +50,7 @@ def all_checks(
 
 
 def _resource_checks(overlay: Overlay, requirement_class: RequirementClass) -> Iterator[Check]:
-    """Named resources in the order of the request (by name), then GPU devices under the worker's own resource name."""
+    """Named resources in the order of the request (by name), then GPU devices by the worker's resource name."""
     alive = overlay.index.alive
     for (name, amount), (resource, _) in zip(
         requirement_class.requirements.requests, requirement_class.needs, strict=True
@@ -71,7 +71,7 @@ def count_reasons(
     near: tuple[AffinityTerm, ...],
     excluded: Bits,
 ) -> Counts:
-    """Count each worker once, under the first check that refuses it, or as GROUP if it could take one replica."""
+    """Count each worker once, under the first check it fails, or as GROUP if it could take one replica."""
     left = overlay.index.alive
     counts: dict[tuple[Reason, str], int] = {}
     for reason, detail, passing in all_checks(overlay, requirement_class, view, anti, near, excluded):

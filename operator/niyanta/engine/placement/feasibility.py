@@ -1,7 +1,7 @@
-"""Hard constraints -> sets of workers with reason codes, one function per concern, in the order of `Reason`.
+"""Hard constraints as sets of workers with reason codes, one function per concern, in the order of `Reason`.
 
 `static_checks` lists every check that depends only on the workers themselves. Deciding folds it into the mask of a
-requirement class (`static_mask`), explaining counts by it; `checks` adds what depends on running pods.
+requirement class (`static_mask`), explaining counts by it; `checks` adds the checks that depend on running pods.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAX_TOLERATION_SETS = 1024
 
 
 def tolerates(tolerations: tuple[Toleration, ...], taint: Taint) -> bool:
-    """True if a toleration covers the taint. An empty key needs `exists`, and then covers every key."""
+    """True when a toleration covers the taint. An empty key needs `exists`, and then covers every key."""
     for toleration in tolerations:
         if toleration.effect and toleration.effect != taint.effect:
             continue
@@ -63,12 +63,12 @@ def all_of(table: dict[str, Bits], values: Iterable[str], alive: Bits) -> Bits:
 
 
 def gpu_models(index: WorkerIndex, models: Iterable[str]) -> Bits:
-    """Workers whose whole model name equals one of the names, upper and lower case being the same."""
+    """Workers whose full GPU model name equals one of the names, ignoring case."""
     return any_of(index.gpu_models, (model.lower() for model in models))
 
 
 def gpu_memory(index: WorkerIndex, minimum: int) -> Bits:
-    """Workers whose devices have at least this many bytes; unknown memory (0) never suffices."""
+    """Workers whose devices have at least this many bytes; unknown memory (0) never matches."""
     found = 0
     for memory, workers in index.gpu_memory.items():
         if memory >= minimum:
@@ -77,7 +77,7 @@ def gpu_memory(index: WorkerIndex, minimum: int) -> Bits:
 
 
 def tags(index: WorkerIndex, expressions: Iterable[Expression]) -> Bits:
-    """Workers whose tags fulfil all expressions."""
+    """Workers whose tags satisfy all expressions."""
     found = index.alive
     for expression in expressions:
         found &= index.tags.matching(expression, index.alive)
@@ -85,7 +85,7 @@ def tags(index: WorkerIndex, expressions: Iterable[Expression]) -> Bits:
 
 
 def node_term(index: WorkerIndex, term: NodeTerm) -> Bits:
-    """Workers that fulfil a node selector term; an empty term matches none, as in Kubernetes."""
+    """Workers that satisfy a node selector term; an empty term matches none, as in Kubernetes."""
     if not term.expressions and not term.fields:
         return 0
     found = index.alive
@@ -123,12 +123,12 @@ def matching(index: WorkerIndex, matcher: Matcher) -> Bits:
 
 
 def is_gpu_resource(index: WorkerIndex, name: str) -> bool:
-    """True if a resource is a GPU: some worker's GPUs have this name, or the name ends in /gpu."""
+    """True when a resource is a GPU: some worker's GPUs have this name, or the name ends in /gpu."""
     return name in index.gpu_resources or name.endswith("/gpu")
 
 
 def needs_gpu(index: WorkerIndex, requirements: Requirements) -> bool:
-    """True if a workload may only land on workers with a GPU."""
+    """True when a workload may only be placed on workers with a GPU."""
     if requirements.wants_gpu or requirements.gpu_count:
         return True
     if requirements.hard.gpu_models or requirements.hard.gpu_min_memory:
@@ -143,7 +143,7 @@ def needs_gpu(index: WorkerIndex, requirements: Requirements) -> bool:
 
 
 def static_checks(index: WorkerIndex, requirements: Requirements, excluded: Bits = 0) -> Iterator[Check]:
-    """Every check that depends only on the workers themselves; parts that the workload leaves open are skipped."""
+    """Every check that depends only on the workers themselves; parts that the workload does not set are skipped."""
     yield from _state_checks(index, requirements.tolerations, excluded)
     yield from _requirement_checks(index, requirements)
 

@@ -1,6 +1,6 @@
-"""A cycle's changes over the snapshot, which stays as it is: free amounts, ports and peers.
+"""A cycle's changes over the unchanged snapshot: free amounts, ports and peers.
 
-`placer` places pods on it and takes them back when a group does not fit together. Free amounts are kept twice, as
+`placer` places pods on it and removes them again when a group does not fit together. Free amounts are kept twice, as
 arrays to compare all workers at once and as lists for single workers (reading a list costs half as much).
 """
 
@@ -32,9 +32,9 @@ class Options:
     """Settings of the engine."""
 
     keep_gpu_workers_free: bool = True
-    """Workloads that need no GPU go to GPU workers only when nothing else fits."""
+    """Workloads that need no GPU go to GPU workers only when no other worker fits."""
     remaining: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """Customer -> how many more of its workloads may be placed now; customers that are not there have no limit."""
+    """Customer -> number of its workloads that may still be placed; customers without an entry have no limit."""
 
 
 class SubjectView:
@@ -50,7 +50,7 @@ class SubjectView:
         self.placed: list[tuple[int, int, str]] = []
         """(length of the change log, worker, workload id)"""
         self.rejected: dict[RequirementClass, tuple[int, Counts]] | None = None
-        """(replicas, counts) of rejections that still hold, for classes that have peers."""
+        """(replicas, counts) of rejections that are still valid, for classes that have peers."""
 
 
 class Undo:
@@ -105,14 +105,14 @@ class Overlay:
         self.peer_bits: list[Bits] = [term.peer_bits for term in terms]
         self.carrier_bits: list[Bits] = [term.carrier_bits for term in terms]
         self.providers: dict[tuple[int, int | str], str] = {}
-        """(term, domain) that holds a peer only since this cycle -> the first workload that brought one."""
+        """(term, domain) that has a peer only since this cycle -> the first workload placed there that is one."""
         self._tracked: set[int] = set()
         self._ports: PortBits | None = None
 
     # --- classes, subjects and terms ---
 
     def class_of(self, requirements: Requirements) -> RequirementClass:
-        """The class of equal requirements; fastest for the object that it was first made for."""
+        """The class of equal requirements; fastest when the same object is passed again."""
         known = self._classes_by_id.get(id(requirements))
         if known is not None and known.requirements is requirements:
             return known
@@ -132,7 +132,7 @@ class Overlay:
         return found
 
     def remember(self, requirement_class: RequirementClass) -> None:
-        """Remember a class. Only worth its memory from its second visit on, or when it was rejected."""
+        """Remember a class. Worth its memory only from the second workload on, or when it was rejected."""
         if not requirement_class.remembered:
             requirement_class.remembered = True
             self._classes.setdefault(fingerprint(requirement_class.requirements), []).append(requirement_class)
@@ -140,7 +140,7 @@ class Overlay:
             self._classes_by_id[id(requirement_class.requirements)] = requirement_class
 
     def view(self, subject: Subject) -> SubjectView:
-        """The one view of equal subjects; fastest for the object that it was first made for."""
+        """The view shared by equal subjects; fastest when the same object is passed again."""
         known = self._views_by_id.get(id(subject))
         if known is not None:
             return known
@@ -153,7 +153,7 @@ class Overlay:
     def terms_of(
         self, requirement_class: RequirementClass, view: SubjectView
     ) -> tuple[tuple[AffinityTerm, ...], tuple[AffinityTerm, ...]]:
-        """Anti and near terms of the class, resolved for the subject and counted over all that runs and was placed."""
+        """Anti and near terms of the class, resolved for the subject and counted over running and placed pods."""
         subject = view.subject
         reach = (subject.namespace, subject.customer)
         found = requirement_class.own_terms.get(reach)
@@ -189,7 +189,7 @@ class Overlay:
                 self.providers.setdefault((term.id, domain), workload)
 
     def matched(self, view: SubjectView) -> tuple[AffinityTerm, ...]:
-        """All terms that match the subject, as peer or as workload to keep away."""
+        """All terms that match the subject: as a peer, or as a workload that carriers of the term keep away."""
         table = self.snapshot.affinity
         if view.seen != len(table.terms):
             view.seen = len(table.terms)
@@ -199,7 +199,7 @@ class Overlay:
     # --- workers that terms and ports forbid ---
 
     def workers_in_conflict(self, anti: tuple[AffinityTerm, ...], matched: tuple[AffinityTerm, ...]) -> Bits:
-        """Workers that anti-affinity forbids, either way round."""
+        """Workers that anti-affinity forbids, in both directions."""
         blocked = 0
         for term in anti:
             blocked |= self.peer_bits[term.id]
@@ -217,17 +217,17 @@ class Overlay:
         return blocked
 
     def has_conflicts(self, matched: tuple[AffinityTerm, ...]) -> bool:
-        """True if a carrier of any of the terms runs in some domain."""
+        """True when a carrier of any of the terms runs in some domain."""
         carried = self.carrier_bits
         return any(carried[term.id] for term in matched)
 
     def workers_near(self, near: tuple[AffinityTerm, ...], view: SubjectView) -> tuple[Bits, tuple[AffinityTerm, ...]]:
-        """Workers that satisfy all near terms but the starting ones, which are returned apart.
+        """Workers that satisfy all near terms except the starting ones, which are returned separately.
 
-        A starting term is one that nothing matches anywhere, but that matches its own workload: it is satisfied
-        wherever the topology exists, and from then on where the workload's first replica is. Otherwise the first of a
-        group could never start (Kubernetes' rule for pod affinity). All other terms are about other workloads: the
-        caller asks once, before the first replica.
+        A starting term has no matching workload in the cluster yet, but matches the workload itself: it is satisfied
+        in every domain of the topology, and then in the domain of the workload's first replica. Otherwise the first
+        of a group could never start (Kubernetes' rule for pod affinity). All other terms concern other workloads:
+        the caller evaluates them once, before the first replica.
         """
         allowed = self.index.alive
         starting: list[AffinityTerm] = []
@@ -257,7 +257,7 @@ class Overlay:
         workload: str,
         undo: Undo | None = None,
     ) -> None:
-        """Place one pod; `undo` collects what `take_back` needs to take it back."""
+        """Place one pod; `undo` collects the changes that `take_back` reverts."""
         self._count(requirement_class, worker, 1)
         matched = self.matched(view)
         for term in matched:
@@ -291,10 +291,10 @@ class Overlay:
                 self._ports[key][ip] = before
 
     def reserve(self, requirement_class: RequirementClass, workers: list[int]) -> None:
-        """Keep room for a workload until the end of the cycle, one worker per replica; what is not free yet counts too.
+        """Reserve capacity, free or not, for a workload until the end of the cycle: one worker per replica.
 
-        Others may only use what is left beside it. A class with anti terms or host ports gets the workers alone, and
-        carriers of anti terms stay away from all reserved workers, where they could keep the holder away.
+        Other workloads may only use the remaining capacity. A class with anti terms or host ports gets the workers
+        alone, and carriers of anti terms avoid all reserved workers, because they could keep the workload away.
         """
         alone = requirement_class.has_peers or bool(requirement_class.requirements.host_ports)
         for worker in workers:

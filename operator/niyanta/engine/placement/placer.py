@@ -14,10 +14,10 @@ from niyanta.engine.snapshot.bitset import Bits
 from niyanta.engine.types import PendingWorkload, Placement, Reason, Rejection
 
 _MAX_RANKINGS = 256
-"""Most classes that keep a ranking of all workers (80 bytes per worker each)."""
+"""Most classes with a ranking of all workers (80 bytes per worker each)."""
 
 _BY_SUBJECT = (Reason.ANTI, Reason.GROUP)
-"""Without these among the reasons, no subject of the class can be placed."""
+"""Reasons that depend on the subject: without them a rejection applies to every subject of the class."""
 
 
 class Placer:
@@ -28,9 +28,9 @@ class Placer:
         self.placements: list[Placement] = []
         self.rejections: list[Rejection] = []
         self.remaining = dict(overlay.options.remaining)
-        """By customer, for those with a limit: how many more workloads may be placed."""
+        """Customer with a limit -> number of its workloads that may still be placed."""
         self.replicas_placed = 0
-        """Replicas of the last workload that `fit` rejected which had found room."""
+        """Replicas that found room, of the last workload that `fit` rejected."""
         self._rankings: dict[RequirementClass, WorkerRanking] = {}
 
     def decide(self, workload: PendingWorkload) -> None:
@@ -50,7 +50,7 @@ class Placer:
         if requirement_class.has_peers:
             anti, near = overlay.terms_of(requirement_class, view)
         # Within a cycle nothing is freed, so a rejection holds for the class until its end. Near terms are the
-        # exception (a placement may satisfy them), and excluded workers are one workload's own affair.
+        # exception (a placement may satisfy them), and excluded workers concern a single workload.
         lasting = not near and not workload.excluded
         plain = not anti and not overlay.has_conflicts(overlay.matched(view))
         if lasting:
@@ -82,8 +82,8 @@ class Placer:
         self._reject(workload, counts)
 
     def attempt(self, workload: PendingWorkload, blocked: Bits) -> list[int]:
-        """Place the workload outside `blocked` by a turn of the lane; returns its workers, or an empty list and
-        no rejection."""
+        """Place the workload outside `blocked` by a turn of the lane; returns its workers, or [] without recording a
+        rejection."""
         overlay = self.overlay
         requirement_class = overlay.class_of(workload.requirements)
         if requirement_class.rejected is not None and not workload.excluded:
@@ -98,7 +98,7 @@ class Placer:
         accept: Callable[[list[int]], bool] | None = None,
         expedited: bool = False,
     ) -> list[int]:
-        """Place the workload outside `blocked`, even if its class was rejected before; its workers, or an empty list.
+        """Place the workload outside `blocked`, even if its class was rejected before; returns its workers or [].
 
         `accept` decides about the workers of a workload that fits; if it returns False, all changes are reverted.
         """
@@ -118,7 +118,7 @@ class Placer:
         return []
 
     def is_at_limit(self, workload: PendingWorkload) -> bool:
-        """True if the workload's customer may not run one more workload."""
+        """True when the workload's customer has reached its limit of concurrent workloads."""
         return self.remaining.get(workload.subject.customer, 1) <= 0
 
     def _try(
@@ -134,7 +134,7 @@ class Placer:
     ) -> tuple[list[int], list[float], list[Undo]]:
         """Place as many replicas as fit without the workers of `outside`, one after the other.
 
-        Groups get the records to take them back; a single replica only if `undoable`.
+        Groups get the records that `take_back` needs; a single replica only if `undoable`.
         """
         overlay = self.overlay
         workers: list[int] = []
@@ -142,7 +142,7 @@ class Placer:
         undos: list[Undo] = []
         excluded = named_workers(overlay.index, workload.excluded) | outside if workload.excluded else outside
         if anti and overlay.reserved:
-            # Reserved workers are ranking free of newcomers that could keep the holder away.
+            # Carriers of anti terms on reserved workers could keep the reserving workload away.
             excluded |= overlay.reserved
         near_by, starting = overlay.workers_near(near, view) if near else (overlay.index.alive, ())
         ranking = (
@@ -177,7 +177,7 @@ class Placer:
         return workers, scores, undos
 
     def _ranking_of(self, requirement_class: RequirementClass) -> WorkerRanking | None:
-        """The ranking of a class that was visited before; None when too many classes have one already."""
+        """The ranking of a class that is remembered; None when `_MAX_RANKINGS` classes have one already."""
         ranking = self._rankings.get(requirement_class)
         if ranking is None and requirement_class.levels and len(self._rankings) < _MAX_RANKINGS:
             ranking = self._rankings[requirement_class] = WorkerRanking(self.overlay, requirement_class)

@@ -51,11 +51,11 @@ class RequirementClass:
         self.needs: list[tuple[int, int]] = []
         """(resource, amount) of every requested resource, in the order of the request."""
         self.checks: list[tuple[int, int]] = []
-        """`needs` without pods when that is 1: the rest of what must be compared for workers that are open."""
+        """`needs` without pods=1: the amounts to compare for workers in `Overlay.open_workers`."""
         self.has_unknown_resource = False
-        """True if a requested resource is one that no worker has ever had."""
+        """True when no worker has ever had one of the requested resources."""
         self.single_pod = False
-        """True if the request names pods=1, as all do but those of tests."""
+        """True when the request has pods=1, as every compiled workload does."""
         self.gpu_count = requirements.gpu_count
         self.devices_of = dict.fromkeys(index.gpu_resources, self.gpu_count)
         """Whole devices that a pod takes on a worker, by the worker's GPU resource."""
@@ -78,11 +78,11 @@ class RequirementClass:
         self.tests: list[tuple[list[int], int]] = []
         """(free list, amount) that a worker must have to take a pod; incomplete if `devices` is -1."""
         self.remembered = False
-        """True if the overlay remembers the class."""
+        """True when the overlay remembers the class."""
         self.rejected: Counts | None = None
-        """Counts of a rejection that holds for every subject until the end of the cycle."""
+        """Counts of a rejection that is valid for every subject until the end of the cycle."""
         self.rejected_group: tuple[int, Counts] | None = None
-        """(replicas, counts) of a rejection that holds for as many or more replicas of subjects without peers."""
+        """(replicas, counts) of a rejection that is valid for as many or more replicas of subjects without peers."""
 
     def _read_requests(self, snapshot: Snapshot) -> tuple[int, int]:
         """Fill `needs`, `checks` and `devices_of`; returns the requested cpu (millicores) and memory (bytes)."""
@@ -106,7 +106,7 @@ class RequirementClass:
         return cpu, memory
 
     def bind(self, left: list[list[int]], free: list[IntArray]) -> None:
-        """Look up the overlay's lists and arrays once instead of with every placement."""
+        """Look up the overlay's lists and arrays once instead of at every placement."""
         self.charges = [(left[resource], free[resource], amount) for resource, amount in self.needs]
         self.charges.append((left[SLOTS_RESOURCE], free[SLOTS_RESOURCE], 1))
         self.tests = [(have, amount) for have, _, amount in self.charges]
@@ -115,7 +115,7 @@ class RequirementClass:
 
 
 def fingerprint(requirements: Requirements) -> Hashable:
-    """Equal for equal requirements and rarely for others.
+    """A key that is equal for equal requirements and rarely for different ones.
 
     Hashing the requirements themselves runs the generated `__hash__` of every nested dataclass and enum as Python code,
     three times as long as making and hashing this flat tuple.

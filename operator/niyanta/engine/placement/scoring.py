@@ -20,11 +20,11 @@ from niyanta.engine.snapshot.strategy_score import NAME_STEP, SCORE_BITS
 from niyanta.engine.snapshot.worker_index import WorkerIndex
 from niyanta.engine.types import SoftTerm
 
-NEUTRAL: Final = 50.0
+NEUTRAL_SCORE: Final = 50.0
 """Score of every worker when there is no soft term."""
 
 LEVEL_STEP: Final = NAME_STEP << SCORE_BITS
-"""Level * LEVEL_STEP + strategy and name: the whole order in one int64, for up to 2^20 levels."""
+"""Level * LEVEL_STEP + key of strategy and name: the whole order in one int64, for up to 2^20 levels."""
 
 
 def soft_bits(index: WorkerIndex, term: SoftTerm) -> Bits:
@@ -42,7 +42,7 @@ def levels(
     Score = 100 * weight of matched terms / weight of all terms; neutral without terms. No part is empty.
     """
     if not soft:
-        return _gpu_last(index, [(static, NEUTRAL)]) if gpu_last else ((static,), (NEUTRAL,))
+        return _gpu_last(index, [(static, NEUTRAL_SCORE)]) if gpu_last else ((static,), (NEUTRAL_SCORE,))
     parts: dict[int, Bits] = {0: static}
     total = 0
     for term in soft:
@@ -58,7 +58,7 @@ def levels(
                 split[weight] = split.get(weight, 0) | miss
         parts = split
     ordered = sorted(parts.items(), reverse=True)
-    scored = [(workers, 100 * weight / total if total else NEUTRAL) for weight, workers in ordered]
+    scored = [(workers, 100 * weight / total if total else NEUTRAL_SCORE) for weight, workers in ordered]
     if gpu_last:
         return _gpu_last(index, scored)
     return tuple([workers for workers, _ in scored]), tuple([score for _, score in scored])
@@ -72,7 +72,7 @@ def _gpu_last(index: WorkerIndex, scored: list[tuple[Bits, float]]) -> tuple[tup
 
 
 def level_by_worker(parts: tuple[Bits, ...], capacity: int) -> IntArray:
-    """Level of each worker, best = highest, -1 = in none; shape (capacity,)."""
+    """Level of each worker, best = highest, -1 = in no level; shape (capacity,)."""
     level = np.full(capacity, -1, np.int64)
     for number, workers in enumerate(reversed(parts)):
         level[to_indices(workers, capacity)] = number

@@ -1,7 +1,7 @@
 """Selection of the best worker for a class: from scratch, or from a ranking that is patched where workers changed.
 
 The first workload of a class compares all workers at once, level by level (`choose`). From the second one on the class
-keeps an int64 key per worker (`WorkerRanking`), and each visit recomputes only the workers that changed since.
+keeps an int64 key per worker (`WorkerRanking`), and each workload recomputes only the workers that changed since.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from niyanta.engine.snapshot.bitset import Bits, BoolArray, iterate, minus, to_b
 from niyanta.engine.snapshot.snapshot import DEVICES_RESOURCE
 
 _MAX_COMPARED_SINGLY = 12
-"""Candidates up to which they are compared one by one in Python."""
+"""Up to this number of candidates, a Python loop is faster than an array operation."""
 _REBUILD_AFTER_CHANGES = 256
-"""Changes from which on a ranking is computed anew."""
+"""With more changes than this, a ranking is computed from scratch."""
 _MAX_SKIPPED = 4
-"""Blocked best workers that are skipped one by one."""
+"""Blocked workers that are skipped one by one before all blocked workers are masked."""
 
 NOWHERE = (-1, 0.0)
 
 
 def has_room(overlay: Overlay, requirement_class: RequirementClass) -> BoolArray:
-    """Workers with enough of everything that is counted, apart from `overlay.open_workers`; shape (capacity,)."""
+    """Workers with enough of each counted resource, without regard to `overlay.open_workers`; shape (capacity,)."""
     free = overlay.free
     enough: BoolArray | None = None
     for resource, amount in requirement_class.checks:
@@ -44,7 +44,7 @@ def has_room(overlay: Overlay, requirement_class: RequirementClass) -> BoolArray
 
 
 def worker_has_room(overlay: Overlay, requirement_class: RequirementClass, worker: int) -> bool:
-    """`has_room` and open, for one worker."""
+    """True when one worker is open and has enough of each counted resource."""
     for have, amount in requirement_class.tests:
         if have[worker] < amount:
             return False
@@ -95,9 +95,9 @@ def _best_of(overlay: Overlay, requirement_class: RequirementClass, part: Bits) 
 
 
 class WorkerRanking:
-    """Keys of one class for all workers: level, strategy and name in one int64; -1 = can't take it.
+    """Keys of one class for all workers: level, strategy and name in one int64; -1 = no room.
 
-    Workers that peers and ports forbid differ by subject: each choice gets them as `blocked`.
+    Workers forbidden by peers and ports differ by subject and are passed to each choice as `blocked`.
     """
 
     __slots__ = ("best", "best_key", "keys", "level", "levels", "seen")
@@ -126,7 +126,7 @@ class WorkerRanking:
         self.best_key = int(self.keys[self.best])
 
     def choose(self, overlay: Overlay, requirement_class: RequirementClass, blocked: Bits) -> tuple[int, float]:
-        """As the function `choose`, with every worker allowed."""
+        """Like the function `choose`, with every worker allowed."""
         change_log = overlay.change_log
         if self.seen != len(change_log):
             changed = change_log[self.seen :]
@@ -143,7 +143,7 @@ class WorkerRanking:
         return best, requirement_class.scores[-1 - key // LEVEL_STEP]
 
     def _best_outside(self, blocked: Bits, capacity: int) -> tuple[int, int]:
-        # The next best is often free: look at a few one after the other before masking all of them.
+        # The next best worker is often not blocked: try a few before masking all blocked workers.
         keys = self.keys
         skipped: list[tuple[int, int]] = []
         worker, key = self.best, self.best_key

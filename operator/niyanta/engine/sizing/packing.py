@@ -1,8 +1,8 @@
 """Packing of waiting work onto real workers and then onto hypothetical ones; `planner` uses it.
 
-Works on an overlay in which the hypothetical workers begin without any room. A worker gets its room when a workload
-finds none on those opened before it, and loses it again when it wasn't used: so the engine's own choice of workers
-decides, and no strategy spreads work over workers that are not needed.
+Works on an overlay in which the hypothetical workers begin without capacity. A worker gets its capacity when a workload
+finds no room on the workers opened before, and loses it again when it was not used. So the engine's choice of workers
+applies, and no strategy spreads work over workers that are not needed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MAX_PACKED_WORKERS = 1024
 
 
 def hypothetical(template: WorkerInfo, number: int) -> WorkerInfo:
-    """An empty worker that isn't there yet. No node can have its name; in name order, zones alternate."""
+    """An empty worker that does not exist. No node can have its name; in name order, zones alternate."""
     name = f"{template.pool}/{number:05}"
     host = {HOSTNAME_TOPOLOGY: name}
     return replace(
@@ -53,7 +53,7 @@ class _PoolGrowth:
         self.pool = pool
         self.workers = bits_of(workers)
         self.room = room
-        """Most new workers that the pool may have; None: no limit."""
+        """Most new workers of the pool; None: no limit."""
         self.closed = list(workers)
         """In the order they are opened."""
         self.used: set[int] = set()
@@ -66,11 +66,11 @@ class _PoolGrowth:
 
     @property
     def capped(self) -> bool:
-        """True if the pool has as many hypothetical workers as are packed one by one."""
+        """True when the pool has as many hypothetical workers as are packed one by one."""
         return self.workers.bit_count() >= MAX_PACKED_WORKERS
 
     def remaining(self) -> float:
-        """Number of workers that the pool may still get."""
+        """Number of workers that may still be added to the pool."""
         return float("inf") if self.room is None else max(self.room - len(self.used) - self.extra, 0.0)
 
 
@@ -84,7 +84,7 @@ class Packing:
         hypothetical: Mapping[str, list[int]],
         refused: frozenset[str] = frozenset(),
     ) -> None:
-        """`refused`: workloads whose pods the API server turns down; they take no room and no worker."""
+        """`refused`: workloads whose pods the API server rejects; they take no capacity and need no worker."""
         self.overlay = overlay
         self._refused = refused
         self.placer = Placer(overlay)
@@ -95,13 +95,13 @@ class Packing:
         self._hypothetical = dict(hypothetical)
         self._all = bits_of(worker for workers in self._hypothetical.values() for worker in workers)
         self._free = [resource.copy() for resource in overlay.free]
-        """Free amounts as they were when all was open."""
+        """Free amounts while all hypothetical workers were open."""
         self._base = overlay.base.copy()
         self._growth: dict[str, _PoolGrowth] = {}
         self._candidates: dict[int, tuple[RequirementClass, list[str], dict[str, int]]] = {}
 
     def run(self, pending: Sequence[PendingWorkload], identical: Sequence[IdenticalWorkloads] = ()) -> None:
-        """First the room there is, then new workers, each in queue order; then what is counted by class."""
+        """Fill real workers, then new workers, both in queue order; then count `identical` by class."""
         self._close([worker for workers in self._hypothetical.values() for worker in workers])
         for workload in pending:
             if workload.id not in self._refused:
@@ -126,9 +126,9 @@ class Packing:
             if growth is not None:
                 new = len(growth.used) + int(growth.extra)
                 used += new
-                # Whole idle workers that can take none of what waits stand for none of the new ones. Either pods of
-                # others fill them, or they are in the wrong zone: then each other zone may get one first and no more,
-                # or a zone that never gets any would make the pool grow for ever.
+                # Whole idle workers that cannot take any waiting workload do not replace new workers. Either pods of
+                # others fill them, or they are in the wrong zone: then each other zone may get one worker first
+                # but no more, because a zone that never gets a worker would make the pool grow without end.
                 idle = minus(own & self._whole(name), self._in_use())
                 taken = idle & self._taken(growth.pool)
                 if new:
@@ -139,17 +139,17 @@ class Packing:
     # --- real workers ---
 
     def _in_use(self) -> Bits:
-        """Workers with pods of Niyanta's, running or placed by this packing."""
+        """Workers with pods of Niyanta, running or placed by this packing."""
         return (
             from_bool(self.overlay.snapshot.allocatable[SLOTS_RESOURCE] > self.overlay.free[SLOTS_RESOURCE])
             & self.overlay.index.alive
         )
 
     def _whole(self, pool: str) -> Bits:
-        """Workers that are what a new one of the pool would be: ready, open, and with all that it offers.
+        """Workers equivalent to a new one of the pool: ready, not cordoned, and with at least its capacity.
 
-        One that is still starting (its not-ready taint isn't gone, its device plugin isn't up) stands for a new one.
-        Counted as idle it would be ordered twice.
+        A worker that is still starting (with a not-ready taint, or without its device plugin) counts as a new one.
+        Counted as idle, it would be ordered twice.
         """
         index, snapshot = self.overlay.index, self.overlay.snapshot
         usable = minus(minus(index.alive, index.not_ready), index.cordoned)
@@ -164,7 +164,7 @@ class Packing:
         return usable
 
     def _taken(self, pool: EmptyPool) -> Bits:
-        """Workers where pods of others, apart from DaemonSets, take capacity."""
+        """Workers where pods that are neither Niyanta's nor of DaemonSets take capacity."""
         if pool.daemons is None:
             return 0
         snapshot = self.overlay.snapshot
@@ -176,7 +176,7 @@ class Packing:
         return from_bool(taken)
 
     def _measure(self) -> None:
-        """Find how many new workers each pool may have; workers that still start count as new, idle ones do not."""
+        """Compute how many new workers each pool may have; starting workers count as new, idle ones do not."""
         in_use = self._in_use()
         for name, pool in self._pools.items():
             there = minus(self.overlay.index.pools.get(name, 0), self._all) & (in_use | self._whole(name))
@@ -203,7 +203,7 @@ class Packing:
         return PoolFit(FitKind.FULL, full) if full else PoolFit(FitKind.NEVER, pools[0])
 
     def _candidates_of(self, workload: PendingWorkload) -> tuple[RequirementClass, list[str], dict[str, int]]:
-        """Pools that could hold a pod when empty, best first; and for those that could on a new worker, how many."""
+        """Pools whose empty workers could take a pod, best first, and the pods per new worker, if pools can grow."""
         requirement_class = self.overlay.class_of(workload.requirements)
         known = self._candidates.get(id(requirement_class))
         if known is not None:
@@ -223,7 +223,7 @@ class Packing:
             if new:
                 each[name] = int(pods_each[to_indices(new, self.overlay.snapshot.capacity)].max())
         if self.overlay.options.keep_gpu_workers_free and not needs_gpu(self.overlay.index, workload.requirements):
-            # It may use GPU workers that are there, but none is made for it while others could hold it.
+            # It may use existing GPU workers, but needs no new GPU worker while another pool could hold it.
             plain = [(level, name) for level, name in ranked if not self._has_gpus(name)]
             ranked = plain or ranked
         found = self._candidates[id(requirement_class)] = requirement_class, [name for _, name in sorted(ranked)], each
@@ -233,7 +233,7 @@ class Packing:
         return bool(self.overlay.index.pools.get(pool, 0) & self.overlay.index.gpu)
 
     def _place(self, workload: PendingWorkload, growth: _PoolGrowth, each: int) -> FitKind:
-        """On real workers and opened ones of this pool; then with as few more of them as it takes."""
+        """Place on real workers and opened workers of this pool, then on as few additional ones as possible."""
         simple = workload.replicas == 1 and not workload.requirements.near and not workload.requirements.anti
         blocked = minus(self._all, growth.workers)
         opened: list[int] = []
@@ -261,7 +261,7 @@ class Packing:
         return fit
 
     def _try_to_place(self, workload: PendingWorkload, growth: _PoolGrowth, blocked: Bits) -> FitKind | None:
-        """NEW: placed. FULL: it would be, on more workers than the pool may have. None: there is no room."""
+        """NEW: placed. FULL: it needs more workers than the pool may have. None: it does not fit on opened workers."""
         refused = False
 
         def within_limit(workers: list[int]) -> bool:
@@ -278,7 +278,7 @@ class Packing:
     # --- many of a kind ---
 
     def _count(self, more: IdenticalWorkloads) -> list[tuple[str, int]]:
-        """Share out by class, without packing: fractions of workers add up, and the sum is rounded down."""
+        """Distribute by class, without packing: fractions of workers add up, and the sum is rounded down."""
         workload, count = more.workload, more.count
         customer = workload.subject.customer
         if customer in self.placer.remaining:
@@ -309,7 +309,7 @@ class Packing:
     # --- opening and closing ---
 
     def _close(self, workers: list[int]) -> None:
-        """Take all room from these workers."""
+        """Set the free capacity of these workers to zero."""
         overlay = self.overlay
         for left, free in zip(overlay.free_list, overlay.free, strict=True):
             for worker in workers:
@@ -317,7 +317,7 @@ class Packing:
         self._changed(workers)
 
     def _open(self, workers: list[int]) -> None:
-        """Give these workers the room of empty ones."""
+        """Give these workers the free capacity of empty workers."""
         overlay = self.overlay
         for left, free, full in zip(overlay.free_list, overlay.free, self._free, strict=True):
             for worker in workers:

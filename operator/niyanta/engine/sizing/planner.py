@@ -1,14 +1,14 @@
-"""Workers that each pool needs: for what runs, and for waiting work packed onto workers that do not exist yet.
+"""Workers that each pool needs: for running work, and for waiting work packed onto workers that do not exist yet.
 
-`Planner` keeps a snapshot of its own with hypothetical empty workers beside the real ones. It first gives the waiting
+`Planner` keeps a separate snapshot with hypothetical empty workers beside the real ones. It first gives the waiting
 work the free room of real workers, as the next cycle will, and then packs the rest onto hypothetical workers of the
-one pool that each workload counts for (`packing`), opened one after the other. So work that fits beside what runs
-costs no new worker.
+one pool that each workload counts for (`packing`), opened one after the other. So work that fits beside running pods
+needs no new worker.
 
-A workload counts for the pool where it finds room now; else for the best pool by soft score, then by name, among those
-whose empty worker could hold it. When that pool may not have more workers, it counts for the next best, and when none
-may, for its best again. Work that its customer's limit keeps waiting counts for no pool, and work whose pods the API
-server turns down makes no worker: more of them would not help.
+A workload counts for the pool where it finds room now; else for the best pool by soft score, then by name, among pools
+whose empty worker could hold it. When that pool may not have more workers, it counts for the next best, and when no
+pool may have more, for its best again. Work that waits because of its customer's limit counts for no pool, and work
+whose pods the API server rejects needs no worker: more workers would not help.
 
 The scheduler's demand statistics use it and turn the result into metrics and texts. Deterministic; not thread-safe.
 """
@@ -34,7 +34,7 @@ from niyanta.engine.types import PendingWorkload, Requirements, Subject, WorkerI
 __all__ = ["EmptyPool", "FitKind", "IdenticalWorkloads", "Planner", "PoolFit", "PoolLoad", "Sizing"]
 
 MAX_WORKERS_OF_FIXED_POOL = 16
-"""Most hypothetical workers of a fixed pool: they only show if a group could fit on empty workers."""
+"""Most hypothetical workers of a fixed pool: they only show whether a group could fit on empty workers."""
 
 MAX_CLOSEST_KEPT = 2000
 """Most requirement sets that fit nowhere for which the closest pool is remembered."""
@@ -49,9 +49,9 @@ class PoolLoad:
 
     workers: int = 0
     ready: int = 0
-    """Ready and not cordoned."""
+    """Workers that are ready and not cordoned."""
     in_use: int = 0
-    """With at least one pod of Niyanta's."""
+    """Workers with at least one pod of Niyanta."""
     pods: int = 0
     needed: int = 0
     utilization: Mapping[str, float | None] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class PoolLoad:
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """Result of one sizing. `loads` by pool, `pool_fits` by workload id; `identical`: by kind, (pool, workloads)."""
+    """Result of one sizing. `loads` by pool, `pool_fits` by workload id; `identical`: key -> (pool, workloads)."""
 
     loads: Mapping[str, PoolLoad]
     pool_fits: Mapping[str, PoolFit]
@@ -80,7 +80,7 @@ class Planner:
         self._closest: dict[int, tuple[Requirements, PoolFit]] = {}
 
     def follow(self, deltas: Iterable[Delta]) -> None:
-        """Bring changes of the cluster in; the hypothetical workers stay."""
+        """Apply changes of the cluster; the hypothetical workers stay."""
         for delta in deltas:
             self.snapshot.apply(delta)
             if isinstance(delta, StateReplaced):
@@ -99,7 +99,7 @@ class Planner:
         """Size all pools.
 
         `pending` is in queue order; `identical` counts more workloads like some of `pending`; `refused` are ids of
-        workloads whose pods the API server turns down.
+        workloads whose pods the API server rejects.
         """
         self._set_pools(tuple(sorted(pools, key=lambda pool: pool.name)))
         overlay = self._stocked_overlay(pending, identical, options)
@@ -138,7 +138,7 @@ class Planner:
     def _stocked_overlay(
         self, pending: Sequence[PendingWorkload], identical: Sequence[IdenticalWorkloads], options: Options
     ) -> Overlay:
-        """An overlay with enough hypothetical workers for whatever the packing could ask for, within reason."""
+        """An overlay with as many hypothetical workers as the packing may need, up to the pools' bounds."""
         for pool in self._pools:
             self._provide(pool, len(pool.templates))
         overlay = Overlay(self.snapshot, options)
@@ -151,7 +151,7 @@ class Planner:
     def _wanted(
         self, overlay: Overlay, pending: Sequence[PendingWorkload], identical: Sequence[IdenticalWorkloads]
     ) -> dict[str, int]:
-        """Pool -> workers that all work would fill if every class had workers of its own: an upper bound."""
+        """Pool -> workers that all work would fill if classes shared no worker: an upper bound."""
         kinds: dict[int, tuple[Requirements, int]] = {}
         for workload, count in (*((w, 1) for w in pending), *((b.workload, b.count) for b in identical)):
             requirement_class = overlay.class_of(workload.requirements)
@@ -172,7 +172,7 @@ class Planner:
         return wanted
 
     def _provide(self, pool: EmptyPool, wanted: int) -> None:
-        """Keep about so many hypothetical workers, with few changes: each makes the next overlay more expensive."""
+        """Keep about `wanted` hypothetical workers, with few changes: each makes the next overlay more expensive."""
         workers = self._hypothetical_infos.setdefault(pool.name, [])
         most = (
             MAX_PACKED_WORKERS
@@ -237,7 +237,7 @@ class Planner:
             percent_sum=round(100 * float(fullest.sum())),
         )
 
-    # --- what fits nowhere ---
+    # --- workloads without a pool ---
 
     def _find_closest(self, pool_fit: PoolFit, requirements: Requirements) -> PoolFit:
         """Find the pool whose empty worker lacks least. Peer terms are left out, as they depend on running pods."""

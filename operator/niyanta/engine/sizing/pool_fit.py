@@ -15,37 +15,37 @@ class EmptyPool:
     name: str
     templates: tuple[WorkerInfo, ...] = ()
     max_workers: int | None = None
-    """Most workers that the pool may have; None: no limit."""
+    """Most workers of the pool; None: no limit."""
     fixed: bool = False
-    """True if the number of its workers is fixed: no provider adds any."""
+    """True when the number of its workers is fixed: it has no provider."""
     daemons: Quantities | None = None
     """Amounts that DaemonSet pods take on each worker; None: not known."""
     region: str = ""
-    """The pool's own, "" when unset."""
+    """Region in the pool's spec, "" when unset."""
 
 
 class FitKind(enum.Enum):
     """Kind of capacity where a waiting workload would fit."""
 
     ROOM = "Room"
-    """On workers that are there."""
+    """On existing workers."""
     NEW = "New"
     """On new workers of the pool."""
     FULL = "Full"
-    """On new workers of the pool, but it may have no more."""
+    """On new workers of the pool, which is at its maximum."""
     NEVER = "Never"
-    """On no number of new workers as things stand: near terms, anti-affinity by zone, a group, a worker's name."""
+    """More workers of the pool would not help now: near terms, anti-affinity by zone, a group, a worker's name."""
     NOWHERE = "Nowhere"
     """No pool's empty worker could hold a pod of it."""
     REFUSED = "Refused"
-    """The API server turns its pods down (quota, admission): no worker would help."""
+    """The API server rejects its pods (quota, admission): more workers would not help."""
     LIMITED = "Limited"
-    """Its customer runs as many workloads as it may."""
+    """Its customer is at its limit of concurrent workloads."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolFit:
-    """The pool that a waiting workload counts for; "" if for no pool.
+    """The pool that a waiting workload counts for; "" when it counts for no pool.
 
     `closest`, `lacks`: for NOWHERE, the pool whose empty worker fails the fewest checks, and those checks.
     """
@@ -58,7 +58,7 @@ class PoolFit:
 
 @dataclass(frozen=True, slots=True)
 class IdenticalWorkloads:
-    """`count` more workloads like `workload`, which is among those looked at one by one. `key` is the caller's."""
+    """`count` more workloads like `workload`, which is packed individually. `key` identifies them for the caller."""
 
     key: object
     workload: PendingWorkload

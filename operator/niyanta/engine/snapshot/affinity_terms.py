@@ -1,9 +1,9 @@
-"""Anti and near terms: the workloads that a term matches, and the domains where they or its carriers run.
+"""Anti and near terms: the workloads that a term matches, and the domains where these or its carriers run.
 
 A term is interned once its scope is resolved to a namespace, a customer or the whole cluster. One relation serves both
-directions of symmetry: the terms that match a subject are those it counts for as a peer (`peers`) and those whose
-carriers keep it away (`carriers`). Terms are found by subject and subjects by term through their most selective part,
-so thousands of either cost a few lookups. `placement.overlay` adds a cycle's placements.
+directions of symmetry: a subject counts as a peer (`peers`) for the terms that match it, and is kept away by their
+carriers (`carriers`). Terms are found by subject and subjects by term through their most selective part,
+so thousands of them cost a few lookups. `placement.overlay` adds a cycle's placements.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ E = TypeVar("E", bound=HasSubject)
 
 
 def label_matches(labels: dict[str, str], expression: Expression) -> bool:
-    """One expression on a subject's labels; NotIn also matches when the key is absent."""
+    """True when a subject's labels satisfy one expression; NotIn also matches when the key is absent."""
     have = labels.get(expression.key)
     op = expression.op
     if op is Op.IN:
@@ -46,7 +46,7 @@ def label_matches(labels: dict[str, str], expression: Expression) -> bool:
 
 
 def selects(selector: Selector, subject: Subject) -> bool:
-    """True if every given part of the selector matches; an empty selector matches all (in the term's scope)."""
+    """True when every given part of the selector matches; an empty selector matches all (in the term's scope)."""
     if selector.types and subject.type not in selector.types:
         return False
     if selector.customers and subject.customer not in selector.customers:
@@ -67,20 +67,20 @@ class AffinityTerm:
         self.selector = selector
         self.topology = topology
         self.reach = reach
-        """(kind of scope, the namespace or customer it is limited to)."""
+        """(kind of scope, the namespace or customer that the term is limited to)."""
         anchored = len(selector.labels) + bool(selector.types)
         only_in = not selector.labels or selector.labels[0].op is Op.IN
         self.whole = not selector.customers and anchored <= 1 and only_in
-        """True if the anchor under which a subject finds the term is all of its selector."""
+        """True when the selector consists of a single anchor, so a subject found by it needs no further check."""
         self.peers: dict[int | str, int] = {}
         self.carriers: dict[int | str, int] = {}
         self.peer_bits: Bits = 0
-        """Workers in domains that hold a workload the term matches."""
+        """Workers in domains that have a workload the term matches."""
         self.carrier_bits: Bits = 0
-        """Workers in domains that hold a workload which carries the term as anti."""
+        """Workers in domains that have a workload which carries the term as anti."""
 
     def matches(self, subject: Subject) -> bool:
-        """True if the term matches the subject."""
+        """True when the term matches the subject."""
         kind, where = self.reach
         if kind == _NAMESPACE and subject.namespace != where:
             return False
@@ -89,7 +89,7 @@ class AffinityTerm:
         return selects(self.selector, subject)
 
     def refresh(self, index: WorkerIndex) -> None:
-        """Rebuild the bit sets from the counts, after workers came, went or changed."""
+        """Rebuild the bit sets from the counts, after workers were added, removed or changed."""
         members, topology = index.members, self.topology
         self.peer_bits = self.carrier_bits = 0
         for domain in self.peers:
@@ -116,7 +116,7 @@ class SubjectIndex(Generic[E]):
         self._facets: dict[str, dict[str, dict[E, None]]] = {}
 
     def add(self, entry: E) -> None:
-        """Enter; entries are told apart by identity."""
+        """Add an entry; entries are distinguished by identity."""
         self.entries[entry] = None
         for facet, table in self._facets.items():
             value = self._value(facet, entry.subject)
@@ -124,7 +124,7 @@ class SubjectIndex(Generic[E]):
                 table.setdefault(value, {})[entry] = None
 
     def discard(self, entry: E) -> None:
-        """Take out; unknown entries are ignored."""
+        """Remove an entry; unknown entries are ignored."""
         self.entries.pop(entry, None)
         for facet, table in self._facets.items():
             value = self._value(facet, entry.subject)
@@ -184,7 +184,7 @@ class SubjectIndex(Generic[E]):
 
 
 class RunningSubject:
-    """A subject that runs somewhere: charges per worker."""
+    """A subject with running pods: charges per worker."""
 
     __slots__ = ("subject", "workers")
 
@@ -207,7 +207,7 @@ class AffinityTable:
         self._seen_version = 0
 
     def intern(self, term: PeerTerm, carrier: Subject) -> AffinityTerm:
-        """The term resolved for its carrier; a new one is counted over everything that runs."""
+        """The term resolved for its carrier; a new term is counted over all running subjects."""
         scope = term.scope
         if scope is Scope.NAMESPACE:
             reach = (_NAMESPACE, carrier.namespace)
@@ -233,7 +233,7 @@ class AffinityTable:
         return found
 
     def matching(self, subject: Subject) -> tuple[AffinityTerm, ...]:
-        """All interned terms that match the subject, by id. The answer grows only when a term is interned."""
+        """All interned terms that match the subject, by id. The result grows only when a term is interned."""
         found: list[AffinityTerm] = []
         anchored = self._anchored
         for reach in ((_NAMESPACE, subject.namespace), (_CUSTOMER, subject.customer), _EVERYWHERE):
@@ -250,7 +250,7 @@ class AffinityTable:
     # --- charges ---
 
     def add(self, subject: Subject, anti: tuple[PeerTerm, ...], worker: int) -> None:
-        """A pod of the subject, carrying the anti terms, runs on the worker."""
+        """Count a pod of the subject, which carries the anti terms, on the worker."""
         entry = self._by_subject.get(subject)
         if entry is None:
             entry = self._by_subject[subject] = RunningSubject(subject)
@@ -266,7 +266,7 @@ class AffinityTable:
                 term.carrier_bits |= self._index.neighbours(term.topology, worker)
 
     def remove(self, subject: Subject, anti: tuple[PeerTerm, ...], worker: int) -> None:
-        """The inverse of `add`, while the worker's labels are still those that `add` saw."""
+        """The inverse of `add`; the worker's labels must still be those that `add` saw."""
         entry = self._by_subject[subject]
         left = entry.workers[worker] - 1
         if left:
@@ -301,7 +301,8 @@ class AffinityTable:
     # --- upkeep, before a cycle ---
 
     def refresh(self) -> bool:
-        """Bring the bit sets in line with changed workers. True: many terms are unused, the caller should rebuild."""
+        """Bring the bit sets in line with changed workers. True when many terms are unused and the caller should
+        rebuild the table."""
         if self._seen_version != self._index.version:
             self._seen_version = self._index.version
             for term in self.terms:

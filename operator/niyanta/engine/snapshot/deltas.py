@@ -1,7 +1,7 @@
-"""Changes of the cluster as values, and their distribution to all who keep a `Snapshot`.
+"""Changes of the cluster as values, and their distribution to every `Snapshot`.
 
-The cluster cache publishes each change once. Every consumer reads through a cursor of its own, at its own pace, and
-gives what it read to `Snapshot.apply`.
+The cluster cache publishes each change once. Each consumer has a cursor, reads at its own pace, and passes
+what it read to `Snapshot.apply`.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from niyanta.engine.types import Charge, WorkerInfo
 
 MAX_UNREAD_DELTAS = 200_000
-"""Changes kept for a consumer that does not read. Beyond it the consumer gets the whole state at its next read, which
+"""Changes kept for a consumer that does not read. Beyond this the consumer gets the whole state at its next read, which
 costs less than so many changes."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerUpserted:
-    """A worker joined, or something about it changed."""
+    """A worker was added or changed."""
 
     worker: WorkerInfo
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerRemoved:
-    """A worker left: its node was deleted, or no pool selects the node any more."""
+    """A worker was removed: its node was deleted, or no pool selects the node any more."""
 
     name: str
 
@@ -39,14 +39,14 @@ class PodCharged:
 
 @dataclass(frozen=True, slots=True)
 class PodReleased:
-    """The pod with this charge key gave its capacity back."""
+    """The pod with this charge key no longer takes capacity."""
 
     key: str
 
 
 @dataclass(frozen=True, slots=True)
 class StateReplaced:
-    """All workers and charges there are. Others that a snapshot knows exist no longer."""
+    """All workers and charges. Others that a snapshot has no longer exist."""
 
     workers: tuple[WorkerInfo, ...]
     charges: tuple[Charge, ...]
@@ -56,7 +56,7 @@ Delta = WorkerUpserted | WorkerRemoved | PodCharged | PodReleased | StateReplace
 
 
 class DeltaCursor:
-    """One consumer's place in the stream of changes; made by `DeltaPublisher.cursor`."""
+    """One consumer's position in the stream of changes; made by `DeltaPublisher.cursor`."""
 
     __slots__ = ("_publisher", "_unread")
 
@@ -67,7 +67,7 @@ class DeltaCursor:
 
     @property
     def has_unread(self) -> bool:
-        """True if `take` would return something."""
+        """True when `take` would return something."""
         return self._unread is None or bool(self._unread)
 
     def take(self) -> Sequence[Delta]:
@@ -87,12 +87,12 @@ class DeltaCursor:
         return True
 
     def forget(self) -> None:
-        """Drop what is unread; the next read returns the whole state."""
+        """Drop unread changes; the next read returns the whole state."""
         self._unread = None
 
 
 class DeltaPublisher:
-    """Hands each change to all cursors that are open. A cursor opens at its first read, so nothing is kept before it.
+    """Gives each change to all open cursors. A cursor opens at its first read, so no changes are kept before it.
 
     Not thread-safe: publisher and cursors belong to one thread (the event loop's).
     """
@@ -104,15 +104,15 @@ class DeltaPublisher:
 
     @property
     def has_readers(self) -> bool:
-        """True if some cursor is open."""
+        """True when a cursor is open."""
         return bool(self._open)
 
     def cursor(self) -> DeltaCursor:
-        """A new consumer's cursor."""
+        """A cursor for a new consumer."""
         return DeltaCursor(self)
 
     def open(self, cursor: DeltaCursor) -> StateReplaced:
-        """Keep changes for a cursor from now on; returns the state that they build on."""
+        """Keep changes for a cursor from now on; returns the state before these changes."""
         self._open.append(cursor)
         return self._full_state()
 
@@ -123,7 +123,7 @@ class DeltaPublisher:
             self._open.remove(cursor)
 
     def close_all(self) -> None:
-        """Keep nothing for anyone any more; a cursor that is read again starts over from the whole state."""
+        """Stop keeping changes; a cursor that is read again starts over from the whole state."""
         for cursor in self._open:
             cursor.forget()
         self._open.clear()

@@ -8,16 +8,16 @@ from niyanta.engine.types import HostPort
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the value Kubernetes uses for "any address"
 
 PortBits = dict[tuple[str, int], dict[str, Bits]]
-"""(protocol, port) -> host IP -> workers where it is taken."""
+"""(protocol, port) -> host IP -> workers where the port is taken."""
 
 
 def port_key(port: HostPort) -> tuple[str, int]:
-    """Key that two ports must share to be able to collide."""
+    """Protocol and port number: only ports with the same key can collide."""
     return port.protocol, port.port
 
 
 def address(port: HostPort) -> str:
-    """The host IP, where none given means any."""
+    """The host IP, or ANY_ADDRESS when the port has none."""
     return port.host_ip or ANY_ADDRESS
 
 
@@ -36,14 +36,14 @@ def taken_workers(taken: PortBits, port: HostPort) -> Bits:
 
 
 class HostPortTable:
-    """Counted, because nodes may hold the same port twice (pods that bypassed every check)."""
+    """Host ports taken per worker. Counted, because pods that bypassed the checks may use the same port twice."""
 
     def __init__(self) -> None:
         self.taken: PortBits = {}
         self._counts: dict[tuple[str, int, str, int], int] = {}
 
     def take(self, port: HostPort, worker: int) -> None:
-        """A pod on the worker uses the port."""
+        """Count a pod on the worker that uses the port."""
         counted = (*port_key(port), address(port), worker)
         self._counts[counted] = self._counts.get(counted, 0) + 1
         by_address = self.taken.setdefault(port_key(port), {})

@@ -1,4 +1,4 @@
-"""The snapshot: all workers and the pods that run on them, as arrays that are kept up to date delta by delta.
+"""The snapshot: all workers and the pods that run on them, as arrays that deltas keep up to date.
 
 Consumers apply the cluster's deltas (`deltas`), `placement.overlay` copies the free amounts for one cycle. Not
 thread-safe: apply deltas between cycles, never while `schedule` runs on the snapshot.
@@ -47,17 +47,17 @@ class WorkerUsage:
     pool: str
     allocatable: Quantities
     used: Quantities
-    """Resources in use; pods that Niyanta did not make count."""
+    """Resources in use, including pods that Niyanta did not make."""
     slots: int | None
     slots_used: int
     """Niyanta's pods on the worker."""
     devices: int
     devices_idle: int
-    """GPU devices without any use."""
+    """GPU devices that no pod uses."""
 
 
 class _CountedCharge:
-    """A charge with the worker it counts on (-1: not known) and the devices it took there."""
+    """A charge with the number of its worker (-1: not known) and the devices it takes there."""
 
     __slots__ = ("charge", "devices", "worker")
 
@@ -71,7 +71,7 @@ class Snapshot:
     """Workers and charges. Workers and resources are numbered; numbers of removed workers are used again.
 
     `allocatable`, `used`, `foreign`: int64, shape (resources, capacity). `devices`: int16, shape (capacity, devices),
-    the free thousandths of each GPU device. Entries of numbers that no worker has are zero.
+    the free thousandths of each GPU device. Entries of unused worker numbers are zero.
     """
 
     def __init__(self) -> None:
@@ -84,10 +84,10 @@ class Snapshot:
         self.allocatable: IntArray = np.zeros((len(_FIXED_RESOURCES), self.capacity), np.int64)
         self.used: IntArray = np.zeros((len(_FIXED_RESOURCES), self.capacity), np.int64)
         self.foreign: IntArray = np.zeros((len(_FIXED_RESOURCES), self.capacity), np.int64)
-        """The part of `used` that pods take which Niyanta did not make (devices are not counted)."""
+        """The part of `used` that pods not made by Niyanta take (devices are not counted)."""
         self.freed: dict[str, int] = {}
-        """Pool -> capacity that Niyanta's pods gave back or new workers brought, in millionths of a worker;
-        it only grows. The expedited lane gets its share of this."""
+        """Pool -> capacity freed by Niyanta's pods or added by new workers, in millionths of a worker. It only grows;
+        the expedited lane gets a share of it."""
         self.devices: NDArray[np.int16] = np.zeros((self.capacity, 8), np.int16)
         self._unused: list[int] = []
         self._next_worker = 0
@@ -104,7 +104,7 @@ class Snapshot:
         return tuple(sorted(self.index.by_name))
 
     def worker(self, name: str) -> WorkerInfo:
-        """The worker as upserted last; KeyError if unknown."""
+        """The worker as last upserted; KeyError if unknown."""
         return self.index.infos[self.index.by_name[name]]
 
     def charges(self, name: str) -> tuple[Charge, ...]:
@@ -135,7 +135,7 @@ class Snapshot:
     # --- changes ---
 
     def apply(self, delta: Delta) -> None:
-        """Bring one change of the cluster in."""
+        """Apply one change of the cluster."""
         match delta:
             case PodCharged(charge):
                 self.charge(charge)
@@ -151,7 +151,7 @@ class Snapshot:
                 assert_never(delta)
 
     def _replace(self, state: StateReplaced) -> None:
-        """Become `state`; what is equal already costs one comparison each."""
+        """Become `state`; equal entries cost one comparison each."""
         for key in sorted(self._counted.keys() - {charge.key for charge in state.charges}):
             self.release(key)
         for name in sorted(self.index.by_name.keys() - {info.name for info in state.workers}):
@@ -164,7 +164,7 @@ class Snapshot:
     # --- workers ---
 
     def upsert_worker(self, info: WorkerInfo) -> None:
-        """Add a worker or replace what is known of it. Equal content costs one comparison."""
+        """Add or replace a worker. Equal content costs one comparison."""
         worker = self.index.by_name.get(info.name)
         if worker is not None:
             if self.index.infos[worker] == info:
@@ -192,7 +192,7 @@ class Snapshot:
             self._add(counted, worker)
 
     def remove_worker(self, name: str) -> None:
-        """Forget a worker; its charges stay remembered until released. Unknown: no-op."""
+        """Remove a worker; its charges are kept until released. Unknown names are ignored."""
         worker = self.index.by_name.get(name)
         if worker is None:
             return
@@ -208,7 +208,7 @@ class Snapshot:
         worker = self._next_worker
         self._next_worker += 1
         if worker == self.capacity:
-            # Every cycle pays for unused numbers, so grow by an eighth only (a multiple of 64, for the bit sets).
+            # Every cycle pays for unused numbers, so grow by only an eighth (a multiple of 64, for the bit sets).
             more = 64 * (1 + self.capacity // 512)
             self.allocatable = np.pad(self.allocatable, ((0, 0), (0, more)))
             self.used = np.pad(self.used, ((0, 0), (0, more)))
@@ -243,7 +243,7 @@ class Snapshot:
             self._add(counted, worker)
 
     def release(self, key: str) -> None:
-        """The pod is gone. Unknown key: no-op."""
+        """Remove the charge of a pod. Unknown keys are ignored."""
         counted = self._counted.pop(key, None)
         if counted is None:
             return
@@ -259,7 +259,7 @@ class Snapshot:
                 self.freed[pool] = self.freed.get(pool, 0) + self.share(worker, counted.charge.requests, len(held))
             self._subtract(counted)
             if held and self._lacks_devices(worker):
-                self._deal_devices(worker, on)
+                self._reassign_devices(worker, on)
 
     def _subtract_all(self, name: str) -> None:
         for counted in self._by_worker.get(name, {}).values():
@@ -327,12 +327,12 @@ class Snapshot:
             counted.devices = ()
 
     def _lacks_devices(self, worker: int) -> bool:
-        """True if a charge on the worker holds fewer devices than it requests (the node is overcommitted)."""
+        """True when a charge on the worker has fewer devices than it requests (the node is overcommitted)."""
         info = self.index.infos[worker]
         on = self._by_worker.get(info.name, {})
         return any(len(counted.devices) < devices_of(counted.charge, info) for counted in on.values())
 
-    def _deal_devices(self, worker: int, on: dict[str, _CountedCharge]) -> None:
+    def _reassign_devices(self, worker: int, on: dict[str, _CountedCharge]) -> None:
         for counted in on.values():
             self._give_devices(counted)
         for _, counted in sorted(on.items()):
@@ -341,7 +341,7 @@ class Snapshot:
     # --- upkeep ---
 
     def refresh(self) -> None:
-        """Bring lazily kept parts up to date; each overlay calls it first."""
+        """Update lazily maintained parts; each overlay calls it first."""
         if self.affinity.refresh():
             self.affinity = AffinityTable(self.index)
             for counted in self._counted.values():

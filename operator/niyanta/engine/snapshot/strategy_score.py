@@ -1,4 +1,4 @@
-"""The strategy score of a worker: how much of its capacity would be left after placing, by its pool's strategy.
+"""The strategy score of a worker: the share of its capacity left after placing, rated by its pool's strategy.
 
 Free share left, 0 to SHARE: the weighted mean over cpu (1), memory (1) and, on a GPU worker, GPUs (2) of free /
 capacity after placing. Pack prefers the smallest (best fit), Spread the largest. It is a difference of two integer
@@ -34,7 +34,7 @@ def rounded(capacity: int) -> int:
 
 
 class StrategyScore:
-    """Shapes of workers and the arithmetic of the free share. Built when workers change, shared by all cycles.
+    """Shapes of workers and the arithmetic of the free share. Rebuilt when workers change, shared by all cycles.
 
     A shape is (strategy, cpu, memory in KiB, GPU resource or "", devices). Arrays have shape (shapes,) or, for
     `shape_of` and `name_rank`, (capacity,).
@@ -104,7 +104,7 @@ class StrategyScore:
             taken = unit * cpu // cpu_all + unit * memory // memory_all
             if gpu_unit:
                 taken += gpu_unit * devices_of.get(resource, 0) // devices_all
-            # No worker of the shape can take more than all it has: the bound keeps absurd requests inside int64.
+            # A request above the whole capacity never fits: the bound keeps such requests inside int64.
             taken = min(taken, _MAX_TAKEN) * NAME_STEP
             shift.append(taken if pack else -taken)
         return shift

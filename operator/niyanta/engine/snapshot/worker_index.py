@@ -1,6 +1,6 @@
-"""Inverted index over the properties of workers: each value of each property -> the set of workers that have it.
+"""Inverted index over the properties of workers: value of a property -> set of workers that have it.
 
-`Snapshot` keeps it incrementally. `feasibility` and `scoring` evaluate matchers on it by a few ands and ors, so a new
+`Snapshot` updates it incrementally. `feasibility` and `scoring` evaluate matchers on it by a few ands and ors, so a new
 requirement costs no pass over the workers.
 """
 
@@ -19,12 +19,12 @@ _INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
 
 
 def integer(text: str) -> int | None:
-    """The integer that a label value spells (as Kubernetes parses Gt and Lt), or None."""
+    """The integer value of a label (as Kubernetes parses it for Gt and Lt), or None."""
     return int(text) if _INTEGER.fullmatch(text) else None
 
 
 def compares(op: Op, have: str, bound: str) -> bool:
-    """True if label value `have` is greater (Gt) or less (Lt) than `bound`; False unless both are integers."""
+    """True when label value `have` is greater (Gt) or less (Lt) than `bound`; False unless both are integers."""
     left, right = integer(have), integer(bound)
     if left is None or right is None:
         return False
@@ -52,14 +52,14 @@ class LabelIndex:
         self._compared: dict[tuple[str, bool, str], Bits] = {}
 
     def add(self, labels: Labels, bit: Bits) -> None:
-        """Enter one worker."""
+        """Add one worker."""
         self._compared.clear()
         for key, value in labels:
             _set(self.values.setdefault(key, {}), value, bit)
             _set(self.present, key, bit)
 
     def remove(self, labels: Labels, bit: Bits) -> None:
-        """Take one worker out; `labels` are those it was entered with."""
+        """Remove one worker; `labels` are those it was added with."""
         self._compared.clear()
         for key, value in labels:
             table = self.values[key]
@@ -122,13 +122,13 @@ class WorkerIndex:
         self.gpu_resources: dict[str, Bits] = {}
         self.taints: dict[Taint, Bits] = {}
         self.usable: dict[tuple[Toleration, ...], Bits] = {}
-        """Kept by `feasibility`: workers that are ready, open and without other taints. Emptied on change."""
+        """Cache of `feasibility`: workers that are ready, not cordoned and without other taints. Cleared on change."""
         self.labels = LabelIndex()
         self.tags = LabelIndex()
         self._domains: dict[str, dict[int, str]] = {}
 
     def add(self, worker: int, info: WorkerInfo) -> None:
-        """Enter a worker under a number that is not in use."""
+        """Add a worker under a number that is not in use."""
         bit = 1 << worker
         self.version += 1
         self.usable.clear()
@@ -183,7 +183,7 @@ class WorkerIndex:
     # --- topology ---
 
     def domain(self, topology: str, worker: int) -> int | str | None:
-        """The worker's domain: its own number for the hostname topology, else the label's value; None: no domain."""
+        """The worker's domain: its number for the hostname topology, else the label's value; None: no domain."""
         if topology == HOSTNAME_TOPOLOGY:
             return worker
         domains = self._domains.get(topology)
@@ -202,7 +202,7 @@ class WorkerIndex:
         return self.labels.values.get(topology, {}).get(domain, 0)
 
     def neighbours(self, topology: str, worker: int) -> Bits:
-        """Workers that share the worker's domain, itself among them; 0 without a domain."""
+        """Workers that share the worker's domain, including itself; 0 without a domain."""
         if topology == HOSTNAME_TOPOLOGY:
             return 1 << worker
         domain = self.domain(topology, worker)
