@@ -1,1 +1,1 @@
-"""What tests, demo, bench and `make up` are built from: cluster, Postgres, operator processes, all together."""
+"""Test support for tests, demo, bench and `make up`: clusters, Postgres servers, operator processes, scenarios."""

@@ -1,4 +1,4 @@
-"""Waits on conditions: the only way the harness and its users let time pass."""
+"""Waits on conditions: the only way in which test support and its users wait."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ T = TypeVar("T")
 
 
 class ConditionTimeoutError(AssertionError):
-    """A condition did not come true in time; the message says which, and what was last seen."""
+    """A condition was not true in time; the message names it and gives its last value."""
 
 
 def until(
     condition: Callable[[], T | None], *, what: str, timeout: float = 60, interval: float = 0.1, tolerate: bool = False
 ) -> T:
-    """Polls `condition` until it gives something truthy, and returns that.
+    """Polls `condition` until it returns a truthy value, and returns that value.
 
     Args:
-        condition: called again and again; a falsy answer means not yet.
+        condition: called repeatedly; a falsy value means not yet.
         what: names the condition in the error.
         timeout: seconds; generous, because the machines tests run on are slow and noisy.
         interval: seconds between two calls.
-        tolerate: take an exception of `condition` as not yet; the last one is shown when time is up.
+        tolerate: treat an exception of `condition` as not yet; the error shows the last one.
 
     Raises:
-        ConditionTimeoutError: not true in time.
+        ConditionTimeoutError: the condition was not true within `timeout`.
     """
     deadline = time.monotonic() + timeout
     last: object = None

@@ -1,1 +1,1 @@
-"""An independent checker of placements."""
+"""Checks that share no code with the operator: Kubernetes' rules for pods and nodes, and placements."""

@@ -1,8 +1,8 @@
-"""The metrics adapter's Service where operators are local processes: one port in front of theirs, like kube-proxy.
+"""The metrics adapter's Service for operators that are local processes: a TCP proxy on one port, like kube-proxy.
 
-API servers reach it through a Service of type ExternalName (`localhost`).
-`python -m testing.processes.adapter_service PORT BEHIND..` is the process: it gives each connection to the next of the
-ports behind that takes it.
+API servers reach it through a Service of type ExternalName (`localhost`). The proxy is the process
+`python -m testing.processes.adapter_service PORT BACKEND..`: it forwards each connection to the next backend port that
+accepts it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MOST_OPERATORS = 6
 
 @dataclass
 class AdapterService:
-    """Ports for a few operators, and the one that API servers are told of."""
+    """The port that API servers connect to, and the ports of the operators behind it."""
 
     port: int
     behind: tuple[int, ...]
@@ -34,7 +34,7 @@ class AdapterService:
 
     @classmethod
     def start(cls, run: RunDir) -> AdapterService:
-        """Starts the process; it ends with the run, and outlives the caller where the run does."""
+        """Starts the proxy; it ends with the run, which may outlive this process."""
         port, *behind = free_ports(1 + _MOST_OPERATORS)
         child = subprocess.Popen(
             [sys.executable, "-m", __name__, str(port), *map(str, behind)],
@@ -49,11 +49,11 @@ class AdapterService:
         return cls(port, tuple(behind))
 
     def chart_values(self) -> dict[str, Any]:
-        """What the chart must be installed with."""
+        """Values that the chart must be installed with."""
         return {"metricsAdapter": {"enabled": True, "port": self.port, "externalName": "localhost"}}
 
     def operator_env(self, identity: str) -> Mapping[str, str]:
-        """Variables of one operator. Ports are given in turn: one that died gives its own to a later one."""
+        """Environment variables of one operator. Ports are assigned in turn, and reused after the last."""
         if identity not in self._given:
             self._given[identity] = self.behind[len(self._given) % len(self.behind)]
         return {

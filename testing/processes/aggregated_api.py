@@ -1,4 +1,4 @@
-"""An API of somebody else's that a local process serves behind the API server: its certificate and its APIService."""
+"""Certificates and the APIService of an API that a local process serves behind the API server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from testing.waiting import until
 
 @dataclass(frozen=True)
 class AggregatedApi:
-    """A version of a group, served on a port of this machine under the name of a Service."""
+    """A version of an API group that a local port serves under the name of a Service."""
 
     group: str
     version: str
@@ -31,11 +31,11 @@ class AggregatedApi:
 
     @property
     def name(self) -> str:
-        """Of the APIService."""
+        """Name of the APIService."""
         return f"{self.version}.{self.group}"
 
     def apply(self, cluster: Cluster, authority: bytes) -> None:
-        """Makes Service and APIService; the API server trusts that authority (PEM) alone."""
+        """Applies Service and APIService; the API server then trusts this authority (PEM) alone."""
         where = {"name": self.service, "namespace": self.namespace}
         service: Mapping[str, Any] = {
             "apiVersion": "v1",
@@ -59,7 +59,7 @@ class AggregatedApi:
         cluster.apply(service, api)
 
     def wait(self, cluster: Cluster, log: Path) -> None:
-        """Until the API server reaches it."""
+        """Waits until the API server reaches it."""
 
         def available() -> bool:
             found = cluster.api.get(f"/apis/apiregistration.k8s.io/v1/apiservices/{self.name}")
@@ -70,7 +70,7 @@ class AggregatedApi:
 
 
 def write_certificates(folder: Path, *services: str) -> bytes:
-    """ca.crt, tls.crt and tls.key for Services (`name.namespace.svc`); returns the authority's certificate (PEM)."""
+    """Writes ca.crt, tls.crt and tls.key for Services (`name.namespace.svc`); returns the authority as PEM."""
     now = datetime.now(UTC)
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "the tests")])

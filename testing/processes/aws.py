@@ -1,4 +1,4 @@
-"""An AWS for tests: moto's server over real HTTP, and a proxy before it that plays AWS's bad days."""
+"""AWS for tests: Auto Scaling groups in moto's server, and an HTTP proxy in front of it that injects faults."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ ERROR = """<ErrorResponse xmlns="http://autoscaling.amazonaws.com/doc/2011-01-01
 
 @dataclass
 class AwsFault:
-    """What happens to the next `times` calls of an action: `code` is answered; with `done`, after it was carried out.
-    Without a code there is no answer at all: the connection is closed."""
+    """A fault in the next `times` calls of an action. `code` is the error of the answer; without a code the connection
+    is closed unanswered. With `done`, the call is carried out first."""
 
     action: str
     code: str = ""
@@ -33,21 +33,23 @@ class AwsFault:
     times: int = 1
     done: bool = False
     until: threading.Event | None = None
-    """First nothing happens until this is set."""
+    """The proxy waits for this event before it does anything with the call."""
 
 
 @dataclass
 class AwsProxy:
-    """Passes calls on to moto. `calls`: (action, fields) of all that came, failed ones too."""
+    """Faults to inject, and `calls`: (action, fields) of every call, failed ones included."""
 
     url: str
     faults: list[AwsFault] = field(default_factory=list)
     calls: list[tuple[str, dict[str, list[str]]]] = field(default_factory=list)
 
     def count(self, action: str) -> int:
+        """Number of calls of an action."""
         return sum(1 for name, _ in self.calls if name == action)
 
     def fault_for(self, action: str) -> AwsFault | None:
+        """The fault that applies to this call of an action, which uses it up once."""
         for fault in self.faults:
             if fault.action == action and fault.times:
                 fault.times -= 1
@@ -57,7 +59,7 @@ class AwsProxy:
 
 @contextmanager
 def proxy_to(target: str) -> Iterator[AwsProxy]:
-    """A proxy on a free port."""
+    """Runs a proxy to `target` (a URL) on a free port."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -110,7 +112,7 @@ def proxy_to(target: str) -> Iterator[AwsProxy]:
 
 
 class MotoCloud:
-    """Groups in moto, made and looked at past the proxy."""
+    """Auto Scaling groups in moto, created and read past the proxy."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -129,7 +131,7 @@ class MotoCloud:
     def make(
         self, name: str, *, size: int = 0, maximum: int = 10, minimum: int = 0, tags: dict[str, str] | None = None
     ) -> None:
-        """An Auto Scaling group over two zones."""
+        """Creates an Auto Scaling group over two zones."""
         self.autoscaling.create_launch_configuration(
             LaunchConfigurationName=name, ImageId=self._image, InstanceType="t3.medium"
         )
@@ -165,7 +167,7 @@ class MotoCloud:
         return sorted(f"aws:///{i['AvailabilityZone']}/{i['InstanceId']}" for i in self.group(name)["Instances"])
 
     def vanish(self, name: str, instance: str) -> None:
-        """The cloud takes an instance back, and the group is smaller by it."""
+        """Terminates an instance as the cloud does, and lowers the desired capacity by it."""
         self.autoscaling.detach_instances(
             AutoScalingGroupName=name, InstanceIds=[instance], ShouldDecrementDesiredCapacity=True
         )

@@ -1,4 +1,4 @@
-"""Free TCP ports on loopback, for servers that can't be told to pick one themselves."""
+"""Free TCP ports on loopback, for servers that can't choose one themselves."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody has right now, all different. Whoever binds one must be ready to find it taken."""
+    """Different ports that are free right now. The caller must expect that a port is taken before it binds it."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:

@@ -1,6 +1,6 @@
 """KEDA as local processes: its operator, and its external metrics adapter behind an APIService.
 
-Both run with the administrator's credentials: it is our ScaledObject that is tried, not KEDA's own roles.
+Both run with the administrator's credentials: the ScaledObject of hpa/keda is under test, not KEDA's own roles.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _environment() -> Mapping[str, str]:
 
 
 def module_folder() -> Path:
-    """KEDA's source in Go's module cache, where its custom resource definitions are."""
+    """KEDA's source in Go's module cache, which has its custom resource definitions."""
     command = ["go", "list", "-m", "-f", "{{.Dir}}", "github.com/kedacore/keda/v2"]
     done = subprocess.run(
         command, cwd=MODULE, env=build.build_environment(), capture_output=True, text=True, check=True

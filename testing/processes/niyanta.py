@@ -1,4 +1,4 @@
-"""A `niyanta` command as a local process: started with a given environment, watched over HTTP, and hurt by signal."""
+"""A `niyanta` command as a local process: its environment, its HTTP endpoints, and signals to it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPERATOR_NAMESPACE = "niyanta-system"
 
 
 class ProcessError(RuntimeError):
-    """The process exited when it should not have; the message has the end of its log."""
+    """A `niyanta` process failed or exited unexpectedly; the message has the end of its log."""
 
 
 def niyanta_command() -> str:
@@ -29,7 +29,7 @@ def niyanta_command() -> str:
 
 
 def clean_environment() -> dict[str, str]:
-    """This process's environment without anything that would configure Niyanta or reach another cluster."""
+    """This process's environment without variables that configure Niyanta or name a cluster."""
     return {key: value for key, value in os.environ.items() if not key.startswith(("NIYANTA_", "KUBECONFIG"))}
 
 
@@ -68,7 +68,7 @@ class OperatorProcess:
         """Starts it and returns at once; `wait_ready` waits. The log file is appended to.
 
         Args:
-            run: the run that ends it, should nobody else do so.
+            run: ends the process at the latest.
             kubeconfig: None for processes without Kubernetes credentials (the REST door).
             metrics_port: by default a free one.
         """
@@ -114,7 +114,7 @@ class OperatorProcess:
         return self._child.poll() if self._child is not None else None
 
     def http(self, path: str, *, timeout: float = 5) -> tuple[int, str]:
-        """GET on the metrics port: status and text; status 0 when nobody answers."""
+        """Status and text of a GET on the metrics port; status 0 without an answer."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=timeout) as answer:
                 return int(answer.status), answer.read().decode()
@@ -146,7 +146,7 @@ class OperatorProcess:
         return self.returncode
 
     def sigkill(self) -> None:
-        """Ends it without notice, and returns when it is gone."""
+        """Sends SIGKILL, and returns when the process is gone."""
         self._signal(signal.SIGKILL)
         self.wait_exit()
 
@@ -157,7 +157,7 @@ class OperatorProcess:
         self._signal(signal.SIGCONT)
 
     def terminate(self, timeout: float = 30) -> int | None:
-        """Asks it to end (SIGTERM, as the kubelet does); SIGKILL when it has not after `timeout` seconds."""
+        """Sends SIGTERM, as the kubelet does, and SIGKILL after `timeout` seconds; returns the exit code."""
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)
         with suppress(AssertionError):

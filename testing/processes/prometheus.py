@@ -1,4 +1,4 @@
-"""A real Prometheus as a local process: scrapes what it is told to, evaluates rules, and is asked over its HTTP API."""
+"""Prometheus as a local process: scrapes ports, evaluates rules, and answers queries over its HTTP API."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ JSON = dict[str, Any]
 
 
 class QueryError(AssertionError):
-    """An expression that Prometheus refused."""
+    """Prometheus refused an expression or a configuration."""
 
 
 @dataclass
 class Prometheus:
-    """One server. It ends with the run that it was started in."""
+    """A server; it ends with the run that it was started in."""
 
     folder: Path
     port: int
@@ -65,19 +65,19 @@ class Prometheus:
         return server
 
     def use_rules(self, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Evaluates these groups from now on, and no others. Raises QueryError when it doesn't take them."""
+        """Evaluates these groups alone from now on. Raises QueryError when Prometheus refuses them."""
         (self.folder / "rules.yaml").write_text(yaml.safe_dump({"groups": list(groups)}))
         _configure(self.folder, self.jobs, self.labels, rules=True)
         self._get("/-/reload", data=b"")
 
     def scrape(self, jobs: Mapping[str, Sequence[int]]) -> None:
-        """Scrapes these from now on, and no others."""
+        """Scrapes these jobs alone from now on."""
         self.jobs = jobs
         _configure(self.folder, self.jobs, self.labels, rules=(self.folder / "rules.yaml").exists())
         self._get("/-/reload", data=b"")
 
     def query(self, expression: str) -> list[JSON]:
-        """The samples that an expression has now; NaN, which says nothing, is left out."""
+        """Samples of an expression at this moment, without those whose value is NaN."""
         found = self._api("/api/v1/query", query=expression)
         assert found["resultType"] in {"vector", "scalar"}, expression
         if found["resultType"] == "scalar":
@@ -85,7 +85,7 @@ class Prometheus:
         return [sample for sample in found["result"] if sample["value"][1] != "NaN"]
 
     def label_values(self, label: str, selector: str) -> list[str]:
-        """As a dashboard's variable asks."""
+        """Values of a label among the matching series, as a dashboard variable reads them."""
         return list(self._api(f"/api/v1/label/{label}/values", **{"match[]": selector}))
 
     def rules(self) -> dict[str, JSON]:
@@ -93,12 +93,12 @@ class Prometheus:
         return {rule["name"]: rule for group in self._api("/api/v1/rules")["groups"] for rule in group["rules"]}
 
     def firing(self) -> set[str]:
-        """Names of the alerts that fire."""
+        """Names of the firing alerts."""
         alerts = self._api("/api/v1/alerts")["alerts"]
         return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
     def healthy_targets(self) -> int:
-        """How many targets the last scrape went well of."""
+        """Number of targets whose last scrape succeeded."""
         return sum(target["health"] == "up" for target in self._api("/api/v1/targets")["activeTargets"])
 
     def _api(self, path: str, **query: str) -> Any:

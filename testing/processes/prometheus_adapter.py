@@ -1,4 +1,4 @@
-"""prometheus-adapter as a local process, with the rules of hpa/, and the Prometheus that it asks."""
+"""prometheus-adapter with the rules of hpa/, and the Prometheus that it queries, as local processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SERVICE = "prometheus-adapter"
 
 
 class PrometheusAdapter:
-    """Both in an environment that has no metrics adapter of its own; they end with the environment's run."""
+    """prometheus-adapter and Prometheus for an environment without Niyanta's own metrics adapter; end with its run."""
 
     def __init__(self, env: Environment) -> None:
         self._env = env
@@ -26,7 +26,7 @@ class PrometheusAdapter:
         self._log = env.log_dir / "prometheus-adapter.log"
 
     def start(self) -> None:
-        """Scrapes the operators there are every second, and serves the rules of hpa/prometheus-adapter/values.yaml."""
+        """Scrapes the running operators every second, and serves the rules of hpa/prometheus-adapter/values.yaml."""
         cluster, folder = self._env.cluster, self._folder
         cluster.create_namespace(NAMESPACE)
         authority = write_certificates(folder, f"{SERVICE}.{NAMESPACE}.svc")
@@ -53,14 +53,14 @@ class PrometheusAdapter:
             f"--tls-cert-file={folder / 'tls.crt'}",
             f"--tls-private-key-file={folder / 'tls.key'}",
         )
-        # The version that its Helm chart registers.
+        # The Helm chart of prometheus-adapter registers this version.
         served = AggregatedApi("custom.metrics.k8s.io", "v1beta1", SERVICE, NAMESPACE, secure)
         served.apply(cluster, authority)
         served.wait(cluster, self._log)
 
     def _scraping(self) -> dict[str, object]:
         targets = [f"127.0.0.1:{operator.metrics_port}" for operator in self._env.operators if operator.running]
-        # As a ServiceMonitor's targets have it.
+        # Targets of a ServiceMonitor have this label.
         job = {"targets": targets, "labels": {"namespace": self._env.namespace}}
         scrape = {"job_name": "niyanta", "static_configs": [job]}
         return {"global": {"scrape_interval": "1s"}, "scrape_configs": [scrape]}

@@ -1,4 +1,4 @@
-"""The REST door as a user has it: a process of its own, a key made with the command line, and HTTP."""
+"""The REST door as users run it: a process, an API key made with the command line, and an HTTP client."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ RESTRICTED_SECURITY_CONTEXT = {
     "capabilities": {"drop": ["ALL"]},
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-"""What the restricted Pod Security standard wants of a container; the REST door demands it."""
+"""securityContext that the restricted Pod Security standard, and so the REST door, requires of containers."""
 
 
 def restricted(manifest: JSON) -> JSON:
-    """The same manifest with every container made fit for the REST door."""
+    """The same manifest, changed so that every container meets the restricted standard."""
     for container in manifest["spec"]["template"]["spec"]["containers"]:
         container["securityContext"] = RESTRICTED_SECURITY_CONTEXT
     return manifest
 
 
 class RestDoor:
-    """One `niyanta api` process and a client with a key of `customer`."""
+    """A `niyanta api` process, and a client with an API key of `customer`."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class RestDoor:
         return self._environment.start_api(name, extra_env={**self._extra_env, "NIYANTA_API_PORT": str(self._port)})
 
     def restart(self) -> None:
-        """After a kill: another process at the same address."""
+        """Starts another process at the same address, after the first was killed."""
         self.process = self._start()
 
     def close(self) -> None:
@@ -67,7 +67,7 @@ class RestDoor:
         self.process.terminate()
 
     def submit(self, manifest: Mapping[str, Any], *, key: str = "") -> str:
-        """POST one manifest; returns the id. Raises httpx.HTTPStatusError with the problem's text."""
+        """Posts one manifest; returns its id. Raises AssertionError with the problem's text."""
         headers = {"Idempotency-Key": key} if key else {}
         answer = self.client.post("/v1/workloads", json=manifest, headers=headers)
         if answer.status_code != 202:
@@ -75,19 +75,20 @@ class RestDoor:
         return str(answer.json()["id"])
 
     def batch(self, manifests: Iterable[Mapping[str, Any]], *, key: str = "") -> httpx.Response:
-        """POST many as NDJSON."""
+        """Posts many manifests as NDJSON."""
         lines = "\n".join(json.dumps(manifest) for manifest in manifests)
         headers = {"Content-Type": "application/x-ndjson"} | ({"Idempotency-Key": key} if key else {})
         return self.client.post("/v1/workloads:batch", content=lines, headers=headers)
 
     def get(self, path: str, **query: Any) -> JSON:
+        """The JSON answer of a GET; raises httpx.HTTPStatusError when it is not 2xx."""
         answer = self.client.get(path, params=query)
         answer.raise_for_status()
         found: JSON = answer.json()
         return found
 
     def wait(self, id_: str, phase: str, *, timeout: float = 60) -> JSON:
-        """Until the workload is in that phase."""
+        """Waits until the workload is in that phase; returns it."""
 
         def reached() -> JSON | None:
             found = self.get(f"/v1/workloads/{id_}")
@@ -99,5 +100,5 @@ class RestDoor:
 
 
 def phase_of(view: JSON) -> str:
-    """Phase of a workload as REST shows it."""
+    """Phase of a workload in an answer of the REST API."""
     return str(view.get("phase") or view.get("status", {}).get("phase"))

@@ -1,7 +1,7 @@
-"""A run's own directory and the processes it started: the one place that knows what has to be cleaned up.
+"""The directory of a run, with a record of the processes and directories that have to be cleaned up.
 
-Processes are recorded by id and start time, so a reused id is never hit. A directory whose owner died without cleaning
-up (a crash, a SIGKILL) is swept by the next run that uses the same parent directory.
+Processes are recorded by id and start time, so that a reused id is never signalled. A directory whose owner died
+without cleaning up (a crash, a SIGKILL) is removed by the next run with the same parent directory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CACHE = REPO / ".cache"
 
 
 def is_live(process: psutil.Process) -> bool:
-    """Whether it runs (or is stopped); a zombie that nobody has reaped yet is dead."""
+    """True when it runs or is stopped; False for a zombie."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -34,7 +34,7 @@ def is_live(process: psutil.Process) -> bool:
 
 @dataclass(frozen=True)
 class ProcessId:
-    """A process beyond doubt: its id, and when it started (seconds since the epoch)."""
+    """Identity of a process: its id, and its start in seconds since the epoch."""
 
     pid: int
     started: float
@@ -44,7 +44,7 @@ class ProcessId:
         return cls(pid, psutil.Process(pid).create_time())
 
     def find(self) -> psutil.Process | None:
-        """The process if it still lives, else None."""
+        """The process; None when it has ended."""
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.started) < 1 and is_live(process)
@@ -53,14 +53,14 @@ class ProcessId:
         return process if same else None
 
     def end(self, *, grace: float = 5) -> None:
-        """Ends it: politely for `grace` seconds, then by SIGKILL. Returns when it is gone."""
+        """Ends it with SIGTERM, or with SIGKILL after `grace` seconds. Returns when it is gone."""
         process = self.find()
         if process is None:
             return
         with suppress(psutil.NoSuchProcess):
             if grace > 0:
                 process.terminate()
-                # A stopped process takes no SIGTERM until it goes on.
+                # A stopped process receives SIGTERM only after SIGCONT.
                 process.send_signal(signal.SIGCONT)
                 with suppress(ConditionTimeoutError):
                     until(lambda: not is_live(process), what=f"process {self.pid} ends", timeout=grace, interval=0.02)
@@ -70,23 +70,23 @@ class ProcessId:
 
 
 def temporary_parent() -> Path:
-    """Where short-lived runs live: outside the checkout, because Postgres drops to a user who may not enter it."""
+    """Parent of short-lived runs: outside the checkout, because Postgres's user may not be able to enter that."""
     parent = Path(tempfile.gettempdir()) / f"niyanta-{os.geteuid()}"
     parent.mkdir(mode=0o711, exist_ok=True)
     if parent.stat().st_uid != os.geteuid():
-        raise PermissionError(f"{parent} belongs to somebody else")
+        raise PermissionError(f"{parent} belongs to another user")
     return parent
 
 
 class RunDir:
-    """One run's directory. `create` makes one, `open` finds one left behind, `destroy` ends and removes everything."""
+    """The directory of one run. `destroy` ends its processes and removes everything."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def create(cls, name: str, *, parent: Path | None = None) -> RunDir:
-        """A new directory of a unique name, owned by this process; sweeps the parent's dead ones first."""
+        """A new directory with a unique name, owned by this process; sweeps the parent first."""
         where = parent or temporary_parent()
         where.mkdir(parents=True, exist_ok=True)
         cls.sweep(where)
@@ -99,7 +99,7 @@ class RunDir:
 
     @classmethod
     def persistent(cls, path: Path) -> RunDir:
-        """A directory of a fixed place that outlives this process; nobody sweeps it."""
+        """A directory at a fixed path that outlives this process and is never swept."""
         cls._lay(path)
         return cls(path)
 
@@ -118,19 +118,20 @@ class RunDir:
         (path / "pids").mkdir(exist_ok=True, mode=0o700)
 
     def sub(self, name: str) -> Path:
+        """A folder in the directory, created when it is missing."""
         path = self.path / name
         path.mkdir(parents=True, exist_ok=True)
         return path
 
     def adopt(self, label: str, pid: int) -> ProcessId:
-        """Records a process as this run's, to be ended with it."""
+        """Records a process that `destroy` has to end."""
         process = ProcessId.of(pid)
         note = self.path / "pids" / f"{label}.json"
         note.write_text(json.dumps(asdict(process)))
         return process
 
     def processes(self) -> dict[str, ProcessId]:
-        """What was recorded, by label, the newest first."""
+        """The recorded processes by label, newest first."""
         notes = sorted((self.path / "pids").glob("*.json"), key=lambda note: note.stat().st_mtime_ns, reverse=True)
         found = {}
         for note in notes:
@@ -139,10 +140,11 @@ class RunDir:
         return found
 
     def forget(self, label: str) -> None:
+        """Removes the record of a process that has ended."""
         (self.path / "pids" / f"{label}.json").unlink(missing_ok=True)
 
     def own_path(self, path: Path) -> None:
-        """Records a directory elsewhere as this run's, to be removed with it."""
+        """Records a directory elsewhere that `destroy` has to remove."""
         with (self.path / "paths").open("a") as handle:
             handle.write(f"{path}\n")
 
@@ -157,8 +159,8 @@ class RunDir:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _end_unrecorded(self) -> None:
-        """Ends what kwokctl had started when its caller died before recording it. Only a process whose command line
-        names this directory is ours."""
+        """Ends processes of kwokctl whose ids were not recorded before its caller died. Only processes whose command
+        line has this directory belong to the run."""
         for note in self.path.glob("kwok/clusters/*/pids/*.pid"):
             with suppress(OSError, ValueError, psutil.Error):
                 process = psutil.Process(int(note.read_text()))

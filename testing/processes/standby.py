@@ -1,4 +1,4 @@
-"""A streaming replica of a `Postgres`: made by pg_basebackup, followed through a slot, and hurt in every usual way."""
+"""A streaming replica of a `Postgres`: made by pg_basebackup, fed through a replication slot, with faults on demand."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from testing.waiting import until
 
 
 class Standby(Postgres):
-    """A replica. `of` makes and starts one; everything else is as with `Postgres`."""
+    """A replica. `of` makes and starts one; otherwise like `Postgres`."""
 
     def __init__(self, run: RunDir, *, primary: Postgres, name: str, settings: Mapping[str, str]) -> None:
         # The primary's postgresql.conf comes with the copy.
@@ -40,7 +40,7 @@ class Standby(Postgres):
         return server
 
     def pause_replay(self) -> None:
-        """What arrives is kept, and not shown, until `resume_replay`."""
+        """Received changes are stored but not visible until `resume_replay`."""
         self._execute("SELECT pg_wal_replay_pause()")
         until(
             lambda: self.value("SELECT pg_get_wal_replay_pause_state()") == "paused",
@@ -53,12 +53,12 @@ class Standby(Postgres):
         self._execute("SELECT pg_wal_replay_resume()")
 
     def cut(self) -> None:
-        """Ends streaming: the replica goes on answering from what it has."""
+        """Ends streaming: the replica keeps answering with the changes it has."""
         self._execute("ALTER SYSTEM SET primary_conninfo = ''")
         self._execute("SELECT pg_reload_conf()")
         until(lambda: not self._receiving(), what="streaming has ended", interval=0.01)
 
-    def mend(self) -> None:
+    def reconnect(self) -> None:
         """Ends `cut`."""
         self._connect_to(self._primary)
         until(self._receiving, what="it streams again", interval=0.02)
@@ -74,12 +74,12 @@ class Standby(Postgres):
         self._execute("SELECT pg_reload_conf()")
 
     def promote(self) -> None:
-        """Makes a primary of it, and returns when it takes writes."""
+        """Promotes it to a primary; returns when it accepts writes."""
         self._execute("SELECT pg_promote()")
         until(lambda: not self.value("SELECT pg_is_in_recovery()"), what="it is promoted", interval=0.02)
 
     def catch_up(self) -> None:
-        """Returns when it shows what the primary has committed so far."""
+        """Returns when everything that the primary has committed until now is visible."""
         position = self._primary.value("SELECT pg_current_wal_flush_lsn()")
         until(
             lambda: self.value("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", position),
@@ -88,7 +88,7 @@ class Standby(Postgres):
         )
 
     def delete(self) -> None:
-        """Ends it, and its slot on the primary: that would keep all log from now on."""
+        """Deletes it and its slot on the primary, which would retain WAL from now on."""
         super().delete()
         if self._primary.running:
             slots = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s"
