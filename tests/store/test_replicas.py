@@ -176,7 +176,7 @@ async def test_a_replica_that_lost_its_primary_is_behind_although_it_has_replaye
         received = "SELECT pg_last_wal_receive_lsn() IS NULL OR pg_last_wal_receive_lsn() <= pg_last_wal_replay_lsn()"
         assert await asyncio.to_thread(trio.first.value, received), "by its own account it is up to date"
     finally:
-        await asyncio.to_thread(trio.first.mend)
+        await asyncio.to_thread(trio.first.reconnect)
     await in_use(router, trio.first, trio.second)
 
 
