@@ -15,7 +15,7 @@ import pytest
 from testing.cluster.api_client import JSON
 from testing.environment import Environment
 from testing.scenarios.autoscaling import ScalingScenario, gpu_workloads
-from testing.scenarios.scaling_timeline import Timeline, autoscaler, file_names, quick, simulated_pool
+from testing.scenarios.scaling_timeline import Timeline, autoscaler, autoscaler_files, quick, simulated_pool
 from testing.scenarios.workloads import PodRecorder, Workloads
 
 pytestmark = pytest.mark.e2e
@@ -192,7 +192,7 @@ def test_by_utilization_a_full_pool_grows_until_there_is_room_again(
 
 def test_every_autoscaler_of_the_folder_is_tried_here() -> None:
     tried = {"workers-needed.yaml", "workers-needed-from-zero.yaml", "demand.yaml", "demand-from-zero.yaml"}
-    assert set(file_names()) == tried | {"utilization.yaml"}
-    for name in file_names():
+    assert set(autoscaler_files()) == tried | {"utilization.yaml"}
+    for name in autoscaler_files():
         (metric,) = autoscaler(name)["spec"]["metrics"]
         assert (metric["type"], metric["object"]["target"]["type"]) == ("Object", "AverageValue"), name

@@ -1,4 +1,4 @@
-"""The scaling loop as tests, demo and bench set it up: a customer, pools, autoscalers, and the work that comes."""
+"""A scenario of autoscaling for tests, demo and bench: a customer, pools, autoscalers and workloads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AUTOSCALERS = "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers"
 
 
 class ScalingScenario:
-    """One pool, its autoscaler from hpa/, and the workloads of one namespace."""
+    """Pools, their autoscalers from hpa/, and the workloads of one namespace; `close` removes all of them."""
 
     def __init__(self, env: Environment, namespace: str, say: Callable[[str], None] = print) -> None:
         self.env = env
@@ -28,7 +28,7 @@ class ScalingScenario:
         self.api.post(CUSTOMERS, customer_manifest(namespace, namespace))
 
     def pool(self, manifest: JSON) -> str:
-        """Makes a WorkerPool and waits for the workers it asks for."""
+        """Creates a WorkerPool and waits for its replicas; returns its name."""
         name = str(manifest["metadata"]["name"])
         self.api.post(POOLS, manifest)
         self._made.append(f"{POOLS}/{name}")
@@ -36,11 +36,11 @@ class ScalingScenario:
         return name
 
     def wait_workers(self, pool: str, count: int, timeout: float = 60) -> None:
-        """Waits for exactly so many workers."""
+        """Waits until the pool has exactly `count` workers."""
         until(lambda: len(workers_of(self.env.cluster, pool)) == count, what=f"{count} workers", timeout=timeout)
 
     def apply_autoscaler(self, manifest: JSON) -> str:
-        """Applies an autoscaler and waits until it has read its metric."""
+        """Applies an autoscaler and waits until it has read its metric; returns its path."""
         self.env.cluster.apply(manifest)
         name = f"{AUTOSCALERS.format(self.env.namespace)}/{manifest['metadata']['name']}"
         if name not in self._made:
@@ -77,7 +77,7 @@ class ScalingScenario:
 
 
 def gpu_workloads(work: Workloads, count: int, seconds: tuple[int, int], **hard: Any) -> list[JSON]:
-    """Workloads of one GPU each that run for between `seconds`, evenly spread."""
+    """Workloads of one GPU each, whose run times are spread evenly between the two `seconds`."""
     first, last = seconds
     return [
         work.manifest(

@@ -1,4 +1,4 @@
-"""What a placement test works with: pools with nodes, Workloads, and the words its assertions are made of."""
+"""A scenario of placement for tests: pools with nodes, Workloads, waits, and checks by the independent checker."""
 
 from __future__ import annotations
 
@@ -35,9 +35,17 @@ def workload(
     ports: Sequence[JSON] = (),
     **spec: Any,
 ) -> JSON:
-    """A Workload's manifest without its namespace. `requests` come beside cpu and memory, `pod` goes into the
-    template's spec, `annotations` are the pod's (`testing.cluster.stages`), `spec` takes the Workload's other
-    fields."""
+    """A Workload's manifest without its namespace.
+
+    Args:
+        name, labels: of the object.
+        cpu, memory, requests: of the container.
+        hard, soft, anti: terms of spec.affinity.
+        annotations: of the pod (`testing.cluster.stages`).
+        pod: further fields of the template's spec.
+        ports: of the container.
+        spec: further fields of the Workload's spec.
+    """
     resources = {"cpu": cpu, "memory": memory, **(requests or {})}
     container: JSON = {"name": "main", "image": "registry.invalid/none", "resources": {"requests": resources}}
     if extended := {key: value for key, value in resources.items() if "/" in key}:
@@ -59,7 +67,7 @@ def workload(
 
 
 class PlacementScenario:
-    """The pools, nodes, customers and Workloads of one test; `close` removes those outside its namespace."""
+    """Pools, nodes, customers and Workloads of one test; `close` removes them."""
 
     def __init__(self, cluster: Cluster, namespace: str, unique: str) -> None:
         self.cluster = cluster
@@ -75,7 +83,7 @@ class PlacementScenario:
     # Pools and nodes
 
     def add_nodes(self, pool: str, count: int = 1, **fields: Any) -> list[str]:
-        """Simulated nodes that the pool of this short name selects; Ready on return, not yet known to the operator."""
+        """Creates simulated nodes for the pool of this short name; they are Ready on return. Returns their names."""
         labels = {TEST_LABEL: self.unique, POOL_LABEL: pool, **fields.pop("labels", {})}
         first = len(self._nodes)
         specs = [NodeSpec(f"{self.unique}-{pool}-{first + n}", labels=labels, **fields) for n in range(count)]
@@ -83,7 +91,7 @@ class PlacementScenario:
         return self.cluster.create_nodes(specs)
 
     def add_pool(self, short: str, **spec: Any) -> str:
-        """A WorkerPool of the nodes made under its short name; returns its full name."""
+        """Creates a WorkerPool for the nodes of its short name; returns its full name."""
         name = f"{self.unique}-{short}"
         selector = {"matchLabels": {TEST_LABEL: self.unique, POOL_LABEL: short}}
         manifest = {
@@ -97,13 +105,13 @@ class PlacementScenario:
         return name
 
     def pool(self, short: str, count: int = 1, *, spec: JSON | None = None, **nodes: Any) -> list[str]:
-        """Nodes and their pool, known to the operator on return; gives the nodes' names."""
+        """Creates nodes and their pool, and waits until the operator knows them; returns the nodes' names."""
         made = self.add_nodes(short, count, **nodes)
         self.wait_pool(self.add_pool(short, **(spec or {})), count)
         return made
 
     def wait_pool(self, name: str, ready: int) -> None:
-        """Waits until the operator says that the pool has so many workers ready."""
+        """Waits until the pool's status has `ready` ready workers."""
 
         def known() -> bool:
             status = self.api.get(f"{POOLS}/{name}").get("status", {})
@@ -114,6 +122,7 @@ class PlacementScenario:
     # Customers and namespaces
 
     def add_customer(self, name: str, *namespaces: str, **spec: Any) -> str:
+        """Creates a Customer, by default of the test's namespace; returns its full name."""
         full = f"{self.unique}-{name}"
         body = {"metadata": {"name": full}, "spec": {"namespaces": list(namespaces) or [self.namespace], **spec}}
         self.api.post(CUSTOMERS, {"apiVersion": "niyanta.io/v1alpha1", "kind": "Customer", **body})
@@ -121,6 +130,7 @@ class PlacementScenario:
         return full
 
     def add_namespace(self, short: str) -> str:
+        """Creates a further namespace; returns its full name."""
         name = f"{self.unique}-{short}"
         self.cluster.create_namespace(name)
         self._namespaces.append(name)
@@ -129,14 +139,14 @@ class PlacementScenario:
     # Workloads
 
     def submit(self, *manifests: JSON, namespace: str | None = None) -> None:
-        """Applies Workloads one after the other as fast as the API server takes them."""
+        """Creates Workloads one after the other."""
         for manifest in manifests:
             placed = {**manifest, "metadata": {**manifest["metadata"], "namespace": namespace or self.namespace}}
             self.workloads[placed["metadata"]["namespace"], placed["metadata"]["name"]] = placed
             self.api.post(self._path(placed["metadata"]["namespace"]), placed)
 
     def submit_at_once(self, *manifests: JSON) -> None:
-        """Applies Workloads concurrently."""
+        """Creates Workloads concurrently."""
         in_parallel(self.submit, manifests)
 
     def delete(self, name: str) -> None:
@@ -154,10 +164,11 @@ class PlacementScenario:
         return [pod for pod in found if pod.get("status", {}).get("phase") not in ENDED]
 
     def nodes_of(self, name: str, namespace: str | None = None) -> list[str]:
-        """Where its pods are, by the pods themselves."""
+        """Nodes of its pods, sorted."""
         return sorted(pod["spec"]["nodeName"] for pod in self.pods(name, namespace))
 
     def wait_phase(self, name: str, phase: str, *, namespace: str | None = None, timeout: float = 60) -> JSON:
+        """Waits until the Workload is in this phase; returns its status."""
         last: JSON = {}
 
         def reached() -> bool:
@@ -172,13 +183,12 @@ class PlacementScenario:
         return last
 
     def wait_running(self, *names: str, namespace: str | None = None, timeout: float = 60) -> list[str]:
-        """Waits for phase Running; gives the worker of each one's first pod."""
+        """Waits until the Workloads run; returns the worker of the first pod of each."""
         statuses = [self.wait_phase(name, "Running", namespace=namespace, timeout=timeout) for name in names]
         return [status["workers"][0] for status in statuses]
 
     def wait_pending(self, name: str, *words: str, namespace: str | None = None) -> JSON:
-        """Waits until it is Pending with all these words in its message, and makes sure that no pod of it lives."""
-
+        """Waits until it is Pending with all these words in its message, and asserts that it has no pods."""
         last: JSON = {}
 
         def explained() -> bool:
@@ -190,11 +200,11 @@ class PlacementScenario:
             until(explained, what=f"{name} is Pending with {words}")
         except ConditionTimeoutError as error:
             raise AssertionError(f"{error}; its status: {last}") from None
-        assert self.pods(name, namespace) == [], f"{name} waits, and has pods"
+        assert self.pods(name, namespace) == [], f"{name} is Pending and has pods"
         return last
 
     def bare_pod(self, name: str, *, node: str | None = None, **requests: str) -> None:
-        """A pod that Niyanta did not make; without `node` kube-scheduler places it among this test's nodes."""
+        """Creates a pod past Niyanta and waits until it runs; without `node`, kube-scheduler binds it."""
         spec: JSON = {
             "restartPolicy": "Never",
             "containers": [
@@ -209,22 +219,23 @@ class PlacementScenario:
             what=f"bare pod {name} runs",
         )
 
-    # Verdicts
+    # Checks
 
     def observe(self) -> ObservedCluster:
         return observe(self.cluster, self.workloads.values(), self.pools)
 
     def check(self) -> None:
-        """No rule is broken by what runs, as the independent checker sees it."""
+        """Asserts that running pods break no rule of the independent checker."""
         found = violations(self.observe())
         assert not found, "\n".join(found)
 
     def check_no_needless_wait(self) -> None:
+        """Asserts that no pending Workload of one pod fits on a worker."""
         found = needlessly_waiting(self.observe())
         assert not found, "\n".join(found)
 
     def close(self) -> None:
-        # Workloads first: with nodes gone before them they would be lost and tried again.
+        # Workloads first: without their nodes they would be lost and retried.
         for name in (self.namespace, *self._namespaces):
             self.cluster.delete_namespace(name, wait=False)
         for manifest in self.pools:

@@ -1,7 +1,7 @@
-"""The scaling loop under observation: manifests of hpa/ made quick, pools of simulated workers, and a timeline.
+"""Measurement of autoscaling: autoscalers of hpa/ with shorter windows, pools of simulated workers, and a timeline.
 
-Used by the tests of scaling, the demo's second act and the bench. Everything that is measured is read from the API
-server and from Postgres, never from the operator's own word on how it is doing.
+Tests of scaling, the demo and the bench use it. All samples are read from the API server and from Postgres, not from
+the operator.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ HPA_FOLDER = REPO / "hpa"
 GPU = "nvidia.com/gpu"
 POOL_LABEL = "niyanta.io/pool"
 LATE_TO_START, LATE_TO_END = 15.0, 4.0
-"""Seconds that a simulated pod may be late before it is taken for forgotten."""
+"""Seconds after which a late simulated pod counts as forgotten."""
 NUDGES_AT_ONCE = 10
 NUDGE_EVERY = 5.0
 
@@ -46,14 +46,14 @@ SELECT count(DISTINCT id) FILTER (WHERE status = 'PENDING'),
 
 
 def autoscaler(name: str) -> JSON:
-    """The HorizontalPodAutoscaler of hpa/`name`, exactly as it is shipped."""
+    """The HorizontalPodAutoscaler of hpa/`name`, exactly as shipped."""
     manifest: JSON = yaml.safe_load((HPA_FOLDER / name).read_text())
     return manifest
 
 
 def quick(manifest: JSON, *, window: int = 5, period: int = 5, max_replicas: int | None = None) -> JSON:
-    """A copy whose windows and periods are at most these seconds, and which goes down in one step: both directions fit
-    into a minute."""
+    """A copy with windows and periods of at most these seconds, which scales down in one step: growing and shrinking
+    take less than a minute."""
     made = copy.deepcopy(manifest)
     for rules in made["spec"]["behavior"].values():
         if "stabilizationWindowSeconds" in rules:
@@ -77,7 +77,7 @@ def simulated_pool(
     model: str = "A100",
     **spec: Any,
 ) -> JSON:
-    """A WorkerPool whose workers kwok plays; `spec` has further fields, such as replicas."""
+    """A WorkerPool whose workers kwok simulates; `spec` has further fields, such as replicas."""
     resources = {"cpu": cpu, "memory": memory, "pods": "110", **({GPU: str(gpus)} if gpus else {})}
     labels = {POOL_LABEL: name}
     template = {"metadata": {"labels": labels}, "status": {"allocatable": resources, "capacity": resources}}
@@ -89,7 +89,7 @@ def simulated_pool(
             "nodeSelector": {"matchLabels": labels},
             **({"gpu": {"model": model, "count": gpus, "memory": "80Gi"}} if gpus else {}),
             "provider": {"kwok": {"nodeTemplate": template}},
-            # What protects a real bill from a nervous autoscaler would only make a test slow.
+            # The cooldown limits costs in production, and would only delay a test.
             "scaling": {"scaleDownCooldownSeconds": 0},
             **spec,
         },
@@ -104,8 +104,8 @@ def workers_of(cluster: Cluster, pool: str) -> list[JSON]:
 def nudge_forgotten(cluster: Cluster, namespace: str) -> int:
     """Touches pods that should have started or ended and haven't; returns how many.
 
-    kwok now and then forgets a pod of a node that it has only just taken over: it lists the node's pods then, and such
-    a list may be older than what its watch has said meanwhile. Any change makes it look again.
+    kwok occasionally forgets a pod of a node that it has just begun to manage: it lists the node's pods then, and the
+    list may be older than the last event of its watch. Any change of the pod makes kwok process it again.
     """
     forgotten = []
     now = datetime.now(UTC)
@@ -117,16 +117,16 @@ def nudge_forgotten(cluster: Cluster, namespace: str) -> int:
             age = (now - datetime.fromisoformat(since)).total_seconds()
             if age > (float(lasts[1]) + LATE_TO_END if status["phase"] == "Running" else LATE_TO_START):
                 forgotten.append(meta["name"])
-    for name in forgotten[:NUDGES_AT_ONCE]:  # more would be a kwok that is busy, not one that forgot
+    for name in forgotten[:NUDGES_AT_ONCE]:  # with more, kwok is busy and has forgotten none
         note = {"metadata": {"annotations": {"sim/nudged": now.isoformat()}}}
-        with suppress(ApiError):  # it ended after all
+        with suppress(ApiError):  # it has ended and is gone
             cluster.api.patch(f"/api/v1/namespaces/{namespace}/pods/{name}", note)
     return len(forgotten[:NUDGES_AT_ONCE])
 
 
 @dataclass(frozen=True)
 class Sample:
-    """How one pool, and the workloads of one namespace, stood at a moment. `t` is seconds since the load came."""
+    """State of one pool and of the workloads of one namespace, `t` seconds after the start of the load."""
 
     t: float
     queued: int
@@ -141,14 +141,14 @@ class Sample:
     workers: int
     """Nodes of the pool."""
     in_use: int
-    """Of them, those that work of the namespace is bound to."""
+    """Nodes of the pool with workloads of the namespace."""
     utilization: float
-    """Of the pool's fullest resource, 0 to 1."""
+    """Utilization of the pool's fullest resource, 0 to 1."""
 
 
 @dataclass
 class Timeline:
-    """Samples of one pool, taken by a thread of its own; a context manager."""
+    """Samples of one pool, taken by a thread; a context manager."""
 
     env: Environment
     pool: str
@@ -156,11 +156,11 @@ class Timeline:
     every: float = 1.0
     samples: list[Sample] = field(default_factory=list)
     watch: Callable[[Sample], None] | None = None
-    """Told of every sample, in the thread that takes them."""
+    """Called with every sample, in the thread that takes them."""
     nudged: int = 0
-    """How often a pod had to be brought back to kwok's mind."""
+    """Number of forgotten pods that were touched."""
     ever: set[str] = field(default_factory=set)
-    """UIDs of all nodes that the pool had since the load came: names are used again."""
+    """UIDs of all nodes that the pool has had since the start of the load; names are reused, UIDs are not."""
     _start: float = field(default_factory=time.monotonic)
     _ended: threading.Event = field(default_factory=threading.Event)
     _threads: tuple[threading.Thread, ...] = ()
@@ -178,13 +178,13 @@ class Timeline:
             thread.join(30)
 
     def restart_clock(self) -> None:
-        """Counts time from now on, and forgets what was before."""
+        """Sets the start of the load to now, and drops earlier samples."""
         self._start = time.monotonic()
         self.ever = set()
         self.samples = []
 
     def wait(self, condition: Callable[[Sample], bool], what: str, timeout: float = 120) -> Sample:
-        """The first sample from now on that meets the condition."""
+        """Waits for a new sample that meets the condition; returns it."""
         seen = len(self.samples)
 
         def met() -> Sample | None:
@@ -239,14 +239,14 @@ class Timeline:
         pools: Sequence[Mapping[str, Any]] = (row[0] if row else {}).get("pools", [])
         return next((pool for pool in pools if pool["pool"] == self.pool), {})
 
-    # What was seen
+    # Results
 
     def first(self, condition: Callable[[Sample], bool]) -> float | None:
-        """Seconds until a sample first met the condition."""
+        """Seconds until the first sample that meets the condition; None without one."""
         return next((sample.t for sample in self.samples if condition(sample)), None)
 
     def summary(self) -> Summary:
-        """First reaction, response and overshoot of a load that came at `restart_clock` and has been served."""
+        """First reaction, response and overshoot for a load that began at `restart_clock` and has ended."""
         before = self.samples[0]
         reaction = self.first(lambda sample: sample.replicas > before.replicas)
         loaded = self.first(lambda sample: sample.queued > 0) or 0.0
@@ -262,7 +262,7 @@ class Timeline:
         )
 
     def lines(self) -> Iterator[str]:
-        """The timeline as text: a line where something changed, at most one a second."""
+        """The timeline as text: a line for every change, at most one a second."""
         yield "     t  queue  running  needed  replicas  workers  in use  utilization"
         last: Sample | None = None
         for sample in self.samples:
@@ -282,23 +282,23 @@ def _same(one: Sample, other: Sample) -> bool:
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of a load; times are seconds since it came."""
+    """Reaction of a pool to a load; times are seconds since the start of the load."""
 
     first_reaction: float
-    """Until the autoscaler raised spec.replicas."""
+    """Time until the autoscaler raised spec.replicas."""
     all_placed: float
-    """Until nothing waited any more."""
+    """Time until no workload was pending."""
     shrunk: float
-    """Until the pool had as few workers as at the end."""
+    """Time until the pool had as few workers as at the end."""
     peak_replicas: int
     made: int
-    """Different workers that the pool had in the meantime."""
+    """Different workers that the pool has had since the start of the load."""
     peak_in_use: int
-    """Most of them that had work at once."""
+    """Maximum of workers that had workloads at the same time."""
 
     @property
     def overshoot(self) -> int:
-        """Workers beyond those that work was placed on at once."""
+        """Workers made beyond the maximum in use at the same time."""
         return self.made - self.peak_in_use
 
     def __str__(self) -> str:
@@ -310,6 +310,6 @@ class Summary:
         )
 
 
-def file_names() -> list[str]:
-    """The autoscalers of hpa/."""
+def autoscaler_files() -> list[str]:
+    """File names of the autoscalers in hpa/."""
     return sorted(Path(path).name for path in HPA_FOLDER.glob("*.yaml"))

@@ -1,6 +1,6 @@
-"""What tests of workloads are written with: manifests, waits, the audit in Postgres, and a recorder of all pods.
+"""Support for tests of workloads: manifests, waits, queries of Postgres, and a recorder of all pods.
 
-Every Workload made here asks for the pool of its test, so it lands on that test's nodes alone.
+Every Workload made here requires the pool of its test, so that it is placed on that test's nodes alone.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WORKLOAD_UID = "niyanta.io/workload-uid"
 ATTEMPT = "niyanta.io/attempt"
 INDEX = "niyanta.io/index"
 EPOCH = "niyanta.io/epoch"
-MARKER = "witness-end"
+MARKER = "recorder-end"
 TERMINAL = ("Succeeded", "Failed", "Cancelled")
 
 _LIVES = {
@@ -41,7 +41,7 @@ _LIVES = {
 
 
 class Workloads:
-    """The Workloads of one test's namespace; `pool` is the WorkerPool that they all ask for."""
+    """The Workloads of one test's namespace; `pool` is the WorkerPool that all of them require."""
 
     def __init__(self, cluster: Cluster, database: Database, namespace: str, pool: str) -> None:
         self.cluster = cluster
@@ -70,7 +70,7 @@ class Workloads:
             cpu, memory: requests of the container; "" for none.
             hard: hard terms beside the pool.
             pod: further fields of the template's spec.
-            life: what kwok plays, in the words of `_LIVES`: {"run_for": "1s", "exit_code": "3"}.
+            life: behaviour of the pods that kwok simulates, by the keys of `_LIVES`: {"run_for": "1s", "exit_code": "3"}.
             spec: further fields of the Workload's spec; `affinity` is merged.
         """
         requests = {key: value for key, value in (("cpu", cpu), ("memory", memory)) if value}
@@ -95,7 +95,7 @@ class Workloads:
         return [self.uid(manifest["metadata"]["name"]) for manifest in manifests]
 
     def create(self, manifests: Iterable[JSON]) -> list[str]:
-        """Many, by the API and a few at a time: quicker than kubectl. Returns their UIDs."""
+        """Creates many by the API, a few at a time, which is quicker than kubectl; returns their UIDs."""
         return in_parallel(lambda body: str(self.cluster.api.post(self._path, body)["metadata"]["uid"]), manifests)
 
     def edit(self, name: str, **spec: Any) -> None:
@@ -118,22 +118,22 @@ class Workloads:
         return str(self.cluster.api.get(f"{self._path}/{name}")["metadata"]["uid"])
 
     def status(self, name: str) -> JSON:
-        """What its status says; empty while nothing was written."""
+        """Its status; empty before the first write."""
         found = self.find(name)
         status: JSON = (found or {}).get("status") or {}
         return status
 
     def pods(self, uid: str | None = None) -> list[JSON]:
-        """Pods of one workload, or of all in the namespace."""
+        """Pods of one workload, or of all workloads of the namespace."""
         query = {"labelSelector": f"{WORKLOAD_UID}={uid}"} if uid else {}
         return self.cluster.api.items(f"/api/v1/namespaces/{self.namespace}/pods", **query)
 
     def live_pods(self, uid: str | None = None) -> list[JSON]:
-        """Those whose containers may run."""
+        """Pods whose containers may still run."""
         return [pod for pod in self.pods(uid) if pod["status"].get("phase") not in ("Succeeded", "Failed")]
 
     def events(self, uid: str) -> list[JSON]:
-        """Kubernetes Events on a Workload."""
+        """Kubernetes Events of a Workload."""
         found = self.cluster.api.items(f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events")
         return [event for event in found if event.get("regarding", {}).get("uid") == uid]
 
@@ -145,7 +145,7 @@ class Workloads:
         def reached() -> JSON | None:
             status = self.status(name)
             if status.get("phase") in TERMINAL and phase not in TERMINAL:
-                raise AssertionError(f"{name} will never be {phase}: {status}")
+                raise AssertionError(f"{name} can no longer be {phase}: {status}")
             same = status.get("phase") == phase and all(status.get(key) == value for key, value in fields.items())
             return status if same else None
 
@@ -155,48 +155,49 @@ class Workloads:
             raise AssertionError(f"{error}; status {self.status(name)}") from None
 
     def wait_message(self, name: str, reason: str, words: str = "", *, timeout: float = 60) -> JSON:
-        """Waits until the status gives `reason` with `words` in its message; returns the status."""
+        """Waits until the status has `reason`, and `words` in its message; returns the status."""
 
-        def said() -> JSON | None:
+        def reached() -> JSON | None:
             status = self.status(name)
             same = status.get("reason") == reason and words in status.get("message", "")
             return status if same else None
 
         try:
-            return until(said, what=f"{name} says {reason}: {words}", timeout=timeout)
+            return until(reached, what=f"{name} has reason {reason} and message {words!r}", timeout=timeout)
         except AssertionError as error:
             raise AssertionError(f"{error}; status {self.status(name)}") from None
 
     def wait_event(self, uid: str, reason: str, *, timeout: float = 60) -> JSON:
-        """Waits for a Kubernetes Event with that reason on the Workload."""
+        """Waits for a Kubernetes Event of the Workload with this reason; returns it."""
 
-        def told() -> JSON | None:
+        def found() -> JSON | None:
             return next((event for event in self.events(uid) if event["reason"] == reason), None)
 
-        return until(told, what=f"an Event {reason}", timeout=timeout, interval=0.3)
+        return until(found, what=f"an Event {reason}", timeout=timeout, interval=0.3)
 
     def wait_no_pods(self, uid: str, *, timeout: float = 60) -> None:
-        """Waits until no pod of the workload may run."""
+        """Waits until the workload has no pod whose containers may run."""
         until(lambda: not self.live_pods(uid), what=f"no pod of {uid} runs", timeout=timeout)
 
 
 class Database:
-    """The record in Postgres, read without the operator's code."""
+    """The operator's tables in Postgres, read without the operator's code."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
 
     def query(self, text: str, **params: Any) -> list[dict[str, Any]]:
+        """Rows of a statement with %(name)s parameters, as dicts."""
         with psycopg.connect(self._dsn, autocommit=True, row_factory=dict_row) as connection:
             return connection.execute(text.encode(), params).fetchall()
 
     def row(self, uid: str) -> dict[str, Any] | None:
-        """State of one workload; None: not taken in."""
+        """State of one workload; None before the operator has stored it."""
         found = self.query("SELECT * FROM workload_state WHERE id = %(id)s", id=uid)
         return found[0] if found else None
 
     def wait_status(self, uid: str, status: str, *, timeout: float = 60) -> dict[str, Any]:
-        """Waits for the row's status (PENDING, ...)."""
+        """Waits until the row has this status (PENDING, ...); returns the row."""
 
         def reached() -> dict[str, Any] | None:
             row = self.row(uid)
@@ -205,12 +206,12 @@ class Database:
         return until(reached, what=f"row {uid} is {status}", timeout=timeout)
 
     def count(self, uids: Iterable[str], status: str) -> int:
-        """How many of these rows have the status."""
+        """Number of these rows with the status."""
         text = "SELECT count(*) AS n FROM workload_state WHERE id = ANY(%(ids)s::uuid[]) AND status = %(status)s"
         return int(self.query(text, ids=list(uids), status=status)[0]["n"])
 
     def events(self, uid: str) -> list[dict[str, Any]]:
-        """Audit, oldest first."""
+        """Audit events of one workload, oldest first."""
         return self.query("SELECT * FROM workload_events WHERE workload_id = %(id)s ORDER BY at, id", id=uid)
 
     def attempts(self, uid: str) -> list[dict[str, Any]]:
@@ -221,10 +222,10 @@ class Database:
 
 
 class PodRecorder:
-    """Watches the pods of a namespace in a thread of its own, and remembers who was seen Running when.
+    """Watches the pods of a namespace in a thread, and records which of them were Running.
 
-    It reads watch events in the order of the API server, so what it says of two pods running at once is exact. Use as a
-    context manager around what is to be witnessed; `close` raises when the watch broke (then nothing was proved).
+    It reads watch events in the order of the API server, so that it finds every overlap of two running pods. Use it as
+    a context manager around the actions to record. `close` raises when the watch broke: the record has gaps then.
     """
 
     def __init__(self, cluster: Cluster, namespace: str) -> None:
@@ -235,11 +236,11 @@ class PodRecorder:
         self._running: dict[tuple[str, str], set[str]] = {}
         self._labels: dict[str, tuple[str, str, str]] = {}
         self.overlaps: list[str] = []
-        """Each time a second pod of one workload's index was Running beside another."""
+        """A line for each time that two pods of the same index of a workload were Running."""
         self.ever_ran: dict[tuple[str, str, str], set[str]] = {}
-        """(workload UID, index, attempt) -> UIDs of pods that were seen Running."""
+        """(workload UID, index, attempt) -> UIDs of pods that were Running."""
         self.created: list[JSON] = []
-        """Metadata of every pod when it was first seen."""
+        """Metadata of every pod in its first event."""
         listed = self._api.get(self._path)
         for pod in listed.get("items") or []:
             self._see("ADDED", pod)
@@ -259,30 +260,30 @@ class PodRecorder:
             assert not self.overlaps, f"ran twice at once: {self.overlaps[:5]} ({len(self.overlaps)} in all)"
 
     def close(self) -> None:
-        """Ends the watch once it has told all that happened until now: up to a pod made for that.
+        """Ends the watch after every event until now: it creates a marker pod and waits for its event.
 
         Raises:
-            AssertionError: the watch broke before.
+            AssertionError: the watch broke before, or is late.
         """
         if self._thread.is_alive():
             container = {"name": "main", "image": "registry.invalid/none"}
-            marker = {"metadata": {"name": MARKER}, "spec": {"schedulerName": "nobody", "containers": [container]}}
+            marker = {"metadata": {"name": MARKER}, "spec": {"schedulerName": "none", "containers": [container]}}
             self._api.post(self._path, marker)
-            self._thread.join(30)
+            self._thread.join(60)
             self._api.delete(f"{self._path}/{MARKER}")
         if self._thread.is_alive():
-            self._broken = self._broken or "it is behind by more than 30 s"
-        assert not self._broken, f"the recorder lost its watch: {self._broken}"
+            self._broken = self._broken or "it is more than 60 s late"
+        assert not self._broken, f"the recorder's watch broke: {self._broken}"
 
     def _follow(self) -> None:
         try:
             while not self._ended and not self._broken:
                 self._watch()
-        except Exception as error:  # told by close
+        except Exception as error:  # close reports it
             self._broken = f"{type(error).__name__}: {error}"
 
     def _watch(self) -> None:
-        """One watch; the server ends those that read too slowly, and the next resumes where this one was."""
+        """One watch. The server ends watches that read too slowly; the next one resumes at the same version."""
         query = f"watch=1&allowWatchBookmarks=true&resourceVersion={self._version}&timeoutSeconds=600"
         buffer = b""
         for data in self._api.stream(f"{self._path}?{query}"):
@@ -319,10 +320,10 @@ class PodRecorder:
             self.overlaps.append(f"{meta['namespace']}/{meta['name']} beside {sorted(now - {uid})}")
 
     def assert_one_pod_each(self, uids: Iterable[str]) -> None:
-        """Each of these workloads ran, and every (index, attempt) of it as one pod only."""
+        """Asserts that each of these workloads ran, and that one pod only ran for each of its (index, attempt)."""
         ran = {owner for owner, _, _ in self.ever_ran}
         missing = set(uids) - ran
-        assert not missing, f"{len(missing)} never ran"
+        assert not missing, f"{len(missing)} workloads never ran"
         twice = {key: pods for key, pods in self.ever_ran.items() if len(pods) > 1}
         assert not twice, f"several pods of one attempt ran: {twice}"
 
@@ -348,7 +349,7 @@ def customer_manifest(name: str, *namespaces: str, **spec: Any) -> JSON:
 
 
 def metric(text: str, name: str, **labels: str) -> float:
-    """Sum of a metric's samples that have these labels, in the text of /metrics; 0 when there is none."""
+    """Sum of the samples of a metric with these labels in the text of /metrics; 0 without a sample."""
     total = 0.0
     for line in text.splitlines():
         head, _, value = line.rpartition(" ")
