@@ -1,1 +1,1 @@
-"""Kubernetes: watching (kopf, reflectors), writing (client), projecting, the fence and the election."""
+"""Kubernetes: watches (kopf, reflectors), requests (client), statuses and Events, the fence and the leader election."""

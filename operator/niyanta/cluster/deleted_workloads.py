@@ -14,30 +14,30 @@ from niyanta.observability import log
 logger = log.get(__name__)
 
 LONGEST_INTERVAL_SECONDS = 600.0
-"""Longest time a deletion that kopf missed can go unnoticed if kopf lists nothing meanwhile."""
+"""Longest time until a deletion that kopf missed is found, if kopf lists nothing meanwhile."""
 
 SETTLE_SECONDS = 1.0
-"""Time in which the events of a list by kopf are handed over."""
+"""Time in which kopf passes on the events of a list."""
 
 
 class DeletedWorkloads:
     """Compares the Workload objects with the live rows after each list by kopf, and at least every 10 minutes."""
 
     def __init__(self, client: ApiClient, *, on_deleted: Callable[[str], None]) -> None:
-        """Must be made in the event loop. `on_deleted` gets the UID of each live workload without an object."""
+        """Needs a running event loop. `on_deleted` gets the UID of each live workload without an object."""
         self._client = client
         self._on_deleted = on_deleted
         self._loop = asyncio.get_running_loop()
         self._listed = asyncio.Event()
 
     def kopf_listed(self) -> None:
-        """kopf has listed the Workloads anew: its watch broke and may have missed deletions. Safe from any thread."""
+        """kopf has listed the Workloads again: its watch broke and may have missed deletions. Safe from any thread."""
         if not self._listed.is_set():
             self._loop.call_soon_threadsafe(self._listed.set)
 
     async def run(self, live: Callable[[], set[str]]) -> None:
-        """Look until cancelled. `live`: UIDs of the unfinished workloads that were submitted as objects."""
-        self._listed.clear()  # a new leader repairs from a list of its own
+        """Compare until cancelled. `live`: UIDs of the unfinished workloads that were submitted as objects."""
+        self._listed.clear()  # the recovery of a new leader has a list of its own
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LONGEST_INTERVAL_SECONDS):

@@ -1,4 +1,4 @@
-"""The scheduler's `ClusterApi`, made of the cache, the client, the status writer and the event recorder."""
+"""Implementation of the scheduler's `ClusterApi` on the cache, the client, the status writer and the event recorder."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ PROBLEMS = {
     ErrorKind.INVALID: WriteProblem.INVALID,
     ErrorKind.FENCED: WriteProblem.FENCED,
 }
-"""Everything else is asked again: nothing was done, or the outcome is unknown."""
+"""Refused creates. For all other kinds the create is repeated, because it wasn't carried out or its outcome is
+unknown."""
 
 REFUSALS = frozenset(
     {ErrorKind.QUOTA_EXCEEDED, ErrorKind.FORBIDDEN, ErrorKind.NAMESPACE_TERMINATING, ErrorKind.INVALID}
@@ -59,7 +60,7 @@ REFUSALS = frozenset(
 
 
 class KubernetesCluster:
-    """Implements niyanta.scheduler.cluster_api.ClusterApi; its methods are described there."""
+    """Implements niyanta.scheduler.cluster_api.ClusterApi, which documents the methods."""
 
     def __init__(
         self,
@@ -126,7 +127,7 @@ class KubernetesCluster:
         return info.gpu.resource if info is not None and info.gpu is not None else None
 
     def resolve_customer(self, namespace: str, named: str | None) -> Resolved | Held:
-        version = self._customers_version  # read first: kopf's thread may add a Customer while the index is made
+        version = self._customers_version  # read first: kopf's thread may add a Customer while the index is built
         if self._index is None or self._index_of != version:
             self._index = CustomerIndex(self._customers.items().values(), operator_namespace=self._operator_namespace)
             self._index_of = version
@@ -177,7 +178,7 @@ class KubernetesCluster:
         return found
 
     def defaults_changed(self, namespaces: set[str]) -> None:
-        """LimitRanges of these namespaces changed ("": RuntimeClasses)."""
+        """LimitRanges of these namespaces changed; "": a RuntimeClass changed."""
         if "" in namespaces:
             self._defaults.clear()
         for namespace in namespaces:
@@ -197,15 +198,15 @@ class KubernetesCluster:
         self._cache.assume(created.obj)
 
     async def _exists(self, namespace: str, manifest: Mapping[str, Any]) -> bool:
-        """True if a refused pod exists: an earlier request for it was carried out without an answer, and
-        admission (a quota that this very pod filled) comes before the check of names."""
+        """True if a refused pod exists. An earlier request may have created it without an answer, and admission (for
+        example by a quota that this pod fills) comes before the check of names."""
         try:
             return await self._client.get_pod(namespace, manifest["metadata"]["name"]) is not None
         except ApiError as error:
             raise PodWriteError(WriteProblem.UNAVAILABLE, error.message) from error
 
     async def _accept_existing(self, namespace: str, manifest: Mapping[str, Any]) -> None:
-        """A pod of that name exists: fine only if it is the very one we wanted to make."""
+        """Accept an existing pod of that name if it is the same pod; else raise NAME_TAKEN."""
         name = manifest["metadata"]["name"]
         try:
             pod = await self._client.get_pod(namespace, name)
@@ -281,16 +282,16 @@ class KubernetesCluster:
             await self._client.delete_workload(namespace, name, uid)
 
     def write_status(self, row: WorkloadRow) -> None:
-        self._status_writer.project(row)
+        self._status_writer.write(row)
 
     def record_event(self, row: WorkloadRow, *, reason: str, message: str, warning: bool) -> None:
         if row.object is not None:
-            self._event_recorder.tell(row, reason=reason, message=message, warning=warning)
+            self._event_recorder.record(row, reason=reason, message=message, warning=warning)
 
 
 @contextmanager
 def _as_cluster_away() -> Iterator[None]:
-    """Turns errors of the API server into ClusterAwayError."""
+    """Convert errors of the API server to ClusterAwayError."""
     try:
         yield
     except WritesClosedError:
@@ -301,7 +302,7 @@ def _as_cluster_away() -> Iterator[None]:
 
 @contextmanager
 def _as_lease_lost() -> Iterator[None]:
-    """Turns the client's WritesClosedError into LeaseLostError."""
+    """Convert the client's WritesClosedError to LeaseLostError."""
     try:
         yield
     except WritesClosedError as error:
@@ -309,7 +310,7 @@ def _as_lease_lost() -> Iterator[None]:
 
 
 def pod_view(pod: Pod) -> PodView:
-    """Fields of a pod that the outcome rules use."""
+    """The pod as the outcome rules need it."""
     meta, status = pod.metadata, pod.status
     deleting = meta.deletion_timestamp is not None
     ended = [(s, s.state.terminated) for s in _statuses(pod) if s.state is not None and s.state.terminated is not None]
@@ -342,5 +343,5 @@ def _statuses(pod: Pod) -> tuple[ContainerStatus, ...]:
 
 
 def _number(text: str | None) -> int:
-    """Labels are the operator's own; a damaged one matches no attempt."""
+    """The number in a label; -1, which matches no attempt, if the label is damaged."""
     return int(text) if text is not None and text.isdigit() else -1

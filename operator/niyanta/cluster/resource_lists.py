@@ -1,6 +1,6 @@
-"""Customers and WorkerPools of the operator: kept by kopf's events, corrected by a list every 30 s.
+"""Customers and WorkerPools: kept up to date by kopf's events, and corrected by a list every 30 s.
 
-kopf doesn't report deletions that its watch missed, so that a list is needed.
+The list is needed because kopf doesn't report deletions that its watch missed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from niyanta.resources.models.worker_pool import WorkerPool
 logger = log.get(__name__)
 
 LIST_INTERVAL_SECONDS = 30.0
-"""Time between two corrections by a list."""
+"""Time between two lists."""
 
 DEFAULT_CUSTOMER = {
     "apiVersion": "niyanta.io/v1alpha1",
@@ -44,10 +44,10 @@ class ResourceLists:
         on_pools: Callable[[], None],
         set_pools: Callable[[Iterable[PoolInfo]], Awaitable[None]],
     ) -> None:
-        """Must be made in the event loop.
+        """Needs a running event loop.
 
-        `namespace`: the operator's own; pools elsewhere don't count. `on_customers` is called in any thread after a
-        Customer changed, `on_pools` in the loop after `set_pools` has taken in changed pools.
+        `namespace`: the operator's own; WorkerPools in other namespaces are ignored. `on_customers` is called in any
+        thread after a Customer changed, `on_pools` in the event loop after `set_pools` has applied changed pools.
         """
         self._client = client
         self._namespace = namespace
@@ -68,7 +68,7 @@ class ResourceLists:
                 logger.warning("customers and pools were not listed", error=str(error))
 
     async def follow_pools(self) -> None:
-        """Hand changed pools to `set_pools` until cancelled."""
+        """Pass changed pools to `set_pools` until cancelled."""
         while True:
             await self._pools_event.wait()
             self._pools_event.clear()
@@ -84,7 +84,7 @@ class ResourceLists:
         await self._apply_pools()
 
     async def ensure_default_customer(self) -> None:
-        """Create the Customer `default`, which owns every namespace, if there is none; errors are logged."""
+        """Create the Customer `default`, which owns every namespace, unless it exists; errors are logged."""
         if "default" in self.customers.items():
             return
         try:

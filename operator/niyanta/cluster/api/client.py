@@ -1,8 +1,7 @@
-"""The only module that writes to the API server on the hot path.
+"""The client of the API server: every request except the reflectors' lists and watches, and kopf's.
 
-The scheduler, the status writer and the pool controllers call it; the reflectors see the results. Every method raises
-`errors.ApiError` or a subclass, which `errors.error_kind` classifies. Deletes and patches name the UID they mean, so
-that an object of the same name made later is never touched; "it is gone already" is success for them.
+Every method raises `errors.ApiError` or a subclass, which `errors.error_kind` classifies. Deletes and patches name the
+UID of the object, so that a later object of the same name is never changed; they succeed if the object is gone.
 """
 
 from __future__ import annotations
@@ -34,26 +33,26 @@ LIST_TIMEOUT_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Created(Generic[T]):
-    """The object as the server stored it, with defaults. For pods: give it to `ClusterCache.assume`."""
+    """The object as the server stored it, with defaults. `ClusterCache.assume` takes in created pods."""
 
     obj: T
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """All objects of a kind at one moment, `resource_version`."""
+    """All objects of a kind at `resource_version`."""
 
     items: list[Manifest]
     resource_version: str
 
 
 class ApiClient:
-    """Async client for the writes Niyanta makes. Use as `async with ApiClient(...) as client`."""
+    """Asynchronous client. Use as `async with ApiClient(...) as client`."""
 
     def __init__(
         self, connection: Connection, settings: Settings, *, may_write: Callable[[], bool] | None = None
     ) -> None:
-        """`may_write` is asked right before each write leaves; False raises WritesClosedError (ErrorKind.FENCED)."""
+        """`may_write` is called right before each write is sent; False raises WritesClosedError (ErrorKind.FENCED)."""
         self._transport = Transport(
             connection,
             connections=settings.connections,
@@ -75,7 +74,7 @@ class ApiClient:
     # --- pods --------------------------------------------------------------------------------------------------------
 
     async def create_pod(self, namespace: str, manifest: Mapping[str, Any]) -> Created[Pod]:
-        """Create an already bound pod. A field that Pod doesn't have is refused (INVALID), not dropped in silence."""
+        """Create a bound pod. Unknown fields are refused (INVALID) instead of being dropped."""
         answer = await self._transport.send(
             "POST",
             PODS.path(namespace),
@@ -87,7 +86,7 @@ class ApiClient:
         return Created(self._pod.decode(answer))
 
     async def get_pod(self, namespace: str, name: str) -> Pod | None:
-        """The pod as the server has it now, None when it doesn't exist."""
+        """A fresh read; None if the pod doesn't exist."""
         try:
             answer = await self._transport.send("GET", PODS.path(namespace, name), verb="get", resource="pods")
         except ApiError as error:
@@ -97,13 +96,14 @@ class ApiClient:
         return self._pod.decode(answer)
 
     async def delete_pod(self, namespace: str, name: str, uid: str, *, grace: int | None = None) -> bool:
-        """Ask for deletion; False when that pod is gone. The pod stays until its kubelet and finalizers are done."""
+        """Request deletion; False if the pod is gone. It exists until its kubelet has stopped it and its finalizers are
+        removed."""
         return await self._delete(PODS, namespace, name, uid, grace=grace)
 
     async def remove_pod_finalizer(
         self, namespace: str, name: str, uid: str, *, finalizer: str = OUTCOME_FINALIZER
     ) -> bool:
-        """Take our finalizer off, others stay; False when that pod is gone. Removing it twice is success."""
+        """Remove a finalizer (idempotent); False if the pod is gone."""
         body = {"metadata": {"uid": uid, "$deleteFromPrimitiveList/finalizers": [finalizer]}}
         return await self._patch_if_same(PODS, namespace, name, STRATEGIC_PATCH, body)
 
@@ -114,22 +114,22 @@ class ApiClient:
         return Created(await self.create(WORKLOADS, manifest, namespace=namespace))
 
     async def get_workload(self, namespace: str, name: str) -> Manifest | None:
-        """The Workload as the server has it now (a quorum read), None when it doesn't exist."""
+        """A fresh (quorum) read; None if the Workload doesn't exist."""
         return await self.get(WORKLOADS, name, namespace=namespace)
 
     async def delete_workload(self, namespace: str, name: str, uid: str) -> bool:
-        """Delete; its pods follow by garbage collection. False when that Workload is gone."""
+        """Delete; garbage collection deletes its pods. False if the Workload is gone."""
         return await self._delete(WORKLOADS, namespace, name, uid)
 
     async def list_workloads(self) -> Listed:
-        """Every Workload of the cluster, consistently as of now."""
+        """Every Workload of the cluster, from a consistent list."""
         return await self.list(WORKLOADS)
 
     async def patch_workload_status(self, namespace: str, name: str, uid: str, body: Mapping[str, Any]) -> bool:
-        """Replace the status of the Workload with that UID by `body["status"]`; False when that Workload is gone.
+        """Replace the status of the Workload with that UID by `body["status"]`; False if the Workload is gone.
 
-        A JSON patch with a test: merge patches of a custom resource's status ignore another metadata.uid and would
-        write on a newer object of the name (tried on 1.37). Nulls in the status stand for absent fields.
+        It is a JSON patch with a test of the UID: a merge patch of a custom resource's status ignores metadata.uid and
+        would change a newer object of the same name (observed on 1.37). Null values in the status are left out.
         """
         status = {key: value for key, value in body["status"].items() if value is not None}
         patch = [
@@ -139,7 +139,7 @@ class ApiClient:
         try:
             return await self._patch_if_same(WORKLOADS, namespace, name, JSON_PATCH, patch, subresource="status")
         except ApiError as error:
-            # A failed test has no words of its own; any other 422 names the fields.
+            # A failed test has no causes; any other 422 names the fields.
             if error.status != 422 or error.causes:
                 raise
             found = await self.get_workload(namespace, name)
@@ -148,7 +148,7 @@ class ApiClient:
             return False
 
     async def patch_pool_status(self, namespace: str, name: str, body: Mapping[str, Any]) -> bool:
-        """Merge `body` (`{"status": ..}`) into a WorkerPool; False when there is no pool of that name."""
+        """Merge `body` (`{"status": ..}`) into a WorkerPool; False if the pool doesn't exist."""
         return await self._patch_if_same(WORKER_POOLS, namespace, name, MERGE_PATCH, body, subresource="status")
 
     async def list_customers(self) -> Listed:
@@ -156,23 +156,23 @@ class ApiClient:
         return await self.list(CUSTOMERS)
 
     async def create_customer(self, manifest: Mapping[str, Any]) -> Created[Manifest]:
-        """Create a Customer (the operator makes `default`)."""
+        """Create a Customer."""
         return Created(await self.create(CUSTOMERS, manifest))
 
     # --- the fence, events -------------------------------------------------------------------------------------------
 
     async def get_config_map(self, namespace: str, name: str) -> Manifest | None:
-        """A quorum read; None when it doesn't exist."""
+        """A fresh (quorum) read; None if it doesn't exist."""
         return await self.get(CONFIG_MAPS, name, namespace=namespace)
 
     async def create_config_map(self, namespace: str, manifest: Mapping[str, Any]) -> Created[Manifest]:
-        """Create; ALREADY_EXISTS when somebody was faster."""
+        """Create; raises ALREADY_EXISTS if it exists."""
         return Created(await self.create(CONFIG_MAPS, manifest, namespace=namespace))
 
     async def patch_config_map(
         self, namespace: str, name: str, body: Mapping[str, Any], *, resource_version: str = ""
     ) -> Manifest:
-        """Merge patch; with `resource_version` only on that version (CONFLICT otherwise). Returns what is stored."""
+        """Merge patch, with `resource_version` only of that version (else CONFLICT). Returns the stored object."""
         if resource_version:
             metadata = {**body.get("metadata", {}), "resourceVersion": resource_version}
             body = {**body, "metadata": metadata}
@@ -214,7 +214,7 @@ class ApiClient:
     # --- any kind ----------------------------------------------------------------------------------------------------
 
     async def get(self, kind: ResourceKind, name: str, *, namespace: str = "") -> Manifest | None:
-        """The object as the server has it now, None when it doesn't exist."""
+        """A fresh read; None if the object doesn't exist."""
         try:
             answer = await self._transport.send("GET", kind.path(namespace, name), verb="get", resource=kind.plural)
         except ApiError as error:
@@ -224,7 +224,7 @@ class ApiClient:
         return _mapping(answer)
 
     async def create(self, kind: ResourceKind, manifest: Mapping[str, Any], *, namespace: str = "") -> Manifest:
-        """Create and return what was stored."""
+        """Create; returns the stored object."""
         answer = await self._transport.send(
             "POST", kind.path(namespace), verb="create", resource=kind.plural, body=orjson.dumps(manifest)
         )
@@ -233,7 +233,7 @@ class ApiClient:
     async def patch(
         self, kind: ResourceKind, name: str, body: Mapping[str, Any], *, namespace: str = "", subresource: str = ""
     ) -> Manifest:
-        """Merge patch; returns what is stored now."""
+        """Merge patch; returns the stored object."""
         answer = await self._transport.send(
             "PATCH",
             kind.path(namespace, name, subresource),
@@ -245,13 +245,13 @@ class ApiClient:
         return _mapping(answer)
 
     async def delete(self, kind: ResourceKind, name: str, uid: str, *, namespace: str = "") -> bool:
-        """Delete the object with that UID; False when it is gone."""
+        """Delete the object with that UID; False if it is gone."""
         return await self._delete(kind, namespace, name, uid)
 
     async def list(self, kind: ResourceKind, *, namespace: str = "", label_selector: str = "") -> Listed:
-        """All objects, in chunks, consistent as of the call (never from a stale cache).
+        """All objects, in chunks, from a consistent list (never from a stale cache).
 
-        When the server forgets the version between two chunks the list starts again, then in one piece.
+        If the server no longer knows the version between two chunks, the list starts again, at last without chunks.
         """
         for chunk in (LIST_CHUNK_OBJECTS, LIST_CHUNK_OBJECTS, 0):
             items: list[Manifest] = []
@@ -289,7 +289,7 @@ class ApiClient:
                 return
             params["continue"] = token
 
-    # --- how -------------------------------------------------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------------------------------------
 
     async def _delete(
         self, kind: ResourceKind, namespace: str, name: str, uid: str, *, grace: int | None = None
@@ -332,7 +332,7 @@ def _mapping(answer: bytes) -> Manifest:
 
 
 def _false_if_gone(error: ApiError) -> bool:
-    """Not found, or another UID under that name: the object that was meant is gone."""
+    """False if the object is not found or has another UID, so that the named one is gone; raises other errors."""
     found = error_kind(error)
     if found is ErrorKind.NOT_FOUND or (found is ErrorKind.CONFLICT and "uid" in error.message.lower()):
         return False

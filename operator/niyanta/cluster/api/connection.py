@@ -1,6 +1,6 @@
 """Address, certificates and credentials of the API server, from a kubeconfig or from the pod's ServiceAccount.
 
-The `kubernetes` package reads the configuration; `client` and `reflector` open their sessions here.
+The `kubernetes` package reads the configuration; `transport` and `reflector` open their sessions here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from niyanta import __version__
 from niyanta.settings import Settings
 
 TOKEN_LIFETIME_SECONDS = 60.0
-"""Seconds after which credentials are read again (bound ServiceAccount tokens rotate on disk)."""
+"""Time after which credentials are read again, because ServiceAccount tokens rotate on disk."""
 
 log = structlog.get_logger(__name__)
 
@@ -46,13 +46,13 @@ class Credentials:
         return self._read_at
 
     async def refresh(self, *, older_than: float) -> None:
-        """Read again unless somebody did since `older_than`. A failed reading keeps the old value for a minute more."""
+        """Read again unless it was done since `older_than`. If reading fails, the old value stays for a minute more."""
         async with self._refreshing:
             if self._read_at > older_than:
                 return
             try:
                 self._value = await asyncio.to_thread(self._read)
-            except Exception as error:  # plugins and files fail in many ways, and the old token may still be good
+            except Exception as error:  # plugins and files fail in many ways, and the old token may still be valid
                 log.warning("credentials_not_read", error=str(error))
             self._read_at = time.monotonic()
 
@@ -84,7 +84,7 @@ class Connection:
 
 
 def connect(settings: Settings) -> Connection:
-    """Load the configuration `settings` names. Raises kubernetes.config.ConfigException when there is none."""
+    """Load the configuration that `settings` names. Raises kubernetes.config.ConfigException if it doesn't exist."""
     configuration = load_configuration(settings.kubeconfig)
     return Connection(
         host=configuration.host.rstrip("/"),
@@ -95,8 +95,7 @@ def connect(settings: Settings) -> Connection:
 
 
 def load_configuration(kubeconfig: str) -> Configuration:
-    """The kubernetes package's reading of a kubeconfig file; "": of the pod's own service account."""
-    """What a kubeconfig says, or the pod's ServiceAccount when the path is empty."""
+    """The configuration of a kubeconfig file; "": of the pod's own ServiceAccount."""
     configuration = Configuration()
     if kubeconfig:
         load_kube_config(config_file=kubeconfig, client_configuration=configuration)  # type: ignore[no-untyped-call]
@@ -106,7 +105,6 @@ def load_configuration(kubeconfig: str) -> Configuration:
 
 
 def authorization(configuration: Configuration) -> str:
-    """The Authorization header that a configuration asks for; "": none."""
     """Value of the Authorization header; empty with client certificates alone."""
     for key in ("BearerToken", "authorization"):
         token = configuration.get_api_key_with_prefix(key)
@@ -121,7 +119,7 @@ def _tls(configuration: Configuration) -> ssl.SSLContext | None:
     if not configuration.host.startswith("https:"):
         return None
     context = ssl.create_default_context(cafile=configuration.ssl_ca_cert, cadata=configuration.ca_cert_data)
-    # Cluster CAs made by older tools lack key identifiers, which Python 3.13 began to demand.
+    # Cluster CAs of older tools lack key identifiers, which Python requires since 3.13.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if not configuration.verify_ssl:
         context.check_hostname = False

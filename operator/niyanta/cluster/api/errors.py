@@ -1,6 +1,6 @@
-"""Typed errors for the API server's refusals, and their classification.
+"""Typed errors of requests to the API server, and their classification.
 
-`client` raises these; the scheduler decides by `error_kind(error)` alone and shows `error.message`.
+`client` raises them. Callers decide by `error_kind(error)` and show `error.message`.
 """
 
 from __future__ import annotations
@@ -15,28 +15,30 @@ from niyanta.cluster.api.kinds import FENCE_POLICY
 
 
 class ErrorKind(enum.Enum):
-    """Classes of failed requests; each calls for one reaction."""
+    """Kinds of failed requests, by the reaction that they require."""
 
     ALREADY_EXISTS = "AlreadyExists"
     CONFLICT = "Conflict"
-    """Another version or UID than the one named; or the server lost a race of its own (quota status). Look again."""
+    """The object has another version or UID than the request names, or the server itself met a conflict (status of a
+    quota). Read again."""
     NOT_FOUND = "NotFound"
-    """The object, or on a create its namespace (`details["kind"] == "namespaces"`)."""
+    """The object doesn't exist, or on a create its namespace doesn't (`details["kind"] == "namespaces"`)."""
     GONE = "Gone"
     """The resource version or continue token is too old: list again."""
     QUOTA_EXCEEDED = "QuotaExceeded"
     FORBIDDEN = "Forbidden"
-    """RBAC, PodSecurity, LimitRange or another admission rule: waiting may help, repeating at once doesn't."""
+    """Refused by RBAC, PodSecurity, a LimitRange or another admission rule. A later attempt may succeed, an immediate
+    one doesn't."""
     FENCED = "Fenced"
-    """A newer leader exists (the fence policy refused), or this process may no longer write."""
+    """The fence policy refused because a newer leader exists, or this process may no longer write."""
     NAMESPACE_TERMINATING = "NamespaceTerminating"
     INVALID = "Invalid"
     TOO_MANY = "TooMany"
-    """Throttled beyond what the client waits for by itself; `retry_after` seconds are asked for."""
+    """Still throttled after the client's own repetitions; the server requests a pause of `retry_after` seconds."""
     UNAVAILABLE = "Unavailable"
-    """Nothing was done."""
+    """The request wasn't carried out."""
     UNKNOWN_OUTCOME = "UnknownOutcome"
-    """It may have been done: read before writing again."""
+    """The request may have been carried out: read before writing again."""
 
 
 class ApiError(Exception):
@@ -66,21 +68,21 @@ class ApiError(Exception):
 
 
 class NotSentError(ApiError):
-    """The request never left: no connection."""
+    """The request wasn't sent, because no connection could be made."""
 
     def __init__(self, message: str) -> None:
         super().__init__(0, "NotSent", message)
 
 
 class OutcomeUnknownError(ApiError):
-    """The request left and no answer came: it may have been carried out, or may yet be."""
+    """The request was sent but not answered: it may have been carried out, or may be carried out later."""
 
     def __init__(self, message: str) -> None:
         super().__init__(0, "OutcomeUnknown", message)
 
 
 class WritesClosedError(ApiError):
-    """This process may not write any more (leadership lost); the request was not sent."""
+    """The request wasn't sent, because this process has lost leadership."""
 
     def __init__(self) -> None:
         super().__init__(0, "WritesClosed", "this process does not hold leadership")
@@ -99,7 +101,7 @@ _status = msgspec.json.Decoder(ApiStatus)
 
 
 def error_from(status: int, body: bytes, retry_after: str | None = None) -> ApiError:
-    """The error an HTTP answer means; bodies that are no Status (proxies) are quoted."""
+    """The error for an HTTP response. A body that isn't a Status (from a proxy) becomes the message."""
     try:
         parsed = _status.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -121,7 +123,8 @@ def _seconds(header: str | None, details: Mapping[str, Any] | None) -> float | N
 
 
 def error_kind(error: ApiError) -> ErrorKind:
-    """Classify. The order matters: admission answers share the statuses 403 and 422 with other refusals."""
+    """The kind of an error. The order of checks matters: admission shares the statuses 403 and 422 with other
+    refusals."""
     if isinstance(error, WritesClosedError):
         return ErrorKind.FENCED
     if isinstance(error, OutcomeUnknownError):
@@ -141,7 +144,7 @@ def error_kind(error: ApiError) -> ErrorKind:
 def _refused(error: ApiError) -> ErrorKind:
     message = error.message
     if f"ValidatingAdmissionPolicy '{FENCE_POLICY}'" in message:
-        # A fence that is missing or can't be read refuses too, but says nothing about another leader.
+        # A fence that is missing or can't be read refuses too, but doesn't show that a newer leader exists.
         broken = ("failed to configure", "no params found", "resulted in error", "whole number")
         return ErrorKind.FORBIDDEN if any(words in message for words in broken) else ErrorKind.FENCED
     if error.status == 422:

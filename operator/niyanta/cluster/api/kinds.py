@@ -1,7 +1,4 @@
-"""Paths of the resource kinds in the Kubernetes API, and the names Niyanta writes on its pods.
-
-Used by `client` (which writes) and `reflector` (which lists and watches).
-"""
+"""Resource kinds of the Kubernetes API and their paths, for `client` and `reflector`."""
 
 from __future__ import annotations
 
@@ -10,8 +7,9 @@ from urllib.parse import quote
 
 from niyanta.resources.labels import GROUP, VERSION
 
-# The labels that `resources.labels` doesn't name: written on pods for the engine's subjects.
 TYPE_LABEL = "niyanta.io/type"
+"""Label of a pod with its workload's type, for affinity terms."""
+
 FENCE_POLICY = "niyanta-fence"
 """Name of the ValidatingAdmissionPolicy and of the ConfigMap it reads."""
 
@@ -28,11 +26,11 @@ class ResourceKind:
 
     @property
     def api_version(self) -> str:
-        """As manifests write it."""
+        """The `apiVersion` field of manifests."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str = "", name: str = "", subresource: str = "") -> str:
-        """URL path; without a namespace a namespaced kind means "in all namespaces" (list and watch only)."""
+        """URL path. Without a namespace, a namespaced kind is listed or watched in all namespaces."""
         parts = [f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"]
         if self.namespaced and namespace:
             parts += ["namespaces", quote(namespace, safe="")]

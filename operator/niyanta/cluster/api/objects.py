@@ -1,7 +1,7 @@
-"""The few fields of Kubernetes objects that Niyanta reads, as msgspec structs that skip all others while parsing.
+"""The fields of Kubernetes objects that Niyanta reads, as msgspec structs that skip all other fields while parsing.
 
-The reflector parses into these, the cache and the workers module read them. They are frozen: a change is a new object.
-`gc=False` keeps hundreds of thousands of them out of the garbage collector's walks (they can't form cycles).
+The reflector parses into them; `cluster.state` reads them. `gc=False` keeps hundreds of thousands of objects out of the
+garbage collector's passes, because they can't form cycles.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ObjectMeta(Base, frozen=True, gc=False):
 
 
 class Object(Base, frozen=True, gc=False):
-    """Any object: what the reflector itself needs."""
+    """Base of all object types, with the metadata that the reflector needs."""
 
     metadata: ObjectMeta = ObjectMeta()
 
@@ -145,17 +145,17 @@ class Pod(Object, frozen=True, gc=False):
 
     @property
     def terminal(self) -> bool:
-        """Its containers are done for good; only such a pod (or none) frees the worker."""
+        """True if its containers have ended and won't start again, so that the pod takes no capacity."""
         return self.status.phase in ("Succeeded", "Failed")
 
     @property
     def workload_uid(self) -> str:
-        """Of the Workload it belongs to; empty for pods that aren't Niyanta's."""
+        """UID of the Workload it belongs to; empty for foreign pods."""
         return self.metadata.labels.get(WORKLOAD_UID, "")
 
     @property
     def charge_key(self) -> str:
-        """Key of its engine Charge. Niyanta pods with damaged labels are charged like foreign ones."""
+        """Key of its engine Charge. Niyanta pods with damaged labels are charged like foreign pods."""
         labels = self.metadata.labels
         workload, attempt, index = (labels.get(k, "") for k in (WORKLOAD_UID, ATTEMPT, INDEX))
         return f"{workload}/{attempt}/{index}" if workload and attempt and index else self.metadata.uid
@@ -189,7 +189,7 @@ class Node(Object, frozen=True, gc=False):
 
     @property
     def ready(self) -> bool:
-        """Condition Ready is True; Unknown and missing count as not ready."""
+        """True if the condition Ready is True; Unknown or missing count as not ready."""
         return any(c.type == "Ready" and c.status == "True" for c in self.status.conditions)
 
 
@@ -217,7 +217,7 @@ T = TypeVar("T", bound=Object)
 
 
 class WatchEvent(msgspec.Struct, Generic[T], frozen=True, gc=False):
-    """One line of a watch. BOOKMARK objects carry a resource version alone; ERROR lines are no such event."""
+    """One line of a watch. BOOKMARK objects carry only a resource version; ERROR lines don't have this form."""
 
     type: str
     object: T
@@ -229,7 +229,7 @@ class ListMeta(Base, frozen=True, gc=False):
 
 
 class Page(msgspec.Struct, Generic[T], frozen=True, gc=False):
-    """One chunk of a list; a null `items` (some aggregated servers) is an empty one."""
+    """One chunk of a list; `items` is null in empty lists of some aggregated servers."""
 
     metadata: ListMeta = ListMeta()
     items: list[T] | None = None

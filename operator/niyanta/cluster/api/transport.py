@@ -1,6 +1,6 @@
-"""One HTTP request to the API server: gate, throttle, timeout, metrics, typed errors.
+"""HTTP requests to the API server: concurrency limit, throttling, timeouts, metrics and typed errors.
 
-`client` builds the requests; nothing else uses this.
+Only `client` uses it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ JSON_PATCH = "application/json-patch+json"
 
 THROTTLE_ATTEMPTS = 4
 THROTTLE_LONGEST_SECONDS = 5.0
-"""Longest single wait for a 429, seconds, whatever Retry-After says; beyond the attempts the caller gets the 429."""
+"""Longest wait after one 429, even if Retry-After is longer. After the last attempt the caller gets the 429."""
 
 REQUEST_SECONDS = Histogram(
     "niyanta_kubernetes_request_seconds",
@@ -42,7 +42,7 @@ IN_FLIGHT_WAIT = Histogram(
 
 
 class Transport:
-    """Sends requests over one session. At most `connections` are under way; further ones wait their turn in order."""
+    """Sends requests over one session. At most `connections` run at a time; further ones wait in order."""
 
     def __init__(
         self, connection: Connection, *, connections: int, request_timeout: float, may_write: Callable[[], bool] | None
@@ -56,11 +56,11 @@ class Transport:
         self._observers: dict[tuple[str, str, int], Callable[[float], None]] = {}
 
     async def open(self) -> None:
-        """Make the session; needs a running loop."""
+        """Open the session; needs a running event loop."""
         self._session = self._connection.session(limit=self._limit)
 
     async def close(self) -> None:
-        """Close the session; requests under way fail."""
+        """Close the session; running requests fail."""
         if self._session is not None:
             await self._session.close()
             self._session = None
@@ -77,10 +77,10 @@ class Transport:
         content_type: str = JSON,
         timeout: float | None = None,  # noqa: ASYNC109 - it also goes to the server, as a query parameter
     ) -> bytes:
-        """The body of a 2xx answer; everything else raises ApiError or a subclass.
+        """Send a request and return the body of a 2xx response; others raise ApiError or a subclass.
 
-        429 is waited out here (nothing was done by then), 401 once by reading the credentials again. The server is told
-        the timeout too, so a write it has queued is dropped there at about the time we stop waiting for it.
+        After a 429 (the request wasn't carried out) it is repeated, after a 401 once with credentials read again. The
+        timeout is sent to the server too, so that it drops a queued write at about the time we stop waiting for it.
         """
         seconds = timeout or self._timeout
         query = dict(params or ())
@@ -102,7 +102,7 @@ class Transport:
                     raise
                 THROTTLED.labels(verb, resource).inc()
                 asked = min(error.retry_after or 1.0, THROTTLE_LONGEST_SECONDS)
-            # Spread those that were refused together, and never come earlier than asked.
+            # Jitter spreads requests that were throttled together; the wait is never shorter than the server requested.
             await asyncio.sleep(asked * random.uniform(1.0, 1.5))  # noqa: S311 - jitter
         raise AssertionError("unreachable")
 
@@ -119,7 +119,7 @@ class Transport:
         async with self._slots:
             started = time.monotonic()
             IN_FLIGHT_WAIT.observe(started - waiting_since)
-            # Asked last, after every wait: a write must not leave once leadership is gone.
+            # Checked last, after every wait: no write may be sent after leadership was lost.
             if method != "GET" and self._may_write is not None and not self._may_write():
                 raise WritesClosedError
             code = 0
@@ -138,7 +138,7 @@ class Transport:
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
                 raise NotSentError(str(error) or type(error).__name__) from error
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                if code >= 400:  # the answer's status arrived and is what counts, its body was cut off
+                if code >= 400:  # the status arrived, only the body was cut off
                     raise error_from(code, b"") from error
                 raise OutcomeUnknownError(str(error) or f"no answer within {seconds:g} s") from error
             finally:
@@ -150,6 +150,6 @@ class Transport:
     def _observe(self, verb: str, resource: str, code: int, seconds: float) -> None:
         key = (verb, resource, code)
         observer = self._observers.get(key)
-        if observer is None:  # looking a child up by its labels costs more than observing
+        if observer is None:  # kept, because `labels` costs more than `observe`
             observer = self._observers[key] = REQUEST_SECONDS.labels(verb, resource, str(code)).observe
         observer(seconds)

@@ -1,4 +1,5 @@
-"""Taking, keeping and losing leadership: the row in Postgres, the fence in the cluster, and the session in between."""
+"""Leader election: takes and renews the lease in Postgres, raises the fence in the cluster, and runs the leader's work
+while the lease is valid."""
 
 from __future__ import annotations
 
@@ -29,21 +30,24 @@ IS_LEADER = Gauge("niyanta_leader", "1 while this process leads")
 EPOCH = LeaderGauge("niyanta_leader_epoch", "Epoch of this process's leadership")
 
 GUARD_INTERVAL_SECONDS = 5.0
-"""Seconds between two looks at the fence: without it the API server refuses every pod of ours."""
+"""Time between two checks of the fence: without it the API server refuses all pods of Niyanta."""
 
 ACQUIRE_INTERVAL_SECONDS = 0.25
-"""Seconds between two tries to take leadership."""
+"""Time between two attempts to take leadership."""
 
+STORE_AWAY_INTERVAL_SECONDS = 1.0
+"""Time between two attempts to take leadership while Postgres doesn't answer."""
 
 RETRY_SECONDS = 0.5
 """Longest pause before a new leader repeats a request without an answer."""
+
+WAIT_TICK_SECONDS = 0.2
+"""Time between two ticks of the lease while a new leader waits for the end of the old one's requests."""
 
 
 class Loss(enum.Enum):
     """Causes of the end of a leadership."""
 
-    STOPPED = "stopped"
-    """This process is to stop."""
     STORE_AWAY = "Postgres did not answer for a whole lease"
     SUPERSEDED = "another process leads, or this one stalled beyond its lease"
 
@@ -52,12 +56,12 @@ T = TypeVar("T")
 
 Settled = Callable[[], Awaitable[None]]
 Lead = Callable[[int, bool, Settled], Awaitable[None]]
-"""What to do while leading: (epoch, adopting, settled), runs until cancelled or LeaseLostError / StaleEpochError.
-`settled` is to be awaited once rows and pods agree."""
+"""The leader's work: a coroutine of (epoch, adopting, settled) that runs until it is cancelled or raises LeaseLostError
+or StaleEpochError. It awaits `settled` once rows and pods agree."""
 
 
 class Candidate:
-    """One process's part in the election."""
+    """One process's participation in the election."""
 
     def __init__(self, *, leadership: Leadership, client: ApiClient, lease: Lease, settings: Settings) -> None:
         self._leadership = leadership
@@ -66,10 +70,11 @@ class Candidate:
         self._settings = settings
         self.lost = asyncio.Event()
         self._store_away = False
-        """The last renewal found Postgres not answering."""
+        """Postgres didn't answer the last renewal."""
 
     async def run(self, lead: Lead) -> Loss:
-        """Take part until leadership is lost for good; steps down and goes on when only Postgres was away."""
+        """Take part until leadership is lost to another process. After an outage of Postgres the process steps down and
+        takes part again."""
         while True:
             epoch, orderly = await self._acquire()
             loss = await self._hold(epoch, lead, orderly=orderly)
@@ -78,7 +83,7 @@ class Candidate:
                 return loss
 
     async def _acquire(self) -> tuple[int, bool]:
-        """Returns the epoch, and whether the last leader left in good order."""
+        """Take leadership; returns the epoch, and True if the last leader released its lease."""
         while True:
             try:
                 before = await self._leadership.current()
@@ -86,11 +91,11 @@ class Candidate:
                 epoch = await self._leadership.try_acquire() if before.expires_in <= 0 else None
             except StoreUnavailableError as error:
                 logger.warning("Postgres does not answer; not a candidate", error=str(error))
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(STORE_AWAY_INTERVAL_SECONDS)
                 continue
             if epoch is not None:
                 self._lease.begin(epoch, asked_at=asked_at)
-                logger.info("leadership taken", epoch=epoch, after=before.holder or "nobody")
+                logger.info("leadership taken", epoch=epoch, after=before.holder)
                 return epoch, before.expires_in == 0
             await asyncio.sleep(ACQUIRE_INTERVAL_SECONDS)
 
@@ -99,8 +104,8 @@ class Candidate:
         IS_LEADER.set(1)
         work = asyncio.create_task(self._lead(epoch, lead, orderly=orderly), name="lead")
         renewal = asyncio.create_task(self._renew(), name="renew")
-        told = asyncio.create_task(self.lost.wait(), name="lost")
-        tasks: list[asyncio.Task[object]] = [work, renewal, told]
+        lost = asyncio.create_task(self.lost.wait(), name="lost")
+        tasks: list[asyncio.Task[object]] = [work, renewal, lost]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if renewal.done() and not renewal.cancelled():
@@ -119,7 +124,7 @@ class Candidate:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _renew(self) -> Loss:
-        """Renew until that fails; returns why."""
+        """Renew the lease until that fails; returns the cause."""
         self._store_away = False
         while True:
             await asyncio.sleep(self._settings.renew_every)
@@ -143,7 +148,7 @@ class Candidate:
             self._lease.renewed(asked_at=asked_at)
 
     async def _cause(self) -> Loss:
-        """Why leadership ended. When Postgres was away for the whole lease, nobody else can have taken it meanwhile."""
+        """Cause of the end of leadership. While Postgres is away for the whole lease, no other process can take it."""
         try:
             now = await self._leadership.current()
         except StoreUnavailableError:
@@ -166,12 +171,12 @@ class Candidate:
                 lambda: fence.raise_to(self._client, settings.namespace, epoch=epoch, database=database)
             )
 
-        # Until rows were rebuilt from pods the fence goes on naming the database they were made from: a leader that
-        # dies on the way is followed by one that adopts as well.
+        # Until rows have been rebuilt from pods, the fence names the old database, so that the next leader adopts too
+        # if this one dies before.
         await fence_off(found.database if adopting else identity)
         if found.epoch:
-            # Whatever the old leader sent has arrived, or is refused, after this. One that left in good order sent
-            # nothing after it gave its lease back.
+            # After this wait, every request of the old leader has arrived or is refused. A leader that released its
+            # lease sent nothing afterwards.
             await self._ticking(settings.request_timeout + (0.0 if orderly else settings.lease))
 
         async def settled() -> None:
@@ -185,7 +190,7 @@ class Candidate:
             guard.cancel()
 
     async def _guard(self, epoch: int, database: str) -> None:
-        """Put the fence up again when somebody takes it down; give up when it is beyond us."""
+        """Raise the fence again if it was lowered or deleted; give up leadership if its epoch is higher."""
         while True:
             await asyncio.sleep(GUARD_INTERVAL_SECONDS)
             try:
@@ -193,21 +198,21 @@ class Candidate:
                 if found.epoch > epoch:
                     self.lost.set()
                 elif found.epoch < epoch:
-                    logger.error("the fence was taken down; raising it again", found=found.epoch, epoch=epoch)
+                    logger.error("the fence was lowered or deleted; raising it again", found=found.epoch, epoch=epoch)
                     await fence.raise_to(self._client, self._settings.namespace, epoch=epoch, database=database)
             except fence.FenceRaisedError:
                 self.lost.set()
             except ApiError as error:
-                logger.warning("the fence was not looked at", error=str(error))
+                logger.warning("the fence was not read", error=str(error))
 
     async def _ticking(self, seconds: float) -> None:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self._lease.tick()
-            await asyncio.sleep(min(0.2, left))
+            await asyncio.sleep(min(WAIT_TICK_SECONDS, left))
 
     async def _until_answered(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """The answer of `ask`, repeated while Postgres or the API server is away."""
+        """The result of `ask`, which is repeated while Postgres or the API server is away."""
 
         async def attempt() -> T:
             self._lease.tick()
@@ -221,7 +226,7 @@ class Candidate:
         )
 
     async def release(self) -> None:
-        """Give leadership back in good order (nothing of ours may be under way any more)."""
+        """Release the lease, so that another process can lead at once. No request of this leader may be running."""
         with contextlib.suppress(StoreError):
             if self._lease.epoch:
                 await self._leadership.release(self._lease.epoch)

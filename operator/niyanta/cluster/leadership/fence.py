@@ -1,7 +1,7 @@
 """The fence: a ConfigMap with the highest epoch and the database's identity, the parameter of an admission policy.
 
-The policy refuses Niyanta pods of a lower epoch, so a create that was queued in a stopped process does nothing when it
-arrives late. A new leader raises the fence before it reads or places anything.
+The policy refuses Niyanta pods of a lower epoch, so that a late create of a former leader has no effect. A new leader
+raises the fence before it reads or places anything.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ NAME = "niyanta-fence"
 
 @dataclass(frozen=True, slots=True)
 class Fence:
-    """Content of the fence's ConfigMap; `epoch` is 0 and `database` "" if there is none."""
+    """Content of the fence's ConfigMap; `epoch` is 0 and `database` "" if it doesn't exist."""
 
     epoch: int
     database: str
 
 
 class FenceRaisedError(Exception):
-    """The fence is beyond our epoch: a newer leader of this database exists."""
+    """The fence has a higher epoch than this process: a newer leader exists."""
 
 
 async def read(client: ApiClient, namespace: str) -> Fence:
-    """The fence as it stands."""
+    """A fresh read of the fence. Raises ApiError."""
     found = await client.get_config_map(namespace, NAME)
     data = (found or {}).get("data") or {}
     return Fence(int(data.get("epoch", "0") or 0), str(data.get("database", "")))
 
 
 async def raise_to(client: ApiClient, namespace: str, *, epoch: int, database: str) -> None:
-    """Set the fence to `epoch`; never lowers it (FenceRaisedError)."""
+    """Set the fence to `epoch`. Raises FenceRaisedError if it is higher already, and ApiError."""
     while True:
         found = await client.get_config_map(namespace, NAME)
         data = {"epoch": str(epoch), "database": database}
@@ -57,13 +57,13 @@ async def raise_to(client: ApiClient, namespace: str, *, epoch: int, database: s
                 return
             current = int((found.get("data") or {}).get("epoch", "0") or 0)
             if current > epoch:
-                msg = f"the fence stands at epoch {current}, ours is {epoch}"
+                msg = f"the fence is at epoch {current}, this leader's epoch is {epoch}"
                 raise FenceRaisedError(msg)
             version = found["metadata"]["resourceVersion"]
             await client.patch_config_map(namespace, NAME, {"data": data}, resource_version=version)
         except ApiError as error:
             if error_kind(error) not in (ErrorKind.CONFLICT, ErrorKind.ALREADY_EXISTS):
                 raise
-            logger.info("the fence moved while it was raised; looking again")
+            logger.info("the fence changed while it was being raised; reading it again")
         else:
             return

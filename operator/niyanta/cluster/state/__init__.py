@@ -1,1 +1,1 @@
-"""Cluster state for the engine: workers, their usage, and what an empty worker of each pool offers."""
+"""Cluster state for the engine: workers, their usage, and the capacity of an empty worker of each pool."""

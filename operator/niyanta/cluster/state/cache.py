@@ -1,7 +1,7 @@
-"""The cluster in memory: nodes, pods and what else decides about placement, always following the API server.
+"""The cluster in memory: nodes, pods, LimitRanges and RuntimeClasses, kept up to date by reflectors.
 
-The reflectors feed it in the event loop. The scheduler reads the changes for its engine snapshots (`delta_cursor`),
-tells of committed placements (`claim`), and is told which workloads and nodes to look at again.
+The scheduler reads the changes for its engine snapshots (`delta_cursor`) and claims the capacity of committed
+placements (`claim`); listeners learn which workloads and nodes have changed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from niyanta.engine.snapshot.deltas import (
 from niyanta.engine.types import Charge, Requirements, Subject, WorkerInfo
 
 SLICE_NODES = 250
-"""Nodes looked at again before other tasks of the loop get their turn (some 10 ms)."""
+"""Nodes evaluated again before other tasks of the event loop run (some 10 ms)."""
 
 
 def _ignore(_: set[str]) -> None:
@@ -45,9 +45,9 @@ def _ignore_room() -> None:
 
 
 class ClusterCache:
-    """Owns the stores. `run()` it as a task; `synced()` returns when all lists are complete.
+    """Owns the reflectors. `run()` is a task; `synced()` returns when all lists are complete.
 
-    Listeners are called in the loop, after the cache itself is up to date; they should only take notes.
+    Listeners are called in the event loop, after the cache was updated; they must be quick.
     """
 
     def __init__(
@@ -59,16 +59,16 @@ class ClusterCache:
         on_defaults: Callable[[set[str]], None] = _ignore,
         on_room: Callable[[], None] = _ignore_room,
     ) -> None:
-        """`on_workloads`: UIDs of workloads whose pods changed. `on_nodes`: names of nodes that came, went, or changed
-        readiness, cordon or taints. `on_defaults`: namespaces whose LimitRanges changed, "" for RuntimeClasses.
-        `on_room`: a worker came or offers something else (a label, a device), or a pod of anybody gave room back.
+        """`on_workloads`: UIDs of workloads whose pods changed. `on_nodes`: names of nodes that were added, removed, or
+        changed readiness, cordon or taints. `on_defaults`: namespaces whose LimitRanges changed, "" for RuntimeClasses.
+        `on_room`: a worker was added or changed (a label, a device), or a pod released capacity.
         """
         self._on_workloads = on_workloads
         self._on_nodes = on_nodes
         self._on_defaults = on_defaults
         self._on_room = on_room
         self._room = False
-        """Something that may help those who wait was recorded since they were last told."""
+        """A change that may let waiting workloads be placed was published since the last `on_room`."""
         self.nodes: Reflector[Node] = Reflector(connection, NODES, Node, self._nodes_changed)
         self.pods: Reflector[Pod] = Reflector(connection, PODS, Pod, self._pods_changed)
         self.limits: Reflector[LimitRange] = Reflector(connection, LIMIT_RANGES, LimitRange, self._limits_changed)
@@ -78,7 +78,7 @@ class ClusterCache:
         self._pools: tuple[PoolInfo, ...] = ()
         self._workers: dict[str, WorkerInfo] = {}
         self._losers: dict[str, tuple[str, ...]] = {}
-        """Node -> pools that select it too, but came later than its pool."""
+        """Node -> younger pools that select it too."""
         self._by_workload: dict[str, dict[Key, Pod]] = {}
         self._by_node: dict[str, dict[Key, Pod]] = {}
         self._usage = UsageIndex(self._charge_changed)
@@ -86,13 +86,13 @@ class ClusterCache:
 
     @property
     def reflectors(self) -> tuple[Reflector[Any], ...]:
-        """All of them, for health checks and metrics."""
+        """All reflectors, for health checks and metrics."""
         return (self.nodes, self.pods, self.limits, self.runtimes)
 
     # --- running -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Follow the API server until cancelled."""
+        """Run the reflectors until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             for reflector in self.reflectors:
                 tasks.create_task(reflector.run(), name=f"reflector {type(reflector).__name__}")
@@ -107,10 +107,10 @@ class ClusterCache:
         await asyncio.gather(*(reflector.relist_consistent() for reflector in self.reflectors))
 
     def silence(self) -> float:
-        """Seconds since the kind that has been silent longest heard from the API server; bookmarks come each minute."""
+        """Longest time, over all kinds, since the API server last sent data, in seconds. Bookmarks come each minute."""
         return time.monotonic() - min(reflector.last_contact for reflector in self.reflectors)
 
-    # --- questions ---------------------------------------------------------------------------------------------------
+    # --- reads -------------------------------------------------------------------------------------------------------
 
     def pods_of(self, workload_uid: str) -> list[Pod]:
         """All pods of a workload, any attempt, any phase."""
@@ -125,7 +125,7 @@ class ClusterCache:
         return self._by_workload.keys()
 
     def pods_on(self, node: str) -> list[Pod]:
-        """All pods bound to a node, Niyanta's and foreign ones."""
+        """All pods bound to a node, of Niyanta and foreign ones."""
         return list(self._by_node.get(node, {}).values())
 
     def charge(self, pod: Pod) -> Charge | None:
@@ -137,11 +137,11 @@ class ClusterCache:
         return {pod.workload_uid for pod in self._by_node.get(node, {}).values() if pod.workload_uid}
 
     def node(self, name: str) -> Node | None:
-        """None: there is no such node."""
+        """The node; None if it doesn't exist."""
         return self.nodes.store.get(("", name))
 
     def worker(self, name: str) -> WorkerInfo | None:
-        """None: no such node, or no pool selects it."""
+        """The worker; None if the node doesn't exist or no pool selects it."""
         return self._workers.get(name)
 
     @property
@@ -150,7 +150,7 @@ class ClusterCache:
         return self._workers
 
     def overlaps(self) -> dict[str, list[str]]:
-        """Pool -> nodes it selects that an older pool has, sorted."""
+        """Pool -> nodes that it selects but that belong to an older pool, sorted."""
         found: dict[str, list[str]] = {}
         for name in sorted(self._losers):
             for pool in self._losers[name]:
@@ -158,7 +158,7 @@ class ClusterCache:
         return found
 
     def limit_ranges(self, namespace: str) -> list[LimitRange]:
-        """Of one namespace, sorted by name."""
+        """LimitRanges of one namespace, sorted by name."""
         found = [item for key, item in self.limits.store.items() if key[0] == namespace]
         return sorted(found, key=lambda item: item.name)
 
@@ -166,24 +166,24 @@ class ClusterCache:
         """None: there is no such class."""
         return self.runtimes.store.get(("", name))
 
-    # --- what the scheduler tells ------------------------------------------------------------------------------------
+    # --- placements of the scheduler ---------------------------------------------------------------------------------
 
     def assume(self, pod: Pod) -> bool:
-        """A pod we just created, from the server's answer: counted at once, ahead of the watch."""
+        """Take in a created pod from the server's response, ahead of the watch. False if the store is newer."""
         return self.pods.assume(pod)
 
     def claim(
         self, workload_id: str, attempt: int, workers: Sequence[str], requirements: Requirements, subject: Subject
     ) -> None:
-        """A committed placement takes its workers' capacity from now on, whether its pods are seen or not."""
+        """Charge a committed placement to its workers' capacity, before its pods are observed."""
         self._usage.claim(workload_id, attempt, workers=workers, requirements=requirements, subject=subject)
 
     def unclaim(self, workload_id: str, attempt: int) -> None:
-        """The attempt is over; pods of it that still live keep their charge."""
+        """Stop charging an attempt that is over; its pods that still run stay charged."""
         self._usage.unclaim(workload_id, attempt)
 
     async def set_pools(self, pools: Iterable[PoolInfo]) -> None:
-        """Replace the pools and look at every node again, a slice at a time. No difference, no work."""
+        """Replace the pools and evaluate every node again, in slices. Returns at once if the pools are the same."""
         ordered = by_age(pools)
         if ordered == self._pools:
             return
@@ -191,17 +191,17 @@ class ClusterCache:
         names = [node.name for node in self.nodes.store.values()]
         async for part in in_slices(names, SLICE_NODES):
             for name in part:
-                self._look_at(name)
+                self._update_worker(name)
 
-    # --- what the engine gets ----------------------------------------------------------------------------------------
+    # --- changes for the engine --------------------------------------------------------------------------------------
 
     def delta_cursor(self) -> DeltaCursor:
-        """A new reader of changes; its first read returns the whole state, and nothing is kept for it before that (a
-        standby replica would collect for ever)."""
+        """A new reader of changes. Its first read returns the whole state; no changes are kept for it before that, or a
+        standby replica would collect them for ever."""
         return self._deltas.cursor()
 
     def close_delta_cursors(self) -> None:
-        """Keep changes for no reader any more, when a leader steps down."""
+        """Stop keeping changes for all readers, when a leader steps down."""
         self._deltas.close_all()
 
     def _full_state(self) -> StateReplaced:
@@ -212,7 +212,7 @@ class ClusterCache:
             self._deltas.publish(delta)
             self._room = self._room or not isinstance(delta, PodCharged)
 
-    def _tell_of_room(self) -> None:
+    def _report_room(self) -> None:
         if self._room:
             self._room = False
             self._on_room()
@@ -220,21 +220,22 @@ class ClusterCache:
     def _charge_changed(self, key: str, charge: Charge | None) -> None:
         self._publish(PodReleased(key) if charge is None else PodCharged(charge))
 
-    # --- what the reflectors tell ------------------------------------------------------------------------------------
+    # --- changes from the reflectors ---------------------------------------------------------------------------------
 
     def _nodes_changed(self, changes: list[ObjectChange[Node]]) -> None:
         notable: set[str] = set()
         for change in changes:
             name = change.object.name
-            self._look_at(name)
-            if change.old is None or change.new is None or _outlook(change.old) != _outlook(change.new):
+            self._update_worker(name)
+            old, new = change.old, change.new
+            if old is None or new is None or _placement_fields(old) != _placement_fields(new):
                 notable.add(name)
         if notable:
             self._on_nodes(notable)
-        self._tell_of_room()
+        self._report_room()
 
-    def _look_at(self, name: str) -> None:
-        """Is this node a worker, of which pool, and has that changed?"""
+    def _update_worker(self, name: str) -> None:
+        """Find the pool of a node and publish the worker if it has changed."""
         node = self.nodes.store.get(("", name))
         pools = pools_for(node, self._pools) if node is not None else ()
         if node is None or not pools:
@@ -264,7 +265,7 @@ class ClusterCache:
         touched.discard("")
         if touched:
             self._on_workloads(touched)
-        self._tell_of_room()
+        self._report_room()
 
     def _index(self, pod: Pod) -> None:
         if pod.workload_uid:
@@ -281,7 +282,7 @@ class ClusterCache:
     def _charge(self, old: Pod | None, new: Pod | None) -> None:
         if old is not None and new is not None:
             same = old.terminal == new.terminal and old.spec == new.spec and old.metadata.labels == new.metadata.labels
-            if same:  # most changes are of the status, and the sums cost more than this comparison
+            if same:  # most changes concern the status, and this comparison is cheaper than the sums
                 return
         charge = pod_charge(new) if new is not None else None
         if old is not None and (charge is None or charge.key != old.charge_key):
@@ -296,8 +297,8 @@ class ClusterCache:
         self._on_defaults({""})
 
 
-def _outlook(node: Node) -> tuple[object, ...]:
-    """Node fields that affect the workloads on it and those that wait for it."""
+def _placement_fields(node: Node) -> tuple[object, ...]:
+    """Node fields that affect placement: readiness, cordon, taints, deletion."""
     return node.ready, node.spec.unschedulable, node.spec.taints, node.metadata.deletion_timestamp is not None
 
 

@@ -1,7 +1,8 @@
-"""Capacity of an empty worker of each pool, and the most workers a pool may have: for sizing and explanations.
+"""Capacity of an empty worker of each pool, and the largest size of the pool: for sizing and explanations.
 
-The order of truth: the pool's workerShape, the node template of its provider, the smallest worker it has, the smallest
-one it last had. `KubernetesCluster` gives these to the scheduler's demand stats, which remember them in Postgres.
+Sources in order of precedence: the pool's workerShape, the node template of its provider, its smallest current worker,
+its smallest former worker. `KubernetesCluster` passes them to the scheduler's demand statistics, which store them in
+Postgres.
 """
 
 from __future__ import annotations
@@ -21,18 +22,19 @@ from niyanta.resources.models.worker_pool import WorkerPool
 from niyanta.resources.quantity import base_units
 
 SLICE_WORKERS = 200
-"""Workers looked at before other tasks of the loop get their turn."""
+"""Workers read before other tasks of the event loop run."""
 
 MOST_ZONES = 16
+"""Most zones of a pool that sizing considers."""
 
 _OWN_LABELS = frozenset({HOSTNAME_TOPOLOGY, ZONE_TOPOLOGY})
 _PASSING_TAINTS = ("node.kubernetes.io/", "node.cloudprovider.kubernetes.io/", "ToBeDeletedBy", "DeletionCandidateOf")
-"""Taints that tell how a node fares, not what a new one would be."""
+"""Prefixes of taints that describe a node's condition and that a new node wouldn't have."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmptyWorker:
-    """An empty worker. `allocatable` in base units, less what DaemonSets take; `zones`: those seen, sorted."""
+    """An empty worker. `allocatable` is in base units, without the share of DaemonSets; `zones` are sorted."""
 
     allocatable: Mapping[str, int]
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -40,11 +42,11 @@ class EmptyWorker:
     """(key, value, effect)"""
     zones: tuple[str, ...] = ()
     daemons: Mapping[str, int] = field(default_factory=dict)
-    """What DaemonSets take on a worker, at most."""
+    """The most that DaemonSets take on any worker."""
 
 
 def to_record(empty: EmptyWorker) -> dict[str, Any]:
-    """As Postgres keeps it."""
+    """The record that is stored in Postgres."""
     return asdict(empty)
 
 
@@ -59,7 +61,7 @@ def from_record(record: Mapping[str, Any]) -> EmptyWorker:
     )
 
 
-# --- what the pool says ----------------------------------------------------------------------------------------------
+# --- from the manifest -----------------------------------------------------------------------------------------------
 
 
 def declared(pool: WorkerPool) -> EmptyWorker | None:
@@ -87,20 +89,20 @@ def declared(pool: WorkerPool) -> EmptyWorker | None:
 
 
 def limit(pool: WorkerPool, workers: int) -> tuple[int | None, bool]:
-    """Most workers the pool may have (None: no limit), and whether that is what it has: nobody adds any."""
+    """(largest size of the pool, True if it is fixed). The size is None without a limit; it is fixed at the current
+    number of workers if nothing adds workers."""
     most = pool.spec.max_replicas
     if most is None and pool.spec.provider is None:
         return workers, True
     return most, False
 
 
-# --- what its workers show -------------------------------------------------------------------------------------------
+# --- from current workers --------------------------------------------------------------------------------------------
 
 
 async def observed(cache: ClusterCache) -> dict[str, EmptyWorker]:
-    """The smallest worker of each pool that has a ready one, as it would be without any pod but those of DaemonSets.
-
-    Not all at once: other tasks get their turn in between.
+    """The smallest ready worker of each pool, as it would be with the pods of DaemonSets alone. Pools without a ready
+    worker are left out. Runs in slices.
     """
     smallest: dict[str, tuple[tuple[int, ...], str, dict[str, int]]] = {}
     labels: dict[str, dict[str, str]] = {}
@@ -109,7 +111,7 @@ async def observed(cache: ClusterCache) -> dict[str, EmptyWorker]:
     for count, info in enumerate(list(cache.workers.values())):
         if count % SLICE_WORKERS == SLICE_WORKERS - 1:
             await asyncio.sleep(0)
-        # Without its device plugin a GPU worker isn't yet what it will be.
+        # A GPU worker has no devices until its device plugin runs.
         if not info.ready or (info.gpu is not None and not info.gpu.count):
             continue
         room = dict(info.allocatable)
@@ -151,15 +153,15 @@ async def observed(cache: ClusterCache) -> dict[str, EmptyWorker]:
 
 
 def stays(pod: Pod) -> bool:
-    """A pod that every node has: of a DaemonSet, or the node's own (static)."""
+    """True for pods that an empty worker has too: those of DaemonSets, and static pods of the node."""
     return any(owner.kind in ("DaemonSet", "Node") for owner in pod.metadata.owner_references)
 
 
-# --- in the engine's words -------------------------------------------------------------------------------------------
+# --- for the engine --------------------------------------------------------------------------------------------------
 
 
 def empty_worker(view: PoolInfo, empty: EmptyWorker, name: str, zone: str = "") -> WorkerInfo:
-    """A new worker of the pool: the very function that reads real nodes reads the node it would be."""
+    """A new worker of the pool, converted by the same function as real nodes."""
     labels = dict(empty.labels)
     for expression in view.match_expressions:
         if expression.op is Op.IN and expression.values:
@@ -189,7 +191,7 @@ def empty_worker(view: PoolInfo, empty: EmptyWorker, name: str, zone: str = "") 
 
 
 def empty_pool(pool: WorkerPool, view: PoolInfo, learned: EmptyWorker | None, workers: int) -> EmptyPool:
-    """The pool as sizing sees it. `learned`: what its workers show or last showed; `workers`: how many it has."""
+    """The pool as sizing needs it. `learned`: its empty worker as observed now or earlier; `workers`: their number."""
     most, fixed = limit(pool, workers)
     empty = declared(pool) or learned
     if empty is None:
@@ -208,7 +210,7 @@ def empty_pools(
     learned: Mapping[str, EmptyWorker],
     workers: Mapping[str, int],
 ) -> tuple[EmptyPool, ...]:
-    """All pools, by name. `views` are theirs, in any order."""
+    """All pools by name. `views` are their PoolInfos, in any order."""
     by_name = {view.name: view for view in views}
     return tuple(
         empty_pool(pool, by_name[name], learned.get(name), workers.get(name, 0))

@@ -1,4 +1,4 @@
-"""From a WorkerPool's spec to the fields that decide which nodes are its workers and what they offer."""
+"""Converts a WorkerPool's spec to the fields that select its workers and determine their capacity."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Capacity taken on each worker, from two sources: committed rows and live pods.
 
-A committed placement takes its capacity before its pods exist, and a pod keeps taking it after its row moved on: the
-charge stands while either source has it. `cache` fills this; the engine's snapshots get the differences.
+A committed placement takes capacity before its pods exist, and a pod takes it until it has ended, even after its row
+moved on: a charge exists while a row or a pod holds it. `cache` feeds the index; the engine's snapshots get the
+changes.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from niyanta.engine.types import Charge, Requirements, Subject
 class _Entry:
     charge: Charge
     from_row: bool
-    """The charge was made from a row: it knows the anti terms and the exact subject, which a pod's labels don't."""
+    """The charge comes from a row, which has the anti-affinity terms and the exact subject; a pod's labels lack
+    them."""
     row: bool
     pods: set[str] = field(default_factory=set)
 
 
 class UsageIndex:
-    """Charges by key. `on_change(key, charge)` is told each difference; None: released."""
+    """Charges by key. `on_change(key, charge)` is called for each change; `charge` is None when it is released."""
 
     def __init__(self, on_change: Callable[[str, Charge | None], None]) -> None:
         self._on_change = on_change
@@ -30,18 +32,18 @@ class UsageIndex:
         self._claims: dict[tuple[str, int], list[str]] = {}
 
     def charges(self) -> Iterable[Charge]:
-        """All that stand."""
+        """All current charges."""
         return (entry.charge for entry in self._entries.values())
 
     def get(self, key: str) -> Charge | None:
-        """The charge under that key, if it stands."""
+        """The current charge with this key; None if it doesn't exist."""
         entry = self._entries.get(key)
         return entry.charge if entry else None
 
     def claim(
         self, workload_id: str, attempt: int, *, workers: Sequence[str], requirements: Requirements, subject: Subject
     ) -> None:
-        """A committed placement: one charge per worker, in index order. Claiming again replaces."""
+        """Charge a committed placement: one charge per worker, in index order. A repeated claim replaces the former."""
         self.unclaim(workload_id, attempt, keep=len(workers))
         keys = self._claims[workload_id, attempt] = []
         for index, worker in enumerate(workers):
@@ -66,7 +68,7 @@ class UsageIndex:
                 self._set(entry, charge)
 
     def unclaim(self, workload_id: str, attempt: int, *, keep: int = 0) -> None:
-        """The attempt is over; indexes below `keep` are about to be claimed again and aren't released in between."""
+        """The attempt is over. Indexes below `keep` are claimed again at once and aren't released in between."""
         for index, key in enumerate(self._claims.pop((workload_id, attempt), ())):
             if index >= keep:
                 entry = self._entries[key]
@@ -74,7 +76,7 @@ class UsageIndex:
                 self._release_if_done(key, entry)
 
     def pod(self, uid: str, charge: Charge) -> None:
-        """A live pod that takes `charge`. What a row said about it stands, unless the pod is on another worker."""
+        """Charge a live pod. A charge from a row is kept, unless the pod is on another worker."""
         entry = self._entries.get(charge.key)
         if entry is None:
             self._entries[charge.key] = _Entry(charge, from_row=False, row=False, pods={uid})
@@ -86,7 +88,7 @@ class UsageIndex:
             self._set(entry, charge)
 
     def pod_gone(self, uid: str, key: str) -> None:
-        """The pod takes nothing any more."""
+        """The pod takes no capacity any more."""
         entry = self._entries.get(key)
         if entry is not None:
             entry.pods.discard(uid)

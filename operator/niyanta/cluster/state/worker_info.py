@@ -1,6 +1,7 @@
-"""Nodes and pods in the engine's words: which pool a node belongs to, what it offers, what a pod takes.
+"""Converts nodes and pods to the engine's types: the pool of a node, the worker's capacity, and the capacity a pod
+takes.
 
-Pure. `cache` calls this for each change and hands the results to the scheduler.
+Pure; `cache` calls it for each change.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ GPU_MODEL_LABELS = ("niyanta.io/gpu-model", "nvidia.com/gpu.product")
 GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"
 """MiB of one device, as NVIDIA's feature discovery writes it."""
 DEFAULT_PODS = 110
-"""The kubelet's own default, for nodes that don't say."""
+"""The kubelet's default, for nodes without allocatable pods."""
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the value Kubernetes uses for "any address"
 BLOCKING_EFFECTS = frozenset({"NoSchedule", "NoExecute"})
 
@@ -53,9 +54,9 @@ class PoolGpuInfo:
 
 @dataclass(frozen=True, slots=True)
 class PoolInfo:
-    """WorkerPool fields that decide which nodes are its workers and what they offer.
+    """WorkerPool fields that select its workers and determine their capacity.
 
-    `created` is its creationTimestamp as text (sorts as time).
+    `created` is its creationTimestamp as text, whose order is that of time.
     """
 
     name: str
@@ -72,7 +73,8 @@ class PoolInfo:
     strategy: Strategy = Strategy.PACK
 
     def selects(self, labels: Mapping[str, str]) -> bool:
-        """A label selector as in Kubernetes: all parts match, and an empty one matches every node."""
+        """True if the pool's node selector matches. As in Kubernetes, all parts must match, and an empty selector
+        matches every node."""
         for key, value in self.match_labels:
             if labels.get(key) != value:
                 return False
@@ -80,18 +82,18 @@ class PoolInfo:
 
 
 def by_age(pools: Iterable[PoolInfo]) -> tuple[PoolInfo, ...]:
-    """Oldest first, ties by name: the order in which pools win nodes."""
+    """Pools by age, oldest first, ties by name: a node belongs to the first pool that selects it."""
     return tuple(sorted(pools, key=lambda pool: (pool.created, pool.name)))
 
 
 def pools_for(node: Node, pools: tuple[PoolInfo, ...]) -> tuple[PoolInfo, ...]:
-    """The pools that select the node, in the order of `pools` (by_age): the first wins, the others overlap."""
+    """The pools that select the node, in the order of `pools` (by_age). The node belongs to the first one."""
     labels = node.metadata.labels
     return tuple(pool for pool in pools if pool.selects(labels))
 
 
 def worker(node: Node, pool: PoolInfo) -> WorkerInfo:
-    """The node as the engine sees it, being a worker of `pool`."""
+    """The engine's view of the node as a worker of `pool`."""
     labels = node.metadata.labels
     allocatable = _amounts(node.status.allocatable)
     allocatable.setdefault(PODS, DEFAULT_PODS)
@@ -113,16 +115,17 @@ def worker(node: Node, pool: PoolInfo) -> WorkerInfo:
         ),
         slots=pool.slots_per_worker,
         ready=node.ready,
-        # A node on its way out takes nothing new either.
+        # A node that is being deleted takes no new pods either.
         cordoned=node.spec.unschedulable or node.metadata.deletion_timestamp is not None,
         strategy=pool.strategy,
     )
 
 
 def _gpu(labels: Mapping[str, str], allocatable: Mapping[str, int], pool: PoolGpuInfo | None) -> Gpu | None:
-    """The device count is the one that the node reports, whatever the pool says: the kubelet admits no more.
+    """GPUs of a worker; None without any. The count is the one that the node reports, because the kubelet admits no
+    more.
 
-    A worker of a GPU pool whose device plugin isn't up yet is a GPU worker with 0 devices.
+    A worker of a GPU pool whose device plugin isn't running yet is a GPU worker with 0 devices.
     """
     resource = _gpu_resource(allocatable, pool)
     if resource is None:
@@ -137,7 +140,7 @@ def _gpu(labels: Mapping[str, str], allocatable: Mapping[str, int], pool: PoolGp
 
 
 def _gpu_resource(allocatable: Mapping[str, int], pool: PoolGpuInfo | None) -> str | None:
-    """The pool's word for it where the node offers that, else the GPU resource the node has most of."""
+    """The pool's GPU resource if the node offers it, else the GPU resource of which the node has most."""
     if pool is not None and pool.resource in allocatable:
         return pool.resource
     offered = sorted((-count, name) for name, count in allocatable.items() if name.endswith(GPU_SUFFIX))
@@ -150,11 +153,11 @@ def _gpu_resource(allocatable: Mapping[str, int], pool: PoolGpuInfo | None) -> s
 
 
 def pod_requests(pod: Pod) -> Quantities:
-    """Capacity that the pod takes from its node, counted as kube-scheduler and the kubelet count it, and pods=1.
+    """Capacity that the pod takes from its node, computed like kube-scheduler and the kubelet, and pods=1.
 
-    Containers and sidecars (init containers that restart Always) add up; each other init container runs alone beside
-    the sidecars started before it, so the larger of both counts. Pod-level requests replace the sums they name. Then
-    the overhead comes on top. https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/
+    Containers and sidecars (init containers with restartPolicy Always) add up; any other init container runs beside the
+    sidecars started before it, and the larger of both sums counts. Pod-level requests replace the sums of their
+    resources. The overhead is added last. https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/
     """
     total: dict[str, int] = {}
     for container in pod.spec.containers:
@@ -182,12 +185,12 @@ def pod_requests(pod: Pod) -> Quantities:
 
 
 def _requested(resources: ContainerResources) -> dict[str, int]:
-    """A limit without a request is the request too (the API server writes it so; old objects may lack it)."""
+    """Requests of a container. A limit without a request is also the request, as the API server's defaulting has it."""
     return {**_amounts(resources.limits), **_amounts(resources.requests)}
 
 
 def host_ports(pod: Pod) -> tuple[HostPort, ...]:
-    """The ports of the node the pod takes; with the host's network every container port is one."""
+    """Ports that the pod takes on its node; with hostNetwork these are all container ports."""
     found: set[tuple[int, str, str]] = set()
     for container in (*pod.spec.containers, *_sidecars(pod)):
         for port in container.ports:
@@ -202,7 +205,7 @@ def _sidecars(pod: Pod) -> Iterable[PodContainer]:
 
 
 def pod_subject(pod: Pod) -> Subject | None:
-    """Fields of a Niyanta pod that affinity terms match, from its labels; None for all other pods."""
+    """Fields of a Niyanta pod that affinity terms match, from its labels; None for foreign pods."""
     if not pod.workload_uid:
         return None
     labels = pod.metadata.labels
@@ -215,9 +218,9 @@ def pod_subject(pod: Pod) -> Subject | None:
 
 
 def pod_charge(pod: Pod) -> Charge | None:
-    """Capacity that the pod takes on its node; None before it is bound and after its containers have ended for good.
+    """Capacity that the pod takes on its node; None before it is bound and after its containers have ended.
 
-    A terminating pod still counts: its containers run until it is gone.
+    A terminating pod still counts, because its containers run until it is gone.
     """
     if not pod.spec.node_name or pod.terminal:
         return None
@@ -234,12 +237,12 @@ def pod_charge(pod: Pod) -> Charge | None:
 
 
 def quantities(amounts: Mapping[str, int]) -> Quantities:
-    """Sorted by name, zeros left out."""
+    """Amounts sorted by name, without zeros."""
     return tuple(sorted((name, amount) for name, amount in amounts.items() if amount))
 
 
 def _amounts(texts: Mapping[str, str]) -> dict[str, int]:
-    """Amounts that the API server took but the grammar here doesn't (negative allocatable) count as 0."""
+    """Amounts in base units. An amount that `base_units` refuses (such as a negative allocatable) counts as 0."""
     found = {}
     for name, text in texts.items():
         try:

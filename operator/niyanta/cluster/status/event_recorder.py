@@ -1,4 +1,4 @@
-"""Kubernetes Events on Workloads, limited by a token bucket: beyond the rate they are dropped and counted."""
+"""Kubernetes Events on Workloads, written at a limited rate; excess Events are dropped and counted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError
 from niyanta.cluster.api.kinds import WORKLOADS
 from niyanta.observability import log
+from niyanta.scheduler.reasons import RowReason
 from niyanta.store.postgres.clock import Clock
 from niyanta.store.rows import WorkloadRow
 
@@ -20,10 +21,13 @@ logger = log.get(__name__)
 DROPPED = Counter("niyanta_events_dropped_total", "Kubernetes Events not written because of the rate limit or an error")
 
 MOST_QUEUED_EVENTS = 200
-"""Events that may wait for their turn; more are dropped."""
+"""Most Events that wait to be written; further ones are dropped."""
+
+MOST_REMEMBERED_EVENTS = 20_000
+"""Latest (workload, reason) pairs that are remembered."""
 
 REPEAT_AFTER_SECONDS = 60.0
-"""Seconds before the same reason is told again on the same workload: aggregation of what repeats."""
+"""Least time between two Events with the reason Unschedulable on one workload."""
 
 
 class EventRecorder:
@@ -35,25 +39,26 @@ class EventRecorder:
         self._interval = 1.0 / per_second
         self._queue: deque[tuple[WorkloadRow, str, str, bool]] = deque()
         self._event = asyncio.Event()
-        self._told: dict[tuple[str, str], float] = {}
+        self._recorded: dict[tuple[str, str], float] = {}
 
-    def tell(self, row: WorkloadRow, *, reason: str, message: str, warning: bool) -> None:
-        """Queue an Event; drops it when it repeats within a minute or too many wait."""
+    def record(self, row: WorkloadRow, *, reason: str, message: str, warning: bool) -> None:
+        """Queue an Event; it is dropped if it repeats within a minute or if too many wait."""
         now = time.monotonic()
         key = (row.id, reason)
-        if now - self._told.get(key, -REPEAT_AFTER_SECONDS) < REPEAT_AFTER_SECONDS and reason == "Unschedulable":
+        recorded = self._recorded.get(key)
+        if reason == RowReason.UNSCHEDULABLE and recorded is not None and now - recorded < REPEAT_AFTER_SECONDS:
             return
         if len(self._queue) >= MOST_QUEUED_EVENTS:
             DROPPED.inc()
             return
-        self._told[key] = now
-        while len(self._told) > 20_000:
-            self._told.pop(next(iter(self._told)))
+        self._recorded[key] = now
+        while len(self._recorded) > MOST_REMEMBERED_EVENTS:
+            self._recorded.pop(next(iter(self._recorded)))
         self._queue.append((row, reason, message, warning))
         self._event.set()
 
     async def run(self) -> None:
-        """Write queued Events, never faster than the limit."""
+        """Write queued Events at the limited rate, until cancelled."""
         while True:
             await self._event.wait()
             self._event.clear()

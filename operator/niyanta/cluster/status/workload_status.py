@@ -1,4 +1,5 @@
-"""Row -> status of the Workload object: coalesced, on transitions only, never read back as truth."""
+"""Writes the status of Workload objects from their rows: coalesced, after transitions only. A status is never read back
+as authoritative."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from niyanta.cluster.api.errors import ApiError, ErrorKind, WritesClosedError, e
 from niyanta.engine.queue import QueueSettings, effective_priority
 from niyanta.lifecycle import Phase
 from niyanta.observability import log
+from niyanta.scheduler.reasons import RowReason
 from niyanta.store.postgres.clock import Clock
 from niyanta.store.rows import WorkloadRow, worker_names
 
@@ -24,18 +26,20 @@ logger = log.get(__name__)
 PATCHES = Counter("niyanta_status_patches_total", "Status patches of Workloads written")
 
 MOST_DEBOUNCES = 5
-"""A status that goes on moving, or is Scheduled, is written after so many debounces."""
+"""A status that keeps changing, or is Scheduled, is written after this many debounces."""
 
 MOST_PATCHES = 16
-"""Most patches under way."""
+"""Most concurrent patches."""
 
+BUSY_SECONDS = 0.05
+"""Time until a status is considered again whose previous patch is still running."""
 
 RETRY_SECONDS = 2.0
-"""Longest pause before a status that was not written is written again."""
+"""Longest pause before a failed patch is repeated."""
 
 
 class WorkloadStatusWriter:
-    """Keeps the newest row of each workload that is behind, and writes it once its time has come."""
+    """Keeps the newest row of each workload whose status is outdated, and writes the status when its debounce ends."""
 
     def __init__(self, client: ApiClient, clock: Clock, *, debounce: float, queue: QueueSettings) -> None:
         self._client = client
@@ -44,7 +48,7 @@ class WorkloadStatusWriter:
         self._queue_settings = queue
         self._rows: dict[str, WorkloadRow] = {}
         self._quiet: dict[str, tuple[float, float]] = {}
-        """When the debounce of a row ends, and when it ends at the latest: each new transition starts it anew."""
+        """Workload -> (end of its debounce, latest end), monotonic seconds. Each transition restarts the debounce."""
         self._due: list[tuple[float, str]] = []
         self._busy: set[str] = set()
         self._event = asyncio.Event()
@@ -52,12 +56,12 @@ class WorkloadStatusWriter:
 
     @property
     def behind(self) -> int:
-        """Number of statuses that are yet to be written."""
+        """Number of statuses that aren't written yet."""
         return len(self._rows) + len(self._busy)
 
-    def project(self, row: WorkloadRow) -> None:
-        """The status of this row's object is to follow. A final phase is written at once, others once nothing has moved
-        for the debounce: from queued to running is one write."""
+    def write(self, row: WorkloadRow) -> None:
+        """Write the status of this row's object soon. A final phase is written at once, other phases when the row
+        hasn't changed for the debounce, so that a quick start takes one write."""
         if row.object is None:
             return
         now = time.monotonic()
@@ -68,7 +72,7 @@ class WorkloadStatusWriter:
             self._schedule(row.id, 0.0)
         elif not known or row.id in self._quiet:
             latest = self._quiet[row.id][1] if row.id in self._quiet else now + MOST_DEBOUNCES * self._debounce
-            # Most pods start within seconds: Scheduled is written for those that don't.
+            # Most pods start within seconds: Scheduled is written only for slow ones.
             wanted = latest if row.phase is Phase.SCHEDULED else min(now + self._debounce, latest)
             self._quiet[row.id] = (wanted, latest)
             self._schedule(row.id, wanted - now)
@@ -78,7 +82,7 @@ class WorkloadStatusWriter:
         self._event.set()
 
     async def run(self) -> None:
-        """Write what is due until cancelled."""
+        """Write due statuses until cancelled."""
         try:
             while True:
                 self._event.clear()
@@ -93,7 +97,7 @@ class WorkloadStatusWriter:
                 task.cancel()
 
     def _start_due(self) -> float | None:
-        """Start patches that are due; returns how long until the next one is (None: none waits)."""
+        """Start the patches that are due; returns the seconds until the next one (None if no status waits)."""
         while self._due and len(self._tasks) < MOST_PATCHES:
             at, workload_id = self._due[0]
             pause = at - time.monotonic()
@@ -105,14 +109,14 @@ class WorkloadStatusWriter:
                 self._schedule(workload_id, wanted - time.monotonic())
                 continue
             if workload_id in self._busy:
-                self._schedule(workload_id, 0.05)
-                return 0.05
+                self._schedule(workload_id, BUSY_SECONDS)
+                return BUSY_SECONDS
             self._quiet.pop(workload_id, None)
             row = self._rows.pop(workload_id, None)
             if row is None:
                 continue
             self._busy.add(workload_id)
-            task = asyncio.create_task(self._write(row), name=f"project {row.name}")
+            task = asyncio.create_task(self._write(row), name=f"status of {row.name}")
             self._tasks.add(task)
             task.add_done_callback(self._finished)
         return None
@@ -140,10 +144,8 @@ class WorkloadStatusWriter:
 
 
 def status_of(row: WorkloadRow, queue: QueueSettings, *, now: int) -> dict[str, Any]:
-    """The status as a merge patch: fields that don't apply (any more) are null, which removes them.
-
-    `now` is microseconds of the database's clock; effectivePriority is as of then.
-    """
+    """The status of a row; fields that don't apply are null. `now` (microseconds of the database's clock) is the time
+    for which effectivePriority is computed."""
     return {
         "observedGeneration": row.generation,
         "phase": row.phase.value,
@@ -166,7 +168,7 @@ def status_of(row: WorkloadRow, queue: QueueSettings, *, now: int) -> dict[str, 
 
 
 def conditions_of(row: WorkloadRow, *, now: int) -> list[dict[str, Any]]:
-    """Accepted, Scheduled and Finished, with the row's own times of transition."""
+    """The conditions Accepted, Scheduled and Finished, with transition times from the row."""
     phase = row.phase
     began = _time(row.created_at) or _stamp(now / 1e6)
     accepted = phase is not Phase.HELD and not (phase is Phase.FAILED and row.attempt == 0)
@@ -187,7 +189,7 @@ def conditions_of(row: WorkloadRow, *, now: int) -> list[dict[str, Any]]:
             "Scheduled",
             holds=placed,
             at=scheduled_at,
-            reason="Placed" if placed else row.reason,
+            reason=RowReason.PLACED if placed else row.reason,
             message=f"on {worker_names(row.workers)}" if placed else row.message,
         ),
         _condition(

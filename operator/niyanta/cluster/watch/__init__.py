@@ -1,1 +1,1 @@
-"""Watching: reflectors for nodes and pods, kopf for the custom resources, and the stores they fill."""
+"""Watches: reflectors for nodes and pods, kopf for the custom resources, and the stores that they fill."""

@@ -1,7 +1,7 @@
-"""kopf watches the custom resources in a thread of its own and hands every event on.
+"""Watches the custom resources with kopf, in a thread of its own, and passes on every event.
 
-Only `on.event` is used: it writes nothing to the objects, and needs no finalizers. kopf stops on errors that last; the
-supervisor here starts it again. Deletions that a broken watch missed are found by lists (`resource_lists`,
+Only `on.event` is used, which neither writes to the objects nor needs finalizers. kopf ends on lasting errors; the
+supervisor starts it again. Deletions that a broken watch missed are found by lists (`resource_lists`,
 `deleted_workloads`).
 """
 
@@ -31,13 +31,12 @@ Listener = Callable[[str, Mapping[str, Any]], None]
 LONGEST_RESTART_SECONDS = 10.0
 """Longest pause before kopf is started again, and before it repeats a failed request."""
 
-
 HEALTHY_SECONDS = 60.0
-"""kopf that ran for longer than this is started again after the first pause."""
+"""After kopf ran for longer than this, the restart pauses begin again with the shortest."""
 
 
 class KopfWatcher:
-    """Runs kopf under supervision; `alive` and `ready` tell probes how it is."""
+    """Runs kopf under supervision; `alive` and `ready` are for probes."""
 
     def __init__(self, settings: Settings, listeners: Mapping[ResourceKind, Listener]) -> None:
         self._settings = settings
@@ -49,22 +48,22 @@ class KopfWatcher:
 
     @property
     def alive(self) -> bool:
-        """The supervisor's thread runs."""
+        """True while the supervisor's thread runs."""
         return self._thread.is_alive()
 
     @property
     def ready(self) -> bool:
-        """kopf has started its watches at least once."""
+        """True once kopf has started its watches."""
         return self._ready.is_set()
 
     def start(self) -> None:
-        """Begin watching."""
+        """Start watching."""
         self._thread.start()
 
-    def stop(self, *, at_most: float = 5.0) -> None:
-        """End the watches; waits `at_most` seconds."""
+    def stop(self, *, at_most_seconds: float = 5.0) -> None:
+        """End the watches; waits for `at_most_seconds`."""
         self._stop.set()
-        self._thread.join(at_most)
+        self._thread.join(at_most_seconds)
 
     def _supervise(self) -> None:
         backoff = Backoff(first_seconds=1.0, longest_seconds=LONGEST_RESTART_SECONDS)
@@ -81,7 +80,7 @@ class KopfWatcher:
                         ready_flag=self._ready,
                     )
                 )
-            except Exception as error:  # any end of kopf but ours is survived
+            except Exception as error:  # kopf is started again after any error
                 logger.warning("kopf ended; starting it again", error=f"{type(error).__name__}: {error}")
             if self._stop.is_set():
                 return
@@ -110,7 +109,7 @@ class KopfWatcher:
 
 
 def connection_info(settings: Settings) -> kopf.ConnectionInfo:
-    """Our connection in kopf's words. It expires soon, since the kubelet rotates tokens in their file."""
+    """The connection for kopf. It expires soon, because ServiceAccount tokens rotate on disk."""
     loaded = load_configuration(settings.kubeconfig)
     scheme, _, token = authorization(loaded).partition(" ")
     return kopf.ConnectionInfo(
@@ -126,7 +125,7 @@ def connection_info(settings: Settings) -> kopf.ConnectionInfo:
 
 
 class NoProgress(kopf.ProgressStorage):
-    """kopf keeps no state in our objects: `on.event` has none, and looking for it costs half the time of an event."""
+    """No progress storage: `on.event` has no state, and looking for it takes half the time of an event."""
 
     def fetch(self, **_: Any) -> None:
         return None
@@ -145,7 +144,7 @@ class NoProgress(kopf.ProgressStorage):
 
 
 class NoDiffBase(kopf.DiffBaseStorage):
-    """No last-handled state either."""
+    """No storage of the last handled state either."""
 
     def build(self, **_: Any) -> Any:
         return {}

@@ -1,8 +1,8 @@
-"""The store of one reflector: what is known of a kind's objects, and how lists, events and assumptions change it.
+"""The store of one reflector: the objects of a kind, changed by lists, watch events and assumed creates. No I/O.
 
-Pure bookkeeping without I/O. `reflector` feeds it, `cache` gets the changes. Resource versions are compared as
-integers: etcd always made them so, and Kubernetes 1.35 documents them as comparable within one kind. That decides
-whether an object we created ourselves is ahead of the watch.
+`reflector` feeds it, `cache` gets the changes. Resource versions are compared as integers, to decide if an assumed
+object is ahead of the watch: etcd has always made them so, and Kubernetes 1.35 documents them as comparable within one
+kind.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class ObjectChangeKind(enum.Enum):
 
 
 class ObjectChange(msgspec.Struct, Generic[T], frozen=True, gc=False):
-    """`old` is None for ADDED. For DELETED `new` is None and `old` the last state known before."""
+    """A change of one object. `old` is None for ADDED; for DELETED, `new` is None and `old` the last known state."""
 
     kind: ObjectChangeKind
     old: T | None
@@ -33,38 +33,38 @@ class ObjectChange(msgspec.Struct, Generic[T], frozen=True, gc=False):
 
     @property
     def object(self) -> T:
-        """The newest state known."""
+        """The newest known state."""
         found = self.new if self.new is not None else self.old
         assert found is not None
         return found
 
 
 class ObjectStore(Generic[T]):
-    """Objects by (namespace, name). Methods append what they changed to the list they are given."""
+    """Objects by (namespace, name). Methods append their changes to the given list."""
 
     def __init__(self) -> None:
         self.store: dict[Key, T] = {}
         self.version = ""
-        """Where a watch resumes; empty: a list comes first."""
+        """Resource version at which a watch resumes; empty if a list is needed first."""
         self.position = 0
-        """The newest version taken in, as an integer: everything up to it has been seen."""
+        """The newest applied version, as an integer."""
         self._assumed: dict[Key, int] = {}
-        """Objects put in by `assume` that the server has not shown yet -> their version."""
+        """Assumed objects that no list or event has confirmed yet -> their version."""
 
     @property
     def assumed(self) -> int:
-        """Number of assumed objects that the server has not shown yet."""
+        """Number of assumed objects that no list or event has confirmed yet."""
         return len(self._assumed)
 
     def moved_to(self, version: str) -> None:
-        """Everything up to `version` has been taken in."""
+        """Everything up to `version` has been applied."""
         self.version, self.position = version, int(version)
 
     def assume(self, obj: T, changes: list[ObjectChange[T]]) -> bool:
-        """Take in an object from the answer to our own create, ahead of the watch. False if the store is ahead of it.
+        """Take in an object from the response to a create, ahead of the watch. False if the store is newer.
 
-        When the watch is past its version already, the store has it or it was deleted since: assuming it would bring a
-        deleted object back.
+        If the watch is past the object's version, the store has it or it has been deleted since; assuming it would
+        bring a deleted object back.
         """
         version = int(obj.metadata.resource_version)
         known = self.store.get(obj.key)
@@ -75,7 +75,7 @@ class ObjectStore(Generic[T]):
         return True
 
     def event(self, kind: str, obj: T, changes: list[ObjectChange[T]]) -> None:
-        """Take in a watch event. The caller says `moved_to` after a batch."""
+        """Apply a watch event. The caller calls `moved_to` after a batch."""
         if self._assumed and self._behind(obj):
             return
         if kind == "DELETED":
@@ -84,30 +84,30 @@ class ObjectStore(Generic[T]):
             self._put(obj, changes)
 
     def listed(self, obj: T, position: int, changes: list[ObjectChange[T]]) -> None:
-        """Take in an object of a list at version `position`."""
+        """Apply an object of a list at version `position`."""
         if self._assumed and self._assumed.get(obj.key, 0) > position:
             return
         self._assumed.pop(obj.key, None)
         self._put(obj, changes)
 
     def distrust(self) -> None:
-        """The server's versions went back (etcd restored from a backup): nothing assumed before means anything."""
+        """The server's versions went back (etcd was restored from a backup), so that assumed versions are void."""
         self._assumed.clear()
 
     def unlisted(self, keys: Iterable[Key], position: int, changes: list[ObjectChange[T]]) -> None:
-        """Delete what a list at `position` doesn't have; what was assumed after that is not its business."""
+        """Delete objects that a list at `position` doesn't contain, except those assumed at a later version."""
         for key in keys:
             if self._assumed.get(key, 0) <= position:
                 self._drop(key, changes)
 
     def drop_ghosts(self, changes: list[ObjectChange[T]]) -> None:
-        """Delete what was assumed at versions the watch is past and never showed: it doesn't exist."""
+        """Delete assumed objects that the watch has passed without showing them: they don't exist."""
         self.unlisted(
             [key for key, version in self._assumed.items() if version <= self.position], self.position, changes
         )
 
     def _behind(self, obj: T) -> bool:
-        """Is this event about a state before the one we assumed under that name? Else the server has caught up."""
+        """True if the event is older than the assumed object of that name. Otherwise the object counts as confirmed."""
         assumed = self._assumed.get(obj.key)
         if assumed is None:
             return False
@@ -121,7 +121,7 @@ class ObjectStore(Generic[T]):
         old = self.store.get(key)
         if old is None:
             changes.append(ObjectChange(ObjectChangeKind.ADDED, None, obj))
-        elif old.metadata.uid != obj.metadata.uid:  # deleted and made anew while we weren't looking
+        elif old.metadata.uid != obj.metadata.uid:  # deleted and created again while the watch was broken
             changes.append(ObjectChange(ObjectChangeKind.DELETED, old, None))
             changes.append(ObjectChange(ObjectChangeKind.ADDED, None, obj))
         elif old.metadata.resource_version != obj.metadata.resource_version:

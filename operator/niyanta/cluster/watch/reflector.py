@@ -1,7 +1,7 @@
-"""A kind's objects kept in memory: chunked list, then watch, for ever.
+"""Keeps the objects of one kind in memory: a chunked list, then watches.
 
-`ClusterCache` owns the reflectors and gets their changes in batches. The store is never behind what was reported: every
-change of it is one `ObjectChange` to the callback, also the deletions that a relist finds.
+`ClusterCache` owns the reflectors and gets their changes in batches. Every change of the store is reported as one
+`ObjectChange`, also the deletions that a list finds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import structlog
 from prometheus_client import Counter
 from yarl import URL
 
-from niyanta.aio import in_slices, jittered
+from niyanta.aio import Backoff, in_slices
 from niyanta.cluster.api.connection import Connection
 from niyanta.cluster.api.errors import ApiError, ApiStatus, NotSentError, error_from
 from niyanta.cluster.api.kinds import ResourceKind
@@ -40,25 +40,26 @@ UNREADABLE = Counter(
 
 @dataclass(frozen=True, slots=True)
 class ReflectorSettings:
-    """Sizes and waits, in seconds. Only tests change them."""
+    """Sizes and times (seconds). Only tests change them."""
 
     chunk: int = 500
     slice_events: int = 256
-    """Events parsed and handed over before other tasks of the loop get their turn (about 10 ms)."""
+    """Events parsed and reported before other tasks of the event loop run (about 10 ms)."""
     watch_seconds: float = 300.0
-    """The server ends a watch after this long, which spreads watches over API servers again."""
+    """Time after which the server ends a watch, so that watches spread over API servers again."""
     idle_seconds: float = 100.0
-    """Bookmarks come about every minute; a watch silent for longer than this is dead."""
+    """A watch without data for longer than this is dead; bookmarks come about every minute."""
     list_seconds: float = 60.0
     backoff_first: float = 0.2
     backoff_longest: float = 10.0
 
 
 HEALTHY_SECONDS = 5.0
+"""After a watch that lived longer than this, the pauses begin again with the shortest."""
 
 
 class ExpiredError(Exception):
-    """The server no longer knows the version we are at: list again."""
+    """The server no longer knows the store's version: list again."""
 
 
 class Reflector(Generic[T]):
@@ -74,13 +75,13 @@ class Reflector(Generic[T]):
         label_selector: str = "",
         settings: ReflectorSettings | None = None,
     ) -> None:
-        """`on_changes` is called in the loop with each batch, synchronously, after the store has changed."""
+        """`on_changes` is called in the event loop with each batch, after the store has changed."""
         self._connection = connection
         self._kind = kind
         self._on_changes = on_changes
         self._selector = {"labelSelector": label_selector} if label_selector else {}
         self._settings = settings or ReflectorSettings()
-        # Built from a value, which type checkers can't follow.
+        # The decoders' types are built from a value, which type checkers can't follow.
         event_type: Any = WatchEvent
         page_type: Any = Page
         self._events: msgspec.json.Decoder[WatchEvent[T]] = msgspec.json.Decoder(event_type[model])
@@ -104,7 +105,7 @@ class Reflector(Generic[T]):
         self._interrupted = False
         self._watching_since = 0.0
 
-    # --- what others call --------------------------------------------------------------------------------------------
+    # --- public methods ----------------------------------------------------------------------------------------------
 
     @property
     def store(self) -> dict[Key, T]:
@@ -112,14 +113,15 @@ class Reflector(Generic[T]):
         return self.objects.store
 
     def assume(self, obj: T) -> bool:
-        """Take in an object from the answer to our own create, ahead of the watch (see ObjectStore.assume)."""
+        """Take in an object from the response to a create, ahead of the watch (see ObjectStore.assume)."""
         changes: list[ObjectChange[T]] = []
         taken = self.objects.assume(obj, changes)
         self._report(changes)
         return taken
 
     async def relist_consistent(self) -> None:
-        """List again from a quorum and return when the store is at least as new as this call. Interrupts the watch."""
+        """List again by a quorum read and return when the store is at least as new as this call. Interrupts the
+        watch."""
         self._wanted += 1
         mine = self._wanted
         self._interrupted = True
@@ -131,7 +133,8 @@ class Reflector(Generic[T]):
 
     async def run(self) -> None:
         """List and watch until cancelled. No error ends it: each is followed by a jittered wait of at most 10 s."""
-        failures = 0
+        settings = self._settings
+        backoff = Backoff(first_seconds=settings.backoff_first, longest_seconds=settings.backoff_longest)
         async with self._connection.session(limit=4) as session:
             self._session = session
             while True:
@@ -142,17 +145,17 @@ class Reflector(Generic[T]):
                 if self._interrupted:
                     self._interrupted = False
                     continue
-                # A watch that brought something or lived for a while was fine, however it ended.
+                # A watch that brought events or lived for a while was healthy.
                 lived = self._watching_since and time.monotonic() - self._watching_since > HEALTHY_SECONDS
-                if lived or self.events > events:
-                    failures = 0 if why == "ended" else 1
-                else:
-                    failures += 1
-                if failures:
-                    await self._pause(failures, asked)
+                healthy = lived or self.events > events
+                if healthy:
+                    backoff.reset()
+                if not healthy or why != "ended":
+                    await self._pause(max(backoff.next(), min(asked, settings.backoff_longest)))
 
     async def _list_and_watch(self) -> tuple[str, float]:
-        """One watch, after a list if one is due: why it ended, and how many seconds the server asks us to stay away."""
+        """Run one watch, after a list if one is due. Returns the cause of its end, and the seconds for which the server
+        requests a pause."""
         try:
             if not self.objects.version or self._done < self._wanted:
                 await self._relist()
@@ -162,8 +165,9 @@ class Reflector(Generic[T]):
             self.objects.version = ""
             return "expired", 0.0
         except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
-            return self._failed(error), getattr(error, "retry_after", None) or 0.0
-        except Exception:  # a bug or an unforeseen body; a watch that stays down would be worse
+            asked = error.retry_after if isinstance(error, ApiError) else None
+            return self._failed(error), asked or 0.0
+        except Exception:  # a bug or an unexpected body must not end the watch for ever
             log.exception("watch_failed", resource=self._kind.plural)
             self.objects.version = ""
             return "error", 0.0
@@ -172,10 +176,10 @@ class Reflector(Generic[T]):
     # --- list --------------------------------------------------------------------------------------------------------
 
     async def _relist(self) -> None:
-        """Take in everything, then delete what is missing. Without resourceVersion: the newest state, by a quorum.
+        """List all objects, then delete those that are missing. Without resourceVersion, the list is a quorum read.
 
-        (`resourceVersion=0` would be cheaper and may go back in time on another API server, which could show a pod that
-        is gone or hide one that exists.)
+        `resourceVersion=0` would be cheaper but may return an older state of another API server, with pods that are
+        gone or without pods that exist.
         """
         serving = self._wanted
         seen: set[Key] = set()
@@ -201,7 +205,7 @@ class Reflector(Generic[T]):
             self._relisted.notify_all()
 
     async def _sweep(self, seen: set[Key], position: int) -> None:
-        """Delete what the list of that version doesn't have; in slices."""
+        """Delete the objects that the list of that version doesn't contain, in slices."""
         if position < self.objects.position:
             was = self.objects.position
             log.warning("resource_version_went_back", resource=self._kind.plural, was=was, now=position)
@@ -213,7 +217,7 @@ class Reflector(Generic[T]):
             self._report(changes)
 
     async def _chunks(self) -> AsyncIterator[Page[T]]:
-        """The list's pages. A token that expires on the way ends the list with ExpiredError: a new one follows."""
+        """The list's pages. Raises ExpiredError if the continue token expires in between."""
         params = {"limit": str(self._settings.chunk), **self._selector}
         timeout = aiohttp.ClientTimeout(total=self._settings.list_seconds, sock_connect=10)
         while True:
@@ -229,7 +233,7 @@ class Reflector(Generic[T]):
     # --- watch -------------------------------------------------------------------------------------------------------
 
     async def _watch(self) -> None:
-        seconds = self._settings.watch_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - so that watches don't end together
+        seconds = self._settings.watch_seconds * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
         params = {
             "watch": "1",
             "allowWatchBookmarks": "true",
@@ -246,7 +250,7 @@ class Reflector(Generic[T]):
                 self._response = None
 
     async def _read(self, response: aiohttp.ClientResponse) -> None:
-        """Take in lines as they come. Half a line before a cut is dropped: resuming brings it again."""
+        """Apply lines as they arrive. A partial line at the end is dropped: the next watch sends it again."""
         pending: list[bytes] = []
         while self._done >= self._wanted:
             data = await response.content.readany()
@@ -255,7 +259,7 @@ class Reflector(Generic[T]):
             self.last_contact = time.monotonic()
             head, newline, rest = data.rpartition(b"\n")
             if not newline:
-                pending.append(rest)  # joined once: a line may span many reads
+                pending.append(rest)  # joined later, because a line may span many reads
                 continue
             pending.append(head)
             lines = b"".join(pending).split(b"\n")
@@ -266,7 +270,7 @@ class Reflector(Generic[T]):
                     await asyncio.sleep(0)
 
     def _take(self, lines: Sequence[bytes]) -> None:
-        """Parse some lines, change the store, report once."""
+        """Parse some lines, apply them to the store, and report the changes once."""
         changes: list[ObjectChange[T]] = []
         decode, apply = self._events.decode, self.objects.event
         taken, version, bookmarked = 0, "", False
@@ -300,9 +304,9 @@ class Reflector(Generic[T]):
             self._report(changes)
 
     def _unusual(self, line: bytes, error: msgspec.DecodeError) -> str:
-        """A line that isn't an object of ours. ERROR raises, a bookmark gives its version, all else is skipped.
+        """Handle a line that isn't an object of the kind: raise for ERROR, return the version of a bookmark, else "".
 
-        Bookmarks of pods have `"containers": null`, which no real pod has; ERROR lines carry a Status.
+        Bookmarks of pods have `"containers": null`, unlike real pods; ERROR lines carry a Status.
         """
         try:
             event = _bare.decode(line)
@@ -326,13 +330,13 @@ class Reflector(Generic[T]):
             return
         try:
             self._on_changes(changes)
-        except Exception:  # the store is right and must stay so; the listener's fault is not the watch's
+        except Exception:  # an error of the listener must not end the watch
             log.exception("watch_listener_failed", resource=self._kind.plural)
 
     # --- the wire ----------------------------------------------------------------------------------------------------
 
     async def _get(self, params: dict[str, str], timeout: aiohttp.ClientTimeout) -> aiohttp.ClientResponse:  # noqa: ASYNC109
-        """An answer 200; 410 raises ExpiredError, others ApiError."""
+        """A response with status 200; 410 raises ExpiredError, others ApiError."""
         assert self._session is not None
         credentials = self._connection.credentials
         response = await self._session.get(
@@ -354,7 +358,7 @@ class Reflector(Generic[T]):
         raise error
 
     def _failed(self, error: Exception) -> str:
-        """Log and name a failure. The version stays: the watch is resumed where it was."""
+        """Log a failure and return its name. The version is kept, so that the watch resumes there."""
         if self._interrupted:
             return "interrupted"
         log.warning("watch_interrupted", resource=self._kind.plural, error=str(error) or type(error).__name__)
@@ -362,13 +366,11 @@ class Reflector(Generic[T]):
             return "idle"
         return "refused" if isinstance(error, ApiError) and not isinstance(error, NotSentError) else "cut"
 
-    async def _pause(self, failures: int, asked: float) -> None:
-        settings = self._settings
-        wait = min(settings.backoff_longest, settings.backoff_first * 2 ** min(failures - 1, 16))
-        wait = max(jittered(wait), min(asked, settings.backoff_longest))
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but at most until a new list is requested."""
         self._wake.clear()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), wait)
+            await asyncio.wait_for(self._wake.wait(), seconds)
 
 
 class _Status(msgspec.Struct, frozen=True):
@@ -380,7 +382,7 @@ _status = msgspec.json.Decoder(_Status)
 
 
 def _watch_error(line: bytes) -> Exception:
-    """ERROR ends a watch. 410 and the server's inner failures (500) mean that events may be missing: list again."""
+    """The error of an ERROR line. After 410 and internal errors (500) events may be missing: list again."""
     try:
         status = _status.decode(line).object
     except msgspec.DecodeError:

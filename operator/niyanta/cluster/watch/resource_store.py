@@ -1,6 +1,7 @@
-"""The Customers and WorkerPools that exist, kept by kopf's events and corrected by a list now and then.
+"""The store of Customers or WorkerPools, updated by kopf's events and corrected by lists. Every replica has one of
+each.
 
-Kept by every replica. A resource that can't be read (made before a stricter schema) is left out and logged.
+A resource that doesn't match the model (created under an older schema) is left out and logged.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class ResourceStore(Generic[M]):
-    """Resources of one kind by name. `listener` is called after each change, in whichever thread brought it."""
+    """Resources of one kind by name. `listener` is called after each change, in the thread of the change."""
 
     def __init__(self, model: type[M], listener: Callable[[], None], *, namespace: str | None = None) -> None:
-        """`namespace`: only objects of it count (WorkerPools are honoured in the operator's own namespace alone)."""
+        """`namespace`: objects of other namespaces are ignored (WorkerPools count only in the operator's own)."""
         self._model = model
         self._listener = listener
         self._namespace = namespace
@@ -33,12 +34,12 @@ class ResourceStore(Generic[M]):
         self._put_at: dict[str, float] = {}
 
     def items(self) -> dict[str, M]:
-        """A copy: name -> resource."""
+        """All resources by name; a copy."""
         with self._lock:
             return dict(self._items)
 
     def on_event(self, kind: str, obj: Mapping[str, Any]) -> None:
-        """A watch event from kopf."""
+        """Apply a watch event of kopf."""
         if self._namespace is not None and obj["metadata"].get("namespace") != self._namespace:
             return
         changed = self._remove(obj["metadata"]["name"]) if kind == "DELETED" else self._put(obj)
@@ -46,7 +47,8 @@ class ResourceStore(Generic[M]):
             self._listener()
 
     def replace(self, objects: list[dict[str, Any]], *, asked_at: float) -> None:
-        """All objects there were at `asked_at` (monotonic): what isn't among them, and was known then, is gone."""
+        """Apply a list that was requested at `asked_at` (monotonic). Older resources that it doesn't contain are
+        removed."""
         mine = [o for o in objects if self._namespace is None or o["metadata"].get("namespace") == self._namespace]
         names = {o["metadata"]["name"] for o in mine}
         changed = [self._put(obj) for obj in mine]
