@@ -70,7 +70,7 @@ class Workloads:
             cpu, memory: requests of the container; "" for none.
             hard: hard terms beside the pool.
             pod: further fields of the template's spec.
-            life: behaviour of the pods that kwok simulates, by the keys of `_LIVES`: {"run_for": "1s", "exit_code": "3"}.
+            life: behaviour of the simulated pods, by the keys of `_LIVES`: {"run_for": "1s", "exit_code": "3"}.
             spec: further fields of the Workload's spec; `affinity` is merged.
         """
         requests = {key: value for key, value in (("cpu", cpu), ("memory", memory)) if value}
