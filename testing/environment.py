@@ -1,7 +1,7 @@
-"""The whole of it: cluster, Postgres, chart and operator processes, composed in one place.
+"""A complete environment: cluster, Postgres, the installed chart and operator processes.
 
 `make up`, the demo, the pytest fixtures and the bench all start an `Environment`. Operators run as local processes with
-the token of the chart's ServiceAccount, so the chart's RBAC is what is tried.
+the token of the chart's ServiceAccount, and so with the chart's permissions.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Environment:
     Attributes:
         run: directory and records of what was started.
         log_dir: one file per process.
-        operators: those started by `start_operator`, in order, dead ones included.
-        adapter: the metrics adapter's Service; None where it is off.
+        operators: the processes started here, in order, dead ones included.
+        adapter: the Service of the metrics adapter; None when the adapter is disabled.
     """
 
     run: RunDir
@@ -71,15 +71,15 @@ class Environment:
 
         Args:
             name: prefix of the cluster's name and of the log files' folder.
-            run: its directory; without one, a new one that is swept when this process dies.
-            operators: how many to start at once, named operator-1, ...
+            run: the run it belongs to; by default a new one, which is swept after this process has died.
+            operators: number of operators to start, named operator-1, ...
             durable: Postgres syncs as in production.
             shed_load, fast_node_loss, extra_args: see `Cluster.create`.
             adapter: HorizontalPodAutoscalers can read metrics through the API server once an operator is ready. Only
                 with kwokctl: elsewhere API servers can't reach a local process. While no operator runs, namespaces
-                can't be deleted: Kubernetes wants to hear of every APIService first.
-            chart_values: beyond those that keep containers from being wanted.
-            operator_env: further variables of the operators started here.
+                can't be deleted: Kubernetes needs an answer of every APIService for that.
+            chart_values: values of the chart beside those that `install` sets.
+            operator_env: further environment variables of these operators.
         """
         owner = run or RunDir.create(name)
         logs = log_dir or CACHE / "log" / owner.path.name
@@ -105,8 +105,7 @@ class Environment:
         return self.postgres.dsn
 
     def install(self, values: Mapping[str, Any] | None = None) -> None:
-        """Installs the chart with no pods wanted: there are no containers here, the operator and the API are local
-        processes."""
+        """Installs the chart with 0 replicas, because the operator and the API run as local processes."""
         base: dict[str, Any] = {"operator": {"replicas": 0}, "api": {"replicas": 0}, "postgres": {"dsn": self.dsn}}
         base["scaling"] = {"kwok": {"enabled": True}}
         if self.adapter is not None:
@@ -115,7 +114,7 @@ class Environment:
         self.cluster.install_chart(RELEASE, CHART, namespace=self.namespace, values=merged, hooks=False)
 
     def operator_kubeconfig(self) -> Path:
-        """A kubeconfig with the token of the chart's ServiceAccount alone."""
+        """A kubeconfig with the token of the chart's ServiceAccount as its only credentials."""
         if self._kubeconfig is None:
             self._kubeconfig = self.cluster.service_account_kubeconfig(self.namespace, SERVICE_ACCOUNT)
         return self._kubeconfig
@@ -130,7 +129,7 @@ class Environment:
         self._migrated = True
 
     def niyanta(self, *args: str, extra_env: Mapping[str, str] | None = None, timeout: float = 120) -> str:
-        """Runs a `niyanta` command against this environment's database to its end; returns its output."""
+        """Runs a `niyanta` command on this environment's database until it ends; returns its output."""
         done = subprocess.run(
             [niyanta_command(), *args],
             env={**clean_environment(), "NIYANTA_DSN": self.dsn, **(extra_env or {})},
@@ -147,7 +146,7 @@ class Environment:
     def start_operator(
         self, identity: str | None = None, *, extra_env: Mapping[str, str] | None = None, wait: bool = True
     ) -> OperatorProcess:
-        """Starts one more operator, migrating first if nobody has; with `wait`, returns when it is ready."""
+        """Starts one more operator, after the migrations; with `wait`, returns when it is ready."""
         if not self._migrated:
             self.migrate()
         name = identity or f"operator-{len(self.operators) + 1}"
@@ -187,7 +186,7 @@ class Environment:
         return api
 
     def stop_operators(self) -> None:
-        """Ends every process started here, politely."""
+        """Ends every process started here with SIGTERM."""
         for operator in self.operators:
             operator.terminate()
 
@@ -206,7 +205,7 @@ class Environment:
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values, those of `over` winning."""
+    """The union of nested values; those of `over` take precedence."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
