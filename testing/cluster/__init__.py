@@ -1,1 +1,1 @@
-"""The test cluster: its tools as pinned Go modules, and the ways to bring a control plane up."""
+"""The test cluster: its tools from pinned Go modules, control planes, simulated nodes, and an API client."""

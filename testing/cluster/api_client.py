@@ -26,7 +26,7 @@ _CONNECTIONS = 16
 
 
 class ApiError(RuntimeError):
-    """The API server refused; `status` is the HTTP code, the message its own words."""
+    """The API server refused a request; `status` is the HTTP code, and the message is the server's."""
 
     def __init__(self, method: str, path: str, status: int, body: str) -> None:
         try:
@@ -70,10 +70,10 @@ class Api:
         accept: str = "application/json",
         timeout: float = 60,
     ) -> JSON:
-        """One request; the answer as JSON (text that is not JSON comes back as {"text": ...}).
+        """One request; returns the answer as JSON (a text that is not JSON as {"text": ...}).
 
         Raises:
-            ApiError: any answer that is not 2xx.
+            ApiError: the answer is not 2xx.
         """
         url = self.server + path + ("?" + urlencode(query) if query else "")
         headers = {**self._headers, "Accept": accept}
@@ -92,7 +92,7 @@ class Api:
         return parsed if isinstance(parsed, dict) else {"items": parsed}
 
     def stream(self, path: str) -> Iterator[bytes]:
-        """A watch: the answer in pieces as they come, with the query in `path`. Ends when the server ends it."""
+        """Chunks of a watch, with the query in `path`, until the server ends it."""
         answer = self._pool.request(
             "GET", self.server + path, headers=self._headers, preload_content=False, timeout=urllib3.Timeout(read=700)
         )
@@ -116,7 +116,7 @@ class Api:
             raise
 
     def items(self, path: str, **query: str) -> list[JSON]:
-        """All items of a list, in pages."""
+        """All items of a list, read in pages."""
         found: list[JSON] = []
         page: dict[str, str] = {"limit": "5000", **query}
         while True:
@@ -142,6 +142,6 @@ class Api:
 
 
 def in_parallel(function: Callable[[T], R], arguments: Iterable[T]) -> list[R]:
-    """Calls `function` on every argument, a few at a time; the first error is raised after all are done."""
+    """Calls `function` on every argument, a few at a time; raises the first error after all calls have ended."""
     with ThreadPoolExecutor(max_workers=min(_CONNECTIONS, 4 * (os.cpu_count() or 1))) as pool:
         return [future.result() for future in [pool.submit(function, argument) for argument in arguments]]

@@ -2,7 +2,7 @@
 
 Standard library only, so it runs on a fresh machine before there is a virtual environment. Binaries are built into a
 user-level cache keyed by a stamp (go.mod, go.sum, flags, Go version), then hard-linked into the checkout's .cache/bin:
-a second clone on the same machine takes a moment. The harness calls `ensure_tools` and gets a folder of binaries back.
+a second clone on the same machine builds nothing. `ensure_tools` returns the folder of binaries.
 
 A tool whose dependencies would raise the control plane's (gRPC, say) has a go.mod of its own in a folder below.
 """
@@ -32,20 +32,20 @@ VERSION_PACKAGE = "k8s.io/component-base/version"
 
 @dataclass(frozen=True)
 class Tool:
-    """One binary: the name it gets, and the Go package it is built from."""
+    """A binary: its name, and the Go package it is built from."""
 
     name: str
     package: str
     module: str = ""
-    """Folder below this one with the tool's go.mod; empty: this one."""
+    """Folder of the tool's go.mod below this one; empty for this folder."""
     tags: str = ""
     """Go's build tags."""
 
 
 PROMETHEUS_TAGS = "remove_all_sd,enable_static_sd,enable_file_sd"
-"""Without the clients of twenty clouds."""
+"""Leaves out service discovery of cloud providers, and with it their clients."""
 
-# In the order in which a control plane needs them: a build that is broken off has the useful ones ready.
+# In the order in which a control plane needs them, so that an interrupted build has the most useful ones.
 TOOLS: tuple[Tool, ...] = (
     Tool("etcd", "go.etcd.io/etcd/server/v3"),
     Tool("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver"),
@@ -66,20 +66,20 @@ TOOLS: tuple[Tool, ...] = (
 BY_NAME = {tool.name: tool for tool in TOOLS}
 
 TESTS_ONLY = ("kubeconform", "prometheus", "promtool")
-"""What only tests need."""
+"""Tools that only tests need."""
 
 OTHERS = ("keda-operator", "keda-adapter", "prometheus-adapter")
-"""Autoscaling by others, which `make e2e-keda` alone needs: about 12 minutes more."""
+"""Tools that only `make e2e-keda` needs; they build for about 12 minutes."""
 
 CONTROL_PLANE = tuple(t.name for t in TOOLS if t.name not in {*TESTS_ONLY, *OTHERS, "kind"})
-"""What the demo and `make up` need."""
+"""Tools that the demo and `make up` need."""
 
 WITH_DOCKER = ("kind", "kubectl", "helm", "kwok")
-"""What a machine with a Docker engine needs instead of a control plane of binaries; PATH's own come first."""
+"""Tools that a machine with a Docker engine needs instead; those on PATH are preferred."""
 
 
 class ToolError(RuntimeError):
-    """The tools can't be had; the message says what to do."""
+    """The tools can't be built; the message says how to proceed."""
 
 
 def ldflags() -> str:
@@ -97,12 +97,12 @@ def build_command(tool: Tool, output: Path) -> list[str]:
 
 
 def build_environment() -> dict[str, str]:
-    # GOFLAGS and GOWORK of the user's shell must not change what is built.
+    # GOFLAGS and GOWORK of the user's shell must not affect the build.
     return {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
 
 
 def go_version() -> str | None:
-    """The line `go version` prints, or None where Go is missing or too old."""
+    """Output of `go version`; None when Go is missing or too old."""
     if shutil.which("go") is None:
         return None
     out = subprocess.run(["go", "version"], cwd=MODULE, capture_output=True, text=True, check=False).stdout.strip()
@@ -113,7 +113,7 @@ def go_version() -> str | None:
 
 
 def source_hash(module: str = "") -> str:
-    """Identifies what is built of one module: its versions and flags, without the compiler."""
+    """Hash of the sources of one module: its versions and flags, without the compiler."""
     digest = hashlib.sha256()
     for name in ("go.mod", "go.sum"):
         digest.update((MODULE / module / name).read_bytes())
@@ -134,16 +134,16 @@ def user_cache() -> Path:
 
 
 def default_bin() -> Path:
-    """Where the binaries are wanted: NIYANTA_TOOLS_DIR, or .cache/bin in the checkout."""
+    """Default folder of the binaries: NIYANTA_TOOLS_DIR, or .cache/bin in the checkout."""
     override = os.environ.get("NIYANTA_TOOLS_DIR")
     return Path(override).resolve() if override else REPO / ".cache" / "bin"
 
 
 def ensure_tools(names: Iterable[str] = CONTROL_PLANE, *, bin_dir: Path | None = None) -> Path:
-    """Makes sure the named tools are in `bin_dir`, building what is missing; returns the folder.
+    """Builds the named tools that are missing in `bin_dir`; returns the folder.
 
     Raises:
-        ToolError: Go is missing or too old and nothing built earlier fits, or a build failed.
+        ToolError: a build failed, or Go is missing or too old and no earlier build matches.
     """
     target = bin_dir or default_bin()
     by_module: dict[str, list[str]] = {}
@@ -172,7 +172,7 @@ def _ensure_module(module: str, wanted: Sequence[str], target: Path, go: str | N
 
 
 def docker_answers() -> bool:
-    """Whether a Docker engine is there (the command alone is not enough)."""
+    """True when a Docker engine answers; the docker command alone is not enough."""
     if shutil.which("docker") is None:
         return False
     try:
@@ -183,7 +183,7 @@ def docker_answers() -> bool:
 
 
 def needed_here(*, control_plane: bool) -> tuple[str, ...]:
-    """The tools this machine must build: for the demo (`control_plane`), or for the tests."""
+    """Tools that this machine must build: for the demo (`control_plane`), or for the tests."""
     tests_only = () if control_plane else TESTS_ONLY
     if os.environ.get("NIYANTA_E2E_KUBECONFIG"):
         return tests_only
@@ -193,7 +193,7 @@ def needed_here(*, control_plane: bool) -> tuple[str, ...]:
 
 
 def _cache_for(go: str | None, module: str) -> Path | None:
-    """The cache folder of this compiler; without one, any folder that was built from the same sources."""
+    """Cache folder of this compiler; without Go, any folder that was built from the same sources."""
     if go is not None:
         return user_cache() / stamp(go, module)
     return next(iter(sorted(user_cache().glob(f"{source_hash(module)}-*"))), None)
@@ -224,7 +224,7 @@ def _no_go_message() -> str:
 
 @contextmanager
 def _lock(cache: Path) -> Iterator[None]:
-    """One build at a time per stamp; a second run waits, then finds the work done."""
+    """Allows one build per stamp at a time; a second run waits, and then has nothing to build."""
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / ".lock").open("w") as handle:
         try:
@@ -248,7 +248,7 @@ def _build_all(tools: Sequence[Tool], cache: Path) -> None:
 
 
 def _build_one(tool: Tool, cache: Path, *, label: str, began: float) -> None:
-    # The name in the cache appears only when the binary is whole, so a broken-off build leaves nothing half-made.
+    # The binary gets its name in the cache only when it is complete: an interrupted build leaves none.
     partial = cache / f".{tool.name}.{os.getpid()}"
     log = cache / f"{tool.name}.log"
     started = time.monotonic()
@@ -291,7 +291,7 @@ def _follow(process: subprocess.Popen[bytes], label: str, started: float, began:
 
 def _link_all(names: Iterable[str], cache: Path, target: Path, module: str) -> None:
     target.mkdir(parents=True, exist_ok=True)
-    # A folder of another stamp holds tools of other versions: none of them may stay.
+    # A folder with another stamp has tools of other versions, which must be removed.
     if not _stamped(target, module, cache.name):
         for tool in TOOLS:
             if tool.module == module:

@@ -1,6 +1,6 @@
-"""A Kubernetes cluster for tests, demo and bench: a real control plane, simulated nodes, and their accidents.
+"""A Kubernetes cluster for tests, demo and bench: a real control plane, simulated nodes, and faults of these nodes.
 
-`testing.cluster.control_plane` makes the control plane; `stages` says how simulated nodes and pods behave.
+`testing.cluster.control_plane` creates the control plane; `stages` defines how simulated nodes and pods behave.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class CommandError(RuntimeError):
 
 
 class Cluster:
-    """One cluster. `create` makes one; as a context manager it deletes itself at the end.
+    """A cluster. `create` makes one; as a context manager it deletes itself at the end.
 
     Attributes:
         name: unique per run.
-        kind: how it came to be; simulated behaviour needs kwok on the nodes in every case.
+        kind: the kind of its control plane; every kind needs kwok for simulated nodes.
         kubeconfig: file with administrator credentials.
         api: raw requests with those credentials.
     """
@@ -61,19 +61,19 @@ class Cluster:
         fast_node_loss: bool = True,
         extra_args: ExtraArgs | None = None,
     ) -> Cluster:
-        """Makes a cluster; takes 4-10 s with kwokctl.
+        """Creates a cluster; takes 4-10 s with kwokctl.
 
         Args:
             name: prefix of its name; a unique suffix is added.
-            run: the run it belongs to; without one it gets its own.
+            run: the run it belongs to; by default a new one.
             shed_load: let the API server answer 429 under load, as a production one does.
-            fast_node_loss: a lost node is noticed in 8 s and its pods evicted 5 s later; leave it off with more than a
-                few hundred nodes, as each then renews its Lease every 2 s.
+            fast_node_loss: a lost node is noticed in 8 s and its pods are evicted 5 s later. Each node renews its Lease
+                every 2 s for this: turn it off with more than a few hundred nodes.
             extra_args: further flags by component, without dashes.
 
         Raises:
             ClusterError: it did not come up.
-            ToolError: its tools can't be built here; the message says what to install.
+            ToolError: its tools can't be built; the message says what to install.
         """
         owner = run or RunDir.create(name)
         request = Request(f"{name}-{secrets.token_hex(3)}", owner, shed_load, fast_node_loss, extra_args)
@@ -89,7 +89,7 @@ class Cluster:
 
     @classmethod
     def attach(cls, name: str, run: RunDir, kind: Kind, bin_dir: Path | None) -> Cluster:
-        """The handle of a cluster that another process made in `run`."""
+        """A cluster that another process created in `run`."""
         plane = ControlPlane(kind, run.path / "kubeconfig", bin_dir)
         return cls(plane, Request(name, run), owns_run=False)
 
@@ -99,11 +99,11 @@ class Cluster:
 
     @property
     def bin_dir(self) -> Path | None:
-        """Where kubectl and helm are; None where they come from PATH."""
+        """Folder of kubectl and helm; None when they are on PATH."""
         return self._plane.bin_dir
 
     def delete(self) -> None:
-        """Removes the cluster and everything of it."""
+        """Deletes the cluster, and its run when it created that."""
         control_plane.delete(self._plane, self._request)
         if self._owns_run:
             self._request.run.destroy()
@@ -117,7 +117,7 @@ class Cluster:
     # Commands
 
     def kubectl(self, *args: str, input: str | None = None, timeout: float = 120) -> str:  # noqa: A002
-        """Runs kubectl as administrator and returns what it prints.
+        """Runs kubectl as administrator; returns its output.
 
         Raises:
             CommandError: it failed.
@@ -125,11 +125,11 @@ class Cluster:
         return self._command("kubectl", *args, stdin=input, timeout=timeout)
 
     def apply(self, *objects: Mapping[str, Any]) -> None:
-        """`kubectl apply` of objects given as data."""
+        """`kubectl apply --server-side` of these objects."""
         self.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(objects))
 
     def helm(self, *args: str, timeout: float = 300) -> str:
-        """Runs helm as administrator, with its own caches, and returns what it prints."""
+        """Runs helm as administrator, with caches in the run; returns its output."""
         home = self._request.run.sub("helm")
         places = {f"HELM_{what}_HOME": str(home / what.lower()) for what in ("CACHE", "CONFIG", "DATA")}
         return self._command("helm", *args, timeout=timeout, env=places)
@@ -144,7 +144,7 @@ class Cluster:
         hooks: bool = True,
         timeout: int = 120,
     ) -> str:
-        """`helm upgrade --install --wait`, making the namespace. `hooks` off skips Jobs that need real containers."""
+        """`helm upgrade --install --wait`; creates the namespace. Without `hooks`, Jobs of hooks are skipped."""
         file = self._request.run.sub("helm") / f"{release}-values.yaml"
         file.write_text(yaml.safe_dump(dict(values or {})))
         flags = ["--namespace", namespace, "--create-namespace", "--wait", "--timeout", f"{timeout}s"]
@@ -168,7 +168,7 @@ class Cluster:
 
     def wait_nodes_usable(self, names: Iterable[str], *, timeout: float = 120) -> None:
         wanted = set(names)
-        pause = max(0.2, len(wanted) / 250)  # a list of all nodes is work for the server too
+        pause = max(0.2, len(wanted) / 250)  # a list of all nodes loads the server
 
         def all_usable() -> bool:
             nodes = self.api.items("/api/v1/nodes", resourceVersion="0")
@@ -177,7 +177,7 @@ class Cluster:
         until(all_usable, what=f"{len(wanted)} nodes are Ready", timeout=timeout, interval=pause)
 
     def delete_nodes(self, names: Iterable[str]) -> None:
-        """Deletes nodes and their Leases (a Lease left behind would keep a later node of the name partitioned)."""
+        """Deletes nodes and their Leases, because a partitioned node's Lease would partition the next node of its name."""
 
         def delete(name: str) -> None:
             self.api.delete(f"/api/v1/nodes/{name}")
@@ -186,7 +186,7 @@ class Cluster:
         in_parallel(delete, names)
 
     def set_node_ready(self, name: str, ready: bool, *, wait: bool = True) -> None:
-        """Makes the node's kubelet report Ready True or False; it still finalises deletions."""
+        """Makes the node's kubelet report this Ready condition; it still finalises deletions of pods."""
         labels = {stages.NOT_READY_LABEL: None if ready else "true"}
         self.api.patch(f"/api/v1/nodes/{name}", {"metadata": {"labels": labels}})
         if wait:
@@ -203,23 +203,23 @@ class Cluster:
         )
 
     def partition_node(self, name: str, *, wait: bool = True) -> None:
-        """Cuts the node off: its kubelet reports nothing, starts nothing and finalises nothing. With `wait`, returns
-        when the control plane has noticed (Ready Unknown; about 10 s with `fast_node_loss`).
+        """Partitions the node from the network: its kubelet reports, starts and finalises nothing. With `wait`, returns
+        when the control plane has noticed it (Ready Unknown; about 10 s with `fast_node_loss`).
 
-        Kubernetes stops evicting where a whole zone (by its topology labels) is down, so for an eviction the zone needs
-        another node that is well; with three or more lost nodes, almost half of the zone's."""
+        Kubernetes stops evictions in a zone (by topology labels) whose nodes are all lost, so an eviction needs a
+        healthy node in the zone; with three or more lost nodes, almost half of the zone's nodes must be healthy."""
         self._set_silent(name, True)
-        # kwok leaves alone a node whose Lease somebody else holds. Renewed once, then never: to the control plane it is
-        # a dead kubelet.
+        # kwok does not manage a node whose Lease has another holder. This holder never renews it again, so the control
+        # plane takes the kubelet for dead.
         lease = {"holderIdentity": _PARTITIONER, "leaseDurationSeconds": 86400, "renewTime": _micro_now()}
         self.api.patch(f"{LEASES}/{name}", {"spec": lease})
-        # Pods bound between the first sweep and the Lease.
+        # Pods that were bound before the Lease changed hands.
         self._set_silent(name, True)
         if wait:
             self.wait_node(name, "Unknown")
 
     def heal_node(self, name: str, *, wait: bool = True) -> None:
-        """Ends a partition: the kubelet catches up with its pods, those deleted in the meantime included."""
+        """Ends a partition: the kubelet acts on all changes of its pods since, deletions included."""
         self._set_silent(name, False)
         self.api.patch(f"{LEASES}/{name}", {"spec": {"holderIdentity": None}})
         if wait:
@@ -244,7 +244,7 @@ class Cluster:
         until(lambda: self.api.find(account), what=f"namespace {name} has its ServiceAccount")
 
     def delete_namespace(self, name: str, *, wait: bool = True) -> None:
-        """Deletes a namespace with all in it, stuck pods and pods with finalizers included."""
+        """Deletes a namespace and its contents, stuck pods and pods with finalizers included."""
         freeing = {
             "metadata": {"finalizers": None, "annotations": {stages.STUCK: None, stages.PARTITIONED: None}},
         }
@@ -263,7 +263,7 @@ class Cluster:
             gone()
 
     def service_account_kubeconfig(self, namespace: str, name: str, *, hours: int = 24) -> Path:
-        """A kubeconfig with the ServiceAccount's token alone (a client certificate beside it would win)."""
+        """A kubeconfig with the ServiceAccount's token alone, because a client certificate would take precedence."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
         answer = self.api.post(path, {"spec": {"expirationSeconds": hours * 3600}})
         mine = yaml.safe_load(self.kubeconfig.read_text())
@@ -292,7 +292,7 @@ class Cluster:
         self.api.delete(path, {"gracePeriodSeconds": 0})
 
     def _settle(self) -> None:
-        """Waits until the server is ready and its first namespace usable."""
+        """Waits until the API server is ready and pods can be created in its first namespace."""
         until(lambda: self.api.get("/readyz"), what="the API server is ready", tolerate=True)
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         until(lambda: self.api.find(account), what="the controllers work", tolerate=True)
@@ -320,7 +320,7 @@ class Cluster:
         return done.stdout
 
     def get(self, *args: str) -> Any:
-        """`kubectl get ... -o json` as data."""
+        """Output of `kubectl get ... -o json`, parsed."""
         return json.loads(self.kubectl("get", *args, "-o", "json"))
 
 

@@ -1,6 +1,6 @@
-"""The three ways to get a control plane: one that exists, kind where a Docker engine answers, kwokctl everywhere else.
+"""Control planes of three kinds: an existing one, kind where a Docker engine answers, and kwokctl everywhere else.
 
-Each gives a `ControlPlane`: a kubeconfig and the folder of binaries. `testing.cluster.cluster` works on top of it.
+Each is a `ControlPlane`: a kubeconfig and a folder of binaries. `testing.cluster.cluster` builds on it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from testing.processes.free_ports import free_ports
 from testing.processes.run_directory import RunDir
 
 ExtraArgs = Mapping[str, Mapping[str, str]]
-"""Flags by component (such as kube-apiserver), without their dashes."""
+"""Flags without their dashes, by component (such as kube-apiserver)."""
 
 _ATTEMPTS = 3
 _REQUEST_HEADERS = {
@@ -48,7 +48,7 @@ _PORT_OPTIONS = (
 
 
 class Kind(enum.Enum):
-    """How the control plane came to be."""
+    """Kind of a control plane: existing, made by kind, or made by kwokctl."""
 
     EXISTING = "existing"
     KIND = "kind"
@@ -56,12 +56,12 @@ class Kind(enum.Enum):
 
 
 class ClusterError(RuntimeError):
-    """The control plane could not be made; the message has the output of what failed."""
+    """The control plane could not be created; the message has the output of the failed command."""
 
 
 @dataclass(frozen=True)
 class ControlPlane:
-    """A running control plane. `bin_dir` is None where kubectl and helm come from PATH."""
+    """A running control plane. `bin_dir` is None when kubectl and helm are on PATH."""
 
     kind: Kind
     kubeconfig: Path
@@ -70,12 +70,12 @@ class ControlPlane:
 
 @dataclass(frozen=True)
 class Request:
-    """What a control plane should be like.
+    """Settings of a control plane to create.
 
     Attributes:
-        shed_load: keep API priority and fairness and the inflight limits, so the server answers 429 under load.
-        fast_node_loss: notice a lost node in 8 s instead of minutes, and evict after 5 s. Each node then renews its
-            Lease every 2 s: leave it off with more than a few hundred nodes.
+        shed_load: keep API priority and fairness and the inflight limits, so that the server answers 429 under load.
+        fast_node_loss: notice a lost node in 8 s instead of minutes, and evict after 5 s. Each node renews its Lease
+            every 2 s for this: turn it off with more than a few hundred nodes.
     """
 
     name: str
@@ -92,13 +92,13 @@ def which_kind() -> Kind:
 
 
 def create(request: Request) -> ControlPlane:
-    """Makes a control plane of the kind this machine can have."""
+    """Creates a control plane of the kind that this machine supports."""
     makers = {Kind.EXISTING: _use_existing, Kind.KIND: _create_kind, Kind.KWOK: _create_kwok}
     return makers[which_kind()](request)
 
 
 def delete(plane: ControlPlane, request: Request) -> None:
-    """Removes it; the processes of kwokctl are ended through the run's own records."""
+    """Deletes it; ends the processes of kwokctl by the records of the run."""
     if plane.kind is Kind.KIND:
         kind = _program("kind", plane.bin_dir)
         subprocess.run([kind, "delete", "cluster", "--name", request.name], capture_output=True, check=False)
@@ -135,7 +135,7 @@ def _create_kind(request: Request) -> ControlPlane:
 
 
 def kind_config(request: Request) -> dict[str, Any]:
-    """kind's configuration with the same settings that the kwokctl cluster has."""
+    """Configuration of kind with the settings of a kwokctl cluster."""
     extra = request.extra_args or {}
     loss = request.fast_node_loss
     server = {**(_FAST_LOSS_ARGS if loss else {}), **extra.get("kube-apiserver", {})}
@@ -158,7 +158,7 @@ def kind_config(request: Request) -> dict[str, Any]:
 
 
 def _start_kwok(request: Request, kubeconfig: Path) -> None:
-    """A local kwok that plays the annotated nodes of a cluster that kwokctl did not make."""
+    """Starts a local kwok that simulates the annotated nodes of a cluster that kwokctl did not create."""
     program = shutil.which("kwok") or str(build.ensure_tools(("kwok",)) / "kwok")
     config = request.run.path / "kwok.yaml"
     config.write_text(stages.render())
@@ -185,7 +185,7 @@ def _create_kwok(request: Request) -> ControlPlane:
     bin_dir = build.ensure_tools(build.CONTROL_PLANE)
     kubeconfig = request.run.path / "kubeconfig"
     config = request.run.path / "kwokctl.yaml"
-    (request.run.path / "kwok").mkdir(mode=0o700, exist_ok=True)  # private keys are in it
+    (request.run.path / "kwok").mkdir(mode=0o700, exist_ok=True)  # holds private keys
     for attempt in range(1, _ATTEMPTS + 1):
         config.write_text(kwokctl_config(request, bin_dir))
         command: list[str | Path] = [
@@ -200,7 +200,7 @@ def _create_kwok(request: Request) -> ControlPlane:
         try:
             _run([*command, "--kubeconfig", kubeconfig, "--wait", "120s"], env=_kwokctl_env(request, bin_dir))
         except ClusterError:
-            # The ports were free a moment ago: somebody else may have taken one in between.
+            # Another process may have taken one of the ports, which were free before.
             _adopt_kwok(request)
             if attempt == _ATTEMPTS:
                 raise
@@ -214,10 +214,10 @@ def _create_kwok(request: Request) -> ControlPlane:
 
 
 def kwokctl_config(request: Request, bin_dir: Path) -> str:
-    """kwokctl's whole configuration, the Stages included, as YAML documents.
+    """The complete configuration of kwokctl with its Stages, as YAML documents.
 
-    Extra arguments are given here and not by --extra-args: kwokctl 0.8.0 panics when those name a second component more
-    than once.
+    Extra arguments are here and not in --extra-args, because kwokctl 0.8.0 panics when those name a second component
+    more than once.
     """
     extra = request.extra_args or {}
     authority = request.run.path / "kwok" / "clusters" / request.name / "pki" / "ca.crt"
@@ -230,7 +230,7 @@ def kwokctl_config(request: Request, bin_dir: Path) -> str:
     manager = {"horizontal-pod-autoscaler-sync-period": "5s", **extra.get("kube-controller-manager", {})}
     patches = {**extra, "kube-apiserver": server, "kube-controller-manager": manager}
     options: dict[str, Any] = {
-        # Left alone, kwokctl counts down from 32767: two runs at the same time pick the same ports.
+        # By default kwokctl counts down from 32767, so that two simultaneous runs choose the same ports.
         **dict(zip(_PORT_OPTIONS, free_ports(len(_PORT_OPTIONS)), strict=True)),
         "runtime": "binary",
         "securePort": True,
@@ -259,13 +259,13 @@ def kwokctl_config(request: Request, bin_dir: Path) -> str:
 
 
 def _kwokctl_env(request: Request, bin_dir: Path) -> dict[str, str]:
-    # kwokctl looks for kubectl on PATH, and would download one; the stages compute with times, in UTC.
+    # kwokctl downloads kubectl when it is not on PATH. The Stages compute with times in UTC.
     path = f"{bin_dir}{os.pathsep}{os.environ.get('PATH', '')}"
     return {**os.environ, "PATH": path, "KWOK_WORKDIR": str(request.run.path / "kwok"), "TZ": "UTC"}
 
 
 def _adopt_kwok(request: Request) -> None:
-    """Records the processes kwokctl left behind, from the process id files in its own working directory."""
+    """Records the processes that kwokctl started, from the id files in its working directory."""
     for note in (request.run.path / "kwok" / "clusters" / request.name / "pids").glob("*.pid"):
         try:
             request.run.adopt(f"cluster-{note.stem}", int(note.read_text()))

@@ -1,4 +1,4 @@
-"""Simulated nodes as data: what a test asks for, and the Node object that makes kwok play its kubelet."""
+"""Simulated nodes as data: their fields, and the Node object that makes kwok simulate the kubelet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FAKE = "kwok.x-k8s.io/node"
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """One simulated node. Quantities are Kubernetes quantities; `gpus` is a count of `gpu_resource`."""
+    """A simulated node. cpu, memory and extra_resources are Kubernetes quantities; `gpus` counts `gpu_resource`."""
 
     name: str
     cpu: str = "8"
@@ -45,7 +45,7 @@ class NodeSpec:
 
 
 def ready_status(node: Mapping[str, Any]) -> str | None:
-    """The node's Ready condition: "True", "False", "Unknown", or None while it has none."""
+    """Status of the node's Ready condition: "True", "False" or "Unknown"; None without the condition."""
     for condition in node.get("status", {}).get("conditions", []):
         if condition["type"] == "Ready":
             return str(condition["status"])
@@ -53,7 +53,7 @@ def ready_status(node: Mapping[str, Any]) -> str | None:
 
 
 def is_usable(node: Mapping[str, Any]) -> bool:
-    """Ready, and rid of the taints that the control plane puts on new and unreachable nodes, and of a past cordon's."""
+    """True when it is Ready, without the taints of new and unreachable nodes and of a cordon that has ended."""
     taints = {taint["key"] for taint in node.get("spec", {}).get("taints", [])}
     if "node.kubernetes.io/unschedulable" in taints and not node["spec"].get("unschedulable"):
         return False
@@ -64,7 +64,7 @@ def is_usable(node: Mapping[str, Any]) -> bool:
 
 
 def nodes_of_pool(pool: Mapping[str, Any], count: int) -> list[NodeSpec]:
-    """`count` nodes that a WorkerPool (its manifest) selects and that offer what it says, spread over its zones."""
+    """`count` nodes that the manifest of a WorkerPool selects, with its GPUs, region, and zones in turn."""
     name = str(pool["metadata"]["name"])
     spec = pool.get("spec", {})
     zones = spec.get("zones") or [""]

@@ -1,7 +1,7 @@
-"""How simulated nodes and pods behave: the full set of kwok Stages, and the annotations tests write a pod's life with.
+"""Behaviour of simulated nodes and pods: a complete set of kwok Stages, and the annotations that control a pod's life.
 
-Any Stage given to kwok replaces all of its own, so this is a whole set. `Cluster` writes it into the configuration it
-creates a control plane with. The annotations of a pod can be changed while it lives.
+The set is complete because any Stage given to kwok replaces all of its defaults. `Cluster` writes it into the
+configuration of the control plane. The annotations of a pod can be changed while it runs.
 """
 
 from __future__ import annotations
@@ -12,23 +12,23 @@ from typing import Any
 import yaml
 
 RUN_FOR = "sim/run-for"
-"""Ends this long after its start ("1.5s", "2m"); absent: runs for ever."""
+"""Run time of the pod ("1.5s", "2m"); without it, the pod runs for ever."""
 EXIT = "sim/exit"
-"""Exit code at its end, as a string; not "0": phase Failed. A pod deleted while running exits with 143 by default."""
+"""Exit code as a string; by default "0", and "143" for a pod deleted while it runs. All but "0" mean phase Failed."""
 START_AFTER = "sim/start-after"
-"""Time from bound to running; absent: at once."""
+"""Time from binding to running; none by default."""
 NEVER_START = "sim/never-start"
 """`"true"`: stays Pending with a container that waits for its image."""
 REJECT = "sim/reject"
-"""The kubelet turns the pod away: Failed with this reason (such as OutOfcpu), no container ever started."""
+"""The kubelet rejects the pod: Failed with this reason (such as OutOfcpu) before any container starts."""
 REJECT_ON = "sim/reject-on"
-"""Limits REJECT to the node of this name."""
+"""Restricts REJECT to the node of this name."""
 STOP_AFTER = "sim/stop-after"
-"""Time from deletion to the containers having stopped; absent: at once."""
+"""Time from deletion to the end of the containers; none by default."""
 STUCK = "sim/stuck"
 """`"true"`: a deletion is never finalised."""
 PARTITIONED = "sim/partitioned"
-"""`"true"` on a node or pod: its kubelet is silent, nothing changes. `Cluster.partition_node` sets it."""
+"""`"true"` on a node or pod: its kubelet changes nothing. `Cluster.partition_node` sets it."""
 NOT_READY_LABEL = "node-not-ready.stage.kwok.x-k8s.io"
 """`"true"` on a node: its kubelet reports Ready=False. `Cluster.set_node_ready` sets it."""
 
@@ -53,8 +53,8 @@ _ENDLESS = f"({_annotation(RUN_FOR)} == null)"
 _NODE_READY = '([.status.conditions[]? | select(.type == "Ready") | .status] | first)'
 _BROKEN = f'(.metadata.labels["{NOT_READY_LABEL}"] == "true")'
 
-# What is left of the run. kwok asks anew after every patch of the pod, so a plain duration would start over; the start
-# in nanoseconds stands in containerID (startTime has whole seconds only).
+# The rest of the run time. kwok evaluates it again after every patch of the pod, so a plain duration would start over.
+# containerID has the start in nanoseconds, because startTime has whole seconds only.
 _REMAINING = rf"""
 ([{_annotation(RUN_FOR)} | match("([0-9.]+)(ms|s|m|h)"; "g")
   | (.captures[0].string | tonumber) * {{"ms": 0.001, "s": 1, "m": 60, "h": 3600}}[.captures[1].string]]
@@ -253,7 +253,7 @@ def _stage(
     delay: str | int = 0,
     jitter_to: int | None = None,
 ) -> Stage:
-    """One Stage; `delay` is milliseconds or a jq expression that gives a duration."""
+    """One Stage; `delay` is in milliseconds, or a jq expression of a duration."""
     wait: dict[str, Any] = {"durationMilliseconds": delay if isinstance(delay, int) else 0}
     if isinstance(delay, str):
         wait["durationFrom"] = {"expressionFrom": delay}
@@ -278,8 +278,8 @@ def _stage(
 
 
 def _hold(kind: str, when: str) -> Stage:
-    """Does nothing for a day. kwok plays a queued stage even if its object matches no stage any more; this one takes
-    its place in the queue."""
+    """A Stage that does nothing for a day. kwok plays a queued Stage even when its object no longer matches any; this
+    one replaces it in the queue."""
     return _stage(kind, f"{kind.lower()}-hold", when, delay=_FOR_EVER_MS)
 
 
@@ -287,7 +287,7 @@ def node_stages() -> list[Stage]:
     alive = f"({_SILENT} | not) and ({_BROKEN} | not)"
     return [
         _stage("Node", "node-initialize", f'{alive} and {_NODE_READY} != "True"', status=_NODE_INITIALIZE),
-        # The Lease says that the node lives; its status is posted seldom, as real kubelets do.
+        # The Lease is the heartbeat; the status is posted seldom, as by real kubelets.
         _stage(
             "Node",
             "node-heartbeat-with-lease",
@@ -328,7 +328,7 @@ def pod_stages() -> list[Stage]:
             status=_POD_TERMINATED,
             delay=_REMAINING,
         ),
-        # A kubelet first reports the containers of a deleted pod terminated, and only then lets the object go.
+        # A kubelet reports the containers of a deleted pod as terminated before it deletes the object.
         _stage(
             "Pod",
             "pod-stop",
@@ -336,7 +336,7 @@ def pod_stages() -> list[Stage]:
             status=_POD_TERMINATED,
             delay=_annotation(STOP_AFTER),
         ),
-        # Deletes with grace 0, as a kubelet does: finalizers of others keep the object until they are removed.
+        # Deletes with grace 0, as a kubelet does: finalizers keep the object until they are removed.
         _stage(
             "Pod", "pod-delete", f"{leaving} and {_ENDED} and .metadata.deletionGracePeriodSeconds != 0", delete=True
         ),
@@ -352,5 +352,5 @@ def all_stages() -> list[Stage]:
 
 
 def render() -> str:
-    """The whole set as YAML documents."""
+    """The set as YAML documents."""
     return yaml.safe_dump_all(all_stages(), sort_keys=False, width=1000)
