@@ -19,20 +19,15 @@ from niyanta.resources.compile.requirements import parse_workload
 from niyanta.resources.models.base import InvalidManifestError, parse
 from niyanta.resources.models.pod_template import PodSpec
 from testing.cluster.cluster import Cluster, CommandError
-from tests.resources.wrong_manifests import (
-    BASES,
+from tests.resources.manifest_bases import BASES, MODELS, changed
+from tests.resources.manifest_updates import (
     CHANGES_ALLOWED,
     CHANGES_REFUSED,
-    MODELS,
-    RIGHT,
     TEMPLATE_BEFORE,
     TEMPLATE_CHANGES,
-    UNSEEN,
-    WRONG,
-    Case,
-    changed,
     template_after,
 )
+from tests.resources.wrong_manifests import RIGHT, UNSEEN, WRONG, Case
 
 pytestmark = pytest.mark.e2e
 LIMIT_RANGE = {

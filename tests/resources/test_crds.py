@@ -1,4 +1,4 @@
-"""The generated files are those that are checked in, deterministic, and bounded everywhere."""
+"""The generated CRDs equal the files in the repository, are deterministic, and have bounds everywhere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def roots() -> Iterator[tuple[str, dict[str, Any]]]:
         yield kind.plural, crds.definition(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 
 
-def test_what_is_checked_in_is_what_the_models_say() -> None:
+def test_the_files_in_the_repository_equal_the_generated_ones() -> None:
     assert crds.drift(ROOT / "crds") == []
     assert (ROOT / "docs/resources.md").read_text(encoding="utf-8") == render_reference()
 
@@ -66,7 +66,7 @@ def test_every_field_is_described() -> None:
 
 
 def test_schemas_are_structural() -> None:
-    """No references, no unions but int-or-string, a type everywhere but where anything is kept."""
+    """No references, no unions except int-or-string, and a type wherever unknown fields are not preserved."""
     for name, root in roots():
         for path, schema in schemas(root, ""):
             assert "$ref" not in schema, (name, path)

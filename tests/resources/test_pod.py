@@ -1,4 +1,4 @@
-"""The pod of a placement: bound, owned, labelled, with what the operator injects and nothing of the user's lost."""
+"""The pod of a placement is bound, owned and labelled, and keeps all fields of the user's template."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_longest_name_is_a_valid_pod_name() -> None:
     assert len(pod_name("n" * 48, UID, attempt=101, index=511)) <= 253
 
 
-def test_every_container_is_told_who_it_is_and_the_user_wins() -> None:
+def test_every_container_gets_the_variables_that_the_user_did_not_set() -> None:
     env = [{"name": "NIYANTA_INDEX", "value": "mine"}, {"name": "A", "value": "$(NIYANTA_ATTEMPT)"}]
     containers = [{"name": "a", "image": "i", "env": env}, {"name": "b", "image": "i"}]
     made = pod(template={"spec": {"containers": containers, "initContainers": [{"name": "c", "image": "i"}]}})["spec"]
@@ -71,7 +71,7 @@ def test_every_container_is_told_who_it_is_and_the_user_wins() -> None:
         assert {e["name"]: e["value"] for e in other["env"]} == {"NIYANTA_INDEX": "3", **dict(injected)}
 
 
-def test_gpus_go_to_the_first_container_under_the_workers_own_name() -> None:
+def test_gpus_go_to_the_first_container_under_the_workers_resource_name() -> None:
     made = pod({"affinity": {"hard": {"gpu": {"count": 2}}}})["spec"]["containers"]
     assert made[0]["resources"] == {"limits": {"amd.com/gpu": "2"}}
     assert "resources" not in made[1]
@@ -112,7 +112,7 @@ def test_the_template_is_kept_and_not_shared_between_pods() -> None:
     assert two["spec"]["containers"][0]["env"][0]["value"] == "1"
 
 
-def test_label_values_are_made_safe_and_stay_apart() -> None:
+def test_label_values_are_valid_and_stay_distinct() -> None:
     assert labels.label_value("gpu.a_1-b") == "gpu.a_1-b"
     assert labels.label_value("") == ""
     long = [labels.label_value("p" * 80 + end) for end in ("a", "b")]

@@ -1,4 +1,4 @@
-"""Quantities become integers in base units, rounded up, and nothing else gets through."""
+"""Quantities become integers in base units, rounded up; all other values are rejected."""
 
 from __future__ import annotations
 
@@ -75,14 +75,14 @@ def test_a_quantity_in_base_units(resource: str, value: object, units: int) -> N
         *(float("nan"), float("inf")),
     ],
 )
-def test_what_is_no_quantity_is_refused_with_its_field(value: object) -> None:
+def test_a_value_that_is_not_a_quantity_is_rejected_with_its_field(value: object) -> None:
     with pytest.raises(InvalidManifestError) as refusal:
         base_units("memory", value, "spec.x")
     assert refusal.value.field == "spec.x"
     assert refusal.value.value is value
 
 
-def test_a_map_names_the_key_at_fault() -> None:
+def test_the_error_of_a_map_names_the_key() -> None:
     assert quantities({"cpu": "1", "memory": "1Ki"}, "f") == {"cpu": 1000, "memory": 1024}
     assert quantities(None, "f") == {}
     with pytest.raises(InvalidManifestError, match=r"^f\.memory: .*'lots'"):

@@ -1,72 +1,21 @@
-"""Manifests that must be refused, and some that must not, as data: the unit tests feed them to the models, the
-end-to-end tests to a real API server, and both must say the same.
+"""Manifests that must be rejected, and some that must be accepted, as data.
+
+The unit tests parse them with the models, the end-to-end tests send them to a real API server; the results must agree.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from niyanta.resources.models.base import Model
-from niyanta.resources.models.customer import Customer
-from niyanta.resources.models.worker_pool import WorkerPool
-from niyanta.resources.models.workload import Workload
+from tests.resources.manifest_bases import BASES, DELETE, MAIN_CONTAINER, POD, Manifest, changed
 
-Manifest = dict[str, Any]
-MODELS: dict[str, type[Model]] = {"Workload": Workload, "WorkerPool": WorkerPool, "Customer": Customer}
-
-BASES: dict[str, Manifest] = {
-    "Workload": {
-        "apiVersion": "niyanta.io/v1alpha1",
-        "kind": "Workload",
-        "metadata": {"name": "job", "namespace": "default"},
-        "spec": {"template": {"spec": {"containers": [{"name": "main", "image": "busybox"}]}}},
-    },
-    "WorkerPool": {
-        "apiVersion": "niyanta.io/v1alpha1",
-        "kind": "WorkerPool",
-        "metadata": {"name": "pool", "namespace": "default"},
-        "spec": {"nodeSelector": {"matchLabels": {"pool": "a"}}},
-    },
-    "Customer": {
-        "apiVersion": "niyanta.io/v1alpha1",
-        "kind": "Customer",
-        "metadata": {"name": "acme"},
-        "spec": {"namespaces": ["acme"]},
-    },
-}
-POD = "spec.template.spec"
 _OFFERS = {"cpu": "4", "memory": "16Gi"}
-_MAIN = {"name": "main", "image": "busybox"}
-DELETE = object()
-
-
-def changed(manifest: Manifest, changes: Mapping[str, Any]) -> Manifest:
-    """A copy with changes: dotted path -> value (DELETE removes)."""
-    found = copy.deepcopy(manifest)
-    for path, value in changes.items():
-        *parents, last = path.split(".")
-        place = found
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        if value is DELETE:
-            del place[last]
-        else:
-            place[last] = copy.deepcopy(value)
-    return found
-
-
-def template_after(change: str) -> dict[str, Any]:
-    """`spec.template.spec` after one of TEMPLATE_CHANGES."""
-    after = {**TEMPLATE_BEFORE, **TEMPLATE_CHANGES[change]}
-    return {key: value for key, value in after.items() if value is not None}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A base manifest with changes: dotted path -> value (DELETE removes). `field` is what the refusal must name."""
+    """A base manifest with changes: dotted path -> value (DELETE removes). The error must name `field`."""
 
     name: str
     kind: str
@@ -86,7 +35,7 @@ def _workload(name: str, path: str, value: Any, field: str | None = None) -> Cas
 
 
 def _container(title: str, field: str, **changes: Any) -> Case:
-    return _workload(title, f"{POD}.containers", [{**_MAIN, **changes}], f"{POD}.containers[0]{field}")
+    return _workload(title, f"{POD}.containers", [{**MAIN_CONTAINER, **changes}], f"{POD}.containers[0]{field}")
 
 
 def _hard(name: str, value: Any, field: str) -> Case:
@@ -160,12 +109,12 @@ WRONG: list[Case] = [
     _hard("unknown operator", _expression("Like", "a"), "workerExpressions[0].operator"),
     _hard("expression without key", {"workerExpressions": [{"operator": "Exists"}]}, "workerExpressions[0].key"),
     _hard("gpu count 0", {"gpu": {"count": 0}}, "gpu.count"),
-    _hard("gpu memory no quantity", {"gpu": {"minMemory": "lots"}}, "gpu.minMemory"),
+    _hard("gpu memory not a quantity", {"gpu": {"minMemory": "lots"}}, "gpu.minMemory"),
     _hard("gpu memory a fraction", {"gpu": {"minMemory": 1.5}}, "gpu.minMemory"),
     _hard("gpu memory negative", {"gpu": {"minMemory": "-1Gi"}}, "gpu.minMemory"),
     _hard("regions as text", {"regions": "eu"}, "regions"),
     _hard("compliance as object", {"compliance": {"hipaa": True}}, "compliance"),
-    _hard("near nobody", {"near": [{"topologyKey": "kubernetes.io/hostname"}]}, "near[0]"),
+    _hard("near without selector", {"near": [{"topologyKey": "kubernetes.io/hostname"}]}, "near[0]"),
     _hard("near in scope Cluster", {"near": [{"types": ["a"], "scope": "Cluster"}]}, "near[0].scope"),
     _hard("near a wrong key", {"near": [{"types": ["a"], "topologyKey": "a b"}]}, "near[0].topologyKey"),
     _hard(
@@ -174,15 +123,15 @@ WRONG: list[Case] = [
         "near[0].workloadSelector.matchExpressions[0].operator",
     ),
     # affinity.soft and affinity.anti
-    _soft("wish without weight", {"regions": ["eu"]}, ".weight"),
-    _soft("wish of weight 0", {"weight": 0, "regions": ["eu"]}, ".weight"),
-    _soft("wish of weight 101", {"weight": 101, "regions": ["eu"]}, ".weight"),
-    _soft("wish without matcher", {"weight": 10}),
-    _soft("wish with an empty matcher", {"weight": 10, "regions": []}),
-    _soft("wish with an empty gpu", {"weight": 10, "gpu": {}}, ".gpu"),
-    _soft("wish with a gpu count", {"weight": 10, "gpu": {"models": ["A100"], "count": 1}}, ".gpu.count"),
-    _soft("wish with near", {"weight": 10, "near": [{"types": ["a"]}]}, ".near"),
-    _anti("anti nobody", {"topologyKey": "kubernetes.io/hostname"}),
+    _soft("preference without weight", {"regions": ["eu"]}, ".weight"),
+    _soft("preference of weight 0", {"weight": 0, "regions": ["eu"]}, ".weight"),
+    _soft("preference of weight 101", {"weight": 101, "regions": ["eu"]}, ".weight"),
+    _soft("preference without matcher", {"weight": 10}),
+    _soft("preference with an empty matcher", {"weight": 10, "regions": []}),
+    _soft("preference with an empty gpu", {"weight": 10, "gpu": {}}, ".gpu"),
+    _soft("preference with a gpu count", {"weight": 10, "gpu": {"models": ["A100"], "count": 1}}, ".gpu.count"),
+    _soft("preference with near", {"weight": 10, "near": [{"types": ["a"]}]}, ".near"),
+    _anti("anti without selector", {"topologyKey": "kubernetes.io/hostname"}),
     _anti("customers in scope Namespace", {"customers": ["other"]}, ".customers"),
     _anti("customers in scope Customer", {"customers": ["other"], "scope": "Customer"}, ".customers"),
     _anti("unknown scope", {"types": ["a"], "scope": "World"}, ".scope"),
@@ -195,11 +144,11 @@ WRONG: list[Case] = [
     ),
     _workload("no containers", f"{POD}.containers", []),
     _workload("too many containers", f"{POD}.containers", [{"name": f"c{n}", "image": "a"} for n in range(17)]),
-    _workload("container names twice", f"{POD}.containers", [_MAIN, _MAIN]),
+    _workload("container names twice", f"{POD}.containers", [MAIN_CONTAINER, MAIN_CONTAINER]),
     _workload("container without image", f"{POD}.containers", [{"name": "a"}], f"{POD}.containers[0].image"),
     _container("container name in capitals", ".name", name="Main"),
     _container("container that always restarts", ".restartPolicy", restartPolicy="Always"),
-    _container("cpu no quantity", ".resources.requests.cpu", resources={"requests": {"cpu": "many"}}),
+    _container("cpu not a quantity", ".resources.requests.cpu", resources={"requests": {"cpu": "many"}}),
     _container("cpu a negative number", ".resources.requests.cpu", resources={"requests": {"cpu": -1}}),
     _container("memory negative", ".resources.limits.memory", resources={"limits": {"memory": "-1Gi"}}),
     _container("port 0", ".ports[0].containerPort", ports=[{"containerPort": 0}]),
@@ -215,7 +164,7 @@ WRONG: list[Case] = [
     _workload("topology spread", f"{POD}.topologySpreadConstraints", [{"maxSkew": 1}]),
     _workload("resource claims", f"{POD}.resourceClaims", [{"name": "gpu"}]),
     _workload("scheduling gates", f"{POD}.schedulingGates", [{"name": "wait"}]),
-    _workload("ephemeral containers", f"{POD}.ephemeralContainers", [_MAIN]),
+    _workload("ephemeral containers", f"{POD}.ephemeralContainers", [MAIN_CONTAINER]),
     _workload("gang of kube-scheduler", f"{POD}.workloadRef", {"name": "gang"}),
     *map(_volume, ("persistentVolumeClaim", "ephemeral", "awsElasticBlockStore", "gcePersistentDisk", "azureDisk")),
     *map(_volume, ("cinder", "vsphereVolume", "portworxVolume", "iscsi", "rbd")),
@@ -263,7 +212,7 @@ WRONG: list[Case] = [
     Case("slots 0", "WorkerPool", {"spec.slotsPerWorker": 0}, "spec.slotsPerWorker"),
     Case("unknown strategy", "WorkerPool", {"spec.strategy": "Random"}, "spec.strategy"),
     Case("gpu without model", "WorkerPool", {"spec.gpu": {"count": 8}}, "spec.gpu.model"),
-    Case("gpu memory no quantity", "WorkerPool", {"spec.gpu": {"model": "A", "memory": "big"}}, "spec.gpu.memory"),
+    Case("gpu memory not a quantity", "WorkerPool", {"spec.gpu": {"model": "A", "memory": "big"}}, "spec.gpu.memory"),
     Case(
         "two providers",
         "WorkerPool",
@@ -272,7 +221,7 @@ WRONG: list[Case] = [
     ),
     Case("no provider named", "WorkerPool", {"spec.provider": {}}, "spec.provider"),
     _shape("shape without memory", {"allocatable": {"cpu": "4"}}, ".allocatable"),
-    _shape("shape with a quantity that is none", {"allocatable": {**_OFFERS, "cpu": "many"}}, ".allocatable.cpu"),
+    _shape("shape with an invalid quantity", {"allocatable": {**_OFFERS, "cpu": "many"}}, ".allocatable.cpu"),
     _shape("shape with negative pods", {"allocatable": {**_OFFERS, "pods": "-1"}}, ".allocatable.pods"),
     _shape("shape with an odd resource", {"allocatable": {**_OFFERS, "a b": 1}}, ".allocatable"),
     _shape("shape with an odd label", {"allocatable": _OFFERS, "labels": {"a": "b c"}}, ".labels.a"),
@@ -334,7 +283,7 @@ RIGHT: list[Case] = [
         "Workload",
         {
             f"{POD}.containers": [
-                {**_MAIN, "resources": {"requests": {"cpu": 0.5, "memory": 1024, "ephemeral-storage": "1e3"}}},
+                {**MAIN_CONTAINER, "resources": {"requests": {"cpu": 0.5, "memory": 1024, "ephemeral-storage": "1e3"}}},
                 {"name": "side", "image": "a", "resources": {"limits": {"cpu": "100m", "memory": ".5Gi"}}},
             ]
         },
@@ -373,7 +322,7 @@ RIGHT: list[Case] = [
     Case("customer without namespaces", "Customer", {"spec": {}}),
 ]
 
-# What the API server takes, because CEL can't see it, and the compile step refuses.
+# Accepted by the API server, because CEL can't express the check, and rejected by the compile step.
 UNSEEN: list[Case] = [
     _container("template too big", "", env=[{"name": "BIG", "value": "x" * 70_000}]),
     _container("NUL in a template", "", args=["a\0b"]),
@@ -388,7 +337,7 @@ UNSEEN: list[Case] = [
         "Workload",
         {
             "spec.affinity.hard.gpu.count": 2,
-            f"{POD}.containers": [{**_MAIN, "resources": {"limits": {"nvidia.com/gpu": 1}}}],
+            f"{POD}.containers": [{**MAIN_CONTAINER, "resources": {"limits": {"nvidia.com/gpu": 1}}}],
         },
         "spec.affinity.hard.gpu.count",
     ),
@@ -397,7 +346,7 @@ UNSEEN: list[Case] = [
         "Workload",
         {
             f"{POD}.hostNetwork": True,
-            f"{POD}.containers": [{**_MAIN, "ports": [{"containerPort": 80, "hostPort": 81}]}],
+            f"{POD}.containers": [{**MAIN_CONTAINER, "ports": [{"containerPort": 80, "hostPort": 81}]}],
         },
         f"{POD}.containers[0].ports[0].hostPort",
     ),
@@ -413,43 +362,3 @@ UNSEEN.append(
         "spec.affinity",
     )
 )
-
-# Changes to a workload that exists: what may change, and what may not (with the field that is named).
-CHANGES_ALLOWED: dict[str, Any] = {
-    "priority": 90,
-    "suspend": True,
-    "timeoutSeconds": 60,
-    "maxRetries": 0,
-    "ttlSecondsAfterFinished": 1,
-}
-CHANGES_REFUSED: dict[str, Any] = {
-    "customer": "other",
-    "type": "other",
-    "replicas": 2,
-    "affinity": {"hard": {"regions": ["eu"]}},
-    "template": {"spec": {"containers": [{**_MAIN, "image": "other"}]}},
-    "startTimeoutSeconds": 5,
-    "nodeLossPolicy": "Replace",
-}
-
-# Changes of `spec.template.spec` from TEMPLATE_BEFORE, all of which must be refused: keys exchanged, order, unmodelled.
-TEMPLATE_BEFORE: dict[str, Any] = {
-    "containers": [{**_MAIN, "command": ["x"], "resources": {"requests": {"cpu": 1}}}],
-    "initContainers": [{"name": "a", "image": "i"}, {"name": "b", "image": "i"}],
-    "volumes": [{"name": "v", "emptyDir": {}}],
-    "dnsConfig": {"searches": ["x"]},
-    "terminationGracePeriodSeconds": 5,
-}
-TEMPLATE_CHANGES: dict[str, dict[str, Any]] = {
-    "command to args": {"containers": [{**_MAIN, "args": ["x"], "resources": {"requests": {"cpu": 1}}}]},
-    "requests to limits": {"containers": [{**_MAIN, "command": ["x"], "resources": {"limits": {"cpu": 1}}}]},
-    "cpu to memory": {"containers": [{**_MAIN, "command": ["x"], "resources": {"requests": {"memory": 1}}}]},
-    "another quantity": {"containers": [{**_MAIN, "command": ["x"], "resources": {"requests": {"cpu": 2}}}]},
-    "order of init containers": {"initContainers": [{"name": "b", "image": "i"}, {"name": "a", "image": "i"}]},
-    "emptyDir to hostPath": {"volumes": [{"name": "v", "hostPath": {}}]},
-    "inside of emptyDir": {"volumes": [{"name": "v", "emptyDir": {"medium": "Memory"}}]},
-    "key inside of dnsConfig": {"dnsConfig": {"nameservers": ["x"]}},
-    "dnsConfig to hostAliases": {"dnsConfig": None, "hostAliases": {"searches": ["x"]}},
-    "grace": {"terminationGracePeriodSeconds": 6},
-    "grace to deadline": {"terminationGracePeriodSeconds": None, "activeDeadlineSeconds": 5},
-}

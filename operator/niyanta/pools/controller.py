@@ -28,8 +28,7 @@ from niyanta.pools.pool_nodes import PoolNodes
 from niyanta.pools.pool_status import PoolCondition
 from niyanta.pools.providers.base import Group, Provider, ProviderError
 from niyanta.pools.scaling_record import ScalingAction, ScalingRecord
-from niyanta.resources.models.worker_pool import Provider as ProviderSpec
-from niyanta.resources.models.worker_pool import WorkerPool
+from niyanta.resources.models.worker_pool import PoolProviderSpec, WorkerPool
 from niyanta.scheduler.periodic.drain_queries import DrainQueries
 from niyanta.scheduler.state import SchedulerState
 from niyanta.store.errors import StaleEpochError, StoreError
@@ -236,7 +235,7 @@ class ScalingController:
         self._scaling_record = ScalingRecord(store, state.clock, state.epoch, self._metrics)
         self._scalers: dict[str, PoolController] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._specs: dict[str, ProviderSpec] = {}
+        self._specs: dict[str, PoolProviderSpec] = {}
         self._shared: dict[str, str] = {}
         self._wake = asyncio.Event()
 
@@ -309,7 +308,7 @@ class ScalingController:
         except (ApiError, StoreError) as error:
             logger.warning("drains of pools without provider were not ended", error=str(error))
 
-    def _start(self, pool: WorkerPool, spec: ProviderSpec) -> None:
+    def _start(self, pool: WorkerPool, spec: PoolProviderSpec) -> None:
         provider = self._provider_for(pool)
         if provider is None:
             return

@@ -1,5 +1,5 @@
-"""The three custom resources: models, their CRDs, and what the engine and the cluster need made from them.
+"""The three custom resources: models, their CRDs, and their conversion to engine requirements and pods.
 
-Manifests come in through `workload.Workload` and friends, `requirements.compile_workload` turns a spec into the
-engine's words, `pod.build_pod` into pods; `crds` renders the schemas.
+`models` parses manifests, `compile.requirements.compile_workload` turns a spec into requirements of the engine,
+`compile.pod.build_pod` makes the pods, and `schema.crds` renders the schemas.
 """

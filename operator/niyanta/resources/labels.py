@@ -1,4 +1,4 @@
-"""Names under `niyanta.io/` that the operator puts on its objects, and how a value becomes a valid label value."""
+"""Names of labels, annotations and finalizers under `niyanta.io/`, and conversion of text to a valid label value."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ REST_ID = "niyanta.io/rest-id"
 OUTCOME_FINALIZER = "niyanta.io/outcome"
 """Keeps a finished pod until its outcome is committed."""
 SCALE_DOWN = "niyanta.io/scale-down"
-"""Annotation of a Node that was cordoned to be removed: which pool is being made smaller."""
+"""Annotation of a Node that was cordoned for removal: the pool that is scaled down."""
 SCALE_DOWN_DISABLED = "niyanta.io/scale-down-disabled"
-"""Annotation of people's on a Node, "true": this worker is not to be removed."""
+"""Annotation that users set on a Node: "true" protects the worker from removal."""
 
 _VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9])?")
 
 
 def label_value(text: str) -> str:
-    """`text` if it is a valid label value, else its valid head and 8 hex digits of its hash (at most 63 characters)."""
+    """`text` if it is a valid label value, else a valid prefix and 8 hex digits of its hash (at most 63 characters)."""
     if _VALUE.fullmatch(text):
         return text
     head = re.sub(r"[^-A-Za-z0-9_.]", "-", text)[:54].strip("-_.") or "x"

@@ -1,7 +1,7 @@
-"""Whose a workload is, and whose a node is: rules over several objects, which no schema can check.
+"""Ownership rules, which no schema can check: the Customer of a workload and the WorkerPool of a node.
 
-A verdict is data: `Resolved`, or `Held` with a reason that ends up in the workload's status. Nothing is refused here,
-because the Customer may come, or change, later.
+The result for a workload is `Resolved`, or `Held` with a reason for its status. A workload is never rejected here,
+because the Customer may be created or changed later.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from niyanta.resources.models.workload import WorkloadSpec
 
 
 class HeldReason(enum.Enum):
-    """Why a workload may not be queued for a customer."""
+    """Reason why a workload may not be queued for a customer."""
 
     NAMESPACE_NOT_ALLOWED = "NamespaceNotAllowed"
     UNKNOWN_CUSTOMER = "UnknownCustomer"
@@ -31,21 +31,21 @@ class HeldReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The customer that a workload counts for."""
+    """The customer that a workload belongs to."""
 
     customer: Customer
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """It waits; `reason` and `message` go to its status."""
+    """The workload is held; `reason` and `message` go to its status."""
 
     reason: HeldReason
     message: str
 
 
 class CustomerIndex:
-    """Customers by namespace, for many look-ups between two changes of Customers."""
+    """Customers by namespace, built once for each change of Customers."""
 
     def __init__(self, customers: Iterable[Customer], *, operator_namespace: str) -> None:
         self._operator_namespace = operator_namespace
@@ -57,9 +57,9 @@ class CustomerIndex:
                 self._by_namespace.setdefault(namespace, []).append(customer)
 
     def resolve(self, namespace: str, named: str | None) -> Resolved | Held:
-        """The customer of a workload in `namespace` that names `named` (None: none)."""
+        """The customer of a workload in `namespace` whose spec names the customer `named`, if any."""
         if namespace.startswith("kube-") or namespace == self._operator_namespace:
-            message = f"namespace {namespace} belongs to the cluster or the operator, no workload may run there"
+            message = f"namespace {namespace} is reserved for the cluster or the operator; workloads may not run in it"
             return Held(HeldReason.NAMESPACE_NOT_ALLOWED, message)
         if named:
             return self._explicit(namespace, named)
@@ -69,7 +69,9 @@ class CustomerIndex:
                 return Resolved(found[0])
             if found:
                 names = ", ".join(customer.metadata.name for customer in found)
-                message = f"namespace {namespace} is open to several Customers ({names}): name one in spec.customer"
+                message = (
+                    f"namespace {namespace} is listed by several Customers ({names}); set spec.customer to one of them"
+                )
                 return Held(HeldReason.AMBIGUOUS_CUSTOMER, message)
         return Held(HeldReason.NO_CUSTOMER, f"no Customer lists namespace {namespace}")
 
@@ -83,15 +85,8 @@ class CustomerIndex:
         return Resolved(customer)
 
 
-def resolve_customer(
-    namespace: str, named: str | None, customers: Mapping[str, Customer], *, operator_namespace: str
-) -> Resolved | Held:
-    """One look-up without an index of one's own; see CustomerIndex."""
-    return CustomerIndex(customers.values(), operator_namespace=operator_namespace).resolve(namespace, named)
-
-
 def check_scope(spec: WorkloadSpec, customer: Customer) -> Held | None:
-    """Held if an anti term looks across the cluster and the customer may not do that."""
+    """Held when an anti term has scope Cluster and the customer does not have allowClusterScope."""
     if customer.spec.allow_cluster_scope:
         return None
     for index, term in enumerate(spec.affinity.anti if spec.affinity else ()):
@@ -108,16 +103,16 @@ def check_scope(spec: WorkloadSpec, customer: Customer) -> Held | None:
 
 
 def selects(selector: LabelSelector, of: Mapping[str, str]) -> bool:
-    """Does a label selector match the labels `of` an object. NotIn also matches where the key is missing."""
+    """True when a label selector matches the labels `of` an object. NotIn also matches a missing key."""
     if any(of.get(key) != value for key, value in selector.match_labels.items()):
         return False
     return all(label_matches(of, e.key, e.operator, e.values) for e in selector.match_expressions)
 
 
 def pool_of(node_labels: Mapping[str, str], pools: Iterable[WorkerPool]) -> tuple[WorkerPool | None, list[WorkerPool]]:
-    """The pool that owns a node, and the others that select it too and show a condition.
+    """The pool that owns a node, and other pools that select it (they get a condition).
 
-    The oldest wins (creationTimestamp, then name).
+    The oldest pool owns the node (creationTimestamp, then name).
     """
     found = sorted(
         (pool for pool in pools if selects(pool.spec.node_selector, node_labels)),
@@ -127,6 +122,6 @@ def pool_of(node_labels: Mapping[str, str], pools: Iterable[WorkerPool]) -> tupl
 
 
 def pod_selector(pools: Sequence[str]) -> str:
-    """Label selector text for the pods on pools of these names, as `status.selector` of a pool has it."""
+    """Label selector of the pods on these pools, as text for `status.selector` of a pool."""
     names = sorted(labels.label_value(name) for name in pools)
     return f"{labels.POOL}={names[0]}" if len(names) == 1 else f"{labels.POOL} in ({','.join(names)})"

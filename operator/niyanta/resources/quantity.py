@@ -1,7 +1,7 @@
 """Kubernetes quantities to integers in base units: cpu in millicores, everything else in whole units (bytes, devices).
 
-`kubernetes.utils.quantity.parse_quantity` does the arithmetic; the grammar is checked before it, because it takes what
-Python's Decimal takes ("NaN", "1_000"). Hot, therefore cached.
+`kubernetes.utils.quantity.parse_quantity` does the arithmetic. The grammar is checked first, because that function
+accepts what Python's Decimal accepts ("NaN", "1_000"). Results are cached, because every submission needs them.
 """
 
 from __future__ import annotations
@@ -18,17 +18,15 @@ from niyanta.engine.types import CPU
 from niyanta.resources.models.base import InvalidManifestError
 
 PATTERN = r"^[+]?([0-9]{1,19}([.][0-9]{0,9})?|[.][0-9]{1,9})([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?$"
-"""Grammar of a quantity that isn't negative. Digits are bounded, longer ones would only name absurd amounts."""
+"""Grammar of a non-negative quantity, with a bounded number of digits."""
 
 _GRAMMAR = re.compile(PATTERN)
 LARGEST = 2**63 - 1
-"""Kubernetes caps quantities at int64 as well."""
-
-RawQuantity = str | int | float
+"""Largest quantity: Kubernetes caps them at int64 as well."""
 
 
 def valid(value: object) -> bool:
-    """Is `value` a quantity: an integer, a finite float or a text of PATTERN, none of them negative."""
+    """True when `value` is a non-negative quantity: an integer, a finite float or a string that matches PATTERN."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return False
     return _GRAMMAR.fullmatch(str(value)) is not None
@@ -39,20 +37,20 @@ def _units(text: str, scale: int) -> int | None:
     """`text` times `scale`, rounded up; None if it isn't a quantity or doesn't fit int64."""
     if not _GRAMMAR.fullmatch(text):
         return None
-    # Through text, also for floats: Decimal(0.1) is a little more than 0.1 and would round up to 101 millicores.
+    # Floats are converted through text: Decimal(0.1) is a little more than 0.1 and would round up to 101 millicores.
     amount: Decimal = parse_quantity(text) * scale  # type: ignore[no-untyped-call]
     return int(amount.to_integral_value(ROUND_CEILING)) if amount <= LARGEST else None
 
 
 def base_units(resource: str, value: object, field: str) -> int:
-    """`value` of `resource` in base units, rounded up. Raises Refused naming `field` and the value."""
+    """`value` of `resource` in base units, rounded up. Raises InvalidManifestError with `field` and the value."""
     if not isinstance(value, bool) and isinstance(value, str | int | float):
         units = _units(str(value), 1000 if resource == CPU else 1)
         if units is not None:
             return units
-    raise InvalidManifestError(field, value, 'must be a quantity that isn\'t negative, such as 2, "500m" or "1Gi"')
+    raise InvalidManifestError(field, value, 'must be a non-negative quantity, such as 2, "500m" or "1Gi"')
 
 
 def quantities(values: Mapping[str, Any] | None, field: str) -> dict[str, int]:
-    """Resource name -> base units for a `requests`, `limits` or `allocatable` map; raises Refused as base_units."""
+    """Resource name -> base units for a `requests`, `limits` or `allocatable` map. Raises InvalidManifestError."""
     return {name: base_units(name, value, f"{field}.{name}") for name, value in (values or {}).items()}

@@ -1,1 +1,1 @@
-"""From a manifest to the engine's requirements, and from a placement to a pod."""
+"""Conversion of a manifest to the engine's requirements, and of a placement to pods."""

@@ -1,9 +1,9 @@
-"""Names of the Pod API's fields (Kubernetes 1.37) that the pod template passes on without looking at them.
+"""Names of the Pod API's fields (Kubernetes 1.37) that the pod template passes on unchecked.
 
-They are in the schema by name because of a gap in Kubernetes' CEL (`unstructuredMap.Equal`): objects that keep unknown
-fields compare equal when one unknown key was exchanged for another, so `command` could become `args` in a template that
-must not change. A known name without a type is compared as a whole. A name that a later Kubernetes adds works without
-being here; it only has that gap back, and the operator compares the whole template again.
+Their names are in the schema because of a gap in Kubernetes' CEL (`unstructuredMap.Equal`): objects that keep unknown
+fields compare equal when one unknown key is exchanged for another, so `command` could become `args` in a template that
+must not change. A known name without a type is compared as a whole. Fields that a later Kubernetes adds work without
+being listed here, but have that gap.
 """
 
 from __future__ import annotations

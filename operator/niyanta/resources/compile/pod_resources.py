@@ -1,7 +1,7 @@
-"""What one pod of a template reserves, computed as Kubernetes does for a pod as created.
+"""Resources that one pod of a template requests, computed as Kubernetes does for a created pod.
 
 Formula: KEP-753 (sidecars), KEP-2837 (pod-level resources), KEP-688 (overhead), and the LimitRanger's defaults. Without
-them a pod that is created already bound would be turned away by the kubelet, or overcommit the worker.
+them the kubelet would reject a pod that is created bound, or the pod would overcommit the worker.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Units = dict[str, int]
 """Resource name -> base units."""
 
 _NATIVE = frozenset({engine.CPU, engine.MEMORY, "ephemeral-storage"})
-"""May be limited above the request; all other resources can't be overcommitted."""
+"""Resources whose limit may exceed the request; all others can't be overcommitted."""
 
 
 @dataclass(frozen=True, slots=True)
 class RuntimeClass:
-    """What a RuntimeClass adds to a pod. `overhead` is in base units."""
+    """Overhead and scheduling constraints that a RuntimeClass adds to a pod. `overhead` is in base units."""
 
     overhead: Mapping[str, int] = field(default_factory=dict)
     node_selector: Mapping[str, str] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class RuntimeClass:
 
     @classmethod
     def from_manifest(cls, manifest: Mapping[str, Any]) -> RuntimeClass:
-        """From a node.k8s.io/v1 RuntimeClass object."""
+        """Read a node.k8s.io/v1 RuntimeClass object."""
         scheduling = manifest.get("scheduling") or {}
         overhead = (manifest.get("overhead") or {}).get("podFixed")
         return cls(
@@ -52,10 +52,10 @@ class RuntimeClass:
 
 @dataclass(frozen=True, slots=True)
 class NamespaceDefaults:
-    """What the API server will add to a pod in a namespace.
+    """Values that the API server fills into pods of a namespace.
 
-    `requests` are a container's default requests (base units) by LimitRange. `runtime_classes` is None where they
-    aren't known (the REST door): then they are taken on trust and looked at again at placement.
+    `requests` are a container's default requests (base units) by LimitRange. `runtime_classes` is None when
+    they are not known (the REST door): then any name is accepted and checked when the leader compiles the workload.
     """
 
     requests: Mapping[str, int] = field(default_factory=dict)
@@ -65,12 +65,12 @@ class NamespaceDefaults:
     def from_limit_ranges(
         cls, limit_ranges: Iterable[Mapping[str, Any]], runtime_classes: Mapping[str, RuntimeClass] | None = None
     ) -> NamespaceDefaults:
-        """From the LimitRange objects of the namespace; the first by name wins where several set a default."""
+        """Read the LimitRange objects of the namespace; the first by name wins when several set a default."""
         found: Units = {}
         for limit_range in sorted(limit_ranges, key=lambda o: str(o.get("metadata", {}).get("name", ""))):
             for item in limit_range.get("spec", {}).get("limits") or ():
                 if item.get("type") == "Container":
-                    # The order in which the API server fills the default request in: own, limit's, maximum, minimum.
+                    # The API server takes the default request from: defaultRequest, default, max, min.
                     merged = {**(item.get("min") or {}), **(item.get("max") or {})}
                     merged |= {**(item.get("default") or {}), **(item.get("defaultRequest") or {})}
                     found = {**quantities(merged, "limits"), **found}
@@ -78,7 +78,7 @@ class NamespaceDefaults:
 
 
 def _given(resources: ContainerResourceSpec | None, path: str) -> tuple[Units, Units]:
-    """Requests and limits as given; raises Refused for a request that its limit doesn't allow."""
+    """Requests and limits as given; raises InvalidManifestError for a request that its limit doesn't allow."""
     if resources is None:
         return {}, {}
     requests = quantities(resources.requests, f"{path}.requests")
@@ -97,7 +97,7 @@ def _given(resources: ContainerResourceSpec | None, path: str) -> tuple[Units, U
 
 
 def container_requests(container: BaseContainer, path: str, defaults: NamespaceDefaults) -> Units:
-    """Requests of one container: given, else its limit, else the namespace's default."""
+    """Requests of one container: as given, else its limits, else the namespace's defaults."""
     requests, limits = _given(container.resources, f"{path}.resources")
     return {**defaults.requests, **limits, **requests}
 
@@ -108,7 +108,7 @@ def _add(total: Units, more: Mapping[str, int]) -> None:
 
 
 def _containers(pod: PodSpec, path: str, defaults: NamespaceDefaults) -> Units:
-    """The containers and sidecars together, or the hungriest moment of the start-up if that is more."""
+    """Sum over containers and sidecars, or the peak during initialisation if that is higher."""
     total: Units = {}
     for index, container in enumerate(pod.containers):
         _add(total, container_requests(container, f"{path}.containers[{index}]", defaults))
@@ -127,7 +127,7 @@ def _containers(pod: PodSpec, path: str, defaults: NamespaceDefaults) -> Units:
 
 
 def runtime_class(pod: PodSpec, path: str, defaults: NamespaceDefaults) -> RuntimeClass:
-    """The RuntimeClass of the pod (an empty one if it names none); raises Refused if it doesn't exist."""
+    """The RuntimeClass of the pod (an empty one if it names none). Raises InvalidManifestError if it doesn't exist."""
     name = pod.runtime_class_name
     if name is None or defaults.runtime_classes is None:
         return RuntimeClass()
@@ -138,11 +138,11 @@ def runtime_class(pod: PodSpec, path: str, defaults: NamespaceDefaults) -> Runti
 
 
 def pod_requests(pod: PodSpec, defaults: NamespaceDefaults, path: str = "spec.template.spec") -> Units:
-    """What one pod reserves, in base units, without zeros and without `pods`. Raises Refused naming the field."""
+    """Requests of one pod in base units, without zeros and without `pods`. Raises InvalidManifestError."""
     total = _containers(pod, path, defaults)
     requests, limits = _given(pod.resources, f"{path}.resources")
     for name in requests.keys() | limits.keys():
-        # A pod-level limit becomes the request only where no container says more.
+        # A pod-level limit becomes the request only when no container has a request.
         total[name] = requests.get(name) or total.get(name) or limits.get(name, 0)
     overhead: Mapping[str, int] = runtime_class(pod, path, defaults).overhead
     if pod.overhead is not None:

@@ -1,7 +1,7 @@
-"""From a Workload's spec to the engine's words: the last look at a manifest before it may be queued.
+"""Compiles a Workload's spec to the engine's requirements: the last check of a manifest before it may be queued.
 
-Both doors come through here, after the models' own rules. What is refused here is what CEL can't see: sums, quantities,
-sizes, other objects. Next in the flow: the store's row, then engine.model.PendingWorkload.
+Workloads of both doors are compiled here after the rules of the models. This checks what CEL cannot express: sums,
+quantities, sizes, other objects. Next in the flow: the store's row, then `engine.types.PendingWorkload`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ POD_PATH = "spec.template.spec"
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What the queue keeps of a workload. `class_id` is 32 hex digits: equal requirements, equal id."""
+    """A compiled workload, as the queue keeps it. `class_id` is 32 hex digits; equal requirements have equal ids."""
 
     requirements: Requirements
     subject: Subject
@@ -38,20 +38,20 @@ class Compiled:
 
 
 def parse_workload(manifest: Mapping[str, Any]) -> Workload:
-    """A Workload object as applied; raises Refused for the first thing that is wrong with it."""
+    """Parse a Workload object; raises InvalidManifestError for the first error."""
     return parse(Workload, manifest)
 
 
 def parse_spec(spec: Mapping[str, Any]) -> WorkloadSpec:
-    """The spec of a Workload alone; raises Refused for the first thing that is wrong with it."""
+    """Parse the spec of a Workload; raises InvalidManifestError for the first error."""
     return parse(WorkloadSpec, spec, root="spec")
 
 
 def is_gpu_resource(name: str) -> bool:
-    """Does an extended resource stand for GPUs.
+    """True when an extended resource stands for GPUs.
 
-    Yes for `<vendor>/gpu` and its shared and named forms (`nvidia.com/gpu.shared`), for parts of NVIDIA GPUs
-    (`nvidia.com/mig-1g.5gb`) and for everything of Intel's plugin (`gpu.intel.com/i915`).
+    These are `<vendor>/gpu` and its shared and named forms (`nvidia.com/gpu.shared`), parts of NVIDIA GPUs
+    (`nvidia.com/mig-1g.5gb`) and all resources of Intel's plugin (`gpu.intel.com/i915`).
     """
     domain, slash, resource = name.partition("/")
     return bool(slash) and (
@@ -60,10 +60,10 @@ def is_gpu_resource(name: str) -> bool:
 
 
 def injected_gpus(spec: WorkloadSpec) -> int:
-    """GPU devices that the operator adds to the first container as the worker's own GPU resource (0: none).
+    """GPU devices that the operator adds to the first container as the worker's GPU resource (0: none).
 
-    A template that requests GPUs itself gets none; it must agree with `affinity.hard.gpu.count` where both are given,
-    else this raises Refused.
+    A template that requests GPUs itself gets none. Raises InvalidManifestError when its number differs from
+    `affinity.hard.gpu.count`.
     """
     gpu = _hard_gpu(spec.affinity)
     if gpu is None:
@@ -74,7 +74,9 @@ def injected_gpus(spec: WorkloadSpec) -> int:
         return gpu.count or 1
     if gpu.count is not None and gpu.count != own:
         raise InvalidManifestError(
-            "spec.affinity.hard.gpu.count", gpu.count, f"the template requests {own} GPUs itself; leave one of them out"
+            "spec.affinity.hard.gpu.count",
+            gpu.count,
+            f"must equal the number that the template requests ({own}); set only one of them",
         )
     return 0
 
@@ -82,9 +84,9 @@ def injected_gpus(spec: WorkloadSpec) -> int:
 def compile_workload(
     spec: WorkloadSpec, *, namespace: str, customer: str, labels: Mapping[str, str], defaults: NamespaceDefaults
 ) -> Compiled:
-    """`spec` as the engine's requirements. `customer` is the resolved one, `labels` are the Workload object's.
+    """Compile `spec` to requirements. `customer` is the resolved customer, `labels` are the Workload object's labels.
 
-    Everything that is a set is sorted, so that manifests that mean the same share one class. Raises Refused.
+    Sets are sorted, so that equivalent manifests share one class. Raises InvalidManifestError.
     """
     pod = spec.template.spec
     overlay = runtime_class(pod, POD_PATH, defaults)
@@ -112,12 +114,12 @@ def compile_workload(
 # --- Parts -----------------------------------------------------------------------------------------------------------
 
 
-def _words(values: Iterable[str]) -> tuple[str, ...]:
+def _sorted_words(values: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(values)))
 
 
 def _sorted(values: Iterable[Any]) -> tuple[Any, ...]:
-    """Frozen values of one type in an order that depends on their content alone."""
+    """Frozen values of one type in an order that depends only on their content."""
     found = tuple(values)
     return found if len(found) < 2 else tuple(sorted(found, key=_text))
 
@@ -128,21 +130,21 @@ def _hard_gpu(affinity: Affinity | None) -> HardGpu | None:
 
 def _expressions(labels: Mapping[str, str], expressions: Iterable[Any]) -> tuple[Expression, ...]:
     found = {Expression(key, Op.IN, (value,)) for key, value in labels.items()}
-    found |= {Expression(item.key, item.operator, _words(item.values)) for item in expressions}
+    found |= {Expression(item.key, item.operator, _sorted_words(item.values)) for item in expressions}
     return _sorted(found)
 
 
 def _matcher(part: MatcherFields, gpu: HardGpu | SoftGpu | None, path: str, more: Iterable[str] = ()) -> Matcher:
-    """`more` are capabilities beside those that the part names."""
+    """`more`: capabilities that are required besides those in `part`."""
     memory = gpu.min_memory if gpu else None
     return Matcher(
-        worker_ids=_words(part.worker_ids),
-        pools=_words(part.pools),
-        regions=_words(part.regions),
-        zones=_words(part.zones),
-        compliance=_words(part.compliance),
-        capabilities=_words([*part.capabilities, *more]),
-        gpu_models=_words(gpu.models) if gpu else (),
+        worker_ids=_sorted_words(part.worker_ids),
+        pools=_sorted_words(part.pools),
+        regions=_sorted_words(part.regions),
+        zones=_sorted_words(part.zones),
+        compliance=_sorted_words(part.compliance),
+        capabilities=_sorted_words([*part.capabilities, *more]),
+        gpu_models=_sorted_words(gpu.models) if gpu else (),
         gpu_min_memory=base_units(engine.MEMORY, memory, f"{path}.gpu.minMemory") if memory is not None else 0,
         tags=_expressions(part.worker_tags, part.worker_expressions),
     )
@@ -155,7 +157,7 @@ def _hard(spec: WorkloadSpec) -> Matcher:
 
 
 def _soft(affinity: Affinity, pod: PodSpec) -> tuple[SoftTerm, ...]:
-    """Wishes of the workload and preferred node affinity of the template; equal ones count as often as they stand."""
+    """Soft terms of the workload and preferred node affinity of the template; duplicates count several times."""
     found = [
         SoftTerm(wish.weight, matcher=_matcher(wish, wish.gpu, f"spec.affinity.soft[{index}]"))
         for index, wish in enumerate(affinity.soft)
@@ -182,7 +184,9 @@ def _node_selector(pod: PodSpec, overlay: RuntimeClass) -> engine.Labels:
     for key, value in overlay.node_selector.items():
         if pod.node_selector.get(key, value) != value:
             raise InvalidManifestError(
-                f"{POD_PATH}.nodeSelector.{key}", pod.node_selector[key], f"the RuntimeClass wants {value!r} here"
+                f"{POD_PATH}.nodeSelector.{key}",
+                pod.node_selector[key],
+                f"must be {value!r}, as the RuntimeClass requires",
             )
     return tuple(sorted({**pod.node_selector, **overlay.node_selector}.items()))
 
@@ -194,7 +198,7 @@ def _selector(selector: LabelSelector | None) -> tuple[Expression, ...]:
 def _peer(term: Anti | Near) -> PeerTerm:
     customers = term.customers if isinstance(term, Anti) else []
     scope = term.scope if isinstance(term, Anti) else engine.Scope.NAMESPACE
-    selected = Selector(_words(term.types), _words(customers), _selector(term.workload_selector))
+    selected = Selector(_sorted_words(term.types), _sorted_words(customers), _selector(term.workload_selector))
     return PeerTerm(selected, term.topology_key, scope)
 
 
@@ -208,7 +212,7 @@ def _tolerations(pod: PodSpec, overlay: RuntimeClass) -> tuple[engine.Toleration
 
 
 def _host_ports(pod: PodSpec) -> tuple[engine.HostPort, ...]:
-    """Ports taken on the worker by containers and sidecars; with hostNetwork every port of a container is one."""
+    """Ports taken on the worker by containers and sidecars; with hostNetwork every containerPort is a host port."""
     found: set[engine.HostPort] = set()
     groups: tuple[tuple[str, Iterable[Container | InitContainer]], ...] = (
         ("containers", pod.containers),
@@ -233,7 +237,7 @@ def _host_ports(pod: PodSpec) -> tuple[engine.HostPort, ...]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON types. Fields at their default are left out: a new field then changes no old id."""
+    """`value` as JSON types. Fields with default values are left out, so a new field does not change existing ids."""
     if isinstance(value, str | int):
         return value
     if isinstance(value, tuple):
@@ -251,7 +255,7 @@ _FIELDS: dict[type, tuple[tuple[str, Any], ...]] = {}
 
 
 def _fields(kind: Any) -> tuple[tuple[str, Any], ...]:
-    """Name and default of a dataclass' fields; remembered, because compiling is on the way of every submission."""
+    """Name and default of a dataclass' fields; cached, because every submission is compiled."""
     if kind not in _FIELDS:
         _FIELDS[kind] = tuple((field.name, field.default) for field in dataclasses.fields(kind))
     return _FIELDS[kind]
@@ -262,5 +266,5 @@ def _text(value: Any) -> bytes:
 
 
 def class_id(requirements: Requirements) -> str:
-    """Stable hash (32 hex digits) of what decides where a workload may go."""
+    """Stable hash (32 hex digits) of the requirements."""
     return hashlib.blake2b(_text(requirements), digest_size=16).hexdigest()

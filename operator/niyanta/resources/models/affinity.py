@@ -1,4 +1,4 @@
-"""`spec.affinity` of a Workload: where it must (hard), should (soft) and must not (anti) run. And selectors."""
+"""`spec.affinity` of a Workload: where it must (hard), should (soft) and must not (anti) run; and selectors."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def _label_key(key: str) -> bool:
 
 def checked_quantity(value: Any) -> Any:
     if not quantity.valid(value):
-        raise PydanticCustomError("quantity", 'must be a quantity that isn\'t negative, such as 2, "500m" or "1Gi"')
+        raise PydanticCustomError("quantity", 'must be a non-negative quantity, such as 2, "500m" or "1Gi"')
     return value
 
 
 def _int_or_string(value: Any) -> Any:
     if isinstance(value, float):
-        raise PydanticCustomError("quantity", "must be an integer or a text")
+        raise PydanticCustomError("quantity", "must be an integer or a string")
     return checked_quantity(value)
 
 
-MAX_AFFINITY = 64 * 1024
+MAX_AFFINITY_CHARACTERS = 64 * 1024
 
 LabelMap = Annotated[dict[str, LabelValue], MaxLen(32), Ruled(_KEYS), BeforeValidator(without_nulls)]
 Quantity = Annotated[
@@ -73,7 +73,7 @@ def only(*members: enum.Enum) -> Ruled:
 _INTEGER = r"[+-]?[0-9]{1,18}"
 
 ExpressionValue = Annotated[str, Field(max_length=63, pattern=f"^({_INTEGER}|{LABEL_VALUE_PATTERN[1:-1]})$")]
-"""A label value, or a signed integer to compare with."""
+"""A label value, or a signed integer for Gt and Lt."""
 
 _EXPRESSION_RULES: tuple[Rule, ...] = (
     Rule(
@@ -104,10 +104,10 @@ class NodeExpression(Model):
     """One requirement on a label, as in node affinity."""
 
     key: LabelKey = Field(description="Label key.")
-    operator: Operator = Field(description="How the label is compared: In, NotIn, Exists, DoesNotExist, Gt or Lt.")
+    operator: Operator = Field(description="Comparison: In, NotIn, Exists, DoesNotExist, Gt or Lt.")
     values: Annotated[list[ExpressionValue], Field(max_length=64)] = Field(
         default_factory=list,
-        description="Values of In and NotIn; the one integer of Gt and Lt; none for Exists and DoesNotExist.",
+        description="Values for In and NotIn; one integer for Gt and Lt; no value for Exists and DoesNotExist.",
     )
     rules: ClassVar[tuple[Rule, ...]] = (*_EXPRESSION_RULES, _COMPARISON)
 
@@ -117,10 +117,10 @@ class LabelExpression(Model):
 
     key: LabelKey = Field(description="Label key.")
     operator: Annotated[Operator, only(Op.IN, Op.NOT_IN, Op.EXISTS, Op.DOES_NOT_EXIST)] = Field(
-        description="How the label is compared: In, NotIn, Exists or DoesNotExist."
+        description="Comparison: In, NotIn, Exists or DoesNotExist."
     )
     values: Annotated[list[LabelValue], Field(max_length=32)] = Field(
-        default_factory=list, description="Values of In and NotIn; none for Exists and DoesNotExist."
+        default_factory=list, description="Values for In and NotIn; no value for Exists and DoesNotExist."
     )
     rules: ClassVar[tuple[Rule, ...]] = _EXPRESSION_RULES
 
@@ -135,40 +135,40 @@ class LabelSelector(Model):
 
     @property
     def empty(self) -> bool:
-        """Matches everything."""
+        """True when the selector matches everything."""
         return not self.match_labels and not self.match_expressions
 
 
 class HardGpu(Model):
-    """The GPUs one pod needs."""
+    """GPUs that one pod needs."""
 
     models: Words = Field(default_factory=list, description="Any of these GPU models.")
     count: int | None = Field(
         None,
         ge=1,
         le=64,
-        description="Devices per pod, injected as the GPU resource of the pool (nvidia.com/gpu). Default: what the "
-        "template requests, or 1.",
+        description="Devices per pod, injected as the GPU resource of the pool (nvidia.com/gpu). Default: the number "
+        "that the template requests, or 1.",
     )
-    min_memory: Quantity | None = Field(None, description="Least memory of one device, for instance 40Gi.")
+    min_memory: Quantity | None = Field(None, description="Minimum memory of one device, for instance 40Gi.")
 
 
 class SoftGpu(Model):
-    """The GPUs that are preferred."""
+    """Preferred GPUs."""
 
     models: Words = Field(default_factory=list, description="Any of these GPU models.")
-    min_memory: Quantity | None = Field(None, description="Least memory of one device, for instance 40Gi.")
+    min_memory: Quantity | None = Field(None, description="Minimum memory of one device, for instance 40Gi.")
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "(has(self.models) && self.models.size() > 0) || has(self.minMemory)",
             lambda g: bool(g.models) or g.min_memory is not None,
-            "gpu: give models or minMemory",
+            "gpu: set models or minMemory",
         ),
     )
 
 
 class MatcherFields(Model):
-    """What a worker must be; everything given must match."""
+    """Conditions on a worker; all that are given must match."""
 
     worker_ids: Annotated[list[NodeName], Field(max_length=256)] = Field(
         default_factory=list, description="Any of these workers, by node name."
@@ -199,41 +199,43 @@ class Near(Model):
     workload_selector: LabelSelector | None = Field(None, description="Workloads with these labels.")
     types: Words = Field(default_factory=list, description="Workloads of any of these types.")
     topology_key: LabelKey = Field(HOSTNAME_TOPOLOGY, description="Node label whose value must be shared.")
-    scope: Literal["Namespace"] = Field("Namespace", description="Whose workloads: of the same Namespace.")
+    scope: Literal["Namespace"] = Field(
+        "Namespace", description="Workloads that the term applies to: those of the same Namespace."
+    )
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"has(self.workloadSelector) || {_given('types')}",
             lambda n: n.workload_selector is not None or bool(n.types),
-            "near: give workloadSelector or types",
+            "near: set workloadSelector or types",
         ),
     )
 
 
 class Hard(MatcherFields):
-    """What must match."""
+    """Conditions that a worker must match."""
 
-    gpu: HardGpu | None = Field(None, description="The GPUs one pod needs.")
+    gpu: HardGpu | None = Field(None, description="GPUs that one pod needs.")
     near: Annotated[list[Near], Field(max_length=8)] = Field(
         default_factory=list, description="Running workloads of the same namespace to share a topology domain with."
     )
 
 
 class Soft(MatcherFields):
-    """A wish: a worker that matches everything in it earns its weight."""
+    """A preference: a worker that matches all of its conditions scores its weight."""
 
-    weight: int = Field(ge=1, le=100, description="What a match is worth, 1 to 100.")
-    gpu: SoftGpu | None = Field(None, description="The GPUs that are preferred.")
+    weight: int = Field(ge=1, le=100, description="Weight of a match, 1 to 100.")
+    gpu: SoftGpu | None = Field(None, description="Preferred GPUs.")
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             " || ".join([*(_given(name) for name in _MATCHERS), "has(self.gpu)"]),
             lambda s: s.gpu is not None or any(getattr(s, f) for f in MatcherFields.model_fields),
-            "soft: a wish needs a matcher beside its weight",
+            "soft: a preference needs at least one condition besides its weight",
         ),
     )
 
 
 class Anti(Model):
-    """Workloads that must not share a topology domain with this one. Holds both ways."""
+    """Workloads that must not share a topology domain with this one. Applies in both directions."""
 
     types: Words = Field(default_factory=list, description="Workloads of any of these types.")
     customers: Words = Field(
@@ -247,40 +249,40 @@ class Anti(Model):
     )
     scope: Annotated[Scope, Field(strict=False)] = Field(
         Scope.NAMESPACE,
-        description="Whose workloads: of the same Namespace, the same Customer, or the whole Cluster (only if the "
-        "Customer has allowClusterScope).",
+        description="Workloads that the term applies to: those of the same Namespace, the same Customer, or the whole "
+        "Cluster (only if the Customer has allowClusterScope).",
     )
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             f"{_given('types')} || {_given('customers')} || has(self.workloadSelector)",
             lambda a: bool(a.types or a.customers) or a.workload_selector is not None,
-            "anti: give types, customers or workloadSelector",
+            "anti: set types, customers or workloadSelector",
         ),
         Rule(
             f"!{_given('customers')} || self.scope == 'Cluster'",
             lambda a: not a.customers or a.scope is Scope.CLUSTER,
-            "customers: needs scope Cluster, other scopes see the own customer alone",
+            "customers: needs scope Cluster, other scopes contain only the workload's customer",
             ".customers",
         ),
     )
 
 
 class Affinity(Model):
-    """Where the workload must, should and must not run."""
+    """Conditions on workers, and on workloads that share a worker, zone or region."""
 
-    hard: Hard | None = Field(None, description="What a worker must match.")
+    hard: Hard | None = Field(None, description="Conditions that a worker must match.")
     soft: Annotated[list[Soft], Field(max_length=16)] = Field(
         default_factory=list,
-        description="Wishes: the score is 100 times the matched weight over the whole weight; none given: 50.",
+        description="Preferences: the score is 100 times matched weight over total weight, or 50 without preferences.",
     )
     anti: Annotated[list[Anti], Field(max_length=16)] = Field(
         default_factory=list, description="Workloads that must not share a worker, zone or region with this one."
     )
     rules: ClassVar[tuple[Rule, ...]] = (
-        # The schema's bounds multiply to megabytes, which the queue would keep in memory; CEL can't size an object.
+        # The schema's bounds allow megabytes, which the queue would keep in memory; CEL can't measure an object's size.
         Rule(
             "",
-            lambda a: len(a.model_dump_json(by_alias=True, exclude_unset=True)) <= MAX_AFFINITY,
-            f"Too long: may not be more than {MAX_AFFINITY} characters as JSON",
+            lambda a: len(a.model_dump_json(by_alias=True, exclude_unset=True)) <= MAX_AFFINITY_CHARACTERS,
+            f"Too long: may not be more than {MAX_AFFINITY_CHARACTERS} characters as JSON",
         ),
     )

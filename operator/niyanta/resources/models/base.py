@@ -1,12 +1,12 @@
-"""What the models of the custom resources are made of: strict camelCase models, shared types and rules.
+"""Base of the custom resources' models: strict camelCase models, shared types and validation rules.
 
 A rule is written once, as CEL text and as the same test in Python. `crds.py` puts the CEL into the schemas, the models
-run the Python, so both doors give the same verdict. `Refused` is that verdict as an exception.
+run the Python, so both doors accept the same manifests. `InvalidManifestError` is raised for all others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -23,7 +23,7 @@ PRESERVE = "x-kubernetes-preserve-unknown-fields"
 
 
 class InvalidManifestError(ValueError):
-    """A manifest that can't be accepted: `field` is its path (`spec.replicas`), `value` what it holds."""
+    """A manifest that can't be accepted: `field` is the path of the field (`spec.replicas`), `value` its value."""
 
     def __init__(self, field: str, value: object, message: str) -> None:
         shown = repr(value)
@@ -37,10 +37,10 @@ class InvalidManifestError(ValueError):
 class Rule:
     """One validation rule.
 
-    `cel` is evaluated by the API server with `self` bound to the object (empty: CEL can't see it, Python alone checks);
-    `check` is the same test on the model, True when the rule holds. `field` is the path of the culprit relative to the
-    object, such as `.nodeName`; empty: the object itself. (Metadata isn't part of a CRD's schema, so the API server
-    can't be given its path; the message names it.)
+    `cel` is evaluated by the API server with `self` bound to the object (empty: CEL can't express it, only Python
+    checks); `check` is the same test on the model, True when the object is valid. `field` is the path of the wrong
+    field relative to the object, such as `.nodeName`; empty: the object itself. (Metadata isn't part of a CRD's schema,
+    so the API server can't report its path; the message names it.)
     """
 
     cel: str
@@ -51,22 +51,22 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One rule over an update. `check(new, old)` is True when the update is allowed."""
+    """One rule over an update of an object, which only the API server checks. `field` as in `Rule`."""
 
     cel: str
-    check: Callable[[Any, Any], bool]
     message: str
     field: str
 
 
 def as_validation(rule: Rule | Transition) -> dict[str, Any]:
+    """The rule as an entry of x-kubernetes-validations."""
     found: dict[str, Any] = {"rule": rule.cel, "message": rule.message}
     if rule.field and not rule.field.startswith(".metadata"):
         found["fieldPath"] = rule.field
     return found
 
 
-def _obey(rules: tuple[Rule, ...], value: Any) -> None:
+def _check_rules(rules: tuple[Rule, ...], value: Any) -> None:
     for rule in rules:
         if not rule.check(value):
             raise PydanticCustomError("rule", "{reason}", {"reason": rule.message, "field": rule.field})
@@ -78,11 +78,11 @@ class Ruled:
     def __init__(self, *rules: Rule, schema: JsonSchemaValue | None = None) -> None:
         self.rules = rules
         self.schema = schema
-        """Replaces the type's own schema."""
+        """Replaces the schema of the type."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         def check(value: Any) -> Any:
-            _obey(self.rules, value)
+            _check_rules(self.rules, value)
             return value
 
         return core_schema.no_info_after_validator_function(check, handler(source))
@@ -101,15 +101,15 @@ def _known(model: type[BaseModel]) -> frozenset[str]:
 
 
 def without_nulls(value: Any) -> Any:
-    """For maps: the API server prunes entries that are null."""
+    """The map without null entries, which the API server prunes."""
     return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
 
 
 class Model(BaseModel):
-    """A part of a custom resource. Types aren't coerced, as the API server doesn't either.
+    """A part of a custom resource. Types aren't coerced, like in the API server.
 
-    Unknown fields are refused, not ignored: an operator older than its CRD must not place a workload while it overlooks
-    a constraint it doesn't know. Null means absent, as the API server prunes it.
+    Unknown fields are rejected, not ignored: an operator older than its CRD must not place a workload without a
+    constraint that it doesn't know. Null means absent, because the API server prunes it.
     """
 
     model_config = ConfigDict(
@@ -121,7 +121,7 @@ class Model(BaseModel):
     @_model_validator(mode="before")
     @classmethod
     def _normalise(cls, data: Any) -> Any:
-        """Null of a known field and whole numbers with a fraction of zero, as the API server takes them."""
+        """Drop nulls of known fields and turn floats such as 20.0 into integers, as the API server does."""
         if not isinstance(data, dict) or not any(value is None or type(value) is float for value in data.values()):
             return data
         known = _known(cls)
@@ -132,8 +132,8 @@ class Model(BaseModel):
         }
 
     @_model_validator(mode="after")
-    def _obey_rules(self) -> Any:
-        _obey(self.rules, self)
+    def _check_model_rules(self) -> Any:
+        _check_rules(self.rules, self)
         return self
 
     @classmethod
@@ -154,9 +154,9 @@ class Model(BaseModel):
 
 
 class OpenModel(Model):
-    """A part of the pod template: only what placement depends on is modelled, the rest is kept as it is.
+    """A part of the pod template: only fields that affect placement are modelled, the others are kept unchanged.
 
-    `passed_on` are fields that get a name in the CRD and nothing else; `pod_fields` says why.
+    `passed_on` are fields of which the CRD has only the name; `pod_fields` explains why.
     """
 
     passed_on: ClassVar[tuple[str, ...]] = ()
@@ -171,8 +171,8 @@ def _path(location: tuple[int | str, ...]) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if part != "[key]")
 
 
-def refusals(error: ValidationError, root: str = "") -> list[InvalidManifestError]:
-    """Every complaint of a pydantic error, with paths as the API server writes them, below `root` (`spec`)."""
+def manifest_errors(error: ValidationError, root: str = "") -> list[InvalidManifestError]:
+    """Every error of a pydantic ValidationError, with paths as the API server writes them, below `root` (`spec`)."""
     found = []
     for item in error.errors(include_url=False):
         context = item.get("ctx", {})
@@ -184,18 +184,11 @@ def refusals(error: ValidationError, root: str = "") -> list[InvalidManifestErro
 
 
 def parse(kind: type[M], manifest: Any, *, root: str = "") -> M:
-    """`manifest` as a `kind`; raises Refused for the first complaint. `root` is where in the object it stands."""
+    """`manifest` as a `kind`; raises InvalidManifestError for the first error. `root` is its path in the object."""
     try:
         return kind.model_validate(manifest)
     except ValidationError as error:
-        raise refusals(error, root)[0] from None
-
-
-def update_refusals(old: Model, new: Model, root: str = "spec") -> Iterator[InvalidManifestError]:
-    """What the transition rules have against replacing `old` by `new`."""
-    for rule in new.transitions:
-        if not rule.check(new, old):
-            yield InvalidManifestError(root + rule.field, None, rule.message)
+        raise manifest_errors(error, root)[0] from None
 
 
 # --- Types -----------------------------------------------------------------------------------------------------------

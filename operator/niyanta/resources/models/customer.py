@@ -16,7 +16,7 @@ EVERY_NAMESPACE = "*"
 
 
 class Tier(enum.Enum):
-    """What a customer pays for; the tier's weight multiplies priorities."""
+    """Service tier of a customer; its weight multiplies priorities."""
 
     FREE = "Free"
     STANDARD = "Standard"
@@ -36,52 +36,52 @@ class CustomerSpec(Model):
     tier: Annotated[Tier, Field(strict=False)] = Field(Tier.STANDARD, description="Tier; multiplies priorities.")
     namespaces: Annotated[list[NamespaceEntry], Field(max_length=256)] = Field(
         default_factory=list,
-        description='Namespaces whose workloads may count for it; "*" means every one but kube-* and the operator\'s.',
+        description='Namespaces whose workloads may belong to it; "*": all but kube-* and the operator\'s namespace.',
     )
     max_queue_depth: int | None = Field(
-        None, ge=0, le=10_000_000, description="Most workloads that wait at once. Default: no limit."
+        None, ge=0, le=10_000_000, description="Maximum number of waiting workloads. Default: no limit."
     )
     max_concurrent: int | None = Field(
-        None, ge=0, le=1_000_000, description="Most workloads that run at once. Default: no limit."
+        None, ge=0, le=1_000_000, description="Maximum number of running workloads. Default: no limit."
     )
     submit_rate_per_second: int | None = Field(
-        None, ge=0, le=100_000, description="Most submissions per second by the REST door. Default: no limit."
+        None, ge=0, le=100_000, description="Maximum submissions per second through the REST door. Default: no limit."
     )
     allow_cluster_scope: bool = Field(
-        False, description="May its anti terms look at other customers' workloads (scope Cluster)."
+        False, description="True allows anti terms that match other customers' workloads (scope Cluster)."
     )
     service_accounts: Annotated[list[ObjectName], Field(max_length=64)] = Field(
         default_factory=list,
-        description="ServiceAccounts that its REST submissions may name. Default: none but the namespace's default.",
+        description="ServiceAccounts that its REST submissions may name. Default: only `default`.",
     )
     secrets: Annotated[list[ObjectName], Field(max_length=256)] = Field(
-        default_factory=list, description="Secrets that its REST submissions may use. Default: none."
+        default_factory=list, description="Secrets that its REST submissions may use. Default: no Secret."
     )
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "!has(self.namespaces) || !self.namespaces.exists(n, n.startsWith('kube-'))",
             lambda s: not any(n.startswith("kube-") for n in s.namespaces),
-            "namespaces: kube-* namespaces belong to the cluster",
+            "namespaces: kube-* namespaces are reserved for the cluster",
             ".namespaces",
         ),
     )
 
 
 class CustomerStatus(Model):
-    """How the customer stands; written by the operator."""
+    """Status of the customer; written by the operator."""
 
-    observed_generation: int | None = Field(None, description="Generation of the spec that this status is about.")
-    pending: int | None = Field(None, ge=0, description="Workloads that wait.")
-    running: int | None = Field(None, ge=0, description="Workloads that run.")
+    observed_generation: int | None = Field(None, description="Generation of the spec that this status describes.")
+    pending: int | None = Field(None, ge=0, description="Number of pending workloads.")
+    running: int | None = Field(None, ge=0, description="Number of running workloads.")
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
         default_factory=list,
-        description="Conditions.",
+        description="Conditions of the customer.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
 
 
 class Customer(Model):
-    """Tier, limits, and the namespaces it may use."""
+    """A customer: tier, limits, and the namespaces it may use."""
 
     api_version: Literal["niyanta.io/v1alpha1"] = API_VERSION
     kind: Literal["Customer"] = "Customer"

@@ -12,7 +12,7 @@ from niyanta.resources.models.base import Model as _Model
 
 
 class Metadata(OpenModel):
-    """The metadata that the operator reads; the API server owns the rest."""
+    """Object metadata that the operator reads; the API server validates the rest."""
 
     name: str = Field("", max_length=253, description="Name of the object.")
     namespace: str = Field("", max_length=63, description="Namespace of the object.")
@@ -21,24 +21,24 @@ class Metadata(OpenModel):
     generation: int = Field(0, description="Generation of the spec.")
     creation_timestamp: str = Field("", description="RFC 3339 time of creation.")
     resource_version: str = Field("", description="Version of the object.")
-    deletion_timestamp: str | None = Field(None, description="RFC 3339 time of the deletion, when it was asked for.")
+    deletion_timestamp: str | None = Field(None, description="RFC 3339 time of the deletion request.")
 
 
 class Condition(_Model):
-    """One condition, as in Kubernetes' own resources."""
+    """One condition, as in the resources of Kubernetes."""
 
     type: Annotated[str, Field(min_length=1, max_length=316)] = Field(description="Type of the condition.")
-    status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
-    observed_generation: int | None = Field(None, description="Generation that the condition is about.")
+    status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
+    observed_generation: int | None = Field(None, description="Generation that the condition describes.")
     last_transition_time: str = Field(
-        description="When the status last changed.", json_schema_extra={"format": "date-time"}
+        description="Time of the last change of status.", json_schema_extra={"format": "date-time"}
     )
-    reason: Annotated[str, Field(max_length=1024)] = Field(description="Why, in one word.")
-    message: Annotated[str, Field(max_length=32768)] = Field("", description="Why, for people.")
+    reason: Annotated[str, Field(max_length=1024)] = Field(description="Reason in one word.")
+    message: Annotated[str, Field(max_length=32768)] = Field("", description="Explanation of the reason.")
 
 
 def name_rule(longest: int) -> Rule:
-    """The object's name must be a DNS-1123 label of at most `longest` characters."""
+    """Rule: the object's name is a DNS-1123 label of at most `longest` characters."""
     return Rule(
         f"self.metadata.name.size() <= {longest} && self.metadata.name.matches('{DNS_LABEL_PATTERN}')",
         lambda o: len(o.metadata.name) <= longest and re.fullmatch(DNS_LABEL_PATTERN, o.metadata.name) is not None,

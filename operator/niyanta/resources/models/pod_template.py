@@ -1,7 +1,7 @@
-"""`spec.template` of a Workload: the pod template, with everything modelled that decides where its pods may run.
+"""`spec.template` of a Workload: the pod template, with models for all fields that affect placement.
 
-A pod that is created with `nodeName` passes no scheduler and the kubelet checks little of this. So what kube-scheduler
-would enforce is either modelled here, for the engine to enforce it, or refused with the field's name.
+A pod that is created with `nodeName` bypasses kube-scheduler, and the kubelet checks only some of its constraints. So
+each constraint of kube-scheduler is either modelled here and enforced by the engine, or rejected with the field's name.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ MAX_TEMPLATE_BYTES = 64 * 1024
 TemplateQuantity = Annotated[
     str | int | float,
     PlainValidator(checked_quantity),
-    # Not int-or-string: pod templates in use say `cpu: 0.5`, and pods take it. The pattern speaks of texts alone; other
-    # types are refused when the template is compiled.
+    # Not int-or-string: pod templates in use have `cpu: 0.5`, which pods accept. The pattern applies only to strings;
+    # other types are rejected when the template is compiled.
     WithJsonSchema({PRESERVE: True, "pattern": quantity.PATTERN, "minimum": 0}),
 ]
 ResourceMap = Annotated[dict[str, TemplateQuantity], MaxLen(32), BeforeValidator(without_nulls)]
@@ -48,33 +48,35 @@ OpenList = Annotated[
 
 
 def _unset(field: str, message: str) -> Rule:
-    """`field` (camelCase, of a model that has it under its Python name) must be absent or empty."""
+    """Rule: `field` (camelCase) must be absent."""
     name = "".join(f"_{c.lower()}" if c.isupper() else c for c in field)
     return Rule(f"!has(self.{field})", lambda m: getattr(m, name) is None, f"{field}: {message}", f".{field}")
 
 
-def _not_ours(what: str) -> Rule:
+def _without_operator_names(what: str) -> Rule:
     return Rule(
         f"!self.exists(k, k.startsWith('{PREFIX}'))",
         lambda labels: not any(k.startswith(PREFIX) for k in labels),
-        f"{what}: names under {PREFIX} are the operator's",
+        f"{what}: names under {PREFIX} are reserved for the operator",
     )
 
 
-Annotations = Annotated[dict[str, str], MaxLen(64), Ruled(_not_ours("annotations")), BeforeValidator(without_nulls)]
+Annotations = Annotated[
+    dict[str, str], MaxLen(64), Ruled(_without_operator_names("annotations")), BeforeValidator(without_nulls)
+]
 
 
 class TemplateMetadata(Model):
-    """What the pods are labelled with."""
+    """Labels and annotations of the pods."""
 
-    creation_timestamp: str | None = Field(None, description="Always null; kubectl writes it into templates it makes.")
+    creation_timestamp: str | None = Field(None, description="Must be null, as kubectl writes it into templates.")
     rules: ClassVar[tuple[Rule, ...]] = (_unset("creationTimestamp", "is set by the API server"),)
 
-    labels: Annotated[LabelMap, Ruled(_not_ours("labels"))] = Field(
-        default_factory=dict, description="Labels of the pods; none under niyanta.io/."
+    labels: Annotated[LabelMap, Ruled(_without_operator_names("labels"))] = Field(
+        default_factory=dict, description="Labels of the pods; niyanta.io/ is reserved."
     )
     annotations: Annotations = Field(
-        default_factory=dict, description="Annotations of the pods; none under niyanta.io/."
+        default_factory=dict, description="Annotations of the pods; niyanta.io/ is reserved."
     )
 
 
@@ -83,9 +85,9 @@ class ContainerResourceSpec(OpenModel):
 
     passed_on: ClassVar[tuple[str, ...]] = pod_fields.RESOURCES
 
-    requests: ResourceMap = Field(default_factory=dict, description="What is reserved on the worker.")
+    requests: ResourceMap = Field(default_factory=dict, description="Resources reserved on the worker.")
     limits: ResourceMap = Field(
-        default_factory=dict, description="What may be used at most; also the request where none is given."
+        default_factory=dict, description="Maximum resource usage; also the request when no request is given."
     )
 
 
@@ -98,12 +100,15 @@ class ContainerPort(OpenModel):
     host_port: int | None = Field(None, ge=0, le=65535, description="Port taken on the worker.")
     protocol: Literal["TCP", "UDP", "SCTP"] = Field("TCP", description="Protocol of the port.")
     host_ip: str | None = Field(
-        None, alias="hostIP", max_length=45, description="Address of the worker that the port is taken on; default all."
+        None,
+        alias="hostIP",
+        max_length=45,
+        description="Address of the worker on which the port is taken; default: all addresses.",
     )
 
 
 class BaseContainer(OpenModel):
-    """What containers and init containers share."""
+    """Fields that containers and init containers share."""
 
     passed_on: ClassVar[tuple[str, ...]] = pod_fields.CONTAINER
 
@@ -111,7 +116,7 @@ class BaseContainer(OpenModel):
     image: str = Field(min_length=1, max_length=1024, description="Image to run.")
     resources: ContainerResourceSpec | None = Field(None, description="Requests and limits of the container.")
     ports: Annotated[list[ContainerPort], Field(max_length=64)] = Field(
-        default_factory=list, description="Ports of the container; host ports are kept free by placement."
+        default_factory=list, description="Ports of the container; placement avoids host port conflicts."
     )
 
 
@@ -119,7 +124,7 @@ class Container(BaseContainer):
     """A container of the pod; see the Pod API for the fields that aren't listed."""
 
     restart_policy: Literal["Always", "OnFailure", "Never"] | None = Field(
-        None, description="Restart policy of this container; Always is refused."
+        None, description="Restart policy of this container; Always is rejected."
     )
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -135,7 +140,7 @@ class InitContainer(BaseContainer):
     """A container that runs before the others, or beside them (a sidecar) with restartPolicy Always."""
 
     restart_policy: Literal["Always", "OnFailure", "Never"] | None = Field(
-        None, description="Always makes it a sidecar, whose requests count beside the containers'."
+        None, description="Always makes it a sidecar, whose requests are added to those of the containers."
     )
 
 
@@ -147,11 +152,11 @@ class TolerationSpec(Model):
 
     key: TolerationKey = Field("", description="Taint key; empty with Exists: every taint.")
     operator: Literal["Exists", "Equal"] = Field("Equal", description="Exists: any value; Equal: this value.")
-    value: LabelValue = Field("", description="Taint value of Equal.")
+    value: LabelValue = Field("", description="Taint value for Equal.")
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = Field(
         "", description="Taint effect; empty: every effect."
     )
-    toleration_seconds: int | None = Field(None, description="How long a NoExecute taint is tolerated, seconds.")
+    toleration_seconds: int | None = Field(None, description="Seconds for which a NoExecute taint is tolerated.")
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.key != '' || self.operator == 'Exists'",
@@ -201,23 +206,23 @@ class RequiredTerm(NodeSelectorTerm):
             "(has(self.matchExpressions) && self.matchExpressions.size() > 0) || "
             "(has(self.matchFields) && self.matchFields.size() > 0)",
             lambda t: bool(t.match_expressions or t.match_fields),
-            "nodeSelectorTerms: an empty term matches no node; give matchExpressions or matchFields",
+            "nodeSelectorTerms: an empty term matches no node; set matchExpressions or matchFields",
         ),
     )
 
 
 class RequiredNodeAffinity(Model):
-    """Node selector terms of which one must match."""
+    """Node selector terms, at least one of which must match."""
 
     node_selector_terms: Annotated[list[RequiredTerm], Field(min_length=1, max_length=16)] = Field(
-        description="Terms of which one must match."
+        description="Terms, at least one of which must match."
     )
 
 
 class PreferredTerm(Model):
     """A preferred node selector term."""
 
-    weight: int = Field(ge=1, le=100, description="What a match is worth, 1 to 100.")
+    weight: int = Field(ge=1, le=100, description="Weight of a match, 1 to 100.")
     preference: NodeSelectorTerm = Field(description="Requirements that must all hold.")
 
 
@@ -225,19 +230,19 @@ class NodeAffinity(Model):
     """Node affinity, enforced by placement as kube-scheduler would."""
 
     required_during_scheduling_ignored_during_execution: RequiredNodeAffinity | None = Field(
-        None, description="What the node must match."
+        None, description="Terms that the node must match."
     )
     preferred_during_scheduling_ignored_during_execution: Annotated[list[PreferredTerm], Field(max_length=16)] = Field(
-        default_factory=list, description="What the node should match; counts beside affinity.soft."
+        default_factory=list, description="Terms that the node should match; scored together with affinity.soft."
     )
 
 
 class PodAffinityGroup(Model):
-    """Affinity of the pod template: node affinity alone."""
+    """Affinity of the pod template: only node affinity."""
 
     node_affinity: NodeAffinity | None = Field(None, description="Node affinity, enforced by placement.")
-    pod_affinity: OpenObject | None = Field(None, description="Refused: use affinity.hard.near of the Workload.")
-    pod_anti_affinity: OpenObject | None = Field(None, description="Refused: use affinity.anti of the Workload.")
+    pod_affinity: OpenObject | None = Field(None, description="Rejected: use affinity.hard.near of the Workload.")
+    pod_anti_affinity: OpenObject | None = Field(None, description="Rejected: use affinity.anti of the Workload.")
     rules: ClassVar[tuple[Rule, ...]] = (
         _unset("podAffinity", "use spec.affinity.hard.near of the Workload"),
         _unset("podAntiAffinity", "use spec.affinity.anti of the Workload"),
@@ -250,16 +255,16 @@ class Volume(OpenModel):
     passed_on: ClassVar[tuple[str, ...]] = pod_fields.VOLUME
 
     name: DnsLabel = Field(description="Name of the volume.")
-    persistent_volume_claim: OpenObject | None = Field(None, description="Refused: needs binding by kube-scheduler.")
-    ephemeral: OpenObject | None = Field(None, description="Refused: needs binding by kube-scheduler.")
-    aws_elastic_block_store: OpenObject | None = Field(None, description="Refused: needs kube-scheduler's checks.")
-    gce_persistent_disk: OpenObject | None = Field(None, description="Refused: needs kube-scheduler's checks.")
-    azure_disk: OpenObject | None = Field(None, description="Refused: needs kube-scheduler's checks.")
-    cinder: OpenObject | None = Field(None, description="Refused: needs kube-scheduler's checks.")
-    vsphere_volume: OpenObject | None = Field(None, description="Refused: needs kube-scheduler's checks.")
-    portworx_volume: OpenObject | None = Field(None, description="Refused: needs kube-scheduler's checks.")
-    iscsi: OpenObject | None = Field(None, description="Refused: needs kube-scheduler's checks.")
-    rbd: OpenObject | None = Field(None, description="Refused: needs kube-scheduler's checks.")
+    persistent_volume_claim: OpenObject | None = Field(None, description="Rejected: needs binding by kube-scheduler.")
+    ephemeral: OpenObject | None = Field(None, description="Rejected: needs binding by kube-scheduler.")
+    aws_elastic_block_store: OpenObject | None = Field(None, description="Rejected: needs kube-scheduler's checks.")
+    gce_persistent_disk: OpenObject | None = Field(None, description="Rejected: needs kube-scheduler's checks.")
+    azure_disk: OpenObject | None = Field(None, description="Rejected: needs kube-scheduler's checks.")
+    cinder: OpenObject | None = Field(None, description="Rejected: needs kube-scheduler's checks.")
+    vsphere_volume: OpenObject | None = Field(None, description="Rejected: needs kube-scheduler's checks.")
+    portworx_volume: OpenObject | None = Field(None, description="Rejected: needs kube-scheduler's checks.")
+    iscsi: OpenObject | None = Field(None, description="Rejected: needs kube-scheduler's checks.")
+    rbd: OpenObject | None = Field(None, description="Rejected: needs kube-scheduler's checks.")
     rules: ClassVar[tuple[Rule, ...]] = tuple(
         _unset(field, "volumes that need binding or attaching by kube-scheduler aren't supported")
         for field in (
@@ -282,14 +287,14 @@ def _unique_names(containers: Iterable[BaseContainer]) -> bool:
     return len(names) == len(set(names))
 
 
-# Not a list map by name: CEL compares those without their order, and the order of init containers matters.
+# Not a list map by name: CEL ignores the order of those, and the order of init containers matters.
 _UNIQUE = Ruled(
     Rule("self.all(a, self.exists_one(b, a.name == b.name))", _unique_names, "container names must be unique")
 )
 
 
 class PodSpec(OpenModel):
-    """The pods' spec. Fields that aren't listed are kept as they are; see the Pod API."""
+    """Spec of the pods. Fields that aren't listed are passed on; see the Pod API."""
 
     passed_on: ClassVar[tuple[str, ...]] = pod_fields.POD_SPEC
 
@@ -300,7 +305,7 @@ class PodSpec(OpenModel):
         default_factory=list, description="Containers that run before the others."
     )
     restart_policy: Literal["Never", "OnFailure", "Always"] = Field(
-        "Never", description="Never (default) or OnFailure; Always is refused."
+        "Never", description="Never (default) or OnFailure; Always is rejected."
     )
     node_selector: LabelMap = Field(default_factory=dict, description="Labels that the node must have.")
     tolerations: Annotated[list[TolerationSpec], Field(max_length=32)] = Field(
@@ -313,43 +318,47 @@ class PodSpec(OpenModel):
     resources: ContainerResourceSpec | None = Field(None, description="Requests and limits of the pod as a whole.")
     host_network: bool = Field(False, description="Use the worker's network; every containerPort is then a host port.")
     runtime_class_name: Annotated[str, Field(max_length=253)] | None = Field(
-        None, description="RuntimeClass; its overhead and its scheduling count as well."
+        None, description="RuntimeClass; its overhead and scheduling constraints are applied."
     )
     priority_class_name: Annotated[str, Field(max_length=253)] | None = Field(
-        None, description="PriorityClass of the pods; system-* is refused. Has no effect on the queue."
+        None, description="PriorityClass of the pods; system-* is rejected. Has no effect on the queue."
     )
-    overhead: ResourceMap | None = Field(None, description="Overhead of the RuntimeClass; must equal what that says.")
-    node_name: Annotated[str, Field(max_length=253)] | None = Field(None, description="Refused: the operator places.")
+    overhead: ResourceMap | None = Field(None, description="Must equal the overhead of the RuntimeClass.")
+    node_name: Annotated[str, Field(max_length=253)] | None = Field(None, description="Rejected: the operator sets it.")
     scheduler_name: Annotated[str, Field(max_length=253)] | None = Field(
-        None, description="Refused: the operator places."
+        None, description="Rejected: the operator schedules the pods."
     )
-    topology_spread_constraints: OpenList | None = Field(None, description="Refused: use spec.affinity.anti.")
-    resource_claims: OpenList | None = Field(None, description="Refused: claims need kube-scheduler.")
-    scheduling_gates: OpenList | None = Field(None, description="Refused: use spec.suspend.")
-    ephemeral_containers: OpenList | None = Field(None, description="Refused: only for running pods.")
-    workload_ref: OpenObject | None = Field(None, description="Refused: gangs of kube-scheduler.")
-    scheduling_group: OpenObject | None = Field(None, description="Refused: gangs of kube-scheduler.")
+    topology_spread_constraints: OpenList | None = Field(None, description="Rejected: use spec.affinity.anti.")
+    resource_claims: OpenList | None = Field(None, description="Rejected: claims need kube-scheduler.")
+    scheduling_gates: OpenList | None = Field(None, description="Rejected: use spec.suspend.")
+    ephemeral_containers: OpenList | None = Field(None, description="Rejected: only for running pods.")
+    workload_ref: OpenObject | None = Field(
+        None, description="Rejected: gang scheduling by kube-scheduler; use spec.replicas."
+    )
+    scheduling_group: OpenObject | None = Field(
+        None, description="Rejected: gang scheduling by kube-scheduler; use spec.replicas."
+    )
     rules: ClassVar[tuple[Rule, ...]] = (
-        _unset("nodeName", "the operator places; to name workers use spec.affinity.hard.workerIds"),
-        _unset("schedulerName", "the operator places, no other scheduler does"),
+        _unset("nodeName", "is set by the operator; to name workers use spec.affinity.hard.workerIds"),
+        _unset("schedulerName", "must not be set, the operator schedules the pods"),
         Rule(
             "!has(self.priorityClassName) || !self.priorityClassName.startsWith('system-')",
             lambda s: not (s.priority_class_name or "").startswith("system-"),
-            "priorityClassName: system-* is for parts of the cluster",
+            "priorityClassName: system-* is reserved for components of the cluster",
             ".priorityClassName",
         ),
         Rule(
             "self.restartPolicy != 'Always'",
             lambda s: s.restart_policy != "Always",
-            "restartPolicy: must be Never or OnFailure, a workload has an end",
+            "restartPolicy: must be Never or OnFailure, because a workload must finish",
             ".restartPolicy",
         ),
         _unset("topologySpreadConstraints", "use spec.affinity.anti of the Workload"),
         _unset("resourceClaims", "dynamic resource claims aren't supported"),
         _unset("schedulingGates", "use spec.suspend of the Workload"),
         _unset("ephemeralContainers", "can't be part of a template"),
-        _unset("workloadRef", "use spec.replicas of the Workload, they are placed all or none"),
-        _unset("schedulingGroup", "use spec.replicas of the Workload, they are placed all or none"),
+        _unset("workloadRef", "use spec.replicas of the Workload, which are placed all or none"),
+        _unset("schedulingGroup", "use spec.replicas of the Workload, which are placed all or none"),
     )
 
 
@@ -369,14 +378,14 @@ class PodTemplate(Model):
     """The pod template."""
 
     metadata: TemplateMetadata | None = Field(None, description="Labels and annotations of the pods.")
-    spec: PodSpec = Field(description="The pods' spec.")
+    spec: PodSpec = Field(description="Spec of the pods.")
     rules: ClassVar[tuple[Rule, ...]] = (
-        # CEL sees no preserved unknown fields and can't size an object: this one is checked when it is compiled.
+        # CEL has no access to preserved unknown fields and can't measure an object's size.
         Rule(
             "",
             lambda t: len(_json(t)) <= MAX_TEMPLATE_BYTES,
             f"Too long: may not be more than {MAX_TEMPLATE_BYTES} bytes as JSON",
         ),
-        # Postgres can't keep it in JSON, and CEL has no way to look for it everywhere.
+        # Postgres can't store NUL in JSON, and CEL can't search all fields for it.
         Rule("", lambda t: b"\\u0000" not in _json(t) or not _has_nul(t.manifest()), "must not contain NUL characters"),
     )

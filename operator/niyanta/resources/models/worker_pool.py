@@ -19,12 +19,12 @@ MAX_WORKERS = 100_000
 
 
 class PoolGpu(Model):
-    """The GPUs of each worker of the pool."""
+    """GPUs of each worker of the pool."""
 
     model: Word = Field(description="GPU model, for instance A100.")
     count: int = Field(1, ge=1, le=64, description="Devices on each worker.")
     memory: Quantity | None = Field(None, description="Memory of one device, for instance 80Gi. Default: unknown.")
-    resource: LabelKey = Field("nvidia.com/gpu", description="Extended resource by which the node offers them.")
+    resource: LabelKey = Field("nvidia.com/gpu", description="Name of the node's extended resource for them.")
 
 
 class Ec2AutoScalingGroup(Model):
@@ -37,11 +37,11 @@ class Ec2AutoScalingGroup(Model):
 class Kwok(Model):
     """Simulated nodes, for demos and tests."""
 
-    node_template: OpenObject | None = Field(None, description="metadata and status of the nodes to make.")
+    node_template: OpenObject | None = Field(None, description="metadata and status of new nodes.")
 
 
-class Provider(Model):
-    """Who adds and removes workers: exactly one."""
+class PoolProviderSpec(Model):
+    """The provider that adds and removes workers; exactly one must be set."""
 
     ec2_auto_scaling_group: Ec2AutoScalingGroup | None = Field(None, description="An EC2 Auto Scaling group.")
     kwok: Kwok | None = Field(None, description="Simulated nodes, for demos and tests.")
@@ -49,65 +49,70 @@ class Provider(Model):
         Rule(
             "has(self.ec2AutoScalingGroup) != has(self.kwok)",
             lambda p: (p.ec2_auto_scaling_group is not None) != (p.kwok is not None),
-            "provider: give exactly one of ec2AutoScalingGroup and kwok, or no provider",
+            "provider: set exactly one of ec2AutoScalingGroup and kwok, or no provider",
         ),
     )
 
 
 class Scaling(Model):
-    """How carefully the number of workers follows spec.replicas. Durations are seconds."""
+    """Pace at which the number of workers follows spec.replicas. Durations are seconds."""
 
     scale_up_cooldown_seconds: int = Field(
-        0, ge=0, le=3600, description="Least time between two requests for more workers."
+        0, ge=0, le=3600, description="Minimum time between two requests for more workers."
     )
     scale_down_cooldown_seconds: int = Field(
-        60, ge=0, le=86_400, description="Least time from any scaling of the pool to the next removal of workers."
+        60, ge=0, le=86_400, description="Minimum time between any scaling of the pool and the next removal of workers."
     )
     drain_timeout_seconds: int = Field(
         3600,
         ge=0,
         le=604_800,
-        description="How long a worker that is to be removed waits for its workloads to end. What still runs then goes "
-        "back to the queue as a fresh attempt, which doesn't count as a retry.",
+        description="Maximum time that a worker waits for its workloads to end before it is removed. Workloads that "
+        "still run then go back to the queue; their next attempt doesn't count as a retry.",
     )
     ready_timeout_seconds: int = Field(
-        600, ge=1, le=86_400, description="A worker that isn't Ready for this long is reported."
+        600, ge=1, le=86_400, description="A worker that is not Ready for this long is reported."
     )
 
 
 class WorkerPoolSpec(Model):
-    """Which nodes, what they offer, and how many there should be."""
+    """Nodes of the pool, their properties, and their number."""
 
     node_selector: LabelSelector = Field(description="Labels of the nodes of this pool.")
     region: Word | None = Field(None, description="Region of the workers. Default: the node's label.")
-    zones: Words = Field(default_factory=list, description="Zones the pool spans.")
-    tags: LabelMap = Field(default_factory=dict, description="Tags of the workers, laid over the nodes' labels.")
-    capabilities: Words = Field(default_factory=list, description="Workload types the workers can run, and the like.")
-    compliance: Words = Field(default_factory=list, description="Compliance regimes the workers satisfy.")
-    gpu: PoolGpu | None = Field(None, description="The GPUs of each worker.")
+    zones: Words = Field(default_factory=list, description="Zones of the pool.")
+    tags: LabelMap = Field(default_factory=dict, description="Tags of the workers; they override the nodes' labels.")
+    capabilities: Words = Field(
+        default_factory=list,
+        description="Capabilities of the workers, for instance the workload types that they can run.",
+    )
+    compliance: Words = Field(default_factory=list, description="Compliance regimes that the workers satisfy.")
+    gpu: PoolGpu | None = Field(None, description="GPUs of each worker.")
     slots_per_worker: int | None = Field(
-        None, ge=1, le=1024, description="Most workload pods at once on a worker. Default: resources alone decide."
+        None, ge=1, le=1024, description="Maximum workload pods on a worker. Default: no limit besides its resources."
     )
     worker_shape: WorkerShape | None = Field(
         None,
-        description="What an empty worker offers. Default: as the provider's nodeTemplate says, else as the smallest "
-        "worker of the pool is or last was. A pool that never had a worker needs it to be sized from zero.",
+        description="Capacity of an empty worker. Default: as in the provider's nodeTemplate, else as the smallest "
+        "worker of the pool, now or last. A pool that never had a worker needs it to be sized from zero.",
     )
     replicas: int | None = Field(
         None,
         ge=0,
         le=MAX_WORKERS,
-        description="Workers wanted; the scale subresource sets it, and minReplicas and maxReplicas bound it. Where a "
-        "provider is given the operator writes it once, with the workers there are.",
+        description="Desired number of workers, within minReplicas and maxReplicas; the scale subresource sets it. If "
+        "it is unset and a provider is set, the operator writes the present number once.",
     )
-    min_replicas: int = Field(0, ge=0, le=MAX_WORKERS, description="Never fewer workers than this.")
-    max_replicas: int | None = Field(None, ge=0, le=MAX_WORKERS, description="Never more workers than this.")
+    min_replicas: int = Field(0, ge=0, le=MAX_WORKERS, description="Minimum number of workers.")
+    max_replicas: int | None = Field(None, ge=0, le=MAX_WORKERS, description="Maximum number of workers.")
     strategy: Annotated[Strategy, Field(strict=False)] = Field(
         Strategy.PACK, description="Tie-break after the score: fullest worker first (Pack) or emptiest (Spread)."
     )
-    provider: Provider | None = Field(None, description="Who adds and removes workers. Default: nobody.")
+    provider: PoolProviderSpec | None = Field(
+        None, description="Provider that adds and removes workers. Default: the number of workers is fixed."
+    )
     scaling: Scaling = Field(
-        default_factory=Scaling, description="How carefully the number of workers follows replicas."
+        default_factory=Scaling, description="Pace at which the number of workers follows replicas."
     )
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -115,7 +120,7 @@ class WorkerPoolSpec(Model):
             "(has(self.nodeSelector.matchLabels) && self.nodeSelector.matchLabels.size() > 0) || "
             "(has(self.nodeSelector.matchExpressions) && self.nodeSelector.matchExpressions.size() > 0)",
             lambda s: not s.node_selector.empty,
-            "nodeSelector: give matchLabels or matchExpressions, an empty selector would take every node",
+            "nodeSelector: set matchLabels or matchExpressions, an empty selector would select every node",
             ".nodeSelector",
         ),
         Rule(
@@ -128,31 +133,31 @@ class WorkerPoolSpec(Model):
 
 
 class Utilization(Model):
-    """Share of the pool's allocatable that is taken, 0 to 1."""
+    """Share of the pool's allocatable that is in use, 0 to 1."""
 
-    cpu: float | None = Field(None, description="Of cpu.")
-    memory: float | None = Field(None, description="Of memory.")
-    gpu: float | None = Field(None, description="Of GPU devices.")
-    slots: float | None = Field(None, description="Of slots.")
+    cpu: float | None = Field(None, description="Share of cpu.")
+    memory: float | None = Field(None, description="Share of memory.")
+    gpu: float | None = Field(None, description="Share of GPU devices.")
+    slots: float | None = Field(None, description="Share of slots.")
 
 
 class WorkerPoolStatus(Model):
-    """How the pool stands; written by the operator."""
+    """Status of the pool; written by the operator."""
 
-    observed_generation: int | None = Field(None, description="Generation of the spec that this status is about.")
-    replicas: int | None = Field(None, ge=0, description="Workers of the pool.")
-    ready_replicas: int | None = Field(None, ge=0, description="Of them, ready and not cordoned.")
+    observed_generation: int | None = Field(None, description="Generation of the spec that this status describes.")
+    replicas: int | None = Field(None, ge=0, description="Number of workers.")
+    ready_replicas: int | None = Field(None, ge=0, description="Number of workers that are ready and not cordoned.")
     selector: Annotated[str, Field(max_length=16384)] | None = Field(
         None, description="Label selector of the pods on this pool, for the HorizontalPodAutoscaler."
     )
     queue_depth: int | None = Field(
-        None, ge=0, description="Pending workloads that count for this pool; each counts for one at most."
+        None, ge=0, description="Pending workloads that count for this pool; each counts for at most one pool."
     )
-    running_workloads: int | None = Field(None, ge=0, description="Workloads running here.")
-    utilization: Utilization | None = Field(None, description="Share of the pool that is taken, 0 to 1.")
+    running_workloads: int | None = Field(None, ge=0, description="Number of workloads running in this pool.")
+    utilization: Utilization | None = Field(None, description="Share of the pool's capacity in use, 0 to 1.")
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
         default_factory=list,
-        description="Conditions.",
+        description="Conditions of the pool.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
 
@@ -163,6 +168,6 @@ class WorkerPool(Model):
     api_version: Literal["niyanta.io/v1alpha1"] = API_VERSION
     kind: Literal["WorkerPool"] = "WorkerPool"
     metadata: Metadata = Field(description="Standard object metadata.")
-    spec: WorkerPoolSpec = Field(description="Which nodes, what they offer, and how many there should be.")
+    spec: WorkerPoolSpec = Field(description="Nodes of the pool, their properties, and their number.")
     status: dict[str, Any] | None = None
     rules: ClassVar[tuple[Rule, ...]] = (name_rule(MAX_POOL_NAME),)

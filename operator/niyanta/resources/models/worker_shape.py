@@ -1,4 +1,4 @@
-"""`spec.workerShape` of a WorkerPool: what an empty worker offers, for pools that may have none to look at."""
+"""`spec.workerShape` of a WorkerPool: capacity of an empty worker, for pools that may have no worker."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Amounts = Annotated[dict[str, Quantity], MaxLen(32), Ruled(_NAMES), BeforeValida
 
 
 class Effect(enum.Enum):
-    """What a taint does to pods that don't tolerate it."""
+    """Effect of a taint on pods that don't tolerate it."""
 
     NO_SCHEDULE = "NoSchedule"
     PREFER_NO_SCHEDULE = "PreferNoSchedule"
@@ -34,20 +34,18 @@ class ShapeTaint(Model):
     key: LabelKey = Field(description="Taint key.")
     value: LabelValue = Field("", description="Taint value.")
     effect: Annotated[Effect, Field(strict=False)] = Field(
-        description="NoSchedule, PreferNoSchedule (has no say in placement) or NoExecute."
+        description="NoSchedule, PreferNoSchedule (ignored by placement) or NoExecute."
     )
 
 
 class WorkerShape(Model):
-    """An empty worker of the pool, as placement would find it."""
+    """Capacity, labels and taints of an empty worker of the pool."""
 
     allocatable: Amounts = Field(
-        description="What a worker offers to workloads: the node's status.allocatable less what DaemonSets take. cpu, "
+        description="Resources for workloads: the node's status.allocatable without the requests of DaemonSets. cpu, "
         "memory, pods (default 110), nvidia.com/gpu and so on."
     )
-    labels: LabelMap = Field(
-        default_factory=dict, description="Labels of the nodes, beside those that nodeSelector asks for."
-    )
+    labels: LabelMap = Field(default_factory=dict, description="Labels of the nodes, besides those in nodeSelector.")
     taints: Annotated[list[ShapeTaint], Field(max_length=32)] = Field(
         default_factory=list, description="Taints of the nodes."
     )
@@ -55,7 +53,7 @@ class WorkerShape(Model):
         Rule(
             "'cpu' in self.allocatable && 'memory' in self.allocatable",
             lambda s: "cpu" in s.allocatable and "memory" in s.allocatable,
-            "allocatable: give at least cpu and memory",
+            "allocatable: set at least cpu and memory",
             ".allocatable",
         ),
     )

@@ -1,6 +1,6 @@
 """The CustomResourceDefinitions, generated from the models: `crds/*.yaml`, and the same files as the chart's templates.
 
-Generated text is deterministic, so that `drift` can compare it with what is checked in.
+The generated text is deterministic, so that `drift` can compare it with the files in the repository.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def definition(kind: _Kind) -> dict[str, Any]:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Indents sequences (as yamllint wants them) and never writes anchors."""
+    """YAML dumper that indents sequences (as yamllint requires) and never writes anchors."""
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
         super().increase_indent(flow, False)
@@ -193,7 +193,7 @@ def render() -> dict[str, str]:
 
 
 def render_chart() -> dict[str, str]:
-    """File name -> the same as Helm templates: under `crds.enabled`, kept on uninstall under `crds.keep`."""
+    """File name -> Helm template of each CRD: rendered if `crds.enabled`, kept on uninstall if `crds.keep`."""
     out = {}
     for kind in KINDS:
         made = definition(kind)
@@ -225,7 +225,7 @@ def write_chart(directory: Path) -> None:
 
 
 def drift(directory: Path, chart: Path | None = None) -> list[str]:
-    """Paths of files that differ from what the models say: missing, changed, or left over.
+    """Paths of files that differ from the generated text: missing, changed, or left over.
 
     `chart` is the folder of the chart's copies; by default CHART_CRDS beside `directory`, when the chart is there.
     """

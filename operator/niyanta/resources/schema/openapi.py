@@ -1,6 +1,7 @@
 """Pydantic's JSON schema of a model, turned into a structural OpenAPI v3 schema as a CRD needs it.
 
-References are inlined, `anyOf [X, null]` becomes X (absence is enough), titles and null defaults go. Next: crds.py.
+References are inlined, `anyOf [X, null]` becomes X (the field may be absent), titles and null defaults are
+removed. Used by `crds`.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ _HANDLED = frozenset(
 
 
 def structural(model: type[Model]) -> Schema:
-    """Structural schema of `model`; raises ValueError for a construct that CRDs don't know."""
+    """Structural schema of `model`; raises ValueError for constructs that CRDs don't support."""
     found = model.model_json_schema(by_alias=True, mode="validation")
     return _convert(found, found.get("$defs", {}), model.__name__)
 
 
 def _resolved(schema: Schema, definitions: dict[str, Schema]) -> Schema:
-    """`schema` without $ref and without null alternatives; what stands beside them wins (descriptions, defaults)."""
+    """`schema` without $ref and null alternatives; keys beside them (descriptions, defaults) take precedence."""
     while True:
         if "$ref" in schema:
             target = definitions[schema["$ref"].rsplit("/", 1)[-1]]
@@ -43,10 +44,10 @@ def _resolved(schema: Schema, definitions: dict[str, Schema]) -> Schema:
 
 
 def _own(schema: Schema, where: str) -> Schema:
-    """The part of a schema that isn't other schemas."""
+    """The keys of a schema except nested schemas."""
     unknown = schema.keys() - _HANDLED - set(_PLAIN)
     if unknown:
-        raise ValueError(f"{where}: a structural schema knows no {sorted(unknown)}")
+        raise ValueError(f"{where}: a structural schema does not support {sorted(unknown)}")
     out: Schema = {}
     if "type" in schema:
         out["type"] = schema["type"]

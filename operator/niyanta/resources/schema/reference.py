@@ -14,12 +14,12 @@ _HEADER = """# Resources
 <!-- Generated from operator/niyanta/resources; edit the models, not this file. -->
 
 Group `niyanta.io`, version `v1alpha1`. `kubectl explain workloads.niyanta.io.spec` shows the same. Fields of the pod
-template that aren't listed are kept and passed on to the pods; see the Pod API for them.
+template that aren't listed are passed on to the pods; see the Pod API for them.
 
-The rules are checked by the API server, with no operator running. What it can't see is checked when a workload enters
+The API server checks the rules, even when the operator is not running. Other errors are found when a workload enters
 the queue, and shown in its status: templates or affinities over 64 KiB, NUL characters, requests above their limits (or
-below, where they can't be overcommitted), a GPU count that contradicts the template's, host ports that contradict
-hostNetwork, overhead and nodeSelector that contradict the RuntimeClass.
+below them, for resources that can't be overcommitted), a GPU count that differs from the template's, host ports that
+differ from containerPort with hostNetwork, overhead and nodeSelector that differ from the RuntimeClass.
 """
 
 _TABLE = "| field | type | default | bounds | meaning |\n| --- | --- | --- | --- | --- |"

@@ -1,4 +1,4 @@
-"""Whose a workload is, and whose a node is."""
+"""Ownership: the Customer of a workload and the WorkerPool of a node."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from niyanta.resources.models.base import parse
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.worker_pool import WorkerPool
 from niyanta.resources.ownership import (
+    CustomerIndex,
     Held,
     HeldReason,
     Resolved,
     check_scope,
     pod_selector,
     pool_of,
-    resolve_customer,
     selects,
 )
 
@@ -29,25 +29,29 @@ def customer(name: str, *namespaces: str, **spec: Any) -> Customer:
     return parse(Customer, {"metadata": {"name": name}, "spec": {"namespaces": list(namespaces), **spec}})
 
 
+def resolve(namespace: str, named: str | None, customers: dict[str, Customer]) -> Resolved | Held:
+    return CustomerIndex(customers.values(), operator_namespace="niyanta-system").resolve(namespace, named)
+
+
 CUSTOMERS = {
     c.metadata.name: c
     for c in (
         customer("acme", "acme", "shared"),
         customer("globex", "globex", "shared"),
         customer("default", "*"),
-        customer("nobody"),
+        customer("unlisted"),
     )
 }
 
 
 @pytest.mark.parametrize(
-    ("namespace", "named", "verdict"),
+    ("namespace", "named", "expected"),
     [
         ("acme", None, "acme"),
         ("acme", "acme", "acme"),
         ("acme", "default", "default"),
         ("acme", "globex", HeldReason.NAMESPACE_NOT_ALLOWED),
-        ("acme", "nobody", HeldReason.NAMESPACE_NOT_ALLOWED),
+        ("acme", "unlisted", HeldReason.NAMESPACE_NOT_ALLOWED),
         ("acme", "ghost", HeldReason.UNKNOWN_CUSTOMER),
         ("shared", None, HeldReason.AMBIGUOUS_CUSTOMER),
         ("shared", "globex", "globex"),
@@ -58,24 +62,24 @@ CUSTOMERS = {
         ("niyanta-system", "default", HeldReason.NAMESPACE_NOT_ALLOWED),
     ],
 )
-def test_the_customer_of_a_namespace(namespace: str, named: str | None, verdict: str | HeldReason) -> None:
-    found = resolve_customer(namespace, named, CUSTOMERS, operator_namespace="niyanta-system")
+def test_the_customer_of_a_namespace(namespace: str, named: str | None, expected: str | HeldReason) -> None:
+    found = resolve(namespace, named, CUSTOMERS)
     if isinstance(found, Resolved):
-        assert found.customer.metadata.name == verdict
+        assert found.customer.metadata.name == expected
     else:
-        assert found.reason is verdict
+        assert found.reason is expected
 
 
-def test_messages_say_what_to_do() -> None:
-    found = resolve_customer("shared", None, CUSTOMERS, operator_namespace="o")
+def test_messages_name_the_fix() -> None:
+    found = resolve("shared", None, CUSTOMERS)
     assert isinstance(found, Held)
-    assert "(acme, globex): name one in spec.customer" in found.message
-    nobody = resolve_customer("elsewhere", None, {}, operator_namespace="o")
-    assert nobody == Held(HeldReason.NO_CUSTOMER, "no Customer lists namespace elsewhere")
+    assert "(acme, globex); set spec.customer to one of them" in found.message
+    unlisted = resolve("elsewhere", None, {})
+    assert unlisted == Held(HeldReason.NO_CUSTOMER, "no Customer lists namespace elsewhere")
 
 
 def test_two_wildcards_are_ambiguous() -> None:
-    found = resolve_customer("x", None, {n: customer(n, "*") for n in "ab"}, operator_namespace="o")
+    found = resolve("x", None, {n: customer(n, "*") for n in "ab"})
     assert isinstance(found, Held)
     assert found.reason is HeldReason.AMBIGUOUS_CUSTOMER
 

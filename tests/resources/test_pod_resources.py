@@ -1,4 +1,4 @@
-"""What one pod reserves is what Kubernetes would count for it."""
+"""Requests of a pod equal those that Kubernetes computes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_resources_of_the_pod_as_a_whole(pod_level: dict[str, Any], inside: Any,
     assert cpu_of(containers=[container("a", inside)], resources=pod_level) == millicores
 
 
-def test_limit_ranges_fill_in_what_a_container_leaves_out() -> None:
+def test_limit_ranges_fill_in_missing_requests() -> None:
     def limits(name: str, **item: Any) -> dict[str, Any]:
         return {"metadata": {"name": name}, "spec": {"limits": [{"type": "Container", **item}]}}
 

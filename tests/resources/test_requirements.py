@@ -1,4 +1,4 @@
-"""A spec becomes the engine's requirements; what means the same becomes the same class."""
+"""A spec is compiled to the engine's requirements; equivalent specs get the same class."""
 
 from __future__ import annotations
 
@@ -96,14 +96,17 @@ def test_hard_soft_anti_and_near() -> None:
         (None, gpus("example.com/fpga", 1), 0, False),
     ],
 )
-def test_a_gpu_is_wanted_by_either_way_of_asking(hard: Any, containers: Any, count: int, wants: bool) -> None:
+def test_a_gpu_can_be_requested_by_affinity_or_template(hard: Any, containers: Any, count: int, wants: bool) -> None:
     pod = {"containers": containers} if containers else {}
     found = compiled({"affinity": {"hard": hard}} if hard else {}, **pod).requirements
     assert (found.gpu_count, found.wants_gpu) == (count, wants)
 
 
-def test_two_counts_that_differ_are_refused() -> None:
-    with pytest.raises(InvalidManifestError, match=r"spec\.affinity\.hard\.gpu\.count: the template requests 1"):
+def test_two_different_gpu_counts_are_rejected() -> None:
+    with pytest.raises(
+        InvalidManifestError,
+        match=r"spec\.affinity\.hard\.gpu\.count: must equal the number that the template requests \(1\)",
+    ):
         compiled({"affinity": {"hard": {"gpu": {"count": 2}}}}, containers=gpus("amd.com/gpu", 1))
 
 
@@ -125,7 +128,7 @@ def test_which_resources_are_gpus(name: str, gpu: bool) -> None:
     assert is_gpu_resource(name) is gpu
 
 
-def test_the_template_counts_as_kube_scheduler_would_count_it() -> None:
+def test_the_template_gives_the_constraints_that_kube_scheduler_would_apply() -> None:
     found = compiled(
         nodeSelector={"disk": "ssd"},
         tolerations=[
@@ -178,7 +181,7 @@ def test_host_ports_of_containers_and_sidecars() -> None:
     }
 
 
-def test_a_runtime_class_says_where_its_pods_go() -> None:
+def test_a_runtime_class_adds_its_scheduling_constraints() -> None:
     kata = RuntimeClass({"cpu": 100}, {"sandbox": "yes"}, (engine.Toleration("sandbox", exists=True),))
     known = NamespaceDefaults(runtime_classes={"kata": kata})
     found = compiled(defaults=known, runtimeClassName="kata", nodeSelector={"a": "b"}).requirements
@@ -234,8 +237,8 @@ def test_classes_are_equal_exactly_when_requirements_are(first: Any, second: Any
     assert (one.class_id == other.class_id) == (one.requirements == other.requirements)
 
 
-def test_a_class_id_stays_what_it_was_in_earlier_releases() -> None:
-    """It is kept in Postgres: a change here splits the classes of a queue that exists."""
+def test_class_ids_equal_those_of_earlier_releases() -> None:
+    """Class ids are stored in Postgres: a change would split the classes of an existing queue."""
     assert class_id(engine.Requirements(requests=(("pods", 1),))) == "41655dc1a81242703983864aa20b580d"
     full = engine.Requirements(
         requests=(("cpu", 500), ("pods", 1)),
