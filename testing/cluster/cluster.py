@@ -177,7 +177,7 @@ class Cluster:
         until(all_usable, what=f"{len(wanted)} nodes are Ready", timeout=timeout, interval=pause)
 
     def delete_nodes(self, names: Iterable[str]) -> None:
-        """Deletes nodes and their Leases, because a partitioned node's Lease would partition the next node of its name."""
+        """Deletes nodes and their Leases: a partitioned node's Lease would partition the next node of its name."""
 
         def delete(name: str) -> None:
             self.api.delete(f"/api/v1/nodes/{name}")
