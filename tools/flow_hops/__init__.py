@@ -1,0 +1,1 @@
+"""Counts the moves between Niyanta's files in its four flows."""
