@@ -1,1 +1,1 @@
-"""The command line, as its users run it, and its parts."""
+"""Tests of the command line client: its modules, and the commands as users run them."""

@@ -39,8 +39,8 @@ _numbers = itertools.count()
 TEMPLATE = yaml.safe_load((REPO / "examples" / "cpu-job.yaml").read_text())["spec"]["template"]
 
 
-class Record:
-    """The database behind the door: what the leader would write, written here."""
+class Database:
+    """The database of the REST door, with writes that a leader would make."""
 
     def __init__(self, dsn: str) -> None:
         self.settings = Settings(dsn=dsn, identity="test", db_pool_min=1)
@@ -53,7 +53,7 @@ class Record:
         return asyncio.run(do())
 
     def move(self, id_: str, *events: Event, **more: Any) -> None:
-        """Transitions as the leader makes them."""
+        """Apply transitions, as the leader does."""
 
         async def work(state: StateManager) -> None:
             for event in events:
@@ -64,7 +64,7 @@ class Record:
         self.run(work)
 
     def customer(self, row: CustomerRow, role: Role = Role.CUSTOMER) -> str:
-        """Adds a Customer; returns a key of it."""
+        """Add a Customer; returns an API key of it."""
 
         async def work(state: StateManager) -> str:
             await state.upsert_customers([row])
@@ -75,16 +75,16 @@ class Record:
 
 @dataclass
 class Door:
-    """One `niyanta api`."""
+    """A `niyanta api` process."""
 
     url: str
     process: OperatorProcess
-    record: Record
+    database: Database
 
 
 @dataclass
 class User:
-    """Somebody at a shell: runs `niyanta` against the door with a customer's key."""
+    """A user at a shell: runs `niyanta` against the REST door with a customer's key."""
 
     door: Door
     customer: str
@@ -113,14 +113,14 @@ class User:
         )
 
     def niyanta(self, *args: str, code: int = 0, stdin: str = "", env: dict[str, str] | None = None) -> tuple[str, str]:
-        """Runs it to its end; (stdout, stderr). The exit code must be `code`."""
+        """Run `niyanta`; returns (stdout, stderr). The exit code must be `code`."""
         process = self.start(*args, env=env)
         out, err = process.communicate(stdin, timeout=90)
         assert process.returncode == code, (process.returncode, out, err)
         return out, err
 
     def at_a_terminal(self, *args: str, interrupt_at: str = "") -> tuple[int, str]:
-        """Runs it on a terminal of 80 columns, Ctrl-C once `interrupt_at` is shown; (exit code, what was shown)."""
+        """Run `niyanta` on a terminal of 80 columns, with Ctrl-C once `interrupt_at` is shown; (exit code, output)."""
         ours, theirs = pty.openpty()
         environment = self.environment(COLUMNS="80", TERM="xterm-256color")
         process = subprocess.Popen(
@@ -135,7 +135,7 @@ class User:
         ending = threading.Timer(60, process.kill)
         ending.start()
         shown = b""
-        with contextlib.suppress(OSError):  # its end of the terminal is closed
+        with contextlib.suppress(OSError):  # the process has closed its end of the terminal
             while part := os.read(ours, 65_536):
                 shown += part
                 if interrupt_at and interrupt_at.encode() in shown:
@@ -149,7 +149,7 @@ class User:
         return json.loads(self.niyanta(*args, "-o", "json", code=code, stdin=stdin)[0])
 
     def manifest(self, name: str, **spec: Any) -> JSON:
-        """A Workload as people write them."""
+        """A Workload manifest."""
         return {
             "apiVersion": "niyanta.io/v1alpha1",
             "kind": "Workload",
@@ -163,7 +163,7 @@ class User:
         return str(path)
 
     def submit(self, name: str, **spec: Any) -> str:
-        """Its id. By plain HTTP: most tests are about what follows."""
+        """Submit a workload over plain HTTP; returns its id."""
         return str(self._http("POST", "", json=self.manifest(name, **spec))["id"])
 
     def phase(self, id_: str) -> str:
@@ -195,7 +195,7 @@ def door(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     )
     try:
         process.wait_ready()
-        yield Door(f"http://127.0.0.1:{port}", process, Record(dsn))
+        yield Door(f"http://127.0.0.1:{port}", process, Database(dsn))
     finally:
         process.terminate()
         run.destroy()
@@ -207,11 +207,11 @@ NewUser = Callable[..., User]
 @pytest.fixture
 def new_user(door: Door, tmp_path: Path) -> NewUser:
     def make(*, role: Role = Role.CUSTOMER, tier: str = "Standard", **limits: int) -> User:
-        """A user of a Customer of their own."""
+        """A user of a new Customer."""
         number = next(_numbers)
         name, namespace = f"acme-{number}", f"team-{number}"
         row = CustomerRow(name=name, tier=tier, limits=limits, namespaces=(namespace,), generation=1)
-        return User(door, name, namespace, door.record.customer(row, role), tmp_path)
+        return User(door, name, namespace, door.database.customer(row, role), tmp_path)
 
     return make
 

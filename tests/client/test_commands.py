@@ -1,4 +1,4 @@
-"""The commands as their users run them, against a real REST door."""
+"""The commands as users run them, against a real REST door."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.client.conftest import Door, NewUser, User
 pytestmark = pytest.mark.process
 
 
-def test_what_kubectl_takes_is_submitted_and_shown_in_every_form(user: User) -> None:
+def test_a_manifest_for_kubectl_is_submitted_and_shown_in_every_format(user: User) -> None:
     id_ = user.niyanta("submit", "-f", user.file(user.manifest("thumbnails", priority=20)), "-o", "id")[0].strip()
     out, err = user.niyanta("get", id_)
     assert out.split()[:3] == ["NAME", "ID", "PHASE"]
@@ -30,11 +30,11 @@ def test_what_kubectl_takes_is_submitted_and_shown_in_every_form(user: User) -> 
     assert user.namespace in user.niyanta("list", "-o", "wide")[0]
 
 
-def test_several_documents_go_as_one_batch_and_each_is_judged_by_itself(user: User) -> None:
+def test_several_documents_are_one_batch_and_each_has_its_own_result(user: User) -> None:
     good, bad, other = user.manifest("a"), user.manifest("b", replicas=0), user.manifest("c")
     out, err = user.niyanta("submit", "-f", "-", "-o", "id", code=3, stdin=yaml.safe_dump_all([good, bad, other]))
     assert len(out.splitlines()) == 2
-    assert "b: The manifest is refused" in err
+    assert "b: The manifest is invalid" in err
     assert "spec.replicas" in err
     assert len(user.ids()) == 2
 
@@ -64,17 +64,17 @@ def test_the_same_submission_twice_is_one(user: User) -> None:
 
 
 @pytest.mark.parametrize(("last", "code"), [(Event.SUCCEED, 0), (Event.FAIL, 1)])
-def test_waiting_ends_with_the_workload_and_says_how(user: User, last: Event, code: int) -> None:
+def test_waiting_ends_with_the_workload_and_its_exit_code(user: User, last: Event, code: int) -> None:
     process = user.start("submit", "-f", user.file(user.manifest("w")), "--watch", "-o", "json", "--timeout", "2m")
     id_ = until(user.ids, what="it is submitted")[0]
-    user.door.record.move(id_, Event.PLACE, Event.START, last)
+    user.door.database.move(id_, Event.PLACE, Event.START, last)
     out, err = process.communicate(timeout=90)
     assert (process.returncode, json.loads(out)["id"]) == (code, id_), err
     for step in ("Pending -> Scheduled on w1", "Scheduled -> Running"):
         assert step in err
 
 
-def test_a_wait_that_is_too_long_ends_with_5_and_the_workload_goes_on(user: User) -> None:
+def test_a_wait_beyond_the_timeout_ends_with_5_and_the_workload_continues(user: User) -> None:
     id_ = user.submit("slow")
     _, err = user.niyanta("wait", "slow", "--timeout", "0.5", code=5)
     assert "not finished after 0.5 s: 1 of 1 (1 Pending)" in err
@@ -94,7 +94,7 @@ def test_suspend_resume_and_cancel_by_name_and_id(user: User) -> None:
     assert "phase Cancelled" in err
 
 
-def test_explain_says_why_and_where_in_the_queue(user: User) -> None:
+def test_explain_shows_reasons_and_the_position_in_the_queue(user: User) -> None:
     id_ = user.submit("gpu")
 
     async def note(state: StateManager) -> None:
@@ -102,7 +102,7 @@ def test_explain_says_why_and_where_in_the_queue(user: User) -> None:
         (row,) = await state.get_workloads([id_])
         await state.note_pending([PendingNote(id_, row.version, "Unschedulable", "0/380 workers", reasons)], epoch=None)
 
-    user.door.record.run(note)
+    user.door.database.run(note)
     out, _ = user.niyanta("explain", "gpu")
     for words in (
         "Pending (Unschedulable: 0/380 workers)",
@@ -114,15 +114,15 @@ def test_explain_says_why_and_where_in_the_queue(user: User) -> None:
     assert user.json("explain", "gpu")["position"]["exact"] is True
 
 
-def test_events_tell_the_whole_story(user: User) -> None:
+def test_events_show_every_transition(user: User) -> None:
     id_ = user.submit("story")
-    user.door.record.move(id_, Event.PLACE, Event.START, Event.SUCCEED)
+    user.door.database.move(id_, Event.PLACE, Event.START, Event.SUCCEED)
     rows = [line.split() for line in user.niyanta("events", "story")[0].splitlines()[1:]]
     assert [row[1] for row in rows] == ["Accepted", "Place", "Start", "Succeed"]
     assert len(user.json("events", id_, "--limit", "2")["items"]) == 2
 
 
-def test_a_list_goes_over_pages_and_filters(user: User) -> None:
+def test_a_list_reads_all_pages_and_filters(user: User) -> None:
     out, _ = user.niyanta("submit", "-f", user.file(*(user.manifest(f"n-{n}") for n in range(600))), "-o", "id")
     assert len(out.split()) == 600
     assert len(user.niyanta("list", "-o", "id")[0].split()) == 600
@@ -139,7 +139,7 @@ def test_another_customer_sees_nothing(user: User, new_user: NewUser) -> None:
     other = new_user()
     for verb in ("get", "explain", "events", "cancel"):
         out, err = other.niyanta(verb, id_, code=3)
-        assert (out, "no such thing" in err) == ("", True)
+        assert (out, "Not found" in err) == ("", True)
     assert other.json("list")["items"] == []
     assert other.json("queue-depth")["total"] == 0
 
@@ -148,13 +148,13 @@ def test_an_admin_sees_customers_workers_and_pools(new_user: NewUser, door: Door
     admin, customer = new_user(role=Role.ADMIN), new_user(maxQueueDepth=5)
     customer.submit("waiting")
 
-    async def fleet(state: StateManager) -> None:
+    async def upsert(state: StateManager) -> None:
         await state.upsert_workers(
             [WorkerRow("node-1", "gpu", gpu_model="A100", allocatable={"cpu": 8000}, used={"cpu": 2000}, slots=4)]
         )
         await state.upsert_pools([PoolRow("gpu", {"strategy": "Pack"}, {"replicas": 2, "readyReplicas": 1})])
 
-    door.record.run(fleet)
+    door.database.run(upsert)
     assert "1/5" in admin.niyanta("customers")[0]
     assert [item["name"] for item in customer.json("customers")["items"]] == [customer.customer]
     assert "25%" in admin.niyanta("workers")[0]
@@ -166,7 +166,7 @@ def test_an_admin_sees_customers_workers_and_pools(new_user: NewUser, door: Door
     assert any(line.split() == ["customer", customer.customer, "1"] for line in out.splitlines())
 
 
-def test_top_shows_one_picture_where_no_terminal_is(user: User) -> None:
+def test_top_once_prints_plain_text_without_a_terminal(user: User) -> None:
     user.submit("seen")
     out, _ = user.niyanta("top", "--once")
     assert "1 pending" in out
@@ -174,17 +174,17 @@ def test_top_shows_one_picture_where_no_terminal_is(user: User) -> None:
     assert "\x1b" not in out
 
 
-def test_a_terminal_gets_whole_ids_and_a_live_picture_until_ctrl_c(user: User) -> None:
+def test_a_terminal_shows_whole_ids_and_a_live_view_until_ctrl_c(user: User) -> None:
     id_ = user.submit("seen")
     code, text = user.at_a_terminal("get", id_)
     assert (code, id_ in text) == (0, True)
     code, text = user.at_a_terminal("top", "--interval", "0.5", interrupt_at="seen")
     assert (code, "1 pending" in text) == (0, True)
     code, text = user.at_a_terminal("wait", id_, interrupt_at="1 Pending")
-    assert (code, "what was submitted goes on" in text) == (130, True)
+    assert (code, "the workloads continue" in text) == (130, True)
 
 
-def test_a_full_queue_is_a_refusal_with_the_time_to_wait(new_user: NewUser) -> None:
+def test_a_full_queue_is_a_refusal_with_a_retry_after(new_user: NewUser) -> None:
     user = new_user(maxQueueDepth=1)
     user.submit("first")
     _, err = user.niyanta("submit", "-f", user.file(user.manifest("second")), "--retry-seconds", "0", code=3)
@@ -192,7 +192,7 @@ def test_a_full_queue_is_a_refusal_with_the_time_to_wait(new_user: NewUser) -> N
     assert "asks to wait" in err
 
 
-def test_nobody_there_is_4_and_wrong_usage_is_2(user: User) -> None:
+def test_an_unreachable_server_is_4_and_invalid_usage_is_2(user: User) -> None:
     away = {"NIYANTA_API_URL": f"http://127.0.0.1:{free_port()}"}
     _, err = user.niyanta("list", "--retry-seconds", "0.5", code=4, env=away)
     assert away["NIYANTA_API_URL"] in err
@@ -205,7 +205,7 @@ def test_nobody_there_is_4_and_wrong_usage_is_2(user: User) -> None:
     assert "no API key" in err
 
 
-def test_the_file_configures_and_a_readable_key_is_warned_of(user: User) -> None:
+def test_the_file_configures_and_a_readable_key_gives_a_warning(user: User) -> None:
     folder = user.folder / "niyanta"
     folder.mkdir()
     file = folder / "config.toml"

@@ -1,4 +1,4 @@
-"""Manifests: what kubectl takes, and what is refused before anything is sent."""
+"""Manifests: reading files, and errors found before anything is sent."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_standard_input_is_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
     assert names(manifests.read(["-"])) == ["a"]
 
 
-def test_dates_become_text_as_the_api_server_reads_them(tmp_path: Path) -> None:
+def test_dates_become_strings_as_the_api_server_reads_them(tmp_path: Path) -> None:
     text = ONE + "status: {at: 2026-01-31}\n"
     assert manifests.read([write(tmp_path, text)])[0]["status"] == {"at": "2026-01-31"}
 
@@ -51,25 +51,25 @@ def test_dates_become_text_as_the_api_server_reads_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "no Workload in it"),
-        ("a: [", "is no YAML"),
-        ("a: !!python/object:os.system x", "is no YAML"),
-        ("- 1", "a Workload is expected, not list"),
-        ("apiVersion: v1\nkind: Pod", "kind Pod of v1 can't be submitted by REST"),
+        ("", "contains no Workload"),
+        ("a: [", "is not valid YAML"),
+        ("a: !!python/object:os.system x", "is not valid YAML"),
+        ("- 1", "expected a Workload, found list"),
+        ("apiVersion: v1\nkind: Pod", "kind Pod of v1 can't be submitted, only Workloads"),
         ("apiVersion: scheduling.k8s.io/v1\nkind: Workload", "can't be submitted"),
         (ONE + "---\nkind: Workload\n", "document 2: kind Workload of None"),
         (ONE + "status: {a: .nan}", "document 1"),
-        (ONE + "status: {a: !!set {b}}", "can't be said in JSON"),
-        ("\x00", "is no YAML"),
+        (ONE + "status: {a: !!set {b}}", "has no equivalent in JSON"),
+        ("\x00", "is not valid YAML"),
     ],
 )
-def test_what_is_no_workload_is_named(tmp_path: Path, text: str, words: str) -> None:
+def test_documents_other_than_workloads_are_refused(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(UsageError) as refusal:
         manifests.read([write(tmp_path, text)])
     assert words in str(refusal.value)
 
 
-def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
+def test_missing_and_binary_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         manifests.read([str(tmp_path / "none.yaml")])
     with pytest.raises(UsageError, match="Is a directory"):

@@ -1,4 +1,4 @@
-"""What is shown: spans of time, tables that can't be forged, and the page of the commands."""
+"""Output: durations, tables that are safe for terminals, and docs/cli.md."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ pytestmark = pytest.mark.unit
     [(0, "0s"), (59.9, "59s"), (60, "1m"), (312, "5m12s"), (3600, "1h"), (11_400, "3h10m"), (86_400, "1d"),
      (187_200, "2d4h"), (-5, "0s"), (None, "")],
 )  # fmt: skip
-def test_a_span_of_time_is_shown_as_kubectl_does(seconds: float | None, text: str) -> None:
+def test_a_duration_is_shown_as_kubectl_does(seconds: float | None, text: str) -> None:
     assert output.duration(seconds) == text
 
 
-def test_spans_of_time_are_read_with_units() -> None:
+def test_durations_are_read_with_units() -> None:
     assert [output.seconds(text) for text in ("90", "90s", "1.5m", "2h", "1d")] == [90, 90, 90, 7200, 86_400]
-    with pytest.raises(ValueError, match="no span of time"):
+    with pytest.raises(ValueError, match="is not a duration"):
         output.seconds("soon")
 
 
-def test_an_age_is_that_of_a_time_in_any_zone() -> None:
+def test_an_age_is_computed_from_a_time_in_any_zone() -> None:
     now = datetime(2026, 1, 1, 12, tzinfo=UTC)
     assert output.age("2026-01-01T11:58:00Z", now=now) == "2m"
     assert output.age("2026-01-01T13:58:00+02:00", now=now) == "2m"
@@ -42,7 +42,7 @@ def test_an_age_is_that_of_a_time_in_any_zone() -> None:
     assert output.age((datetime.now(UTC) - timedelta(hours=2)).isoformat()) == "2h"
 
 
-def test_names_and_messages_can_not_command_the_terminal() -> None:
+def test_names_and_messages_cannot_control_the_terminal() -> None:
     item = {"name": "[red]x[/red]", "message": "\x1b[2Jgone\r\nnext", "phase": "Failed"}
     console = Console(width=1000, force_terminal=False)
     with console.capture() as capture:
@@ -53,24 +53,24 @@ def test_names_and_messages_can_not_command_the_terminal() -> None:
     assert len(text.splitlines()) == 2
 
 
-def test_a_busy_worker_is_shown_and_a_hidden_one_is_not_called_idle() -> None:
+def test_usage_of_a_worker_is_shown_or_empty_if_hidden() -> None:
     worker = {"name": "w", "allocatable": {"cpu": 4000, "nvidia.com/gpu": 8}, "slots": 10, "ready": True}
     busy = {**worker, "used": {"cpu": 1000, "nvidia.com/gpu": 6}, "slotsUsed": 3}
     cells = {column.title: column.cell for column in tables.WORKERS}
-    shown = ("CPU", "GPU", "Workloads", "Memory")
+    shown = ("CPU", "GPU", "Slots", "Memory")
     assert [cells[title](busy) for title in shown] == ["25%", "6/8", "3/10", ""]
     hidden = {**worker, "used": None, "slotsUsed": None}
     assert [cells[title](hidden) for title in shown] == ["", "8", "", ""]
     assert (top.bar(0.5), top.bar(None), top.bar(7)) == ("########........", "", "#" * 16)
 
 
-def test_what_happened_is_one_line() -> None:
+def test_an_event_is_one_line() -> None:
     event = {"at": None, "fromPhase": "Pending", "toPhase": "Scheduled", "workers": ["n1"], "reason": "Placed"}
     assert tables.event_line({"name": "a"}, event) == "--:--:-- a Pending -> Scheduled on n1 (Placed)"
     assert tables.event_line({"name": "a"}, {"toPhase": "Pending"}) == "--:--:-- a Pending"
 
 
-def test_the_page_of_the_commands_is_up_to_date() -> None:
+def test_docs_cli_md_is_up_to_date() -> None:
     page = (REPO / "docs" / "cli.md").read_text(encoding="utf-8")
     assert page == render(app), "run `.venv/bin/niyanta reference > docs/cli.md`"
 

@@ -1,4 +1,4 @@
-"""The REST door in this process, on a database of the test's own, with a customer and keys."""
+"""The REST door in the test's process, on its own database, with two Customers and API keys."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ async def pool(settings: Settings) -> AsyncIterator[Pool]:
 
 
 @pytest.fixture
-async def record(pool: Pool, settings: Settings) -> RestStore:
-    """The record, with the customers written down."""
-    record = RestStore(pool, settings)
-    await record.upsert_customers([ACME, OTHER])
-    return record
+async def store(pool: Pool, settings: Settings) -> RestStore:
+    """The store, with both Customers in it."""
+    store = RestStore(pool, settings)
+    await store.upsert_customers([ACME, OTHER])
+    return store
 
 
 @asynccontextmanager
 async def door(settings: Settings) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
-    """An API process's application, and a client without a key."""
+    """The application of an API process, and a client without a key."""
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
@@ -51,14 +51,14 @@ async def door(settings: Settings) -> AsyncIterator[tuple[FastAPI, httpx.AsyncCl
 
 
 @pytest.fixture
-async def app_client(settings: Settings, record: RestStore) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
+async def app_client(settings: Settings, store: RestStore) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
     async with door(settings) as found:
         yield found
 
 
 @pytest.fixture
-def services(app_client: tuple[FastAPI, httpx.AsyncClient]) -> Dependencies:
-    found: Dependencies = app_client[0].state.services
+def dependencies(app_client: tuple[FastAPI, httpx.AsyncClient]) -> Dependencies:
+    found: Dependencies = app_client[0].state.dependencies
     return found
 
 
@@ -70,14 +70,14 @@ async def key(pool: Pool) -> str:
 
 @pytest.fixture
 async def client(app_client: tuple[FastAPI, httpx.AsyncClient], key: str) -> httpx.AsyncClient:
-    """Asks as customer acme."""
+    """A client with a key of customer acme."""
     app_client[1].headers["Authorization"] = f"Bearer {key}"
     return app_client[1]
 
 
 @pytest.fixture
 async def admin(app_client: tuple[FastAPI, httpx.AsyncClient], pool: Pool) -> AsyncIterator[httpx.AsyncClient]:
-    """Asks as an admin."""
+    """A client with an admin key."""
     _, token = await ApiKeys(pool).create("ops", Role.ADMIN)
     transport = httpx.ASGITransport(app_client[0], raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {token}"}

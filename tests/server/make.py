@@ -1,4 +1,4 @@
-"""Manifests that the REST door takes."""
+"""Manifests that the REST door accepts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _numbers = itertools.count()
 
 
 def manifest(name: str | None = None, **spec: Any) -> dict[str, Any]:
-    """A Workload that meets the restricted standard; `spec` adds to or replaces its fields."""
+    """A Workload that meets the restricted Pod Security standard; `spec` adds or replaces fields."""
     container = {"name": "main", "image": "busybox", "securityContext": copy.deepcopy(SAFE)}
     return {
         "apiVersion": "niyanta.io/v1alpha1",

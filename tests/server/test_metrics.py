@@ -1,4 +1,4 @@
-"""What the REST door counts of submissions, and the queue as it sees it."""
+"""Metrics of submissions and of the queue at the REST door."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ pytestmark = pytest.mark.store
 NDJSON = {"Content-Type": "application/x-ndjson"}
 
 
-def counted() -> dict[str, float]:
-    """Submissions so far: accepted of tier Premium, answered again, and refused by reason."""
+def counts() -> dict[str, float]:
+    """Submissions so far: accepted of tier Premium, replayed, and refused by reason."""
 
     def value(name: str, **labels: str) -> float:
         return REGISTRY.get_sample_value(f"niyanta_api_submissions_{name}_total", labels) or 0.0
@@ -28,8 +28,8 @@ def counted() -> dict[str, float]:
     return found
 
 
-async def test_every_submission_is_counted_once(client: httpx.AsyncClient, record: RestStore) -> None:
-    before = counted()
+async def test_every_submission_is_counted_once(client: httpx.AsyncClient, store: RestStore) -> None:
+    before = counts()
     keyed = {"Idempotency-Key": "one"}
     for _ in range(3):
         assert (await client.post("/v1/workloads", json=manifest("job"), headers=keyed)).status_code == 202
@@ -38,7 +38,7 @@ async def test_every_submission_is_counted_once(client: httpx.AsyncClient, recor
     lines = ndjson(manifest("b1"), manifest("b2"), manifest("job"))
     assert (await client.post("/v1/workloads:batch", content=lines, headers=NDJSON)).status_code == 207
     assert (await client.post("/v1/workloads:batch", content=b"", headers=NDJSON)).status_code == 400
-    changes = {name: count - before[name] for name, count in counted().items() if count != before[name]}
+    changes = {name: count - before[name] for name, count in counts().items() if count != before[name]}
     assert changes == {
         "accepted": 3,
         "replayed": 2,
@@ -48,7 +48,7 @@ async def test_every_submission_is_counted_once(client: httpx.AsyncClient, recor
     }
 
 
-async def test_metrics_have_the_queue_as_the_door_sees_it(client: httpx.AsyncClient, record: RestStore) -> None:
+async def test_metrics_have_the_depth_and_limit_of_the_queue(client: httpx.AsyncClient, store: RestStore) -> None:
     for number in range(3):
         await client.post("/v1/workloads", json=manifest(f"job-{number}"))
     async with asyncio.timeout(30):

@@ -1,4 +1,4 @@
-"""Real API processes: limits over two of them, one killed in mid-batch, TLS, and a Postgres that goes away."""
+"""Real API processes: limits across two of them, one killed during a batch, TLS, and an outage of Postgres."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def run() -> Iterator[RunDir]:
 
 
 async def _prepare(dsn: str, **limits: int) -> str:
-    """Writes the customer down; returns a token of it."""
+    """Store the Customer; returns a token of it."""
     async with await open_pool(Settings(dsn=dsn, db_pool_min=1)) as pool:
-        record = RestStore(pool, Settings(dsn=dsn))
-        await record.upsert_customers([CustomerRow("acme", "Standard", limits, ("acme",))])
+        store = RestStore(pool, Settings(dsn=dsn))
+        await store.upsert_customers([CustomerRow("acme", "Standard", limits, ("acme",))])
         return (await ApiKeys(pool).create("acme", Role.CUSTOMER))[1]
 
 
-async def test_two_processes_hold_a_limit_exactly_and_one_that_dies_loses_nothing(dsn: str, run: RunDir) -> None:
+async def test_two_processes_hold_a_limit_exactly_and_a_killed_one_loses_nothing(dsn: str, run: RunDir) -> None:
     token = await _prepare(dsn, maxQueueDepth=400)
     first, second = (Api(run, dsn, name) for name in ("api-a", "api-b"))
     for api in (first, second):
@@ -97,13 +97,13 @@ async def test_two_processes_hold_a_limit_exactly_and_one_that_dies_loses_nothin
         again = await client.post(f"{second.url}/v1/workloads:batch", content=lines, headers=key)
         assert (again.headers["Idempotency-Replayed"], again.json()) == ("true", answer.json())
     async with await open_pool(Settings(dsn=dsn, db_pool_min=1)) as pool:
-        record = RestStore(pool, Settings(dsn=dsn))
-        assert (await record.get_queue_depth("acme")).total.pending == 1400
-        assert {row.id for row in await record.get_workloads(ids)} == ids
-        assert await record.wrong_counters() == []
+        store = RestStore(pool, Settings(dsn=dsn))
+        assert (await store.get_queue_depth("acme")).total.pending == 1400
+        assert {row.id for row in await store.get_workloads(ids)} == ids
+        assert await store.wrong_counters() == []
 
 
-async def test_postgres_away_or_used_up_is_503_in_time_and_comes_back(run: RunDir) -> None:
+async def test_an_outage_of_postgres_is_answered_with_503_in_time(run: RunDir) -> None:
     with Postgres.create(durable=True, run=run) as server:
         migrate(server.dsn)
         token = await _prepare(server.dsn)
@@ -120,7 +120,7 @@ async def test_postgres_away_or_used_up_is_503_in_time_and_comes_back(run: RunDi
                 ]
                 started = time.monotonic()
                 answers = await asyncio.gather(*calls)
-                assert time.monotonic() - started < 5.5  # 5 s, and what a busy machine adds
+                assert time.monotonic() - started < 5.5  # 5 s, and a margin for a busy machine
                 assert [answer.status_code for answer in answers] == [503] * 5
                 assert all(int(answer.headers["Retry-After"]) >= 1 for answer in answers)
                 assert {answer.json()["type"] for answer in answers} == {"urn:niyanta:problem:unavailable"}

@@ -1,4 +1,4 @@
-"""The schema: any input gets an answer below 500, and the pages made from it are up to date."""
+"""The OpenAPI document: no input causes a server error, and pages generated from it are up to date."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tests.server.make import manifest
 pytestmark = pytest.mark.store
 ROOT = Path(__file__).parent.parent.parent
 _config = schemathesis.Config()
-# Its hundreds of cases per operation take minutes; the mutations of a manifest below go deeper.
+# It generates hundreds of cases per operation, which take minutes; the mutations of a manifest below go deeper.
 _config.projects.default.phases.coverage.enabled = False
 schema = schemathesis.openapi.from_dict(create_app(Settings()).openapi(), config=_config)
 
 
 class Door:
-    """The application in an event loop of its own thread, for tests that can't await."""
+    """The application in an event loop on a thread, for tests that can't await."""
 
     def __init__(self, dsn: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -49,10 +49,10 @@ class Door:
 
     async def _live(self) -> AsyncIterator[httpx.AsyncClient]:
         async with await open_pool(self._settings) as pool:
-            record = RestStore(pool, self._settings)
-            await record.upsert_customers([ACME, OTHER])
-            await record.upsert_workers([WorkerRow("w1", "p")])
-            await record.upsert_pools([PoolRow("p")])
+            store = RestStore(pool, self._settings)
+            await store.upsert_customers([ACME, OTHER])
+            await store.upsert_workers([WorkerRow("w1", "p")])
+            await store.upsert_pools([PoolRow("p")])
             for customer, role in (("acme", Role.CUSTOMER), ("ops", Role.ADMIN)):
                 self.tokens.append((await ApiKeys(pool).create(customer, role))[1])
         app = create_app(self._settings)
@@ -80,7 +80,7 @@ def rest(_shared_dsn: str) -> Iterator[Door]:
 
 @schemathesis.serializer("application/x-ndjson")
 def _lines(_: Any, value: Any) -> bytes:
-    """A batch of whatever was generated."""
+    """The generated value as a batch."""
     return value.encode(errors="replace") if isinstance(value, str) else json.dumps(value).encode(errors="replace")
 
 
@@ -92,7 +92,7 @@ def _lines(_: Any, value: Any) -> bytes:
     suppress_health_check=list(HealthCheck),
     database=None,
 )
-def test_no_input_makes_it_fail(case: schemathesis.Case, rest: Door) -> None:
+def test_no_input_causes_a_server_error(case: schemathesis.Case, rest: Door) -> None:
     for token in rest.tokens:
         sent = case.as_transport_kwargs(base_url="http://door")
         headers = {name: value for name, value in dict(sent.pop("headers", None) or {}).items() if _sendable(value)}
@@ -103,7 +103,7 @@ def test_no_input_makes_it_fail(case: schemathesis.Case, rest: Door) -> None:
         answer = rest.send(
             case.method, case.formatted_path, headers={**headers, "Authorization": f"Bearer {token}"}, **sent
         )
-        no_leader = "urn:niyanta:problem:stale-figures" in answer.text  # nobody leads here, so nobody counts
+        no_leader = "urn:niyanta:problem:stale-figures" in answer.text  # there is no leader that writes statistics
         assert answer.status_code < 500 or no_leader, (answer.status_code, answer.text)
         assert answer.status_code in _documented(case) or answer.status_code in (400, 401, 404, 405), answer.text
         if answer.status_code >= 400:
@@ -151,8 +151,8 @@ def _mutated(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     return [_mutated(part, tuple(rest), new) if key == first else part for key, part in enumerate(value)]
 
 
-def test_no_mutation_of_a_right_manifest_makes_it_fail(rest: Door) -> None:
-    """Each place of a manifest with each odd value: schemathesis seldom gets this deep."""
+def test_no_mutation_of_a_valid_manifest_causes_a_server_error(rest: Door) -> None:
+    """Replaces each field of a manifest with each odd value; schemathesis seldom goes this deep."""
     right = manifest(
         "m", affinity={"hard": {"gpu": {"models": ["A"]}, "workerTags": {"a": "b"}}, "anti": [{"types": ["x"]}]}
     )
@@ -180,7 +180,7 @@ def test_unknown_paths_and_methods_are_problems_too(rest: Door) -> None:
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
 
 
-def test_the_documentation_needs_nothing_from_elsewhere(rest: Door) -> None:
+def test_the_documentation_page_is_self_contained(rest: Door) -> None:
     page = rest.send("GET", "/docs")
     assert page.status_code == 200
     assert "/v1/workloads:batch" in page.text

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Load = Callable[[], "Settings"]
-Customer = Annotated[str, typer.Option(help="Customer that the key acts for.")]
+Customer = Annotated[str, typer.Option(help="Customer that the key belongs to.")]
 
 
 def register(app: typer.Typer, *, load: Load, load_with_dsn: Load) -> None:
-    """Add the commands. `load` gives the settings, `load_with_dsn` makes sure of a DSN too."""
+    """Add the commands. `load` returns the settings, `load_with_dsn` the settings with a DSN."""
 
     @app.command()
     def api() -> None:
-        """Run the REST door. It needs Postgres, and no access to Kubernetes."""
+        """Run the REST door (the server of the REST API). It needs Postgres, and no access to Kubernetes."""
         import uvloop
 
         from niyanta.server.main import serve
@@ -33,13 +33,13 @@ def register(app: typer.Typer, *, load: Load, load_with_dsn: Load) -> None:
 
     @app.command("api-docs", hidden=True)
     def api_docs() -> None:
-        """Print the page docs/api.md."""
+        """Print docs/api.md."""
         from niyanta.server.app import create_app
         from niyanta.server.schema.docs_pages import markdown
 
         print(markdown(create_app(load()).openapi()), end="")
 
-    app.add_typer(_keys(load_with_dsn), name="apikey", help="Make, list and revoke keys of the REST door.")
+    app.add_typer(_keys(load_with_dsn), name="apikey", help="Create, list and revoke API keys.")
 
 
 def _keys(load: Load) -> typer.Typer:
@@ -49,12 +49,14 @@ def _keys(load: Load) -> typer.Typer:
     def create(
         customer: Customer,
         role: Annotated[
-            str, typer.Option(help="customer: its own workloads alone; admin: everybody's; metrics: figures of pools.")
+            str, typer.Option(help="customer: its own workloads; admin: all; metrics: only pool statistics.")
         ] = "customer",
-        name: Annotated[str, typer.Option(help="What the key is for.")] = "",
-        days: Annotated[float | None, typer.Option(help="Days until it expires; default: never.", min=0.001)] = None,
+        name: Annotated[str, typer.Option(help="Description of the key's use.")] = "",
+        days: Annotated[
+            float | None, typer.Option(help="Days until the key expires; default: never.", min=0.001)
+        ] = None,
     ) -> None:
-        """Make a key. It is printed to stdout this once: Postgres keeps its hash alone."""
+        """Create a key and print it to stdout. It can't be shown again: Postgres stores only its hash."""
         from niyanta.store.rest.api_keys import Role
 
         if role not in {item.value for item in Role}:
@@ -64,11 +66,11 @@ def _keys(load: Load) -> typer.Typer:
         except ValueError as error:
             _end(str(error))
         print(token)
-        print(f"niyanta: key {key.id} of {key.customer} ({key.role.value}); it isn't shown again", file=sys.stderr)
+        print(f"niyanta: key {key.id} of {key.customer} ({key.role.value}); it can't be shown again", file=sys.stderr)
 
     @keys.command("list")
-    def list_(customer: Annotated[str | None, typer.Option(help="Of this customer alone.")] = None) -> None:
-        """List keys, revoked and expired ones too."""
+    def list_(customer: Annotated[str | None, typer.Option(help="Only keys of this customer.")] = None) -> None:
+        """List keys, including revoked and expired ones."""
         from rich.console import Console
         from rich.table import Table
 
@@ -80,11 +82,13 @@ def _keys(load: Load) -> typer.Typer:
         Console(width=None if sys.stdout.isatty() else 250).print(table)
 
     @keys.command()
-    def revoke(key: Annotated[str, typer.Argument(help="Id or prefix, as `niyanta apikey list` shows them.")]) -> None:
+    def revoke(
+        key: Annotated[str, typer.Argument(metavar="KEY", help="Id or prefix (see `niyanta apikey list`).")],
+    ) -> None:
         """Revoke a key; it stops working within a second."""
         revoked = _run(load, lambda chain: chain.revoke(key))
         if not revoked:
-            _end(f"there is no live key {key}")
+            _end(f"there is no active key {key}")
         for found in revoked:
             print(f"revoked {found.id} of {found.customer}")
 

@@ -1,6 +1,6 @@
-"""The command `niyanta`: every process and tool starts here.
+"""The command `niyanta`: entry point of every process and tool.
 
-Each command imports what it runs on: the ones at people's fingertips must not wait for the rest.
+Each command imports its own modules, so that client commands start quickly.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ register.register(app)
 
 
 def load_settings() -> Settings:
-    """Settings from the environment; ends the command with a readable message when one is wrong."""
+    """Settings from the environment; an invalid one ends the command with a readable message."""
     from pydantic import ValidationError
 
     from niyanta.observability import log
@@ -41,7 +41,7 @@ def load_settings() -> Settings:
 
 
 def with_dsn(settings: Settings) -> Settings:
-    """Make sure of a DSN; the embedded Postgres is used only when it is asked for."""
+    """Settings with a DSN; starts the embedded Postgres only if the settings request it."""
     from niyanta.store.errors import StoreUnavailableError
     from niyanta.store.postgres.embedded import MissingDsnError, resolve_dsn
 
@@ -57,7 +57,7 @@ api.register(app, load=load_settings, load_with_dsn=lambda: with_dsn(load_settin
 
 @app.command()
 def operator() -> None:
-    """Run the operator: watch the custom resources, and place workloads while leading."""
+    """Run the operator: watch the custom resources, and place workloads while it is the leader."""
     import uvloop
 
     from niyanta.manager import operate
@@ -68,7 +68,7 @@ def operator() -> None:
 
 @app.command()
 def migrate() -> None:
-    """Apply the SQL migrations (safe to run again, and by several at once)."""
+    """Apply the SQL migrations (safe to repeat and to run concurrently)."""
     from niyanta.store.postgres.migrate import migrate as apply
 
     settings = with_dsn(load_settings())
@@ -79,12 +79,12 @@ def migrate() -> None:
 @app.command()
 def crds(
     out: Annotated[Path, typer.Option(help="Folder of the CRDs.")] = Path("crds"),
-    chart: Annotated[Path, typer.Option(help="Folder of the chart's copies, as templates.")] = Path(
+    chart: Annotated[Path, typer.Option(help="Folder of the chart's copies, which are templates.")] = Path(
         "charts/niyanta/templates/crds"
     ),
-    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if files differ.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit with 1 if files differ.")] = False,
 ) -> None:
-    """Write the CustomResourceDefinitions from the models."""
+    """Generate the CustomResourceDefinitions from the models."""
     from niyanta.resources.schema import crds as definitions
 
     if check:
@@ -98,7 +98,7 @@ def crds(
 
 @app.command()
 def settings() -> None:
-    """Print the page docs/settings.md: every setting, its default and its meaning."""
+    """Print docs/settings.md: every setting with its default and meaning."""
     print(settings_page(), end="")
 
 
@@ -124,7 +124,7 @@ def settings_page() -> str:
 
 @app.command("metrics-docs", hidden=True)
 def metrics_docs() -> None:
-    """Print the page docs/metrics.md."""
+    """Print docs/metrics.md."""
     from niyanta.observability.metrics_page import by_process, page
 
     print(page(by_process()), end="")
@@ -132,7 +132,7 @@ def metrics_docs() -> None:
 
 @app.command()
 def reference() -> None:
-    """Print the page docs/cli.md: every command with its options."""
+    """Print docs/cli.md: every command with its options."""
     from niyanta.client.reference import render
 
     print(render(app), end="")
@@ -140,7 +140,7 @@ def reference() -> None:
 
 @app.command("resource-docs", hidden=True)
 def resource_docs() -> None:
-    """Print the page docs/resources.md: every field of the custom resources."""
+    """Print docs/resources.md: every field of the custom resources."""
     from niyanta.resources.schema.reference import render_reference
 
     print(render_reference(), end="")

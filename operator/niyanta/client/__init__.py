@@ -1,5 +1,5 @@
 """The user's command line over the REST door.
 
-`commands` says what there is; `session` joins configuration (`config`), requests (`rest`) and what is shown (`output`,
-`views`). Nothing here knows Postgres or Kubernetes.
+`commands` has the commands. `context` gives them the configuration (`config`), requests (`api`) and output (`output`,
+`tables`). Nothing here uses Postgres or Kubernetes.
 """

@@ -1,7 +1,6 @@
-"""Requests to the REST door: tried again while it is away, never for longer than the user said.
+"""Requests to the REST door, with retries while it is unreachable, for at most `retry_seconds`.
 
-Every request here may be sent twice: reads, changes that are the same when done twice, and submissions under an
-Idempotency-Key.
+Every request here may safely be sent twice: reads, idempotent changes, and submissions with an Idempotency-Key.
 """
 
 from __future__ import annotations
@@ -25,38 +24,38 @@ from niyanta.lsn import HEADER
 
 Params = Mapping[str, str | int | list[str]]
 
-RETRIED = frozenset({429, 502, 503, 504})
-FIRST_DELAY = 0.25
-LONGEST_DELAY = 5.0
+RETRIED_STATUSES = frozenset({429, 502, 503, 504})
+FIRST_DELAY_SECONDS = 0.25
+LONGEST_DELAY_SECONDS = 5.0
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 MAX_PAGE = 500
 
 
 class Api:
-    """One server. `notify` is told, once per request, that an answer takes longer."""
+    """A client of one server. `notify` is called, at most once per request, when it is retried for longer."""
 
     def __init__(
         self, config: Config, *, notify: Callable[[str], None], transport: httpx.BaseTransport | None = None
     ) -> None:
         self._config = config
         self._notify = notify
-        self._memory = ReadPosition(config.url)
+        self._read_position = ReadPosition(config.url)
         headers = {"User-Agent": f"niyanta/{__version__}", "Accept": "application/json"}
         if config.key:
             headers["Authorization"] = f"Bearer {config.key}"
         self._http = httpx.Client(
-            base_url=config.url, headers=headers, timeout=TIMEOUT, verify=trust(config), transport=transport
+            base_url=config.url, headers=headers, timeout=TIMEOUT, verify=certificates(config), transport=transport
         )
 
     def close(self) -> None:
         self._http.close()
 
     def get(self, path: str, params: Params | None = None) -> Any:
-        """The JSON answer; raises RefusedError or UnavailableError."""
+        """The JSON response; raises RefusedError or UnavailableError."""
         return self._send("GET", path, params=params).json()
 
     def post(self, path: str, body: Any = None, *, key: str = "") -> Any:
-        """POST of JSON; `key` is the Idempotency-Key. An empty answer is None."""
+        """POST of JSON; `key` is the Idempotency-Key. None for an empty response."""
         content = None if body is None else json.dumps(body, separators=(",", ":")).encode()
         answer = self._send("POST", path, content=content, kind="application/json", key=key)
         return answer.json() if answer.content else None
@@ -70,7 +69,7 @@ class Api:
         return items_of(answer.json())
 
     def pages(self, path: str, params: Params | None = None, *, limit: int | None = None) -> Iterator[Any]:
-        """Items of a listing, page after page, at most `limit`."""
+        """Items of a list, from all its pages, at most `limit`."""
         query: dict[str, Any] = dict(params or {})
         left = limit
         while left is None or left > 0:
@@ -79,7 +78,7 @@ class Api:
             found = items_of(page)
             yield from found if left is None else found[:left]
             cursor = page.get("next") if isinstance(page, dict) else None
-            if not cursor:  # a page may be empty and not the last
+            if not cursor:  # an empty page need not be the last
                 return
             query["cursor"] = cursor
             left = None if left is None else left - len(found)
@@ -95,43 +94,43 @@ class Api:
         key: str = "",
     ) -> httpx.Response:
         headers = {"Idempotency-Key": key} if key else {}
-        if method == "GET" and self._memory.position:
-            headers[HEADER] = self._memory.position
+        if method == "GET" and self._read_position.position:
+            headers[HEADER] = self._read_position.position
         if content is not None:
             headers["Content-Type"] = kind
         deadline = time.monotonic() + self._config.retry_seconds
-        delay = FIRST_DELAY
-        told = False
+        delay = FIRST_DELAY_SECONDS
+        notified = False
         while True:
             answer: httpx.Response | None = None
             try:
                 answer = self._http.request(method, path, params=params, content=content, headers=headers)
                 if answer.is_success:
-                    self._memory.note(answer.headers.get(HEADER, ""))
-                    return self._decodable(answer)
-                if answer.status_code not in RETRIED:
+                    self._read_position.note(answer.headers.get(HEADER, ""))
+                    return self._require_json(answer)
+                if answer.status_code not in RETRIED_STATUSES:
                     raise self._refusal(answer)
                 trouble = f"{answer.status_code} {answer.reason_phrase}".strip()
             except httpx.TransportError as error:
-                if _untrusted(error):
-                    raise UnavailableError(f"{self._config.url} is not trusted: {error}") from None
+                if _is_certificate_error(error):
+                    raise UnavailableError(f"{self._config.url}: its certificate is not trusted: {error}") from None
                 trouble = str(error) or type(error).__name__
             except httpx.InvalidURL as error:
                 raise UnavailableError(f"{self._config.url}{path}: {error}") from None
             asked = retry_after(answer) if answer is not None else None
             pause = asked if asked is not None else random.uniform(delay / 2, delay)  # noqa: S311 - jitter
-            delay = min(2 * delay, LONGEST_DELAY)
+            delay = min(2 * delay, LONGEST_DELAY_SECONDS)
             if time.monotonic() + pause > deadline:
-                raise self._given_up(answer, trouble, asked)
-            if not told and (pause > 1 or delay > 1):
-                self._notify(f"{self._config.url}: {trouble}; trying again for up to {self._config.retry_seconds:g} s")
-                told = True
+                raise self._exhausted(answer, trouble, asked)
+            if not notified and (pause > 1 or delay > 1):
+                self._notify(f"{self._config.url}: {trouble}; retrying for up to {self._config.retry_seconds:g} s")
+                notified = True
             time.sleep(pause)
 
-    def _decodable(self, answer: httpx.Response) -> httpx.Response:
+    def _require_json(self, answer: httpx.Response) -> httpx.Response:
         if answer.content and "json" not in answer.headers.get("Content-Type", ""):
             kind = answer.headers.get("Content-Type", "no content type")
-            raise UnavailableError(f"{answer.url} is not Niyanta's REST door: it answered with {kind}")
+            raise UnavailableError(f"{answer.url} is not the REST door of Niyanta: it answered with {kind}")
         return answer
 
     def _refusal(self, answer: httpx.Response) -> RefusedError | UnavailableError:
@@ -142,34 +141,38 @@ class Api:
         if answer.status_code == 401:
             key = self._config.key
             notes.append(
-                "the API key is not accepted" if key else "no API key: set NIYANTA_API_KEY, or `key` in the file"
+                "the API key is not accepted"
+                if key
+                else "no API key: set NIYANTA_API_KEY, or `key` in the configuration file"
             )
         return RefusedError(answer.status_code, problem_of(answer), *notes)
 
-    def _given_up(
+    def _exhausted(
         self, answer: httpx.Response | None, trouble: str, asked: float | None
     ) -> RefusedError | UnavailableError:
         if answer is None:
             return UnavailableError(f"{self._config.url}: {trouble}")
-        notes = [] if asked is None else [f"the server asks to wait for {asked:g} s (--retry-seconds allows it)"]
+        notes = (
+            [] if asked is None else [f"the server asks to wait for {asked:g} s (a larger --retry-seconds allows it)"]
+        )
         if answer.status_code == 429:
             return RefusedError(429, problem_of(answer), *notes)
         detail = problem_of(answer).get("detail")
         return UnavailableError(f"{self._config.url}: {trouble}" + (f": {detail}" if detail else ""), *notes)
 
 
-def trust(config: Config) -> ssl.SSLContext | bool:
-    """Whom to trust: the CA file, or the system's store. Nothing to load for plain HTTP (redirects aren't followed)."""
+def certificates(config: Config) -> ssl.SSLContext | bool:
+    """TLS context with the CA file, or with the system's certificates; False for plain HTTP, where none are needed."""
     if config.url.startswith("http://"):
         return False
     try:
         return ssl.create_default_context(cafile=config.ca_file or None)
     except (ssl.SSLError, OSError) as error:
-        raise UsageError(f"{config.ca_file} holds no certificate: {error}") from None
+        raise UsageError(f"{config.ca_file} is not a file of PEM certificates: {error}") from None
 
 
 def problem_of(answer: httpx.Response) -> dict[str, Any]:
-    """The problem details, or something alike from an answer without any (a proxy's page)."""
+    """The problem details of a response; made from the status if it has none (a proxy's page)."""
     try:
         found = answer.json()
     except ValueError:
@@ -180,7 +183,7 @@ def problem_of(answer: httpx.Response) -> dict[str, Any]:
 
 
 def retry_after(answer: httpx.Response) -> float | None:
-    """Retry-After in seconds; None without a usable one."""
+    """Retry-After in seconds; None if it is absent or invalid."""
     text = answer.headers.get("Retry-After", "").strip()
     if text.isdigit():
         return float(text)
@@ -192,7 +195,7 @@ def retry_after(answer: httpx.Response) -> float | None:
         return None
 
 
-def _untrusted(error: BaseException | None) -> bool:
+def _is_certificate_error(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
             return True

@@ -1,4 +1,4 @@
-"""Where the server is and who asks: flags, then NIYANTA_* variables, then the configuration file."""
+"""The client's configuration: the server's address and the API key, from flags, NIYANTA_* variables or a file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VARIABLES: Mapping[str, str] = {
     "ca_file": "NIYANTA_CA_FILE",
     "retry_seconds": "NIYANTA_RETRY_SECONDS",
 }
-"""Key of the file -> variable; the flags are named alike."""
+"""Key of the file -> environment variable; the flags have similar names."""
 PROFILE_VARIABLE = "NIYANTA_PROFILE"
 FILE_VARIABLE = "NIYANTA_CONFIG"
 RETRY_SECONDS = 30.0
@@ -32,8 +32,8 @@ class Config:
     url: the server's address without a trailing slash.
     key: API key, or empty.
     ca_file: certificates to trust instead of the system's.
-    retry_seconds: how long a request is tried again while the server is away.
-    warnings: what the user should know, for stderr.
+    retry_seconds: time for which a request is retried while the server is unreachable.
+    warnings: messages for stderr.
     """
 
     url: str
@@ -48,7 +48,7 @@ def config_path(environ: Mapping[str, str]) -> Path:
     if chosen := environ.get(FILE_VARIABLE):
         return Path(chosen)
     base = environ.get("XDG_CONFIG_HOME", "")
-    # The XDG specification: a relative path is to be ignored.
+    # The XDG specification says to ignore relative paths.
     home = Path(base) if base.startswith("/") else Path.home() / ".config"
     return home / "niyanta" / "config.toml"
 
@@ -59,12 +59,12 @@ def resolve(
     """The configuration of one command.
 
     Args:
-        flags: keys of VARIABLES; None or missing: not given.
+        flags: values by keys of VARIABLES; None or missing when not given.
         profile: --profile.
         environ: the process's environment by default.
 
     Raises:
-        UsageError: no address, a wrong file or value, an unknown profile.
+        UsageError: no address, an invalid file or value, an unknown profile.
     """
     environ = os.environ if environ is None else environ
     path = config_path(environ)
@@ -77,16 +77,16 @@ def resolve(
             values[name] = flags[name]
     url = str(values.get("url", "")).rstrip("/")
     if not url:
-        hint = f"give --api-url, set {VARIABLES['url']}, or write `url = ...` to {path}"
+        hint = f"use --api-url, set {VARIABLES['url']}, or write `url = ...` to {path}"
         raise UsageError("no server is configured", hint)
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise UsageError(f"{url!r} is no address of a server: it must begin with https:// or http://")
+        raise UsageError(f"{url!r} is not the address of a server: it must start with https:// or http://")
     ca_file = str(values.get("ca_file", ""))
     if ca_file and not Path(ca_file).expanduser().is_file():
-        raise UsageError(f"no CA file {ca_file}")
+        raise UsageError(f"the CA file {ca_file} doesn't exist")
     key = str(values.get("key", "")).strip()
     if not re.fullmatch(r"[\x21-\x7e]*", key):
-        raise UsageError("the API key has characters that no key has")
+        raise UsageError("the API key contains invalid characters")
     return Config(
         url=url,
         key=key,
@@ -107,40 +107,42 @@ def _seconds(value: Any) -> float:
 
 
 def _from_file(path: Path, profile: str | None, *, must_exist: bool) -> tuple[dict[str, Any], list[str]]:
-    """Values of the file, those of the profile winning, and warnings."""
+    """Values of the file, with those of the profile taking precedence, and warnings."""
     try:
         text = path.read_text(encoding="utf-8")
         mode = path.stat().st_mode
     except FileNotFoundError:
         if must_exist:
-            raise UsageError(f"no configuration file {path}") from None
+            raise UsageError(f"the configuration file {path} doesn't exist") from None
         if profile:
-            raise UsageError(f"no profile {profile!r}: there is no configuration file {path}") from None
+            raise UsageError(f"no profile {profile!r}: the configuration file {path} doesn't exist") from None
         return {}, []
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"can't read {path}: {error}") from None
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is no TOML: {error}") from None
+        raise UsageError(f"{path} is not valid TOML: {error}") from None
     profiles = document.pop("profiles", {})
     default = document.pop("profile", None)
     _check(document, path, "")
     if not isinstance(profiles, dict) or not all(isinstance(part, dict) for part in profiles.values()):
-        raise UsageError(f"{path}: profiles are tables, such as [profiles.staging]")
+        raise UsageError(f"{path}: profiles must be tables, such as [profiles.staging]")
     for name, part in profiles.items():
         _check(part, path, f"profiles.{name}.")
     values = dict(document)
     if name := profile or default:
         if name not in profiles:
-            raise UsageError(f"{path}: no profile {name!r} (there are: {', '.join(sorted(profiles)) or 'none'})")
-        # An address of its own needs a key of its own: the general one must not go to another server.
+            raise UsageError(
+                f"{path}: no profile {name!r} (profiles in the file: {', '.join(sorted(profiles)) or 'none'})"
+            )
+        # A profile with its own address needs its own key: the general key must not be sent to another server.
         if "url" in profiles[name]:
             values.pop("key", None)
         values |= profiles[name]
     holds_key = "key" in document or any("key" in part for part in profiles.values())
     if holds_key and mode & (stat.S_IRGRP | stat.S_IROTH):
-        return values, [f"{path} holds an API key and others can read it: chmod 600 {path}"]
+        return values, [f"{path} contains an API key and other users can read it: chmod 600 {path}"]
     return values, []
 
 

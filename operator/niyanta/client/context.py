@@ -1,6 +1,6 @@
-"""What every command of the client has: the connection options, the API, the consoles, and one way to fail.
+"""Context of a client command: connection options, API client, consoles, and error handling.
 
-`command` gives a function the options and a Session; the function says what to ask and what to show.
+`command` makes a Typer command of a function that takes a Context and its own options.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ PANEL = "Connection"
 
 CONNECTION: Mapping[str, Any] = {
     "api_url": Annotated[
-        str | None, typer.Option(help="Address of the REST door. [NIYANTA_API_URL]", rich_help_panel=PANEL)
+        str | None, typer.Option(help="Address of the REST API. [NIYANTA_API_URL]", rich_help_panel=PANEL)
     ],
     "api_key": Annotated[
         str | None,
         typer.Option(
-            help="API key. Other users of this machine can see it: prefer the variable or the file. [NIYANTA_API_KEY]",
+            help="API key. Other users of the machine can see flags: prefer variable or file. [NIYANTA_API_KEY]",
             rich_help_panel=PANEL,
         ),
     ],
     "ca_file": Annotated[
         str | None,
         typer.Option(
-            help="Certificates (PEM) to trust instead of the system's. [NIYANTA_CA_FILE]", rich_help_panel=PANEL
+            help="File of CA certificates (PEM) to trust instead of the system's. [NIYANTA_CA_FILE]",
+            rich_help_panel=PANEL,
         ),
     ],
     "profile": Annotated[
@@ -46,17 +47,17 @@ CONNECTION: Mapping[str, Any] = {
     "retry_seconds": Annotated[
         float | None,
         typer.Option(
-            help="How long to try again while the server is away or at capacity; default 30. [NIYANTA_RETRY_SECONDS]",
+            help="Time to retry while the server is unreachable or at capacity; default 30. [NIYANTA_RETRY_SECONDS]",
             rich_help_panel=PANEL,
         ),
     ],
 }
 
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="How to show the result.", show_choices=True)]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Output format.", show_choices=True)]
 
 
 class Context:
-    """One run of one command."""
+    """State of one run of a command."""
 
     def __init__(self, flags: Mapping[str, Any]) -> None:
         self._flags = dict(flags)
@@ -66,7 +67,7 @@ class Context:
 
     @property
     def api(self) -> Api:
-        """The server; made when first asked for, so that wrong files are found without one."""
+        """The API client, created on first use, so that invalid manifests are reported without a server."""
         if self._api is None:
             from niyanta.client.api import Api
             from niyanta.client.config import resolve
@@ -85,11 +86,11 @@ class Context:
             self._api.close()
 
     def note(self, message: str) -> None:
-        """A line for people, on stderr."""
+        """Print a notice to stderr."""
         self.err.print(f"niyanta: {escape(show.clean(message))}", style="yellow")
 
     def show(self, value: Any, output: Output, columns: Sequence[Column], *, empty: str = "") -> None:
-        """A list of items, or one item: as a table, or as data. `empty` is said on stderr for an empty table."""
+        """Print a list of items, or one item, in the output format; for an empty table print `empty` to stderr."""
         items = value if isinstance(value, list) else [value]
         if output in (Output.JSON, Output.YAML):
             self.write(show.dump({"items": value} if isinstance(value, list) else value, output))
@@ -102,7 +103,7 @@ class Context:
             self.out.print(show.table(items, columns, wide=output is Output.WIDE))
 
     def write(self, text: str) -> None:
-        """Text as it is: no markup, no folding."""
+        """Write text to stdout without markup or folding."""
         self.out.file.write(text)
         self.out.file.flush()
 
@@ -114,29 +115,29 @@ class Context:
 
 
 def item_id(item: Any) -> str:
-    """What names an item: its id, else its name."""
+    """The item's id, or its name if it has no id."""
     return show.clean(str(item.get("id") or item.get("name") or "")) if isinstance(item, Mapping) else str(item)
 
 
 def command(function: Callable[..., Exit | None]) -> Callable[..., None]:
-    """Makes a Typer command of `function(session, ...)`: adds the connection options, turns errors into exit codes."""
+    """Makes a Typer command of `function(context, ...)`: adds the connection options, converts errors to exit codes."""
     own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
 
     @functools.wraps(function)
     def run(**arguments: Any) -> None:
         flags = {name: arguments.pop(name, None) for name in CONNECTION}
-        session = Context(flags)
+        context = Context(flags)
         try:
-            code = function(session, **arguments) or Exit.OK
+            code = function(context, **arguments) or Exit.OK
         except ClientError as error:
-            session.fail(error)
+            context.fail(error)
             code = error.code
         except BrokenPipeError:  # `niyanta list | head`
             code = _silence()
         except KeyboardInterrupt:
             code = Exit.INTERRUPTED
         finally:
-            session.close()
+            context.close()
         raise typer.Exit(int(code))
 
     kind = inspect.Parameter.KEYWORD_ONLY

@@ -1,4 +1,4 @@
-"""What can go wrong, each with the exit code that scripts see."""
+"""Errors of client commands, with their exit codes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Exit(enum.IntEnum):
 
     OK = 0
     FAILED = 1
-    """A workload that was waited for failed or was cancelled."""
+    """A workload failed or was cancelled while the command waited for it."""
     USAGE = 2
     REFUSED = 3
     UNAVAILABLE = 4
@@ -21,18 +21,18 @@ class Exit(enum.IntEnum):
 
 
 MEANINGS: Mapping[Exit, str] = {
-    Exit.OK: "Done. With `--wait`: every workload succeeded.",
-    Exit.FAILED: "A workload that was waited for failed or was cancelled.",
-    Exit.USAGE: "Wrong usage: an option, a file or the configuration.",
-    Exit.REFUSED: "The server refused: wrong manifest, unknown workload, no permission, over a limit (4xx).",
-    Exit.UNAVAILABLE: "No usable answer from the server (connection, 5xx) until the time for retries was up.",
-    Exit.TIMEOUT: "`--timeout` was over before the workloads had finished; they go on.",
-    Exit.INTERRUPTED: "Interrupted by Ctrl-C; what was submitted goes on.",
+    Exit.OK: "Success. With `--wait`: every workload succeeded.",
+    Exit.FAILED: "A workload failed or was cancelled while the command waited for it.",
+    Exit.USAGE: "Invalid usage: an option, a file or the configuration.",
+    Exit.REFUSED: "The server refused (4xx): invalid manifest, unknown workload, no permission, over a limit.",
+    Exit.UNAVAILABLE: "The server was unreachable or failed (5xx) until `retry_seconds` had passed.",
+    Exit.TIMEOUT: "`--timeout` expired before the workloads finished; they continue.",
+    Exit.INTERRUPTED: "Interrupted by Ctrl-C; submitted workloads continue.",
 }
 
 
 class ClientError(Exception):
-    """Ends a command: `code` is its exit code, the message is for people, `notes` are further lines."""
+    """Ends a command with exit code `code`, a message and further lines (`notes`)."""
 
     code = Exit.USAGE
 
@@ -42,17 +42,17 @@ class ClientError(Exception):
 
 
 class UsageError(ClientError):
-    """An option, a file or the configuration is wrong."""
+    """An option, a file or the configuration is invalid."""
 
 
 class UnavailableError(ClientError):
-    """No usable answer."""
+    """The server is unreachable or gave no valid response."""
 
     code = Exit.UNAVAILABLE
 
 
 class WaitTimeoutError(ClientError):
-    """Not finished in time."""
+    """Workloads did not finish within the timeout."""
 
     code = Exit.TIMEOUT
 
@@ -69,13 +69,13 @@ class RefusedError(ClientError):
 
 
 def describe(status: int, problem: Mapping[str, Any]) -> str:
-    """One line: title and detail; the detail is left to the fields' lines where there are some."""
+    """Title and detail in one line; without the detail if `field_lines` has lines."""
     title = str(problem.get("title") or f"HTTP {status}")
     detail = "" if problem.get("errors") else str(problem.get("detail") or "")
     return f"{title}: {detail}" if detail and detail != title else title
 
 
 def field_lines(problem: Mapping[str, Any]) -> list[str]:
-    """One line for each field that is complained about."""
+    """One line for each invalid field."""
     found = [item for item in problem.get("errors") or () if isinstance(item, Mapping)]
     return [f"{item.get('field') or '(root)'}: {item.get('message') or ''}" for item in found]

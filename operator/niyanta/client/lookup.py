@@ -1,4 +1,4 @@
-"""Which workload is meant: an id, the name of the object it became, a name, or namespace/name."""
+"""Finds a workload by id, name, name of its Workload object, or namespace/name."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 UNFINISHED = [phase.value for phase in Phase if phase not in TERMINAL]
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
-MOST_SEARCHED = 20_000
-"""Workloads of one name that are looked through; whoever has more must give the id."""
+MAX_SEARCHED = 20_000
+"""Workloads of one name that are searched; beyond this the id is needed."""
 
 
 def is_id(reference: str) -> bool:
@@ -23,22 +23,22 @@ def is_id(reference: str) -> bool:
 
 
 def find(api: Api, reference: str) -> dict[str, Any]:
-    """The whole workload; raises RefusedError (there is none) or UsageError (several)."""
+    """The workload; raises RefusedError (not found) or UsageError (several match)."""
     found: dict[str, Any] = api.get(f"/v1/workloads/{find_id(api, reference)}")
     return found
 
 
 def find_id(api: Api, reference: str) -> str:
-    """Its id; asks the server only for a name."""
+    """Id of the workload; requests it from the server unless `reference` is an id."""
     return reference.lower() if is_id(reference) else str(by_name(api, reference)["id"])
 
 
 def by_name(api: Api, reference: str) -> dict[str, Any]:
-    """The one unfinished workload of that name; else the newest finished one."""
+    """The unfinished workload of that name, or else the newest finished one."""
     namespace, _, name = reference.rpartition("/")
     if not name:
         raise UsageError(f"{reference!r} is neither an id nor a name")
-    named = api.pages("/v1/workloads", {"name": name}, limit=MOST_SEARCHED)
+    named = api.pages("/v1/workloads", {"name": name}, limit=MAX_SEARCHED)
     known = [item for item in named if _named(item, namespace, name)]
     found = [item for item in known if item.get("phase") in UNFINISHED] or known[:1]
     if not found:

@@ -1,4 +1,4 @@
-"""Manifests as kubectl takes them: files, folders' files one by one, or standard input; several documents in one."""
+"""Reads manifests from files or standard input; a file may have several documents."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ MAX_BYTES = 64 * 1024 * 1024
 def read(sources: Sequence[str]) -> list[dict[str, Any]]:
     """Every Workload in `sources` (paths, or `-` for standard input), in order.
 
-    A `kind: List` is unfolded. What the fields must be is for the server to say: its verdict is that of kubectl.
+    A `kind: List` is expanded. The fields are validated by the server.
 
     Raises:
-        UsageError: unreadable, not YAML, not Workloads, or nothing at all.
+        UsageError: a source is unreadable, isn't YAML, has other kinds than Workload, or is empty.
     """
     found: list[dict[str, Any]] = []
     for source in sources:
         documents = list(_documents(source))
         found += documents
         if not documents:
-            raise UsageError(f"{_shown(source)}: no Workload in it")
+            raise UsageError(f"{_shown(source)} contains no Workload")
     return found
 
 
@@ -38,14 +38,14 @@ def _documents(source: str) -> Iterator[dict[str, Any]]:
             if document is not None:
                 yield from _workloads(document, f"{_shown(source)}, document {number}")
     except yaml.YAMLError as error:
-        raise UsageError(f"{_shown(source)} is no YAML: {error}") from None
+        raise UsageError(f"{_shown(source)} is not valid YAML: {error}") from None
     except RecursionError:
-        raise UsageError(f"{_shown(source)}: nested too deep") from None
+        raise UsageError(f"{_shown(source)} is nested too deeply") from None
 
 
 def _workloads(document: Any, where: str) -> Iterator[dict[str, Any]]:
     if not isinstance(document, dict):
-        raise UsageError(f"{where}: a Workload is expected, not {type(document).__name__}")
+        raise UsageError(f"{where}: expected a Workload, found {type(document).__name__}")
     kind = document.get("kind")
     if kind == "List" and isinstance(document.get("items"), list):
         for index, item in enumerate(document["items"]):
@@ -53,14 +53,14 @@ def _workloads(document: Any, where: str) -> Iterator[dict[str, Any]]:
         return
     if kind != "Workload" or not str(document.get("apiVersion", "")).startswith("niyanta.io/"):
         raise UsageError(
-            f"{where}: kind {kind} of {document.get('apiVersion')} can't be submitted by REST, only Workloads of "
-            "niyanta.io (use kubectl apply for the rest)"
+            f"{where}: kind {kind} of {document.get('apiVersion')} can't be submitted, only Workloads of niyanta.io "
+            "(use kubectl apply for other kinds)"
         )
     yield _plain(document, where)
 
 
 def _plain(document: dict[str, Any], where: str) -> dict[str, Any]:
-    """As JSON: YAML's dates become text, what JSON can't say is an error."""
+    """The document as JSON values: dates become strings; other values that JSON lacks are errors."""
     import json
 
     try:
@@ -73,7 +73,7 @@ def _plain(document: dict[str, Any], where: str) -> dict[str, Any]:
 def _text_of(value: Any) -> str:
     if hasattr(value, "isoformat"):
         return str(value.isoformat())
-    raise TypeError(f"{type(value).__name__} can't be said in JSON")
+    raise TypeError(f"{type(value).__name__} has no equivalent in JSON")
 
 
 def _text(source: str) -> str:

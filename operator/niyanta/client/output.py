@@ -1,4 +1,4 @@
-"""How results are shown: `-o table|wide|json|yaml|id` on stdout, everything else on stderr."""
+"""Output: results on stdout in the format of -o (table, wide, json, yaml, id), everything else on stderr."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 FULL_WIDTH = 32_000
-"""Nothing is cut or folded: scripts see whole values, and a cut id is of no use to anybody. Terminals fold by
-themselves."""
+"""Columns. Wide enough that no value is cut or folded: scripts need whole values, and terminals fold lines."""
 
 
 class Output(enum.Enum):
@@ -33,23 +32,23 @@ class Output(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of a table: `cell` makes its text from an item. `wide`: shown with -o wide alone."""
+    """A column of a table: `cell` makes its text from an item. `wide`: only shown with -o wide."""
 
     title: str
     cell: Callable[[Any], str]
     wide: bool = False
     right: bool = False
     style: Callable[[Any], str] | None = None
-    """Rich style of the cell; colours show on terminals alone."""
+    """Rich style of the cell; only terminals show colours."""
 
 
 def stdout() -> Console:
-    """The console for results. Made anew each time: stdout may have been redirected."""
+    """The console for results. A new one each time, because stdout may have been redirected."""
     return Console(width=FULL_WIDTH, highlight=False, soft_wrap=True, emoji=False)
 
 
 def screen() -> Console:
-    """The console for a page that fits the terminal."""
+    """The console for output that fits the terminal's width."""
     return Console(width=None if sys.stdout.isatty() else FULL_WIDTH, highlight=False, emoji=False)
 
 
@@ -61,7 +60,7 @@ def stderr() -> Console:
 
 
 def table(items: Iterable[Any], columns: Sequence[Column], *, wide: bool, title: str | None = None) -> Table:
-    """A table as kubectl's: no borders, one line per item."""
+    """A table like kubectl's: no borders, one line per item."""
     shown = [column for column in columns if wide or not column.wide]
     made = Table(box=box.SIMPLE_HEAD if sys.stdout.isatty() else None, title=title, title_justify="left")
     made.show_edge = False
@@ -85,12 +84,12 @@ def _cell(column: Column, item: Any) -> str:
 
 
 def clean(text: str) -> str:
-    """Without control characters: names and messages come from others, a terminal must not obey them."""
+    """The text with control characters replaced: names and messages are untrusted, and terminals act on them."""
     return "".join(char if char.isprintable() else " " for char in text)
 
 
 def dump(value: Any, output: Output) -> str:
-    """JSON or YAML of a value."""
+    """The value as JSON or YAML."""
     if output is Output.JSON:
         return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     import yaml
@@ -113,13 +112,13 @@ def parse_time(value: Any) -> datetime | None:
 
 
 def age(value: Any, *, now: datetime | None = None) -> str:
-    """How long ago a time was, as kubectl shows it."""
+    """Time since `value` in kubectl's form."""
     then = parse_time(value)
     return "" if then is None else duration(((now or datetime.now(UTC)) - then).total_seconds())
 
 
 def duration(seconds: float | None) -> str:
-    """42s, 5m12s, 3h10m, 2d4h."""
+    """A duration in kubectl's form: 42s, 5m12s, 3h10m, 2d4h."""
     if seconds is None:
         return ""
     whole = max(0, int(seconds))
@@ -134,20 +133,20 @@ def duration(seconds: float | None) -> str:
 
 
 def seconds(text: str | float) -> float:
-    """A span of time: a number of seconds, or one with a unit; raises ValueError."""
+    """Seconds of a duration: a number, or a number with a unit; raises ValueError."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(text).strip())
     if found is None:
-        raise ValueError(f"{text!r} is no span of time such as 90, 90s, 15m, 2h or 7d")
+        raise ValueError(f"{text!r} is not a duration such as 90, 90s, 15m, 2h or 7d")
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[found[2]]
 
 
 def number(value: Any) -> str:
-    """A figure with at most one decimal; empty for none."""
+    """A number with at most one decimal; empty for None."""
     if value is None or isinstance(value, bool):
         return ""
     return f"{value:.1f}".removesuffix(".0") if isinstance(value, float) else str(value)
 
 
 def joined(values: Any) -> str:
-    """A list in one cell."""
+    """A list as comma-separated text."""
     return ",".join(map(str, values)) if isinstance(values, list | tuple) else str(values or "")

@@ -1,6 +1,6 @@
-"""What one command leaves for the next: how far the primary's log was when it last changed something.
+"""Stores the WAL position of the last change, so that later commands read at least that change.
 
-With read replicas behind the REST door, `niyanta submit x && niyanta list` must show x, whichever process answers each.
+If Postgres has read replicas, `niyanta submit x && niyanta list` must show x, whichever API process answers.
 """
 
 from __future__ import annotations
@@ -14,36 +14,36 @@ from pathlib import Path
 
 from niyanta.lsn import parse
 
-KEPT_FOR = 600.0
-"""Seconds; no replica that is read from is ever that far behind."""
+KEPT_SECONDS = 600.0
+"""Longer than the lag of any replica that serves reads."""
 
 
 def state_folder(environ: Mapping[str, str]) -> Path:
-    """niyanta/ below XDG_STATE_HOME (default ~/.local/state)."""
+    """Folder niyanta/ in XDG_STATE_HOME (default ~/.local/state)."""
     base = environ.get("XDG_STATE_HOME", "")
-    # The XDG specification: a relative path is to be ignored.
+    # The XDG specification says to ignore relative paths.
     return (Path(base) if base.startswith("/") else Path.home() / ".local" / "state") / "niyanta"
 
 
 class ReadPosition:
-    """The last position of one server. A convenience: what can't be read or written is left."""
+    """The last position of one server. Errors of reading and writing its file are ignored."""
 
     def __init__(self, url: str, environ: Mapping[str, str] | None = None) -> None:
         digest = hashlib.sha256(url.encode()).hexdigest()[:16]
         self._path: Path | None = None
-        with contextlib.suppress(RuntimeError):  # a user without a home
+        with contextlib.suppress(RuntimeError):  # a user without a home directory
             self._path = state_folder(os.environ if environ is None else environ) / f"position-{digest}"
         self._position = self._read()
 
     @property
     def position(self) -> str:
-        """To send with requests; "" when there is none."""
+        """Position to send with reads; empty when there is none."""
         return self._position
 
     def note(self, position: str) -> None:
-        """Keep the position that an answer carried."""
+        """Store the position that a response carried."""
         with contextlib.suppress(ValueError):
-            # A lower one is the truth, too: the server was restored, or replaced.
+            # A lower position is valid too: the database may have been restored or replaced.
             parse(position)
             self._position = position
             self._write(position)
@@ -55,7 +55,7 @@ class ReadPosition:
             age = datetime.now(UTC).timestamp() - self._path.stat().st_mtime
             text = self._path.read_text(encoding="ascii").strip()
             parse(text)
-            return text if age < KEPT_FOR else ""
+            return text if age < KEPT_SECONDS else ""
         return ""
 
     def _write(self, position: str) -> None:

@@ -1,4 +1,4 @@
-"""Tables of what the REST door answers with; a missing field is an empty cell, so older servers do."""
+"""Tables of the REST door's resources. A missing field is an empty cell, so that older servers work."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _STYLES = {
 
 
 def items_of(page: Any) -> list[Any]:
-    """The items of a listing: `{"items": [...]}`, or a bare list."""
+    """Items of a list response: `{"items": [...]}`, or a plain list."""
     found = page.get("items", []) if isinstance(page, dict) else page
     return list(found or [])
 
 
 def phase_of(item: Mapping[str, Any] | None) -> str:
-    """The phase as text; empty before it is known."""
+    """The phase as text; empty if it isn't known."""
     return str((item or {}).get("phase") or "")
 
 
@@ -36,7 +36,7 @@ def phase_style(item: Mapping[str, Any]) -> str:
 
 
 def text(name: str) -> Callable[[Any], str]:
-    """Cell of a field."""
+    """A function that makes the cell of a field."""
     return lambda item: number(item.get(name)) if not isinstance(item.get(name), list) else joined(item[name])
 
 
@@ -45,12 +45,12 @@ def _workers(item: Any) -> str:
     return joined(workers) if len(workers) <= 2 else f"{workers[0]} (+{len(workers) - 1})"
 
 
-def _why(item: Any) -> str:
+def _reason(item: Any) -> str:
     return str(item.get("reason") or "")
 
 
-def _ran(item: Any) -> str:
-    """How long the current or last attempt ran."""
+def _run_time(item: Any) -> str:
+    """Run time of the current or last attempt."""
     start, end = parse_time(item.get("startedAt")), parse_time(item.get("finishedAt"))
     return duration(((end or datetime.now(UTC)) - start).total_seconds()) if start else ""
 
@@ -66,7 +66,7 @@ def _worker_style(item: Any) -> str:
 
 
 def _gpu_share(item: Any) -> str:
-    """GPUs used of those there are, whatever their resource is called."""
+    """GPUs in use and in total, of the first resource named */gpu."""
     resource = gpu_resource(item)
     if not resource:
         return ""
@@ -75,7 +75,7 @@ def _gpu_share(item: Any) -> str:
 
 
 def _slots(item: Any) -> str:
-    """Workloads on a worker, of those it may have; the limit alone for customers' keys."""
+    """Slots of a worker in use and in total; empty for keys that may not see usage."""
     used, most = item.get("slotsUsed"), item.get("slots")
     return "" if used is None else of(used, most)
 
@@ -89,13 +89,13 @@ WORKLOADS = (
     Column("Worker", _workers),
     Column("Score", text("score"), right=True),
     Column("Age", lambda item: age(item.get("createdAt"))),
-    Column("Reason", _why),
+    Column("Reason", _reason),
     Column("Namespace", text("namespace"), wide=True),
     Column("Type", text("type"), wide=True),
     Column("Pods", text("replicas"), wide=True, right=True),
     Column("Pool", text("pool"), wide=True),
     Column("Attempts", text("attempts"), wide=True, right=True),
-    Column("Ran", _ran, wide=True),
+    Column("Duration", _run_time, wide=True),
     Column("Door", text("door"), wide=True),
     Column("Object", text("objectName"), wide=True),
     Column("Message", text("message"), wide=True),
@@ -149,7 +149,7 @@ WORKERS = (
     Column("Name", text("name")),
     Column("Pool", text("pool")),
     Column("State", worker_state, style=_worker_style),
-    Column("Workloads", _slots, right=True),
+    Column("Slots", _slots, right=True),
     Column("CPU", lambda item: share(item, "cpu"), right=True),
     Column("Memory", lambda item: share(item, "memory"), right=True),
     Column("GPU", _gpu_share, right=True),
@@ -175,8 +175,8 @@ DECISIONS = (
     Column("Age", lambda item: age(item.get("at"))),
     Column("Action", text("action")),
     Column("Worker", text("worker")),
-    Column("Had", text("had"), right=True),
-    Column("Wanted", text("wanted"), right=True),
+    Column("Current", text("had"), right=True),
+    Column("Desired", text("wanted"), right=True),
     Column("Message", text("message")),
     Column("Reason", text("reason"), wide=True),
     Column("Instance", text("instance"), wide=True),
@@ -184,19 +184,19 @@ DECISIONS = (
 )
 
 DEPTHS = (
-    Column("Of", lambda item: str(item["of"])),
+    Column("Scope", lambda item: str(item["of"])),
     Column("Name", lambda item: str(item["name"])),
     Column("Pending", lambda item: str(item["pending"]), right=True),
 )
 
 
 def of(used: Any, most: Any) -> str:
-    """3/10, or 3 without a limit."""
+    """`3/10`, or `3` without a limit."""
     return number(used) if most is None else f"{number(used or 0)}/{number(most)}"
 
 
 def count(item: Mapping[str, Any], name: str) -> str:
-    """One of a customer's counts."""
+    """Number of a customer's workloads in a phase."""
     return number((_stats(item).get("counts") or {}).get(name))
 
 
@@ -216,13 +216,13 @@ def _spec(item: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def fraction(item: Mapping[str, Any], resource: str) -> float | None:
-    """Share of a resource in use, 0 to 1; None where the worker has none of it, or the key may not see it."""
+    """Share of a resource in use, 0 to 1; None if the worker lacks it or the key may not see usage."""
     whole, used = (item.get("allocatable") or {}).get(resource), item.get("used")
     return used.get(resource, 0) / whole if whole and used is not None else None
 
 
 def share(item: Mapping[str, Any], resource: str) -> str:
-    """The same in percent."""
+    """Share of a resource in use, as a percentage."""
     part = fraction(item, resource)
     return "" if part is None else f"{part:.0%}"
 
@@ -235,7 +235,7 @@ def gpu_resource(item: Mapping[str, Any]) -> str:
 
 
 def depth_rows(depth: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Rows of DEPTHS, from the figures of the whole queue."""
+    """Rows of DEPTHS, from the response of /v1/metrics/queue-depth."""
     yield {"of": "total", "name": "", "pending": depth.get("total", 0)}
     for part in ("held", "suspended"):
         yield {"of": part, "name": "", "pending": depth.get(part, 0)}
@@ -244,31 +244,31 @@ def depth_rows(depth: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"of": kind, "name": name, "pending": pending}
 
 
-# --- One line, one page ----------------------------------------------------------------------------------------------
+# --- Events and explanations -----------------------------------------------------------------------------------------
 
 
 def event_line(item: Mapping[str, Any], event: Mapping[str, Any]) -> str:
-    """One thing that happened, as `--watch` shows it."""
+    """An event as one line, for `--watch`."""
     at = parse_time(event.get("at"))
     clock = at.astimezone().strftime("%H:%M:%S") if at else "--:--:--"
     before, after = event.get("fromPhase"), event.get("toPhase")
     move = f"{before} -> {after}" if before and before != after else str(after)
     where = f" on {_workers(event)}" if event.get("workers") else ""
-    why = ": ".join(str(part) for part in (event.get("reason"), event.get("message")) if part)
-    return f"{clock} {item.get('name')} {move}{where}" + (f" ({why})" if why else "")
+    reason = ": ".join(str(part) for part in (event.get("reason"), event.get("message")) if part)
+    return f"{clock} {item.get('name')} {move}{where}" + (f" ({reason})" if reason else "")
 
 
 def explanation(item: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(heading, text) of why a workload is where it is; a text may have several lines."""
+    """(heading, text) lines that explain a workload's phase."""
     yield "Workload", f"{item.get('namespace')}/{item.get('name')}  {found.get('id')}"
-    why = ": ".join(str(part) for part in (found.get("reason"), found.get("message")) if part)
-    yield "Phase", phase_of(found) + (f" ({why})" if why else "")
+    reason = ": ".join(str(part) for part in (found.get("reason"), found.get("message")) if part)
+    yield "Phase", phase_of(found) + (f" ({reason})" if reason else "")
     yield "Priority", f"{number(found.get('effectivePriority'))}  = {found.get('priorityFormula', '')}"
     if item.get("workers"):
         score = f", score {number(item.get('score'))}" if item.get("score") is not None else ""
         yield "Workers", f"{joined(item['workers'])} (pool {item.get('pool')}{score})"
     if position := found.get("position"):
-        more = "" if position.get("exact", True) else "more than "
+        more = "" if position.get("exact", True) else "at least "
         yield "Queue", f"{more}{position.get('ahead')} ahead"
     if estimate := found.get("estimatedStart"):
         seconds = estimate.get("seconds")
@@ -277,10 +277,10 @@ def explanation(item: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[t
     if found.get("notBefore"):
         yield "Backoff", f"until {found['notBefore']}"
     for name, until in (found.get("avoidedWorkers") or {}).items():
-        yield "Avoids", f"{name} until {until}"
-    for reason in found.get("reasons") or ():
-        detail = f" ({reason['detail']})" if reason.get("detail") else ""
-        yield "Workers ruled out", f"{reason.get('count')}: {reason.get('reason')}{detail}"
+        yield "Avoided worker", f"{name} until {until}"
+    for entry in found.get("reasons") or ():
+        detail = f" ({entry['detail']})" if entry.get("detail") else ""
+        yield "Workers ruled out", f"{entry.get('count')}: {entry.get('reason')}{detail}"
     if miss := found.get("nearestMiss"):
         yield "Nearest miss", _miss(miss)
     if fits := found.get("fitsPool"):
@@ -288,7 +288,7 @@ def explanation(item: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[t
         full = "" if most is None else f" (at its maximum of {most} workers)"
         yield "Would fit", f"on an empty worker of pool {fits.get('pool')}{full}"
     if closest := found.get("closestPool"):
-        yield "Closest pool", f"{closest.get('pool')}, whose empty worker fails {joined(closest.get('failed') or ())}"
+        yield "Closest pool", f"{closest.get('pool')}; its empty workers fail {joined(closest.get('failed') or ())}"
 
 
 def _miss(miss: Any) -> str:

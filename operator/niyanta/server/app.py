@@ -19,7 +19,7 @@ from niyanta.observability import log
 from niyanta.server.dependencies import Dependencies, raw
 from niyanta.server.middleware import InflightLimiter
 from niyanta.server.problems import BAD_REQUEST, INTERNAL, METHOD, NOT_FOUND, UNAVAILABLE, Problem, ProblemType
-from niyanta.server.routes import fleet, health, submissions, workloads
+from niyanta.server.routes import customers, health, pools, queue, submissions, workers, workloads
 from niyanta.server.schema import docs_pages
 from niyanta.server.schema.openapi_document import schema_of
 from niyanta.settings import Settings
@@ -28,15 +28,15 @@ from niyanta.store.reads.router import open_router
 
 logger = log.get(__name__)
 
-PRUNE_EVERY = 60.0
-_AGAIN = 2.0
+PRUNE_INTERVAL_SECONDS = 60.0
+_RETRY_AFTER_SECONDS = 2.0
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """The application; its life begins and ends the pools of connections."""
+    """The application; its lifespan opens and closes the connection pools."""
     app = _bare("Niyanta")
-    for router in (submissions.router, workloads.router, fleet.router, health.router):
-        app.include_router(router)
+    for module in (submissions, workloads, customers, workers, pools, queue, health):
+        app.include_router(module.router)
     app.router.lifespan_context = _lifespan(settings)
     app.openapi = lambda: schema_of(app)  # type: ignore[method-assign]
 
@@ -53,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def create_ops_app(main: FastAPI) -> FastAPI:
-    """Health and metrics alone, of the process that `main` lives in."""
+    """Only health and metrics, of the process that serves `main`."""
     app = _bare("Niyanta operations")
     app.include_router(health.router)
     app.state = main.state
@@ -79,8 +79,8 @@ def _lifespan(settings: Settings) -> Any:
     async def live(app: FastAPI) -> AsyncIterator[None]:
         async with await open_router(sized) as router:
             parts = Dependencies.on(router, sized)
-            app.state.services = parts
-            parts.gatherer.start()
+            app.state.dependencies = parts
+            parts.batcher.start()
             pruning = asyncio.create_task(_prune(parts), name="prune")
             try:
                 yield
@@ -88,17 +88,17 @@ def _lifespan(settings: Settings) -> Any:
                 pruning.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await pruning
-                await parts.gatherer.stop()
+                await parts.batcher.stop()
 
     return live
 
 
 async def _prune(parts: Dependencies) -> None:
-    """Forget what is out of date, for ever."""
+    """Delete expired idempotency keys and rate windows once a minute."""
     while True:
-        await asyncio.sleep(PRUNE_EVERY)
+        await asyncio.sleep(PRUNE_INTERVAL_SECONDS)
         with contextlib.suppress(StoreError):
-            await parts.record.prune()
+            await parts.store.prune()
 
 
 # --- Errors ----------------------------------------------------------------------------------------------------------
@@ -111,12 +111,14 @@ async def _problem(_: Request, error: Exception) -> Response:
 
 async def _store_error(_: Request, error: Exception) -> Response:
     if isinstance(error, StoreUnavailableError):
-        logger.warning("the record can't be reached", error=str(error))
-        return Problem(UNAVAILABLE, "Postgres doesn't answer now", retry_after=_AGAIN).response()
+        logger.warning("Postgres can't be reached", error=str(error))
+        return Problem(UNAVAILABLE, "Postgres doesn't answer", retry_after=_RETRY_AFTER_SECONDS).response()
     if isinstance(error, ConflictError):
-        return Problem(UNAVAILABLE, "lost a race several times over", retry_after=1).response()
-    logger.error("the record refused a request", exc_info=error)
-    return Problem(INTERNAL, "the record refused what the server asked of it").response()
+        return Problem(
+            UNAVAILABLE, "other transactions changed the same rows several times; try again", retry_after=1
+        ).response()
+    logger.error("Postgres refused a statement", exc_info=error)
+    return Problem(INTERNAL, "the database refused a statement; the server's log has the error").response()
 
 
 async def _invalid(_: Request, error: Exception) -> Response:
@@ -133,10 +135,10 @@ async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kinds = {404: NOT_FOUND, 405: METHOD}
     kind = kinds.get(error.status_code, ProblemType(BAD_REQUEST.name, error.status_code, BAD_REQUEST.title))
-    detail = "there is nothing at this path" if kind is NOT_FOUND else str(error.detail)
+    detail = "no endpoint has this path" if kind is NOT_FOUND else str(error.detail)
     return Problem(kind, detail, headers=dict(error.headers or {})).response()
 
 
 async def _bug(_: Request, error: Exception) -> Response:
     logger.error("a request could not be handled", exc_info=error)
-    return Problem(INTERNAL, "this is a bug; the log has more").response()
+    return Problem(INTERNAL, "this is a bug; the server's log has the error").response()

@@ -1,4 +1,4 @@
-"""What the handlers of one API process share, and the small things they all do."""
+"""Objects that the handlers of one API process share, and helpers that all of them use."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from niyanta.store.rest.record import RestStore
 from niyanta.store.rows import CustomerRow, WorkloadRow
 from niyanta.store.workloads.queue_key import QueueKeys
 
-PATIENCE = 4.8
-"""Every answer comes within this many seconds (a body's arrival not counted)."""
-CLOCK_EVERY = 60.0
+ANSWER_TIMEOUT_SECONDS = 4.8
+"""Every request is answered within this time; receiving its body is not counted."""
+CLOCK_REFRESH_SECONDS = 60.0
 
 T = TypeVar("T")
 
 
 @dataclass(slots=True)
 class Dependencies:
-    """One API process's parts."""
+    """Objects that live as long as one API process."""
 
     settings: Settings
-    record: RestStore
+    store: RestStore
     router: ReadRouter
-    positions: ReadYourWrites
+    read_your_writes: ReadYourWrites
     auth: Authenticator
     reader: ManifestReader
-    gatherer: SubmissionBatcher
+    batcher: SubmissionBatcher
     pressure: Backpressure
     rate: SubmitRate
     keys: QueueKeys
@@ -57,66 +57,67 @@ class Dependencies:
 
     @classmethod
     def on(cls, router: ReadRouter, settings: Settings) -> Dependencies:
-        """Parts that share a pool of connections to the primary."""
+        """All objects, on one pool of connections to the primary."""
         pool = router.primary
-        record = RestStore(pool, settings)
+        store = RestStore(pool, settings)
         return cls(
             settings=settings,
-            record=record,
+            store=store,
             router=router,
-            positions=ReadYourWrites(settings),
+            read_your_writes=ReadYourWrites(settings),
             auth=Authenticator(ApiKeys(pool)),
             reader=ManifestReader(operator_namespace=settings.namespace),
-            gatherer=SubmissionBatcher(record, router.position),
-            pressure=Backpressure(record, settings),
-            rate=SubmitRate(record),
+            batcher=SubmissionBatcher(store, router.position),
+            pressure=Backpressure(store, settings),
+            rate=SubmitRate(store),
             keys=QueueKeys(settings),
-            clock=Clock(record),
+            clock=Clock(store),
         )
 
     async def now(self) -> int:
         """The database's time in µs."""
         loop = asyncio.get_running_loop()
-        if loop.time() - self.clock_read_at > CLOCK_EVERY:
+        if loop.time() - self.clock_read_at > CLOCK_REFRESH_SECONDS:
             await self.clock.refresh()
             self.clock_read_at = loop.time()
         return self.clock.now()
 
     async def visible(self, id_: str, principal: Principal, reads: Reads) -> WorkloadRow:
-        """The workload, if the principal may know of it; else Problem (404)."""
+        """The workload, if the principal may see it; else Problem (404)."""
         row = await reads.get_workload(id_)
         if row is None or not principal.sees(row.customer):
             raise Problem(NOT_FOUND, "there is no workload with this id")
         return row
 
     async def known_customer(self, name: str) -> CustomerRow:
-        """A Customer; Problem (404) when the leader knows none of that name."""
+        """The Customer of that name; Problem (404) when there is none."""
         found = await self.pressure.customer(name)
         if found is None:
             raise Problem(NOT_FOUND, f"there is no Customer {name}")
         return found
 
 
-async def bounded(work: Coroutine[Any, Any, T], seconds: float = PATIENCE) -> T:
-    """The result of `work`, or Problem (503) in time. Late work goes on by itself: cancelling it would make the driver
-    ask a hung server to cancel, and wait for that.
+async def bounded(work: Coroutine[Any, Any, T], seconds: float = ANSWER_TIMEOUT_SECONDS) -> T:
+    """The result of `work`, or Problem (503) after `seconds`.
+
+    Late work continues in the background: cancelling it would make the driver ask a hung server to cancel, and wait.
     """
     task = asyncio.ensure_future(work)
     done, _ = await asyncio.wait({task}, timeout=seconds)
     if not done:
-        task.add_done_callback(_forget)
-        detail = "no answer in time; whether a change was made is not known, send it again with its Idempotency-Key"
+        task.add_done_callback(_consume_result)
+        detail = "timed out; a change may or may not have been made: repeat it with the same Idempotency-Key"
         raise Problem(UNAVAILABLE, detail, retry_after=2)
     return task.result()
 
 
-def _forget(task: asyncio.Future[Any]) -> None:
+def _consume_result(task: asyncio.Future[Any]) -> None:
     if not task.cancelled():
         task.exception()
 
 
 class BoundedRoute(APIRoute):
-    """A route without a body to wait for: the whole handler answers within PATIENCE."""
+    """A route without a request body: the whole handler is bounded by ANSWER_TIMEOUT_SECONDS."""
 
     def get_route_handler(self) -> Any:
         handler = super().get_route_handler()
@@ -128,21 +129,21 @@ class BoundedRoute(APIRoute):
 
 
 async def dependencies(request: Request) -> Dependencies:
-    """The process's parts. (Not a plain function: FastAPI would send it to a thread.)"""
-    found: Dependencies = request.app.state.services
+    """The process's shared objects. Asynchronous, because FastAPI would run a plain function in a thread."""
+    found: Dependencies = request.app.state.dependencies
     return found
 
 
-async def anyone(request: Request) -> Principal:
-    """Who asks, autoscalers too; Problem (401)."""
+async def any_principal(request: Request) -> Principal:
+    """The caller, with a key of any role; Problem (401)."""
     return await bounded((await dependencies(request)).auth.principal(request))
 
 
 async def principal(request: Request) -> Principal:
-    """Who asks; Problem (401), and 403 for the keys of autoscalers: what they may read takes `Observer`."""
-    found = await anyone(request)
+    """The caller; Problem (401), and 403 for keys of role metrics: endpoints open to those use `Observer`."""
+    found = await any_principal(request)
     if found.observer:
-        raise Problem(FORBIDDEN, "a key of role metrics reads the figures of pools and nothing else")
+        raise Problem(FORBIDDEN, "a key of role metrics may read pool statistics and nothing else")
     return found
 
 
@@ -157,25 +158,25 @@ async def stale_reads(
         str | None,
         Header(
             alias=HEADER,
-            description="From the answer to a write: show at least that.",
+            description="Header of the response to a write; the answer includes at least that write.",
             json_schema_extra={"pattern": PATTERN},
         ),
     ] = None,
 ) -> Reads:
     """Reads that may be up to max_replica_lag behind, though never behind the caller's own writes; Problem (400)."""
-    return parts.router.reads(parts.positions.wanted(position, caller.customer))
+    return parts.router.reads(parts.read_your_writes.required(position, caller.customer))
 
 
 MayBeStale = Annotated[Reads, Depends(stale_reads)]
-"""For what is only looked at. What is decided on is read from `Services.record`."""
-Observer = Annotated[Principal, Depends(anyone)]
+"""Reads for display. Reads that a decision depends on use `Dependencies.store`, which is on the primary."""
+Observer = Annotated[Principal, Depends(any_principal)]
 
 
 def answer(view: ResponseModel, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """A view as JSON; it isn't validated again."""
+    """A response with the model as JSON, without validating it again."""
     return raw(view.model_dump(mode="json", by_alias=True), status, headers)
 
 
 def raw(body: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """JSON values as they are."""
+    """A response with JSON values."""
     return Response(orjson.dumps(body), status, headers, "application/json")

@@ -1,4 +1,4 @@
-"""`niyanta api`: the application under uvicorn, with health and metrics on a port of their own."""
+"""`niyanta api`: the application under uvicorn, with health and metrics on a second port."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import uvicorn
 from niyanta.server.app import create_app, create_ops_app
 from niyanta.settings import Settings
 
-GRACE = 10
-"""Seconds that requests under way have after SIGTERM."""
+SHUTDOWN_GRACE_SECONDS = 10
+"""Time that requests in flight have after SIGTERM."""
 
 
 class _Server(uvicorn.Server):
-    """Without handlers of its own: `serve` takes the signals, and ends with 0 after SIGTERM."""
+    """A server without signal handlers: `serve` handles the signals, and exits with 0 after SIGTERM."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -43,13 +43,13 @@ async def serve(settings: Settings) -> int:
 
 
 def _stop(server: uvicorn.Server) -> None:
-    """Finish what is under way; asked twice, at once."""
+    """Finish requests in flight and stop; a second signal stops at once."""
     server.force_exit = server.should_exit
     server.should_exit = True
 
 
 async def _after_start(main: uvicorn.Server, ops: uvicorn.Server) -> None:
-    """The second port opens when the first one's application lives."""
+    """Open the second port once the application on the first one has started."""
     while not main.started:
         if main.should_exit or ops.should_exit:
             return
@@ -67,7 +67,7 @@ def _config(app: object, settings: Settings, *, host: str, port: int, tls: bool 
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=65,
-        timeout_graceful_shutdown=GRACE,
+        timeout_graceful_shutdown=SHUTDOWN_GRACE_SECONDS,
         lifespan="on" if tls else "off",
         ssl_certfile=(settings.api_tls_cert or None) if tls else None,
         ssl_keyfile=(settings.api_tls_key or None) if tls else None,

@@ -1,4 +1,4 @@
-"""What the REST door counts of submissions; requests in general are `middleware`'s."""
+"""Metrics of submissions. Metrics of all requests are in `middleware`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from niyanta.store.errors import ConflictError, StoreError, StoreUnavailableErro
 ACCEPTED = Counter("niyanta_api_submissions_accepted_total", "Workloads accepted, by the customer's tier", ["tier"])
 REFUSED = Counter(
     "niyanta_api_submissions_refused_total",
-    "Workloads refused, by the type of the problem; a batch that is refused as a whole counts once",
+    "Workloads refused, by problem type; a batch that is refused as a whole counts once",
     ["reason"],
 )
 REPLAYED = Counter(
-    "niyanta_api_submissions_replayed_total", "Submissions answered again from what their Idempotency-Key was given"
+    "niyanta_api_submissions_replayed_total", "Submissions answered with the stored answer of their Idempotency-Key"
 )
 QUEUE_DEPTH = LiveGauge(
-    "niyanta_api_queue_depth", "Workloads that wait, held and suspended ones too, as the REST door counts them"
+    "niyanta_api_queue_depth", "Pending, held and suspended workloads, as the REST door counts them"
 )
-QUEUE_LIMIT = LiveGauge("niyanta_api_queue_limit", "Workloads that may wait before the REST door answers 503")
+QUEUE_LIMIT = LiveGauge("niyanta_api_queue_limit", "Waiting workloads above which the REST door answers 503")
 
 for _tier in Tier:
     ACCEPTED.labels(_tier.value)
@@ -36,7 +36,7 @@ for _kind in KINDS:
 
 @contextmanager
 def submission() -> Iterator[None]:
-    """Count the refusal that a submission ends with."""
+    """Count the refusal when the enclosed submission raises one."""
     try:
         yield
     except Problem as problem:
@@ -51,7 +51,7 @@ def submission() -> Iterator[None]:
 
 
 def batch(items: Iterable[Mapping[str, Any]], tier: str) -> None:
-    """Count what became of a batch, item by item."""
+    """Count the accepted and refused items of a batch."""
     refused = Sum(item["problem"]["type"].removeprefix(PREFIX) if item["problem"] else "" for item in items)
     ACCEPTED.labels(tier).inc(refused.pop("", 0))
     for reason, count in refused.items():

@@ -1,4 +1,4 @@
-"""Around every request: how many are in hand, how long they take, and headers that browsers heed."""
+"""Middleware around every request: a limit of requests in flight, metrics, and security headers for browsers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ SECONDS = Histogram(
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
 )
 ANSWERS = Counter("niyanta_api_answers_total", "Answers by status", ["method", "route", "status"])
-IN_HAND = Gauge("niyanta_api_requests_in_hand", "Requests being worked on")
+IN_FLIGHT = Gauge("niyanta_api_requests_in_hand", "Requests in flight")
 
 _METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"))
-_ALWAYS = frozenset(("/healthz", "/metrics"))
+_UNLIMITED = frozenset(("/healthz", "/metrics"))
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),
@@ -28,12 +28,12 @@ _HEADERS = [
 
 
 class InflightLimiter:
-    """Measures, and turns away what goes beyond `most` requests at once."""
+    """Measures requests, and refuses (503) those beyond `most` in flight."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self._app = app
         self._most = most
-        self._in_hand = 0
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,17 +49,17 @@ class InflightLimiter:
                 message = {**message, "headers": [*message["headers"], *_HEADERS]}
             await send(message)
 
-        self._in_hand += 1
-        IN_HAND.set(self._in_hand)
+        self._in_flight += 1
+        IN_FLIGHT.set(self._in_flight)
         try:
-            if self._in_hand > self._most and scope["path"] not in _ALWAYS:
-                problem = Problem(UNAVAILABLE, "this process has all hands full", retry_after=1)
+            if self._in_flight > self._most and scope["path"] not in _UNLIMITED:
+                problem = Problem(UNAVAILABLE, "too many requests in flight in this process", retry_after=1)
                 await problem.response()(scope, receive, sending)
             else:
                 await self._app(scope, receive, sending)
         finally:
-            self._in_hand -= 1
-            IN_HAND.set(self._in_hand)
+            self._in_flight -= 1
+            IN_FLIGHT.set(self._in_flight)
             method = scope["method"] if scope["method"] in _METHODS else "other"
             route = getattr(scope.get("route"), "path", "none")
             SECONDS.labels(method, route).observe(time.monotonic() - started)

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details. `type` URIs are stable: clients may decide by them."""
+"""Errors as RFC 9457 problem details. `type` URIs are stable: clients may depend on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEDIA_TYPE = "application/problem+json"
 
 @dataclass(frozen=True, slots=True)
 class ProblemType:
-    """A type of problem: the end of its URI, its status and title."""
+    """A type of problem: the last part of its URI, HTTP status, title."""
 
     name: str
     status: int
@@ -27,28 +27,30 @@ class ProblemType:
         return PREFIX + self.name
 
 
-BAD_REQUEST = ProblemType("bad-request", 400, "The request can't be understood")
+BAD_REQUEST = ProblemType("bad-request", 400, "The request is malformed")
 UNAUTHORIZED = ProblemType("unauthorized", 401, "No valid API key was given")
 FORBIDDEN = ProblemType("forbidden", 403, "The API key may not do this")
-NOT_FOUND = ProblemType("not-found", 404, "There is no such thing")
-METHOD = ProblemType("method-not-allowed", 405, "The path doesn't know this method")
-TIMEOUT = ProblemType("request-timeout", 408, "The request's body didn't arrive in time")
+NOT_FOUND = ProblemType("not-found", 404, "Not found")
+METHOD = ProblemType("method-not-allowed", 405, "This path doesn't support the method")
+TIMEOUT = ProblemType("request-timeout", 408, "The request body didn't arrive in time")
 NAME_TAKEN = ProblemType("name-taken", 409, "An unfinished workload of the customer has this name")
-KEY_REUSED = ProblemType("idempotency-key-reused", 409, "The idempotency key belongs to another request")
+KEY_REUSED = ProblemType("idempotency-key-reused", 409, "The Idempotency-Key belongs to another request")
 WRONG_PHASE = ProblemType("wrong-phase", 409, "The workload's phase doesn't allow this")
-OTHER_DOOR = ProblemType("kubernetes-door", 409, "The workload belongs to the Kubernetes API")
-CONFLICT = ProblemType("conflict", 409, "Another request was faster")
+OTHER_DOOR = ProblemType("kubernetes-door", 409, "The workload was created through Kubernetes")
+CONFLICT = ProblemType("conflict", 409, "Another request changed the same object")
 TOO_LARGE = ProblemType("too-large", 413, "The request is too large")
-MEDIA = ProblemType("unsupported-media-type", 415, "This media type isn't understood")
-INVALID = ProblemType("invalid-manifest", 422, "The manifest is refused")
+MEDIA = ProblemType("unsupported-media-type", 415, "This media type isn't supported")
+INVALID = ProblemType("invalid-manifest", 422, "The manifest is invalid")
 POD_SECURITY = ProblemType("pod-security", 422, "The template doesn't meet the restricted Pod Security standard")
-REFERENCE = ProblemType("reference-not-allowed", 422, "The template uses what the Customer doesn't list")
-NOT_ALLOWED = ProblemType("customer-not-allowed", 422, "The Customer may not do this")
+REFERENCE = ProblemType(
+    "reference-not-allowed", 422, "The template uses a ServiceAccount or Secret that the Customer doesn't list"
+)
+NOT_ALLOWED = ProblemType("customer-not-allowed", 422, "The Customer doesn't allow this")
 QUEUE_FULL = ProblemType("queue-full", 429, "The customer's queue is full")
 RATE_LIMITED = ProblemType("rate-limited", 429, "Too many submissions per second")
-INTERNAL = ProblemType("internal", 500, "A bug: the request could not be handled")
-UNAVAILABLE = ProblemType("unavailable", 503, "The record can't be reached now")
-STALE_FIGURES = ProblemType("stale-figures", 503, "No leader has counted lately")
+INTERNAL = ProblemType("internal", 500, "Internal error")
+UNAVAILABLE = ProblemType("unavailable", 503, "The service is temporarily unavailable")
+STALE_FIGURES = ProblemType("stale-figures", 503, "The pool statistics are out of date")
 AT_CAPACITY = ProblemType("at-capacity", 503, "The queue of all customers together is full")
 
 KINDS: tuple[ProblemType, ...] = tuple(value for value in list(globals().values()) if isinstance(value, ProblemType))
@@ -56,7 +58,7 @@ KINDS: tuple[ProblemType, ...] = tuple(value for value in list(globals().values(
 
 @dataclass(eq=False)
 class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
-    """A request that ends here. `retry_after` is seconds; `errors` are {field, message}."""
+    """An error response, as an exception. `retry_after` is in seconds; `errors` are {field, message}."""
 
     kind: ProblemType
     detail: str
@@ -79,7 +81,7 @@ class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
         return found
 
     def response(self) -> Response:
-        """The answer to give."""
+        """The HTTP response."""
         headers = dict(self.headers)
         if self.retry_after is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))

@@ -1,8 +1,8 @@
-"""So that whoever wrote sees the write, although replicas are a little behind.
+"""Read your writes: a caller sees its own changes although replicas lag behind the primary.
 
-The answer to a write carries how far the primary's log was then. A read that sends this back is answered by a replica
-that has replayed as much, or by the primary, in whichever process. Within one process the last write of each customer
-is remembered too, for callers that send nothing back.
+The response to a write carries the primary's WAL position. A read that sends it back is answered by a replica that has
+replayed that far, or by the primary; this works across processes. Each process also keeps the last write of each
+customer, for callers that send no position.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ PATTERN = "^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$"
 
 
 class ReadYourWrites:
-    """Last writes by customer. One is forgotten after max_replica_lag: what is read from has it by then."""
+    """Last write of each customer, kept for max_replica_lag: replicas that serve reads have replayed it by then."""
 
     def __init__(self, settings: Settings) -> None:
         self._kept_for = settings.max_replica_lag
         self._last: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
     def written(self, position: int | None, *customers: str) -> dict[str, str]:
-        """Remember a write that is before `position`; returns the answer's headers. None: there are no replicas."""
+        """Keep the position of a write; returns the response's headers. None: there are no replicas."""
         if position is None:
             return {}
         now = time.monotonic()
@@ -36,14 +36,16 @@ class ReadYourWrites:
             self._last.popitem(last=False)
         return {} if position == UNKNOWN else {HEADER: show(position)}
 
-    def wanted(self, header: str | None, customer: str) -> int:
-        """What a read must show, by its header and by the customer's last write here. Raises Problem (400)."""
+    def required(self, header: str | None, customer: str) -> int:
+        """Position that a read must include: that of its header or of the customer's last write; Problem (400)."""
         sent = 0
         if header is not None:
             try:
                 sent = parse(header)
             except ValueError:
-                raise Problem(BAD_REQUEST, f"{HEADER}: send back what an answer of this server carried") from None
+                raise Problem(
+                    BAD_REQUEST, f"{HEADER}: must be the value of this header in a response to a write"
+                ) from None
         return max(sent, self._of(customer, time.monotonic()))
 
     def _of(self, customer: str, now: float) -> int:

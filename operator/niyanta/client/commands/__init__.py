@@ -1,1 +1,1 @@
-"""User commands: each module adds commands that call the REST door."""
+"""Client commands, which call the REST door."""

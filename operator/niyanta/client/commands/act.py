@@ -1,4 +1,4 @@
-"""Commands that change something: cancel, suspend, resume, drain."""
+"""Commands that change workloads and workers: cancel, suspend, resume, drain."""
 
 from __future__ import annotations
 
@@ -16,51 +16,51 @@ from niyanta.client.output import Output
 
 
 @command
-def cancel(session: Context, workloads: References, output: OutputOption = Output.TABLE) -> Exit:
-    """Cancel workloads: those that wait never start, those that run are stopped."""
-    return _act(session, "cancel", workloads, output)
+def cancel(context: Context, workloads: References, output: OutputOption = Output.TABLE) -> Exit:
+    """Cancel workloads: pending ones never start, running ones are stopped."""
+    return _act(context, "cancel", workloads, output)
 
 
 @command
-def suspend(session: Context, workloads: References, output: OutputOption = Output.TABLE) -> Exit:
-    """Suspend workloads: stop them, or don't start them, until they are resumed."""
-    return _act(session, "suspend", workloads, output)
+def suspend(context: Context, workloads: References, output: OutputOption = Output.TABLE) -> Exit:
+    """Suspend workloads: stop running ones and keep pending ones out of the queue until they are resumed."""
+    return _act(context, "suspend", workloads, output)
 
 
 @command
-def resume(session: Context, workloads: References, output: OutputOption = Output.TABLE) -> Exit:
-    """Resume suspended workloads; they go back to the queue."""
-    return _act(session, "resume", workloads, output)
+def resume(context: Context, workloads: References, output: OutputOption = Output.TABLE) -> Exit:
+    """Resume suspended workloads: put them back in the queue."""
+    return _act(context, "resume", workloads, output)
 
 
 @command
 def drain(
-    session: Context,
+    context: Context,
     worker: Annotated[str, typer.Argument(metavar="WORKER", help="Name of the worker.")],
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Cordon a worker: nothing new is placed on it, what runs goes on (admin keys)."""
-    found = session.api.post(f"/v1/workers/{quote(worker, safe='')}/drain")
+    """Cordon a worker: no workload is placed on it any more, running ones continue (admin keys)."""
+    found = context.api.post(f"/v1/workers/{quote(worker, safe='')}/drain")
     if output in (Output.JSON, Output.YAML, Output.ID):
-        session.show(found, output, ())
+        context.show(found, output, ())
     else:
-        session.out.print(f"drain of {worker} was asked for; `niyanta workers` shows it as Cordoned when it is done")
+        context.out.print(f"drain of {worker} requested; `niyanta workers` shows Cordoned when it is done")
 
 
-def _act(session: Context, verb: str, references: list[str], output: Output) -> Exit:
-    """Each by itself: one that can't be found or moved doesn't keep the others from it."""
+def _act(context: Context, verb: str, references: list[str], output: Output) -> Exit:
+    """Apply `verb` to each workload; a failure of one doesn't stop the others. Returns the highest exit code."""
     done: list[dict[str, Any]] = []
     worst = Exit.OK
     for reference in references:
         try:
-            id_ = find_id(session.api, reference)
-            done.append(session.api.post(f"/v1/workloads/{id_}/{verb}"))
+            id_ = find_id(context.api, reference)
+            done.append(context.api.post(f"/v1/workloads/{id_}/{verb}"))
         except UnavailableError:
             raise
         except ClientError as error:
-            told = error if len(references) == 1 else ClientError(f"{reference}: {error}", *error.notes)
-            session.fail(told)
+            failure = error if len(references) == 1 else ClientError(f"{reference}: {error}", *error.notes)
+            context.fail(failure)
             worst = max(worst, error.code)
     if done:
-        session.show(done[0] if len(references) == 1 else done, output, tables.WORKLOADS)
+        context.show(done[0] if len(references) == 1 else done, output, tables.WORKLOADS)
     return worst

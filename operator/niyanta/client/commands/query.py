@@ -1,4 +1,4 @@
-"""Commands that look: get, list, explain, events, queue-depth, customers, workers, pools, decisions."""
+"""Commands that read: get, list, explain, events, wait, queue-depth, customers, workers, pools, decisions."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ References = Annotated[
     list[str],
     typer.Argument(metavar="WORKLOAD...", help="Ids, names, or namespace/name.", autocompletion=completion.workloads),
 ]
-Limit = Annotated[int | None, typer.Option(help="Most items to show; default: all.", min=1)]
+Limit = Annotated[int | None, typer.Option(help="Maximum number of items to show; default: all.", min=1)]
 
 
 @command
-def get(session: Context, workloads: References, output: OutputOption = Output.TABLE) -> Exit:
+def get(context: Context, workloads: References, output: OutputOption = Output.TABLE) -> Exit:
     """Show workloads."""
     found, worst = [], Exit.OK
     for reference in workloads:
         try:
-            found.append(find(session.api, reference))
+            found.append(find(context.api, reference))
         except RefusedError as error:
             if len(workloads) == 1:
                 raise
-            session.fail(ClientError(f"{reference}: {error}", *error.notes))
+            context.fail(ClientError(f"{reference}: {error}", *error.notes))
             worst = error.code
-    session.show(found[0] if len(workloads) == 1 else found, output, tables.WORKLOADS)
+    context.show(found[0] if len(workloads) == 1 else found, output, tables.WORKLOADS)
     return worst
 
 
 @command
 def list_(
-    session: Context,
+    context: Context,
     status: Annotated[
         list[Phase] | None, typer.Option("--status", "-s", help="Phase; may be repeated.", case_sensitive=False)
     ] = None,
     type_: Annotated[str | None, typer.Option("--type", help="Workload type.")] = None,
-    customer: Annotated[str | None, typer.Option(help="Customer (admin keys).")] = None,
+    customer: Annotated[str | None, typer.Option(help="Only workloads of this customer (admin keys).")] = None,
     since: Annotated[
         str | None, typer.Option(help="Created at or after: a time (RFC 3339) or an age such as 90m, 12h, 7d.")
     ] = None,
@@ -69,107 +69,107 @@ def list_(
         "createdBefore": moment(until, "--until"),
     }
     given = {name: value for name, value in params.items() if value is not None}
-    found = list(session.api.pages("/v1/workloads", given, limit=limit))
-    session.show(found, output, tables.WORKLOADS, empty="no workloads")
+    found = list(context.api.pages("/v1/workloads", given, limit=limit))
+    context.show(found, output, tables.WORKLOADS, empty="no workloads")
 
 
 @command
-def explain(session: Context, workload: Reference, output: OutputOption = Output.TABLE) -> None:
-    """Say why a workload is where it is: reasons with counts, place in the queue, estimated start."""
-    item = find(session.api, workload)
-    found = session.api.get(f"/v1/workloads/{item['id']}/explain")
+def explain(context: Context, workload: Reference, output: OutputOption = Output.TABLE) -> None:
+    """Explain a workload's phase: reasons with worker counts, position in the queue, estimated start."""
+    item = find(context.api, workload)
+    found = context.api.get(f"/v1/workloads/{item['id']}/explain")
     if output in (Output.JSON, Output.YAML):
-        session.write(dump(found, output))
+        context.write(dump(found, output))
         return
     before = ""
     for heading, text in tables.explanation(item, found):
         shown = heading if heading != before else ""
         before = heading
-        session.out.print(f"[bold]{shown:<18}[/]{escape(clean(text))}", soft_wrap=True)
+        context.out.print(f"[bold]{shown:<18}[/]{escape(clean(text))}", soft_wrap=True)
 
 
 @command
-def events(session: Context, workload: Reference, limit: Limit = None, output: OutputOption = Output.TABLE) -> None:
-    """Show everything that happened to a workload, oldest first."""
-    id_ = find_id(session.api, workload)
-    found = list(session.api.pages(f"/v1/workloads/{id_}/events", limit=limit))
-    session.show(found, output, tables.EVENTS, empty="no events")
+def events(context: Context, workload: Reference, limit: Limit = None, output: OutputOption = Output.TABLE) -> None:
+    """Show the events of a workload, oldest first."""
+    id_ = find_id(context.api, workload)
+    found = list(context.api.pages(f"/v1/workloads/{id_}/events", limit=limit))
+    context.show(found, output, tables.EVENTS, empty="no events")
 
 
 @command
 def wait_(
-    session: Context,
+    context: Context,
     workloads: References,
-    watch: Annotated[bool, typer.Option("--watch", help="Show everything that happens to them.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the workloads' events as they happen.")] = False,
     timeout: Timeout = None,
     output: OutputOption = Output.TABLE,
 ) -> Exit:
-    """Wait until workloads have finished; exit code 1 if one didn't succeed."""
-    ids = list(dict.fromkeys(find_id(session.api, reference) for reference in workloads))
-    return finish(session, ids, timeout, watch, output, one=len(ids) == 1)
+    """Wait until workloads have finished; exit code 1 if any did not succeed."""
+    ids = list(dict.fromkeys(find_id(context.api, reference) for reference in workloads))
+    return finish(context, ids, timeout, watch, output, one=len(ids) == 1)
 
 
 @command
-def queue_depth(session: Context, output: OutputOption = Output.TABLE) -> None:
-    """Show how much waits: in total, by tier, customer and pool, and the oldest age."""
-    depth = session.api.get("/v1/metrics/queue-depth")
+def queue_depth(context: Context, output: OutputOption = Output.TABLE) -> None:
+    """Show the depth of the queue in total and by tier, customer and pool, and the age of the oldest workload."""
+    depth = context.api.get("/v1/metrics/queue-depth")
     if output in (Output.JSON, Output.YAML):
-        session.write(dump(depth, output))
+        context.write(dump(depth, output))
         return
-    session.show(list(tables.depth_rows(depth)), output, tables.DEPTHS)
+    context.show(list(tables.depth_rows(depth)), output, tables.DEPTHS)
     if depth.get("oldestAgeSeconds") is not None:
-        session.out.print(f"oldest: {duration(depth['oldestAgeSeconds'])}")
+        context.out.print(f"oldest: {duration(depth['oldestAgeSeconds'])}")
 
 
 @command
 def customers(
-    session: Context,
-    name: Annotated[str | None, typer.Option("--customer", help="Another customer (admin keys).")] = None,
+    context: Context,
+    name: Annotated[str | None, typer.Option("--customer", help="Name of another customer (admin keys).")] = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show the key's customer: tier, limits, and how much waits and runs. Admin keys see every customer."""
-    session.show(_customers(session, name), output, tables.CUSTOMERS, empty="no customers")
+    """Show the key's customer: tier, limits, waiting and running workloads. Admin keys show all customers."""
+    context.show(_customers(context, name), output, tables.CUSTOMERS, empty="no customers")
 
 
-def _customers(session: Context, name: str | None) -> list[dict[str, Any]]:
+def _customers(context: Context, name: str | None) -> list[dict[str, Any]]:
     if name is None:
         try:
-            found = tables.items_of(session.api.get("/v1/customers"))
+            found = tables.items_of(context.api.get("/v1/customers"))
         except RefusedError as error:
             if error.status not in (403, 404):
                 raise
-            found = [session.api.get("/v1/customer")]
+            found = [context.api.get("/v1/customer")]
     else:
-        found = [session.api.get("/v1/customer", {"customer": name})]
-    return [{**item, "stats": session.api.get("/v1/customer/stats", {"customer": item["name"]})} for item in found]
+        found = [context.api.get("/v1/customer", {"customer": name})]
+    return [{**item, "stats": context.api.get("/v1/customer/stats", {"customer": item["name"]})} for item in found]
 
 
 @command
-def workers(session: Context, limit: Limit = None, output: OutputOption = Output.TABLE) -> None:
-    """Show the workers and how full they are."""
-    session.show(list(session.api.pages("/v1/workers", limit=limit)), output, tables.WORKERS, empty="no workers")
+def workers(context: Context, limit: Limit = None, output: OutputOption = Output.TABLE) -> None:
+    """Show the workers and their usage."""
+    context.show(list(context.api.pages("/v1/workers", limit=limit)), output, tables.WORKERS, empty="no workers")
 
 
 @command
-def pools(session: Context, output: OutputOption = Output.TABLE) -> None:
+def pools(context: Context, output: OutputOption = Output.TABLE) -> None:
     """Show the worker pools."""
-    session.show(tables.items_of(session.api.get("/v1/pools")), output, tables.POOLS, empty="no pools")
+    context.show(tables.items_of(context.api.get("/v1/pools")), output, tables.POOLS, empty="no pools")
 
 
 @command
 def decisions(
-    session: Context,
+    context: Context,
     pool: Annotated[str, typer.Argument(metavar="POOL", help="Name of the pool.")],
     limit: Limit = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show how a pool was scaled and why, newest first (admin keys)."""
-    found = list(session.api.pages(f"/v1/pools/{quote(pool, safe='')}/decisions", limit=limit))
-    session.show(found, output, tables.DECISIONS, empty="no decisions")
+    """Show a pool's scaling decisions and their reasons, newest first (admin keys)."""
+    found = list(context.api.pages(f"/v1/pools/{quote(pool, safe='')}/decisions", limit=limit))
+    context.show(found, output, tables.DECISIONS, empty="no decisions")
 
 
 def moment(text: str | None, option: str) -> str | None:
-    """A time as the server takes it, from a time or an age."""
+    """An ISO 8601 time, from a time or an age."""
     if text is None:
         return None
     if re.fullmatch(r"[\d.]+[smhd]", text):

@@ -1,4 +1,4 @@
-"""The commands, under their names."""
+"""Registers the client's commands."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import typer
 
 from niyanta.client.commands import act, query, submit, top
 
-PANEL = "Over REST"
+PANEL = "Client commands (REST API)"
 
 
 def register(app: typer.Typer) -> None:

@@ -1,4 +1,4 @@
-"""`niyanta top`: the queue, the workers and what runs, live."""
+"""`niyanta top`: a live view of the queue, the workers and the newest workloads."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from niyanta.client.errors import RefusedError, UnavailableError
 from niyanta.client.output import Column, clean, duration, screen, table
 from niyanta.lifecycle import Phase
 
-BAR = 16
+BAR_WIDTH = 16
 SHOWN_WORKLOADS = 15
 _ACTIVE = [Phase.RUNNING.value, Phase.SCHEDULED.value]
 
 
 @dataclass(slots=True)
 class QueueOverview:
-    """What is shown at one moment."""
+    """Data of one refresh."""
 
     depth: Mapping[str, Any] = field(default_factory=dict)
     workers: Sequence[Any] = ()
@@ -38,39 +38,41 @@ class QueueOverview:
 
 @command
 def top(
-    session: Context,
-    once: Annotated[bool, typer.Option("--once", help="Show one picture and end.")] = False,
-    interval: Annotated[float, typer.Option(help="Seconds between two pictures.", min=0.5)] = 2.0,
-    workers: Annotated[int, typer.Option("--workers", help="Most workers shown, the fullest first.", min=0)] = 20,
+    context: Context,
+    once: Annotated[bool, typer.Option("--once", help="Show it once and exit.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between refreshes.", min=0.5)] = 2.0,
+    workers: Annotated[
+        int, typer.Option("--workers", help="Maximum number of workers to show, the fullest first.", min=0)
+    ] = 20,
 ) -> None:
     """Show the queue, the workers and the newest workloads, live, until Ctrl-C.
 
-    Without a terminal: one picture after another.
+    Without a terminal, each refresh is printed below the previous one.
     """
     console = screen()
-    picture = look(session, QueueOverview())
+    overview = fetch(context, QueueOverview())
     if once or not console.is_terminal:
         while True:
-            console.print(render(picture, workers))
+            console.print(render(overview, workers))
             if once:
                 return
             console.print()
             time.sleep(interval)
-            picture = look_again(session, picture)
-    # Ctrl-C is the way out of it, and no failure.
+            overview = fetch_or_keep(context, overview)
+    # Ctrl-C is the normal way to exit.
     with (
         contextlib.suppress(KeyboardInterrupt),
-        Live(render(picture, workers), console=console, screen=True, auto_refresh=False) as live,
+        Live(render(overview, workers), console=console, screen=True, auto_refresh=False) as live,
     ):
         while True:
             time.sleep(interval)
-            picture = look_again(session, picture)
-            live.update(render(picture, workers), refresh=True)
+            overview = fetch_or_keep(context, overview)
+            live.update(render(overview, workers), refresh=True)
 
 
-def look(session: Context, before: QueueOverview) -> QueueOverview:
-    """Asks for everything; customers' keys that may not see workers still see the queue."""
-    api = session.api
+def fetch(context: Context, before: QueueOverview) -> QueueOverview:
+    """Fetch everything; without the workers if the key may not list them."""
+    api = context.api
     try:
         found = list(api.pages("/v1/workers"))
     except RefusedError as error:
@@ -85,30 +87,30 @@ def look(session: Context, before: QueueOverview) -> QueueOverview:
     )
 
 
-def look_again(session: Context, before: QueueOverview) -> QueueOverview:
-    """A server that is away doesn't end a live view: the last picture stays, with a word on it."""
+def fetch_or_keep(context: Context, before: QueueOverview) -> QueueOverview:
+    """Fetch everything; while the server is unreachable, the previous data with the error."""
     try:
-        return look(session, before)
+        return fetch(context, before)
     except UnavailableError as error:
         return QueueOverview(before.depth, before.workers, before.active, before.waiting, trouble=str(error))
 
 
-def render(picture: QueueOverview, most_workers: int) -> RenderableType:
-    """The whole page."""
-    parts: list[RenderableType] = [_headline(picture), Text(""), table(_queues(picture.depth), _QUEUES, wide=False)]
-    if picture.workers and most_workers:
-        fullest = sorted(picture.workers, key=lambda item: (-_fullness(item), item["name"]))[:most_workers]
+def render(overview: QueueOverview, most_workers: int) -> RenderableType:
+    """The view as text."""
+    parts: list[RenderableType] = [_headline(overview), Text(""), table(_queues(overview.depth), _QUEUES, wide=False)]
+    if overview.workers and most_workers:
+        fullest = sorted(overview.workers, key=lambda item: (-_fullness(item), item["name"]))[:most_workers]
         parts += [Text(""), table(fullest, _WORKERS, wide=False)]
-        if len(picture.workers) > most_workers:
-            parts.append(Text(f"and {len(picture.workers) - most_workers} more workers", style="dim"))
-    workloads = [*picture.active, *picture.waiting][:SHOWN_WORKLOADS]
+        if len(overview.workers) > most_workers:
+            parts.append(Text(f"and {len(overview.workers) - most_workers} more workers", style="dim"))
+    workloads = [*overview.active, *overview.waiting][:SHOWN_WORKLOADS]
     if workloads:
         parts += [Text(""), table(workloads, _WORKLOADS, wide=False)]
     return Group(*parts)
 
 
-def _headline(picture: QueueOverview) -> Text:
-    depth, workers = picture.depth, picture.workers
+def _headline(overview: QueueOverview) -> Text:
+    depth, workers = overview.depth, overview.workers
     ready = sum(1 for item in workers if tables.worker_state(item) == "Ready")
     parts = [
         f"niyanta top {datetime.now().astimezone():%H:%M:%S}",
@@ -119,8 +121,8 @@ def _headline(picture: QueueOverview) -> Text:
     if workers:
         parts.append(f"{ready} of {len(workers)} workers ready")
     line = Text("  |  ".join(parts), style="bold")
-    if picture.trouble:
-        line.append(f"\n{clean(picture.trouble)}; the figures are old", style="red")
+    if overview.trouble:
+        line.append(f"\n{clean(overview.trouble)}; showing old data", style="red")
     return line
 
 
@@ -134,11 +136,11 @@ def _queues(depth: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def bar(part: float | None) -> str:
-    """A bar of text; empty for nothing to show."""
+    """A bar of text; empty for None."""
     if part is None:
         return ""
-    filled = round(min(max(part, 0.0), 1.0) * BAR)
-    return "#" * filled + "." * (BAR - filled)
+    filled = round(min(max(part, 0.0), 1.0) * BAR_WIDTH)
+    return "#" * filled + "." * (BAR_WIDTH - filled)
 
 
 def _fullness(item: Mapping[str, Any]) -> float:

@@ -1,4 +1,4 @@
-"""Waiting for workloads to finish: a progress bar, or one line for each thing that happened."""
+"""Waits for workloads to finish, with a progress bar and, with --watch, a line for each event."""
 
 from __future__ import annotations
 
@@ -17,34 +17,34 @@ from niyanta.client.output import clean
 from niyanta.client.tables import event_line, phase_of
 from niyanta.lifecycle import TERMINAL, Phase
 
-FIRST_PAUSE = 0.3
-LONGEST_PAUSE = 3.0
+FIRST_PAUSE_SECONDS = 0.3
+LONGEST_PAUSE_SECONDS = 3.0
 FINISHED = frozenset(phase.value for phase in TERMINAL)
 
 
-def wait(session: Context, ids: Sequence[str], *, timeout: float | None, watch: bool) -> list[dict[str, Any]]:
-    """The workloads as they finished, in the order of `ids`.
+def wait(context: Context, ids: Sequence[str], *, timeout: float | None, watch: bool) -> list[dict[str, Any]]:
+    """Wait for the workloads; returns them when finished, in the order of `ids`.
 
     Args:
-        timeout: seconds; None waits for ever.
-        watch: print a line for everything that happens to them.
+        timeout: seconds; None waits without a limit.
+        watch: print a line for each event.
 
     Raises:
-        WaitTimeoutError: some hadn't finished in time.
+        WaitTimeoutError: some did not finish within the timeout.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     latest: dict[str, dict[str, Any]] = {}
-    seen: dict[str, Seen] = {id_: Seen() for id_ in ids}
-    pause = FIRST_PAUSE
-    with _progress(session, len(ids)) as progress:
+    printed: dict[str, PrintedState] = {id_: PrintedState() for id_ in ids}
+    pause = FIRST_PAUSE_SECONDS
+    with _progress(context, len(ids)) as progress:
         task = progress.add_task("", total=len(ids))
         while True:
             for id_ in ids:
                 if phase_of(latest.get(id_)) in FINISHED:
                     continue
-                latest[id_] = session.api.get(f"/v1/workloads/{id_}")
+                latest[id_] = context.api.get(f"/v1/workloads/{id_}")
                 if watch:
-                    _tell(session, progress, latest[id_], seen[id_])
+                    _print_new_events(context, progress, latest[id_], printed[id_])
             counts = Counter(phase_of(latest[id_]) for id_ in ids)
             done = sum(counts[phase] for phase in FINISHED)
             progress.update(task, completed=done, description=_summary(counts))
@@ -54,35 +54,35 @@ def wait(session: Context, ids: Sequence[str], *, timeout: float | None, watch: 
                 break
             left = pause if deadline is None else min(pause, max(0.0, deadline - time.monotonic()))
             time.sleep(left)
-            pause = min(pause * 1.3, LONGEST_PAUSE)
+            pause = min(pause * 1.3, LONGEST_PAUSE_SECONDS)
     open_ids = [id_ for id_ in ids if phase_of(latest[id_]) not in FINISHED]
     message = f"not finished after {timeout:g} s: {len(open_ids)} of {len(ids)} ({_summary(counts)})"
     raise WaitTimeoutError(message, *(f"{id_} is {phase_of(latest[id_])}" for id_ in open_ids[:10]))
 
 
-def verdict(finished: Sequence[dict[str, Any]]) -> Exit:
-    """OK when all succeeded."""
+def exit_code(finished: Sequence[dict[str, Any]]) -> Exit:
+    """OK when all succeeded, else FAILED."""
     return Exit.OK if all(phase_of(item) == Phase.SUCCEEDED.value for item in finished) else Exit.FAILED
 
 
-class Seen:
-    """What was told of one workload."""
+class PrintedState:
+    """State of a workload at the last print, and the number of printed events."""
 
     def __init__(self) -> None:
         self.state: tuple[Any, ...] | None = None
         self.events = 0
 
 
-def _tell(session: Context, progress: Progress, item: dict[str, Any], seen: Seen) -> None:
-    """Events are asked for only when the workload has changed, so that watching many stays cheap."""
+def _print_new_events(context: Context, progress: Progress, item: dict[str, Any], printed: PrintedState) -> None:
+    """Fetch events only when the workload has changed, so that watching many is cheap."""
     state = tuple(item.get(key) for key in ("phase", "attempts", "reason", "failures", "workers"))
-    if state == seen.state:
+    if state == printed.state:
         return
-    seen.state = state
-    events = list(session.api.pages(f"/v1/workloads/{item['id']}/events"))
-    for event in events[seen.events :]:
+    printed.state = state
+    events = list(context.api.pages(f"/v1/workloads/{item['id']}/events"))
+    for event in events[printed.events :]:
         progress.console.print(escape(clean(event_line(item, event))))
-    seen.events = len(events)
+    printed.events = len(events)
 
 
 def _summary(counts: Counter[str]) -> str:
@@ -91,8 +91,8 @@ def _summary(counts: Counter[str]) -> str:
 
 
 @contextlib.contextmanager
-def _progress(session: Context, total: int) -> Iterator[Progress]:
-    """A bar on terminals alone; without one, nothing but what is watched is printed."""
+def _progress(context: Context, total: int) -> Iterator[Progress]:
+    """A progress bar, hidden unless stderr is a terminal."""
     columns = (
         SpinnerColumn(),
         BarColumn(),
@@ -100,6 +100,6 @@ def _progress(session: Context, total: int) -> Iterator[Progress]:
         TextColumn("{task.description}"),
         TimeElapsedColumn(),
     )
-    shown = session.err.is_terminal
-    with Progress(*columns, console=session.err, transient=True, disable=not shown) as progress:
+    shown = context.err.is_terminal
+    with Progress(*columns, console=context.err, transient=True, disable=not shown) as progress:
         yield progress

@@ -1,4 +1,4 @@
-"""/healthz, /readyz and /metrics: on the door's port, and alone on the metrics port."""
+"""/healthz, /readyz and /metrics, on the REST door's port and on the metrics port."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from niyanta.store.errors import StoreError
 
 router = APIRouter(tags=["Operations"])
 
-READY_PATIENCE = 2.0
-DEPTH_PATIENCE = 1.0
-"""Metrics are wanted most when Postgres is away: they don't wait for it for long."""
+READY_TIMEOUT_SECONDS = 2.0
+DEPTH_TIMEOUT_SECONDS = 1.0
+"""Short, because metrics are needed most while Postgres is unreachable."""
 
 
-@router.get("/healthz", response_class=PlainTextResponse, summary="Is the process alive?")
+@router.get("/healthz", response_class=PlainTextResponse, summary="Liveness")
 async def healthz() -> Response:
-    """It answers, so it is."""
+    """Always `ok` while the process serves requests."""
     return PlainTextResponse("ok\n")
 
 
 @router.get(
     "/readyz",
     response_class=PlainTextResponse,
-    summary="Can it take requests?",
-    responses={503: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Postgres is away."}},
+    summary="Readiness",
+    responses={
+        503: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Postgres does not answer."}
+    },
 )
 async def readyz(parts: Parts) -> Response:
-    """Whether Postgres answers."""
+    """`ok` while Postgres answers."""
     try:
-        await bounded(parts.record.clock(), READY_PATIENCE)
+        await bounded(parts.store.clock(), READY_TIMEOUT_SECONDS)
     except (Problem, StoreError) as error:
-        return PlainTextResponse(
-            f"the record can't be reached: {error}\n", status_code=503, headers={"Retry-After": "2"}
-        )
+        return PlainTextResponse(f"Postgres can't be reached: {error}\n", status_code=503, headers={"Retry-After": "2"})
     return PlainTextResponse("ok\n")
 
 
 @router.get("/metrics", response_class=PlainTextResponse, summary="Prometheus metrics")
 async def metrics_endpoint(parts: Parts) -> Response:
-    """Of this process; docs/metrics.md lists them."""
+    """The metrics of this process; docs/metrics.md lists them."""
     try:
-        metrics.QUEUE_DEPTH.set(await bounded(parts.pressure.depth(), DEPTH_PATIENCE))
+        metrics.QUEUE_DEPTH.set(await bounded(parts.pressure.depth(), DEPTH_TIMEOUT_SECONDS))
     except (Problem, StoreError):
         metrics.QUEUE_DEPTH.clear()
     return Response(await asyncio.to_thread(render), media_type=CONTENT_TYPE)

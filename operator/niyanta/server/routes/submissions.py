@@ -1,7 +1,7 @@
 """POST /v1/workloads and /v1/workloads:batch: 202 means committed.
 
-The order of checks is that of their cost: key, size, idempotency, manifest, rate, capacity, and at last, in the
-transaction, names and the customer's limit.
+Checks run in the order of their cost: key, size, idempotency, manifest, rate, capacity, and last, in the transaction,
+names and the customer's limit.
 """
 
 from __future__ import annotations
@@ -34,15 +34,22 @@ from niyanta.server.schema import serializers
 from niyanta.server.schema.models import Accepted, BatchItem, BatchView, ProblemView
 from niyanta.server.schema.openapi_document import BATCH_BODY, IDEMPOTENCY, MANIFEST_BODY, problems
 from niyanta.server.submit.backpressure import Backpressure, limit_headers, limit_of
-from niyanta.server.submit.body import MAX_BATCH, MAX_ITEMS, MAX_MANIFEST, parse_object, read_body, require_media
+from niyanta.server.submit.body import (
+    MAX_BATCH_BYTES,
+    MAX_ITEMS,
+    MAX_MANIFEST_BYTES,
+    parse_object,
+    read_body,
+    require_media,
+)
 from niyanta.store.rest.submissions import ItemResult, RefusalReason, StoredResponse, SubmissionOutcome
 from niyanta.store.rest.submissions import SubmissionRequest as Submission
 from niyanta.store.rows import CustomerRow, WorkloadIntake
 
 router = APIRouter(prefix="/v1", tags=["Workloads"])
 
-SLICE = 25
-"""Manifests read before other requests get their turn."""
+YIELD_EVERY_MANIFESTS = 25
+"""Manifests parsed before the event loop may serve other requests."""
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _CUSTOMER = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
@@ -56,10 +63,10 @@ _CUSTOMER = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
     openapi_extra={"requestBody": MANIFEST_BODY, "parameters": [IDEMPOTENCY]},
 )
 async def submit(request: Request, parts: Parts, caller: Caller) -> Response:
-    """The body is the very manifest that kubectl takes, as JSON. 202: it is committed and will not be lost."""
+    """The body is a Workload manifest as for kubectl, in JSON. 202 means that it is committed and will not be lost."""
     with metrics.submission():
         require_media(request, "json")
-        text = await read_body(request, MAX_MANIFEST)
+        text = await read_body(request, MAX_MANIFEST_BYTES)
         return await bounded(_submit(request, text, parts, caller))
 
 
@@ -68,7 +75,7 @@ async def _submit(request: Request, text: bytes, parts: Dependencies, caller: Pr
     digest = hashlib.sha256(b"one\n" + text).hexdigest()
     manifest = parse_object(text)
     name = _target(manifest, caller)
-    if key is not None and (found := await parts.record.find_answer(name, key, digest)) is not None:
+    if key is not None and (found := await parts.store.find_answer(name, key, digest)) is not None:
         return _replayed(found, await _position(parts, caller, name))
     customer = await _customer(parts, name)
     intake = _read(parts, manifest, customer)
@@ -77,23 +84,23 @@ async def _submit(request: Request, text: bytes, parts: Dependencies, caller: Pr
         raise Backpressure.rate_limited(per_second)
     await parts.pressure.require_capacity(1)
     limit = limit_of(customer, "maxQueueDepth")
-    outcome = await parts.gatherer.submit(
+    outcome = await parts.batcher.submit(
         Submission(name, [intake], limit, _one_answer, key=key, body_hash=digest if key is not None else "")
     )
-    written = parts.positions.written(outcome.position, caller.customer, name)
+    written = parts.read_your_writes.written(outcome.position, caller.customer, name)
     if outcome.replayed or outcome.mismatch:
         return _replayed(outcome, written)
-    (verdict,) = outcome.verdicts
-    if verdict.row is None:
-        raise await _refused(parts, verdict, customer, limit, intake)
+    (result,) = outcome.verdicts
+    if result.row is None:
+        raise await _refused(parts, result, customer, limit, intake)
     metrics.ACCEPTED.labels(customer.tier).inc()
-    headers = {"Location": f"/v1/workloads/{verdict.row.id}", **written}
+    headers = {"Location": f"/v1/workloads/{result.row.id}", **written}
     return raw(outcome.answer.body if outcome.answer else None, 202, headers)
 
 
-def _one_answer(verdicts: Sequence[ItemResult]) -> StoredResponse:
-    """A refusal isn't kept: the same key may be used when there is room."""
-    row = verdicts[0].row
+def _one_answer(results: Sequence[ItemResult]) -> StoredResponse:
+    """The response to a single submission. A refusal isn't stored, so the same key may be used again."""
+    row = results[0].row
     return (
         StoredResponse(0, None, keep=False)
         if row is None
@@ -102,11 +109,11 @@ def _one_answer(verdicts: Sequence[ItemResult]) -> StoredResponse:
 
 
 async def _refused(
-    parts: Dependencies, verdict: ItemResult, customer: CustomerRow, limit: int | None, intake: WorkloadIntake
+    parts: Dependencies, result: ItemResult, customer: CustomerRow, limit: int | None, intake: WorkloadIntake
 ) -> Problem:
-    if verdict.refusal is RefusalReason.NAME_TAKEN:
+    if result.refusal is RefusalReason.NAME_TAKEN:
         return _name_taken(intake)
-    return await parts.pressure.queue_full(customer, limit or 0, verdict.depth, 1)
+    return await parts.pressure.queue_full(customer, limit or 0, result.depth, 1)
 
 
 # --- Batches ---------------------------------------------------------------------------------------------------------
@@ -114,7 +121,7 @@ async def _refused(
 
 @dataclass(slots=True)
 class _Line:
-    """A line of a batch: an intake, or what is wrong with it."""
+    """A line of a batch: the workload to insert, or the problem with it."""
 
     number: int
     intake: WorkloadIntake | None = None
@@ -127,18 +134,18 @@ class _Line:
     response_model=BatchView,
     summary="Submit up to 1,000 workloads",
     responses=problems(400, 401, 409, 413, 415, 422, 429, 503)
-    | {207: {"model": BatchView, "description": "Some, or all, were refused: each item says what became of it."}},
+    | {207: {"model": BatchView, "description": "Some or all items were refused; each item has its own status."}},
     openapi_extra={"requestBody": BATCH_BODY, "parameters": [IDEMPOTENCY]},
 )
 async def submit_batch(request: Request, parts: Parts, caller: Caller) -> Response:
-    """NDJSON: a manifest per line, all for one customer. All that is accepted is committed in one transaction.
+    """The body is NDJSON: one manifest per line, all for one customer. Accepted items are committed in one transaction.
 
-    202: all were accepted; 207: look at each. With an Idempotency-Key the whole answer is kept if anything was
-    accepted, so send what was refused again under another key.
+    202: all items were accepted; 207: see the status of each. With an Idempotency-Key, the whole answer is stored if
+    any item was accepted, so send refused items again under another key.
     """
     with metrics.submission():
         require_media(request, "ndjson", "jsonl", "json")
-        text = await read_body(request, MAX_BATCH)
+        text = await read_body(request, MAX_BATCH_BYTES)
         return await bounded(_submit_batch(request, text, parts, caller))
 
 
@@ -147,15 +154,15 @@ async def _submit_batch(request: Request, text: bytes, parts: Dependencies, call
     digest = hashlib.sha256(b"batch\n" + text).hexdigest()
     raw_lines = [(number, line) for number, line in enumerate(text.split(b"\n")) if line.strip()]
     if not raw_lines:
-        raise Problem(BAD_REQUEST, "the batch is empty: a manifest per line is wanted")
+        raise Problem(BAD_REQUEST, "the batch is empty: send one manifest per line")
     if len(raw_lines) > MAX_ITEMS:
         raise Problem(TOO_LARGE, f"a batch may have at most {MAX_ITEMS} items, this one has {len(raw_lines)}")
     name = _batch_target(raw_lines, caller)
-    if key is not None and (found := await parts.record.find_answer(name, key, digest)) is not None:
+    if key is not None and (found := await parts.store.find_answer(name, key, digest)) is not None:
         return _replayed(found, await _position(parts, caller, name))
     customer = await _customer(parts, name)
     lines = await _read_lines(parts, raw_lines, customer)
-    await _slow_down(parts, customer, lines)
+    await _apply_rate_limit(parts, customer, lines)
     good = [line for line in lines if line.intake is not None]
     limit = limit_of(customer, "maxQueueDepth")
     if good:
@@ -163,7 +170,7 @@ async def _submit_batch(request: Request, text: bytes, parts: Dependencies, call
     answers = _BatchAnswer(lines, limit)
     if not good:
         return await _batch_response(parts, customer, limit, answers.answer([]), answers)
-    outcome = await parts.gatherer.submit(
+    outcome = await parts.batcher.submit(
         Submission(
             name,
             [line.intake for line in good if line.intake is not None],
@@ -173,7 +180,7 @@ async def _submit_batch(request: Request, text: bytes, parts: Dependencies, call
             body_hash=digest if key is not None else "",
         )
     )
-    written = parts.positions.written(outcome.position, caller.customer, name)
+    written = parts.read_your_writes.written(outcome.position, caller.customer, name)
     if outcome.replayed or outcome.mismatch or outcome.answer is None:
         return _replayed(outcome, written)
     response = await _batch_response(parts, customer, limit, outcome.answer, answers)
@@ -186,7 +193,7 @@ async def _read_lines(
 ) -> list[_Line]:
     lines = []
     for count, (number, text) in enumerate(raw_lines):
-        if count % SLICE == 0:
+        if count % YIELD_EVERY_MANIFESTS == 0:
             await asyncio.sleep(0)
         try:
             lines.append(_Line(number, intake=_read(parts, parse_object(text), customer)))
@@ -195,8 +202,8 @@ async def _read_lines(
     return lines
 
 
-async def _slow_down(parts: Dependencies, customer: CustomerRow, lines: Sequence[_Line]) -> None:
-    """Refuse what goes beyond submitRatePerSecond; the first lines come first."""
+async def _apply_rate_limit(parts: Dependencies, customer: CustomerRow, lines: Sequence[_Line]) -> None:
+    """Refuse the lines beyond submitRatePerSecond; earlier lines are accepted first."""
     per_second = limit_of(customer, "submitRatePerSecond")
     good = [line for line in lines if line.intake is not None]
     if per_second is None or not good:
@@ -207,28 +214,28 @@ async def _slow_down(parts: Dependencies, customer: CustomerRow, lines: Sequence
 
 
 class _BatchAnswer:
-    """Makes the answer of a batch from the store's verdicts, whose transaction keeps it."""
+    """Makes the response to a batch from the store's results, so that their transaction can store it."""
 
     def __init__(self, lines: Sequence[_Line], limit: int | None) -> None:
         self._lines = lines
         self._limit = limit
         self.depth = 0
 
-    def answer(self, verdicts: Sequence[ItemResult]) -> StoredResponse:
-        rest = iter(verdicts)
+    def answer(self, results: Sequence[ItemResult]) -> StoredResponse:
+        rest = iter(results)
         items = []
         for line in self._lines:
             if line.intake is None:
                 items.append(_item(line.number, line.problem))
                 continue
-            verdict = next(rest)
-            if verdict.row is not None:
-                items.append(BatchItem(line=line.number, status=202, workload=serializers.accepted(verdict.row)))
-            elif verdict.refusal is RefusalReason.NAME_TAKEN:
+            result = next(rest)
+            if result.row is not None:
+                items.append(BatchItem(line=line.number, status=202, workload=serializers.accepted(result.row)))
+            elif result.refusal is RefusalReason.NAME_TAKEN:
                 items.append(_item(line.number, _name_taken(line.intake)))
             else:
-                self.depth = max(self.depth, verdict.depth)
-                text = f"the customer has {verdict.depth} workloads waiting, its maxQueueDepth is {self._limit}"
+                self.depth = max(self.depth, result.depth)
+                text = f"the customer has {result.depth} workloads waiting, its maxQueueDepth is {self._limit}"
                 items.append(_item(line.number, Problem(QUEUE_FULL, text)))
         accepted = sum(item.status == 202 for item in items)
         view = BatchView(accepted=accepted, refused=len(items) - accepted, items=items)
@@ -243,13 +250,13 @@ def _item(number: int, problem: Problem | None) -> BatchItem:
 async def _batch_response(
     parts: Dependencies, customer: CustomerRow, limit: int | None, answer: StoredResponse, answers: _BatchAnswer
 ) -> Response:
-    """The answer with the headers of the first limit that was met."""
+    """The response to a batch, with the headers of the limit that refused items."""
     metrics.batch(answer.body["items"], customer.tier)
     kinds = {item["problem"]["type"] for item in answer.body["items"] if item["problem"]}
     headers: dict[str, str] = {}
     if QUEUE_FULL.uri in kinds and limit is not None:
         refused = sum(item["status"] == QUEUE_FULL.status for item in answer.body["items"])
-        wait = (await parts.pressure.pace()).seconds_for(refused, customer.name)
+        wait = (await parts.pressure.placement_rate()).seconds_for(refused, customer.name)
         headers = {
             "Retry-After": str(max(1, round(wait))),
             **limit_headers("queue", limit, max(0, limit - answers.depth), wait),
@@ -259,7 +266,7 @@ async def _batch_response(
     return raw(answer.body, answer.status, headers)
 
 
-# --- What both have in common ----------------------------------------------------------------------------------------
+# --- Shared by single and batch submissions --------------------------------------------------------------------------
 
 
 def _read(parts: Dependencies, manifest: dict[str, Any], customer: CustomerRow) -> WorkloadIntake:
@@ -268,7 +275,7 @@ def _read(parts: Dependencies, manifest: dict[str, Any], customer: CustomerRow) 
 
 def _name_taken(intake: WorkloadIntake) -> Problem:
     text = f"customer {intake.customer} has an unfinished workload named {intake.name}"
-    return Problem(NAME_TAKEN, text, [{"field": "metadata.name", "message": "is taken"}])
+    return Problem(NAME_TAKEN, text, [{"field": "metadata.name", "message": "is already in use"}])
 
 
 async def _customer(parts: Dependencies, name: str) -> CustomerRow:
@@ -279,7 +286,7 @@ async def _customer(parts: Dependencies, name: str) -> CustomerRow:
 
 
 def _target(manifest: dict[str, Any], caller: Principal) -> str:
-    """Whose submission it is: the caller's own; an admin may name another in spec.customer."""
+    """Name of the customer to submit for: the caller's own, or the one an admin names in spec.customer."""
     spec = manifest.get("spec")
     named = spec.get("customer") if isinstance(spec, dict) else None
     if caller.admin and isinstance(named, str) and _CUSTOMER.fullmatch(named):
@@ -288,7 +295,7 @@ def _target(manifest: dict[str, Any], caller: Principal) -> str:
 
 
 def _batch_target(raw_lines: Sequence[tuple[int, bytes]], caller: Principal) -> str:
-    """An admin's batch is for the customer that its first line names."""
+    """Name of the customer to submit a batch for; an admin's batch goes by its first line."""
     if not caller.admin:
         return caller.customer
     try:
@@ -300,13 +307,13 @@ def _batch_target(raw_lines: Sequence[tuple[int, bytes]], caller: Principal) -> 
 def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
     if key is not None and not _KEY.fullmatch(key):
-        raise Problem(BAD_REQUEST, "Idempotency-Key: 1 to 255 printable ASCII characters without blanks are wanted")
+        raise Problem(BAD_REQUEST, "Idempotency-Key: must be 1 to 255 printable ASCII characters without spaces")
     return key
 
 
 async def _position(parts: Dependencies, caller: Principal, customer: str) -> dict[str, str]:
-    """For an answer that was given before: its write may be a moment old, and another process's."""
-    return parts.positions.written(await parts.router.position(), caller.customer, customer)
+    """Position headers for a stored answer, whose write may be recent and made by another process."""
+    return parts.read_your_writes.written(await parts.router.position(), caller.customer, customer)
 
 
 def _replayed(outcome: SubmissionOutcome, written: dict[str, str]) -> Response:

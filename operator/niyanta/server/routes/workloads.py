@@ -1,4 +1,4 @@
-"""Workloads that are there: read, explain, cancel, suspend, resume."""
+"""Endpoints of existing workloads: list, read, explain, events, cancel, suspend, resume."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ from niyanta.store.rows import WorkloadRow
 router = APIRouter(prefix="/v1/workloads", tags=["Workloads"], route_class=BoundedRoute)
 
 Limit = Annotated[int, Query(ge=1, le=500, description="Items per page.")]
-Cursor = Annotated[str | None, Query(max_length=200, description="`next` of the page before.")]
+NEXT_PAGE = "`next` of the previous page."
+Cursor = Annotated[str | None, Query(max_length=200, description=NEXT_PAGE)]
 Name = Query(max_length=63, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
@@ -47,19 +48,25 @@ async def list_workloads(
     parts: Parts,
     caller: Caller,
     reads: MayBeStale,
-    status: Annotated[list[Phase] | None, Query(description="Phases; several are or-ed.")] = None,
+    status: Annotated[
+        list[Phase] | None, Query(description="Phase; repeat it to list workloads in any of several phases.")
+    ] = None,
     type_: Annotated[str | None, Name, Query(alias="type", description="Workload type.")] = None,
-    name: Annotated[str | None, Name, Query(description="Its name, or that of its Workload object.")] = None,
-    customer: Annotated[str | None, Name, Query(description="For admins: one customer's alone.")] = None,
-    created_after: Annotated[datetime | None, Query(alias="createdAfter", description="Inclusive.")] = None,
-    created_before: Annotated[datetime | None, Query(alias="createdBefore", description="Exclusive.")] = None,
-    with_spec: Annotated[bool, Query(alias="withSpec", description="Give the specs too.")] = False,
+    name: Annotated[str | None, Name, Query(description="Name of the workload or of its Workload object.")] = None,
+    customer: Annotated[str | None, Name, Query(description="Only workloads of this customer (admin).")] = None,
+    created_after: Annotated[
+        datetime | None, Query(alias="createdAfter", description="Created at or after this time.")
+    ] = None,
+    created_before: Annotated[
+        datetime | None, Query(alias="createdBefore", description="Created before this time.")
+    ] = None,
+    with_spec: Annotated[bool, Query(alias="withSpec", description="Include the specs.")] = False,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
-    """Pages by keyset: a page costs the same wherever it is. A page may be short, go on while `next` is set.
+    """A page may have fewer items than `limit`, even none: continue while `next` is set.
 
-    With `name`, never from a replica: whoever looks a name up is about to do something with what has it.
+    With `name`, the answer is never from a read replica: clients look a name up in order to change the workload.
     """
     if not caller.admin and customer not in (None, caller.customer):
         return answer(WorkloadPage(items=[], next=None))
@@ -71,34 +78,37 @@ async def list_workloads(
         since=_bounded(created_after),
         until=_bounded(created_before),
     )
-    source = reads if name is None else parts.record
-    rows, place = await source.list_workloads(wanted, after=_place(cursor), limit=limit)
+    source = reads if name is None else parts.store
+    rows, last = await source.list_workloads(wanted, after=_position(cursor), limit=limit)
     now = await parts.now()
     items = [_view(parts, row, now, with_spec=with_spec) for row in rows]
-    return answer(WorkloadPage(items=items, next=None if place is None else _cursor(to_us(place.at), place.id)))
+    return answer(WorkloadPage(items=items, next=None if last is None else _cursor(to_us(last.at), last.id)))
 
 
 @router.get("/{id}", response_model=WorkloadView, summary="Read a workload", responses=problems(400, 401, 404, 503))
 async def get(id: str, parts: Parts, caller: Caller, reads: MayBeStale) -> Response:  # noqa: A002 - the path's name
-    """With its spec."""
+    """Includes the spec."""
     row = await parts.visible(id, caller, reads)
     return answer(_view(parts, row, await parts.now(), with_spec=True))
 
 
 @router.get(
-    "/{id}/explain", response_model=Explanation, summary="Why is it there?", responses=problems(400, 401, 404, 503)
+    "/{id}/explain",
+    response_model=Explanation,
+    summary="Explain a workload's phase",
+    responses=problems(400, 401, 404, 503),
 )
 async def explain(id: str, parts: Parts, caller: Caller, reads: MayBeStale) -> Response:  # noqa: A002
-    """Typed reasons with counts, the place in the queue, and when it may start."""
+    """Typed reasons with the number of workers each rules out, the position in the queue, and the estimated start."""
     row = await parts.visible(id, caller, reads)
     now = await parts.now()
-    waits = row.phase in (Phase.PENDING, Phase.HELD)
-    reasons = await reads.get_reasons(row.id) if waits else []
+    waiting = row.phase in (Phase.PENDING, Phase.HELD)
+    reasons = await reads.get_reasons(row.id) if waiting else []
     position = estimate = None
     if row.phase is Phase.PENDING:
         ahead = await reads.queue_ahead(row)
         position = QueuePosition(ahead=ahead, exact=ahead < EXACT_POSITIONS)
-        estimate = estimated_start(row, position, await parts.pressure.pace(), now)
+        estimate = estimated_start(row, position, await parts.pressure.placement_rate(), now)
     view = Explanation(
         id=row.id,
         phase=row.phase.value,
@@ -118,29 +128,32 @@ async def explain(id: str, parts: Parts, caller: Caller, reads: MayBeStale) -> R
     return answer(view)
 
 
-def estimated_start(row: WorkloadRow, position: QueuePosition, pace: ObservedPlacementRate, now_us: int) -> Estimate:
-    """From the place in the queue and the leader's pace: (ahead + 1) / placements per minute."""
-    if pace.age is None:
-        return Estimate(at=None, seconds=None, basis="no leader has reported its pace yet")
-    if pace.total is None:
-        return Estimate(at=None, seconds=None, basis=f"the leader's figures are {pace.age:.0f} s old")
-    if pace.total <= 0:
+def estimated_start(row: WorkloadRow, position: QueuePosition, rate: ObservedPlacementRate, now_us: int) -> Estimate:
+    """Estimated start: (workloads ahead + 1) / placements per minute of the leader."""
+    if rate.age is None:
+        return Estimate(at=None, seconds=None, basis="no leader has reported its placement rate yet")
+    if rate.total is None:
+        return Estimate(at=None, seconds=None, basis=f"the leader's last report is {rate.age:.0f} s old")
+    if rate.total <= 0:
         return Estimate(at=None, seconds=None, basis="nothing was placed in the last ten minutes")
-    seconds = (position.ahead + 1) * 60.0 / pace.total
+    seconds = (position.ahead + 1) * 60.0 / rate.total
     basis = (
         f"{position.ahead}{'' if position.exact else ' or more'} ahead in the queue of all customers, "
-        f"{pace.total:g} placements per minute over the last ten minutes"
+        f"{rate.total:g} placements per minute over the last ten minutes"
     )
     if row.reason not in ("", "Released", "Resumed"):
-        basis += f"; but it waits for something else too ({row.reason}), so this is the earliest"
+        basis += f"; it also waits for another reason ({row.reason}), so this is the earliest time"
     backoff = 0.0 if row.not_before is None else max(0.0, (to_us(row.not_before) - now_us) / 1e6)
     if backoff > seconds:
-        seconds, basis = backoff, "the end of its backoff, which comes after its turn"
+        seconds, basis = backoff, "the end of its backoff, which is later than its turn in the queue"
     return Estimate(at=from_us(now_us) + timedelta(seconds=min(seconds, 1e9)), seconds=seconds, basis=basis)
 
 
 @router.get(
-    "/{id}/events", response_model=EventPage, summary="Its history", responses=problems(400, 401, 404, 422, 503)
+    "/{id}/events",
+    response_model=EventPage,
+    summary="List a workload's events",
+    responses=problems(400, 401, 404, 422, 503),
 )
 async def events(
     id: str,  # noqa: A002
@@ -150,13 +163,13 @@ async def events(
     limit: Limit = 200,
     cursor: Cursor = None,
 ) -> Response:
-    """The audit, oldest first, and its attempts."""
+    """Its transitions from the audit log, oldest first, and its attempts."""
     row = await parts.visible(id, caller, reads)
     after = None
     if cursor is not None:
         at_us, number = _decoded(cursor)
         if not isinstance(number, int):
-            raise Problem(BAD_REQUEST, "cursor: not one of this listing's")
+            raise Problem(BAD_REQUEST, "cursor: must be `next` of a page of this list")
         after = (from_us(at_us), number)
     found = await reads.get_events_page(row.id, after=after, limit=limit)
     attempts = [] if after else await reads.get_attempts(row.id)
@@ -172,21 +185,21 @@ async def events(
 _CHANGES = problems(401, 404, 409, 503)
 
 
-@router.post("/{id}/cancel", response_model=WorkloadView, summary="Cancel it", responses=_CHANGES)
+@router.post("/{id}/cancel", response_model=WorkloadView, summary="Cancel a workload", responses=_CHANGES)
 async def cancel(id: str, parts: Parts, caller: Caller) -> Response:  # noqa: A002
-    """Its pods are deleted, if it has some. Cancelling twice is no error."""
+    """Deletes its pods, if it has any. Cancelling a cancelled workload is not an error."""
     return await _move(id, parts, caller, Event.CANCEL, already=(Phase.CANCELLED,))
 
 
-@router.post("/{id}/suspend", response_model=WorkloadView, summary="Suspend it", responses=_CHANGES)
+@router.post("/{id}/suspend", response_model=WorkloadView, summary="Suspend a workload", responses=_CHANGES)
 async def suspend(id: str, parts: Parts, caller: Caller) -> Response:  # noqa: A002
-    """It leaves the queue, and stops if it runs, until it is resumed. Suspending twice is no error."""
+    """Takes it out of the queue, or stops its pods, until it is resumed. Suspending it twice is not an error."""
     return await _move(id, parts, caller, Event.SUSPEND, already=(Phase.SUSPENDED,))
 
 
-@router.post("/{id}/resume", response_model=WorkloadView, summary="Resume it", responses=_CHANGES)
+@router.post("/{id}/resume", response_model=WorkloadView, summary="Resume a workload", responses=_CHANGES)
 async def resume(id: str, parts: Parts, caller: Caller) -> Response:  # noqa: A002
-    """It goes back to the queue; the time it was suspended doesn't age. No error for what isn't suspended."""
+    """Puts it back in the queue; suspended time does not count as waiting. Not an error if it isn't suspended."""
     already = (Phase.PENDING, Phase.HELD, Phase.SCHEDULED, Phase.RUNNING)
     return await _move(id, parts, caller, Event.RESUME, already=already)
 
@@ -194,22 +207,22 @@ async def resume(id: str, parts: Parts, caller: Caller) -> Response:  # noqa: A0
 async def _move(
     id_: str, parts: Dependencies, caller: Principal, event: Event, *, already: tuple[Phase, ...]
 ) -> Response:
-    row = await parts.visible(id_, caller, parts.record)
+    row = await parts.visible(id_, caller, parts.store)
     if row.door is not Door.REST:
-        text = f"it came by the Kubernetes door: kubectl edits or deletes workload {row.namespace}/{row.name}"
+        text = f"it was created through Kubernetes: edit or delete workload {row.namespace}/{row.name} with kubectl"
         raise Problem(OTHER_DOOR, text)
     if row.phase not in already:
         words = {Event.CANCEL: "Cancelled", Event.SUSPEND: "Suspended", Event.RESUME: "Resumed"}
         try:
-            row = await parts.record.move(row.id, event, reason=words[event], message="asked for by REST")
+            row = await parts.store.move(row.id, event, reason=words[event], message="requested by REST")
         except LookupError:
             raise Problem(NOT_FOUND, "there is no workload with this id") from None
         except IllegalTransitionError:
-            # It may have moved on since it was read; what was asked for may even be done by now.
-            row = await parts.visible(id_, caller, parts.record)
+            # It may have moved since it was read, even to the requested phase.
+            row = await parts.visible(id_, caller, parts.store)
             if row.phase not in already:
                 raise Problem(WRONG_PHASE, f"{event.value} isn't possible in phase {row.phase.value}") from None
-    headers = parts.positions.written(await parts.router.position(), caller.customer, row.customer)
+    headers = parts.read_your_writes.written(await parts.router.position(), caller.customer, row.customer)
     return answer(_view(parts, row, await parts.now(), with_spec=True), headers=headers)
 
 
@@ -217,7 +230,7 @@ async def _move(
 
 
 def _effective(parts: Dependencies, row: WorkloadRow, now_us: int) -> int:
-    """Of what waits: now. Of the rest: as it was when it left the queue."""
+    """Effective priority: now while it waits, else when it left the queue."""
     at = now_us
     for moment in (row.scheduled_at, row.paused_at, row.finished_at):
         if moment is not None and row.phase is not Phase.PENDING:
@@ -239,7 +252,7 @@ def _view(parts: Dependencies, row: WorkloadRow, now_us: int, *, with_spec: bool
 
 
 def _bounded(moment: datetime | None) -> datetime | None:
-    """With a time zone (UTC unless it has one), within what the database can hold."""
+    """The time with a zone (UTC unless it has one), clamped to the range that the database can store."""
     if moment is None:
         return None
     aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
@@ -263,13 +276,13 @@ def _decoded(cursor: str) -> tuple[int, Any]:
             return at_us, key
     except (ValueError, TypeError):
         pass
-    raise Problem(BAD_REQUEST, "cursor: not one of this listing's")
+    raise Problem(BAD_REQUEST, "cursor: must be `next` of a page of this list")
 
 
-def _place(cursor: str | None) -> ListPosition | None:
+def _position(cursor: str | None) -> ListPosition | None:
     if cursor is None:
         return None
     at_us, key = _decoded(cursor)
     if not isinstance(key, str):
-        raise Problem(BAD_REQUEST, "cursor: not one of this listing's")
+        raise Problem(BAD_REQUEST, "cursor: must be `next` of a page of this list")
     return ListPosition(from_us(at_us), key)

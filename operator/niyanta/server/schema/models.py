@@ -1,4 +1,4 @@
-"""What the REST door answers with, for the schema and the answers alike; `views` makes them from rows."""
+"""Response models of the REST door, also for the OpenAPI document; `serializers` fills them from rows."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from pydantic.alias_generators import to_camel
 
 
 class ResponseModel(BaseModel):
-    """A part of an answer, in camelCase."""
+    """Base of the response models; JSON names are in camelCase."""
 
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
 
 
 class FieldError(ResponseModel):
-    """One wrong field."""
+    """An invalid field."""
 
     field: str = Field(description="Path of the field, such as spec.replicas.")
-    message: str = Field(description="What is wrong with it.")
+    message: str = Field(description="The reason why it is invalid.")
 
 
 class ProblemView(ResponseModel):
     """Problem details (RFC 9457)."""
 
     type: str = Field(description="Stable URI of the type of problem, such as urn:niyanta:problem:queue-full.")
-    title: str = Field(description="The type in words.")
+    title: str = Field(description="Short description of the type.")
     status: int = Field(description="HTTP status.")
-    detail: str = Field(description="What happened this time.")
-    errors: list[FieldError] = Field(default_factory=list, description="The fields that are wrong.")
-    retry_after_seconds: int | None = Field(None, description="When to come back; as the header Retry-After.")
+    detail: str = Field(description="Description of this occurrence.")
+    errors: list[FieldError] = Field(default_factory=list, description="The invalid fields.")
+    retry_after_seconds: int | None = Field(None, description="Same as the header Retry-After.")
 
 
 class Accepted(ResponseModel):
-    """A submission that is committed."""
+    """A committed submission."""
 
     id: str = Field(description="Id of the workload; a UUID.")
     name: str
@@ -45,16 +45,16 @@ class Accepted(ResponseModel):
 
 
 class BatchItem(ResponseModel):
-    """What became of one line of a batch."""
+    """Result of one line of a batch."""
 
-    line: int = Field(description="Number of the line, from 0; empty lines count.")
-    status: int = Field(description="HTTP status of this item: 202 accepted.")
+    line: int = Field(description="Line number, from 0; empty lines count.")
+    status: int = Field(description="HTTP status of this item; 202: accepted.")
     workload: Accepted | None = None
     problem: ProblemView | None = None
 
 
 class BatchView(ResponseModel):
-    """What became of a batch."""
+    """Results of a batch."""
 
     accepted: int
     refused: int
@@ -68,14 +68,16 @@ class WorkloadView(ResponseModel):
     name: str
     namespace: str
     customer: str
-    door: str = Field(description="kubernetes or rest: how it came in.")
+    door: str = Field(description="API it was created through: kubernetes or rest.")
     type: str
     labels: dict[str, str]
     phase: str
     reason: str
     message: str
     priority: int = Field(description="Base priority.")
-    effective_priority: int = Field(description="Priority times tier weight plus aging, now (of what waits).")
+    effective_priority: int = Field(
+        description="Priority times tier weight plus aging: now, or when it left the queue."
+    )
     replicas: int
     attempts: int
     failures: int
@@ -87,19 +89,19 @@ class WorkloadView(ResponseModel):
     scheduled_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
-    object_name: str | None = Field(description="Name of its Workload object in Kubernetes; null: it has none yet.")
-    spec: dict[str, Any] | None = Field(None, description="The spec; in lists only when asked for.")
+    object_name: str | None = Field(description="Name of its Workload object in Kubernetes; null if it has none yet.")
+    spec: dict[str, Any] | None = Field(None, description="The spec; in lists only with `withSpec`.")
 
 
 class WorkloadPage(ResponseModel):
     """A page of workloads, newest first."""
 
     items: list[WorkloadView]
-    next: str | None = Field(None, description="Cursor of the next page; null: there is none. Pages may be short.")
+    next: str | None = Field(None, description="Cursor of the next page; null on the last page. Pages may be short.")
 
 
 class EventView(ResponseModel):
-    """One line of the audit."""
+    """An entry of the audit log: one transition."""
 
     at: datetime
     event: str
@@ -114,7 +116,7 @@ class EventView(ResponseModel):
 
 
 class AttemptView(ResponseModel):
-    """One attempt."""
+    """One attempt to run the workload."""
 
     attempt: int
     workers: list[str]
@@ -123,57 +125,57 @@ class AttemptView(ResponseModel):
     scheduled_at: datetime | None
     started_at: datetime | None
     finished_at: datetime | None
-    outcome: str = Field(description="The event that ended it; empty while it lasts.")
+    outcome: str = Field(description="Event that ended the attempt; empty while it runs.")
     reason: str
 
 
 class EventPage(ResponseModel):
-    """A page of the audit, oldest first."""
+    """A page of the audit log, oldest first."""
 
     items: list[EventView]
-    attempts: list[AttemptView] = Field(description="All attempts; on the first page alone.")
+    attempts: list[AttemptView] = Field(description="All attempts; on the first page only.")
     next: str | None = None
 
 
 class ReasonCount(ResponseModel):
-    """Workers that can't take the workload for one reason."""
+    """Number of workers that one reason rules out."""
 
     reason: str = Field(description="Typed reason, such as GpuModelMismatch.")
-    detail: str = Field(description="What it is about, such as the resource.")
-    count: int = Field(description="Workers.")
+    detail: str = Field(description="Subject of the reason, such as the resource.")
+    count: int = Field(description="Number of workers.")
 
 
 class QueuePosition(ResponseModel):
-    """Where a workload stands in the queue."""
+    """Position of a workload in the queue."""
 
-    ahead: int = Field(description="Workloads before it, all customers together.")
+    ahead: int = Field(description="Workloads ahead of it, of all customers together.")
     exact: bool = Field(description="False: `ahead` is a lower bound (the count stops at 10,000).")
 
 
 class Estimate(ResponseModel):
-    """When a workload may start."""
+    """Estimated start of a workload."""
 
-    at: datetime | None = Field(description="Null: nobody can tell; `basis` says why.")
+    at: datetime | None = Field(description="Null if it can't be estimated; `basis` has the reason.")
     seconds: float | None
-    basis: str = Field(description="How it was estimated.")
+    basis: str = Field(description="Basis of the estimate.")
 
 
 class FitsPool(ResponseModel):
-    """New workers of a pool would take the workload."""
+    """A pool whose new workers could run the workload."""
 
     pool: str
-    at_maximum: int | None = Field(None, description="The most workers the pool may have, when it has them already.")
+    at_maximum: int | None = Field(None, description="Maximum number of workers, if the pool has reached it.")
 
 
 class ClosestPool(ResponseModel):
-    """No pool's empty worker could hold a pod of the workload; this pool's lacks least."""
+    """The pool whose empty workers come closest to running a pod of the workload, when no pool's could."""
 
     pool: str
-    failed: list[str] = Field(description="What an empty worker of it fails, such as InsufficientResource (cpu).")
+    failed: list[str] = Field(description="Checks that its empty workers fail, such as InsufficientResource (cpu).")
 
 
 class Explanation(ResponseModel):
-    """Why a workload is where it is."""
+    """Explanation of a workload's phase."""
 
     id: str
     phase: str
@@ -181,14 +183,16 @@ class Explanation(ResponseModel):
     message: str
     effective_priority: int
     priority_formula: str
-    reasons: list[ReasonCount] = Field(description="Per reason how many workers it rules out, most first.")
-    nearest_miss: Any = Field(None, description="The worker that came closest, where the leader noted one.")
-    fits_pool: FitsPool | None = Field(None, description="The pool whose empty workers could hold it.")
-    closest_pool: ClosestPool | None = Field(None, description="The pool that comes closest, when none could hold it.")
-    position: QueuePosition | None = Field(description="Of what is Pending.")
-    estimated_start: Estimate | None = Field(description="Of what is Pending.")
-    not_before: datetime | None = Field(description="End of a retry's backoff.")
-    avoided_workers: dict[str, datetime] = Field(description="Worker -> until when it is avoided.")
+    reasons: list[ReasonCount] = Field(description="Number of workers that each reason rules out, largest first.")
+    nearest_miss: Any = Field(None, description="The worker that came closest, if the leader recorded one.")
+    fits_pool: FitsPool | None = Field(None, description="A pool whose empty workers could run it.")
+    closest_pool: ClosestPool | None = Field(
+        None, description="The pool that comes closest, when no pool's empty workers could run it."
+    )
+    position: QueuePosition | None = Field(description="Only while it is Pending.")
+    estimated_start: Estimate | None = Field(description="Only while it is Pending.")
+    not_before: datetime | None = Field(description="End of the backoff before a retry.")
+    avoided_workers: dict[str, datetime] = Field(description="Worker -> time until which it is avoided.")
 
 
 class CustomerView(ResponseModel):
@@ -203,7 +207,7 @@ class CustomerView(ResponseModel):
 
 
 class QueueCounts(ResponseModel):
-    """How many workloads are where; the finished ones are totals of all times."""
+    """Number of workloads in each phase; for finished phases the total since the beginning."""
 
     pending: int
     held: int
@@ -220,25 +224,27 @@ class CustomerStats(ResponseModel):
 
     customer: str
     counts: QueueCounts
-    waiting: int = Field(description="What counts against maxQueueDepth: pending, held and suspended.")
+    waiting: int = Field(description="Workloads that count against maxQueueDepth: pending, held and suspended.")
     max_queue_depth: int | None
-    concurrent: int = Field(description="What counts against maxConcurrent: scheduled and running.")
+    concurrent: int = Field(description="Workloads that count against maxConcurrent: scheduled and running.")
     max_concurrent: int | None
     oldest_pending_seconds: float | None
-    placed_per_minute: float | None = Field(description="Over the last ten minutes; null: not known.")
+    placed_per_minute: float | None = Field(description="Over the last ten minutes; null if not known.")
 
 
 class QueueDepthView(ResponseModel):
-    """How much waits."""
+    """Depth of the queue."""
 
-    total: int = Field(description="Pending workloads; a customer's key sees its own alone, here too.")
+    total: int = Field(description="Pending workloads; with a customer's key only its own.")
     held: int
     suspended: int
     by_customer: dict[str, int]
     by_tier: dict[str, int]
-    by_pool: dict[str, int] = Field(description="Pending workloads by the pool that could take them, by the leader.")
+    by_pool: dict[str, int] = Field(
+        description="Pending workloads by the pool that could run them, as the leader last counted them (admin)."
+    )
     oldest_age_seconds: float | None = Field(
-        description="Of the longest waiting: since it was queued; with a customer's key since it was created."
+        description="Age of the oldest pending workload: since it was queued; with a customer's key, since creation."
     )
 
 
@@ -251,17 +257,17 @@ class WorkerView(ResponseModel):
     zone: str
     gpu_model: str
     allocatable: dict[str, int]
-    used: dict[str, int] | None = Field(description="Shown to admins alone, as it tells what others run.")
-    free: dict[str, int] | None = Field(description="The rest; for admins.")
+    used: dict[str, int] | None = Field(description="Only for admins, because it reveals what others run.")
+    free: dict[str, int] | None = Field(description="allocatable minus used; only for admins.")
     slots: int | None
-    slots_used: int | None = Field(description="For admins.")
+    slots_used: int | None = Field(description="Only for admins.")
     ready: bool
     cordoned: bool
     updated_at: datetime | None
 
 
 class WorkerPage(ResponseModel):
-    """A page of workers by name."""
+    """A page of workers, sorted by name."""
 
     items: list[WorkerView]
     next: str | None = None
@@ -277,40 +283,44 @@ class PoolView(ResponseModel):
 
 
 class PoolList(ResponseModel):
-    """All pools by name."""
+    """All pools, sorted by name."""
 
     items: list[PoolView]
 
 
 class PoolStatsView(ResponseModel):
-    """What an autoscaler needs of a pool, as the leader last counted it. Slots are pods."""
+    """Statistics of a pool for autoscaling, as the leader last computed them. A slot holds one pod."""
 
     pool: str
-    age_seconds: float = Field(description="How long ago it was counted, at most 5.")
-    demand: int = Field(description="Slots running and queued: divided by slotsPerWorker, the workers wanted.")
-    workers_needed: int = Field(description="Workers in use once all that counts for this pool has been placed.")
-    utilization_percent_sum: int = Field(description="Over its workers: 100 x the share taken of what is fullest.")
+    age_seconds: float = Field(description="Age of the statistics, at most 5.")
+    demand: int = Field(
+        description="Running and queued slots. Divided by slotsPerWorker: the desired number of workers."
+    )
+    workers_needed: int = Field(description="Workers in use once every workload that counts for this pool is placed.")
+    utilization_percent_sum: int = Field(
+        description="Sum over its workers of the percentage in use of the fullest resource."
+    )
     queue_depth: int = Field(description="Pending workloads that count for this pool.")
-    queue_oldest_age_seconds: float = Field(description="Age of the one of them that has waited longest.")
+    queue_oldest_age_seconds: float = Field(description="Age of the oldest of them.")
     workers: int
     ready_workers: int
     workers_in_use: int
     running_workloads: int
     running_slots: int
     queued_slots: int
-    utilization: dict[str, float | None] = Field(description="cpu, memory, gpu, slots: share taken, 0 to 1.")
+    utilization: dict[str, float | None] = Field(description="Share in use of cpu, memory, gpu and slots, 0 to 1.")
 
 
 class DecisionView(ResponseModel):
-    """One decision about the number of a pool's workers."""
+    """A decision about the number of workers of a pool."""
 
     id: int
     at: datetime
-    action: str = Field(description="ScaleUp, ScaleDown, WorkerRemoved, ...; docs/scaling.md has them all.")
-    worker: str = Field(description="Name of the node; empty: it is about the pool.")
-    instance: str = Field(description="What the provider calls the worker.")
-    wanted: int | None = Field(description="Workers wanted then.")
-    had: int | None = Field(description="Workers there then, those on their way out not counted.")
+    action: str = Field(description="ScaleUp, ScaleDown, WorkerRemoved, ...; docs/scaling.md lists them all.")
+    worker: str = Field(description="Name of the node; empty if the decision is about the pool.")
+    instance: str = Field(description="Provider's id of the worker.")
+    wanted: int | None = Field(description="Desired number of workers at that time.")
+    had: int | None = Field(description="Number of workers at that time, without those being drained.")
     reason: str
     message: str
 
@@ -319,11 +329,11 @@ class DecisionPage(ResponseModel):
     """A page of decisions, newest first."""
 
     items: list[DecisionView]
-    next: str | None = Field(None, description="Cursor of the next page; null: there is none.")
+    next: str | None = Field(None, description="Cursor of the next page; null on the last page.")
 
 
 class DrainView(ResponseModel):
-    """A drain that was asked for; the leader cordons the worker."""
+    """A request to drain a worker; the leader cordons it."""
 
     id: str
     worker: str
@@ -335,6 +345,6 @@ class DrainView(ResponseModel):
 
 
 class CustomerList(ResponseModel):
-    """All Customers by name."""
+    """All Customers, sorted by name."""
 
     items: list[CustomerView]

@@ -1,4 +1,4 @@
-"""The OpenAPI schema: what FastAPI finds, plus the manifest's schema and the problems of each endpoint."""
+"""The OpenAPI document: FastAPI's own, plus the manifest's schema and the problems of each endpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MANIFEST_BODY: dict[str, Any] = {
 }
 BATCH_BODY: dict[str, Any] = {
     "required": True,
-    "description": "A manifest (WorkloadManifest) per line, at most 1,000.",
+    "description": "One manifest (WorkloadManifest) per line, at most 1,000.",
     "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
 }
 IDEMPOTENCY: dict[str, Any] = {
@@ -27,24 +27,23 @@ IDEMPOTENCY: dict[str, Any] = {
     "in": "header",
     "required": False,
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[\\x21-\\x7e]+$"},
-    "description": "Repeats within 24 hours get the first answer; with another body 409.",
+    "description": "A repeated key within 24 hours returns the first answer, or 409 if the body differs.",
 }
 DESCRIPTION = """Submit and watch workloads without Kubernetes credentials.
 
-Send `Authorization: Bearer nyt_<customer>_<secret>`; keys are made by `niyanta apikey create`. Errors are problem
-details (RFC 9457) whose `type` is stable. 429 and 503 carry `Retry-After`. What belongs to another customer doesn't
-exist (404).
+Send `Authorization: Bearer nyt_<customer>_<secret>`; `niyanta apikey create` makes keys. Errors are problem details
+(RFC 9457) whose `type` is stable. 429 and 503 carry `Retry-After`. A resource of another customer answers 404.
 
-Where Postgres has read replicas, listings, explanations, history and counts may be a few seconds old
-(`NIYANTA_MAX_REPLICA_LAG`). Your own changes you always see: answers to them carry the header `Niyanta-Position`. Send
-the last one back with your reads, to whichever process, and they show at least that change. Without it you still see
-what you changed through the same process (several are usually behind one address). A workload asked for by its id is
-found as soon as it was accepted.
+If Postgres has read replicas, lists, explanations, events and counts may be a few seconds old
+(`NIYANTA_MAX_REPLICA_LAG`). To see your own changes, send the header `Niyanta-Position` of the response to your last
+change with your reads: they then include that change, whichever process answers. Without the header, reads include the
+changes that you made through the same process (usually several processes share one address). A workload can be read by
+its id as soon as it is accepted.
 """
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """`responses` of a route: the problems it may answer with."""
+    """`responses` of a route: the problems it may return."""
     found: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         kinds = [f"`{kind.uri}`" for kind in KINDS if kind.status == status]
@@ -56,7 +55,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def schema_of(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI 3.1 document; made once."""
+    """The OpenAPI 3.1 document, generated once."""
     if app.openapi_schema:
         return app.openapi_schema
     document = get_openapi(title="Niyanta", version=__version__, description=DESCRIPTION, routes=app.routes)
@@ -76,7 +75,7 @@ def schema_of(app: FastAPI) -> dict[str, Any]:
 
 
 def _is_default(operation: dict[str, Any]) -> bool:
-    """Whether the 422 is FastAPI's own."""
+    """True when the operation's 422 is FastAPI's default."""
     content = operation["responses"].get("422", {}).get("content", {})
     return "HTTPValidationError" in str(content)
 

@@ -1,4 +1,4 @@
-"""How rows become the models of `models`."""
+"""Converts rows to the response models."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _POOL_STATUS = frozenset(("replicas", "readyReplicas", "conditions"))
 
 
 def workload(row: WorkloadRow, *, effective_priority: int, with_spec: bool) -> WorkloadView:
-    """A row, as users see it."""
+    """A workload, as users see it."""
     return WorkloadView(
         id=row.id,
         name=row.name,
@@ -64,7 +64,7 @@ def workload(row: WorkloadRow, *, effective_priority: int, with_spec: bool) -> W
 
 
 def accepted(row: WorkloadRow) -> Accepted:
-    """A row that was just committed."""
+    """A workload that was just committed."""
     return Accepted(
         id=row.id,
         name=row.name,
@@ -76,7 +76,7 @@ def accepted(row: WorkloadRow) -> Accepted:
 
 
 def event(row: EventRow) -> EventView:
-    """A line of the audit."""
+    """An entry of the audit log."""
     return EventView(
         at=row.at,
         event=row.event,
@@ -124,7 +124,7 @@ def counts(depth: Depth) -> QueueCounts:
 
 
 def worker(row: WorkerRow, *, admin: bool) -> WorkerView:
-    """A worker; what is taken of it is left out for customers."""
+    """A worker, without its usage unless for an admin."""
     known = {name: getattr(row, name) for name in WorkerView.model_fields}
     if not admin:
         known |= {"used": None, "free": None, "slots_used": None}
@@ -132,7 +132,7 @@ def worker(row: WorkerRow, *, admin: bool) -> WorkerView:
 
 
 def pool(row: PoolRow, *, admin: bool) -> PoolView:
-    """A pool; how busy it is and where its nodes come from is left out for customers."""
+    """A pool, without its usage and provider unless for an admin."""
     spec, status = row.spec, row.status
     if not admin:
         spec = {name: value for name, value in spec.items() if name in _POOL_SPEC}
@@ -140,8 +140,8 @@ def pool(row: PoolRow, *, admin: bool) -> PoolView:
     return PoolView(name=row.name, spec=spec, status=status, updated_at=row.updated_at)
 
 
-def pool_figures(row: PoolStats, *, age: float) -> PoolStatsView:
-    """A pool's figures, under the names that the metrics adapter gives them."""
+def pool_stats(row: PoolStats, *, age: float) -> PoolStatsView:
+    """A pool's statistics, under the names that the metrics adapter uses."""
     alike = {name: getattr(row, name) for name in PoolStatsView.model_fields if hasattr(row, name)}
     return PoolStatsView(
         **alike,
@@ -152,22 +152,22 @@ def pool_figures(row: PoolStats, *, age: float) -> PoolStatsView:
 
 
 def decision(row: ScalingDecisionRow) -> DecisionView:
-    """A decision of the scaler's."""
+    """A scaling decision."""
     return DecisionView(**{name: getattr(row, name) for name in DecisionView.model_fields})
 
 
 def drain(row: WorkerRequest) -> DrainView:
-    """A request for a worker."""
+    """A request to drain a worker."""
     return DrainView(**{name: getattr(row, name) for name in DrainView.model_fields})
 
 
 def body(view: ResponseModel) -> Any:
-    """JSON values of a view."""
+    """The model as JSON values."""
     return view.model_dump(mode="json", by_alias=True)
 
 
 def reason_counts(reasons: list[Any]) -> list[ReasonCount]:
-    """Typed reasons as the leader stores them: [reason, detail, count]; anything else is left out."""
+    """Typed reasons from the stored form [reason, detail, count]; other entries are skipped."""
     return [
         ReasonCount(reason=str(item[0]), detail=str(item[1]), count=item[2])
         for item in reasons
@@ -176,5 +176,5 @@ def reason_counts(reasons: list[Any]) -> list[ReasonCount]:
 
 
 def noted(reasons: list[Any], name: str) -> Any:
-    """{name: ...} among the stored reasons, if the leader wrote one: nearestMiss, fitsPool, closestPool."""
+    """Value of the entry {name: value} of the stored reasons (nearestMiss, fitsPool, closestPool), or None."""
     return next((item[name] for item in reasons if isinstance(item, Mapping) and name in item), None)

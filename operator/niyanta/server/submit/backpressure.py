@@ -1,7 +1,7 @@
-"""When to say no, and how long to stay away: queue limits, the rate limit, and the leader's measured pace.
+"""Queue limits and the Retry-After of refused submissions, from the leader's measured placement rate.
 
-A customer's own limit is exact: the store checks it under the customer's lock. The limit of all together is a sum that
-is at most 100 ms old, so it may be passed by what all API processes accept in that time.
+A customer's own limit is exact: the store checks it under the customer's lock. The limit of the whole queue compares
+with a sum that is up to 100 ms old, so all API processes together may exceed it by what they accept in that time.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from niyanta.settings import Settings
 from niyanta.store.rest.record import RestStore
 from niyanta.store.rows import CustomerRow, PoolRow
 
-DEPTH_SECONDS = 0.1
-STATS_SECONDS = 1.0
-CUSTOMER_SECONDS = 1.0
+DEPTH_CACHE_SECONDS = 0.1
+STATS_CACHE_SECONDS = 1.0
+CUSTOMER_CACHE_SECONDS = 1.0
 STALE_SECONDS = 60.0
-"""Figures of a leader that is silent for longer say nothing about its pace."""
-UNKNOWN_WAIT = 30.0
-"""Retry-After when nothing was placed lately: nobody can tell."""
-LONGEST_WAIT = 600.0
+"""A placement rate that the leader reported longer ago is not used."""
+UNKNOWN_WAIT_SECONDS = 30.0
+"""Retry-After when nothing was placed lately, so that no wait can be computed."""
+LONGEST_WAIT_SECONDS = 600.0
 
 T = TypeVar("T")
 
 
 class Cached(Generic[T]):
-    """A value that is asked for again when it is older than `seconds`."""
+    """A value that is loaded again when it is older than `seconds`."""
 
     def __init__(self, seconds: float, load: Callable[[], Awaitable[T]]) -> None:
         self._seconds = seconds
@@ -47,7 +47,7 @@ class Cached(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class ObservedPlacementRate:
-    """How fast the leader places, from `leader_stats`. Rates are placements per minute over ten minutes."""
+    """Placement rate of the leader, from `leader_stats`: placements per minute over the last ten minutes."""
 
     total: float | None = None
     by_customer: Mapping[str, float] | None = None
@@ -57,7 +57,7 @@ class ObservedPlacementRate:
 
     @classmethod
     def of(cls, stats: Mapping[str, Any], age: float | None) -> ObservedPlacementRate:
-        """From the row's JSON; figures that are too old, or no numbers, are left out."""
+        """From the row's JSON; rates that are too old or not numbers are left out."""
         if age is None or age > STALE_SECONDS:
             return cls(stats=stats, age=age)
         total = stats.get("placed_per_minute")
@@ -70,11 +70,11 @@ class ObservedPlacementRate:
         )
 
     def seconds_for(self, count: int, customer: str | None = None) -> float:
-        """How long it takes until `count` workloads (of one customer) left the queue, bounded for Retry-After."""
+        """Seconds until `count` workloads (of one customer) have left the queue, bounded for Retry-After."""
         rate = self.total if customer is None else (self.by_customer or {}).get(customer)
         if not rate:
-            return UNKNOWN_WAIT
-        return min(LONGEST_WAIT, max(1.0, count * 60.0 / rate))
+            return UNKNOWN_WAIT_SECONDS
+        return min(LONGEST_WAIT_SECONDS, max(1.0, count * 60.0 / rate))
 
 
 def _rates(value: Any) -> Mapping[str, float]:
@@ -84,36 +84,36 @@ def _rates(value: Any) -> Mapping[str, float]:
 
 
 class Backpressure:
-    """What submissions are weighed against."""
+    """Limits that submissions are checked against, and cached rows that they need."""
 
-    def __init__(self, record: RestStore, settings: Settings) -> None:
-        self._record = record
+    def __init__(self, store: RestStore, settings: Settings) -> None:
+        self._store = store
         self._capacity = settings.max_queue_depth
         QUEUE_LIMIT.set(self._capacity)
-        self._depth = Cached(DEPTH_SECONDS, record.waiting_total)
-        self._pace = Cached(STATS_SECONDS, self._load_pace)
-        self._pools = Cached(CUSTOMER_SECONDS, record.get_pools)
-        self._tiers = Cached(CUSTOMER_SECONDS, self._load_tiers)
+        self._depth = Cached(DEPTH_CACHE_SECONDS, store.waiting_total)
+        self._rate = Cached(STATS_CACHE_SECONDS, self._load_rate)
+        self._pools = Cached(CUSTOMER_CACHE_SECONDS, store.get_pools)
+        self._tiers = Cached(CUSTOMER_CACHE_SECONDS, self._load_tiers)
         self._customers: dict[str, Cached[CustomerRow | None]] = {}
 
-    async def _load_pace(self) -> ObservedPlacementRate:
-        return ObservedPlacementRate.of(*await self._record.get_leader_stats())
+    async def _load_rate(self) -> ObservedPlacementRate:
+        return ObservedPlacementRate.of(*await self._store.get_leader_stats())
 
-    async def pace(self) -> ObservedPlacementRate:
-        """The leader's pace, at most STATS_SECONDS old."""
-        return await self._pace.get()
+    async def placement_rate(self) -> ObservedPlacementRate:
+        """The leader's placement rate, at most STATS_CACHE_SECONDS old."""
+        return await self._rate.get()
 
     async def customer(self, name: str) -> CustomerRow | None:
-        """A Customer as the leader last wrote it; None: unknown or deleted."""
+        """A Customer as the leader last wrote it; None when it is unknown or deleted."""
         if name not in self._customers:
             if len(self._customers) > 10_000:
                 self._customers.clear()
-            self._customers[name] = Cached(CUSTOMER_SECONDS, lambda: self._record.get_customer(name))
+            self._customers[name] = Cached(CUSTOMER_CACHE_SECONDS, lambda: self._store.get_customer(name))
         found = await self._customers[name].get()
         return None if found is None or found.deleted else found
 
     async def tiers(self) -> dict[str, str]:
-        """Customer -> tier, deleted ones too."""
+        """Customer -> tier, including deleted Customers."""
         return await self._tiers.get()
 
     async def pools(self) -> list[PoolRow]:
@@ -121,23 +121,23 @@ class Backpressure:
         return await self._pools.get()
 
     async def _load_tiers(self) -> dict[str, str]:
-        return {row.name: row.tier for row in await self._record.get_customers()}
+        return {row.name: row.tier for row in await self._store.get_customers()}
 
     async def depth(self) -> int:
-        """How many workloads wait, all customers together, at most DEPTH_SECONDS old."""
+        """Waiting workloads of all customers together, at most DEPTH_CACHE_SECONDS old."""
         return await self._depth.get()
 
     async def require_capacity(self, count: int) -> None:
-        """Raises Problem (503) when the queue of all together has no room for `count` more."""
+        """Raises Problem (503) when the whole queue has no room for `count` more."""
         depth = await self._depth.get()
         over = depth + count - self._capacity
         if over > 0:
-            detail = f"{depth} workloads wait, at most {self._capacity} may"
-            raise Problem(AT_CAPACITY, detail, retry_after=(await self.pace()).seconds_for(over))
+            detail = f"{depth} workloads are waiting, the limit is {self._capacity}"
+            raise Problem(AT_CAPACITY, detail, retry_after=(await self.placement_rate()).seconds_for(over))
 
     async def queue_full(self, customer: CustomerRow, limit: int, depth: int, count: int) -> Problem:
-        """The answer to a customer over its own limit."""
-        wait = (await self.pace()).seconds_for(max(1, min(count, depth + count - limit)), customer.name)
+        """The response to a customer over its own limit."""
+        wait = (await self.placement_rate()).seconds_for(max(1, min(count, depth + count - limit)), customer.name)
         return Problem(
             QUEUE_FULL,
             f"the customer has {depth} workloads waiting, its maxQueueDepth is {limit}",
@@ -147,10 +147,10 @@ class Backpressure:
 
     @staticmethod
     def rate_limited(per_second: int) -> Problem:
-        """The answer to a customer that submits too fast."""
+        """The response to a customer that submits too fast."""
         return Problem(
             RATE_LIMITED,
-            f"at most {per_second} submissions per second are taken",
+            f"the limit is {per_second} submissions per second",
             retry_after=1.0,
             headers=limit_headers("rate", per_second, 0, 1.0),
         )
@@ -170,6 +170,6 @@ def limit_headers(name: str, limit: int, remaining: int, reset: float) -> dict[s
 
 
 def limit_of(customer: CustomerRow, name: str) -> int | None:
-    """One of a Customer's limits; None: it has none."""
+    """One of a Customer's limits; None when it isn't set."""
     value = customer.limits.get(name)
     return int(value) if isinstance(value, int) else None

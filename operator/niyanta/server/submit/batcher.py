@@ -1,8 +1,8 @@
 """Submissions that arrive together are committed together.
 
-A commit of its own for each would hold the customer's counter row until it is on disk, and so cap a customer at one
-submission per disk sync. While a commit is under way the next ones gather (at most MAX_ITEMS items), so the wait grows
-only when there is something to wait for.
+One commit for each would hold the customer's counter row until it is on disk, and so cap a customer at one submission
+per disk sync. While a commit is in progress, further requests queue (at most MAX_ITEMS items in the next commit), so
+latency grows only under load.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from niyanta.store.rest.submissions import SubmissionOutcome, SubmissionRequest
 
 MAX_ITEMS = 1000
 """Most items in one commit, unless a single request has more."""
-LANES = 2
-"""Commits under way at once: one computes while the other waits for the disk."""
-IDLE = 0.002
-"""How long a first request waits for company, seconds."""
-PATIENCE = 4.5
-"""A request that waited this long for its turn is told to come back."""
+CONCURRENT_COMMITS = 2
+"""One computes while the other waits for the disk."""
+IDLE_WINDOW_SECONDS = 0.002
+"""Time that a first request waits for others to join its commit."""
+QUEUE_TIMEOUT_SECONDS = 4.5
+"""A request that has waited this long for its commit is refused with 503."""
 _TRIES = 3
 
 
@@ -37,31 +37,33 @@ class _Waiting:
 
 
 class SubmissionBatcher:
-    """Hands requests to `RestRecord.submit` in groups. `start` before use, `stop` after."""
+    """Passes requests to `RestStore.submit` in groups. Call `start` before use and `stop` after."""
 
-    def __init__(self, record: RestStore, position: Callable[[], Awaitable[int | None]]) -> None:
-        self._record = record
+    def __init__(self, store: RestStore, position: Callable[[], Awaitable[int | None]]) -> None:
+        self._store = store
         self._position = position
         self._queue: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
-        self._lanes: list[asyncio.Task[None]] = []
-        self._keys_under_way: set[tuple[str, str]] = set()
+        self._committers: list[asyncio.Task[None]] = []
+        self._keys_in_progress: set[tuple[str, str]] = set()
 
     def start(self) -> None:
-        """Begin to commit."""
-        self._lanes = [asyncio.create_task(self._run(), name=f"submit-{number}") for number in range(LANES)]
+        """Start the tasks that commit."""
+        self._committers = [
+            asyncio.create_task(self._run(), name=f"submit-{number}") for number in range(CONCURRENT_COMMITS)
+        ]
 
     async def stop(self) -> None:
-        """Stop; what still waits is told so."""
-        for lane in self._lanes:
-            lane.cancel()
+        """Stop; requests that still wait are cancelled."""
+        for committer in self._committers:
+            committer.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await lane
+                await committer
         for waiting in self._queue:
             waiting.answer.cancel()
 
     async def submit(self, request: SubmissionRequest) -> SubmissionOutcome:
-        """What became of a request; raises Problem, StoreError."""
+        """The outcome of a request; raises Problem, StoreError."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(request, loop.create_future(), loop.time())
         self._queue.append(waiting)
@@ -71,33 +73,35 @@ class SubmissionBatcher:
     async def _run(self) -> None:
         while True:
             await self._arrived.wait()
-            await asyncio.sleep(IDLE)
+            await asyncio.sleep(IDLE_WINDOW_SECONDS)
             group = self._take()
             if not group:
-                # Nothing, or only requests whose idempotency key another lane has in its hands.
+                # Nothing, or only requests whose idempotency key is in the other commit.
                 if not self._queue:
                     self._arrived.clear()
                 continue
             keys = {key for waiting in group if (key := _key(waiting.request)) is not None}
-            self._keys_under_way |= keys
+            self._keys_in_progress |= keys
             try:
                 await self._commit(group)
             finally:
-                self._keys_under_way -= keys
+                self._keys_in_progress -= keys
 
     def _take(self) -> list[_Waiting]:
-        """The next group, in order of arrival; no two with one idempotency key."""
+        """The next group, in order of arrival, without two requests that have the same idempotency key."""
         now = asyncio.get_running_loop().time()
         group: list[_Waiting] = []
         left: list[_Waiting] = []
-        seen = set(self._keys_under_way)
+        seen = set(self._keys_in_progress)
         items = 0
         while self._queue:
             waiting = self._queue.popleft()
             if waiting.answer.done():
                 continue
-            if now - waiting.since > PATIENCE:
-                waiting.answer.set_exception(Problem(UNAVAILABLE, "the record is too slow now", retry_after=2))
+            if now - waiting.since > QUEUE_TIMEOUT_SECONDS:
+                waiting.answer.set_exception(
+                    Problem(UNAVAILABLE, "Postgres is too slow to accept submissions", retry_after=2)
+                )
                 continue
             key = _key(waiting.request)
             if key is not None and key in seen:
@@ -122,10 +126,10 @@ class SubmissionBatcher:
             if len(group) == 1:
                 _fail(group, error)
                 return
-            for waiting in group:  # one of them spoils it for all: find out which
+            for waiting in group:  # one request makes the commit fail: find it
                 await self._commit([waiting])
         except asyncio.CancelledError:
-            _fail(group, StoreUnavailableError("this process ends"))
+            _fail(group, StoreUnavailableError("this process is shutting down"))
             raise
         except Exception as error:
             _fail(group, error)
@@ -138,8 +142,8 @@ class SubmissionBatcher:
     async def _submit(self, requests: list[SubmissionRequest]) -> list[SubmissionOutcome]:
         for _ in range(_TRIES - 1):
             with contextlib.suppress(ConflictError):
-                return await self._record.submit(requests)
-        return await self._record.submit(requests)
+                return await self._store.submit(requests)
+        return await self._store.submit(requests)
 
 
 def _key(request: SubmissionRequest) -> tuple[str, str] | None:

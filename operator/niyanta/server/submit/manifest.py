@@ -1,7 +1,7 @@
-"""From a manifest, as kubectl takes it, to a row to submit: the verdict of the API server, of the Customer, and of the
-restricted Pod Security standard.
+"""From a manifest to a row to insert, through the API server's validation, the Customer's rules and the restricted Pod
+Security standard.
 
-Manifests of a batch are mostly alike, so what depends on the spec alone is remembered by the spec's content.
+Manifests of a batch are mostly alike, so results that depend only on the spec are cached by its content.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from niyanta.server.problems import INVALID, NOT_ALLOWED, POD_SECURITY, REFERENC
 from niyanta.server.submit.pod_security import Reference, Violation, check_references, check_template, references
 from niyanta.store.rows import CustomerRow, WorkloadIntake
 
-_REMEMBERED_SPECS = 1024
+_CACHED_SPECS = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledSpec:
-    """What a spec's content alone decides."""
+    """Results that depend only on a spec's content."""
 
     spec: WorkloadSpec
     class_id: str
@@ -42,29 +42,29 @@ class CompiledSpec:
 
 
 class ManifestReader:
-    """Reads manifests for customers. `operator_namespace` is closed to all."""
+    """Validates manifests. No customer may submit to `operator_namespace`."""
 
     def __init__(self, *, operator_namespace: str) -> None:
         self._operator_namespace = operator_namespace
-        self._studied: OrderedDict[bytes, CompiledSpec] = OrderedDict()
+        self._compiled: OrderedDict[bytes, CompiledSpec] = OrderedDict()
 
     def read(self, manifest: Mapping[str, Any], customer: CustomerRow, *, tier_weight: int) -> WorkloadIntake:
-        """The row to submit for `customer`; raises Problem with every field that is wrong."""
+        """The row to insert for `customer`; raises Problem with the invalid fields."""
         try:
             metadata = _metadata(manifest)
-            studied = self._study(manifest.get("spec"))
+            compiled = self._compile(manifest.get("spec"))
         except InvalidManifestError as refused:
             raise _refusal(INVALID, [Violation(refused.field, refused.message)]) from None
-        spec = studied.spec
+        spec = compiled.spec
         if spec.customer not in (None, customer.name):
-            text = f"this submission is for customer {customer.name}: name it or none"
+            text = f"must be {customer.name} or absent: this submission is for that customer"
             raise _refusal(NOT_ALLOWED, [Violation("spec.customer", text)])
         namespace = self._namespace(metadata, customer)
         _check_scope(spec, customer)
-        if studied.violations:
-            raise _refusal(POD_SECURITY, studied.violations)
+        if compiled.violations:
+            raise _refusal(POD_SECURITY, compiled.violations)
         unlisted = check_references(
-            studied.references, service_accounts=customer.service_accounts, secrets=customer.secrets
+            compiled.references, service_accounts=customer.service_accounts, secrets=customer.secrets
         )
         if unlisted:
             raise _refusal(REFERENCE, unlisted)
@@ -77,9 +77,9 @@ class ManifestReader:
             type=spec.type or "",
             labels=metadata.labels,
             generation=1,
-            # Named, because other Customers may list the namespace too.
+            # Explicit, because other Customers may list the namespace too.
             spec={**manifest["spec"], "customer": customer.name},
-            class_id=studied.class_id,
+            class_id=compiled.class_id,
             replicas=spec.replicas,
             priority=spec.priority,
             tier_weight=tier_weight,
@@ -88,22 +88,22 @@ class ManifestReader:
             message="spec.suspend is true" if spec.suspend else "",
         )
 
-    def _study(self, spec: Any) -> CompiledSpec:
+    def _compile(self, spec: Any) -> CompiledSpec:
         if spec is None:
             raise InvalidManifestError("spec", None, "Required value")
         digest = hashlib.blake2b(orjson.dumps(spec, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
-        known = self._studied.get(digest)
+        known = self._compiled.get(digest)
         if known is not None:
-            self._studied.move_to_end(digest)
+            self._compiled.move_to_end(digest)
             return known
         parsed = parse_spec(spec)
-        # Namespace, customer and labels have no part in the class; the leader compiles again with them.
+        # Namespace, customer and labels don't affect the class; the leader compiles again with them.
         compiled = compile_workload(parsed, namespace="", customer="", labels={}, defaults=NamespaceDefaults())
         template = parsed.template.manifest()
         found = CompiledSpec(parsed, compiled.class_id, tuple(check_template(template)), tuple(references(template)))
-        self._studied[digest] = found
-        if len(self._studied) > _REMEMBERED_SPECS:
-            self._studied.popitem(last=False)
+        self._compiled[digest] = found
+        if len(self._compiled) > _CACHED_SPECS:
+            self._compiled.popitem(last=False)
         return found
 
     def _namespace(self, metadata: Metadata, customer: CustomerRow) -> str:
@@ -122,7 +122,7 @@ class ManifestReader:
 
 
 def _metadata(manifest: Mapping[str, Any]) -> Metadata:
-    """Everything about the object but its spec, checked as the API server would."""
+    """The object's metadata; everything but the spec is checked as the API server would."""
     for name, value in (("apiVersion", API_VERSION), ("kind", "Workload")):
         if manifest.get(name) != value:
             raise InvalidManifestError(name, manifest.get(name), f"must be {value}")
@@ -137,17 +137,19 @@ def _metadata(manifest: Mapping[str, Any]) -> Metadata:
         if not rule.check(_Named(metadata)):
             raise InvalidManifestError("metadata.name", metadata.name, rule.message)
     if len(metadata.name) > MAX_SUBMITTED_NAME:
-        text = f"must have at most {MAX_SUBMITTED_NAME} characters, the Workload object adds 9 of its own"
+        text = f"must have at most {MAX_SUBMITTED_NAME} characters: the name of the Workload object has 9 more"
         raise InvalidManifestError("metadata.name", metadata.name, text)
     reserved = sorted(key for key in metadata.labels if key.startswith(PREFIX))
     if reserved:
-        raise InvalidManifestError("metadata.labels", reserved[0], f"labels under {PREFIX} are the operator's")
+        raise InvalidManifestError(
+            "metadata.labels", reserved[0], f"labels under {PREFIX} are reserved for the operator"
+        )
     return metadata
 
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """What the rules of a Workload look at."""
+    """Part of a Workload that its rules read."""
 
     metadata: Metadata
 

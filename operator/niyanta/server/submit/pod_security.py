@@ -1,9 +1,9 @@
-"""What a template must meet to be run for a REST submission: the restricted Pod Security standard (Kubernetes 1.37),
-and only ServiceAccounts and Secrets that the Customer lists.
+"""Rules for pod templates submitted by REST: the restricted Pod Security standard (Kubernetes 1.37), and only
+ServiceAccounts and Secrets that the Customer lists.
 
-The rules are data: `RULES` names, for each control, the paths it looks at and what it takes. Fields the models pass on
-unread can hold any JSON, so everything that isn't expressly allowed is a violation. Stricter than the standard in one
-point: `os.name: windows` exempts from nothing.
+The rules are data: `RULES` has, for each control, the paths it reads and the values it allows. Fields that the models
+don't validate can hold any JSON, so everything that isn't expressly allowed is a violation. One point is stricter than
+the standard: `os.name: windows` gives no exemption.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ APPARMOR_ANNOTATION = "container.apparmor.security.beta.kubernetes.io/"
 
 @dataclass(frozen=True, slots=True)
 class Violation:
-    """One thing that isn't allowed: where, and why."""
+    """A field that isn't allowed, and the reason."""
 
     field: str
     message: str
@@ -29,7 +29,7 @@ class Violation:
 class PodSecurityRule:
     """`holds(value)` for the value at each of `paths` (None where it is absent).
 
-    Paths begin at the pod's spec, or with `*` at each container and init container; `[]` walks a list.
+    Paths start at the pod's spec, or with `*` at each container and init container; `[]` iterates over a list.
     """
 
     control: str
@@ -39,12 +39,12 @@ class PodSecurityRule:
 
 
 def _only(*allowed: Any) -> Callable[[Any], bool]:
-    """One of these; None (absent) always. 1 is not True here."""
+    """Accepts these values and None (absent). Types must match: 1 is not True."""
     return lambda value: value is None or any(value == item and type(value) is type(item) for item in allowed)
 
 
 def _exactly(*allowed: Any) -> Callable[[Any], bool]:
-    """One of these; absent isn't enough unless None is named."""
+    """Accepts these values; None (absent) only if it is one of them."""
     return lambda value: any(value == item and type(value) is type(item) for item in allowed)
 
 
@@ -151,14 +151,14 @@ RULES: tuple[PodSecurityRule, ...] = (
         "Capabilities",
         ("*.securityContext.capabilities.add",),
         _adds_only_net_bind,
-        "may hold NET_BIND_SERVICE alone",
+        "may contain only NET_BIND_SERVICE",
     ),
 )
-"""Controls that look at one value. Volume types, and what a container may inherit from the pod, follow below."""
+"""Controls of single values. Volume types and fields that a container inherits from the pod are checked below."""
 
 
 def check_template(template: Manifest) -> list[Violation]:
-    """Everything the restricted standard has against a pod template."""
+    """Violations of the restricted standard in a pod template."""
     pod = _map(template.get("spec"))
     found = [
         Violation(f"{POD}.{path}", f"{rule.message} ({rule.control})")
@@ -182,7 +182,7 @@ def _volumes(pod: Manifest) -> Iterator[Violation]:
 
 
 def _inherited(pod: Manifest) -> Iterator[Violation]:
-    """runAsNonRoot and seccompProfile: a container's own value counts, else the pod's."""
+    """Violations of runAsNonRoot and seccompProfile, where a container's own value overrides the pod's."""
     of_pod = _map(pod.get("securityContext"))
     profile = _map(of_pod.get("seccompProfile")).get("type")
     if profile is not None and profile not in ("RuntimeDefault", "Localhost"):
@@ -231,7 +231,7 @@ _POD_SECRETS = (
 
 
 def references(template: Manifest) -> list[Reference]:
-    """Every ServiceAccount and Secret named in a template. A name that is no text gives its JSON type's words."""
+    """Every ServiceAccount and Secret that a template names. A name that isn't a string is converted to one."""
     pod = _map(template.get("spec"))
     found = [
         Reference(f"{POD}.{path}", "ServiceAccount", str(value))
@@ -251,7 +251,7 @@ def references(template: Manifest) -> list[Reference]:
 def check_references(
     found: Collection[Reference], *, service_accounts: Collection[str], secrets: Collection[str]
 ) -> list[Violation]:
-    """What is used but not listed by the Customer."""
+    """References that the Customer doesn't list."""
     listed = {"ServiceAccount": service_accounts, "Secret": secrets}
     return [
         Violation(item.field, f"{item.kind} {item.name} is not listed by the Customer")
@@ -260,7 +260,7 @@ def check_references(
     ]
 
 
-# --- Walking ---------------------------------------------------------------------------------------------------------
+# --- Traversal -------------------------------------------------------------------------------------------------------
 
 
 def _map(value: Any) -> Manifest:
@@ -278,7 +278,7 @@ def _containers(pod: Manifest) -> Iterator[tuple[str, Manifest]]:
 
 
 def _walk(pod: Manifest, pattern: str) -> Iterator[tuple[str, Any]]:
-    """(path, value) of each place that `pattern` means; value None where it is absent."""
+    """(path, value) of each field that `pattern` matches; the value is None where the field is absent."""
     if pattern.startswith("*."):
         for path, container in _containers(pod):
             yield from _descend(path, container, pattern[2:].split("."))

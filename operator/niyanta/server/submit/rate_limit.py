@@ -1,7 +1,7 @@
 """submitRatePerSecond: the sliding window of the package `limits`, with its counters in Postgres.
 
-In Postgres, because a limit per process would be a different one with each number of replicas. Only customers that have
-the limit pay for it: one statement on an unlogged table (nothing waits for the disk).
+The counters are in Postgres because a limit per process would change with the number of replicas. Only customers that
+have the limit pay for it: one statement on an unlogged table, which doesn't wait for the disk.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from niyanta.store.rest.record import RestStore
 
 
 class PostgresWindows(Storage, SlidingWindowCounterSupport):
-    """The part of limits' storage interface that its sliding window needs."""
+    """The part of the storage interface of `limits` that its sliding window needs."""
 
     STORAGE_SCHEME = ["niyanta"]  # noqa: RUF012 - as limits declares it
 
-    def __init__(self, record: RestStore) -> None:
+    def __init__(self, store: RestStore) -> None:
         super().__init__()
-        self._record = record
+        self._store = store
 
     @property
     def base_exceptions(self) -> type[Exception]:
         return StoreError
 
     async def acquire_sliding_window_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
-        """Take `amount`, if it fits."""
-        return await self._record.rate_acquire(key, limit=limit, expiry=expiry, amount=amount)
+        """Add `amount` to the window if it stays within `limit`; True when it does."""
+        return await self._store.rate_acquire(key, limit=limit, expiry=expiry, amount=amount)
 
     async def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
-        """See `RestRecord.rate_window`."""
-        return await self._record.rate_window(key, expiry=expiry)
+        """See `RestStore.rate_window`."""
+        return await self._store.rate_window(key, expiry=expiry)
 
     async def clear_sliding_window(self, key: str, expiry: int) -> None:
         raise NotImplementedError
@@ -49,8 +49,8 @@ class PostgresWindows(Storage, SlidingWindowCounterSupport):
         raise NotImplementedError
 
     async def check(self) -> bool:
-        """Whether Postgres answers."""
-        await self._record.clock()
+        """True when Postgres answers; else raises StoreError."""
+        await self._store.clock()
         return True
 
     async def reset(self) -> int | None:
@@ -61,10 +61,10 @@ class PostgresWindows(Storage, SlidingWindowCounterSupport):
 
 
 class SubmitRate:
-    """How many submissions a customer may still make this second."""
+    """The limit of a customer's submissions per second."""
 
-    def __init__(self, record: RestStore) -> None:
-        self._limiter = SlidingWindowCounterRateLimiter(PostgresWindows(record))
+    def __init__(self, store: RestStore) -> None:
+        self._limiter = SlidingWindowCounterRateLimiter(PostgresWindows(store))
 
     async def take(self, customer: str, per_second: int, wanted: int) -> int:
         """Take up to `wanted` submissions; returns how many were granted."""

@@ -1,4 +1,4 @@
-"""The restricted Pod Security standard as a table: each rule, where it applies, and what it takes and refuses."""
+"""The restricted Pod Security standard as a table: values that each rule allows and refuses, in each place."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ NOTHING = object()
 
 
 def template(**changes: Any) -> dict[str, Any]:
-    """A template that is fine, with changes: dotted path below spec -> value; `c.` is the container, `i.` the init
-    container, `m.` the metadata; NOTHING removes."""
+    """A valid template with changes: path below spec -> value. The prefix `c/` is the container, `i/` the init
+    container, `m/` the metadata; NOTHING removes the field."""
     found: dict[str, Any] = {
         "metadata": {},
         "spec": {
@@ -161,7 +161,7 @@ ALLOWED: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("changes", [case[1] for case in ALLOWED], ids=[case[0] for case in ALLOWED])
-def test_the_standard_takes(changes: dict[str, Any]) -> None:
+def test_the_standard_allows(changes: dict[str, Any]) -> None:
     assert check_template(template(**changes)) == []
 
 
@@ -187,7 +187,7 @@ def _filled(value: Any, name: str) -> Any:
 
 
 @pytest.mark.parametrize(("changes", "kind"), [case[1:] for case in USES], ids=[case[0] for case in USES])
-def test_only_what_the_customer_lists_may_be_used(changes: dict[str, Any], kind: str) -> None:
+def test_only_references_that_the_customer_lists_are_allowed(changes: dict[str, Any], kind: str) -> None:
     def refused(name: str) -> list[str]:
         found = references(template(**_filled(changes, name)))
         return [item.message for item in check_references(found, service_accounts=("run",), secrets=("run",))]

@@ -1,4 +1,4 @@
-"""Two real API processes in front of a primary and a replica whose replay is paused: who is shown what."""
+"""Read your writes, with two real API processes on a primary and a replica whose replay is paused."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ POSITION = "Niyanta-Position"
 
 @dataclass
 class Doors:
-    """`one` and `two` are processes of one release; `stale` is the replica's name in their metrics."""
+    """Two processes of one release, `one` and `two`, with their database servers and API keys."""
 
     primary: Postgres
     replica: Standby
@@ -47,6 +47,7 @@ class Doors:
 
     @property
     def name(self) -> str:
+        """The replica's name in the metrics."""
         return f"127.0.0.1:{self.replica.port}"
 
     def sample(self, api: Api, metric: str, **labels: str) -> float:
@@ -76,7 +77,7 @@ def doors() -> Iterator[Doors]:
             migrate(primary.dsn)
             keys = asyncio.run(_keys(primary.dsn))
             with Standby.of(primary) as replica:
-                # However late the replica is, it is read from: what is asserted is which reads may not.
+                # A lag limit that is never reached: the tests assert which reads must not use the lagging replica.
                 env = {
                     "NIYANTA_REPLICA_DSNS": replica.dsn,
                     "NIYANTA_MAX_REPLICA_LAG": "600",
@@ -118,7 +119,7 @@ async def depth(client: httpx.AsyncClient, position: str = "") -> int:
     return int(answer.json()["total"])
 
 
-async def test_whoever_wrote_sees_it_at_once_and_others_soon(doors: Doors) -> None:
+async def test_a_caller_sees_its_write_at_once_and_others_see_it_later(doors: Doors) -> None:
     async with (
         asking(doors.one, doors.keys["acme"]) as one,
         asking(doors.two, doors.keys["acme"]) as two,
@@ -134,23 +135,23 @@ async def test_whoever_wrote_sees_it_at_once_and_others_soon(doors: Doors) -> No
             position = sent.headers[POSITION]
             second = sent.json()["href"]
 
-            assert await listed(one) == ["second", "first"], "the process remembers who wrote, for plain curl"
+            assert await listed(one) == ["second", "first"], "the process has the customer's position"
             assert await depth(one) == 2
             before = doors.reads(doors.two)
-            assert await listed(two) == ["first"], "another process doesn't know, and asks the replica"
+            assert await listed(two) == ["first"], "another process reads the replica"
             assert await depth(two) == 1
             assert (await two.get("/v1/customer/stats")).json()["counts"]["pending"] == 1
             assert doors.reads(doors.two) > before
             before = doors.reads(doors.two)
-            assert await listed(two, position) == ["second", "first"], "unless it is told"
+            assert await listed(two, position) == ["second", "first"], "with the position, the primary"
             assert await depth(two, position) == 2
             assert doors.reads(doors.two) == before
 
             named = await two.get("/v1/workloads", params={"name": "second"})
-            assert [item["name"] for item in named.json()["items"]] == ["second"], "a name decides: never a replica"
+            assert [item["name"] for item in named.json()["items"]] == ["second"], "by name: never a replica"
 
             found = await two.get(second)
-            assert (found.status_code, found.json()["phase"]) == (200, "Pending"), "an id is never unknown"
+            assert (found.status_code, found.json()["phase"]) == (200, "Pending"), "unknown to the replica"
             explained = (await two.get(f"{second}/explain")).json()
             assert explained["position"] == {"ahead": 1, "exact": True}
             assert [item["event"] for item in (await two.get(f"{second}/events")).json()["items"]] == ["Accepted"]
@@ -162,14 +163,16 @@ async def test_whoever_wrote_sees_it_at_once_and_others_soon(doors: Doors) -> No
             assert (await two.get(first["href"])).json()["phase"] == "Pending"
             answer = await two.get(first["href"], headers={POSITION: moved.headers[POSITION]})
             assert answer.json()["phase"] == "Cancelled"
-            # What is decided on is read from the primary: the replica still says Pending.
+            # Changes read the primary: on the replica the workload is still Pending.
             assert (await two.post(f"{first['href']}/suspend")).status_code == 409
 
-            assert (await admin.get("/v1/metrics/queue-depth")).json()["byCustomer"] == {"acme": 1}, "not its write"
+            assert (await admin.get("/v1/metrics/queue-depth")).json()["byCustomer"] == {"acme": 1}, (
+                "written by another caller"
+            )
             for_acme = manifest("third", customer="acme")
             assert (await admin.post("/v1/workloads", json=for_acme)).headers[POSITION] > position
             assert (await admin.get("/v1/metrics/queue-depth")).json()["byCustomer"] == {"acme": 2}
-            assert await listed(one) == ["third", "second", "first"], "what is done for a customer it sees, too"
+            assert await listed(one) == ["third", "second", "first"], "also an admin's writes for it"
             assert await listed(other) == []
         finally:
             await asyncio.to_thread(doors.replica.resume_replay)
@@ -177,23 +180,23 @@ async def test_whoever_wrote_sees_it_at_once_and_others_soon(doors: Doors) -> No
         before = doors.reads(doors.two)
         assert await listed(two) == ["third", "second", "first"]
         assert await listed(two, position) == ["third", "second", "first"]
-        assert doors.reads(doors.two) == before + 4, "a replica that has replayed enough is good enough"
+        assert doors.reads(doors.two) == before + 4, "a replica that has replayed the position is used"
 
 
 @pytest.mark.parametrize("wrong", ["", "x", "0/0/0", "123456789/0", "0/1 OR 1=1"])
-async def test_a_position_that_is_none_is_refused(doors: Doors, wrong: str) -> None:
+async def test_an_invalid_position_is_refused(doors: Doors, wrong: str) -> None:
     async with asking(doors.one, doors.keys["acme"]) as client:
         answer = await client.get("/v1/workloads", headers={POSITION: wrong})
         assert (answer.status_code, answer.json()["type"]) == (400, "urn:niyanta:problem:bad-request")
         assert POSITION in answer.json()["detail"]
 
 
-async def test_a_position_that_no_server_has_reached_is_asked_of_the_primary(doors: Doors) -> None:
+async def test_a_position_that_no_server_has_reached_is_read_from_the_primary(doors: Doors) -> None:
     async with asking(doors.one, doors.keys["other"]) as client:
         assert await listed(client, "FFFFFFFF/FFFFFFFF") == []
 
 
-async def test_an_answer_given_again_carries_a_position_too(doors: Doors) -> None:
+async def test_a_replayed_answer_carries_a_position_too(doors: Doors) -> None:
     body, headers = manifest("once"), {"Idempotency-Key": "once"}
     async with asking(doors.one, doors.keys["acme"]) as one, asking(doors.two, doors.keys["acme"]) as two:
         await asyncio.to_thread(doors.replica.pause_replay)
@@ -209,8 +212,8 @@ async def test_an_answer_given_again_carries_a_position_too(doors: Doors) -> Non
             await asyncio.to_thread(doors.replica.resume_replay)
 
 
-async def test_the_command_line_sees_what_the_command_before_did(doors: Doors, tmp_path: Path) -> None:
-    """Through one address, behind which the processes take turns."""
+async def test_the_command_line_sees_the_change_of_the_previous_command(doors: Doors, tmp_path: Path) -> None:
+    """Through one address that alternates between the processes."""
     turn = itertools.cycle((doors.one, doors.two))
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -239,7 +242,7 @@ async def test_the_command_line_sees_what_the_command_before_did(doors: Doors, t
     await asyncio.to_thread(doors.replica.pause_replay)
     try:
         id_ = (await niyanta("mine", "submit", "-f", str(file), "-o", "id")).strip()
-        assert id_ in await niyanta("mine", "list", "-o", "id")  # the other process's turn
+        assert id_ in await niyanta("mine", "list", "-o", "id")  # answered by the other process
     finally:
         await asyncio.to_thread(doors.replica.resume_replay)
         server.close()
@@ -252,7 +255,7 @@ async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
     writer.close()
 
 
-async def test_a_replica_that_goes_away_is_not_noticed_and_nothing_secret_is_shown(doors: Doors) -> None:
+async def test_callers_do_not_notice_the_outage_of_a_replica_and_metrics_hold_no_secret(doors: Doors) -> None:
     async with asking(doors.two, doors.keys["acme"]) as two:
         names = await listed(two)
         await asyncio.to_thread(doors.replica.kill)

@@ -1,4 +1,4 @@
-"""What one command leaves for the next."""
+"""The stored WAL position of the last change."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from niyanta.client.api import Api
 from niyanta.client.config import Config
-from niyanta.client.read_position import KEPT_FOR, ReadPosition, state_folder
+from niyanta.client.read_position import KEPT_SECONDS, ReadPosition, state_folder
 from niyanta.lsn import HEADER, parse, show
 
 pytestmark = pytest.mark.unit
@@ -42,42 +42,42 @@ def test_the_position_of_a_write_is_sent_with_later_reads_of_that_server_alone()
     assert [request.headers.get(HEADER) for request in seen] == [None, None, "1/A0", "1/A0", None]
 
 
-def test_it_is_forgotten_in_time(home: Path) -> None:
+def test_an_old_position_is_ignored(home: Path) -> None:
     ReadPosition("u").note("0/1")
     (file,) = (home / "niyanta").iterdir()
-    long_ago = file.stat().st_mtime - KEPT_FOR - 5
+    long_ago = file.stat().st_mtime - KEPT_SECONDS - 5
     os.utime(file, (long_ago, long_ago))
     assert ReadPosition("u").position == ""
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "0/1\r\nX: y", "\N{SNOWMAN}"])
-def test_what_is_no_position_is_neither_kept_nor_sent(home: Path, text: str) -> None:
-    memory = ReadPosition("u")
-    memory.note(text)
-    assert (memory.position, list(home.iterdir())) == ("", [])
-    memory.note("0/1")
+def test_an_invalid_position_is_neither_stored_nor_sent(home: Path, text: str) -> None:
+    position = ReadPosition("u")
+    position.note(text)
+    assert (position.position, list(home.iterdir())) == ("", [])
+    position.note("0/1")
     (file,) = (home / "niyanta").iterdir()
     file.write_text(text)
     assert ReadPosition("u").position == ""
 
 
-def test_a_folder_that_cannot_be_written_is_no_trouble(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_written_is_not_an_error(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (home / "niyanta").write_text("in the way")
-    memory = ReadPosition("u")
-    memory.note("0/1")
-    assert memory.position == "0/1"
+    position = ReadPosition("u")
+    position.note("0/1")
+    assert position.position == "0/1"
     relative: dict[str, Any] = {"XDG_STATE_HOME": "relative"}
     assert state_folder(relative) == Path.home() / ".local/state/niyanta"
 
 
-def test_who_has_no_home_has_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_directory_nothing_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", homeless)
-    memory = ReadPosition("u", {})
-    memory.note("0/1")
-    assert memory.position == "0/1"
+    position = ReadPosition("u", {})
+    position.note("0/1")
+    assert position.position == "0/1"
 
 
 def test_positions_are_compared_as_numbers() -> None:

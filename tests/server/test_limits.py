@@ -1,4 +1,4 @@
-"""Limits hold exactly, and whoever is turned away is told for how long."""
+"""Queue and rate limits: they hold exactly, and refusals carry a Retry-After."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from tests.store.make import intake
 pytestmark = pytest.mark.store
 
 
-async def _limit(record: RestStore, **limits: int) -> None:
-    await record.upsert_customers([CustomerRow("acme", "Premium", limits, ("acme",))])
+async def _limit(store: RestStore, **limits: int) -> None:
+    await store.upsert_customers([CustomerRow("acme", "Premium", limits, ("acme",))])
 
 
-async def test_a_customer_over_its_own_limit_gets_429_and_when_to_come_back(
-    client: httpx.AsyncClient, record: RestStore
+async def test_a_customer_over_its_own_limit_gets_429_with_retry_after(
+    client: httpx.AsyncClient, store: RestStore
 ) -> None:
-    await _limit(record, maxQueueDepth=2)
-    await record.write_leader_stats(
+    await _limit(store, maxQueueDepth=2)
+    await store.write_leader_stats(
         {"placed_per_minute": 100.0, "placed_per_minute_by_customer": {"acme": 4.0}}, epoch=None
     )
     answers = [await client.post("/v1/workloads", json=manifest()) for _ in range(3)]
@@ -43,28 +43,30 @@ async def test_a_customer_over_its_own_limit_gets_429_and_when_to_come_back(
     assert (stats["waiting"], stats["maxQueueDepth"], stats["placedPerMinute"]) == (2, 2, 4.0)
 
 
-async def test_held_and_suspended_work_takes_room_too(client: httpx.AsyncClient, record: RestStore) -> None:
-    await record.take_in([intake()], epoch=None, queue_limits={"acme": 0})
-    await _limit(record, maxQueueDepth=2)
+async def test_held_and_suspended_workloads_count_too(client: httpx.AsyncClient, store: RestStore) -> None:
+    await store.take_in([intake()], epoch=None, queue_limits={"acme": 0})
+    await _limit(store, maxQueueDepth=2)
     assert (await client.post("/v1/workloads", json=manifest(suspend=True))).status_code == 202
     assert (await client.post("/v1/workloads", json=manifest())).status_code == 429
 
 
-async def test_a_batch_is_taken_as_far_as_there_is_room(client: httpx.AsyncClient, record: RestStore) -> None:
-    await _limit(record, maxQueueDepth=3)
+async def test_a_batch_is_accepted_up_to_the_limit(client: httpx.AsyncClient, store: RestStore) -> None:
+    await _limit(store, maxQueueDepth=3)
     assert (await client.post("/v1/workloads", json=manifest("taken"))).status_code == 202
     lines = ndjson(manifest("taken"), manifest("a"), manifest("b"), manifest("c"))
     answer = await client.post("/v1/workloads:batch", content=lines)
-    assert [item["status"] for item in answer.json()["items"]] == [409, 202, 202, 429], "a refusal takes no room"
+    assert [item["status"] for item in answer.json()["items"]] == [409, 202, 202, 429], (
+        "a refusal does not count against the limit"
+    )
     assert int(answer.headers["Retry-After"]) >= 1
     assert (await client.post("/v1/workloads:batch", content=ndjson(manifest("c")))).json()["accepted"] == 0
-    assert await record.wrong_counters() == []
-    names = {row.name for row in await record.get_pending_workloads(10)}
+    assert await store.wrong_counters() == []
+    names = {row.name for row in await store.get_pending_workloads(10)}
     assert names == {"taken", "a", "b"}
 
 
-async def test_names_that_found_no_room_stay_free(client: httpx.AsyncClient, record: RestStore) -> None:
-    await _limit(record, maxQueueDepth=1)
+async def test_names_refused_over_the_limit_stay_free(client: httpx.AsyncClient, store: RestStore) -> None:
+    await _limit(store, maxQueueDepth=1)
     answer = await client.post("/v1/workloads:batch", content=ndjson(manifest("a"), manifest("b")))
     assert [item["status"] for item in answer.json()["items"]] == [202, 429]
     await client.post(f"/v1/workloads/{answer.json()['items'][0]['workload']['id']}/cancel")
@@ -72,10 +74,10 @@ async def test_names_that_found_no_room_stay_free(client: httpx.AsyncClient, rec
 
 
 async def test_the_limit_is_exact_for_sixteen_submitters_on_two_processes(
-    settings: Settings, record: RestStore, key: str
+    settings: Settings, store: RestStore, key: str
 ) -> None:
-    """Two applications with pools of their own; `test_processes` does it with real processes."""
-    await _limit(record, maxQueueDepth=100)
+    """Two applications, each with its own connection pool; `test_processes` uses real processes."""
+    await _limit(store, maxQueueDepth=100)
     headers = {"Authorization": f"Bearer {key}"}
     statuses: list[int] = []
 
@@ -93,15 +95,15 @@ async def test_the_limit_is_exact_for_sixteen_submitters_on_two_processes(
         await asyncio.gather(*(submit((one, two)[number % 2], number) for number in range(16)))
     assert statuses.count(202) == 100
     assert set(statuses) == {202, 429}
-    assert (await record.get_queue_depth("acme")).total.pending == 100
-    assert await record.wrong_counters() == []
+    assert (await store.get_queue_depth("acme")).total.pending == 100
+    assert await store.wrong_counters() == []
 
 
-async def test_at_capacity_everybody_gets_503_computed_from_the_measured_pace(
-    settings: Settings, record: RestStore, key: str
+async def test_at_capacity_retry_after_comes_from_the_measured_placement_rate(
+    settings: Settings, store: RestStore, key: str
 ) -> None:
-    await record.take_in([intake(customer="other") for _ in range(5)], epoch=None)
-    await record.write_leader_stats({"placed_per_minute": 10.0}, epoch=None)
+    await store.take_in([intake(customer="other") for _ in range(5)], epoch=None)
+    await store.write_leader_stats({"placed_per_minute": 10.0}, epoch=None)
     full = settings.model_copy(update={"max_queue_depth": 5})
     async with door(full) as (_, client):
         client.headers["Authorization"] = f"Bearer {key}"
@@ -110,26 +112,26 @@ async def test_at_capacity_everybody_gets_503_computed_from_the_measured_pace(
         assert refused.headers["Retry-After"] == "6"
         batch = await client.post("/v1/workloads:batch", content=ndjson(*(manifest() for _ in range(3))))
         assert (batch.status_code, batch.headers["Retry-After"]) == (503, "18")
-    assert (await record.get_queue_depth("acme")).total.pending == 0
+    assert (await store.get_queue_depth("acme")).total.pending == 0
 
 
-async def test_without_a_pace_the_wait_is_a_guess_within_bounds(
-    client: httpx.AsyncClient, record: RestStore, services: Dependencies
+async def test_without_a_placement_rate_retry_after_has_a_default(
+    client: httpx.AsyncClient, store: RestStore, dependencies: Dependencies
 ) -> None:
-    pace = backpressure.ObservedPlacementRate.of({"placed_per_minute": 100.0}, age=3600.0)
-    assert pace.seconds_for(1) == backpressure.UNKNOWN_WAIT
-    pace = backpressure.ObservedPlacementRate.of(
+    rate = backpressure.ObservedPlacementRate.of({"placed_per_minute": 100.0}, age=3600.0)
+    assert rate.seconds_for(1) == backpressure.UNKNOWN_WAIT_SECONDS
+    rate = backpressure.ObservedPlacementRate.of(
         {"placed_per_minute": "many", "placed_per_minute_by_customer": [1]}, age=1.0
     )
-    assert pace.seconds_for(1, "acme") == backpressure.UNKNOWN_WAIT
-    pace = backpressure.ObservedPlacementRate.of({"placed_per_minute": 0.001}, age=1.0)
-    assert pace.seconds_for(10_000) == backpressure.LONGEST_WAIT
+    assert rate.seconds_for(1, "acme") == backpressure.UNKNOWN_WAIT_SECONDS
+    rate = backpressure.ObservedPlacementRate.of({"placed_per_minute": 0.001}, age=1.0)
+    assert rate.seconds_for(10_000) == backpressure.LONGEST_WAIT_SECONDS
 
 
-async def test_submissions_per_second_are_limited_over_all_processes(
-    settings: Settings, record: RestStore, key: str
+async def test_submissions_per_second_are_limited_across_processes(
+    settings: Settings, store: RestStore, key: str
 ) -> None:
-    await _limit(record, submitRatePerSecond=10)
+    await _limit(store, submitRatePerSecond=10)
     headers = {"Authorization": f"Bearer {key}"}
     async with door(settings) as (_, one), door(settings) as (_, two):
         answers = await asyncio.gather(
@@ -146,15 +148,15 @@ async def test_submissions_per_second_are_limited_over_all_processes(
         await asyncio.sleep(2.1)
         lines = ndjson(*(manifest() for _ in range(15)))
         batch = (await one.post("/v1/workloads:batch", content=lines, headers=headers)).json()
-        assert (batch["accepted"], batch["items"][14]["status"]) == (10, 429), "as much as the second allows"
+        assert (batch["accepted"], batch["items"][14]["status"]) == (10, 429), "the limit of one second"
 
 
-async def test_a_rate_of_zero_takes_nothing(client: httpx.AsyncClient, record: RestStore) -> None:
-    await _limit(record, submitRatePerSecond=0)
+async def test_a_rate_of_zero_accepts_nothing(client: httpx.AsyncClient, store: RestStore) -> None:
+    await _limit(store, submitRatePerSecond=0)
     assert (await client.post("/v1/workloads", json=manifest())).status_code == 429
 
 
-async def test_too_many_requests_in_hand_are_turned_away(settings: Settings, record: RestStore, key: str) -> None:
+async def test_too_many_requests_in_flight_are_refused(settings: Settings, store: RestStore, key: str) -> None:
     async with door(settings.model_copy(update={"api_max_inflight": 2})) as (_, client):
         client.headers["Authorization"] = f"Bearer {key}"
         answers = await asyncio.gather(*(client.post("/v1/workloads", json=manifest()) for _ in range(10)))

@@ -1,4 +1,4 @@
-"""Both doors give one verdict: the table of wrong manifests that a real API server is asked with, through this door."""
+"""Both doors validate alike: the invalid manifests that a real API server is tested with, through the REST door."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _of_workloads(cases: list[Case]) -> list[Case]:
 
 
 def _made_safe(manifest: dict[str, Any]) -> dict[str, Any]:
-    """With the security context that kubectl's door doesn't ask for, where there is a place for one."""
+    """The manifest with the security context that the REST door requires, if it has containers."""
     try:
         pod = manifest["spec"]["template"]["spec"]
         for container in [*pod.get("containers", []), *pod.get("initContainers", [])]:
@@ -28,7 +28,7 @@ def _made_safe(manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest
 
 
-async def test_what_the_api_server_refuses_is_refused_with_the_same_field(client: httpx.AsyncClient) -> None:
+async def test_manifests_that_the_api_server_refuses_are_refused_with_the_same_field(client: httpx.AsyncClient) -> None:
     wrong = []
     for case in _of_workloads([*WRONG, *UNSEEN]):
         answer = await client.post("/v1/workloads", json=_made_safe(case.manifest))
@@ -40,7 +40,7 @@ async def test_what_the_api_server_refuses_is_refused_with_the_same_field(client
     assert wrong == []
 
 
-async def test_what_the_api_server_takes_is_taken(client: httpx.AsyncClient) -> None:
+async def test_manifests_that_the_api_server_accepts_are_accepted(client: httpx.AsyncClient) -> None:
     refused = []
     for number, case in enumerate(_of_workloads(RIGHT)):
         manifest = _made_safe(case.manifest)
@@ -49,7 +49,7 @@ async def test_what_the_api_server_takes_is_taken(client: httpx.AsyncClient) -> 
         answer = await client.post("/v1/workloads", json=manifest)
         if answer.status_code != 202:
             refused.append((case.name, answer.status_code, answer.json()["type"], answer.json()["detail"]))
-    # What this door asks beyond the API server: the restricted standard, allowed scopes, and room for the suffix.
+    # The REST door also requires the restricted standard, allowed scopes, and room for the name's suffix.
     beyond = ("pod-security", "customer-not-allowed", "reference-not-allowed")
     assert [item for item in refused if not item[2].endswith(beyond) and "39 characters" not in item[3]] == []
     assert len(refused) < len(_of_workloads(RIGHT)) / 2, refused
@@ -64,7 +64,7 @@ async def test_a_name_leaves_room_for_the_suffix_of_its_object(client: httpx.Asy
         assert answer.status_code == status, answer.text
 
 
-async def test_labels_of_the_operator_are_its_own(client: httpx.AsyncClient) -> None:
+async def test_labels_of_the_operator_are_refused(client: httpx.AsyncClient) -> None:
     body = _made_safe(RIGHT[0].manifest)
     body["metadata"]["labels"] = {"niyanta.io/rest-id": "x"}
     answer = await client.post("/v1/workloads", json=body)

@@ -1,4 +1,4 @@
-"""Requests: what is tried again, for how long, and what the user is told in the end."""
+"""Requests: retries, their limit, and the errors shown to the user."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Answers = Iterator[httpx.Response | Exception]
 
 @pytest.fixture
 def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Pauses instead of sleeping; the clock goes on by them."""
+    """Seconds slept so far; sleeping returns at once and advances the clock."""
     taken: list[float] = []
     monkeypatch.setattr(api_module.time, "sleep", taken.append)
     monkeypatch.setattr(api_module.time, "monotonic", lambda: sum(taken))
@@ -31,7 +31,7 @@ def sleeps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def api(answers: list[httpx.Response | Exception], seen: list[httpx.Request], **config: Any) -> Api:
-    """An Api whose server gives these answers in turn."""
+    """An Api whose server gives these responses in turn."""
     rest_of = iter(answers)
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -61,7 +61,7 @@ def test_a_submission_is_sent_again_under_the_same_key(sleeps: list[float]) -> N
     assert {request.headers["Authorization"] for request in seen} == {"Bearer nyt_acme_1"}
 
 
-def test_a_name_takes_one_request_and_prefers_what_is_not_over() -> None:
+def test_a_name_takes_one_request_and_prefers_unfinished_workloads() -> None:
     def named(id_: str, phase: str, **more: str) -> dict[str, str]:
         return {"id": id_, "name": "nightly", "namespace": "a", "phase": phase, **more}
 
@@ -82,7 +82,7 @@ def test_a_name_takes_one_request_and_prefers_what_is_not_over() -> None:
     assert len(seen) == 6, "one each"
 
 
-def test_it_gives_up_in_time(sleeps: list[float]) -> None:
+def test_retries_end_after_retry_seconds(sleeps: list[float]) -> None:
     door = api([httpx.ConnectError("refused")] * 100, [], retry_seconds=10)
     with pytest.raises(UnavailableError, match="refused") as gone:
         door.get("/v1/workloads")
@@ -90,7 +90,7 @@ def test_it_gives_up_in_time(sleeps: list[float]) -> None:
     assert 5 < sum(sleeps) <= 10
 
 
-def test_a_wait_that_is_longer_than_what_is_left_ends_it_at_once(sleeps: list[float]) -> None:
+def test_a_retry_after_beyond_the_remaining_time_ends_it_at_once(sleeps: list[float]) -> None:
     door = api([problem(503, {"Retry-After": "120"}, detail="full")], [])
     with pytest.raises(UnavailableError, match=r"503.*full") as gone:
         door.post("/v1/workloads", {}, key="k")
@@ -98,7 +98,7 @@ def test_a_wait_that_is_longer_than_what_is_left_ends_it_at_once(sleeps: list[fl
     assert "120 s" in gone.value.notes[0]
 
 
-def test_over_a_limit_is_a_refusal_when_the_time_is_up(sleeps: list[float]) -> None:
+def test_429_is_a_refusal_when_the_time_is_up(sleeps: list[float]) -> None:
     seen: list[httpx.Request] = []
     door = api([problem(429, {"Retry-After": "1"}), httpx.Response(202, json={})], seen)
     door.post("/v1/workloads", {}, key="k")
@@ -108,7 +108,7 @@ def test_over_a_limit_is_a_refusal_when_the_time_is_up(sleeps: list[float]) -> N
         door.post("/v1/workloads", {}, key="k")
 
 
-def test_a_refusal_is_not_tried_again_and_names_the_fields(sleeps: list[float]) -> None:
+def test_a_refusal_is_not_retried_and_names_the_fields(sleeps: list[float]) -> None:
     errors = [{"field": "spec.replicas", "message": "must be at most 512"}]
     door = api([problem(422, title="The manifest is refused", detail="twice the same", errors=errors)], [])
     with pytest.raises(RefusedError) as refusal:
@@ -121,7 +121,7 @@ def test_a_refusal_is_not_tried_again_and_names_the_fields(sleeps: list[float]) 
     assert sleeps == []
 
 
-def test_a_missing_key_is_told(sleeps: list[float]) -> None:
+def test_a_missing_key_is_reported(sleeps: list[float]) -> None:
     with pytest.raises(RefusedError) as refusal:
         api([problem(401)], [], key="").get("/v1/workloads")
     assert "NIYANTA_API_KEY" in refusal.value.notes[-1]
@@ -144,12 +144,12 @@ def test_an_untrusted_certificate_ends_it_at_once(sleeps: list[float]) -> None:
     ],
     ids=["html", "redirect", "bug"],
 )
-def test_what_is_no_answer_of_ours_is_said_to_be_none(answer: httpx.Response, sleeps: list[float]) -> None:
+def test_responses_of_other_servers_are_reported(answer: httpx.Response, sleeps: list[float]) -> None:
     with pytest.raises(UnavailableError):
         api([answer], []).get("/v1/workloads")
 
 
-def test_pages_go_on_while_there_is_a_next_one() -> None:
+def test_pages_are_read_while_there_is_a_next_one() -> None:
     seen: list[httpx.Request] = []
 
     def page(items: list[int], cursor: str | None) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""Reading: lists by keyset, explanations, history, and what may be changed."""
+"""Workloads over REST: lists, explanations, events, cancel, suspend and resume."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from niyanta.lifecycle import Event, Phase
 from niyanta.store.leadership import Leadership
 from niyanta.store.postgres.pool import Pool
 from niyanta.store.rest.record import RestStore
-from niyanta.store.rows import PendingNote, PoolRow
+from niyanta.store.rows import PendingNote
 from tests.server.make import manifest, ndjson
 from tests.store.make import arrive, change, move
 
@@ -45,12 +45,12 @@ async def _names(client: httpx.AsyncClient, **params: Any) -> list[str]:
 
 
 async def test_lists_are_complete_and_newest_first(
-    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestStore, epoch: int
+    client: httpx.AsyncClient, admin: httpx.AsyncClient, store: RestStore, epoch: int
 ) -> None:
     items = [manifest(f"n{number}", type="a" if number % 3 else "b") for number in range(25)]
     await client.post("/v1/workloads:batch", content=ndjson(*items))
-    await arrive(record, epoch=epoch, name="by-kubectl", phase=Phase.RUNNING, type="a")
-    await arrive(record, epoch=epoch, name="theirs", customer="other", type="a")
+    await arrive(store, epoch=epoch, name="by-kubectl", phase=Phase.RUNNING, type="a")
+    await arrive(store, epoch=epoch, name="theirs", customer="other", type="a")
     own = ["by-kubectl", *(f"n{number}" for number in reversed(range(25)))]
     for limit in (1, 7, 26, 500):
         assert await _names(client, limit=limit) == own
@@ -63,7 +63,7 @@ async def test_lists_are_complete_and_newest_first(
     assert await _names(client, status="Failed") == []
 
 
-async def test_lists_are_bounded_by_creation(client: httpx.AsyncClient, record: RestStore) -> None:
+async def test_lists_are_bounded_by_creation(client: httpx.AsyncClient, store: RestStore) -> None:
     await client.post("/v1/workloads:batch", content=ndjson(*(manifest(f"n{n}") for n in range(5))))
     items = [item async for item in _all(client)]
     middle = items[2]["createdAt"]
@@ -74,8 +74,8 @@ async def test_lists_are_bounded_by_creation(client: httpx.AsyncClient, record: 
         assert (await client.get("/v1/workloads", params={"createdAfter": extreme})).status_code in (200, 422)
 
 
-async def test_a_name_finds_all_that_have_it_or_whose_object_has(
-    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestStore, epoch: int
+async def test_a_name_finds_workloads_by_their_name_and_by_that_of_their_object(
+    client: httpx.AsyncClient, admin: httpx.AsyncClient, store: RestStore, epoch: int
 ) -> None:
     async def ids(who: httpx.AsyncClient, **params: Any) -> list[str]:
         return [item["id"] async for item in _all(who, **params)]
@@ -85,10 +85,10 @@ async def test_a_name_finds_all_that_have_it_or_whose_object_has(
     first = (await client.post("/v1/workloads", json=manifest("nightly"))).json()
     await client.post(f"{first['href']}/cancel")
     second = (await client.post("/v1/workloads", json=manifest("nightly", type="render"))).json()
-    by_kubectl = await arrive(record, epoch=epoch, name="nightly", type="x")
-    theirs = await arrive(record, epoch=epoch, name="nightly", customer="other", type="x")
+    by_kubectl = await arrive(store, epoch=epoch, name="nightly", type="x")
+    theirs = await arrive(store, epoch=epoch, name="nightly", customer="other", type="x")
     object_name = f"nightly-{second['id'][:8]}"
-    await record.set_object(second["id"], uid="3fa85f64-5717-4562-b3fc-2c963f66afa6", name=object_name, epoch=epoch)
+    await store.set_object(second["id"], uid="3fa85f64-5717-4562-b3fc-2c963f66afa6", name=object_name, epoch=epoch)
 
     own = [by_kubectl.id, second["id"], first["id"]]
     for limit in (1, 2, 500):
@@ -104,12 +104,12 @@ async def test_a_name_finds_all_that_have_it_or_whose_object_has(
 
 
 @pytest.mark.parametrize("cursor", ["x", "!!", "W10", "WzEsMl0", "WyJhIiwiYiJd", "W251bGwsbnVsbF0", "WzFlOTksICJ4Il0"])
-async def test_a_made_up_cursor_is_refused(client: httpx.AsyncClient, cursor: str) -> None:
+async def test_an_invalid_cursor_is_refused(client: httpx.AsyncClient, cursor: str) -> None:
     assert (await client.get("/v1/workloads", params={"cursor": cursor})).status_code == 400
 
 
-async def test_a_page_with_a_rare_type_may_be_short_but_nothing_is_missed(
-    client: httpx.AsyncClient, record: RestStore, monkeypatch: pytest.MonkeyPatch
+async def test_pages_of_a_rare_type_may_be_short_but_are_complete(
+    client: httpx.AsyncClient, store: RestStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("niyanta.store.reads.reads.SCAN", 4)
     items = [manifest(f"n{number}", type="rare" if number in (0, 9) else "usual") for number in range(12)]
@@ -137,20 +137,20 @@ async def test_explain_without_a_leader_says_so(client: httpx.AsyncClient) -> No
     assert found["position"] == {"ahead": 4, "exact": True}
     assert (found["estimatedStart"]["at"], found["estimatedStart"]["basis"]) == (
         None,
-        "no leader has reported its pace yet",
+        "no leader has reported its placement rate yet",
     )
 
 
-async def test_an_estimate_comes_from_the_measured_pace(
-    client: httpx.AsyncClient, record: RestStore, epoch: int
+async def test_an_estimate_comes_from_the_measured_placement_rate(
+    client: httpx.AsyncClient, store: RestStore, epoch: int
 ) -> None:
-    await record.write_leader_stats({"placed_per_minute": 10.0}, epoch=epoch)
+    await store.write_leader_stats({"placed_per_minute": 10.0}, epoch=epoch)
     lines = ndjson(*(manifest(priority=90) for _ in range(4)), manifest("last", priority=1))
     id_ = (await client.post("/v1/workloads:batch", content=lines)).json()["items"][4]["workload"]["id"]
-    (row,) = await record.get_workloads([id_])
+    (row,) = await store.get_workloads([id_])
     reasons = [["GpuModelMismatch", "A100", 310], ["RegionMismatch", "", 120], {"nearestMiss": {"worker": "w7"}}]
     reasons += [{"fitsPool": {"pool": "gpu-a100", "atMaximum": 4}}]
-    await record.note_pending([PendingNote(id_, row.version, "NoWorkerFits", "0/430 workers", reasons)], epoch=epoch)
+    await store.note_pending([PendingNote(id_, row.version, "NoWorkerFits", "0/430 workers", reasons)], epoch=epoch)
     found = (await client.get(f"/v1/workloads/{id_}/explain")).json()
     assert found["reasons"] == [
         {"reason": "GpuModelMismatch", "detail": "A100", "count": 310},
@@ -170,7 +170,7 @@ async def test_an_estimate_comes_from_the_measured_pace(
 
 
 async def test_positions_are_exact_up_to_a_bound(
-    client: httpx.AsyncClient, record: RestStore, epoch: int, monkeypatch: pytest.MonkeyPatch
+    client: httpx.AsyncClient, store: RestStore, epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("niyanta.store.reads.reads", "niyanta.server.routes.workloads"):
         monkeypatch.setattr(f"{module}.EXACT_POSITIONS", 3)
@@ -182,11 +182,11 @@ async def test_positions_are_exact_up_to_a_bound(
     ]  # fmt: skip
 
 
-async def test_history_has_pages_and_attempts(client: httpx.AsyncClient, record: RestStore, epoch: int) -> None:
+async def test_events_have_pages_and_attempts(client: httpx.AsyncClient, store: RestStore, epoch: int) -> None:
     made = (await client.post("/v1/workloads", json=manifest())).json()
-    (row,) = await record.get_workloads([made["id"]])
+    (row,) = await store.get_workloads([made["id"]])
     for event in (Event.PLACE, Event.START, Event.RETRY, Event.PLACE, Event.START, Event.SUCCEED):
-        row = await move(record, row, event, epoch=epoch)
+        row = await move(store, row, event, epoch=epoch)
     seen: list[str] = []
     cursor: dict[str, str] = {}
     attempts = 0
@@ -201,14 +201,14 @@ async def test_history_has_pages_and_attempts(client: httpx.AsyncClient, record:
     assert attempts == 2
 
 
-async def test_cancel_suspend_and_resume(client: httpx.AsyncClient, record: RestStore, epoch: int) -> None:
+async def test_cancel_suspend_and_resume(client: httpx.AsyncClient, store: RestStore, epoch: int) -> None:
     href = (await client.post("/v1/workloads", json=manifest())).json()["href"]
 
     async def act(action: str) -> tuple[int, Any]:
         answer = await client.post(f"{href}/{action}")
         return answer.status_code, answer.json()
 
-    assert (await act("resume"))[1]["phase"] == "Pending", "nothing to resume is no error"
+    assert (await act("resume"))[1]["phase"] == "Pending", "resuming a pending workload is not an error"
     status, found = await act("suspend")
     assert (status, found["phase"], found["spec"]["suspend"]) == (200, "Suspended", True)
     assert (await act("suspend"))[1]["phase"] == "Suspended"
@@ -218,36 +218,20 @@ async def test_cancel_suspend_and_resume(client: httpx.AsyncClient, record: Rest
     assert (await act("cancel"))[0] == 200
     status, found = await act("resume")
     assert (status, found["type"]) == (409, "urn:niyanta:problem:wrong-phase")
-    assert await record.wrong_counters() == []
-    by_kubectl = await arrive(record, epoch=epoch)
+    assert await store.wrong_counters() == []
+    by_kubectl = await arrive(store, epoch=epoch)
     answer = await client.post(f"/v1/workloads/{by_kubectl.id}/cancel")
     assert (answer.status_code, answer.json()["type"]) == (409, "urn:niyanta:problem:kubernetes-door")
 
 
-async def test_a_change_by_rest_beats_a_leader_that_didnt_know(
-    client: httpx.AsyncClient, record: RestStore, epoch: int
+async def test_a_change_by_rest_wins_over_a_leader_that_has_not_seen_it(
+    client: httpx.AsyncClient, store: RestStore, epoch: int
 ) -> None:
     made = (await client.post("/v1/workloads", json=manifest())).json()
-    (row,) = await record.get_workloads([made["id"]])
-    cursor = await record.cursor()
+    (row,) = await store.get_workloads([made["id"]])
+    cursor = await store.cursor()
     await client.post(f"{made['href']}/suspend")
-    result = await record.update_workload_status_batch([change(row, Event.PLACE)], epoch=epoch)
+    result = await store.update_workload_status_batch([change(row, Event.PLACE)], epoch=epoch)
     assert (result.applied, result.stale) == ([], [row.id])
-    changed, _ = await record.changes_since(cursor, not_by=epoch)
+    changed, _ = await store.changes_since(cursor, not_by=epoch)
     assert [(item.id, item.phase, item.spec["suspend"]) for item in changed] == [(row.id, Phase.SUSPENDED, True)]
-
-
-async def test_queue_depth_by_customer_tier_and_pool(
-    client: httpx.AsyncClient, admin: httpx.AsyncClient, record: RestStore, epoch: int
-) -> None:
-    await client.post("/v1/workloads:batch", content=ndjson(*(manifest() for _ in range(3))))
-    await arrive(record, epoch=epoch, customer="other")
-    await arrive(record, epoch=epoch, customer="other", phase=Phase.HELD)
-    await record.upsert_pools([PoolRow("gpu", {}, {"queueDepth": 4})])
-    found = (await admin.get("/v1/metrics/queue-depth")).json()
-    assert (found["total"], found["held"], found["byCustomer"]) == (4, 1, {"acme": 3, "other": 1})
-    assert (found["byTier"], found["byPool"]) == ({"Premium": 3, "Free": 1}, {"gpu": 4})
-    assert 0 <= found["oldestAgeSeconds"] < 60
-    own = (await client.get("/v1/metrics/queue-depth")).json()
-    assert (own["total"], own["held"], own["byCustomer"], own["byPool"]) == (3, 0, {"acme": 3}, {})
-    assert 0 <= own["oldestAgeSeconds"] < 60
