@@ -1,5 +1,6 @@
-"""From WorkerPool.spec.replicas to nodes.
+"""Scaling of WorkerPools: keeps the number of workers at spec.replicas.
 
-`controller` keeps a task per pool: it asks the pool's provider for the group as it exists, makes a plan by `policy`,
-and has `executor` carry it out. `pool_nodes` is the cluster's side: nodes, pods, cordons, Events.
+`controller` runs one task per pool: it reads the group from the pool's provider, makes a plan by `policy`, and
+`executor` carries the plan out. `pool_nodes` reads and writes nodes and pools in the cluster; `pool_status` writes
+statuses.
 """

@@ -1,9 +1,11 @@
-"""Data of the scaling policy: the observation of a pool, the actions on it, and the plan made of them."""
+"""Data of the scaling policy: the observation of a pool, the actions on it, and the plan."""
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+
+from niyanta.pools.reasons import CancelReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,25 +23,27 @@ class ScalingRules:
 
 @dataclass(frozen=True, slots=True)
 class PoolWorker:
-    """An instance with its node (empty: it has none yet). `pods` are Niyanta's that may still run, `others` those of
-    other people that count; `workloads` are bound by the record. `usage`: share of its fullest resource, 0 to 1."""
+    """An instance with its node (empty if it has no node yet). `workloads` is the number of bound workloads, `pods`
+    that of Niyanta's pods that may still run; `others` are foreign pods. `usage`: share of its fullest resource, 0 to
+    1."""
 
     instance: str
     node: str = ""
     leaving: bool = False
     in_service: bool = True
-    """The provider has made it ready: only such ones can be protected."""
+    """The provider reports it as running; only such instances can be protected."""
     ready: bool = True
     cordoned: bool = False
     marked: bool = False
-    """The node has our annotation."""
+    """The node has Niyanta's scale-down annotation."""
     was_cordoned: bool = False
-    """It says that people had cordoned the node before."""
+    """The annotation says that the node was cordoned before the drain."""
     kept: bool = False
-    """People want it to stay."""
+    """The node's annotation disables scale-down."""
     since: int = 0
-    """When the instance or node was first seen."""
+    """Time at which the instance or node was first seen, microseconds."""
     unready_since: int | None = None
+    """Time since which it hasn't been ready, microseconds; None if it is ready."""
     workloads: int = 0
     pods: int = 0
     others: tuple[str, ...] = ()
@@ -54,7 +58,7 @@ class PoolWorker:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """A removal that has begun; times as in its row."""
+    """A removal in progress; times in microseconds."""
 
     instance: str
     worker: str
@@ -74,7 +78,7 @@ class PoolObservation:
     workers: tuple[PoolWorker, ...]
     drains: tuple[Drain, ...] = ()
     desired: int = 0
-    """What the provider was last asked for."""
+    """The group's desired size, as last ordered."""
     group_minimum: int = 0
     group_maximum: int | None = None
     protects: bool = False
@@ -87,14 +91,14 @@ class PoolObservation:
 
 @dataclass(frozen=True, slots=True)
 class AdoptSize:
-    """Write spec.replicas, which isn't there: the pool is taken over as it is."""
+    """Set spec.replicas, which is missing, to the pool's current size."""
 
     replicas: int
 
 
 @dataclass(frozen=True, slots=True)
 class GrowGroup:
-    """Ask the provider for `to` instances in all, `count` of them new."""
+    """Order `to` instances in total, `count` of them new."""
 
     to: int
     count: int
@@ -102,7 +106,7 @@ class GrowGroup:
 
 @dataclass(frozen=True, slots=True)
 class BeginDrain:
-    """Note that this worker is to go. `why` says what it was chosen for."""
+    """Record that this worker is to be removed. `why` is the reason for the choice."""
 
     worker: PoolWorker
     why: str
@@ -110,7 +114,7 @@ class BeginDrain:
 
 @dataclass(frozen=True, slots=True)
 class CordonWorker:
-    """Take the node out of service, and mark it as ours."""
+    """Cordon the node and annotate it."""
 
     worker: PoolWorker
     drain: Drain
@@ -118,7 +122,7 @@ class CordonWorker:
 
 @dataclass(frozen=True, slots=True)
 class EvictPods:
-    """Put what still runs there back into the queue."""
+    """Put the workloads that still run there back into the queue."""
 
     worker: PoolWorker
     drain: Drain
@@ -126,7 +130,7 @@ class EvictPods:
 
 @dataclass(frozen=True, slots=True)
 class RemoveInstance:
-    """Nothing runs there: make sure, then have the provider remove it."""
+    """Remove the instance, after a check that no workload is placed there."""
 
     worker: PoolWorker
     drain: Drain
@@ -134,24 +138,24 @@ class RemoveInstance:
 
 @dataclass(frozen=True, slots=True)
 class CancelDrain:
-    """The worker stays. `uncordon`: it was ours to cordon, so it is ours to uncordon."""
+    """End the drain; the worker stays. `uncordon`: uncordon the node, which Niyanta had cordoned."""
 
     worker: PoolWorker
     drain: Drain
-    reason: str
+    reason: CancelReason
     uncordon: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseInstance:
-    """The node has our mark, and there is no record of why (a restored database): it goes back into service."""
+    """Put a node back into service that has Niyanta's annotation but no recorded drain (after a restored database)."""
 
     worker: PoolWorker
 
 
 @dataclass(frozen=True, slots=True)
 class FinishDrain:
-    """The instance is gone: the drain is over. `vanished`: not by our doing."""
+    """End the drain of an instance that is gone. `vanished`: Niyanta hadn't ordered its removal."""
 
     drain: Drain
     vanished: bool
@@ -159,7 +163,7 @@ class FinishDrain:
 
 @dataclass(frozen=True, slots=True)
 class ProtectInstances:
-    """Keep the provider from choosing these by itself."""
+    """Protect instances from removal by the provider."""
 
     instances: tuple[str, ...]
 
@@ -179,7 +183,7 @@ Action = (
 
 
 class ScalingReason(enum.Enum):
-    """Reasons of condition Scaling; the first ones are those of a pool without trouble."""
+    """Reasons of condition Scaling. The first four are those of a pool that isn't blocked."""
 
     STEADY = "Steady"
     SCALING_UP = "ScalingUp"
@@ -193,8 +197,8 @@ class ScalingReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ScalingPlan:
-    """Actions in their order, and the condition to report. `target`: workers wanted within the bounds; `have`:
-    workers that are there or ordered and not on their way out."""
+    """Actions in their order, and the condition to report. `target`: wanted workers within the bounds; `have`: existing
+    and ordered workers without draining ones."""
 
     actions: tuple[Action, ...] = ()
     target: int = 0

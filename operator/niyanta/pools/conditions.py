@@ -5,10 +5,11 @@ from __future__ import annotations
 from niyanta.pools.actions import ScalingPlan, ScalingReason, ScalingRules
 from niyanta.pools.policy import bounded_replicas
 from niyanta.pools.pool_status import PoolCondition
+from niyanta.pools.reasons import ConditionReason, ConditionType
 from niyanta.resources.models.worker_pool import WorkerPool
 
 GOOD = frozenset({ScalingReason.STEADY, ScalingReason.SCALING_UP, ScalingReason.DRAINING, ScalingReason.COOLING_DOWN})
-"""Nothing stands in the way of what is wanted."""
+"""Reasons of pools that aren't blocked."""
 
 
 def rules_of(pool: WorkerPool) -> ScalingRules:
@@ -29,18 +30,23 @@ def of_plan(plan: ScalingPlan, rules: ScalingRules, outside: list[str]) -> tuple
     """Conditions of a pool whose provider answered."""
     message = plan.message
     if outside:
-        message += f"; {len(outside)} nodes of the pool aren't the provider's and don't count: "
+        message += f"; {len(outside)} nodes of the pool don't belong to the provider's group and don't count: "
         message += ", ".join(outside[:3])
-    return (PoolCondition("Scaling", plan.reason in GOOD, plan.reason.value, message), limited(rules))
+    condition = PoolCondition(ConditionType.SCALING, plan.reason in GOOD, plan.reason.value, message)
+    return (condition, limited(rules))
 
 
 def limited(rules: ScalingRules) -> PoolCondition:
     """Condition ScalingLimited: true if minReplicas or maxReplicas overrules spec.replicas."""
     target = bounded_replicas(rules)
     if rules.replicas is None or target == rules.replicas:
-        return PoolCondition("ScalingLimited", False, "WithinLimits")
-    reason, bound = ("TooFewReplicas", "minReplicas") if target > rules.replicas else ("TooManyReplicas", "maxReplicas")
-    return PoolCondition("ScalingLimited", True, reason, f"replicas {rules.replicas}, but {bound} is {target}")
+        return PoolCondition(ConditionType.SCALING_LIMITED, False, ConditionReason.WITHIN_LIMITS)
+    if target > rules.replicas:
+        reason, bound = ConditionReason.TOO_FEW_REPLICAS, "minReplicas"
+    else:
+        reason, bound = ConditionReason.TOO_MANY_REPLICAS, "maxReplicas"
+    message = f"replicas {rules.replicas}, but {bound} is {target}"
+    return PoolCondition(ConditionType.SCALING_LIMITED, True, reason, message)
 
 
 def unprovided(pool: WorkerPool, workers: int) -> tuple[PoolCondition, ...]:
@@ -49,4 +55,4 @@ def unprovided(pool: WorkerPool, workers: int) -> tuple[PoolCondition, ...]:
         return ()
     rules = rules_of(pool)
     message = f"{bounded_replicas(rules)} wanted, {workers} there; the pool has no provider to add or remove workers"
-    return (PoolCondition("Scaling", False, "NoProvider", message), limited(rules))
+    return (PoolCondition(ConditionType.SCALING, False, ConditionReason.NO_PROVIDER, message), limited(rules))

@@ -1,5 +1,5 @@
-"""Keeps each pool at the size its spec asks for, while this process leads: one task per pool, so that a slow provider
-delays nobody else.
+"""Keeps each pool at the size in its spec while this process leads. Each pool has a task of its own, so that a slow
+provider doesn't delay other pools.
 
 Flow: provider.describe and PoolNodes -> policy.decide -> Executor; the result becomes the pool's conditions, which
 `pool_status` writes.
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 
-from niyanta.aio import jittered
+from niyanta.aio import Backoff
 from niyanta.cluster.api.errors import ApiError, WritesClosedError
 from niyanta.cluster.state.pool_info import pool_infos
 from niyanta.cluster.state.worker_info import by_age
@@ -27,6 +27,7 @@ from niyanta.pools.policy import decide
 from niyanta.pools.pool_nodes import PoolNodes
 from niyanta.pools.pool_status import PoolCondition
 from niyanta.pools.providers.base import Group, Provider, ProviderError
+from niyanta.pools.reasons import CancelReason, ConditionReason, ConditionType
 from niyanta.pools.scaling_record import ScalingAction, ScalingRecord
 from niyanta.resources.models.worker_pool import PoolProviderSpec, WorkerPool
 from niyanta.scheduler.periodic.drain_queries import DrainQueries
@@ -38,13 +39,14 @@ from niyanta.store.state import StateManager
 
 logger = log.get(__name__)
 
-NEXT_LOOK_SECONDS = 0.3
-"""Seconds to the next look after something was done: the next step may be possible."""
+NEXT_STEP_SECONDS = 0.3
+"""Time until the next pass after actions, whose next step may be possible then; least time between two passes."""
 
-DRAIN_LOOK_SECONDS = 1.0
-"""Seconds between two looks while workers are on their way out."""
+DRAIN_INTERVAL_SECONDS = 1.0
+"""Time between two passes while workers are draining."""
 
 LONGEST_BACKOFF_SECONDS = 120.0
+"""Longest pause after failures."""
 
 ProviderFactory = Callable[[WorkerPool], Provider | None]
 
@@ -77,53 +79,58 @@ class PoolController:
         self._described_at = float("-inf")
         self._seen: dict[str, int] = {}
         self._unready: dict[str, int] = {}
-        self._failures = 0
+        self._failing = False
+        self._backoff = Backoff(first_seconds=interval, longest_seconds=LONGEST_BACKOFF_SECONDS)
         self._trouble = ""
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
-        """Something may have changed: look soon."""
+        """Pools or nodes may have changed: start the next pass soon."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Until cancelled or until leadership is lost."""
+        """Run until cancelled or until leadership is lost."""
         try:
             while True:
                 self._wake.clear()
-                pause = await self._turn()
-                # Woken or not, never in a tight loop; and a provider that asked for patience gets it.
-                await asyncio.sleep(pause if self._failures else min(pause, NEXT_LOOK_SECONDS))
-                if not self._failures:
+                pause = await self._pass()
+                # `wake` shortens the pause, but not below the least time between passes and not after a failure.
+                await asyncio.sleep(pause if self._failing else min(pause, NEXT_STEP_SECONDS))
+                if not self._failing:
                     with suppress(TimeoutError):
-                        async with asyncio.timeout(max(0.0, pause - NEXT_LOOK_SECONDS)):
+                        async with asyncio.timeout(max(0.0, pause - NEXT_STEP_SECONDS)):
                             await self._wake.wait()
         except (WritesClosedError, StaleEpochError):
             logger.info("scaling ends: leadership is over", pool=self.name)
         finally:
             self._provider.close()
 
-    async def _turn(self) -> float:
-        """One look; returns the seconds to the next."""
+    async def _pass(self) -> float:
+        """Run one pass; returns the seconds until the next."""
         pool = self._nodes.pool(self.name)
         if pool is None:
             return self._interval
         try:
             await self._scaling_record.refresh()
-            pause = await self._look(pool)
+            pause = await self._scale(pool)
         except (WritesClosedError, StaleEpochError):
             raise
         except ProviderError as error:
             return await self._failed(pool, error.reason, str(error), temporary=error.temporary)
         except (ApiError, StoreError) as error:
             logger.warning("pool is not scaled for now", pool=self.name, error=str(error))
-            return self._backoff()
-        except Exception as error:  # a fault of ours must not stop the pool for good
+            self._failing = True
+            return self._backoff.next()
+        except Exception as error:  # an internal error must not end the scaling of the pool
             logger.exception("pool is not scaled", pool=self.name)
-            return await self._failed(pool, "InternalError", f"{type(error).__name__}: {error}"[:300], temporary=True)
-        self._failures = 0
+            text = f"{type(error).__name__}: {error}"[:300]
+            return await self._failed(pool, ConditionReason.INTERNAL_ERROR, text, temporary=True)
+        self._failing = False
+        self._backoff.reset()
         return pause
 
-    async def _look(self, pool: WorkerPool) -> float:
+    async def _scale(self, pool: WorkerPool) -> float:
+        """Make a plan and carry it out; returns the seconds until the next pass."""
         fresh = self._group is None or time.monotonic() - self._described_at >= self._interval
         group = await self._described() if fresh or self._group is None else self._group
         plan = decide(self._view(pool, group), self._clock.now())
@@ -133,13 +140,13 @@ class PoolController:
         rules = rules_of(pool)
         if rules.replicas is not None:
             self.conditions = of_plan(plan, rules, self._nodes.nodes_outside_group(self.name, group))
-            await self._tell_blocked(pool, plan)
+            await self._report_blocked(pool, plan)
         if plan.actions:
             await self._executor.run(pool, group, plan)
             self._described_at = float("-inf")
-            return NEXT_LOOK_SECONDS
+            return NEXT_STEP_SECONDS
         return (
-            DRAIN_LOOK_SECONDS
+            DRAIN_INTERVAL_SECONDS
             if plan.reason is ScalingReason.DRAINING or self._scaling_record.drains(self.name)
             else self._interval
         )
@@ -171,25 +178,26 @@ class PoolController:
 
     # --- trouble -----------------------------------------------------------------------------------------------------
 
-    async def _tell_blocked(self, pool: WorkerPool, plan: ScalingPlan) -> None:
-        """An Event and a row when something begins to stand in the way, and when that is over."""
+    async def _report_blocked(self, pool: WorkerPool, plan: ScalingPlan) -> None:
+        """Record an Event and a row when scaling becomes blocked, and when it is no longer blocked."""
         reason = "" if plan.reason in GOOD else plan.reason.value
-        await self._tell_trouble(pool, reason, plan.message, wanted=plan.target, had=plan.have)
+        await self._report_trouble(pool, reason, plan.message, wanted=plan.target, had=plan.have)
 
     async def _failed(self, pool: WorkerPool, reason: str, message: str, *, temporary: bool) -> float:
         rules = rules_of(pool)
-        self.conditions = (PoolCondition("Scaling", False, reason, message[:1000]), limited(rules))
+        self.conditions = (PoolCondition(ConditionType.SCALING, False, reason, message[:1000]), limited(rules))
         self._described_at = float("-inf")
-        pause = self._backoff() if temporary else max(self._backoff(), self._interval)
+        self._failing = True
+        pause = self._backoff.next() if temporary else max(self._backoff.next(), self._interval)
         try:
-            await self._tell_trouble(pool, reason, message)
+            await self._report_trouble(pool, reason, message)
         except (WritesClosedError, StaleEpochError):
             raise
         except (ApiError, StoreError) as error:
-            logger.warning("trouble was not told", pool=self.name, reason=reason, error=str(error))
+            logger.warning("scaling trouble was not recorded", pool=self.name, reason=reason, error=str(error))
         return pause
 
-    async def _tell_trouble(
+    async def _report_trouble(
         self, pool: WorkerPool, reason: str, message: str, *, wanted: int | None = None, had: int | None = None
     ) -> None:
         if reason == self._trouble:
@@ -199,17 +207,11 @@ class PoolController:
         decision = ScalingDecision(self.name, action.value, wanted=wanted, had=had, reason=reason, message=words[:1000])
         await self._scaling_record.record([decision])
         self._trouble = reason
-        await self._executor.tell(pool, decision)
-
-    def _backoff(self) -> float:
-        """Doubles with each failure; jittered, so that pools of one account don't come back together."""
-        self._failures += 1
-        longest = min(self._interval * 2.0 ** (self._failures - 1), LONGEST_BACKOFF_SECONDS)
-        return jittered(longest)
+        await self._executor.report(pool, decision)
 
 
 class ScalingController:
-    """Starts and ends the pools' tasks as pools come, go and change their provider."""
+    """Starts and ends the pools' tasks when pools are added, deleted or get another provider."""
 
     def __init__(
         self,
@@ -233,36 +235,37 @@ class ScalingController:
         self._interval = interval
         self._metrics = ScalingMetrics(pool_labels.label, (action.value for action in ScalingAction))
         self._scaling_record = ScalingRecord(store, state.clock, state.epoch, self._metrics)
-        self._scalers: dict[str, PoolController] = {}
+        self._controllers: dict[str, PoolController] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._specs: dict[str, PoolProviderSpec] = {}
         self._shared: dict[str, str] = {}
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
-        """Pools or nodes changed. Belongs to the event loop."""
+        """Pools or nodes changed. Call it in the event loop."""
         self._wake.set()
-        for scaler in self._scalers.values():
-            scaler.wake()
+        for controller in self._controllers.values():
+            controller.wake()
 
     def conditions(self, pool: WorkerPool) -> tuple[PoolCondition, ...]:
-        """Conditions about scaling for the pool's status."""
+        """Scaling conditions for the pool's status."""
         name = pool.metadata.name
         if pool.spec.provider is None:
             return unprovided(pool, self._nodes.count(name)[0])
         if not self._enabled:
             return (
-                PoolCondition("Scaling", False, "ScalingDisabled", "enable_scaling is off"),
+                PoolCondition(ConditionType.SCALING, False, ConditionReason.SCALING_DISABLED, "enable_scaling is off"),
                 limited(rules_of(pool)),
             )
         if older := self._shared.get(name):
-            message = f"pool {older}, which is older, scales this group"
-            return (PoolCondition("Scaling", False, "GroupShared", message), limited(rules_of(pool)))
-        scaler = self._scalers.get(name)
-        return scaler.conditions if scaler is not None else ()
+            message = f"the older pool {older} scales this group"
+            condition = PoolCondition(ConditionType.SCALING, False, ConditionReason.GROUP_SHARED, message)
+            return (condition, limited(rules_of(pool)))
+        controller = self._controllers.get(name)
+        return controller.conditions if controller is not None else ()
 
     async def run(self) -> None:
-        """Until cancelled. Start it when the leader's memory is filled: emptiness is judged by it."""
+        """Run until cancelled. Start it after recovery, because the leader's memory shows which workers are empty."""
         if not self._enabled:
             return
         try:
@@ -280,9 +283,10 @@ class ScalingController:
             self._metrics.clear()
 
     def _show(self) -> None:
+        """Set the metrics of pools with a provider."""
         conditions = {name: self.conditions(pool) for name, pool in self._pools.items().items() if pool.spec.provider}
         blocked = {
-            name: any(condition.type == "Scaling" and not condition.holds for condition in found)
+            name: any(condition.type == ConditionType.SCALING and not condition.holds for condition in found)
             for name, found in conditions.items()
         }
         self._metrics.show(blocked, {name: len(self._scaling_record.drains(name)) for name in conditions})
@@ -302,7 +306,7 @@ class ScalingController:
         try:
             await self._scaling_record.refresh()
             for name in sorted(self._scaling_record.pools() - wanted.keys()):
-                await self._give_up(name, pools.get(name))
+                await self._cancel_drains(name, pools.get(name))
         except (WritesClosedError, StaleEpochError):
             raise
         except (ApiError, StoreError) as error:
@@ -315,7 +319,7 @@ class ScalingController:
         name = pool.metadata.name
         self._specs[name] = spec
         self._metrics.known(name)
-        self._scalers[name] = PoolController(
+        self._controllers[name] = PoolController(
             name,
             provider,
             nodes=self._nodes,
@@ -324,19 +328,19 @@ class ScalingController:
             drain_queries=self._drain_queries,
             interval=self._interval,
         )
-        self._tasks[name] = asyncio.create_task(self._scalers[name].run(), name=f"scaler {name}")
+        self._tasks[name] = asyncio.create_task(self._controllers[name].run(), name=f"scaling of {name}")
 
     async def _stop(self, names: Sequence[str]) -> None:
         tasks = [self._tasks.pop(name) for name in names]
         for name in names:
-            del self._scalers[name], self._specs[name]
+            del self._controllers[name], self._specs[name]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _give_up(self, name: str, pool: WorkerPool | None) -> None:
-        """The pool is no longer scaled: drains under way are cancelled. Instances whose removal was ordered aren't
-        waited for; their nodes stay cordoned."""
+    async def _cancel_drains(self, name: str, pool: WorkerPool | None) -> None:
+        """Cancel the drains of a pool that is no longer scaled. Nodes of instances whose removal was ordered stay
+        cordoned."""
         for drain in self._scaling_record.drains(name):
             uncordon = drain.removing_at is None and not drain.was_cordoned
             if drain.worker and drain.removing_at is None:
@@ -346,16 +350,16 @@ class ScalingController:
                 ScalingAction.CANCELLED.value,
                 worker=drain.worker,
                 instance=drain.instance,
-                reason="PoolGone",
-                message=f"worker {drain.worker or drain.instance} stays: nobody scales its pool any more",
+                reason=CancelReason.POOL_GONE,
+                message=f"worker {drain.worker or drain.instance} stays: its pool is no longer scaled",
             )
             await self._scaling_record.record([decision], end=[drain])
             if pool is not None:
-                await self._nodes.tell(pool, reason=decision.action, message=decision.message, warning=False)
+                await self._nodes.record_event(pool, reason=decision.action, message=decision.message, warning=False)
 
 
 def shared(pools: Iterable[WorkerPool]) -> dict[str, str]:
-    """Pools whose Auto Scaling group an older pool names too -> that pool: two hands on one group would fight."""
+    """Pools whose Auto Scaling group an older pool names too -> that older pool, which alone scales the group."""
     owners: dict[tuple[str, str], str] = {}
     found: dict[str, str] = {}
     by_name = {pool.metadata.name: pool for pool in pools}

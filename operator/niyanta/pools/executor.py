@@ -1,6 +1,6 @@
-"""Does what `decide` says, for one pool. Each act is written down before it is done, and can be done again.
+"""Carries out the scaling plan of one pool. Each action is recorded before it is done, and may be repeated.
 
-Raises ProviderError, ApiError, StoreError and StaleEpochError as they come: `scaler` knows how long to wait.
+Raises ProviderError, ApiError, StoreError and StaleEpochError; `controller` decides how long to wait.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from niyanta.pools.actions import (
 )
 from niyanta.pools.pool_nodes import PoolNodes
 from niyanta.pools.providers.base import Group, Instance, InstanceGoneError, InstanceState, Provider, ProviderError
+from niyanta.pools.reasons import CancelReason
 from niyanta.pools.scaling_record import ScalingAction, ScalingRecord
 from niyanta.resources.models.worker_pool import WorkerPool
 from niyanta.scheduler.periodic.drain_queries import DrainQueries
@@ -39,24 +40,24 @@ from niyanta.store.postgres.clock import Clock
 logger = log.get(__name__)
 
 EVICTED = "WorkerScaledDown"
-"""Reason of workloads that went back to the queue because of a drain's deadline."""
+"""Reason of workloads that went back to the queue because a drain reached its deadline."""
 
 MOST_STEPS = 32
-"""Steps of removals under way at once."""
+"""Most concurrent steps of removals."""
 
 WARNINGS = frozenset({ScalingAction.EVICTED, ScalingAction.VANISHED, ScalingAction.TROUBLE})
 
 CANCELLATIONS = {
-    "Wanted": "it is wanted again",
-    "Uncordoned": "somebody uncordoned it",
-    "Kept": "somebody asked to keep it",
-    "UsedByOthers": "pods that aren't Niyanta's still run there",
-    "PoolGone": "its pool is gone or has no provider any more",
+    CancelReason.WANTED: "it is wanted again",
+    CancelReason.UNCORDONED: "its node was uncordoned by another client",
+    CancelReason.KEPT: "its node is annotated to be kept",
+    CancelReason.USED_BY_OTHERS: "foreign pods still run there",
+    CancelReason.POOL_GONE: "its pool is no longer scaled",
 }
 
 
 class Executor:
-    """Of one pool and its provider."""
+    """Carries out the plans of one pool."""
 
     def __init__(
         self,
@@ -73,16 +74,17 @@ class Executor:
         self._drain_queries = drain_queries
         self._clock = clock
         self._growing: int | None = None
-        """Size that was asked for without success."""
+        """Size of an order to the provider that failed; None otherwise."""
 
     async def run(self, pool: WorkerPool, group: Group, plan: ScalingPlan) -> None:
-        """Do the actions of a plan in their order, steps of several removals side by side; what fails ends the run."""
+        """Do the actions of a plan in their order, steps of several removals concurrently. The first error ends the
+        run."""
         instances = {instance.id: instance for instance in group.instances}
         if begins := [action for action in plan.actions if isinstance(action, BeginDrain)]:
             await self._begin(pool, plan, begins)
         for kind, actions in itertools.groupby(plan.actions, key=type):
             if kind in (CordonWorker, EvictPods, RemoveInstance, CancelDrain, ReleaseInstance):
-                await self._side_by_side([self._go_on(pool, instances, action) for action in actions])
+                await self._run_concurrently([self._drain_step(pool, instances, action) for action in actions])
                 continue
             for action in actions:
                 await self._do(pool, group, plan, action)
@@ -96,11 +98,11 @@ class Executor:
             case FinishDrain():
                 await self._finish(pool, plan, action)
             case ProtectInstances(chosen):
-                with suppress(InstanceGoneError):  # the next look doesn't see it any more
+                with suppress(InstanceGoneError):  # the next description of the group doesn't contain it
                     await self._provider.protect(chosen, on=True)
 
-    async def _side_by_side(self, steps: Sequence[Coroutine[Any, Any, None]]) -> None:
-        """The leader's loop answers asks twice a second, so that one after the other would take long."""
+    async def _run_concurrently(self, steps: Sequence[Coroutine[Any, Any, None]]) -> None:
+        """Run steps concurrently, because each waits up to half a second for the leader's loop to answer."""
         slots = asyncio.Semaphore(MOST_STEPS)
 
         async def one(step: Coroutine[Any, Any, None]) -> None:
@@ -111,8 +113,8 @@ class Executor:
             if isinstance(result, BaseException):
                 raise result
 
-    async def _go_on(self, pool: WorkerPool, instances: Mapping[str, Instance], action: Action) -> None:
-        """One step of a removal."""
+    async def _drain_step(self, pool: WorkerPool, instances: Mapping[str, Instance], action: Action) -> None:
+        """Do one step of a removal."""
         name = pool.metadata.name
         match action:
             case CordonWorker(worker, drain):
@@ -127,8 +129,8 @@ class Executor:
             case ReleaseInstance(worker):
                 await self._nodes.uncordon(worker.node, unschedulable=worker.was_cordoned)
 
-    async def tell(self, pool: WorkerPool, decision: ScalingDecision) -> None:
-        """The Event of a decision that is on record."""
+    async def report(self, pool: WorkerPool, decision: ScalingDecision) -> None:
+        """Log a recorded decision and write its Event."""
         action = ScalingAction(decision.action)
         logger.info(
             "pool scaled",
@@ -141,16 +143,16 @@ class Executor:
             reason=decision.reason,
         )
         reason = decision.reason if action is ScalingAction.TROUBLE else action.value
-        await self._nodes.tell(pool, reason=reason, message=decision.message, warning=action in WARNINGS)
+        await self._nodes.record_event(pool, reason=reason, message=decision.message, warning=action in WARNINGS)
 
     async def _adopt(self, pool: WorkerPool, plan: ScalingPlan, replicas: int) -> None:
         if await self._nodes.adopt(pool, replicas):
-            message = f"spec.replicas was not set; it is {replicas} now, {plan.have} workers were there"
+            message = f"spec.replicas was not set; it is {replicas} now, the pool has {plan.have} workers"
             decision = ScalingDecision(
                 pool.metadata.name, ScalingAction.ADOPTED.value, wanted=replicas, had=plan.have, message=message
             )
             await self._scaling_record.record([decision])
-            await self.tell(pool, decision)
+            await self.report(pool, decision)
 
     async def _grow(self, pool: WorkerPool, group: Group, plan: ScalingPlan, action: GrowGroup) -> None:
         name = pool.metadata.name
@@ -158,19 +160,19 @@ class Executor:
         decision = ScalingDecision(
             name, ScalingAction.SCALE_UP.value, wanted=plan.target, had=plan.have, message=message
         )
-        if self._growing != action.to:  # else it is a repeat of an order that didn't get through
+        if self._growing != action.to:  # else the order is repeated because it failed
             await self._scaling_record.record([decision])
-            await self.tell(pool, decision)
+            await self.report(pool, decision)
         self._growing = action.to
         try:
             await self._provider.grow(group, action.to)
         except ProviderError:
-            self._scaling_record.not_scaled_up(name)  # nothing to cool down from
+            self._scaling_record.not_scaled_up(name)  # so that the cooldown doesn't delay the next attempt
             raise
         self._growing = None
 
     async def _begin(self, pool: WorkerPool, plan: ScalingPlan, begins: Sequence[BeginDrain]) -> None:
-        """All that are chosen at once: one transaction, then the cordons by the next look."""
+        """Begin the drains of all chosen workers in one transaction; the next pass cordons them."""
         now = self._clock.now()
         name = pool.metadata.name
         decisions = [
@@ -182,14 +184,14 @@ class Executor:
                 wanted=plan.target,
                 had=plan.have,
                 reason=begin.why,
-                message=f"worker {_name(begin.worker)} is to go ({begin.why}): {plan.target} wanted, {plan.have} there",
+                message=f"worker {_name(begin.worker)} drains ({begin.why}): {plan.target} wanted, {plan.have} there",
             )
             for begin in begins
         ]
         drains = [Drain(begin.worker.instance, begin.worker.node, begin.worker.cordoned, now) for begin in begins]
         await self._scaling_record.record(decisions, begin=drains)
         for decision in decisions:
-            await self.tell(pool, decision)
+            await self.report(pool, decision)
 
     async def _evict(self, pool: WorkerPool, action: EvictPods) -> None:
         count = await self._drain_queries.evict(action.worker.node, EVICTED)
@@ -204,11 +206,11 @@ class Executor:
             )
             await self._scaling_record.record([decision])
             await self._scaling_record.step(pool.metadata.name, action.drain, DrainStep.EVICTED)
-            await self.tell(pool, decision)
+            await self.report(pool, decision)
 
     async def _remove(self, pool: WorkerPool, instance: Instance, action: RemoveInstance) -> None:
-        """The point of no return. Nothing can be placed there any more, which the leader's loop confirms; from the
-        row on, no leader lets the worker live, so a late call of this one can't harm it."""
+        """Remove an instance, after the leader's loop has confirmed that no workload is or can be placed there. Once
+        the step is recorded, no leader cancels the drain, so that a late request of this one does no harm."""
         if instance.state is InstanceState.LEAVING:
             return
         if action.worker.node and not await self._drain_queries.is_free(action.worker.node):
@@ -219,11 +221,11 @@ class Executor:
                 await self._provider.protect([instance.id], on=False)
             await self._provider.remove(instance)
         except InstanceGoneError:
-            logger.info("an instance to be removed was gone", pool=pool.metadata.name, instance=instance.id)
+            logger.info("an instance to remove was gone already", pool=pool.metadata.name, instance=instance.id)
 
     async def _cancel(self, pool: WorkerPool, action: CancelDrain) -> None:
-        """The worker stays. Uncordoned first: a leader that dies in between leaves a row, and the next one sees a node
-        that takes pods again."""
+        """Cancel a drain: the worker stays. The node is uncordoned first, so that the next leader finds the drain and
+        cancels it again if this one dies in between."""
         if action.worker.node:
             still = action.worker.cordoned and not action.uncordon
             await self._nodes.uncordon(action.worker.node, unschedulable=still)
@@ -237,7 +239,7 @@ class Executor:
             message=f"worker {_name(action.worker)} stays: {why}",
         )
         await self._scaling_record.record([decision], end=[action.drain])
-        await self.tell(pool, decision)
+        await self.report(pool, decision)
 
     async def _finish(self, pool: WorkerPool, plan: ScalingPlan, action: FinishDrain) -> None:
         drain = action.drain
@@ -253,7 +255,7 @@ class Executor:
             message=f"worker {drain.worker or drain.instance} {what}",
         )
         await self._scaling_record.record([decision], end=[drain])
-        await self.tell(pool, decision)
+        await self.report(pool, decision)
 
 
 def _name(worker: PoolWorker) -> str:

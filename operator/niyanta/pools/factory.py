@@ -1,4 +1,4 @@
-"""Puts a scaler together: which provider a pool gets, and what it may use. `operate` calls it for each leadership."""
+"""Makes the scaling controller of one leadership, and each pool's provider. `manager` calls it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_scaling_controller(
     pools: ResourceStore[WorkerPool],
     may_act: Callable[[], bool],
 ) -> ScalingController:
-    """A scaler for one leadership. `may_act` is asked right before each order to a provider leaves."""
+    """The scaling controller of one leadership. `may_act` is called right before each order is sent to a provider."""
     nodes = PoolNodes(cache=cache, client=client, state=state, pools=pools)
 
     def provider_for(pool: WorkerPool) -> Provider | None:

@@ -15,27 +15,27 @@ DECISIONS = Counter(
 )
 BLOCKED = LeaderGauge(
     "niyanta_scaling_blocked",
-    "1 while something keeps a pool with a provider from being scaled (its condition Scaling says what)",
+    "1 while the scaling of a pool with a provider is blocked (its condition Scaling has the reason)",
     ["pool"],
 )
-LEAVING = LeaderGauge("niyanta_scaling_leaving_workers", "Workers on their way out of a pool", ["pool"])
+LEAVING = LeaderGauge("niyanta_scaling_leaving_workers", "Workers of a pool that are draining", ["pool"])
 
 
 class ScalingMetrics:
-    """Of one leadership."""
+    """Scaling metrics of one leadership."""
 
     def __init__(self, label: Callable[[str], str], actions: Iterable[str]) -> None:
-        """`label`: pool -> label value, which is bounded. `actions`: all that there are."""
+        """`label`: pool -> label value; the number of values is bounded. `actions`: all values of that label."""
         self._label = label
         self._actions = tuple(actions)
 
     def known(self, pool: str) -> None:
-        """A pool with a provider: it shows 0 from now on."""
+        """Show 0 decisions for a pool with a provider."""
         for action in self._actions:
             DECISIONS.labels(self._label(pool), action)
 
     def decided(self, decisions: Iterable[ScalingDecision]) -> None:
-        """These are on record."""
+        """Count recorded decisions."""
         for decision in decisions:
             DECISIONS.labels(self._label(decision.pool), decision.action).inc()
 
@@ -49,6 +49,6 @@ class ScalingMetrics:
 
     @staticmethod
     def clear() -> None:
-        """This process leads no longer."""
+        """Remove the gauges: this process no longer leads."""
         BLOCKED.clear()
         LEAVING.clear()

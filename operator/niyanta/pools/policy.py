@@ -1,7 +1,7 @@
 """Scaling policy of one pool: a pure function from its observed and wanted state to actions.
 
 `controller` makes the observation, `executor` carries the actions out. The function may be called again at any time,
-also by another leader: the observation holds what was begun (`Drain`), so the plan says how to go on.
+also by another leader: the observation contains the drains in progress, and the plan continues them.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ from niyanta.pools.actions import (
     ScalingReason,
     ScalingRules,
 )
+from niyanta.pools.reasons import CancelReason
 
 SECOND_US = 1_000_000
-"""Times are microseconds of the database's clock."""
+"""One second in microseconds of the database's clock, the unit of all times here."""
 
 CORDON_SEEN_AFTER_US = 15 * SECOND_US
-"""Within this time a cordon of ours is certainly seen: a node that takes pods after it was uncordoned by people."""
+"""Time after which the cache shows every cordon of Niyanta. A node that isn't cordoned then was uncordoned by another
+client."""
 
 
 def decide(view: PoolObservation, now: int) -> ScalingPlan:
-    """The next steps for a pool."""
+    """The next actions for a pool."""
     if view.rules.replicas is None:
         alive = sum(1 for worker in view.workers if not worker.leaving)
         return ScalingPlan((AdoptSize(max(1, view.rules.minimum, view.desired, alive)),), have=alive)
@@ -50,8 +52,8 @@ def bounded_replicas(rules: ScalingRules) -> int:
 
 
 def order(worker: PoolWorker) -> tuple[bool, bool, bool, int, float, int, str]:
-    """Sort key of removal: first workers without Niyanta's pods, of these the NotReady ones, then those that people
-    have cordoned (they take nothing new), then by fewest workloads, least use, newest, name."""
+    """Sort key of removal: workers without Niyanta's pods first, then NotReady ones, then cordoned ones, then by fewest
+    workloads, least use, newest, name."""
     return (
         worker.busy,
         worker.ready,
@@ -77,7 +79,7 @@ class _Decision:
         self.draining = [worker for worker in self.alive if worker.instance in self.drains]
         self.active = [worker for worker in self.alive if worker.instance not in self.drains]
         self.ordered = max(0, view.desired - len(self.alive))
-        """Asked for, and not there in any form."""
+        """Ordered instances that don't exist yet."""
         self.have = len(self.active) + self.ordered
         self.blocked: ScalingReason | None = None
         self.message = ""
@@ -92,7 +94,7 @@ class _Decision:
             actions += self._fewer()
         for worker in sorted(self.draining, key=order):
             if worker.instance not in self.cancelled:
-                actions += self._go_on(worker, self.drains[worker.instance])
+                actions += self._next_step(worker, self.drains[worker.instance])
         actions += self._protect(actions)
         reason, message = self._reason(actions)
         return ScalingPlan(tuple(actions), self.target, self.have + len(self.cancelled), reason, message)
@@ -100,13 +102,13 @@ class _Decision:
     # --- more --------------------------------------------------------------------------------------------------------
 
     def _more(self) -> Iterator[Action]:
-        """Keep workers that were to go, the busiest first, then ask for new ones."""
+        """Cancel drains, of the busiest workers first, then order new workers."""
         short = self.target - self.have
         back = [worker for worker in self.draining if self.drains[worker.instance].removing_at is None]
         for worker in sorted(back, key=order, reverse=True)[:short]:
             self.cancelled.add(worker.instance)
             short -= 1
-            yield self._cancel(worker, "Wanted", uncordon=True)
+            yield self._cancel(worker, CancelReason.WANTED, uncordon=True)
         if not short:
             return
         size = len(self.alive) + self.ordered
@@ -126,7 +128,8 @@ class _Decision:
     # --- fewer -------------------------------------------------------------------------------------------------------
 
     def _fewer(self) -> Iterator[Action]:
-        """Choose workers to go. What is ordered and not there can't be chosen, and nothing goes in its place."""
+        """Choose workers to remove. Ordered instances that don't exist yet can't be chosen, and no other worker is
+        removed for them."""
         surplus = self.have - self.target - self.ordered - sum(1 for worker in self.active if self._young(worker))
         room = self.have - self.view.group_minimum
         candidates = sorted((worker for worker in self.active if self._may_go(worker)), key=order)
@@ -147,7 +150,8 @@ class _Decision:
             yield BeginDrain(worker, _why(worker))
 
     def _young(self, worker: PoolWorker) -> bool:
-        """It has no node yet and may still get one: then it can be told from the others, and cordoned."""
+        """True if an instance has no node but may still get one. It isn't chosen before, because only a node can be
+        cordoned."""
         return not worker.node and self.now - worker.since < self.view.rules.ready_timeout * SECOND_US
 
     def _may_go(self, worker: PoolWorker) -> bool:
@@ -160,42 +164,42 @@ class _Decision:
         if kept:
             parts.append(f"{_names(kept)} kept by annotation")
         if used:
-            parts.append(f"{_names(used)} used by pods that aren't Niyanta's ({used[0].others[0]}, ..)")
+            parts.append(f"{_names(used)} used by foreign pods ({used[0].others[0]}, ..)")
         return f"{count} more workers than wanted stay: " + "; ".join(parts)
 
-    # --- on the way out ----------------------------------------------------------------------------------------------
+    # --- drains ------------------------------------------------------------------------------------------------------
 
-    def _go_on(self, worker: PoolWorker, drain: Drain) -> Iterator[Action]:
-        """The next step of a removal."""
+    def _next_step(self, worker: PoolWorker, drain: Drain) -> Iterator[Action]:
+        """The next step of a drain."""
         over = self.now >= drain.started_at + self.view.rules.drain_timeout * SECOND_US
-        if worker.node and not worker.cordoned and self._uncordoned_by_people(drain):
-            yield self._cancel(worker, "Uncordoned", uncordon=False)
+        if worker.node and not worker.cordoned and self._uncordoned_by_others(drain):
+            yield self._cancel(worker, CancelReason.UNCORDONED, uncordon=False)
         elif worker.node and not (worker.cordoned and worker.marked and drain.cordoned_at is not None):
             yield CordonWorker(worker, drain)
         elif worker.kept and drain.removing_at is None:
-            yield self._cancel(worker, "Kept", uncordon=True)
+            yield self._cancel(worker, CancelReason.KEPT, uncordon=True)
         elif not worker.busy and not worker.others:
             yield RemoveInstance(worker, drain)
         elif worker.others and over and drain.removing_at is None:
-            yield self._cancel(worker, "UsedByOthers", uncordon=True)
+            yield self._cancel(worker, CancelReason.USED_BY_OTHERS, uncordon=True)
         elif worker.busy and over:
-            # Where nobody stops the pods of a dead node, its removal does; the record has let go of them before.
+            # No kubelet stops the pods of a dead node; its removal does. Their workloads were evicted before.
             dead = not worker.ready and not worker.workloads and drain.evicted_at is not None and not worker.others
             yield RemoveInstance(worker, drain) if dead else EvictPods(worker, drain)
 
-    def _uncordoned_by_people(self, drain: Drain) -> bool:
+    def _uncordoned_by_others(self, drain: Drain) -> bool:
         if drain.cordoned_at is None or drain.removing_at is not None:
             return False
         return self.now - drain.cordoned_at > CORDON_SEEN_AFTER_US
 
-    def _cancel(self, worker: PoolWorker, reason: str, *, uncordon: bool) -> CancelDrain:
+    def _cancel(self, worker: PoolWorker, reason: CancelReason, *, uncordon: bool) -> CancelDrain:
         drain = self.drains[worker.instance]
         return CancelDrain(worker, drain, reason, uncordon and not drain.was_cordoned)
 
-    # --- the rest ----------------------------------------------------------------------------------------------------
+    # --- protection and condition ------------------------------------------------------------------------------------
 
     def _protect(self, actions: Sequence[Action]) -> Iterator[Action]:
-        """All that aren't chosen: whatever makes the group smaller then, it isn't at their cost."""
+        """Protect the workers that aren't chosen, so that the group never removes them when it becomes smaller."""
         if not self.view.protects:
             return
         leaving = {action.worker.instance for action in actions if isinstance(action, BeginDrain)}
@@ -207,17 +211,17 @@ class _Decision:
         return last is None or self.now - last >= seconds * SECOND_US
 
     def _reason(self, actions: Sequence[Action]) -> tuple[ScalingReason, str]:
-        """The one thing to say about the pool; what stands in the way comes first."""
+        """Reason and message of condition Scaling; reasons that block scaling come first."""
         if self.blocked is not None and self.blocked is not ScalingReason.COOLING_DOWN:
             return self.blocked, self.message
         late = [worker for worker in self.active if self._late(worker)]
         limit = self.view.rules.ready_timeout
         if late or (self.ordered and self.view.last_up is not None and self._rested(self.view.last_up, limit)):
-            what = f"{_names(late)} not Ready" if late else f"{self.ordered} ordered and not there"
-            return ScalingReason.NOT_READY, f"{what} for more than {limit} s; none is made in their place"
+            what = f"{_names(late)} not Ready" if late else f"{self.ordered} ordered but missing"
+            return ScalingReason.NOT_READY, f"{what} for more than {limit} s; no replacement is ordered"
         leaving = len(self.draining) - len(self.cancelled) + sum(1 for a in actions if isinstance(a, BeginDrain))
         if leaving:
-            return ScalingReason.DRAINING, f"{leaving} on their way out, {self.target} wanted"
+            return ScalingReason.DRAINING, f"{leaving} draining, {self.target} wanted"
         if self.blocked is not None:
             return self.blocked, f"{self.have} workers, {self.target} wanted"
         starting = self.ordered + sum(1 for worker in self.active if not worker.ready)
@@ -233,7 +237,7 @@ class _Decision:
 
 
 def _why(worker: PoolWorker) -> str:
-    """The reason a worker was chosen for removal."""
+    """The reason for which a worker was chosen for removal."""
     if worker.busy:
         return f"fewest workloads ({max(worker.workloads, worker.pods)})"
     if not worker.ready:

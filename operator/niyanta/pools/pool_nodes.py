@@ -1,4 +1,4 @@
-"""The cluster's side of scaling: which node an instance is, what runs there, cordons, spec.replicas, Events."""
+"""Reads and writes of scaling in the cluster: nodes of instances and their pods, cordons, spec.replicas, Events."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from niyanta.scheduler.state import SchedulerState
 logger = log.get(__name__)
 
 COUNT_VALID_SECONDS = 0.5
-"""Seconds that the count of bound workloads by worker is used: it walks through all of them."""
+"""Time for which a count of bound workloads by worker is reused; counting reads all of them."""
 
 WAS_CORDONED = " (cordoned before)"
-"""End of our annotation on a node that people had cordoned: it isn't ours to uncordon."""
+"""Suffix of Niyanta's annotation on a node that was cordoned before the drain, and that stays cordoned after it."""
 
 OF_THE_NODE = frozenset({"DaemonSet", "Node"})
-"""Owners of pods that come and go with their node."""
+"""Owner kinds of pods that belong to their node."""
 
 
 class PoolNodes:
-    """Nodes and pods as the scaler sees them, and its writes to the API server."""
+    """Nodes and pods as scaling sees them, and its writes to the API server."""
 
     def __init__(
         self, *, cache: ClusterCache, client: ApiClient, state: SchedulerState, pools: ResourceStore[WorkerPool]
@@ -54,16 +54,16 @@ class PoolNodes:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def pool(self, name: str) -> WorkerPool | None:
-        """The pool of that name; None if there is none."""
+        """The pool with this name; None if it doesn't exist."""
         return self._pools.items().get(name)
 
     def owners(self) -> Callable[[Mapping[str, str]], str]:
-        """Today's rule of which pool a node with given labels belongs to; empty: none."""
+        """A function from a node's labels to the pool that it belongs to now ("" if no pool selects it)."""
         views = by_age(pool_infos(self._pools.items().values()))
         return lambda labels: next((view.name for view in views if view.selects(labels)), "")
 
     def workers(self, pool: str, group: Group, seen: Mapping[str, int], unready: Mapping[str, int]) -> list[PoolWorker]:
-        """The group's instances with their nodes. `seen`, `unready`: instance -> since when, in microseconds."""
+        """The group's instances with their nodes. `seen`, `unready`: instance -> time since then, microseconds."""
         by_provider_id = {
             node.spec.provider_id: node for node in self._cache.nodes.store.values() if node.spec.provider_id
         }
@@ -74,7 +74,7 @@ class PoolNodes:
         return found
 
     def nodes_outside_group(self, pool: str, group: Group) -> list[str]:
-        """Nodes of the pool that are no instance of its group: nothing is done about them, and they don't count."""
+        """Nodes of the pool that aren't instances of its group. They don't count, and scaling leaves them alone."""
         ids = {instance.provider_id for instance in group.instances} | {i.node for i in group.instances}
         mine = [info.name for info in self._cache.workers.values() if info.pool == pool]
         found = []
@@ -85,12 +85,12 @@ class PoolNodes:
         return sorted(found)
 
     def count(self, pool: str) -> tuple[int, int]:
-        """Nodes that are workers of the pool, and how many of these are ready."""
+        """Number of workers of the pool, and number of those that are ready and not cordoned."""
         mine = [info for info in self._cache.workers.values() if info.pool == pool]
         return len(mine), sum(1 for info in mine if info.ready and not info.cordoned)
 
     def is_ready(self, pool: str, instance: Instance) -> bool:
-        """Its node is Ready, and a worker of the pool."""
+        """True if the instance's node is Ready and a worker of the pool."""
         node = self._cache.node(instance.node) if instance.node else self._by_provider_id(instance.provider_id)
         return node is not None and self._ready(pool, node)
 
@@ -144,7 +144,7 @@ class PoolNodes:
         return self._bound
 
     def _usage(self, node: str) -> float:
-        """Taken share of the worker's fullest resource, as the engine last counted."""
+        """Taken share of the worker's fullest resource in the engine's snapshot, 0 to 1."""
         try:
             usage = self._state.snapshot.worker_usage(node)
         except KeyError:
@@ -158,12 +158,12 @@ class PoolNodes:
     # --- writing -----------------------------------------------------------------------------------------------------
 
     async def cordon(self, node: str, pool: str, *, was_cordoned: bool) -> bool:
-        """Mark it as ours and take it out of service; False: there is no such node."""
+        """Cordon and annotate a node; False if it doesn't exist."""
         mark = f"{pool}{WAS_CORDONED}" if was_cordoned else pool
         return await self._patch_node(node, {SCALE_DOWN: mark}, unschedulable=True)
 
     async def uncordon(self, node: str, *, unschedulable: bool) -> bool:
-        """Take our mark off; `unschedulable`: leave the cordon, which isn't ours. False: there is no such node."""
+        """Remove the annotation and set the cordon to `unschedulable`; False if the node doesn't exist."""
         return await self._patch_node(node, {SCALE_DOWN: None}, unschedulable=unschedulable)
 
     async def _patch_node(self, name: str, annotations: Mapping[str, str | None], *, unschedulable: bool) -> bool:
@@ -183,7 +183,7 @@ class PoolNodes:
         return True
 
     async def adopt(self, pool: WorkerPool, replicas: int) -> bool:
-        """Write spec.replicas where there is none; False: somebody was faster."""
+        """Set spec.replicas if it is missing; False if it is set meanwhile."""
         meta = pool.metadata
         found = await self._client.get(WORKER_POOLS, meta.name, namespace=meta.namespace)
         if found is None or found["spec"].get("replicas") is not None:
@@ -199,8 +199,8 @@ class PoolNodes:
         self._pools.on_event("MODIFIED", stored)
         return True
 
-    async def tell(self, pool: WorkerPool, *, reason: str, message: str, warning: bool) -> None:
-        """A Kubernetes Event on the WorkerPool. The record has it too, so a lost one is only logged."""
+    async def record_event(self, pool: WorkerPool, *, reason: str, message: str, warning: bool) -> None:
+        """Write a Kubernetes Event on the WorkerPool. A failure is only logged, because the decision is recorded."""
         meta = pool.metadata
         at = self._state.clock.now()
         try:
@@ -227,12 +227,12 @@ class PoolNodes:
 
 
 def _created(node: Node) -> int:
-    """Microseconds; 0: not known."""
+    """Creation time of a node, microseconds; 0 if it is unknown."""
     text = node.metadata.creation_timestamp
     return int(datetime.fromisoformat(text).timestamp()) * 1_000_000 if text else 0
 
 
 def _counts(pod: Pod) -> bool:
-    """True for a foreign pod that its node's removal would harm; pods that belong to the node don't count."""
+    """True for a foreign pod, unless it belongs to its node."""
     owners: Iterable[str] = (owner.kind for owner in pod.metadata.owner_references)
     return not pod.workload_uid and OF_THE_NODE.isdisjoint(owners)

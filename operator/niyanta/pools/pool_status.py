@@ -1,6 +1,6 @@
-"""WorkerPools: what they mean for workers, and what their status says. The leader reports, at most every 5 s a pool.
+"""Writes the statuses of WorkerPools while this process leads, at most once per interval and pool.
 
-The same pass writes the workers to Postgres, so that `get_available_workers` can answer with capacity.
+The same pass writes workers, pools and customers to Postgres, from which the REST door answers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.engine.types import CPU, MEMORY, WorkerInfo
 from niyanta.observability import log
+from niyanta.pools.reasons import ConditionReason, ConditionType
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.worker_pool import WorkerPool
 from niyanta.resources.ownership import pod_selector
@@ -30,12 +31,15 @@ from niyanta.store.state import StateManager
 logger = log.get(__name__)
 
 SLICE_WORKERS = 200
-"""Workers looked at before other tasks of the loop get their turn."""
+"""Workers read before other tasks of the event loop run."""
+
+FIRST_REPORT_SECONDS = 1.0
+"""Longest time until the first report of a leader."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolCondition:
-    """A condition of a WorkerPool; messages only change when something did, as each change is a write."""
+    """A condition of a WorkerPool. Its message must be stable, because each change is a write."""
 
     type: str
     holds: bool
@@ -58,7 +62,7 @@ class PoolStatusWriter:
         settings: Settings,
         conditions: Callable[[WorkerPool], Iterable[PoolCondition]],
     ) -> None:
-        """`conditions`: what else is to be said of a pool (the scaler's)."""
+        """`conditions`: pool -> further conditions (those of scaling)."""
         self._cache = cache
         self._client = client
         self._state = state
@@ -72,8 +76,8 @@ class PoolStatusWriter:
         self._customer_rows: dict[str, CustomerRow] = {}
 
     async def run(self) -> None:
-        """Report until cancelled; errors are tried again at the next turn."""
-        pause = min(1.0, self._interval)  # the first report soon: people look at a pool right after making it
+        """Report until cancelled; after an error, the next pass reports again."""
+        pause = min(FIRST_REPORT_SECONDS, self._interval)
         while True:
             await asyncio.sleep(pause)
             pause = self._interval
@@ -117,7 +121,7 @@ class PoolStatusWriter:
                 del self._written[name]
 
     async def _write_customers(self) -> None:
-        """The REST door knows customers from Postgres alone."""
+        """Write changed Customers to Postgres, because the REST door doesn't read the API server."""
         rows = {name: customer_row(customer) for name, customer in self._customers.items().items()}
         if changed := [row for name, row in rows.items() if self._customer_rows.get(name) != row]:
             await self._store.upsert_customers(changed)
@@ -138,12 +142,17 @@ class PoolStatusWriter:
         stats = self._state.demand_stats
         counted = stats.pool(pool.metadata.name) if stats is not None else None
         conditions = [
-            _condition(pool, "Ready", holds=ready > 0, reason="WorkersReady" if ready else _why_empty(rows, overlap)),
             _condition(
                 pool,
-                "Overlapping",
+                ConditionType.READY,
+                holds=ready > 0,
+                reason=ConditionReason.WORKERS_READY if ready else _not_ready_reason(rows, overlap),
+            ),
+            _condition(
+                pool,
+                ConditionType.OVERLAPPING,
                 holds=bool(overlap),
-                reason="NodesOfOlderPool" if overlap else "NoOverlap",
+                reason=ConditionReason.NODES_OF_OLDER_POOL if overlap else ConditionReason.NO_OVERLAP,
                 message=f"{len(overlap)} nodes belong to an older pool: {', '.join(overlap[:5])}" if overlap else "",
             ),
             *(
@@ -166,7 +175,7 @@ class PoolStatusWriter:
 def stamped(
     conditions: Iterable[Mapping[str, Any]], before: Iterable[Mapping[str, Any]], now: int
 ) -> list[dict[str, Any]]:
-    """Conditions with the time since which their status is what it is. `now` in microseconds."""
+    """Conditions with lastTransitionTime: the time of `before` if the status is the same, else `now` (microseconds)."""
     since = {(c.get("type"), c.get("status")): c.get("lastTransitionTime") for c in before}
     text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now / 1e6))
     return [{**c, "lastTransitionTime": since.get((c["type"], c["status"])) or text} for c in conditions]
@@ -193,10 +202,10 @@ def customer_row(customer: Customer) -> CustomerRow:
 
 
 def worker_row(info: WorkerInfo, snapshot: Snapshot) -> WorkerRow:
-    """A worker with what is taken of it, as the engine last counted."""
+    """A worker with its taken capacity in the engine's snapshot."""
     try:
         usage = snapshot.worker_usage(info.name)
-    except KeyError:  # seen by the cache, not yet by the engine
+    except KeyError:  # the snapshot doesn't contain the worker yet
         usage = None
     return WorkerRow(
         name=info.name,
@@ -214,7 +223,7 @@ def worker_row(info: WorkerInfo, snapshot: Snapshot) -> WorkerRow:
 
 
 def utilization(rows: Iterable[WorkerRow]) -> dict[str, float | None]:
-    """Taken share (0 to 1) of cpu, memory, gpu and slots over these workers; None: they have none."""
+    """Taken share (0 to 1) of cpu, memory, gpu and slots over these workers; None if they don't offer the resource."""
     total: dict[str, int] = {}
     taken: dict[str, int] = {}
     for row in rows:
@@ -233,10 +242,10 @@ def utilization(rows: Iterable[WorkerRow]) -> dict[str, float | None]:
     }
 
 
-def _why_empty(rows: list[WorkerRow], overlap: list[str]) -> str:
+def _not_ready_reason(rows: list[WorkerRow], overlap: list[str]) -> ConditionReason:
     if rows:
-        return "NoWorkerReady"
-    return "AllNodesOfOlderPools" if overlap else "NoNodeSelected"
+        return ConditionReason.NO_WORKER_READY
+    return ConditionReason.ALL_NODES_OF_OLDER_POOLS if overlap else ConditionReason.NO_NODE_SELECTED
 
 
 def _condition(pool: WorkerPool, kind: str, *, holds: bool, reason: str, message: str = "") -> dict[str, Any]:

@@ -1,4 +1,5 @@
-"""Interface of a provider of workers, which `ec2` and `kwok` implement; `controller` reads, `executor` orders."""
+"""Interface of a provider of workers, which `ec2` and `kwok` implement. `controller` reads the group, `executor` sends
+orders."""
 
 from __future__ import annotations
 
@@ -14,26 +15,25 @@ class InstanceState(enum.Enum):
     STARTING = "Starting"
     RUNNING = "Running"
     LEAVING = "Leaving"
-    """Being terminated, whoever asked for it."""
+    """Being terminated, by Niyanta or another client."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One machine. `provider_id` is what its Node has in spec.providerID; `node` is the Node's name where the provider
-    knows it by itself. At least one of them is given."""
+    """One machine. `provider_id` is its Node's spec.providerID; `node` is the Node's name if the provider knows it. At
+    least one of them is set."""
 
     id: str
     state: InstanceState = InstanceState.RUNNING
     provider_id: str = ""
     node: str = ""
     protected: bool = False
-    """The provider won't choose it by itself when it makes the group smaller."""
+    """The provider doesn't choose it when the group becomes smaller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The group as it exists. `desired` is the size last asked for, which also counts instances that are ordered and
-    not there yet.
+    """The group as it exists. `desired` is the size last ordered, which includes instances that don't exist yet.
 
     `minimum` and `maximum` are the provider's own bounds (None: no bound). `protects`: instances can be protected.
     """
@@ -45,63 +45,77 @@ class Group:
     protects: bool = False
 
 
-class ProviderError(Exception):
-    """The provider didn't do what it was asked. `reason` is for conditions and Events, the text says more."""
+class ProviderReason(enum.StrEnum):
+    """Reasons of provider errors, for conditions and Events."""
 
-    reason = "ProviderError"
+    AT_GROUP_BOUND = "AtGroupBound"
+    GROUP_HAS_OTHER_SCALER = "GroupHasOtherScaler"
+    GROUP_NOT_FOUND = "GroupNotFound"
+    INSTANCE_GONE = "InstanceGone"
+    POOL_GONE = "PoolGone"
+    PROVIDER_ERROR = "ProviderError"
+    PROVIDER_REFUSED = "ProviderRefused"
+    PROVIDER_THROTTLED = "ProviderThrottled"
+    WEIGHTED_GROUP = "WeightedGroup"
+    WRONG_TEMPLATE = "WrongTemplate"
+
+
+class ProviderError(Exception):
+    """The provider didn't carry out a request; the text has the details."""
+
+    reason = ProviderReason.PROVIDER_ERROR
     temporary = True
-    """Waiting may help; otherwise somebody has to change something first."""
+    """A later attempt may succeed without any change by users."""
 
 
 class ThrottledError(ProviderError):
-    """Too many requests, or it is busy with an earlier one."""
+    """Too many requests, or the provider is busy with an earlier one."""
 
-    reason = "ProviderThrottled"
+    reason = ProviderReason.PROVIDER_THROTTLED
 
 
 class AtBoundError(ProviderError):
-    """The group's own minimum or maximum is in the way."""
+    """The request exceeds the group's own minimum or maximum."""
 
-    reason = "AtGroupBound"
+    reason = ProviderReason.AT_GROUP_BOUND
 
 
 class ProviderRefusedError(ProviderError):
-    """Not allowed, no such group, or a group that others scale."""
+    """The request isn't allowed, the group doesn't exist, or another scaler manages it."""
 
     temporary = False
 
-    def __init__(self, message: str, *, reason: str = "ProviderRefused") -> None:
+    def __init__(self, message: str, *, reason: ProviderReason = ProviderReason.PROVIDER_REFUSED) -> None:
         super().__init__(message)
         self.reason = reason
 
 
 class InstanceGoneError(ProviderError):
-    """There is no such instance any more: what was to be done about it is done."""
+    """The instance doesn't exist any more."""
 
-    reason = "InstanceGone"
+    reason = ProviderReason.INSTANCE_GONE
 
 
 class Provider(Protocol):
-    """One pool's. Every call raises ProviderError or a subclass, and may take long: others don't wait for it."""
+    """The provider of one pool. Every call raises ProviderError or a subclass, and may take long."""
 
     async def describe(self) -> Group:
-        """The group as it exists now, from the provider itself."""
+        """A fresh read of the group."""
         ...
 
     async def grow(self, group: Group, to: int) -> None:
-        """Let there be `to` instances, more than `group.desired`, which was described just now. Asking again for the
-        same number makes no more of them."""
+        """Set the desired size to `to`, which is more than `group.desired` of a fresh read (idempotent)."""
         ...
 
     async def remove(self, instance: Instance) -> None:
-        """Remove this very instance, and make the group smaller by it. Returns when it is asked for, not when it is
-        gone. Not to be called for one that is LEAVING."""
+        """Remove this instance and reduce the group's size by one. Returns when the removal is ordered, not when the
+        instance is gone. Must not be called for an instance that is LEAVING."""
         ...
 
     async def protect(self, instances: Sequence[str], *, on: bool) -> None:
-        """(Un)protect instances from the provider's own choice."""
+        """Switch the instances' protection from removal by the provider on or off."""
         ...
 
     def close(self) -> None:
-        """Let go of threads and connections, without waiting."""
+        """Release threads and connections without waiting."""
         ...

@@ -1,7 +1,7 @@
-"""EC2 Auto Scaling groups: more workers by the desired capacity, fewer by terminating the chosen instance.
+"""EC2 Auto Scaling groups: raises the desired capacity for more workers, and terminates the chosen instance for fewer.
 
-boto3 blocks, so each pool has one thread of its own: a call that hangs delays that pool alone, and no two calls of a
-pool are ever under way. Credentials, region and endpoint come by boto3's usual chain (IRSA, AWS_ENDPOINT_URL, ...).
+boto3 blocks, so each pool has a thread of its own: a slow call delays only its pool, and calls of one pool never
+overlap. Credentials, region and endpoint come from boto3's usual chain (IRSA, AWS_ENDPOINT_URL, ...).
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from niyanta.pools.providers.base import (
     InstanceGoneError,
     InstanceState,
     ProviderError,
+    ProviderReason,
     ProviderRefusedError,
     ThrottledError,
 )
@@ -36,19 +37,20 @@ logger = log.get(__name__)
 T = TypeVar("T")
 
 PROTECT_AT_ONCE = 50
-"""Instances that one SetInstanceProtection takes."""
+"""Most instances in one SetInstanceProtection."""
 
 CALL_TIMEOUT_SECONDS = 60.0
-"""Seconds for one order with all its retries."""
+"""Longest time of one call with all its retries."""
 
 CONNECT_TIMEOUT_SECONDS = 5
 READ_TIMEOUT_SECONDS = 10
 
 AUTOSCALER_TAG = re.compile(r"k8s\.io/cluster-autoscaler/[^/]+")
-"""`enabled` or a cluster's name; the longer node-template/... tags only describe nodes."""
+"""Tags by which cluster-autoscaler finds its groups: `enabled` or a cluster's name. The longer node-template/... tags
+only describe nodes."""
 
 ASIDE = ("Standby", "EnteringStandby", "Warmed")
-"""Lifecycle states of instances that people or a warm pool hold back: not part of the desired capacity."""
+"""Lifecycle states of instances on standby or in a warm pool, which aren't part of the desired capacity."""
 
 THROTTLES = frozenset(
     {
@@ -77,7 +79,7 @@ REFUSALS = frozenset(
 
 
 class Ec2Provider:
-    """Fulfils niyanta.pools.providers.base.Provider for one group. `may_act` is asked before each order leaves."""
+    """Implements niyanta.pools.providers.base.Provider for one group. `may_act` is called before each order is sent."""
 
     def __init__(self, spec: Ec2AutoScalingGroup, *, may_act: Callable[[], bool]) -> None:
         self.spec = spec
@@ -93,12 +95,12 @@ class Ec2Provider:
             raise ProviderRefusedError(
                 f"Auto Scaling group {self.spec.name} has the tag {tags[0]}, so cluster-autoscaler may scale it too; "
                 "take the group away from it and delete the tag",
-                reason="GroupHasOtherScaler",
+                reason=ProviderReason.GROUP_HAS_OTHER_SCALER,
             )
         if _weighted(found):
             raise ProviderRefusedError(
                 f"Auto Scaling group {self.spec.name} counts its capacity in weights or units, not in instances",
-                reason="WeightedGroup",
+                reason=ProviderReason.WEIGHTED_GROUP,
             )
         counted = [item for item in found["Instances"] if not str(item["LifecycleState"]).startswith(ASIDE)]
         return Group(
@@ -112,7 +114,7 @@ class Ec2Provider:
     async def grow(self, group: Group, to: int) -> None:
         if group.maximum is not None and to > group.maximum:
             raise AtBoundError(f"{to} instances wanted, the group's maximum is {group.maximum}")
-        if to <= group.desired:  # the one order that could make the group smaller, blindly
+        if to <= group.desired:  # such an order would let the group choose instances to terminate
             return
         await self._in_thread(
             lambda: self._orders.set_desired_capacity(
@@ -147,8 +149,8 @@ class Ec2Provider:
 
     @cached_property
     def _orders(self) -> Any:
-        """Orders aren't repeated by botocore: one whose answer was lost may be done already, and to terminate twice
-        could make the group smaller by two. The next look finds out."""
+        """The client for orders, without repetition by botocore: an order without an answer may have been carried out,
+        and a repeated termination could make the group smaller by two. The next pass reads the group again."""
         client = self._client(attempts=1)
         client.meta.events.register("before-send.auto-scaling.*", self._check)
         return client
@@ -173,9 +175,10 @@ class Ec2Provider:
             groups += page["AutoScalingGroups"]
         if not groups:
             raise ProviderRefusedError(
-                f"there is no Auto Scaling group {self.spec.name} in {self.spec.region}", reason="GroupNotFound"
+                f"there is no Auto Scaling group {self.spec.name} in {self.spec.region}",
+                reason=ProviderReason.GROUP_NOT_FOUND,
             )
-        # A group with very many instances may come in several parts.
+        # A group with very many instances may be returned in several parts.
         first: dict[str, Any] = groups[0]
         return {**first, "Instances": [item for group in groups for item in group["Instances"]]}
 
@@ -205,7 +208,7 @@ def _weighted(group: Mapping[str, Any]) -> bool:
 
 
 def _instance(item: Mapping[str, Any]) -> Instance:
-    """An instance of a group as DescribeAutoScalingGroups tells it."""
+    """An instance from an item of DescribeAutoScalingGroups."""
     state = str(item["LifecycleState"])
     if state == "InService":
         found = InstanceState.RUNNING

@@ -1,6 +1,6 @@
-"""Simulated workers: Node objects that kwok plays the kubelet of. For demos and tests.
+"""Simulated workers for demos and tests: Node objects for which kwok simulates the kubelet.
 
-Every node of the pool that kwok manages is an instance, whoever made it.
+Every node of the pool that kwok manages is an instance, also one that another client created.
 """
 
 from __future__ import annotations
@@ -19,26 +19,28 @@ from niyanta.pools.providers.base import (
     Instance,
     InstanceState,
     ProviderError,
+    ProviderReason,
     ProviderRefusedError,
     ThrottledError,
 )
 from niyanta.resources.models.worker_pool import WorkerPool
 
 FAKE = "kwok.x-k8s.io/node"
-"""Annotation, value "fake", by which kwok knows its nodes."""
+"""Annotation with the value "fake" on nodes that kwok manages."""
 
 HOSTNAME = "kubernetes.io/hostname"
-ROOM = {"cpu": "32", "memory": "256Gi", "pods": "110"}
-"""What a node offers where the pool doesn't say."""
+DEFAULT_ALLOCATABLE = {"cpu": "32", "memory": "256Gi", "pods": "110"}
+"""Allocatable resources of a node if the pool doesn't declare them."""
 
 MOST_REQUESTS = 8
-"""Nodes made at once."""
+"""Most concurrent creates."""
 
 TEMPORARY = frozenset({ErrorKind.UNAVAILABLE, ErrorKind.UNKNOWN_OUTCOME, ErrorKind.CONFLICT, ErrorKind.GONE})
 
 
 class KwokProvider:
-    """Fulfils niyanta.pools.providers.base.Provider. `pool` gives the pool as it is now, `owners` whose nodes are."""
+    """Implements niyanta.pools.providers.base.Provider. `pool` returns the current pool, `owners` the function from a
+    node's labels to its pool."""
 
     def __init__(
         self,
@@ -50,7 +52,7 @@ class KwokProvider:
         self._pool = pool
         self._owners = owners
         self._foreign: set[str] = set()
-        """Names that turned out to be taken, by a node of somebody else's or by one of ours not listed yet."""
+        """Names that are taken by foreign nodes, or by own nodes that aren't listed yet."""
 
     async def describe(self) -> Group:
         pool = self._needed()
@@ -70,7 +72,7 @@ class KwokProvider:
         return Group(tuple(found), desired=sum(1 for i in found if i.state is not InstanceState.LEAVING))
 
     async def grow(self, group: Group, to: int) -> None:
-        """Under the first free numbers, so that a repeat makes the same nodes."""
+        """Create nodes with the first free numbers, so that a repeated call creates the same nodes."""
         pool = self._needed()
         taken = {instance.node for instance in group.instances} | self._foreign
         count = to - group.desired
@@ -81,7 +83,7 @@ class KwokProvider:
         manifests = [node_manifest(pool, name, zone) for name, zone in zip(free, places, strict=False)]
         if manifests and self._owners()(manifests[0]["metadata"]["labels"]) != pool.metadata.name:
             raise ProviderRefusedError(
-                "nodes made from this pool's template would not be its workers", reason="WrongTemplate"
+                "nodes from this pool's template would not be its workers", reason=ProviderReason.WRONG_TEMPLATE
             )
         slots = asyncio.Semaphore(MOST_REQUESTS)
         errors = await asyncio.gather(*(self._create(slots, manifest) for manifest in manifests))
@@ -110,15 +112,15 @@ class KwokProvider:
             raise _translated(error) from error
 
     async def protect(self, instances: Sequence[str], *, on: bool) -> None:
-        """Nothing to do: only the pool controller removes nodes here."""
+        """No effect: only Niyanta removes these nodes."""
 
     def close(self) -> None:
-        """Holds nothing."""
+        """No effect: the provider has no threads or connections of its own."""
 
     def _needed(self) -> WorkerPool:
         pool = self._pool()
         if pool is None:
-            raise ProviderRefusedError("the pool is gone", reason="PoolGone")
+            raise ProviderRefusedError("the pool is gone", reason=ProviderReason.POOL_GONE)
         return pool
 
 
@@ -131,7 +133,7 @@ def node_manifest(pool: WorkerPool, name: str, zone: str) -> dict[str, Any]:
     shape = spec.worker_shape
     declared = {name: str(amount) for name, amount in shape.allocatable.items()} if shape is not None else {}
     taints = [taint.manifest() for taint in shape.taints] if shape is not None else []
-    allocatable = declared or dict(status.get("allocatable") or status.get("capacity") or ROOM)
+    allocatable = declared or dict(status.get("allocatable") or status.get("capacity") or DEFAULT_ALLOCATABLE)
     if spec.gpu is not None:
         allocatable.setdefault(spec.gpu.resource, str(spec.gpu.count))
     places = {REGION_TOPOLOGY: spec.region or "", ZONE_TOPOLOGY: zone}
