@@ -1,6 +1,6 @@
-"""What users get wrong, or bump into: customers, quotas, refused pods, empty pools, odd amounts. On a real API server.
+"""Mistakes and limits of users: customers, quotas, refused pods, empty pools, unusual quantities.
 
-No kubelet runs here; everything in this file is decided by the API server and the operator.
+The API server and the operator decide all of it; kubelets are simulated.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def test_an_unknown_customer_holds_until_it_appears(
     assert f"there is no Customer {unique}-acme" in status["message"]
     workloads.wait_event(uid, "Held")
     assert not workloads.pods(uid)
-    # It appears, for another namespace: still held, and the status says the new reason.
+    # The Customer appears for another namespace: the Workload stays held, with a new reason.
     customers.add("acme", "elsewhere")
     workloads.wait("early", "Held", reason="NamespaceNotAllowed")
     customers.edit(f"{unique}-acme", namespaces=[workloads.namespace])
@@ -74,7 +74,9 @@ def test_an_unknown_customer_holds_until_it_appears(
     assert workloads.status("early")["customer"] == f"{unique}-acme"
 
 
-def test_a_namespace_that_is_not_the_customers_holds(workloads: Workloads, customers: Customers, nodes: Nodes) -> None:
+def test_a_namespace_that_the_customer_does_not_list_holds(
+    workloads: Workloads, customers: Customers, nodes: Nodes
+) -> None:
     nodes(1)
     name = customers.add("strict", "elsewhere")
     workloads.apply("intruder", customer=name)
@@ -85,24 +87,24 @@ def test_a_namespace_that_is_not_the_customers_holds(workloads: Workloads, custo
 def test_a_namespace_without_a_customer_holds_until_it_has_one(
     workloads: Workloads, customers: Customers, nodes: Nodes, unique: str
 ) -> None:
-    """And one with two must name one of them."""
+    """In a namespace of two customers, a Workload must name one of them."""
     nodes(1)
     customers.delete(unique)  # the one that the fixture made
     until(lambda: workloads.cluster.api.find(f"{GROUP}/customers/{unique}") is None, what="no Customer is left")
-    workloads.apply("nobodys")
-    workloads.wait("nobodys", "Held", reason="NoCustomer")
+    workloads.apply("unowned")
+    workloads.wait("unowned", "Held", reason="NoCustomer")
     one = customers.add("one", workloads.namespace)
-    workloads.wait("nobodys", "Running")
+    workloads.wait("unowned", "Running")
     two = customers.add("two", workloads.namespace)
-    workloads.apply("torn")
-    status = workloads.wait("torn", "Held", reason="AmbiguousCustomer")
+    workloads.apply("ambiguous")
+    status = workloads.wait("ambiguous", "Held", reason="AmbiguousCustomer")
     assert one in status["message"]
     assert two in status["message"]
     customers.delete(two)
-    workloads.wait("torn", "Running")
+    workloads.wait("ambiguous", "Running")
 
 
-def test_a_deleted_customer_holds_what_waits_and_leaves_what_runs(
+def test_deleting_a_customer_holds_pending_workloads_and_leaves_running_ones(
     workloads: Workloads, customers: Customers, nodes: Nodes
 ) -> None:
     nodes(1, cpu="2")
@@ -115,7 +117,7 @@ def test_a_deleted_customer_holds_what_waits_and_leaves_what_runs(
     workloads.wait("waits", "Held", reason="UnknownCustomer")
     assert workloads.status("runs")["phase"] == "Running"
     assert len(workloads.live_pods(running)) == 1
-    # Room alone doesn't release it.
+    # Room alone does not release it.
     workloads.delete("runs")
     workloads.wait_no_pods(running)
     workloads.apply("other", cpu="2", life={"run_for": "10ms"}, customer=customers.prefix)
@@ -125,10 +127,12 @@ def test_a_deleted_customer_holds_what_waits_and_leaves_what_runs(
     workloads.wait("waits", "Running")
 
 
-def test_suspension_is_no_way_past_the_customer(workloads: Workloads, nodes: Nodes, unique: str) -> None:
-    """Born suspended, nobody asked whose it is; resumed, it is held like any other."""
+def test_a_suspended_workload_is_held_for_its_customer_when_it_resumes(
+    workloads: Workloads, nodes: Nodes, unique: str
+) -> None:
+    """Ownership of a Workload that is created suspended is checked when it resumes."""
     nodes(1)
-    uid = workloads.apply("sly", suspend=True, customer=f"{unique}-nobody")
+    uid = workloads.apply("sly", suspend=True, customer=f"{unique}-unknown")
     workloads.wait("sly", "Suspended")
     workloads.edit("sly", suspend=False)
     workloads.wait("sly", "Held", reason="UnknownCustomer")
@@ -136,10 +140,10 @@ def test_suspension_is_no_way_past_the_customer(workloads: Workloads, nodes: Nod
     assert "Place" not in [event["event"] for event in workloads.database.events(uid)]
 
 
-def test_customers_that_changed_while_nobody_led_count(
+def test_the_next_leader_applies_changes_of_customers(
     env: Environment, workloads: Workloads, customers: Customers, nodes: Nodes, operator: OperatorProcess, unique: str
 ) -> None:
-    """One appears and one goes while no operator runs; the next leader releases and holds."""
+    """One Customer is created and one deleted while no operator runs; the next leader releases and holds workloads."""
     name = customers.add("old", workloads.namespace)
     workloads.apply("released", customer=f"{unique}-new")
     workloads.apply("held", customer=name)
@@ -154,11 +158,11 @@ def test_customers_that_changed_while_nobody_led_count(
     workloads.wait("held", "Held", reason="UnknownCustomer")
 
 
-# --- what the namespace allows ---------------------------------------------------------------------------------------
+# --- limits of the namespace -----------------------------------------------------------------------------------------
 
 
 def quota(workloads: Workloads, name: str = "quota", **hard: str) -> str:
-    """A ResourceQuota, ready to refuse; its path."""
+    """Creates a ResourceQuota and waits until it is enforced; returns its path."""
     path = f"/api/v1/namespaces/{workloads.namespace}/resourcequotas"
     workloads.cluster.api.post(path, {"metadata": {"name": name}, "spec": {"hard": hard}})
     found = f"{path}/{name}"
@@ -166,7 +170,7 @@ def quota(workloads: Workloads, name: str = "quota", **hard: str) -> str:
     return found
 
 
-def test_a_full_quota_is_waited_out(workloads: Workloads, nodes: Nodes) -> None:
+def test_a_workload_waits_for_a_full_quota(workloads: Workloads, nodes: Nodes) -> None:
     nodes(2)
     path = quota(workloads, pods="1")
     first = workloads.apply("first")
@@ -181,8 +185,8 @@ def test_a_full_quota_is_waited_out(workloads: Workloads, nodes: Nodes) -> None:
     workloads.cluster.api.delete(path)
 
 
-def test_a_group_that_a_quota_cuts_short_runs_whole_or_not_at_all(workloads: Workloads, nodes: Nodes) -> None:
-    """Room for two pods of three: those that were made go again, until there is room for all."""
+def test_a_group_beyond_a_quota_runs_all_or_none(workloads: Workloads, nodes: Nodes) -> None:
+    """The quota allows two pods of three: they are deleted again, until it allows all three."""
     nodes(3)
     path = quota(workloads, pods="2")
     uid = workloads.apply("group", replicas=3, maxRetries=0)
@@ -195,7 +199,7 @@ def test_a_group_that_a_quota_cuts_short_runs_whole_or_not_at_all(workloads: Wor
     assert len(workloads.live_pods(uid)) == 3
 
 
-def test_what_a_limit_range_adds_is_counted(workloads: Workloads, nodes: Nodes) -> None:
+def test_default_requests_of_a_limit_range_are_counted(workloads: Workloads, nodes: Nodes) -> None:
     """The template asks for nothing; the namespace's default is 3 CPUs, so a worker of 4 takes one and not two."""
     nodes(1, cpu="4")
     limits = [{"type": "Container", "defaultRequest": {"cpu": "3"}, "default": {"cpu": "3"}}]
@@ -226,10 +230,10 @@ def test_a_restricted_namespace_refuses_until_it_allows(workloads: Workloads, no
     workloads.wait("loose", "Running")
 
 
-def test_a_pod_that_the_api_server_rejects_fails_with_its_words_and_no_storm(
+def test_a_pod_that_the_api_server_refuses_fails_the_workload_after_one_request(
     workloads: Workloads, nodes: Nodes, operator: OperatorProcess
 ) -> None:
-    """The Workload's own schema lets the environment variable through, the Pod's validation does not."""
+    """The schema of Workload accepts the environment variable, and the validation of Pod refuses it."""
     nodes(1)
     before = metric(operator.metrics(), "niyanta_kubernetes_request_seconds_count", **REFUSED, code="422")
     body = workloads.manifest("broken", maxRetries=5)
@@ -246,7 +250,7 @@ def test_a_pod_that_the_api_server_rejects_fails_with_its_words_and_no_storm(
 
 
 def test_a_misspelt_field_of_a_container_is_an_error_and_not_dropped(workloads: Workloads, nodes: Nodes) -> None:
-    """A template may hold what Niyanta doesn't know, but not what Pod doesn't know."""
+    """A template may have fields that Niyanta does not model, and none that Pod does not have."""
     nodes(1)
     body = workloads.manifest("typo")
     body["spec"]["template"]["spec"]["containers"][0]["imagePullPolcy"] = "Always"
@@ -258,7 +262,7 @@ def test_a_misspelt_field_of_a_container_is_an_error_and_not_dropped(workloads: 
 # --- pools and amounts -----------------------------------------------------------------------------------------------
 
 
-def test_a_pool_that_selects_no_node_says_so(env: Environment, workloads: Workloads, unique: str) -> None:
+def test_a_pool_that_selects_no_node_has_a_condition(env: Environment, workloads: Workloads, unique: str) -> None:
     name = f"{unique}-empty"
     path = f"{GROUP}/namespaces/{env.namespace}/workerpools"
     workloads.cluster.api.post(path, pool_manifest(name, env.namespace, {"no": unique}))
@@ -285,8 +289,8 @@ AMOUNTS = [
 ]
 
 
-def test_amounts_at_the_edges_are_counted_as_kubernetes_counts_them(workloads: Workloads, nodes: Nodes) -> None:
-    """All on one worker whose CPU is exactly their sum (in thousandths, rounded up each): one more doesn't fit."""
+def test_unusual_quantities_are_counted_as_kubernetes_counts_them(workloads: Workloads, nodes: Nodes) -> None:
+    """All on one worker whose CPU is exactly their sum (in thousandths, rounded up each): no other pod fits."""
     thousandths = sum(math.ceil(cpu * 1000) for _, _, cpu, _ in AMOUNTS)
     memory = sum(bytes_ for _, _, _, bytes_ in AMOUNTS)
     (node,) = nodes(1, cpu=f"{thousandths}m", memory=str(memory))
@@ -314,4 +318,4 @@ def test_amounts_at_the_edges_are_counted_as_kubernetes_counts_them(workloads: W
             found[0]["used"].get(kind) == found[0]["allocatable"][kind] for kind in ("cpu", "memory")
         )
 
-    until(counted, what=f"the worker's row shows it full (last: {found})", timeout=30)
+    until(counted, what=f"the worker's row shows it full (last: {found})", timeout=60)

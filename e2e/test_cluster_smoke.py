@@ -1,4 +1,4 @@
-"""The test cluster itself: simulated nodes and pods behave as real kubelets would, so other tests mean something."""
+"""The test cluster itself: simulated nodes and pods behave as those of real kubelets do."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def exit_code(pod: JSON) -> int:
     return int(pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"])
 
 
-def test_nodes_become_ready_with_what_they_were_given(cluster: Cluster, nodes: Nodes) -> None:
+def test_nodes_become_ready_with_their_resources_and_labels(cluster: Cluster, nodes: Nodes) -> None:
     (name,) = nodes(1, cpu="4", gpus=2, labels={"zone": "a"})
     node = cluster.api.get(f"/api/v1/nodes/{name}")
     assert node["status"]["allocatable"] == {"cpu": "4", "memory": "32Gi", "pods": "110", "nvidia.com/gpu": "2"}
     assert node["metadata"]["labels"]["zone"] == "a"
 
 
-def test_a_pod_runs_for_its_time_and_succeeds(nodes: Nodes, pods: Pods) -> None:
+def test_a_pod_succeeds_after_its_run_time(nodes: Nodes, pods: Pods) -> None:
     (node,) = nodes()
     pods.create("short", node, run_for="1.5s")
     pods.create("endless", node)
@@ -98,8 +98,8 @@ def test_a_patch_while_running_does_not_start_the_run_over(nodes: Nodes, pods: P
         pod = pods.find("busy")
         return pod is not None and pod["status"]["phase"] == "Succeeded"
 
-    # Patched every half second, a clock that starts over would never get to 3 s.
-    until(patched_to_the_end, what="the run ends", timeout=30, interval=0.5)
+    # With a patch every half second, a run time that starts over would never reach 3 s.
+    until(patched_to_the_end, what="the run ends", timeout=60, interval=0.5)
 
 
 def test_a_pod_fails_with_its_exit_code(nodes: Nodes, pods: Pods) -> None:
@@ -108,7 +108,7 @@ def test_a_pod_fails_with_its_exit_code(nodes: Nodes, pods: Pods) -> None:
     assert exit_code(pods.wait_phase("bad", "Failed")) == 3
 
 
-def test_a_kubelet_turns_a_pod_away(nodes: Nodes, pods: Pods) -> None:
+def test_a_kubelet_rejects_a_pod(nodes: Nodes, pods: Pods) -> None:
     first, second = nodes(2)
     pods.create("away", first, reject="OutOfcpu", reject_on=first)
     pods.create("welcome", second, reject="OutOfcpu", reject_on=first)
@@ -118,7 +118,7 @@ def test_a_kubelet_turns_a_pod_away(nodes: Nodes, pods: Pods) -> None:
     pods.wait_phase("welcome", "Running")
 
 
-def test_a_pod_that_never_starts_stays_pending_until_it_may(nodes: Nodes, pods: Pods) -> None:
+def test_a_pod_that_can_not_start_is_pending_until_it_can(nodes: Nodes, pods: Pods) -> None:
     (node,) = nodes()
     pods.create("pulling", node, never_start="true")
     until(lambda: (pods.find("pulling") or {})["status"].get("containerStatuses"), what="its container waits")
@@ -151,14 +151,14 @@ def test_a_pod_that_ended_before_its_deletion_keeps_its_outcome(nodes: Nodes, po
     pods.wait_gone("done")
 
 
-def test_a_stuck_pod_stays_until_it_comes_loose(nodes: Nodes, pods: Pods) -> None:
+def test_a_stuck_pod_stays_until_it_is_released(nodes: Nodes, pods: Pods) -> None:
     stuck_on, other = nodes(2)
     pods.create("stuck", stuck_on, stuck="true")
     pods.create("loose", other)
     for name in ("stuck", "loose"):
         pods.wait_phase(name, "Running")
         pods.delete(name)
-    # The other pod's end shows that deletions are being worked on.
+    # The end of the other pod shows that deletions are processed.
     pods.wait_gone("loose")
     assert (pods.find("stuck") or {})["status"]["phase"] == "Running"
     pods.annotate("stuck", stages.STUCK, None)
@@ -180,7 +180,7 @@ def test_a_partitioned_node_is_unknown_and_heals(cluster: Cluster, nodes: Nodes,
         pods.wait_phase(name, "Running")
     cluster.partition_node(node)
     pods.create("newcomer", node)
-    # The control plane evicts, and nobody there carries it out.
+    # The control plane evicts the pod, and the partitioned kubelet does not stop it.
     until(lambda: (pods.find("evicted") or {})["metadata"].get("deletionTimestamp"), what="it is evicted", timeout=90)
     assert (pods.find("evicted") or {})["status"]["phase"] == "Running"
     assert (pods.find("ends-meanwhile") or {})["status"]["phase"] == "Running"
@@ -189,7 +189,7 @@ def test_a_partitioned_node_is_unknown_and_heals(cluster: Cluster, nodes: Nodes,
         pods.wait_gone(name)
 
 
-def test_kubectl_and_a_token_alone_work(cluster: Cluster, namespace: str) -> None:
+def test_kubectl_works_with_a_token_alone(cluster: Cluster, namespace: str) -> None:
     kubeconfig = cluster.service_account_kubeconfig(namespace, "default")
     who = cluster.kubectl(
         "--kubeconfig", str(kubeconfig), "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}"

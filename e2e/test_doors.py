@@ -1,4 +1,4 @@
-"""Both doors lead to the same place: kubectl and REST, one queue, one record."""
+"""kubectl and REST are two doors to one queue and one database."""
 
 from __future__ import annotations
 
@@ -33,17 +33,15 @@ def door(env: Environment, workloads: Workloads, unique: str) -> Iterator[RestDo
     database = Database(env.dsn)
     until(
         lambda: database.query("SELECT 1 FROM customers WHERE name = %(name)s AND NOT deleted", name=unique),
-        what="the leader told Postgres of the Customer",
-        timeout=30,
+        what="the leader has stored the Customer",
+        timeout=60,
     )
     made = RestDoor(env, unique)
     yield made
     made.close()
 
 
-def test_the_same_manifest_ends_in_the_same_place_through_both_doors(
-    door: RestDoor, workloads: Workloads, nodes: MakeNodes
-) -> None:
+def test_a_manifest_is_placed_alike_through_both_doors(door: RestDoor, workloads: Workloads, nodes: MakeNodes) -> None:
     nodes(2, labels={"disk": "hdd"})
     (wanted,) = nodes(1, labels={"disk": "ssd"})
     hard = {"workerTags": {"disk": "ssd"}}
@@ -64,7 +62,7 @@ def test_the_same_manifest_ends_in_the_same_place_through_both_doors(
     assert owners == {object_["metadata"]["uid"]}
 
 
-def test_a_rest_submission_lives_to_its_end_and_its_object_goes(
+def test_the_object_of_a_rest_submission_expires_and_its_record_stays(
     door: RestDoor, workloads: Workloads, nodes: MakeNodes
 ) -> None:
     nodes()
@@ -103,7 +101,9 @@ def test_suspend_and_resume_by_rest(door: RestDoor, workloads: Workloads, nodes:
     door.wait(id_, "Running")
 
 
-def test_explain_says_why_how_near_and_when(door: RestDoor, workloads: Workloads, nodes: MakeNodes) -> None:
+def test_explain_has_reasons_nearest_miss_position_and_estimated_start(
+    door: RestDoor, workloads: Workloads, nodes: MakeNodes
+) -> None:
     nodes(1, labels={"disk": "hdd"}, cpu="2")
     (near,) = nodes(1, labels={"disk": "ssd"}, cpu="2")
     manifest = workloads.manifest("stuck", cpu="4", hard={"workerTags": {"disk": "ssd"}})
@@ -113,7 +113,7 @@ def test_explain_says_why_how_near_and_when(door: RestDoor, workloads: Workloads
         found = door.get(f"/v1/workloads/{id_}/explain")
         return found if found.get("nearestMiss") else None
 
-    found = until(explained, what="the leader noted why", timeout=30)
+    found = until(explained, what="the leader has stored the reasons", timeout=60)
     assert found is not None
     assert found["nearestMiss"] == {"worker": near, "failed": ["InsufficientResource (cpu)"]}
     counts = {reason["reason"]: reason["count"] for reason in found["reasons"]}
@@ -125,11 +125,11 @@ def test_explain_says_why_how_near_and_when(door: RestDoor, workloads: Workloads
 def test_premium_goes_before_free_through_both_doors(
     door: RestDoor, env: Environment, workloads: Workloads, nodes: MakeNodes, namespace: str, unique: str
 ) -> None:
-    """One slot at a time: Free work of both doors queues first, Premium work of both doors overtakes it."""
+    """On one slot, Free workloads of both doors queue first, and Premium workloads of both doors overtake them."""
     premium = f"{unique}-gold"
     workloads.cluster.api.post(f"{GROUP}/customers", customer_manifest(premium, namespace, tier="Premium"))
     workloads.cluster.api.patch(f"{GROUP}/customers/{unique}", {"spec": {"tier": "Free"}})
-    until(lambda: len(_tiers(env, unique, premium)) == 2, what="tiers are known", timeout=30)
+    until(lambda: len(_tiers(env, unique, premium)) == 2, what="the leader has stored the tiers", timeout=60)
     gold = RestDoor(env, premium)
     try:
         life = {"run_for": "1s"}
@@ -152,10 +152,10 @@ def test_premium_goes_before_free_through_both_doors(
     assert max(started[uid] for uid in gold_ids) < min(started[uid] for uid in free_ids)
 
 
-def test_a_backlog_of_rest_submissions_costs_etcd_only_what_is_dispatched(
+def test_only_dispatched_rest_submissions_become_objects(
     env: Environment, door: RestDoor, workloads: Workloads, nodes: MakeNodes
 ) -> None:
-    """50,000 submissions onto two slots: two objects, and the backlog is still served in order."""
+    """50,000 submissions for two slots are two objects; when one is cancelled, the next is dispatched."""
     total, size = 50_000, 1000
     nodes(1, cpu="2", pods=10)
     began = time.monotonic()
@@ -182,10 +182,10 @@ def test_a_backlog_of_rest_submissions_costs_etcd_only_what_is_dispatched(
     asyncio.run(_cancel_all(env.dsn, workloads))
 
 
-def test_an_api_process_killed_in_the_middle_loses_and_doubles_nothing(
+def test_a_killed_api_process_loses_and_duplicates_no_submission(
     door: RestDoor, workloads: Workloads, nodes: MakeNodes
 ) -> None:
-    """Batches with keys go on while the process is killed; what had no answer is sent again with its key."""
+    """The process is killed between batches with idempotency keys; every batch is sent again with its key."""
     batches = [(uuid.uuid4().hex, [restricted(workloads.manifest(f"k{b}-{n}")) for n in range(200)]) for b in range(8)]
     accepted: dict[str, list[str]] = {}
     killed = threading.Event()
@@ -221,7 +221,7 @@ def _ids(answer: httpx.Response) -> list[str]:
 
 
 async def _cancel_all(dsn: str, workloads: Workloads) -> None:
-    """Leave no backlog behind for the tests that share this database."""
+    """Cancels all pending workloads, for the tests that share this database."""
     ids = workloads.database.query(
         "SELECT w.id::text AS id, s.version FROM workloads w JOIN workload_state s USING (id)"
         " WHERE w.namespace = %(ns)s AND s.status = 'PENDING'",

@@ -1,4 +1,4 @@
-"""Every manifest of examples/ is applied with kubectl, and ends where the comment at its top says."""
+"""Every manifest of examples/ is applied with kubectl, and has the result that its comment promises."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.e2e
 
 FOLDER = REPO / "examples"
 SETUP = sorted(FOLDER.glob("[0-9]*.yaml"))
-"""Namespaces, pools and customers; all other files are Workloads."""
+"""Namespaces, pools and customers; the other files are Workloads."""
 MANIFESTS = sorted(path.name for path in FOLDER.glob("*.yaml") if path not in SETUP)
 ZONE = "topology.kubernetes.io/zone"
 
@@ -43,7 +43,7 @@ class Examples:
     applied: list[JSON]
 
     def apply(self, name: str, change: Callable[[JSON], None] = lambda manifest: None) -> None:
-        """`kubectl apply` of one file. Without a change it is exactly the file."""
+        """`kubectl apply` of one file, by default unchanged."""
         manifests = documents(FOLDER / name)
         for manifest in manifests:
             change(manifest)
@@ -112,7 +112,7 @@ def examples(_setup: tuple[Cluster, list[JSON], list[str]], operator: OperatorPr
     for manifest in made.applied:
         meta = manifest["metadata"]
         made.cluster.api.delete(f"{GROUP}/namespaces/{meta['namespace']}/workloads/{meta['name']}")
-    # The next example starts on an empty fleet.
+    # The next example starts with empty workers.
     until(lambda: not _pods(made.cluster), what="the pods of the example are gone")
 
 
@@ -122,7 +122,7 @@ def _pods(cluster: Cluster) -> list[JSON]:
     ]
 
 
-# What each comment promises
+# Promises of the comments
 
 
 def cpu_job(examples: Examples) -> None:
@@ -208,7 +208,7 @@ def retries(examples: Examples) -> None:
             what=f"attempt {attempt} has its pod",
             timeout=90,
         )
-        # What `exit $(( $(date +%s) % 2 ))` would have done.
+        # Simulates `exit $(( $(date +%s) % 2 ))` of the container.
         outcome = {"metadata": {"annotations": {RUN_FOR: "10ms", EXIT: code}}}
         examples.cluster.api.patch(f"{path}/{pod['metadata']['name']}", outcome)
     assert examples.wait("team-b", "flaky-import", "Succeeded")["attempts"] == 3
@@ -248,7 +248,7 @@ PROMISES: dict[str, Callable[[Examples], None]] = {
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
-def test_an_example_ends_where_its_comment_says(examples: Examples, name: str) -> None:
-    assert name in PROMISES, f"examples/{name} is new: say here what its comment promises"
+def test_an_example_has_the_result_that_its_comment_promises(examples: Examples, name: str) -> None:
+    assert name in PROMISES, f"examples/{name} is new: add a function for the promise of its comment"
     PROMISES[name](examples)
     examples.check()

@@ -1,6 +1,6 @@
-"""Operators that die, stop and come back, in the middle of placing many Workloads: nothing is lost, nothing runs twice.
+"""Operators that die or stop while they place many Workloads: no workload is lost, and none runs twice.
 
-Each test begins with one leader and may leave a dead one behind: the fixture `operator` puts that right for the next.
+Each test begins with one leader and may leave a dead one; the fixture `operator` starts another for the next test.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BURST = 100
 
 
 def wait_for_a_burst(workloads: Workloads, nodes: Nodes, *, run_for: str) -> list[str]:
-    """BURST Workloads wait, then a node for all of them comes: the next cycle places all. Returns when it has begun."""
+    """Creates BURST Workloads and, when all are pending, a node for them all; returns their UIDs."""
     uids = workloads.create(
         workloads.manifest(f"w{i:03}", cpu="10m", memory="1Mi", life={"run_for": run_for}) for i in range(BURST)
     )
@@ -39,7 +39,7 @@ def wait_for_a_burst(workloads: Workloads, nodes: Nodes, *, run_for: str) -> lis
 
 
 def when_committed(env: Environment, uids: list[str], act: Callable[[], None]) -> None:
-    """Calls `act` the moment the first placements are committed."""
+    """Calls `act` as soon as the first placements are committed."""
     text = "SELECT count(*) FROM workload_state WHERE id = ANY(%s::uuid[]) AND status <> 'PENDING'"
     with psycopg.connect(env.dsn, autocommit=True) as connection:
 
@@ -52,7 +52,7 @@ def when_committed(env: Environment, uids: list[str], act: Callable[[], None]) -
 
 
 def standby(env: Environment) -> OperatorProcess:
-    """A second operator, ready and not leading."""
+    """Starts a second operator, which is ready and does not lead."""
     return env.start_operator(f"standby-{secrets.token_hex(2)}", extra_env=QUICK)
 
 
@@ -75,14 +75,14 @@ def assert_all_succeeded_once(workloads: Workloads, uids: list[str], recorder: P
 def test_an_operator_killed_between_commit_and_apply_is_continued_by_the_next(
     env: Environment, workloads: Workloads, nodes: Nodes, operator: OperatorProcess
 ) -> None:
-    """SIGKILL when placements are committed and most of their pods aren't made. The next one makes the others, of the
-    same attempt; pods that ended meanwhile are not run again."""
+    """SIGKILL when placements are committed and most of their pods are not yet created. The next leader creates the
+    missing pods of the same attempts, and none again of those that have ended."""
     with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
         uids = wait_for_a_burst(workloads, nodes, run_for="2s")
         when_committed(env, uids, operator.sigkill)
         committed = BURST - workloads.database.count(uids, "PENDING")
         made = len(workloads.pods())
-        assert made < committed, "the kill came too late to show anything"
+        assert made < committed, "the operator was killed too late for this test"
         env.start_operator(extra_env=QUICK)
         assert_all_succeeded_once(workloads, uids, recorder)
     print(f"\nkilled with {committed} placements committed and {made} pods made")
@@ -94,7 +94,7 @@ def fence_history(api: Api, namespace: str) -> JSON:
 
 
 def a_pod_of(pods: list[JSON], epoch: int) -> JSON:
-    """A manifest that a leader of `epoch` would send, under a name of its own."""
+    """The manifest of a pod that a leader of `epoch` would create."""
     pod = pods[0]
     meta = {key: pod["metadata"][key] for key in ("namespace", "labels", "ownerReferences")}
     labels = {**meta["labels"], EPOCH: str(epoch)}
@@ -106,8 +106,8 @@ def a_pod_of(pods: list[JSON], epoch: int) -> JSON:
 def test_a_leader_stopped_beyond_its_lease_does_nothing_more(
     env: Environment, workloads: Workloads, nodes: Nodes, operator: OperatorProcess
 ) -> None:
-    """SIGSTOP when a few of many pods are made, SIGCONT when another leads: the old one exits, and from the moment the
-    fence was raised no pod and no commit of the old epoch came."""
+    """SIGSTOP when a few of many pods are created, SIGCONT when another operator leads: the old leader exits, and after
+    the fence was raised there is no pod and no commit of its epoch."""
     other = standby(env)
     old = workloads.database.leader()["epoch"]
     with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
@@ -115,7 +115,7 @@ def test_a_leader_stopped_beyond_its_lease_does_nothing_more(
         until(lambda: len(recorder.created) >= 3, what="the first pods are made", interval=0.002)
         operator.sigstop()
         made = len(recorder.created)
-        until(lambda: leads(other), what="the other one leads", timeout=60)
+        until(lambda: leads(other), what="the standby leads", timeout=60)
         fence = until(
             lambda: f if (f := fence_history(workloads.cluster.api, env.namespace))["epoch"] > old else None,
             what="the fence is raised",
@@ -174,13 +174,13 @@ def test_a_fence_that_was_taken_down_is_raised_again(env: Environment, workloads
     assert row["failures"] == 0
 
 
-def test_an_api_server_that_hangs_in_the_middle_of_a_burst(
+def test_the_leader_outlives_an_api_server_that_hangs_during_a_burst(
     env: Environment, workloads: Workloads, nodes: Nodes, operator: OperatorProcess
 ) -> None:
-    """SIGSTOP to the API server for 6 s, longer than requests and the lease last: the leader goes on leading, creates
-    whose answers were lost are asked again, and each workload runs once."""
+    """SIGSTOP to the API server for 6 s, which is longer than the lease and the timeout of requests: the leader keeps
+    its lease, repeats creates whose answers were lost, and each workload runs once."""
     if env.cluster.kind is not Kind.KWOK:
-        pytest.skip("the API server's process is somebody else's")
+        pytest.skip("the API server is not a process of this machine")
     pid_file = env.run.path / "kwok" / "clusters" / env.cluster.name / "pids" / "kube-apiserver.pid"
     server = psutil.Process(int(pid_file.read_text()))
     epoch = workloads.database.leader()["epoch"]
@@ -189,7 +189,7 @@ def test_an_api_server_that_hangs_in_the_middle_of_a_burst(
         when_committed(env, uids, server.suspend)
         try:
             stopped = time.monotonic()
-            until(lambda: time.monotonic() - stopped > 6, what="it hung for long enough")
+            until(lambda: time.monotonic() - stopped > 6, what="the API server has hung for 6 s")
         finally:
             server.resume()
         assert_all_succeeded_once(workloads, uids, recorder)
@@ -211,7 +211,7 @@ def test_another_operator_takes_over(
     how: str,
     most: float,
 ) -> None:
-    """The first commit under the new epoch comes within 15 s of the SIGKILL; sooner after an orderly end."""
+    """The first commit of the new epoch comes within 15 s of a SIGKILL, and sooner after an orderly end."""
     other = standby(env)
     nodes(1)
     workloads.apply("before")

@@ -1,6 +1,6 @@
-"""The ScaledObject of hpa/keda with a real KEDA: a pool goes from zero to what its queue needs and back, through REST.
+"""The ScaledObject of hpa/keda with KEDA: a pool grows from zero workers for its queue and shrinks back, through REST.
 
-Run by `make e2e-keda` alone: KEDA takes minutes to build.
+Only `make e2e-keda` runs it, because KEDA takes minutes to build.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def env() -> Iterator[Environment]:
 
 @pytest.fixture(scope="module")
 def scaled(env: Environment) -> Iterator[tuple[JSON, JSON]]:
-    """KEDA runs, and its objects are applied: as shipped, but quick, and with the door's address on this machine."""
+    """KEDA, and its shipped objects with short intervals and the REST door's address; (pool, ScaledObject)."""
     env.cluster.create_namespace(SPACE)
     env.cluster.api.post(CUSTOMERS, customer_manifest(SPACE, SPACE))
     door = RestDoor(env, "keda", role="metrics")

@@ -1,6 +1,6 @@
 """The life of a Workload on a real control plane: retries, deletion, suspension, edits and timeouts.
 
-kwok plays the kubelets: the annotations of `testing.cluster.stages` on the pods say how long they run and how they end.
+kwok simulates the kubelets: annotations of `testing.cluster.stages` on the pods set how long they run and how they end.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ pytestmark = pytest.mark.e2e
 Nodes = Callable[..., list[str]]
 
 
-def moves(workloads: Workloads, uid: str) -> list[str]:
-    """The transitions in the audit."""
+def transitions(workloads: Workloads, uid: str) -> list[str]:
+    """The transitions in the audit, without notes."""
     return [event["event"] for event in workloads.database.events(uid) if event["event"] != "Noted"]
 
 
 def set_life(workloads: Workloads, pod: JSON, **annotations: str | None) -> None:
-    """Changes how a living pod goes on ("sim/exit" as sim_exit)."""
+    """Changes the annotations of a running pod ("sim/exit" is sim_exit)."""
     notes = {key.replace("_", "/", 1).replace("_", "-"): value for key, value in annotations.items()}
     path = f"/api/v1/namespaces/{workloads.namespace}/pods/{pod['metadata']['name']}"
     workloads.cluster.api.patch(path, {"metadata": {"annotations": notes}})
 
 
 def running_pod(workloads: Workloads, uid: str, attempt: int) -> JSON:
-    """Waits for the Running pod of an attempt."""
+    """Waits for a Running pod of an attempt; returns it."""
 
     def found() -> JSON | None:
         pods = [p for p in workloads.pods(uid) if p["metadata"]["labels"][ATTEMPT] == str(attempt)]
@@ -42,7 +42,7 @@ def running_pod(workloads: Workloads, uid: str, attempt: int) -> JSON:
 
 
 def test_a_pod_that_fails_twice_is_tried_again_with_backoff_and_succeeds(workloads: Workloads, nodes: Nodes) -> None:
-    """Each attempt's end is set by changing the annotations of its living pod."""
+    """The end of each attempt is set by annotations of its running pod."""
     nodes(2)
     with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
         uid = workloads.apply("flaky", maxRetries=3)
@@ -59,7 +59,7 @@ def test_a_pod_that_fails_twice_is_tried_again_with_backoff_and_succeeds(workloa
     ]
     first, second = ((attempts[i + 1]["scheduled_at"] - attempts[i]["finished_at"]).total_seconds() for i in range(2))
     assert first >= 0.5, "the first retry waits for the backoff of 0.5 s"
-    assert second >= 1.0, "which doubles"
+    assert second >= 1.0, "the second retry waits for twice the backoff"
     words = [event["message"] for event in workloads.database.events(uid) if event["event"] == "Retry"]
     assert "exited with code 7" in words[0]
     assert words[0].endswith("retry 1 of 3")
@@ -70,20 +70,22 @@ def test_a_pod_that_fails_twice_is_tried_again_with_backoff_and_succeeds(workloa
     workloads.wait_event(uid, "Retrying")
 
 
-def test_used_up_retries_are_a_failure_that_says_so(workloads: Workloads, nodes: Nodes) -> None:
+def test_a_workload_without_retries_left_fails_with_a_message(workloads: Workloads, nodes: Nodes) -> None:
     nodes(1)
     uid = workloads.apply("hopeless", maxRetries=1, life={"run_for": "10ms", "exit_code": "3"})
     status = workloads.wait("hopeless", "Failed")
     assert status["attempts"] == 2
     assert "exited with code 3" in status["message"]
     assert "1 of 1 retries used" in status["message"]
-    decisive = [move for move in moves(workloads, uid) if move != "Start"]  # a pod may end before it was seen Running
+    decisive = [
+        move for move in transitions(workloads, uid) if move != "Start"
+    ]  # a pod may end before its Running was observed
     assert decisive == ["Accepted", "Place", "Retry", "Place", "Fail"]
     workloads.wait_event(uid, "Failed")
 
 
-def test_one_failing_pod_takes_its_group_along(workloads: Workloads, nodes: Nodes) -> None:
-    """The next attempt of a group of 4 starts when all pods of the first are gone: their stop takes 2 s here."""
+def test_one_failing_pod_ends_the_attempt_of_its_group(workloads: Workloads, nodes: Nodes) -> None:
+    """The next attempt of a group of 4 starts when all pods of the first are gone; they stop within 2 s here."""
     nodes(4, cpu="1")
     with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
         uid = workloads.apply("group", replicas=4, cpu="800m", maxRetries=1, life={"stop_after": "2s"})
@@ -107,8 +109,8 @@ def assert_cancelled(workloads: Workloads, uid: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("phase", ["Pending", "Scheduled", "Running"])
-def test_deletion_frees_what_was_taken(workloads: Workloads, nodes: Nodes, phase: str) -> None:
-    """Deleted in each phase; afterwards another Workload gets the whole worker."""
+def test_deletion_frees_the_worker(workloads: Workloads, nodes: Nodes, phase: str) -> None:
+    """In each phase; afterwards another Workload gets the whole worker."""
     nodes(1, cpu="2")
     life = {"never_start": "true"} if phase == "Scheduled" else {}
     uid = workloads.apply("victim", cpu="100" if phase == "Pending" else "2", life=life)
@@ -120,13 +122,13 @@ def test_deletion_frees_what_was_taken(workloads: Workloads, nodes: Nodes, phase
         until(lambda: workloads.live_pods(uid), what="its pod exists")
     workloads.delete("victim")
     assert_cancelled(workloads, uid, "victim")
-    assert moves(workloads, uid)[-1] == "Cancel"
+    assert transitions(workloads, uid)[-1] == "Cancel"
     workloads.apply("next", cpu="2", life={"run_for": "10ms"})
     workloads.wait("next", "Succeeded")
 
 
 def test_a_name_deleted_and_applied_again_at_once_is_two_workloads(workloads: Workloads, nodes: Nodes) -> None:
-    """The old one's pods take 3 s to stop; room is for one, so the new one runs when that is free and not before."""
+    """The old pods take 3 s to stop, and the worker has room for one workload: the new one runs after they are gone."""
     nodes(1, cpu="2")
     with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
         old = workloads.apply("twin", cpu="2", life={"stop_after": "3s"})
@@ -145,7 +147,7 @@ def test_a_name_deleted_and_applied_again_at_once_is_two_workloads(workloads: Wo
 
 
 def test_a_suspended_workload_waits_and_resumes(workloads: Workloads, nodes: Nodes) -> None:
-    """Born suspended, suspended while running (its pods go) and resumed each time."""
+    """It is created suspended, resumed, suspended while it runs (which deletes its pods), and resumed again."""
     nodes(1)
     uid = workloads.apply("pause", suspend=True)
     workloads.wait("pause", "Suspended")
@@ -158,8 +160,8 @@ def test_a_suspended_workload_waits_and_resumes(workloads: Workloads, nodes: Nod
     workloads.edit("pause", suspend=False)
     workloads.wait("pause", "Running", attempts=2)
     assert workloads.database.row(uid)["failures"] == 0  # type: ignore[index]
-    assert moves(workloads, uid).count("Suspend") == 1
-    assert moves(workloads, uid).count("Resume") == 2
+    assert transitions(workloads, uid).count("Suspend") == 1
+    assert transitions(workloads, uid).count("Resume") == 2
 
 
 def test_a_workload_suspended_while_pending_leaves_the_queue(workloads: Workloads, nodes: Nodes) -> None:
@@ -176,7 +178,7 @@ def test_a_workload_suspended_while_pending_leaves_the_queue(workloads: Workload
 
 
 def test_an_edit_of_priority_reorders_the_queue(workloads: Workloads, nodes: Nodes) -> None:
-    """Three of equal priority wait for a worker that takes one; the last is raised, the first lowered."""
+    """Of three equal workloads in the queue, the last gets a higher and the first a lower priority."""
     uids = workloads.apply_all(
         *(workloads.manifest(f"n{i}", cpu="2", priority=10, life={"run_for": "300ms"}) for i in range(3))
     )
@@ -185,7 +187,7 @@ def test_an_edit_of_priority_reorders_the_queue(workloads: Workloads, nodes: Nod
     workloads.edit("n2", priority=90)
     workloads.edit("n0", priority=1)
     for uid, wanted in ((uids[2], 90), (uids[0], 1)):
-        until(lambda: workloads.database.row(uid)["priority"] == wanted, what=f"priority {wanted} is taken in")  # noqa: B023
+        until(lambda: workloads.database.row(uid)["priority"] == wanted, what=f"priority {wanted} is stored")  # noqa: B023
     nodes(1, cpu="2")
     for name in ("n0", "n1", "n2"):
         workloads.wait(name, "Succeeded")
@@ -205,7 +207,7 @@ def test_an_edit_of_priority_reorders_the_queue(workloads: Workloads, nodes: Nod
 def test_a_timeout_ends_the_attempt(
     workloads: Workloads, nodes: Nodes, life: dict[str, str], fields: dict[str, Any], reason: str, words: str
 ) -> None:
-    """Counted as a failed attempt: one retry, then Failed with the words, and no pod left."""
+    """It counts as a failed attempt: after one retry the Workload is Failed, with no pod left."""
     nodes(1)
     uid = workloads.apply("late", maxRetries=1, life=life, **fields)
     status = workloads.wait("late", "Failed")
@@ -232,14 +234,14 @@ def test_a_finished_object_expires_and_its_row_stays(workloads: Workloads, nodes
     row = workloads.database.row(uid)
     assert row is not None
     assert row["status"] == "SUCCEEDED"
-    assert moves(workloads, uid)[-1] == "Succeed"
+    assert transitions(workloads, uid)[-1] == "Succeed"
 
 
 def test_a_pod_deleted_by_hand_is_a_failed_attempt(workloads: Workloads, nodes: Nodes) -> None:
     nodes(1)
-    uid = workloads.apply("robbed", maxRetries=1)
+    uid = workloads.apply("orphaned", maxRetries=1)
     pod = running_pod(workloads, uid, 1)
     workloads.cluster.kubectl("delete", "pod", pod["metadata"]["name"], "-n", workloads.namespace, "--wait=false")
-    workloads.wait("robbed", "Running", attempts=2)
+    workloads.wait("orphaned", "Running", attempts=2)
     assert workloads.database.attempts(uid)[0]["outcome"] == "Retry"
     running_pod(workloads, uid, 2)

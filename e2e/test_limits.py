@@ -1,4 +1,4 @@
-"""Limits of a Customer, seen through kubectl: what is too much waits, says why, and goes on when there is room."""
+"""Limits of a Customer through kubectl: workloads beyond a limit wait with a reason, and run when there is room."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ MakeNodes = Callable[..., list[str]]
 
 
 def limit(workloads: Workloads, customer: str, **spec: Any) -> None:
-    """Edit the Customer."""
+    """Changes the Customer's spec."""
     workloads.cluster.api.patch(f"{GROUP}/customers/{customer}", {"spec": spec})
 
 
 def phases(workloads: Workloads) -> dict[str, str]:
-    """Name -> phase of all workloads of the test."""
+    """Phases of all workloads of the test, by name."""
     return {o["metadata"]["name"]: (o.get("status") or {}).get("phase", "") for o in workloads.all()}
 
 
-def test_max_concurrent_lets_the_rest_wait_and_says_so(workloads: Workloads, nodes: MakeNodes, unique: str) -> None:
+def test_workloads_beyond_max_concurrent_wait_with_a_reason(
+    workloads: Workloads, nodes: MakeNodes, unique: str
+) -> None:
     nodes()
     limit(workloads, unique, maxConcurrent=2)
     names = [f"w{number}" for number in range(4)]
@@ -36,7 +38,7 @@ def test_max_concurrent_lets_the_rest_wait_and_says_so(workloads: Workloads, nod
         workloads.wait(name, "Suspended")
         workloads.edit(name, suspend=False)
     until(lambda: list(phases(workloads).values()).count("Running") == 2, what="two run")
-    # What a status says comes a little later than what it is about.
+    # Statuses are written after the transitions that they show.
     until(lambda: sorted(phases(workloads).values()) == ["Pending"] * 2 + ["Running"] * 2, what="the rest wait")
     waiting = [name for name, phase in phases(workloads).items() if phase == "Pending"]
     for name in waiting:
@@ -49,7 +51,7 @@ def test_max_concurrent_lets_the_rest_wait_and_says_so(workloads: Workloads, nod
     until(lambda: set(phases(workloads).values()) == {"Running"}, what="without a limit all run")
 
 
-def test_beyond_max_queue_depth_manifests_are_held_and_leave_in_queue_order(
+def test_manifests_beyond_max_queue_depth_are_held_and_released_in_queue_order(
     env: Environment, workloads: Workloads, nodes: MakeNodes, unique: str
 ) -> None:
     limit(workloads, unique, maxQueueDepth=2)
@@ -58,7 +60,7 @@ def test_beyond_max_queue_depth_manifests_are_held_and_leave_in_queue_order(
             "SELECT 1 FROM customers WHERE name = %(name)s AND (limits->>'maxQueueDepth')::int = 2", name=unique
         ),
         what="the leader knows the limit",
-        timeout=30,
+        timeout=60,
     )
     for name in ("first", "second"):
         workloads.apply(name)
@@ -78,7 +80,7 @@ def test_beyond_max_queue_depth_manifests_are_held_and_leave_in_queue_order(
         workloads.wait(name, "Running")
 
 
-def test_a_pools_status_counts_what_waits_for_it(
+def test_a_pools_status_counts_the_workloads_that_wait_for_it(
     env: Environment, workloads: Workloads, nodes: MakeNodes, unique: str
 ) -> None:
     nodes(1, cpu="1")

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes a running system: what is exposed is what docs/metrics.md says, every expression of the
+"""Prometheus scrapes a running environment: docs/metrics.md lists exactly the exposed metrics, every expression of the
 dashboards has data, and alerts fire when they should and not before."""
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ POOL, SCALED = "gpu", "grown"
 WORKERS = 3
 VARIABLES = {"namespace": OPERATOR_NAMESPACE, "pool": f"{POOL}|{SCALED}", "customer": "standard", "tier": "Standard"}
 RATE_INTERVAL = "5m"
-"""Longer than the test: whatever happened since the first scrape counts."""
+"""Longer than the test, so that rates cover all samples since the first scrape."""
 
 
 @dataclass
@@ -74,16 +74,16 @@ def system() -> Iterator[MonitoredSystem]:
         prometheus = Prometheus.start(env.run, {**ports, "api": [door.process.metrics_port]}, log=log, labels=labels)
         until(lambda: prometheus.healthy_targets() == 3, what="all three are scraped")
         found = MonitoredSystem(env, door, prometheus)
-        _furnish(found)
+        _create_objects(found)
         yield found
         door.close()
         standby.delete()
 
 
-def _furnish(system: MonitoredSystem) -> None:
-    """A customer of each tier, a pool with GPUs and slots, and nodes."""
+def _create_objects(system: MonitoredSystem) -> None:
+    """Creates a customer of each tier, a pool with GPUs and slots and its nodes, and a pool of simulated workers."""
     cluster = system.env.cluster
-    until(lambda: any(leads(process) for process in system.operators), what="somebody leads")
+    until(lambda: any(leads(process) for process in system.operators), what="an operator leads")
     for tier in TIERS:
         cluster.create_namespace(tier.lower())
         cluster.api.post(f"{GROUP}/customers", customer_manifest(tier.lower(), tier.lower(), tier=tier))
@@ -101,7 +101,7 @@ def _furnish(system: MonitoredSystem) -> None:
 
 
 def _traffic(system: MonitoredSystem, round_: int) -> None:
-    """Workloads of every tier that run, some that wait, and every kind of answer of the doors."""
+    """Creates Workloads of every tier that run or wait, and requests of every kind to the REST door and the adapter."""
     for tier in TIERS:
         made = system.workloads(tier)
         made.create(made.manifest(f"w{round_}-{n}", life={"run_for": "2s"}) for n in range(5))
@@ -122,7 +122,7 @@ def _traffic(system: MonitoredSystem, round_: int) -> None:
     until(ask, what="the adapter answers", tolerate=True)
 
 
-# --- What is exposed -------------------------------------------------------------------------------------------------
+# --- Exposed metrics -------------------------------------------------------------------------------------------------
 
 
 def _exposed(process: OperatorProcess) -> dict[str, str]:
@@ -131,7 +131,7 @@ def _exposed(process: OperatorProcess) -> dict[str, str]:
 
 
 def _listed(process: str) -> dict[str, str]:
-    """Name and type of what docs/metrics.md says that a process shows."""
+    """Name and type of the metrics that docs/metrics.md lists for a process."""
     rows = re.findall(r"^\| `(niyanta_\w+)` \| (\w+) \|[^|]*\|[^|]*\| ([^|]*) \|", METRICS_PAGE, re.MULTILINE)
     return {name: kind for name, kind, processes in rows if process in processes.replace("leader", "operator")}
 
@@ -145,7 +145,7 @@ def test_the_processes_expose_exactly_what_the_page_lists(system: MonitoredSyste
     assert _exposed(system.door.process) == _listed("api")
 
 
-def test_promtool_finds_nothing_to_say_about_names_and_help(system: MonitoredSystem) -> None:
+def test_promtool_accepts_names_and_help(system: MonitoredSystem) -> None:
     promtool = ensure_tools(("promtool",)) / "promtool"
     for process in (*system.operators, system.door.process):
         text = "\n".join(line for line in process.metrics().splitlines() if "niyanta_" in line) + "\n"
@@ -153,7 +153,7 @@ def test_promtool_finds_nothing_to_say_about_names_and_help(system: MonitoredSys
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_only_the_leader_shows_what_only_a_leader_knows(system: MonitoredSystem) -> None:
+def test_only_the_leader_exposes_metrics_of_the_leader(system: MonitoredSystem) -> None:
     (leader,) = [process for process in system.operators if leads(process)]
     (other,) = [process for process in system.operators if process is not leader]
     until(lambda: "\nniyanta_pool_workers{" in leader.metrics(), what="the leader shows the pool")
@@ -187,12 +187,12 @@ def _expressions() -> Iterator[tuple[str, str]]:
 
 
 def test_every_expression_of_the_dashboards_has_data(system: MonitoredSystem) -> None:
-    """Both for one pool, customer and tier, and for all."""
+    """With its variables set to one pool, customer and tier, and to all."""
     for round_ in range(3):
         _traffic(system, round_)
     database = Database(system.env.dsn)
     busy = "SELECT count(*) AS n FROM workload_state WHERE status IN ('SCHEDULED', 'RUNNING')"
-    until(lambda: database.query(busy)[0]["n"] == 0, what="what could run has run")
+    until(lambda: database.query(busy)[0]["n"] == 0, what="no workload runs")
     for variables in (VARIABLES, dict.fromkeys(VARIABLES, ".*")):
         missing = {where: _substituted(expression, variables) for where, expression in _expressions()}
         assert len(missing) > 80
@@ -204,7 +204,7 @@ def test_every_expression_of_the_dashboards_has_data(system: MonitoredSystem) ->
             return not missing
 
         try:
-            until(all_have_data, what="every expression has data", timeout=45, interval=1)
+            until(all_have_data, what="every expression has data", timeout=60, interval=1)
         except AssertionError:
             pytest.fail("no data:\n" + "\n".join(f"{where}\n    {what}" for where, what in missing.items()))
 
@@ -228,7 +228,7 @@ def test_the_variables_of_the_dashboards_have_values(system: MonitoredSystem) ->
 
 
 def _groups(system: MonitoredSystem, **alerts: Any) -> list[dict[str, Any]]:
-    """The groups of the PrometheusRule that the chart renders."""
+    """Rule groups of the PrometheusRule that the chart renders."""
     values = {"postgres.dsn": "x", "alerts.enabled": "true", **alerts}
     text = system.env.cluster.helm(
         *("template", RELEASE, str(CHART), "--namespace", OPERATOR_NAMESPACE, "--kube-version", "1.37.2"),
@@ -240,7 +240,7 @@ def _groups(system: MonitoredSystem, **alerts: Any) -> list[dict[str, Any]]:
 
 
 def _quick(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same alerts within seconds."""
+    """The same groups with alerts that fire within seconds."""
     for group in groups:
         for rule in group["rules"]:
             rule["for"] = "2s"
@@ -248,7 +248,7 @@ def _quick(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return groups
 
 
-def test_promtool_takes_the_alerts(system: MonitoredSystem) -> None:
+def test_promtool_accepts_the_alerts(system: MonitoredSystem) -> None:
     file = system.prometheus.folder / "check.yaml"
     file.write_text(yaml.safe_dump({"groups": _groups(system)}))
     promtool = ensure_tools(("promtool",)) / "promtool"
@@ -257,8 +257,8 @@ def test_promtool_takes_the_alerts(system: MonitoredSystem) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_no_alert_fires_in_the_normal_case_and_each_would_see(system: MonitoredSystem) -> None:
-    """With its comparisons turned into 0 and 1, each alert's expression has data: it looks at series that exist."""
+def test_no_alert_fires_in_normal_operation_and_all_have_data(system: MonitoredSystem) -> None:
+    """With comparisons that return 0 or 1, the expression of every alert has data: its series exist."""
     groups = _groups(system)
     system.prometheus.use_rules(groups)
     names = {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"]}
@@ -273,12 +273,12 @@ def test_no_alert_fires_in_the_normal_case_and_each_would_see(system: MonitoredS
         if not system.prometheus.query(always):
             blind.append(name)
     assert blind == []
-    # What the test itself made waits for ever: that is no fault of the alerts.
+    # Workloads of the tests wait for ever, so that this alert is right.
     states = {name: rule["state"] for name, rule in system.prometheus.rules().items()}
     assert {name for name, state in states.items() if state != "inactive"} <= {"NiyantaNothingPlaced"}
 
 
-def test_starvation_and_a_growing_queue_are_told_and_forgotten(system: MonitoredSystem) -> None:
+def test_alerts_of_starvation_and_a_growing_queue_fire_and_end(system: MonitoredSystem) -> None:
     groups = _quick(_groups(system, **{"settings.maxQueueWait": 3, "alerts.queueDepth": 15}))
     system.prometheus.use_rules(groups)
     made = system.workloads("Premium")
@@ -298,7 +298,7 @@ def test_starvation_and_a_growing_queue_are_told_and_forgotten(system: Monitored
     )
 
 
-def test_no_leader_is_told_and_forgotten(system: MonitoredSystem) -> None:
+def test_the_alert_of_a_missing_leader_fires_and_ends(system: MonitoredSystem) -> None:
     system.prometheus.use_rules(_quick(_groups(system)))
     assert "NiyantaNoLeader" not in system.prometheus.firing()
     for process in system.operators:

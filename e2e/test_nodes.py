@@ -1,7 +1,7 @@
-"""What becomes of a Workload when its node is drained, breaks, is cut off, returns or goes for good.
+"""Workloads on nodes that are drained, fail, are partitioned, return or are deleted.
 
-No kubelet runs here: a broken one (NotReady, still finalising deletions) is a kwok Stage, a cut-off one is silent and
-its Lease is taken over (`Cluster.partition_node`), a kubelet's refusal of a pod is a patch of the pod's status.
+Kubelets are simulated: a kwok Stage plays a NotReady kubelet that still finalises deletions, a partitioned kubelet is
+silent and its Lease has another holder (`Cluster.partition_node`), and a rejection is a patch of the pod's status.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ZONE = "topology.kubernetes.io/zone"
 
 @pytest.fixture
 def pair(nodes: Nodes, unique: str) -> tuple[str, str]:
-    """Two nodes. Each zone has a healthy companion, for evictions stop where a whole zone is down; it takes no pods."""
+    """Two nodes, and a healthy tainted one in their zone, because evictions stop in a zone without healthy nodes."""
     first, second = nodes(2, labels={ZONE: unique})
     nodes(1, labels={ZONE: unique}, taints=[{"key": "companion", "effect": "NoSchedule"}])
     return first, second
@@ -31,7 +31,7 @@ def pair(nodes: Nodes, unique: str) -> tuple[str, str]:
 
 @pytest.fixture
 def cut_off(cluster: Cluster) -> Iterator[Callable[[str], None]]:
-    """Cuts a node off, and heals it after the test if it is still there."""
+    """Partitions a node, and heals it after the test when it still exists."""
     cut: list[str] = []
 
     def partition(node: str) -> None:
@@ -45,7 +45,7 @@ def cut_off(cluster: Cluster) -> Iterator[Callable[[str], None]]:
 
 
 def taint(cluster: Cluster, node: str, *taints: dict[str, str]) -> None:
-    """Adds taints, keeping those that the control plane put there."""
+    """Adds taints to those that the node has."""
     path = f"/api/v1/nodes/{node}"
     kept = cluster.api.get(path)["spec"].get("taints", [])
     cluster.api.patch(path, {"spec": {"taints": [*kept, *taints]}})
@@ -56,8 +56,8 @@ def on_node(workloads: Workloads, uid: str, node: str) -> list[str]:
     return [p["metadata"]["labels"][ATTEMPT] for p in workloads.pods(uid) if p["spec"]["nodeName"] == node]
 
 
-def test_a_drained_node_hands_its_work_to_another(workloads: Workloads, pair: tuple[str, str]) -> None:
-    """`kubectl drain`: cordoned, then pods evicted through the eviction API."""
+def test_workloads_of_a_drained_node_move_to_another(workloads: Workloads, pair: tuple[str, str]) -> None:
+    """`kubectl drain` cordons the node and evicts pods through the eviction API."""
     with PodRecorder(workloads.cluster, workloads.namespace):
         workloads.apply("moves", maxRetries=2)
         (before,) = workloads.wait("moves", "Running")["workers"]
@@ -70,8 +70,10 @@ def other(pair: tuple[str, str], node: str) -> str:
     return pair[1] if node == pair[0] else pair[0]
 
 
-def test_a_broken_node_that_still_stops_its_pods_is_left(workloads: Workloads, pair: tuple[str, str]) -> None:
-    """NotReady with a kubelet that confirms evictions: no waiting is needed, under nodeLossPolicy Wait either."""
+def test_workloads_leave_a_not_ready_node_that_still_stops_its_pods(
+    workloads: Workloads, pair: tuple[str, str]
+) -> None:
+    """The kubelet confirms evictions, so that no fence is needed under nodeLossPolicy Wait."""
     with PodRecorder(workloads.cluster, workloads.namespace):
         workloads.apply("leaves", maxRetries=2)
         (before,) = workloads.wait("leaves", "Running")["workers"]
@@ -81,26 +83,26 @@ def test_a_broken_node_that_still_stops_its_pods_is_left(workloads: Workloads, p
     workloads.cluster.set_node_ready(before, True)
 
 
-def test_a_node_that_returns_in_time_keeps_its_work(workloads: Workloads, pair: tuple[str, str]) -> None:
-    """NotReady for a moment, before the eviction (5 s here): the attempt goes on and the status says so again."""
+def test_a_node_that_is_not_ready_for_a_moment_keeps_its_workloads(workloads: Workloads, pair: tuple[str, str]) -> None:
+    """It is Ready again before the eviction (5 s here): the attempt goes on, and its status is Running again."""
     uid = workloads.apply("stays")
     (node,) = workloads.wait("stays", "Running")["workers"]
     workloads.cluster.set_node_ready(node, False)
     workloads.cluster.set_node_ready(node, True)
     until(
         lambda: workloads.database.row(uid)["reason"] != "WaitingForNodeFence",  # type: ignore[index]
-        what="nothing is waited for",
+        what="the workload waits for no fence",
     )
     status = workloads.wait("stays", "Running")
     assert status["attempts"] == 1
     assert len(workloads.live_pods(uid)) == 1
-    # New work is welcome on it: both nodes full now.
+    # The node takes new pods: these replicas need both nodes.
     workloads.apply("more", replicas=2, cpu="5")
     workloads.wait("more", "Running")
 
 
 def lose(workloads: Workloads, name: str, cut_off: Callable[[str], None], **fields: object) -> tuple[str, str]:
-    """Runs a Workload and cuts its node off; returns its UID and the node."""
+    """Runs a Workload and partitions its node; returns its UID and the node."""
     uid = workloads.apply(name, maxRetries=2, **fields)
     (node,) = workloads.wait(name, "Running")["workers"]
     cut_off(node)
@@ -108,7 +110,7 @@ def lose(workloads: Workloads, name: str, cut_off: Callable[[str], None], **fiel
 
 
 def assert_waits_for_fence(workloads: Workloads, name: str, uid: str, node: str) -> None:
-    """The pod is evicted (so it would be replaced by now if anything replaced it), and still there."""
+    """Asserts that the workload waits with its first pod, although the pod is evicted."""
     workloads.wait_message(name, "WaitingForNodeFence", node)
 
     def evicted() -> bool:
@@ -121,10 +123,10 @@ def assert_waits_for_fence(workloads: Workloads, name: str, uid: str, node: str)
 
 
 @pytest.mark.parametrize("fence", ["out-of-service taint", "node deleted", "node returns"])
-def test_a_cut_off_node_is_waited_for_until_it_is_known_to_be_off(
+def test_workloads_of_a_partitioned_node_wait_until_it_is_fenced(
     workloads: Workloads, pair: tuple[str, str], cut_off: Callable[[str], None], fence: str
 ) -> None:
-    """nodeLossPolicy Wait: nothing is started until one of the three happens; nobody can stop pods there meanwhile."""
+    """nodeLossPolicy Wait: no pod is started elsewhere until one of the three fences is in place."""
     cluster = workloads.cluster
     with PodRecorder(cluster, workloads.namespace):
         uid, node = lose(workloads, "careful", cut_off)
@@ -142,10 +144,10 @@ def test_a_cut_off_node_is_waited_for_until_it_is_known_to_be_off(
     assert len(workloads.live_pods(uid)) == 1
 
 
-def test_a_cut_off_node_is_replaced_after_the_grace_where_that_is_allowed(
+def test_workloads_that_allow_it_leave_a_partitioned_node_after_the_grace_period(
     workloads: Workloads, pair: tuple[str, str], cut_off: Callable[[str], None]
 ) -> None:
-    """nodeLossPolicy Replace (at-least-once), with a grace of 5 s."""
+    """nodeLossPolicy Replace (at-least-once), with a grace period of 5 s."""
     uid, node = lose(workloads, "eager", cut_off, nodeLossPolicy="Replace")
     status = workloads.wait("eager", "Running", attempts=2)
     assert status["workers"] == [other(pair, node)]
@@ -153,20 +155,20 @@ def test_a_cut_off_node_is_replaced_after_the_grace_where_that_is_allowed(
     assert first["reason"] == "NodeLost"
     noticed = next(e for e in workloads.database.events(uid) if e["reason"] in ("WaitingForNodeFence", "NodeLost"))
     assert (second["scheduled_at"] - noticed["at"]).total_seconds() >= 4.5
-    until(lambda: not on_node(workloads, uid, node), what="the lost pod is forgotten")
+    until(lambda: not on_node(workloads, uid, node), what="the lost pod is removed")
 
 
-def test_a_deleted_node_loses_its_work_at_once(workloads: Workloads, pair: tuple[str, str]) -> None:
+def test_workloads_of_a_deleted_node_move_at_once(workloads: Workloads, pair: tuple[str, str]) -> None:
     uid = workloads.apply("homeless", maxRetries=2)
     (node,) = workloads.wait("homeless", "Running")["workers"]
     workloads.cluster.delete_nodes([node])
     status = workloads.wait("homeless", "Running", attempts=2)
     assert status["workers"] == [other(pair, node)]
     assert workloads.database.attempts(uid)[0]["reason"] in ("NodeLost", "PodFailed")
-    until(lambda: not on_node(workloads, uid, node), what="the lost pod is forgotten", timeout=90)
+    until(lambda: not on_node(workloads, uid, node), what="the lost pod is removed", timeout=90)
 
 
-def test_a_cordoned_node_gets_nothing_new(workloads: Workloads, nodes: Nodes) -> None:
+def test_a_cordoned_node_takes_no_new_pods(workloads: Workloads, nodes: Nodes) -> None:
     (node,) = nodes(1)
     workloads.cluster.cordon(node)
     workloads.apply("waits")
@@ -176,7 +178,7 @@ def test_a_cordoned_node_gets_nothing_new(workloads: Workloads, nodes: Nodes) ->
 
 
 def reject(workloads: Workloads, uid: str, attempt: int) -> str:
-    """The kubelet turns the pod of an attempt away, as real ones write it; returns the node."""
+    """Rejects the pod of an attempt with the status that a kubelet writes; returns the node."""
 
     def bound() -> dict[str, object] | None:
         pods = [p for p in workloads.pods(uid) if p["metadata"]["labels"][ATTEMPT] == str(attempt)]
@@ -190,8 +192,8 @@ def reject(workloads: Workloads, uid: str, attempt: int) -> str:
     return str(pod["spec"]["nodeName"])  # type: ignore[index]
 
 
-def test_a_pod_turned_away_by_a_kubelet_goes_elsewhere_and_costs_no_retry(workloads: Workloads, nodes: Nodes) -> None:
-    """maxRetries is 0. The refusal is patched into the status: Failed, OutOfcpu, no container statuses."""
+def test_a_pod_rejected_by_a_kubelet_moves_without_a_retry(workloads: Workloads, nodes: Nodes) -> None:
+    """maxRetries is 0. The patched status is Failed with OutOfcpu, without container statuses."""
     nodes(2)
     uid = workloads.apply("refused", maxRetries=0, life={"start_after": "2s"})
     node = reject(workloads, uid, 1)
@@ -207,7 +209,7 @@ def test_a_pod_turned_away_by_a_kubelet_goes_elsewhere_and_costs_no_retry(worklo
 
 
 def test_the_only_worker_is_tried_again_after_its_exclusion(workloads: Workloads, nodes: Nodes) -> None:
-    """The exclusion is 4 s here (60 s by default): while it lasts the status says so, and it ends by itself."""
+    """The exclusion lasts 4 s here (60 s by default); the Workload is Unschedulable meanwhile."""
     nodes(1)
     uid = workloads.apply("patient", maxRetries=0, life={"start_after": "2s"})
     reject(workloads, uid, 1)
@@ -215,7 +217,7 @@ def test_the_only_worker_is_tried_again_after_its_exclusion(workloads: Workloads
     workloads.wait("patient", "Running", attempts=2)
 
 
-def test_one_refused_pod_takes_its_group_along(workloads: Workloads, nodes: Nodes) -> None:
+def test_a_rejected_pod_requeues_its_group(workloads: Workloads, nodes: Nodes) -> None:
     nodes(3, cpu="1")
     with PodRecorder(workloads.cluster, workloads.namespace):
         uid = workloads.apply("group", replicas=2, cpu="800m", maxRetries=0, life={"start_after": "2s"})

@@ -1,4 +1,4 @@
-"""What the operator shows of itself: Events, how often it writes, probes and metrics."""
+"""Observability of the operator: Events, the number of its writes, probes and metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNT = 50
 
 
 def written(operator: OperatorProcess) -> dict[str, float]:
-    """Requests that were carried out, by verb and resource."""
+    """Number of successful requests by verb and resource."""
     text = operator.metrics()
     kinds = {
         "pod creates": ("create", "pods", "201"),
@@ -35,8 +35,8 @@ def written(operator: OperatorProcess) -> dict[str, float]:
 
 
 @pytest.fixture
-def unhurried(env: Environment, operator: OperatorProcess) -> Iterator[OperatorProcess]:
-    """An operator that coalesces statuses as in production, and not as tests like it."""
+def production_debounce(env: Environment, operator: OperatorProcess) -> Iterator[OperatorProcess]:
+    """An operator that debounces statuses for as long as in production."""
     operator.terminate()
     process = env.start_operator(extra_env={**QUICK, "NIYANTA_STATUS_DEBOUNCE": "1.0"})
     until(lambda: leads(process), what="it leads")
@@ -44,9 +44,11 @@ def unhurried(env: Environment, operator: OperatorProcess) -> Iterator[OperatorP
     process.terminate()
 
 
-def test_a_plain_workload_costs_few_writes(workloads: Workloads, nodes: Nodes, unhurried: OperatorProcess) -> None:
+def test_a_plain_workload_costs_few_writes(
+    workloads: Workloads, nodes: Nodes, production_debounce: OperatorProcess
+) -> None:
     """One create, one finalizer patch, at most two status patches and one Event each, from applied to succeeded."""
-    operator = unhurried
+    operator = production_debounce
     nodes(2)
     before = written(operator)
     uids = workloads.create(workloads.manifest(f"w{i:02}", life={"run_for": "3s"}) for i in range(COUNT))
@@ -63,8 +65,8 @@ def test_a_plain_workload_costs_few_writes(workloads: Workloads, nodes: Nodes, u
     assert spent["events"] <= COUNT
 
 
-def test_events_on_the_workload_tell_its_story(workloads: Workloads, nodes: Nodes) -> None:
-    """Unschedulable once although it is found so again and again; then Scheduled, Retrying, Failed."""
+def test_events_of_a_workload_follow_its_transitions(workloads: Workloads, nodes: Nodes) -> None:
+    """One Unschedulable although every cycle finds it so again; then Scheduled, Retrying, Failed."""
     uid = workloads.apply("story", cpu="2", maxRetries=1, life={"run_for": "500ms", "exit_code": "9"})
     told = workloads.wait_event(uid, "Unschedulable")
     assert told["type"] == "Warning"

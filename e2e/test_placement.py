@@ -22,7 +22,7 @@ def gpu(*models: str, count: int = 1, **more: str) -> dict[str, object]:
 # GPU
 
 
-def test_gpu_work_lands_only_on_workers_of_pools_with_that_gpu(scenario: PlacementScenario) -> None:
+def test_gpu_workloads_run_only_on_workers_with_that_gpu(scenario: PlacementScenario) -> None:
     scenario.pool("cpu", 2, cpu="64")
     a100 = scenario.pool("a100", 1, spec=A100, gpus=4)
     t4 = scenario.pool("t4", 1, spec=T4, gpus=2)
@@ -41,7 +41,7 @@ def test_gpu_work_lands_only_on_workers_of_pools_with_that_gpu(scenario: Placeme
     scenario.check_no_needless_wait()
 
 
-def test_gpu_work_lands_on_workers_that_only_their_labels_call_gpu_workers(scenario: PlacementScenario) -> None:
+def test_labels_of_a_node_describe_its_gpu_when_its_pool_does_not(scenario: PlacementScenario) -> None:
     labels = {"nvidia.com/gpu.product": "L40S", "nvidia.com/gpu.memory": "46068"}
     scenario.pool("plain", 1, cpu="64")
     (labelled,) = scenario.pool("labelled", 1, gpus=2, labels=labels)
@@ -55,7 +55,7 @@ def test_gpu_work_lands_on_workers_that_only_their_labels_call_gpu_workers(scena
     scenario.check()
 
 
-def test_a_pool_may_name_its_gpu_resource(scenario: PlacementScenario) -> None:
+def test_a_pool_may_name_another_gpu_resource(scenario: PlacementScenario) -> None:
     (node,) = scenario.pool(
         "odd",
         1,
@@ -70,8 +70,8 @@ def test_a_pool_may_name_its_gpu_resource(scenario: PlacementScenario) -> None:
     scenario.check()
 
 
-def test_other_work_keeps_off_gpu_workers_until_nothing_else_fits(scenario: PlacementScenario) -> None:
-    # The GPU workers are the fuller ones, so Pack alone would prefer them.
+def test_workloads_without_gpu_use_gpu_workers_last(scenario: PlacementScenario) -> None:
+    # Pack alone would prefer the GPU workers, because they are fuller.
     with_gpu = scenario.pool("a100", 2, spec=A100, gpus=4, cpu="8")
     scenario.submit(workload("training", cpu="4", hard=gpu("A100")))
     scenario.wait_running("training")
@@ -83,10 +83,10 @@ def test_other_work_keeps_off_gpu_workers_until_nothing_else_fits(scenario: Plac
     scenario.check()
 
 
-# Wishes
+# Soft terms
 
 
-def test_the_same_region_is_preferred_and_the_next_best_taken_when_it_is_full(scenario: PlacementScenario) -> None:
+def test_soft_terms_rank_workers_that_have_room(scenario: PlacementScenario) -> None:
     (west,) = scenario.pool("west", 1, spec={"region": "eu-west"}, cpu="2")
     (ssd,) = scenario.pool("ssd", 1, spec={"region": "us-east", "tags": {"disk": "ssd"}}, cpu="1")
     (hdd,) = scenario.pool("hdd", 1, spec={"region": "us-east"}, cpu="8")
@@ -102,7 +102,7 @@ def test_the_same_region_is_preferred_and_the_next_best_taken_when_it_is_full(sc
     scenario.check()
 
 
-def test_preferred_node_affinity_of_the_template_counts_as_a_wish(scenario: PlacementScenario) -> None:
+def test_preferred_node_affinity_of_the_template_counts_as_a_soft_term(scenario: PlacementScenario) -> None:
     scenario.pool("old", 2, cpu="8", labels={"generation": "1"})
     (new,) = scenario.pool("new", 1, cpu="1", labels={"generation": "4"})
     preference = {"matchExpressions": [{"key": "generation", "operator": "Gt", "values": ["3"]}]}
@@ -128,10 +128,10 @@ def test_pack_fills_a_worker_and_spread_takes_the_emptiest(scenario: PlacementSc
     scenario.check()
 
 
-# Musts
+# Hard terms
 
 
-def test_region_zone_and_pool_are_musts(scenario: PlacementScenario) -> None:
+def test_region_zone_pool_and_worker_are_hard_terms(scenario: PlacementScenario) -> None:
     zones = {"topology.kubernetes.io/region": "eu", "topology.kubernetes.io/zone": "eu-1"}
     (by_label,) = scenario.pool("labelled", 1, labels=zones)
     (by_pool,) = scenario.pool("pooled", 1, spec={"region": "us", "zones": ["us-1"]})
@@ -148,7 +148,7 @@ def test_region_zone_and_pool_are_musts(scenario: PlacementScenario) -> None:
     scenario.check()
 
 
-def test_compliance_needs_every_regime(scenario: PlacementScenario) -> None:
+def test_a_workload_needs_all_of_its_compliance_regimes(scenario: PlacementScenario) -> None:
     scenario.pool("one", 2, spec={"compliance": ["hipaa"]})
     (both,) = scenario.pool("both", 1, spec={"compliance": ["hipaa", "soc2"]}, cpu="1")
     hard = {"compliance": ["hipaa", "soc2"]}
@@ -173,7 +173,7 @@ def test_a_type_needs_workers_with_that_capability(scenario: PlacementScenario) 
     scenario.check()
 
 
-def test_tags_and_expressions_are_musts(scenario: PlacementScenario) -> None:
+def test_worker_tags_and_expressions_are_hard_terms(scenario: PlacementScenario) -> None:
     scenario.pool("old", 1, spec={"tags": {"disk": "ssd"}}, labels={"generation": "2"})
     (new,) = scenario.pool("new", 1, spec={"tags": {"disk": "ssd"}}, labels={"generation": "3"})
     scenario.pool("slow", 1, spec={"tags": {"disk": "hdd"}}, labels={"generation": "5"})
@@ -186,7 +186,7 @@ def test_tags_and_expressions_are_musts(scenario: PlacementScenario) -> None:
 # Near
 
 
-def test_near_waits_for_its_neighbour_and_then_shares_its_zone(scenario: PlacementScenario) -> None:
+def test_a_near_term_waits_for_a_matching_workload_and_shares_its_zone(scenario: PlacementScenario) -> None:
     zone = "topology.kubernetes.io/zone"
     scenario.pool("a", 2, labels={zone: "a"}, cpu="16")
     b = scenario.pool("b", 2, labels={zone: "b"}, cpu="4")
@@ -201,7 +201,7 @@ def test_near_waits_for_its_neighbour_and_then_shares_its_zone(scenario: Placeme
 # Room
 
 
-def test_slots_bound_the_pods_of_a_worker(scenario: PlacementScenario) -> None:
+def test_slots_limit_the_pods_of_a_worker(scenario: PlacementScenario) -> None:
     (node,) = scenario.pool("slotted", 1, spec={"slotsPerWorker": 3})
     scenario.bare_pod("not-a-workload", node=node, cpu="1")
     names = [f"small-{number}" for number in range(4)]
@@ -219,11 +219,11 @@ def test_slots_bound_the_pods_of_a_worker(scenario: PlacementScenario) -> None:
     scenario.check()
 
 
-def test_pods_that_niyanta_did_not_make_count(scenario: PlacementScenario) -> None:
+def test_pods_of_other_owners_use_room_on_workers(scenario: PlacementScenario) -> None:
     scenario.pool("shared", 2, cpu="4")
     for number in range(2):
         scenario.bare_pod(f"bare-{number}", cpu="3")
-    # kube-scheduler spreads: each node has one of them, and one cpu left.
+    # kube-scheduler puts one on each node, which has 1 cpu left.
     scenario.submit(workload("fits", cpu="1"), workload("too-big", cpu="2"))
     scenario.wait_running("fits")
     scenario.wait_pending("too-big", "0/2 workers", "2 insufficient cpu")
@@ -234,7 +234,7 @@ def test_pods_that_niyanta_did_not_make_count(scenario: PlacementScenario) -> No
     scenario.check()
 
 
-def test_the_maximum_of_pods_and_extended_resources_hold(scenario: PlacementScenario) -> None:
+def test_extended_resources_and_the_maximum_of_pods_limit_a_worker(scenario: PlacementScenario) -> None:
     scenario.pool("tight", 1, pods=2, extra_resources={"example.com/fpga": "1"})
     scenario.submit(workload("with-fpga", requests={"example.com/fpga": "1"}))
     scenario.wait_running("with-fpga")
@@ -250,8 +250,8 @@ def test_the_maximum_of_pods_and_extended_resources_hold(scenario: PlacementScen
 @pytest.mark.parametrize(
     ("cpu", "memory"), [("100m", "128974848"), ("0.5", "1Gi"), ("1e0", "1e9"), ("1.5", "1G"), ("2", "0.5Gi")]
 )
-def test_quantities_at_the_edges_count_as_written(scenario: PlacementScenario, cpu: str, memory: str) -> None:
-    # Exactly room for one pod: a second must wait, by cpu as by memory.
+def test_quantities_of_every_form_count_exactly(scenario: PlacementScenario, cpu: str, memory: str) -> None:
+    # There is room for exactly one pod: a second must wait for cpu, or for memory.
     scenario.pool("exact", 1, cpu=cpu, memory=memory)
     scenario.submit(workload("exact", cpu=cpu, memory=memory))
     scenario.wait_running("exact")
@@ -264,7 +264,7 @@ def test_quantities_at_the_edges_count_as_written(scenario: PlacementScenario, c
 # Time
 
 
-def test_a_pool_created_after_its_workloads_takes_them(scenario: PlacementScenario) -> None:
+def test_a_new_pool_takes_workloads_that_wait(scenario: PlacementScenario) -> None:
     nodes = scenario.add_nodes("late", 2)
     scenario.submit(workload("early"), workload("choosy", hard={"workerTags": {"disk": "nvme"}}))
     for name in ("early", "choosy"):
@@ -288,7 +288,7 @@ def test_the_message_names_every_reason_with_its_count(scenario: PlacementScenar
     path = f"/api/v1/namespaces/{scenario.namespace}/events"
     events = until(
         lambda: [e for e in scenario.api.items(path) if e["involvedObject"]["name"] == "second"],
-        what="an Event tells it",
+        what="there is an Event",
     )
     assert "0/6 workers" in events[0]["message"]
     scenario.check()

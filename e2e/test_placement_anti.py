@@ -1,4 +1,4 @@
-"""Workloads that must not meet never do: on a worker, in a zone, at once, and whoever came first."""
+"""Anti-affinity holds on workers and in zones, for concurrent submissions, and in both directions."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def away_from(*types: str, **more: str) -> dict[str, object]:
     return {"types": list(types), **more}
 
 
-def test_the_newcomer_with_the_rule_goes_elsewhere(scenario: PlacementScenario) -> None:
+def test_a_new_workload_with_a_rule_avoids_running_ones(scenario: PlacementScenario) -> None:
     scenario.pool("main", 2, **HOT)
     scenario.submit(workload("hot", type="hot"))
     (first,) = scenario.wait_running("hot")
-    # Pack would put it beside the other.
+    # Without the rule, Pack would choose the same worker.
     scenario.submit(workload("cold", type="cold", anti=[away_from("hot")]))
     (second,) = scenario.wait_running("cold")
     assert first != second
     scenario.check()
 
 
-def test_the_newcomer_without_a_rule_keeps_off_who_came_first(scenario: PlacementScenario) -> None:
+def test_a_new_workload_without_a_rule_respects_the_rules_of_running_ones(scenario: PlacementScenario) -> None:
     scenario.pool("main", 1, **HOT)
     scenario.submit(workload("cold", type="cold", anti=[away_from("hot")]))
     scenario.wait_running("cold")
@@ -42,8 +42,8 @@ def test_the_newcomer_without_a_rule_keeps_off_who_came_first(scenario: Placemen
 
 
 @pytest.mark.parametrize("ruled_first", [True, False], ids=["rule-first", "rule-second"])
-def test_two_applied_in_the_same_second_do_not_meet(scenario: PlacementScenario, ruled_first: bool) -> None:
-    # One worker: had either not seen the other, both would be on it.
+def test_two_workloads_created_at_once_do_not_share_a_worker(scenario: PlacementScenario, ruled_first: bool) -> None:
+    # There is one worker: both would run on it if placement of one ignored the other.
     scenario.pool("main", 1, **HOT)
     pair = [workload("ruled", type="cold", anti=[away_from("hot")]), workload("plain", type="hot")]
     scenario.submit_at_once(*(pair if ruled_first else reversed(pair)))
@@ -80,7 +80,7 @@ def test_a_burst_of_rivals_gets_one_worker_each(scenario: PlacementScenario) -> 
     scenario.check()
 
 
-def test_replicas_of_one_workload_keep_apart_too(scenario: PlacementScenario) -> None:
+def test_replicas_of_one_workload_keep_apart(scenario: PlacementScenario) -> None:
     scenario.pool("main", 3)
     alone = {"anti": [{"workloadSelector": {"matchLabels": {"app": "quorum"}}}], "labels": {"app": "quorum"}}
     scenario.submit(workload("three", replicas=3, **alone))  # type: ignore[arg-type]
@@ -108,13 +108,13 @@ def test_rivals_in_one_zone_keep_to_different_zones(scenario: PlacementScenario)
     scenario.check()
 
 
-def test_the_scope_says_whose_workloads_are_meant(scenario: PlacementScenario) -> None:
+def test_the_scope_limits_the_workloads_that_a_rule_selects(scenario: PlacementScenario) -> None:
     other = scenario.add_namespace("other")
     scenario.add_customer("rival", other)
     scenario.pool("main", 1, **HOT)
     scenario.submit(workload("hot", type="hot"), namespace=other)
     scenario.wait_running("hot", namespace=other)
-    # The same rule: in its own namespace there is nobody, in the cluster there is.
+    # The same rule matches no workload in its own namespace, and one in the cluster.
     scenario.submit(workload("local", type="cold", anti=[away_from("hot", scope="Namespace")]))
     scenario.wait_running("local")
     scenario.submit(workload("global", type="cold", anti=[away_from("hot", scope="Cluster")]))
@@ -122,7 +122,7 @@ def test_the_scope_says_whose_workloads_are_meant(scenario: PlacementScenario) -
     scenario.check()
 
 
-def test_a_customer_may_not_shut_others_out(scenario: PlacementScenario) -> None:
+def test_a_customer_needs_permission_for_the_cluster_scope(scenario: PlacementScenario) -> None:
     other = scenario.add_namespace("other")
     scenario.add_customer("rival", other)
     scenario.pool("main", 1, **HOT)

@@ -1,4 +1,4 @@
-"""Groups are placed all or none: nothing runs while one replica lacks room, and everything once there is."""
+"""Gangs are placed all or none: no replica runs until all have room."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ pytestmark = pytest.mark.e2e
 A100 = {"gpu": {"model": "A100", "count": 4}}
 
 
-def test_seven_of_eight_is_none_until_there_is_room(scenario: PlacementScenario) -> None:
+def test_no_replica_of_eight_runs_while_one_lacks_room(scenario: PlacementScenario) -> None:
     scenario.pool("gpu", 1, spec=A100, gpus=4)
     # Seven GPUs: a second worker with three.
     scenario.add_nodes("gpu", 1, gpus=3)
     scenario.wait_pool(f"{scenario.unique}-gpu", 2)
     scenario.submit(workload("pretrain", replicas=8, hard={"gpu": {"models": ["A100"], "count": 1}}))
     scenario.wait_pending("pretrain", "0/2 workers", "2 have room for one replica but not for all replicas together")
-    # It holds nothing: others may use the room meanwhile.
+    # The pending group reserves nothing: other workloads use the room.
     scenario.submit(workload("small", hard={"gpu": {"models": ["A100"], "count": 4}}))
     scenario.wait_running("small")
     scenario.delete("small")

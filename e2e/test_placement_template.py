@@ -1,4 +1,4 @@
-"""What kube-scheduler would enforce of a pod template, placement enforces: bound pods pass no scheduler."""
+"""Placement enforces the scheduling fields of a pod template, because bound pods do not pass kube-scheduler."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def required(*terms: dict[str, Any]) -> dict[str, Any]:
     return {"affinity": {"nodeAffinity": affinity}}
 
 
-def test_node_selector(scenario: PlacementScenario) -> None:
+def test_a_node_selector_limits_the_workers(scenario: PlacementScenario) -> None:
     scenario.pool("slow", 2, labels={"disk": "hdd"})
     (fast,) = scenario.pool("fast", 1, labels={"disk": "ssd"})
     scenario.submit(workload("fast", pod={"nodeSelector": {"disk": "ssd"}}))
@@ -28,7 +28,7 @@ def test_node_selector(scenario: PlacementScenario) -> None:
     scenario.check()
 
 
-def test_a_pools_tag_is_no_node_label(scenario: PlacementScenario) -> None:
+def test_a_pools_tag_does_not_match_a_node_selector(scenario: PlacementScenario) -> None:
     scenario.pool("tagged", 1, spec={"tags": {"disk": "ssd"}})
     scenario.submit(workload("by-tag", hard={"workerTags": {"disk": "ssd"}}))
     scenario.submit(workload("by-label", pod={"nodeSelector": {"disk": "ssd"}}))
@@ -37,7 +37,7 @@ def test_a_pools_tag_is_no_node_label(scenario: PlacementScenario) -> None:
     scenario.check()
 
 
-def test_required_node_affinity_any_term_all_expressions(scenario: PlacementScenario) -> None:
+def test_node_affinity_needs_all_expressions_of_any_term(scenario: PlacementScenario) -> None:
     scenario.pool("x", 1, labels={"size": "1", "shape": "round"})
     (square,) = scenario.pool("y", 1, labels={"size": "4", "shape": "square"})
     big_and_square = {
@@ -56,7 +56,7 @@ def test_required_node_affinity_any_term_all_expressions(scenario: PlacementScen
     scenario.check()
 
 
-def test_taints_keep_off_those_that_do_not_tolerate_them(scenario: PlacementScenario) -> None:
+def test_a_taint_rejects_workloads_that_do_not_tolerate_it(scenario: PlacementScenario) -> None:
     (tainted,) = scenario.pool("tainted", 1, taints=[DEDICATED])
     scenario.submit(workload("plain"))
     scenario.submit(workload("other-value", pod={"tolerations": [{**DEDICATED, "value": "web"}]}))
@@ -68,14 +68,14 @@ def test_taints_keep_off_those_that_do_not_tolerate_them(scenario: PlacementScen
     scenario.check()
 
 
-def test_a_taint_that_only_advises_keeps_nobody_off(scenario: PlacementScenario) -> None:
+def test_a_prefer_no_schedule_taint_rejects_no_workload(scenario: PlacementScenario) -> None:
     (node,) = scenario.pool("advised", 1, taints=[{**DEDICATED, "effect": "PreferNoSchedule"}])
     scenario.submit(workload("plain"))
     assert scenario.wait_running("plain") == [node]
     scenario.check()
 
 
-def test_host_ports_are_taken_once_per_worker(scenario: PlacementScenario) -> None:
+def test_a_host_port_is_used_once_per_worker(scenario: PlacementScenario) -> None:
     scenario.pool("main", 2)
     web = [{"containerPort": 80, "hostPort": 8080}]
     scenario.submit_at_once(*(workload(f"web-{number}", ports=web) for number in range(2)))
@@ -94,7 +94,7 @@ def test_init_containers_and_sidecars_count_as_the_kubelet_counts_them(scenario:
 
     scenario.pool("main", 1, cpu="4")
     init = {"initContainers": [container("side", "1", restartPolicy="Always"), container("setup", "3")]}
-    # 1 + max(1, 3): the sidecar runs beside the set-up.
+    # 1 + max(1, 3): the sidecar runs beside the init container.
     scenario.submit(workload("fits", cpu="1", pod=init))
     scenario.wait_running("fits")
     scenario.submit(workload("no-room", cpu="1m"))
@@ -102,7 +102,7 @@ def test_init_containers_and_sidecars_count_as_the_kubelet_counts_them(scenario:
     scenario.check()
 
 
-def test_defaults_of_a_limit_range_count(scenario: PlacementScenario) -> None:
+def test_default_requests_of_a_limit_range_count(scenario: PlacementScenario) -> None:
     limits = [{"type": "Container", "defaultRequest": {"cpu": "3", "memory": "1Gi"}}]
     path = f"/api/v1/namespaces/{scenario.namespace}/limitranges"
     scenario.api.post(path, {"metadata": {"name": "defaults"}, "spec": {"limits": limits}})
@@ -124,7 +124,7 @@ def test_defaults_of_a_limit_range_count(scenario: PlacementScenario) -> None:
         ("resourceClaims", {"resourceClaims": [{"name": "gpu"}]}),
     ],
 )
-def test_what_placement_can_not_enforce_is_refused_by_name(
+def test_fields_that_placement_can_not_enforce_are_refused_by_name(
     scenario: PlacementScenario, field: str, pod: dict[str, Any]
 ) -> None:
     with pytest.raises(RuntimeError, match=field):

@@ -1,4 +1,4 @@
-"""Postgres goes away under load and comes back: placement pauses, nothing is lost, nothing runs twice."""
+"""An outage of Postgres under load: placement pauses, no workload is lost, no workload runs twice."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Nodes = Callable[..., list[str]]
 
 
 @pytest.mark.parametrize(("how", "seconds"), [("stopped", 20.0), ("hung", 12.0)])
-def test_postgres_goes_away_and_everything_continues(
+def test_work_continues_after_an_outage_of_postgres(
     env: Environment, workloads: Workloads, nodes: Nodes, operator: OperatorProcess, how: str, seconds: float
 ) -> None:
-    """Some run for ever, some end while it is away, some wait for room, and more are applied meanwhile."""
+    """One workload runs for ever, some end during the outage, some wait for room, and some are created in it."""
     nodes(1, cpu="4")
     endless = workloads.apply("endless", cpu="1")
     lasting = workloads.create(
@@ -42,7 +42,7 @@ def test_postgres_goes_away_and_everything_continues(
             assert operator.running
             assert operator.http("/healthz")[0] == 200
             assert {pod["metadata"]["uid"] for pod in workloads.live_pods(endless)} == running
-            # Ended pods stay until their outcome is on record.
+            # Ended pods stay until their outcome is in Postgres.
             ended = [p for p in workloads.pods() if p["status"]["phase"] == "Succeeded"]
             assert any(pod["metadata"].get("finalizers") for pod in ended)
         finally:
@@ -64,7 +64,7 @@ def test_postgres_goes_away_and_everything_continues(
         )
         recorder.close()
         recorder.assert_one_pod_each(uids)
-    assert operator.running, "an outage of Postgres is survived, not restarted from"
+    assert operator.running, "the operator survives an outage of Postgres without a restart"
     assert workloads.status("endless")["phase"] == "Running"
     row = workloads.database.row(endless)
     assert row is not None

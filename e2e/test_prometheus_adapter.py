@@ -1,6 +1,6 @@
-"""The rules of hpa/prometheus-adapter with a real prometheus-adapter and Prometheus: the HPAs of hpa/ work unchanged.
+"""The rules of hpa/prometheus-adapter with prometheus-adapter and Prometheus: the autoscalers of hpa/ work unchanged.
 
-Run by `make e2e-keda` alone: prometheus-adapter takes minutes to build.
+Only `make e2e-keda` runs it, because prometheus-adapter takes minutes to build.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GPUS = 8
 
 @pytest.fixture(scope="module")
 def env() -> Iterator[Environment]:
-    """Without an adapter of Niyanta's own: one alone may serve the API."""
+    """An environment without Niyanta's own adapter, because only one server may serve the API."""
     with Environment.start("prometheus", fast_node_loss=False, operators=1, operator_env=QUICK) as made:
         PrometheusAdapter(made).start()
         yield made
@@ -45,7 +45,7 @@ def test_the_shipped_autoscaler_reads_its_metric_from_prometheus(
     scenario.apply_autoscaler(manifest)
 
 
-def test_a_pool_grows_and_shrinks_by_it(
+def test_a_pool_grows_and_shrinks_by_metrics_from_prometheus(
     env: Environment, scenario: ScalingScenario, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shipped = autoscaler("workers-needed.yaml")

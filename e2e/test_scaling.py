@@ -1,8 +1,8 @@
-"""The scaling loop, closed: a queue that the real HorizontalPodAutoscaler sees through the metrics adapter, a pool that
-it scales, and workers that appear, are used, and go when nobody needs them.
+"""Autoscaling in a closed loop: Kubernetes' HorizontalPodAutoscaler reads the metrics adapter and scales a pool of
+simulated workers, up for the queue and down again.
 
-The autoscalers are those of hpa/, with shorter windows so that both directions fit into a minute. Every timeline is
-printed. What ran is proved by a recorder of all pods and by the attempts in Postgres.
+The autoscalers are those of hpa/ with shorter windows, so that growing and shrinking take less than a minute. Every
+timeline is printed. A recorder of all pods and the attempts in Postgres prove that each workload ran once.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.e2e
 
 QUICK = {"NIYANTA_POOL_STATUS_INTERVAL": "1", "NIYANTA_STATUS_DEBOUNCE": "0.3"}
 GPUS = 8
-"""Of each worker of a GPU pool."""
+"""GPUs of each worker of a GPU pool."""
 REACTION, RESPONSE = 60.0, 300.0
-"""Seconds, at most: until the autoscaler acts, and until all that came is placed."""
+"""Maximum of seconds until the autoscaler acts, and until all workloads are placed."""
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +48,12 @@ def scenario(
 
 
 def gpu_pool(env: Environment, hpa: JSON, **spec: Any) -> JSON:
-    """The pool that an autoscaler of hpa/ is for, with workers of 8 GPUs."""
+    """The pool that an autoscaler of hpa/ scales, with workers of 8 GPUs."""
     return simulated_pool(hpa["spec"]["scaleTargetRef"]["name"], env.namespace, gpus=GPUS, model="A100", **spec)
 
 
 def scale_by(scenario: ScalingScenario, shipped: JSON, *, max_replicas: int | None = None) -> str:
-    """Applies the file as it is: it must be accepted and read its metric. Then its quick copy, for the test."""
+    """Applies an autoscaler as shipped, which must read its metric, and then a copy with short windows."""
     scenario.apply_autoscaler(shipped)
     return scenario.apply_autoscaler(quick(shipped, max_replicas=max_replicas))
 
@@ -61,7 +61,7 @@ def scale_by(scenario: ScalingScenario, shipped: JSON, *, max_replicas: int | No
 def run_undisturbed(
     scenario: ScalingScenario, work: Workloads, manifests: list[JSON], timeline: Timeline, end: int
 ) -> list[str]:
-    """Submits, and waits until all has ended and the pool has shrunk to `end` workers. Each ran exactly once."""
+    """Creates workloads, waits until they have ended and the pool has `end` workers; each must run exactly once."""
     with PodRecorder(scenario.env.cluster, scenario.namespace) as recorder:
         timeline.restart_clock()
         uids = work.create(manifests)
@@ -93,7 +93,7 @@ def test_400_workloads_grow_a_gpu_pool_of_one_and_it_shrinks_again(env: Environm
     check_400(timeline)
 
 
-def test_400_workloads_wake_a_gpu_pool_that_the_autoscaler_put_to_sleep(
+def test_400_workloads_grow_a_gpu_pool_that_the_autoscaler_scaled_to_zero(
     env: Environment, scenario: ScalingScenario
 ) -> None:
     shipped = autoscaler("workers-needed-from-zero.yaml")
@@ -110,21 +110,21 @@ def test_400_workloads_wake_a_gpu_pool_that_the_autoscaler_put_to_sleep(
 
 
 def check_400(timeline: Timeline) -> None:
-    """In time, and every worker that was made was needed: at once with all others."""
+    """Asserts that the pool reacted in time, and that all of its workers were in use at the same time."""
     seen = timeline.summary()
     assert seen.first_reaction < REACTION
     assert seen.all_placed < RESPONSE
     assert seen.overshoot == 0, "a worker too many"
-    # Fewer where the machine is so slow that the first workloads end before the last are placed.
+    # On a slow machine there are fewer, because the first workloads end before the last are placed.
     assert seen.made <= 400 // GPUS
     assert seen.peak_replicas <= 400 // GPUS
 
 
 @pytest.mark.parametrize("limit", [None, 5], ids=["unlimited", "best-pool-limited"])
-def test_two_pools_that_could_both_take_the_work_grow_no_more_than_one(
+def test_two_suitable_pools_grow_no_more_than_one_would(
     env: Environment, scenario: ScalingScenario, limit: int | None
 ) -> None:
-    """80 workloads are 10 workers, in whatever pools: those there were, and only as many more as are missing."""
+    """80 workloads need 10 workers, in both pools together."""
     shipped = [autoscaler("workers-needed.yaml"), autoscaler("workers-needed-from-zero.yaml")]
     limits = {"maxReplicas": limit} if limit else {}
     pools = [
@@ -174,7 +174,7 @@ def test_by_demand_a_pool_has_a_worker_for_every_ten_pods(
 def test_by_utilization_a_full_pool_grows_until_there_is_room_again(
     env: Environment, scenario: ScalingScenario
 ) -> None:
-    """It has no notion of what waits, so it goes up by steps, and some workers beyond need are its nature."""
+    """Utilization does not include the queue: the pool grows by steps, and may grow beyond the need."""
     shipped = autoscaler("utilization.yaml")
     pool = scenario.pool(simulated_pool("cpu-us", env.namespace, cpu="4", replicas=1))
     scale_by(scenario, shipped)
@@ -190,7 +190,7 @@ def test_by_utilization_a_full_pool_grows_until_there_is_room_again(
     assert 2 <= seen.made <= 9
 
 
-def test_every_autoscaler_of_the_folder_is_tried_here() -> None:
+def test_every_autoscaler_of_the_folder_has_a_test_here() -> None:
     tried = {"workers-needed.yaml", "workers-needed-from-zero.yaml", "demand.yaml", "demand-from-zero.yaml"}
     assert set(autoscaler_files()) == tried | {"utilization.yaml"}
     for name in autoscaler_files():

@@ -1,4 +1,4 @@
-"""Pools at zero workers: explained, counted and sized by the shape they declare, or last had."""
+"""Pools with zero workers are explained, counted and sized by the worker shape that they declare or last had."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pool(env: Environment, unique: str) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def work(env: Environment, operator: OperatorProcess, namespace: str, unique: str) -> Iterator[Workloads]:
-    """Workloads of this test; its pools are its own affair."""
+    """Workloads of this test, with a Customer and without a pool."""
     customers = f"{GROUP}/customers"
     env.cluster.api.post(customers, customer_manifest(unique, namespace))
     yield Workloads(env.cluster, Database(env.dsn), namespace, unique)
@@ -47,28 +47,26 @@ def work(env: Environment, operator: OperatorProcess, namespace: str, unique: st
 
 
 def figures(database: Database, pool: str) -> dict[str, Any] | None:
-    """A pool's figures as the row has them; None: none, or older than the 5 s that adapters answer from."""
+    """Statistics of a pool in Postgres; None when they are missing, or older than the 5 s that adapters accept."""
     (row,) = database.query("SELECT figures, clock_timestamp() - updated_at < '5 s' AS young FROM leader_figures")
     found = [item for item in row["figures"].get("pools", []) if item["pool"] == pool]
     return found[0] if found and row["young"] else None
 
 
 def counted(database: Database, pool: str, **expected: Any) -> dict[str, Any]:
-    """Wait until the pool's figures are these; returns all of them."""
+    """Waits until the pool's statistics have these values; returns all of them."""
 
     def right() -> dict[str, Any] | None:
         found = figures(database, pool)
         return found if found and all(found[name] == value for name, value in expected.items()) else None
 
     try:
-        return until(right, what=f"figures of {pool} are {expected}", timeout=30)
+        return until(right, what=f"figures of {pool} are {expected}", timeout=60)
     except AssertionError as error:
         raise AssertionError(f"{error}; they are {figures(database, pool)}") from None
 
 
-def test_a_pool_at_zero_is_named_and_sized_and_an_equal_one_gets_nothing(
-    work: Workloads, pool: Callable[..., str]
-) -> None:
+def test_the_first_of_two_equal_pools_at_zero_gets_all_demand(work: Workloads, pool: Callable[..., str]) -> None:
     growing = {"provider": {"kwok": {}}, "replicas": 0, "workerShape": SHAPE, "gpu": GPU}
     first, second = pool("a", **growing), pool("b", **growing)
     asked = {"hard": {"gpu": {"models": ["A100"], "count": 2}, "pools": [first, second]}}
@@ -85,7 +83,7 @@ def test_a_pool_at_zero_is_named_and_sized_and_an_equal_one_gets_nothing(
     assert {"fitsPool": {"pool": first, "atMaximum": None}} in reasons
 
 
-def test_limits_are_told_and_the_rest_counts_for_the_next_pool(work: Workloads, pool: Callable[..., str]) -> None:
+def test_demand_beyond_the_maximum_of_a_pool_counts_for_the_next(work: Workloads, pool: Callable[..., str]) -> None:
     growing = {"provider": {"kwok": {}}, "replicas": 0, "workerShape": SHAPE}
     first = pool("a", maxReplicas=1, **growing)
     second = pool("b", maxReplicas=1, **growing)
@@ -100,14 +98,14 @@ def test_limits_are_told_and_the_rest_counts_for_the_next_pool(work: Workloads, 
     work.wait_message("huge", "Unschedulable", "comes closest: insufficient cpu")
 
 
-def test_what_a_worker_looked_like_outlives_it_and_the_operator(
+def test_the_shape_of_the_last_worker_outlives_it_and_the_operator(
     env: Environment, operator: OperatorProcess, work: Workloads, pool: Callable[..., str], nodes: Nodes
 ) -> None:
-    """No shape is declared: the last worker's is remembered, in Postgres too."""
+    """The pool declares no shape, so that of its last worker is used; Postgres stores it."""
     seen = pool("a", maxReplicas=9)
     (node,) = nodes(1, cpu="4", labels={"pool": "a"})
     remembered = "SELECT shape FROM pools WHERE name = %(name)s AND shape IS NOT NULL"
-    until(lambda: work.database.query(remembered, name=seen), what="its shape is remembered", timeout=40)
+    until(lambda: work.database.query(remembered, name=seen), what="its shape is remembered", timeout=60)
     counted(work.database, seen, workers=1)
 
     operator.terminate()

@@ -1,6 +1,6 @@
-"""Wrong manifests are refused by the API server itself, with the field's name, while no operator runs at all.
+"""The API server refuses wrong manifests with the field's name, without a running operator.
 
-The cluster here has nothing of Niyanta but its CRDs, so nothing else can be what refuses.
+The cluster has the CRDs alone, so that only they can refuse a manifest.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def bare() -> Iterator[Cluster]:
 
 
 def create(cluster: Cluster, manifest: dict[str, Any]) -> dict[str, Any]:
-    """As `kubectl create` sees it after defaulting, without keeping it."""
+    """The object that `kubectl create` would store, after defaulting; it is not stored."""
     text = cluster.kubectl("create", "--dry-run=server", "-o", "yaml", "-f", "-", input=yaml.safe_dump(manifest))
     made: dict[str, Any] = yaml.safe_load(text)
     return made
@@ -72,12 +72,12 @@ def test_a_wrong_manifest_is_refused_with_its_field(bare: Cluster, case: Case) -
 
 
 @pytest.mark.parametrize("case", RIGHT, ids=str)
-def test_a_right_manifest_is_taken_and_the_models_take_what_was_stored(bare: Cluster, case: Case) -> None:
+def test_a_right_manifest_is_accepted_by_the_server_and_the_models(bare: Cluster, case: Case) -> None:
     parse(MODELS[case.kind], create(bare, case.manifest))
 
 
 @pytest.mark.parametrize("case", UNSEEN, ids=str)
-def test_what_cel_cannot_see_is_left_to_the_compile_step(bare: Cluster, case: Case) -> None:
+def test_errors_that_cel_can_not_find_pass_the_server(bare: Cluster, case: Case) -> None:
     create(bare, case.manifest)
 
 
@@ -101,12 +101,12 @@ def replace(cluster: Cluster, manifest: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", CHANGES_ALLOWED)
-def test_some_fields_may_change(bare: Cluster, stored: dict[str, Any], name: str) -> None:
+def test_mutable_fields_may_change(bare: Cluster, stored: dict[str, Any], name: str) -> None:
     replace(bare, changed(stored, {f"spec.{name}": CHANGES_ALLOWED[name]}))
 
 
 @pytest.mark.parametrize("name", CHANGES_REFUSED)
-def test_all_others_may_not(bare: Cluster, stored: dict[str, Any], name: str) -> None:
+def test_immutable_fields_may_not_change(bare: Cluster, stored: dict[str, Any], name: str) -> None:
     edited = changed(stored, {f"spec.{name}": CHANGES_REFUSED[name]})
     with pytest.raises(CommandError, match=f"spec.{name}.*can't be changed after creation"):
         replace(bare, edited)
@@ -119,7 +119,7 @@ def test_nothing_in_the_template_may_change(bare: Cluster, stored: dict[str, Any
         replace(bare, edited)
 
 
-def test_columns_and_field_selectors_work(bare: Cluster) -> None:
+def test_printer_columns_and_field_selectors_work(bare: Cluster) -> None:
     manifest = changed(BASES["Workload"], {"metadata.name": "shown", "spec.customer": "acme"})
     bare.kubectl("create", "-f", "-", input=yaml.safe_dump(manifest))
     status = (
@@ -140,8 +140,8 @@ def test_a_wrong_status_is_refused(bare: Cluster, stored: dict[str, Any]) -> Non
         bare.kubectl("patch", "nwl", stored["metadata"]["name"], "--subresource=status", "--type=merge", "-p", wrong)
 
 
-def test_a_pool_scales_by_its_subresource(bare: Cluster) -> None:
-    """Beyond maxReplicas too, or an autoscaler with a larger maximum would be stuck; the scaler keeps to the rails."""
+def test_a_pool_scales_by_its_scale_subresource(bare: Cluster) -> None:
+    """Values beyond maxReplicas are accepted for autoscalers with a larger maximum; the operator keeps to it."""
     manifest = changed(BASES["WorkerPool"], {"spec.replicas": 1, "spec.maxReplicas": 5})
     bare.kubectl("create", "-f", "-", input=yaml.safe_dump(manifest))
     bare.kubectl("scale", "nwp", "pool", "--replicas=4")
@@ -158,7 +158,7 @@ def test_the_fields_are_explained(bare: Cluster) -> None:
 
 
 def test_a_refusal_reads_alike_at_both_doors(bare: Cluster) -> None:
-    """A rule's own words, not only the field, are the same."""
+    """The models and the API server name the same field with the same message."""
     for case in WRONG:
         if case.kind == "Workload" and ("anti" in case.name or "volume cinder" in case.name):
             with pytest.raises(InvalidManifestError) as ours:
@@ -171,7 +171,7 @@ def test_a_refusal_reads_alike_at_both_doors(bare: Cluster) -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in RIGHT if case.kind == "Workload"], ids=str)
-def test_pods_of_right_manifests_are_accepted_and_reserve_what_was_counted(bare: Cluster, case: Case) -> None:
+def test_pods_of_right_manifests_are_accepted_and_request_what_was_counted(bare: Cluster, case: Case) -> None:
     """Against the API server's own defaulting, a LimitRange's included."""
     bare.kubectl("apply", "-f", "-", input=yaml.safe_dump(LIMIT_RANGE))
     defaults = NamespaceDefaults.from_limit_ranges([bare.get("limitrange", "defaults")])
@@ -198,5 +198,5 @@ def test_pods_of_right_manifests_are_accepted_and_reserve_what_was_counted(bare:
 
 
 def _modelled(spec: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a pod's spec that requests come from."""
+    """The fields of a pod's spec that determine its requests."""
     return {key: spec[key] for key in ("containers", "initContainers", "resources") if key in spec}
