@@ -1,4 +1,4 @@
-"""A cluster of the chart's own: it is installed and uninstalled here, and other tests would lose it from under them."""
+"""A cluster for the tests of the chart alone, because they install and uninstall the release."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NODE = "chart-0"
 
 
 class Renderer:
-    """`helm template` and `helm lint` with values given as data, and kubeconform on what comes out."""
+    """`helm template` and `helm lint` with these values, and kubeconform on the rendered manifests."""
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
         self._cluster = cluster
@@ -57,10 +57,10 @@ class Renderer:
         self._cluster.helm("lint", "--strict", str(CHART), "--values", str(self._values(values)))
 
     def conform(self, manifests: str) -> JSON:
-        """kubeconform's summary; raises with its findings when something doesn't conform."""
+        """Summary of kubeconform; raises AssertionError with its findings when a manifest does not conform."""
         try:
             program = str(ensure_tools(("kubeconform",)) / "kubeconform")
-        except ToolError:  # no Go here: Docker or an existing cluster is used
+        except ToolError:  # without Go, the cluster is kind's or an existing one
             found = shutil.which("kubeconform")
             if found is None:
                 pytest.skip("kubeconform is not installed")
@@ -94,7 +94,7 @@ def renderer(chart_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="package")
 def own_cluster(chart_cluster: Cluster) -> Cluster:
-    """The cluster where it is the tests' own, with two nodes and a namespace that takes restricted pods alone."""
+    """The cluster with two nodes and a namespace that accepts restricted pods alone; skips on an existing cluster."""
     if chart_cluster.kind is Kind.EXISTING:
         pytest.skip("installs and uninstalls the chart: needs a cluster of its own")
     chart_cluster.create_nodes([NodeSpec(NODE), NodeSpec("chart-1")])
@@ -105,8 +105,8 @@ def own_cluster(chart_cluster: Cluster) -> Cluster:
 
 @pytest.fixture(scope="package")
 def installed(own_cluster: Cluster) -> Cluster:
-    """The release, installed with its defaults; its pods are simulated."""
-    own_cluster.install_chart(RELEASE, CHART, namespace=NAMESPACE, values=DSN, timeout=60)
+    """The cluster with the release installed with its defaults; its pods are simulated."""
+    own_cluster.install_chart(RELEASE, CHART, namespace=NAMESPACE, values=DSN, timeout=120)
     policies = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
     until(
         lambda: all("typeChecking" in item.get("status", {}) for item in own_cluster.api.items(policies)),
@@ -122,7 +122,7 @@ def as_operator(installed: Cluster) -> Api:
 
 
 class TokenApi(Api):
-    """Sends the kubeconfig's token whatever name the client library keeps it under."""
+    """Sends the token of the kubeconfig, under whichever key the client library stores it."""
 
     def __init__(self, kubeconfig: Path) -> None:
         super().__init__(kubeconfig)
@@ -136,7 +136,7 @@ MakePod = Callable[..., JSON]
 @pytest.fixture(scope="session")
 def make_pod() -> MakePod:
     def make(name: str, labels: dict[str, str] | None = None, annotations: dict[str, str] | None = None) -> JSON:
-        """A pod bound to a node, as the operator makes them."""
+        """A pod that is bound to a node at creation, like those of the operator."""
         meta: dict[str, Any] = {"name": name, "labels": labels or {}, "annotations": annotations or {}}
         spec = {"nodeName": NODE, "containers": [{"name": "main", "image": "registry.invalid/none"}]}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}

@@ -1,4 +1,4 @@
-"""JSON schemas for kubeconform, made from a live API server's /openapi/v2: the server's own version, and no network."""
+"""JSON schemas for kubeconform from the /openapi/v2 of an API server: of its exact version, without a download."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 JSON = dict[str, Any]
 
 LOCATION = "{{ .ResourceKind }}-{{ .ResourceAPIVersion }}{{ .KindSuffix }}.json"
-"""File name of a kind's schema, as a kubeconform template. KindSuffix holds the first part of the group, if any."""
+"""Template of kubeconform for the file name of a schema. KindSuffix has the first part of the group, if any."""
 
 _DEFINITIONS = "definitions.json"
 _INT_OR_STRING: JSON = {"anyOf": [{"type": "string"}, {"type": "integer"}]}
@@ -17,7 +17,7 @@ _QUANTITY: JSON = {"anyOf": [{"type": "string"}, {"type": "number"}]}
 
 
 def write_schemas(openapi: JSON, folder: Path) -> int:
-    """Writes a closed schema (unknown fields are errors) for every kind in `openapi`; returns how many."""
+    """Writes a closed schema (unknown fields are errors) for every kind in `openapi`; returns their number."""
     definitions = {name: _closed(definition) for name, definition in openapi["definitions"].items()}
     for name in definitions:
         if name.endswith("api.resource.Quantity"):

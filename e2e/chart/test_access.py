@@ -1,4 +1,4 @@
-"""Who may do what: the operator what it needs and no more, tenants their Workloads alone."""
+"""Permissions: the operator may do what it needs and no more, and tenants may write their Workloads alone."""
 
 from __future__ import annotations
 
@@ -80,10 +80,10 @@ TENANT_MAY_NOT: list[tuple[str, str]] = [
 ]
 
 
-def may(cluster: Cluster, who: str, verb: str, what: str, namespace: str = "") -> bool:
-    """What `kubectl auth can-i --as who` answers. `what` is [group/]resource[/subresource][:name]."""
-    what, _, name = what.partition(":")
-    first, *rest = what.split("/")
+def may(cluster: Cluster, user: str, verb: str, target: str, namespace: str = "") -> bool:
+    """True when `kubectl auth can-i --as user` says yes. `target` is [group/]resource[/subresource][:name]."""
+    resource_path, _, name = target.partition(":")
+    first, *rest = resource_path.split("/")
     group = first if "." in first or first in ("apps", "batch") else ""
     resource, *sub = rest if group else [first, *rest]
     attributes = {
@@ -96,13 +96,13 @@ def may(cluster: Cluster, who: str, verb: str, what: str, namespace: str = "") -
     }
     answer = cluster.api.post(
         "/apis/authorization.k8s.io/v1/subjectaccessreviews",
-        {"spec": {"user": who, "groups": ["system:authenticated"], "resourceAttributes": attributes}},
+        {"spec": {"user": user, "groups": ["system:authenticated"], "resourceAttributes": attributes}},
     )
     return bool(answer["status"]["allowed"])
 
 
 def bind(cluster: Cluster, user: str, role: str, probe: tuple[str, str], namespace: str = "") -> None:
-    """Binds a role, and waits until the server's own copy of the bindings has it: `probe` is then allowed."""
+    """Binds a role, and waits until the authorizer of the API server knows the binding: it then allows `probe`."""
     kind, place = ("rolebinding", ["-n", namespace]) if namespace else ("clusterrolebinding", [])
     cluster.kubectl("create", kind, user, f"--clusterrole={role}", f"--user={user}", *place)
     until(lambda: may(cluster, user, *probe, namespace), what=f"{user} may {' '.join(probe)}")
@@ -134,7 +134,7 @@ def test_no_rule_of_the_operator_has_a_wildcard(installed: Cluster) -> None:
 
 
 @pytest.mark.parametrize("role", ["edit", "admin", "niyanta-editor"])
-def test_a_tenant_writes_workloads_and_nothing_else_of_ours(installed: Cluster, role: str) -> None:
+def test_a_tenant_writes_workloads_and_no_other_kind_of_the_group(installed: Cluster, role: str) -> None:
     user = f"tenant-{role}"
     bind(installed, user, role, ("get", "niyanta.io/workloads"), "tenant")
     assert [case for case in TENANT_MAY if not may(installed, user, *case, "tenant")] == []
@@ -152,7 +152,7 @@ def test_a_viewer_reads(installed: Cluster, role: str) -> None:
             assert not may(installed, user, verb, what, "tenant"), (verb, what)
 
 
-def test_an_administrator_of_the_platform_runs_pools_and_customers_but_writes_no_status(installed: Cluster) -> None:
+def test_an_administrator_writes_pools_and_customers_but_no_status(installed: Cluster) -> None:
     user = "platform"
     bind(installed, user, "niyanta-admin", ("get", "niyanta.io/workerpools"))
     for what in ("workerpools", "customers", "workloads"):

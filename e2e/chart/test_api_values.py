@@ -1,4 +1,4 @@
-"""The REST door's part of the chart: no credentials, restricted pods, permissions that come and go with it."""
+"""The REST door in the chart: no credentials, restricted pods, and permissions of the operator that depend on it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_door_has_no_kubernetes_credentials(renderer: Renderer) -> None:
     assert set(bound) == {"niyanta-operator"}
 
 
-def test_the_pod_of_the_door_is_as_restricted_as_it_can_be(renderer: Renderer) -> None:
+def test_the_pod_of_the_door_meets_the_restricted_standard(renderer: Renderer) -> None:
     deployment = one(renderer.objects(DSN), "Deployment", "api")
     pod = deployment["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -79,13 +79,13 @@ def test_the_operator_may_dispatch_and_drain_only_with_the_door(renderer: Render
     assert "create" in rules(with_door, "workloads")
     assert "patch" in rules(with_door, "nodes")
     assert rules(without, "workloads") == {"get", "list", "watch", "delete"}
-    assert rules(without, "nodes") == {"get", "list", "watch", "patch"}  # of scaling
+    assert rules(without, "nodes") == {"get", "list", "watch", "patch"}  # for scaling
     no_drain = renderer.objects(VALUE_SETS["no drain"])
     assert "create" in rules(no_drain, "workloads")
     assert rules(no_drain, "nodes") == {"get", "list", "watch"}
 
 
-def test_what_scaling_may_do_comes_and_goes_with_it(renderer: Renderer) -> None:
+def test_permissions_for_scaling_depend_on_its_values(renderer: Renderer) -> None:
     for name, scaling, on_nodes, on_pools in (
         ("defaults", "true", {"patch"}, {"patch"}),
         ("no scaling", "false", {"patch"}, set()),  # draining by REST cordons too
@@ -102,7 +102,7 @@ def test_what_scaling_may_do_comes_and_goes_with_it(renderer: Renderer) -> None:
         assert environment(operator)["NIYANTA_ENABLE_SCALING"] == scaling
 
 
-def test_the_services_and_the_probes_find_their_ports(renderer: Renderer) -> None:
+def test_services_and_probes_use_the_ports_of_the_container(renderer: Renderer) -> None:
     for name, port, metrics_port in (("defaults", 80, 9090), ("everything", 443, 9191)):
         objects = renderer.objects(VALUE_SETS[name])
         deployment, service = one(objects, "Deployment", "api"), one(objects, "Service", "api")
@@ -134,7 +134,7 @@ def test_tls_comes_from_a_secret(renderer: Renderer) -> None:
     assert {"name": "tls", "secret": {"secretName": "api-tls", "defaultMode": 0o440}} in pod["volumes"]
 
 
-def test_autoscaling_takes_the_replicas_over(renderer: Renderer) -> None:
+def test_autoscaling_replaces_the_replicas_of_the_deployment(renderer: Renderer) -> None:
     objects = renderer.objects(VALUE_SETS["everything"])
     deployment = one(objects, "Deployment", "api")
     assert "replicas" not in deployment["spec"]
@@ -145,7 +145,7 @@ def test_autoscaling_takes_the_replicas_over(renderer: Renderer) -> None:
         renderer.template({**DSN, "api": {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}}})
 
 
-def test_the_network_policy_leads_to_postgres_and_name_look_ups_alone(renderer: Renderer) -> None:
+def test_the_network_policy_of_the_door_allows_postgres_and_dns_alone(renderer: Renderer) -> None:
     objects = renderer.objects(VALUE_SETS["everything"])
     door, operator = (one(objects, "NetworkPolicy", part)["spec"] for part in ("api", "operator"))
     assert door["ingress"] == [
@@ -161,14 +161,14 @@ def test_the_network_policy_leads_to_postgres_and_name_look_ups_alone(renderer: 
     assert {port["port"] for rule in operator["egress"] for port in rule["ports"]} == {53, 443, 6432, 6443}
 
 
-def test_the_ingress_shows_the_api_and_nothing_inward(renderer: Renderer) -> None:
+def test_the_ingress_exposes_the_api_and_no_metrics(renderer: Renderer) -> None:
     spec = one(renderer.objects(VALUE_SETS["everything"]), "Ingress", "api")["spec"]
     (rule,) = spec["rules"]
     assert [path["path"] for path in rule["http"]["paths"]] == ["/v1", "/docs", "/openapi.json"]
     assert {path["backend"]["service"]["port"]["number"] for path in rule["http"]["paths"]} == {443}
 
 
-def test_settings_arrive_at_the_door(renderer: Renderer) -> None:
+def test_settings_reach_the_door(renderer: Renderer) -> None:
     values = {**DSN, "settings": {"dbPoolMax": 200, "logLevel": "DEBUG"}}
     for container in containers(one(renderer.objects(values), "Deployment", "api")):
         variables = environment(container)

@@ -1,4 +1,4 @@
-"""The fence: late pods of a replaced leader are refused, nobody else sets the operator's keys, other pods pass."""
+"""The fence refuses pods of a replaced leader and the operator's keys in pods of others, and accepts all other pods."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cleared(installed: Cluster) -> Iterator[None]:
 
 @pytest.fixture
 def set_fence(installed: Cluster, as_operator: Api, make_pod: MakePod) -> SetFence:
-    """Writes the ConfigMap as the operator, and waits until the API server's own cache has it."""
+    """Writes the ConfigMap as the operator, and waits until the API server applies it."""
 
     def set_to(epoch: str | None) -> None:
         if epoch is None:
@@ -47,7 +47,7 @@ def set_fence(installed: Cluster, as_operator: Api, make_pod: MakePod) -> SetFen
 
 
 def refusal(api: Api, pod: JSON) -> str:
-    """The server's words, or nothing where it takes the pod (which is then not kept)."""
+    """Message of the server's refusal; empty when it accepts the pod (a dry run, so the pod is not stored)."""
     try:
         api.request("POST", PODS, pod, query={"dryRun": "All"})
     except ApiError as error:
@@ -55,13 +55,13 @@ def refusal(api: Api, pod: JSON) -> str:
     return ""
 
 
-def test_a_lower_epoch_is_refused_and_an_equal_or_higher_one_taken(
+def test_a_lower_epoch_is_refused_and_an_equal_or_higher_one_accepted(
     as_operator: Api, make_pod: MakePod, set_fence: SetFence
 ) -> None:
     set_fence("9")
     with pytest.raises(ApiError, match=r"niyanta-fence.*epoch 8, the fence is at 9") as refused:
         as_operator.post(PODS, make_pod("late", {"niyanta.io/epoch": "8"}))
-    # 403 and not 422: the operator takes a 422 for a wrong manifest, and would fail the Workload.
+    # 403 and not 422: the operator treats 422 as a wrong manifest, and would fail the Workload.
     assert refused.value.status == 403
     as_operator.post(PODS, make_pod("equal", {"niyanta.io/epoch": "9"}))
     # Compared as numbers: as text, 10 would come before 9.
@@ -69,21 +69,21 @@ def test_a_lower_epoch_is_refused_and_an_equal_or_higher_one_taken(
 
 
 @pytest.mark.parametrize("epoch", ["x", "", "-1", "1e9", "9.0", "99999999999999999999"])
-def test_an_epoch_that_is_no_number_is_refused(
+def test_an_epoch_that_is_not_a_number_is_refused(
     as_operator: Api, make_pod: MakePod, set_fence: SetFence, epoch: str
 ) -> None:
     set_fence("1")
     assert refusal(as_operator, make_pod("odd", {"niyanta.io/epoch": epoch}))
 
 
-def test_a_pod_of_ours_without_an_epoch_does_not_go_round_the_fence(
+def test_a_pod_of_the_operator_without_an_epoch_is_refused(
     as_operator: Api, make_pod: MakePod, set_fence: SetFence
 ) -> None:
     set_fence("1")
     assert "needs the label niyanta.io/epoch" in refusal(as_operator, make_pod("bare", {"niyanta.io/workload": "w"}))
 
 
-def test_without_the_configmap_our_pods_are_refused_and_all_others_taken(
+def test_without_the_configmap_only_pods_of_the_operator_are_refused(
     installed: Cluster, as_operator: Api, make_pod: MakePod, set_fence: SetFence
 ) -> None:
     set_fence("1")
@@ -93,7 +93,9 @@ def test_without_the_configmap_our_pods_are_refused_and_all_others_taken(
         api.post(PODS, make_pod("plain" if api is as_operator else "plain-2", {"app": "x"}))
 
 
-def test_a_configmap_that_is_no_fence_refuses(as_operator: Api, make_pod: MakePod, set_fence: SetFence) -> None:
+def test_a_configmap_without_a_valid_epoch_refuses_pods(
+    as_operator: Api, make_pod: MakePod, set_fence: SetFence
+) -> None:
     set_fence("soon")
     assert refusal(as_operator, make_pod("ours", {"niyanta.io/epoch": "5"}))
     set_fence("1")
@@ -108,7 +110,7 @@ def test_a_configmap_that_is_no_fence_refuses(as_operator: Api, make_pod: MakePo
         ({"app": "x"}, {"niyanta.io/score": "100"}),
     ],
 )
-def test_nobody_else_makes_pods_with_our_keys(
+def test_only_the_operator_creates_pods_with_its_keys(
     installed: Cluster, make_pod: MakePod, set_fence: SetFence, labels: dict[str, str], annotations: dict[str, str]
 ) -> None:
     set_fence("1")
@@ -117,13 +119,13 @@ def test_nobody_else_makes_pods_with_our_keys(
     assert "403" in words
 
 
-def test_keys_that_only_look_like_ours_pass(installed: Cluster, make_pod: MakePod, set_fence: SetFence) -> None:
+def test_similar_keys_are_accepted(installed: Cluster, make_pod: MakePod, set_fence: SetFence) -> None:
     set_fence("1")
     labels = {"niyanta": "x", "niyanta.io.example.com/a": "b", "e2e.niyanta.io/a": "b"}
     assert not refusal(installed.api, make_pod("alike", labels))
 
 
-def test_a_job_whose_template_copies_our_labels_makes_no_pod_and_says_why(
+def test_a_job_with_the_operators_labels_creates_no_pod_and_has_an_event(
     installed: Cluster, set_fence: SetFence
 ) -> None:
     set_fence("1")
@@ -133,15 +135,15 @@ def test_a_job_whose_template_copies_our_labels_makes_no_pod_and_says_why(
         "/apis/batch/v1/namespaces/tenant/jobs", {"metadata": {"name": "copycat"}, "spec": {"template": template}}
     )
 
-    def told() -> bool:
+    def has_event() -> bool:
         events = installed.api.items("/api/v1/namespaces/tenant/events")
         return any("niyanta-fence" in event["message"] and event["reason"] == "FailedCreate" for event in events)
 
-    until(told, what="the Job's event names the fence")
+    until(has_event, what="the Job's event names the fence")
     assert installed.api.items(PODS) == []
 
 
-def test_others_change_anything_of_our_pods_but_our_keys(
+def test_others_may_change_pods_of_the_operator_except_its_keys(
     installed: Cluster, as_operator: Api, make_pod: MakePod, set_fence: SetFence
 ) -> None:
     set_fence("1")
@@ -169,7 +171,9 @@ def test_others_change_anything_of_our_pods_but_our_keys(
     as_operator.patch(path, {"metadata": {"labels": {"niyanta.io/new": None}, "finalizers": None}})
 
 
-def test_our_keys_are_not_put_on_other_pods(installed: Cluster, make_pod: MakePod, set_fence: SetFence) -> None:
+def test_others_may_not_add_the_operators_keys_to_pods(
+    installed: Cluster, make_pod: MakePod, set_fence: SetFence
+) -> None:
     set_fence("1")
     installed.api.post(PODS, make_pod("theirs"))
     with pytest.raises(ApiError, match="niyanta-fence"):

@@ -1,4 +1,4 @@
-"""Monitors, alerts and dashboards of the chart: there on request, and fitting what they watch."""
+"""Monitors, alerts and dashboards of the chart: rendered on request, and consistent with the objects they watch."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ def rules(renderer: Renderer, **values: Any) -> dict[str, JSON]:
     return {rule["alert"]: rule for group in found["spec"]["groups"] for rule in group["rules"]}
 
 
-def test_nothing_of_it_is_there_unasked(renderer: Renderer) -> None:
-    """The Prometheus operator's definitions may be missing."""
+def test_monitoring_is_disabled_by_default(renderer: Renderer) -> None:
+    """The definitions of the Prometheus operator may be missing in the cluster."""
     kinds = {item["kind"] for item in renderer.objects(DSN)}
     assert not kinds & {*KINDS, "ConfigMap"}
 
 
-def test_with_all_of_it_the_chart_is_sound(renderer: Renderer) -> None:
+def test_the_chart_is_valid_with_all_monitoring(renderer: Renderer) -> None:
     renderer.lint(ALL_ON)
     dashboards = {**DSN, "dashboards": {"enabled": True, "annotations": {"grafana_folder": "Niyanta"}}}
     summary = renderer.conform(renderer.template(dashboards))
@@ -100,7 +100,7 @@ def test_a_service_monitor_without_services_is_refused(renderer: Renderer) -> No
         renderer.template({**DSN, "metrics": {"service": {"enabled": False}, "monitor": {"enabled": True}}})
 
 
-def test_alerts_watch_this_release_by_its_own_limits(renderer: Renderer) -> None:
+def test_alerts_use_the_namespace_and_limits_of_the_release(renderer: Renderer) -> None:
     found = rules(renderer)
     assert len(found) > 20
     assert all(f'namespace="{NAMESPACE}"' in rule["expr"] for rule in found.values())
@@ -111,10 +111,10 @@ def test_alerts_watch_this_release_by_its_own_limits(renderer: Renderer) -> None
     assert own["NiyantaQueueGrowing"]["expr"].endswith("> 2000000")
     text = json.dumps(list(found.values()))
     assert not any(name in text for name in ("$maxQueueWait", "$maxReplicaLag", "$queueDepth", "$namespace"))
-    assert "$labels" in text, "Prometheus' own templates stay"
+    assert "$labels" in text, "templates of Prometheus are kept"
 
 
-def test_alerts_of_parts_that_are_not_there_are_left_out(renderer: Renderer) -> None:
+def test_alerts_of_disabled_components_are_left_out(renderer: Renderer) -> None:
     everything = set(rules(renderer))
     without_door = everything - set(rules(renderer, api={"enabled": False}))
     assert without_door == {"NiyantaApiDown", "NiyantaApiErrors", "NiyantaApiSlow", "NiyantaQueueNearlyFull"}
@@ -123,7 +123,7 @@ def test_alerts_of_parts_that_are_not_there_are_left_out(renderer: Renderer) -> 
     assert everything - set(rules(renderer, alerts={"disabled": ["NiyantaLoopStalls"]})) == {"NiyantaLoopStalls"}
 
 
-def test_alerts_carry_the_labels_and_addresses_that_were_asked_for(renderer: Renderer) -> None:
+def test_alerts_have_the_labels_and_runbook_addresses_of_the_values(renderer: Renderer) -> None:
     plain = rules(renderer)["NiyantaNoLeader"]
     assert plain["labels"] == {"severity": "critical"}
     assert plain["annotations"]["runbook_url"] == "docs/runbooks/NiyantaNoLeader.md"
@@ -138,7 +138,7 @@ def test_alerts_carry_the_labels_and_addresses_that_were_asked_for(renderer: Ren
     assert made["metadata"]["labels"]["release"] == "stack"
 
 
-def test_dashboards_come_whole_to_where_the_sidecar_looks(renderer: Renderer) -> None:
+def test_dashboards_are_complete_in_configmaps_for_the_sidecar(renderer: Renderer) -> None:
     dashboards = {"enabled": True, "namespace": "monitoring", "labels": {"team_dashboard": "yes"}}
     found = of_kind(renderer.objects({**DSN, "dashboards": dashboards}), "ConfigMap")
     files = {path.name: path.read_text() for path in (CHART / "dashboards").glob("*.json")}

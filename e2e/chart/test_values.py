@@ -1,4 +1,4 @@
-"""What the chart renders: valid for the server, strict about its values, and true to the operator's settings."""
+"""Rendering of the chart: valid manifests, strict values, and settings that reach the operator."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def environment(container: JSON) -> dict[str, Any]:
 
 
 def one(objects: list[JSON], kind: str, component: str = "operator") -> JSON:
-    """The object of a kind that belongs to the operator or to the REST door (`api`)."""
+    """The object of this kind of the operator, or of the REST door (`api`)."""
     label = "app.kubernetes.io/component"
     (found,) = [item for item in objects if item["kind"] == kind and item["metadata"]["labels"].get(label) == component]
     return found
@@ -141,7 +141,7 @@ def one(objects: list[JSON], kind: str, component: str = "operator") -> JSON:
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS.keys())
-def test_renders_what_the_server_knows(renderer: Renderer, values: JSON) -> None:
+def test_rendered_manifests_conform_to_the_schemas_of_the_server(renderer: Renderer, values: JSON) -> None:
     renderer.lint(values)
     manifests = renderer.template(values)
     summary = renderer.conform(manifests)
@@ -150,14 +150,14 @@ def test_renders_what_the_server_knows(renderer: Renderer, values: JSON) -> None
 
 
 @pytest.mark.e2e
-def test_a_misspelt_field_does_not_pass(renderer: Renderer) -> None:
+def test_a_misspelt_field_does_not_conform(renderer: Renderer) -> None:
     manifests = renderer.template(DSN).replace("readinessProbe:", "readynessProbe:")
     with pytest.raises(AssertionError, match="readynessProbe"):
         renderer.conform(manifests)
 
 
 @pytest.mark.e2e
-def test_values_choose_what_is_there(renderer: Renderer) -> None:
+def test_values_enable_and_disable_objects(renderer: Renderer) -> None:
     def kinds(name: str) -> Counter[str]:
         return Counter(item["kind"] for item in renderer.objects(VALUE_SETS[name]))
 
@@ -174,7 +174,7 @@ def test_values_choose_what_is_there(renderer: Renderer) -> None:
         assert kinds(name)["PodDisruptionBudget"] == 1, name
     assert kinds("no REST door")["Deployment"] == 1
     assert kinds("no REST door")["Service"] == 2
-    # An APIService that nobody answers would keep every namespace from being deleted.
+    # An unavailable APIService would block the deletion of every namespace.
     for name in ("no metrics adapter", "no replicas", "bare"):
         assert "APIService" not in kinds(name), name
         assert kinds(name)["Secret"] == 1, name
@@ -186,7 +186,7 @@ def test_values_choose_what_is_there(renderer: Renderer) -> None:
 
 
 @pytest.mark.e2e
-def test_the_metrics_adapter_is_found_where_it_listens(renderer: Renderer) -> None:
+def test_the_apiservice_leads_to_the_port_of_the_metrics_adapter(renderer: Renderer) -> None:
     def named(objects: list[JSON], kind: str, name: str) -> JSON:
         (found,) = [item for item in objects if item["kind"] == kind and item["metadata"]["name"] == name]
         return dict(found["spec"])
@@ -196,7 +196,7 @@ def test_the_metrics_adapter_is_found_where_it_listens(renderer: Renderer) -> No
         registration = named(objects, "APIService", "v1beta2.custom.metrics.k8s.io")
         adapter = f"{fullname}-metrics-adapter"
         assert registration["service"] == {"name": adapter, "namespace": "elsewhere", "port": 443}
-        assert not {"caBundle", "insecureSkipTLSVerify"} & set(registration), "the leader's, and nobody's"
+        assert not {"caBundle", "insecureSkipTLSVerify"} & set(registration), "only the leader writes these fields"
         (port,) = named(objects, "Service", adapter)["ports"]
         operator = containers(one(objects, "Deployment"))[-1]
         assert port["targetPort"] in {item["name"] for item in operator["ports"]}
@@ -216,7 +216,7 @@ def test_the_metrics_adapter_is_found_where_it_listens(renderer: Renderer) -> No
 
 
 @pytest.mark.e2e
-def test_definitions_are_kept_unless_told_otherwise(renderer: Renderer) -> None:
+def test_definitions_are_kept_by_default(renderer: Renderer) -> None:
     def policies(name: str) -> set[str | None]:
         crds = [item for item in renderer.objects(VALUE_SETS[name]) if item["kind"] == "CustomResourceDefinition"]
         return {item["metadata"].get("annotations", {}).get("helm.sh/resource-policy") for item in crds}
@@ -252,7 +252,7 @@ def test_a_refusal_does_not_show_the_password(renderer: Renderer) -> None:
 
 
 @pytest.mark.e2e
-def test_the_pod_is_as_restricted_as_it_can_be(renderer: Renderer) -> None:
+def test_the_pod_of_the_operator_meets_the_restricted_standard(renderer: Renderer) -> None:
     deployment = one(renderer.objects(DSN), "Deployment")
     pod = deployment["spec"]["template"]["spec"]
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -286,7 +286,7 @@ def test_the_fence_knows_the_account_the_operator_runs_as(renderer: Renderer) ->
 
 
 @pytest.mark.e2e
-def test_every_setting_arrives_as_it_was_given(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setting_reaches_the_operator_unchanged(renderer: Renderer, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted: dict[str, Any] = {}
     for name, field in Settings.model_fields.items():
         if name in SET_BY_CHART:
@@ -295,7 +295,7 @@ def test_every_setting_arrives_as_it_was_given(renderer: Renderer, monkeypatch: 
         if isinstance(default, bool):
             wanted[name] = not default
         elif isinstance(default, int):
-            # Helm reads large numbers as floats: they must come out whole.
+            # Helm reads large numbers as floats, and they must be rendered as integers.
             wanted[name] = 2_000_000 if name.endswith("pool_max") else default + 1
         elif isinstance(default, float):
             wanted[name] = 0.75 if name == "orphan_stop_ratio" else default + 0.25
@@ -322,13 +322,13 @@ def test_the_connection_string_comes_from_the_secret(renderer: Renderer) -> None
 
 
 @pytest.mark.unit
-def test_the_values_schema_is_made_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_values_schema_is_generated_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["schema.py", "--check"])
     assert schema_main() == 0
 
 
 @pytest.mark.unit
-def test_the_image_is_built_with_what_was_tested() -> None:
+def test_the_image_is_built_with_the_tested_packages() -> None:
     def entries(name: str) -> dict[str, str]:
         text = (REPO / name).read_text()
         blocks = [block for block in text.split("\n") if block and not block.startswith("#")]

@@ -1,5 +1,6 @@
-"""A release's life on a real control plane: installed, upgraded, beside another one, uninstalled. Runs last: it ends
-the installation that the other modules of this folder share.
+"""A release on a real control plane: installed, upgraded, beside a second one, uninstalled.
+
+It runs last, because it uninstalls the release that the other modules of this folder share.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ DEFINITIONS = {f"{name}.niyanta.io" for name in ("workloads", "workerpools", "cu
 
 
 def of_release(cluster: Cluster, release: str) -> set[str]:
-    """Everything in the cluster, of whatever kind, that carries the release's label, as kind/name."""
+    """All objects in the cluster with the release's label, as kind/name."""
     kinds = cluster.kubectl("api-resources", "--verbs=list", "-o", "name").split()
     label = f"app.kubernetes.io/instance={release}"
     return set(cluster.kubectl("get", ",".join(kinds), "-A", "-l", label, "-o", "name").split())
@@ -47,13 +48,13 @@ def test_the_pods_of_the_rest_door_carry_no_token(installed: Cluster) -> None:
     assert sum(len(item["endpoints"]) for item in slices["items"]) == 2
 
 
-def test_the_policies_have_no_doubtful_expression(installed: Cluster) -> None:
+def test_the_policies_have_no_type_warnings(installed: Cluster) -> None:
     for name in ("niyanta-fence", "niyanta-labels"):
         assert installed.get("validatingadmissionpolicy", name)["status"]["typeChecking"] == {}
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_is_accepted_as_it_is(installed: Cluster, file: object) -> None:
+def test_an_example_is_accepted_unchanged(installed: Cluster, file: object) -> None:
     for team in ("team-a", "team-b"):
         installed.kubectl("apply", "-f", str(REPO / "examples" / "00-namespaces.yaml"))
         assert installed.api.find(f"/api/v1/namespaces/{team}")
@@ -78,7 +79,7 @@ def test_an_upgrade_keeps_the_fence(installed: Cluster, as_operator: Api) -> Non
         as_operator.post(fences, {"metadata": {"name": "niyanta-fence"}, "data": {"epoch": "1"}})
     as_operator.patch(f"{fences}/niyanta-fence", {"data": {"epoch": "41"}})
     values = {**DSN, "settings": {"logLevel": "DEBUG"}}
-    installed.install_chart(RELEASE, CHART, namespace=NAMESPACE, values=values, timeout=60)
+    installed.install_chart(RELEASE, CHART, namespace=NAMESPACE, values=values, timeout=120)
     assert installed.api.get(f"{fences}/niyanta-fence")["data"] == {"epoch": "41"}
     pod = installed.get("deployment", "niyanta-operator", "-n", NAMESPACE)["spec"]["template"]["spec"]
     assert {"name": "NIYANTA_LOG_LEVEL", "value": "DEBUG"} in pod["containers"][0]["env"]
@@ -93,20 +94,20 @@ def test_a_second_fence_is_refused(installed: Cluster) -> None:
     installed.uninstall_chart("second", namespace="tenant")
 
 
-def test_a_release_without_definitions_and_fence_comes_and_goes_beside_the_first(installed: Cluster) -> None:
+def test_a_second_release_without_definitions_and_fence_leaves_the_first_alone(installed: Cluster) -> None:
     before = of_release(installed, RELEASE)
     values = {**DSN, "crds": {"enabled": False}, "fence": {"enabled": False}, "operator": {"replicas": 1}}
     with pytest.raises(CommandError, match="served by the Service niyanta-system/niyanta-metrics-adapter already"):
-        installed.install_chart("second", CHART, namespace="tenant", values=values, timeout=60)
+        installed.install_chart("second", CHART, namespace="tenant", values=values, timeout=120)
     values["metricsAdapter"] = {"enabled": False}
-    installed.install_chart("second", CHART, namespace="tenant", values=values, timeout=60)
+    installed.install_chart("second", CHART, namespace="tenant", values=values, timeout=120)
     assert "deployment.apps/second-niyanta-operator" in of_release(installed, "second")
     installed.uninstall_chart("second", namespace="tenant")
     until(lambda: of_release(installed, "second") == set(), what="nothing of the second release is left")
     assert of_release(installed, RELEASE) >= {name for name in before if not name.startswith(("pod/", "endpoint"))}
 
 
-def test_uninstalling_leaves_the_definitions_and_what_people_made(
+def test_uninstalling_leaves_the_definitions_and_objects_of_users(
     installed: Cluster, make_pod: MakePod, as_operator: Api
 ) -> None:
     pod = make_pod("forged", {"niyanta.io/epoch": "0"})
@@ -118,7 +119,7 @@ def test_uninstalling_leaves_the_definitions_and_what_people_made(
     assert {item["metadata"]["name"] for item in crds} >= DEFINITIONS
     assert len(installed.get("workloads.niyanta.io", "-A")["items"]) == workloads
     assert json.loads(installed.helm("list", "-A", "-o", "json")) == []
-    # The policies are gone with it: what they refused is taken.
+    # The policies are gone too: the API server accepts the pod that they refused.
     until(
         lambda: installed.api.request("POST", "/api/v1/namespaces/tenant/pods", pod, query={"dryRun": "All"}),
         what="the fence is gone",
@@ -126,6 +127,6 @@ def test_uninstalling_leaves_the_definitions_and_what_people_made(
     )
 
 
-def test_it_installs_again_over_what_was_left(own_cluster: Cluster) -> None:
-    own_cluster.install_chart(RELEASE, CHART, namespace=NAMESPACE, values=DSN, timeout=60)
+def test_it_installs_again_over_the_remaining_objects(own_cluster: Cluster) -> None:
+    own_cluster.install_chart(RELEASE, CHART, namespace=NAMESPACE, values=DSN, timeout=120)
     own_cluster.uninstall_chart(RELEASE, namespace=NAMESPACE)
