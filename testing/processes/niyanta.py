@@ -113,7 +113,7 @@ class OperatorProcess:
         """Exit code once it has ended (negative: the signal); None while it runs."""
         return self._child.poll() if self._child is not None else None
 
-    def http(self, path: str, *, timeout: float = 5) -> tuple[int, str]:
+    def http(self, path: str, *, timeout: float = 20) -> tuple[int, str]:
         """Status and text of a GET on the metrics port; status 0 without an answer."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}{path}", timeout=timeout) as answer:
@@ -156,7 +156,7 @@ class OperatorProcess:
     def sigcont(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def terminate(self, timeout: float = 30) -> int | None:
+    def terminate(self, timeout: float = 60) -> int | None:
         """Sends SIGTERM, as the kubelet does, and SIGKILL after `timeout` seconds; returns the exit code."""
         self._signal(signal.SIGTERM)
         self._signal(signal.SIGCONT)

@@ -262,7 +262,7 @@ class Postgres:
 
     def _reap(self) -> None:
         if self._child is not None:
-            self._child.wait(timeout=10)
+            self._child.wait(timeout=60)
             self._child = None
         self._run.forget(self._name)
 

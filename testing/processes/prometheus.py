@@ -106,7 +106,7 @@ class Prometheus:
 
     def _get(self, path: str, data: bytes | None = None) -> bytes:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", data=data, timeout=30) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", data=data, timeout=60) as answer:
                 return bytes(answer.read())
         except urllib.error.HTTPError as error:
             raise QueryError(f"{path}: {error.code} {error.read().decode()}") from error

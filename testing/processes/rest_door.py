@@ -51,7 +51,7 @@ class RestDoor:
         made = environment.niyanta("apikey", "create", "--customer", customer, "--role", role)
         self.key = next(word for word in made.split() if word.startswith("nyt_"))
         self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{self._port}", headers={"Authorization": f"Bearer {self.key}"}, timeout=30
+            base_url=f"http://127.0.0.1:{self._port}", headers={"Authorization": f"Bearer {self.key}"}, timeout=60
         )
 
     def _start(self) -> OperatorProcess:

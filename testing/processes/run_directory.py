@@ -66,7 +66,7 @@ class ProcessId:
                     until(lambda: not is_live(process), what=f"process {self.pid} ends", timeout=grace, interval=0.02)
                     return
             process.kill()
-            until(lambda: not is_live(process), what=f"process {self.pid} is dead", timeout=30, interval=0.01)
+            until(lambda: not is_live(process), what=f"process {self.pid} is dead", timeout=60, interval=0.01)
 
 
 def temporary_parent() -> Path:

@@ -99,7 +99,7 @@ def ask_directly(env: Environment, port: int, where: str, certificate: Path | No
     with urllib3.HTTPSConnectionPool(
         "127.0.0.1", port, ssl_context=context, server_hostname=name, assert_hostname=name, retries=False
     ) as pool:
-        answer = pool.request("GET", where, headers=headers, timeout=10)
+        answer = pool.request("GET", where, headers=headers, timeout=60)
     return answer.status, json.loads(answer.data)
 
 
