@@ -191,7 +191,7 @@ def test_a_group_beyond_a_quota_runs_all_or_none(workloads: Workloads, nodes: No
     path = quota(workloads, pods="2")
     uid = workloads.apply("group", replicas=3, maxRetries=0)
     workloads.wait_message("group", "QuotaExceeded", "exceeded quota")
-    until(lambda: not workloads.pods(uid), what="the pods that fitted are gone again", interval=0.02)
+    until(lambda: not workloads.pods(uid), what="the pods within the quota are deleted", interval=0.02)
     events = {event["event"] for event in workloads.database.events(uid)}
     assert "Start" not in events
     workloads.cluster.api.patch(path, {"spec": {"hard": {"pods": "3"}}})
@@ -200,11 +200,11 @@ def test_a_group_beyond_a_quota_runs_all_or_none(workloads: Workloads, nodes: No
 
 
 def test_default_requests_of_a_limit_range_are_counted(workloads: Workloads, nodes: Nodes) -> None:
-    """The template asks for nothing; the namespace's default is 3 CPUs, so a worker of 4 takes one and not two."""
+    """The template has no requests and the namespace's default is 3 CPUs, so that a worker of 4 takes one pod."""
     nodes(1, cpu="4")
     limits = [{"type": "Container", "defaultRequest": {"cpu": "3"}, "default": {"cpu": "3"}}]
     path = f"/api/v1/namespaces/{workloads.namespace}/limitranges"
-    workloads.apply("unlimited", cpu="", memory="", suspend=True)  # taken in before the LimitRange exists
+    workloads.apply("unlimited", cpu="", memory="", suspend=True)  # accepted before the LimitRange exists
     workloads.wait("unlimited", "Suspended")
     workloads.cluster.api.post(path, {"metadata": {"name": "defaults"}, "spec": {"limits": limits}})
     first = workloads.apply("first", cpu="", memory="")
@@ -217,8 +217,8 @@ def test_default_requests_of_a_limit_range_are_counted(workloads: Workloads, nod
     workloads.wait_message("unlimited", "Unschedulable", "cpu")
 
 
-def test_a_restricted_namespace_refuses_until_it_allows(workloads: Workloads, nodes: Nodes) -> None:
-    """PodSecurity `restricted` turns the pod away at creation: it waits, with the server's words."""
+def test_a_pod_waits_while_its_namespace_forbids_it(workloads: Workloads, nodes: Nodes) -> None:
+    """Pod Security `restricted` refuses the pod at creation: the Workload waits with the server's message."""
     nodes(1)
     path = f"/api/v1/namespaces/{workloads.namespace}"
     level = "pod-security.kubernetes.io/enforce"

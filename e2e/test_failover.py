@@ -103,7 +103,7 @@ def a_pod_of(pods: list[JSON], epoch: int) -> JSON:
     return {"metadata": {**meta, "labels": labels, "name": "late"}, "spec": {**spec, "containers": containers}}
 
 
-def test_a_leader_stopped_beyond_its_lease_does_nothing_more(
+def test_a_leader_stopped_beyond_its_lease_writes_nothing_more(
     env: Environment, workloads: Workloads, nodes: Nodes, operator: OperatorProcess
 ) -> None:
     """SIGSTOP when a few of many pods are created, SIGCONT when another operator leads: the old leader exits, and after
@@ -112,7 +112,7 @@ def test_a_leader_stopped_beyond_its_lease_does_nothing_more(
     old = workloads.database.leader()["epoch"]
     with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
         uids = wait_for_a_burst(workloads, nodes, run_for="1s")
-        until(lambda: len(recorder.created) >= 3, what="the first pods are made", interval=0.002)
+        until(lambda: len(recorder.created) >= 3, what="the first pods are created", interval=0.002)
         operator.sigstop()
         made = len(recorder.created)
         until(lambda: leads(other), what="the standby leads", timeout=60)
@@ -146,7 +146,7 @@ def test_a_leader_stopped_beyond_its_lease_does_nothing_more(
 def test_a_late_create_of_an_old_leader_is_refused_by_the_api_server(
     env: Environment, workloads: Workloads, nodes: Nodes
 ) -> None:
-    """The operator's own ServiceAccount sends the pod of an older epoch; that of today's is let in."""
+    """The operator's ServiceAccount creates pods: one of an older epoch is refused, one of the current epoch accepted."""
     nodes(1)
     uid = workloads.apply("owner")
     workloads.wait("owner", "Running")
@@ -160,8 +160,8 @@ def test_a_late_create_of_an_old_leader_is_refused_by_the_api_server(
     assert refused.value.status == 403
 
 
-def test_a_fence_that_was_taken_down_is_raised_again(env: Environment, workloads: Workloads, nodes: Nodes) -> None:
-    """Somebody deletes the ConfigMap: until the leader has put it back no pod gets past the API server."""
+def test_a_deleted_fence_is_restored(env: Environment, workloads: Workloads, nodes: Nodes) -> None:
+    """Without its ConfigMap the API server refuses all pods of the operator, until the leader has restored it."""
     nodes(1)
     path = f"/api/v1/namespaces/{env.namespace}/configmaps/niyanta-fence"
     before = fence_history(workloads.cluster.api, env.namespace)

@@ -113,7 +113,7 @@ def test_immutable_fields_may_not_change(bare: Cluster, stored: dict[str, Any], 
 
 
 @pytest.mark.parametrize("change", TEMPLATE_CHANGES)
-def test_nothing_in_the_template_may_change(bare: Cluster, stored: dict[str, Any], change: str) -> None:
+def test_the_template_may_not_change(bare: Cluster, stored: dict[str, Any], change: str) -> None:
     edited = changed(stored, {"spec.template.spec": template_after(change)})
     with pytest.raises(CommandError, match=r"spec.template.*can't be changed after creation"):
         replace(bare, edited)

@@ -127,6 +127,6 @@ def test_uninstalling_leaves_the_definitions_and_objects_of_users(
     )
 
 
-def test_it_installs_again_over_the_remaining_objects(own_cluster: Cluster) -> None:
+def test_the_chart_installs_again_over_the_remaining_objects(own_cluster: Cluster) -> None:
     own_cluster.install_chart(RELEASE, CHART, namespace=NAMESPACE, values=DSN, timeout=120)
     own_cluster.uninstall_chart(RELEASE, namespace=NAMESPACE)
