@@ -146,7 +146,7 @@ def test_a_leader_stopped_beyond_its_lease_writes_nothing_more(
 def test_a_late_create_of_an_old_leader_is_refused_by_the_api_server(
     env: Environment, workloads: Workloads, nodes: Nodes
 ) -> None:
-    """The operator's ServiceAccount creates pods: one of an older epoch is refused, one of the current epoch accepted."""
+    """With the operator's ServiceAccount, a pod of an older epoch is refused and one of the current epoch accepted."""
     nodes(1)
     uid = workloads.apply("owner")
     workloads.wait("owner", "Running")
