@@ -38,8 +38,8 @@ COLOURS = {
     "Suspended": "magenta",
 }
 ENDED = ("Succeeded", "Failed", "Cancelled")
-PICTURE_AFTER = 4.0
-"""Seconds until the picture shows the table: some workloads run, some wait, some have finished."""
+DRAWN_AFTER = 4.0
+"""Seconds until the picture may show the table: by then some workloads run and some wait."""
 
 IMPOSSIBLE: JSON = {
     "apiVersion": "niyanta.io/v1alpha1",
@@ -105,8 +105,7 @@ class ExamplesAct:
         def advance() -> bool:
             self.read_statuses()
             self._act(seconds())
-            if seconds() > PICTURE_AFTER:
-                self._once("drawn", self._draw, seconds())
+            self._draw(seconds())
             time.sleep(0.4)
             return not self.is_over and seconds() < limit
 
@@ -152,17 +151,19 @@ class ExamplesAct:
         if seconds > 7:
             self._once("labelled", self._label_a_node)
 
-    def _once(self, what: str, action: Callable[..., str], *args: object) -> None:
+    def _once(self, what: str, action: Callable[[], str]) -> None:
         """Repeats an action until it returns its note."""
-        if what not in self._done and (note := action(*args)):
+        if what not in self._done and (note := action()):
             self._done.add(what)
-            if what != "drawn":
-                self.notes.append(note)
-                self.display.change(f"-- {note}")
+            self.notes.append(note)
+            self.display.change(f"-- {note}")
 
-    def _draw(self, seconds: float) -> str:
-        self.display.draw(self.table(seconds))
-        return "drawn"
+    def _draw(self, seconds: float) -> None:
+        """Puts the table into the picture once, as soon as the workload that fits nowhere says what comes closest."""
+        explained = "closest" in self.statuses.get(IMPOSSIBLE["metadata"]["name"], {}).get("message", "")
+        if "drawn" not in self._done and seconds > DRAWN_AFTER and explained:
+            self._done.add("drawn")
+            self.display.draw(self.table(seconds))
 
     def _fix_flaky_import(self) -> str:
         path = "/api/v1/namespaces/team-b/pods"

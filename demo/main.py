@@ -38,9 +38,14 @@ def show(display: Display, options: argparse.Namespace) -> int:
         env.start_operator(extra_env=QUICK)
         display.step("The operator leads, with the token of the chart's ServiceAccount.")
         wrong = show_examples(env, display, options)
-        wrong += show_rest(env, display, options.limit)
+        rest = RestAct(env, display, options.nodes_per_pool)
+        display.print()
+        display.step("The REST door: submissions with an API key of customer acme, and no Kubernetes credentials.")
+        rest.play(options.limit)
         if scales:
             wrong += show_scaling(env, display, options.limit)
+        rest.finish(options.limit)
+        wrong += rest.wrong
         for line in wrong:
             display.print(f"Not as expected: {line} (logs: {env.log_dir})", style="red", markup=False)
     display.step("Everything is removed again. `make up` leaves an environment running.")
@@ -66,15 +71,6 @@ def show_examples(env: Environment, display: Display, options: argparse.Namespac
     display.print(act.history(), in_picture=False)
     display.print(f"{len(act.manifests)} Workloads were watched for {seconds:.0f} s.", in_picture=False)
     return surprises(act.statuses, act.manifests)
-
-
-def show_rest(env: Environment, display: Display, limit: float) -> list[str]:
-    """Second act; returns what was not as it should be."""
-    display.print()
-    display.step("The REST door: submissions with an API key of customer acme, and no Kubernetes credentials.")
-    act = RestAct(env, display)
-    act.play(limit)
-    return act.wrong
 
 
 def show_scaling(env: Environment, display: Display, limit: float) -> list[str]:

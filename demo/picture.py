@@ -10,6 +10,8 @@ from rich.terminal_theme import TerminalTheme
 
 WIDTH = 116
 """Columns. A page of GitHub shows the picture about 900 pixels wide, so more columns would be too small to read."""
+ASPECT_RATIO = 0.602
+"""Width of a character over the font's size, as in Menlo and DejaVu Sans Mono."""
 
 BLACK, RED, GREEN, YELLOW = (72, 79, 88), (255, 123, 114), (63, 185, 80), (227, 179, 65)
 BLUE, MAGENTA, CYAN, WHITE = (88, 166, 255), (188, 140, 255), (57, 197, 207), (177, 186, 196)
@@ -35,7 +37,7 @@ FORMAT = """\
   {chrome}
   <g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
     {backgrounds}
-    <g class="{unique_id}-matrix">
+    <g class="{unique_id}-matrix" xml:space="preserve">
     {matrix}
     </g>
   </g>
@@ -52,6 +54,8 @@ def recorder() -> Console:
 
 
 def save(recorded: Console, path: Path) -> None:
-    svg = recorded.export_svg(title="make demo", theme=THEME, code_format=FORMAT, unique_id="demo")
+    svg = recorded.export_svg(
+        title="make demo", theme=THEME, code_format=FORMAT, font_aspect_ratio=ASPECT_RATIO, unique_id="demo"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(line.rstrip() for line in svg.splitlines()) + "\n")

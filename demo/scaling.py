@@ -56,15 +56,15 @@ class ScalingAct:
     def prepare(self) -> None:
         """A pool of one worker, a customer, and the autoscaler, which has read its metric."""
         self._scenario.pool(simulated_pool(POOL, self.env.namespace, gpus=GPUS, replicas=1, minReplicas=1))
-        self._scenario.scale_by(hpa())
+        self._scenario.apply_autoscaler(hpa())
 
     def play(self, limit: float) -> None:
         """The burst, from the first submission to the pool's return to one worker."""
-        work = self._scenario.work(POOL)
+        work = self._scenario.workloads(POOL)
         manifests = gpu_workloads(work, COUNT, RUNS)
         with Timeline(self.env, POOL, SPACE, every=0.5) as timeline:
             until(lambda: timeline.samples and timeline.samples[-1].workers == 1, what="the pool has its worker")
-            timeline.load_comes()
+            timeline.restart_clock()
             uids = work.create(manifests)
             self._watch(timeline, limit)
         self._judge(timeline, work, uids)

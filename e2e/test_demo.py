@@ -1,10 +1,11 @@
-"""`make demo`, as somebody sees it who pipes it into a file: it asks nothing, ends well, and leaves nothing behind."""
+"""`make demo` and `make picture` with their output in a file: no questions, no control codes, nothing left behind."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,10 +14,10 @@ from testing.processes.run_directory import REPO, temporary_parent
 pytestmark = pytest.mark.e2e
 
 
-def test_the_demo_ends_with_a_summary_and_cleans_up() -> None:
+def test_the_demo_ends_with_a_summary_and_cleans_up(tmp_path: Path) -> None:
     before = {path.name for path in temporary_parent().glob("demo-*")}
     done = subprocess.run(
-        [sys.executable, "-m", "demo.main"],
+        [sys.executable, "-m", "demo.main", "--picture", str(tmp_path / "demo.svg")],
         cwd=REPO,
         env={**os.environ, "COLUMNS": "140"},
         stdin=subprocess.DEVNULL,
@@ -32,9 +33,17 @@ def test_the_demo_ends_with_a_summary_and_cleans_up() -> None:
         "Succeeded on gpu-h100-us-",
         "attempt 2)",
         "Pending: 0/8 workers: 4 not in region eu-west",
-        "events of 13 workloads on record",
+        "events of 13 workloads (table workload_events)",
+        "spec.template.spec.hostNetwork: must be false",
+        "28 workloads accepted in one request",
+        "would fit on an empty worker of pool cpu-eu",
+        "Exit code 0 after",
         "overshoot 0 (workers beyond those in use at once), back to 1 after",
         "120 of 120 workloads ran once, undisturbed",
+        "29 of 29 submissions by REST ran once",
     ):
         assert words in done.stdout, done.stdout
+    picture = (tmp_path / "demo.svg").read_text()
+    assert picture.replace("http://www.w3.org/2000/svg", "").count("http") == 0, "the picture refers to another host"
+    assert len(picture) < 200_000
     assert {path.name for path in temporary_parent().glob("demo-*")} <= before
