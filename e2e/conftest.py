@@ -13,7 +13,7 @@ from testing.cluster.cluster import Cluster, NodeSpec
 from testing.environment import Environment
 from testing.processes.niyanta import OperatorProcess
 from testing.scenarios.placement import TEST_LABEL, PlacementScenario
-from testing.scenarios.workloads import GROUP, Database, Workloads, customer_manifest, metric, pool_manifest
+from testing.scenarios.workloads import GROUP, OperatorDatabase, Workloads, customer_manifest, metric, pool_manifest
 from testing.waiting import until
 
 NODE_LABEL = TEST_LABEL
@@ -139,7 +139,7 @@ def workloads(
     pools, customers = f"{GROUP}/namespaces/{env.namespace}/workerpools", f"{GROUP}/customers"
     cluster.api.post(customers, customer_manifest(unique, namespace))
     cluster.api.post(pools, pool_manifest(unique, env.namespace, {NODE_LABEL: unique}))
-    yield Workloads(cluster, Database(env.dsn), namespace, unique)
+    yield Workloads(cluster, OperatorDatabase(env.dsn), namespace, unique)
     cluster.api.delete(f"{pools}/{unique}")
     cluster.api.delete(f"{customers}/{unique}")
 

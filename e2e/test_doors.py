@@ -20,7 +20,7 @@ from niyanta.store.rows import RowChange
 from niyanta.store.state import StateManager
 from testing.environment import Environment
 from testing.processes.rest_door import RestDoor, phase_of, restricted
-from testing.scenarios.workloads import GROUP, Database, Workloads, customer_manifest
+from testing.scenarios.workloads import GROUP, OperatorDatabase, Workloads, customer_manifest
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -30,7 +30,7 @@ MakeNodes = Callable[..., list[str]]
 
 @pytest.fixture
 def door(env: Environment, workloads: Workloads, unique: str) -> Iterator[RestDoor]:
-    database = Database(env.dsn)
+    database = OperatorDatabase(env.dsn)
     until(
         lambda: database.query("SELECT 1 FROM customers WHERE name = %(name)s AND NOT deleted", name=unique),
         what="the leader has stored the Customer",
@@ -240,4 +240,4 @@ async def _cancel_all(dsn: str, workloads: Workloads) -> None:
 
 def _tiers(env: Environment, *names: str) -> list[dict[str, Any]]:
     wanted = "SELECT name FROM customers WHERE name = ANY(%(names)s) AND tier IN ('Free', 'Premium') AND NOT deleted"
-    return Database(env.dsn).query(wanted, names=list(names))
+    return OperatorDatabase(env.dsn).query(wanted, names=list(names))

@@ -16,7 +16,7 @@ from testing.processes.keda import Keda
 from testing.processes.rest_door import RestDoor
 from testing.scenarios.placement import CUSTOMERS, POOLS
 from testing.scenarios.scaling_timeline import HPA_FOLDER, Timeline, simulated_pool, workers_of
-from testing.scenarios.workloads import Database, PodRecorder, Workloads, customer_manifest
+from testing.scenarios.workloads import OperatorDatabase, PodRecorder, Workloads, customer_manifest
 from testing.waiting import until
 
 pytestmark = pytest.mark.keda
@@ -70,7 +70,7 @@ def test_keda_scales_a_pool_from_zero_and_back(
 
     until(ready, what="KEDA has taken the ScaledObject", timeout=90)
     until(lambda: not workers_of(env.cluster, name), what="the empty pool went to zero", timeout=120)
-    work = Workloads(env.cluster, Database(env.dsn), SPACE, name)
+    work = Workloads(env.cluster, OperatorDatabase(env.dsn), SPACE, name)
     manifests = [
         work.manifest(f"w-{number}", hard={"gpu": {"models": ["A100"], "count": 1}}, life={"run_for": "25s"})
         for number in range(64)

@@ -25,7 +25,7 @@ from testing.processes.rest_door import RestDoor, restricted
 from testing.processes.run_directory import REPO
 from testing.processes.standby import Standby
 from testing.scenarios.scaling_timeline import simulated_pool
-from testing.scenarios.workloads import GROUP, Database, Workloads, customer_manifest, pool_manifest
+from testing.scenarios.workloads import GROUP, OperatorDatabase, Workloads, customer_manifest, pool_manifest
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -52,7 +52,7 @@ class MonitoredSystem:
         return [process for process in self.env.operators if process.identity.startswith("operator")]
 
     def workloads(self, tier: str) -> Workloads:
-        return Workloads(self.env.cluster, Database(self.env.dsn), tier.lower(), POOL)
+        return Workloads(self.env.cluster, OperatorDatabase(self.env.dsn), tier.lower(), POOL)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_every_expression_of_the_dashboards_has_data(system: MonitoredSystem) ->
     """With its variables set to one pool, customer and tier, and to all."""
     for round_ in range(3):
         _traffic(system, round_)
-    database = Database(system.env.dsn)
+    database = OperatorDatabase(system.env.dsn)
     busy = "SELECT count(*) AS n FROM workload_state WHERE status IN ('SCHEDULED', 'RUNNING')"
     until(lambda: database.query(busy)[0]["n"] == 0, what="no workload runs")
     for variables in (VARIABLES, dict.fromkeys(VARIABLES, ".*")):

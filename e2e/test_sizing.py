@@ -10,7 +10,7 @@ import pytest
 from e2e.conftest import NODE_LABEL, QUICK, leads
 from testing.environment import Environment
 from testing.processes.niyanta import OperatorProcess
-from testing.scenarios.workloads import GROUP, Database, Workloads, customer_manifest, pool_manifest
+from testing.scenarios.workloads import GROUP, OperatorDatabase, Workloads, customer_manifest, pool_manifest
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -42,18 +42,18 @@ def work(env: Environment, operator: OperatorProcess, namespace: str, unique: st
     """Workloads of this test, with a Customer and without a pool."""
     customers = f"{GROUP}/customers"
     env.cluster.api.post(customers, customer_manifest(unique, namespace))
-    yield Workloads(env.cluster, Database(env.dsn), namespace, unique)
+    yield Workloads(env.cluster, OperatorDatabase(env.dsn), namespace, unique)
     env.cluster.api.delete(f"{customers}/{unique}")
 
 
-def figures(database: Database, pool: str) -> dict[str, Any] | None:
+def figures(database: OperatorDatabase, pool: str) -> dict[str, Any] | None:
     """Statistics of a pool in Postgres; None when they are missing, or older than the 5 s that adapters accept."""
     (row,) = database.query("SELECT figures, clock_timestamp() - updated_at < '5 s' AS young FROM leader_figures")
     found = [item for item in row["figures"].get("pools", []) if item["pool"] == pool]
     return found[0] if found and row["young"] else None
 
 
-def counted(database: Database, pool: str, **expected: Any) -> dict[str, Any]:
+def counted(database: OperatorDatabase, pool: str, **expected: Any) -> dict[str, Any]:
     """Waits until the pool's statistics have these values; returns all of them."""
 
     def right() -> dict[str, Any] | None:

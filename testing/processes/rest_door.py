@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 
 from testing.environment import Environment
+from testing.processes.free_ports import free_port
 from testing.processes.niyanta import OperatorProcess
-from testing.processes.postgres import free_port
 from testing.waiting import until
 
 JSON = dict[str, Any]

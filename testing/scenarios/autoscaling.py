@@ -9,7 +9,7 @@ from testing.cluster.api_client import JSON
 from testing.environment import Environment
 from testing.scenarios.placement import CUSTOMERS, POOLS
 from testing.scenarios.scaling_timeline import Timeline, workers_of
-from testing.scenarios.workloads import Database, Workloads, customer_manifest
+from testing.scenarios.workloads import OperatorDatabase, Workloads, customer_manifest
 from testing.waiting import until
 
 AUTOSCALERS = "/apis/autoscaling/v2/namespaces/{}/horizontalpodautoscalers"
@@ -59,7 +59,7 @@ class ScalingScenario:
         return name
 
     def workloads(self, pool: str) -> Workloads:
-        return Workloads(self.env.cluster, Database(self.env.dsn), self.namespace, pool)
+        return Workloads(self.env.cluster, OperatorDatabase(self.env.dsn), self.namespace, pool)
 
     def timeline(self, pool: str) -> Timeline:
         return Timeline(self.env, pool, self.namespace)

@@ -22,7 +22,7 @@ from testing.cluster.cluster import Cluster
 from testing.environment import Environment
 from testing.processes.adapter_service import SERVICE
 from testing.processes.niyanta import OperatorProcess
-from testing.scenarios.workloads import Database, metric
+from testing.scenarios.workloads import OperatorDatabase, metric
 
 ROOT = "/apis/custom.metrics.k8s.io/v1beta2"
 REGISTRATION = "/apis/apiregistration.k8s.io/v1/apiservices/v1beta2.custom.metrics.k8s.io"
@@ -42,7 +42,7 @@ def is_counted(env: Environment) -> bool:
     running = [one for one in env.operators if one.running]
     # Statistics of the predecessor are older: more than 3 s pass between two leaders.
     ages = [metric(one.metrics(), "niyanta_adapter_figures_age_seconds") for one in running]
-    return bool(Database(env.dsn).query(text)) and all(0 < age < 2.5 for age in ages)
+    return bool(OperatorDatabase(env.dsn).query(text)) and all(0 < age < 2.5 for age in ages)
 
 
 def is_available(cluster: Cluster) -> bool:

@@ -43,7 +43,7 @@ _LIVES = {
 class Workloads:
     """The Workloads of one test's namespace; `pool` is the WorkerPool that all of them require."""
 
-    def __init__(self, cluster: Cluster, database: Database, namespace: str, pool: str) -> None:
+    def __init__(self, cluster: Cluster, database: OperatorDatabase, namespace: str, pool: str) -> None:
         self.cluster = cluster
         self.database = database
         self.namespace = namespace
@@ -180,7 +180,7 @@ class Workloads:
         until(lambda: not self.live_pods(uid), what=f"no pod of {uid} runs", timeout=timeout)
 
 
-class Database:
+class OperatorDatabase:
     """The operator's tables in Postgres, read without the operator's code."""
 
     def __init__(self, dsn: str) -> None:
@@ -359,4 +359,4 @@ def metric(text: str, name: str, **labels: str) -> float:
     return total
 
 
-__all__ = ["ApiError", "Database", "PodRecorder", "Workloads", "customer_manifest", "metric", "pool_manifest"]
+__all__ = ["ApiError", "OperatorDatabase", "PodRecorder", "Workloads", "customer_manifest", "metric", "pool_manifest"]
