@@ -1,4 +1,4 @@
-"""Every pair of phase and event: legal ones lead where the design says, all others are errors."""
+"""Every pair of phase and event: legal ones lead where this table says, all others are errors."""
 
 from __future__ import annotations
 
