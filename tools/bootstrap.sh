@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv from nothing: Python >= 3.11, the locked packages with their hashes checked, and this checkout installed
-# editable. Needs only a system Python. A second run with nothing changed takes a few milliseconds.
+# Creates .venv: Python >= 3.11, the locked packages with their hashes checked, and this checkout installed as editable.
+# Needs only a system Python. A second run without changes takes a few milliseconds.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -17,13 +17,13 @@ find_python() {
     fi
   done
   {
-    echo "Niyanta needs Python 3.11 or later, with its venv module, and found none."
-    echo "Install one (Debian and Ubuntu: apt-get install python3 python3-venv) or name it: PYTHON=/path/to/python make ..."
+    echo "Niyanta needs Python 3.11 or later with its venv module; none was found."
+    echo "Install one (Debian and Ubuntu: apt-get install python3 python3-venv) or set PYTHON: PYTHON=/path/to/python make ..."
   } >&2
   return 1
 }
 
-# What the environment is made from: a change of any of it makes it anew.
+# Inputs of the environment: a change of any of them installs the packages again.
 stamp() {
   cat requirements-dev.lock pyproject.toml tools/bootstrap.sh | cksum
   pwd
@@ -36,7 +36,7 @@ fi
 
 if [ ! -x $venv/bin/python ] || ! $venv/bin/python -m pip --version >/dev/null 2>&1; then
   python=$(find_python)
-  echo "Making $venv with $("$python" --version) ..." >&2
+  echo "Creating $venv with $("$python" --version) ..." >&2
   "$python" -m venv --clear $venv
 fi
 

@@ -3,7 +3,7 @@
     python tools/chart_schema.py           write it
     python tools/chart_schema.py --check   exit 1 when it differs
 
-So helm refuses a setting that the operator doesn't know, or a value that it wouldn't take.
+With it, helm refuses unknown settings and invalid values.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SET_BY_CHART = frozenset(
         "enable_scaling",
     }
 )
-"""Settings that other values decide, or that have no place in a cluster."""
+"""Settings that are derived from other values, or that don't apply in a cluster."""
 
 KEPT = ("type", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "items", "description")
 
@@ -48,7 +48,7 @@ def camel_case(name: str) -> str:
 
 
 def value_schema(field: dict[str, Any]) -> dict[str, Any]:
-    """Schema of one setting. `helm --set` turns 0.5 into a string, so a fraction may come as one."""
+    """Schema of a setting. Numbers may be strings, because `helm --set` makes a string of 0.5."""
     schema = {key: field[key] for key in KEPT if key in field}
     if schema.get("type") == "number":
         schema |= {"type": ["number", "string"], "pattern": r"^[0-9]+(\.[0-9]+)?$"}
@@ -56,7 +56,7 @@ def value_schema(field: dict[str, Any]) -> dict[str, Any]:
 
 
 def settings_schema() -> dict[str, Any]:
-    """JSON schema of the chart's `settings`: a closed object with the settings in camelCase."""
+    """JSON schema of the chart's `settings`: an object with the settings in camelCase and no other keys."""
     fields = Settings.model_json_schema()["properties"]
     known = {camel_case(name): value_schema(field) for name, field in fields.items() if name not in SET_BY_CHART}
     return {
@@ -68,7 +68,7 @@ def settings_schema() -> dict[str, Any]:
 
 
 def render() -> str:
-    """The whole values schema, with the `settings` part made anew."""
+    """The whole values schema, with the `settings` part regenerated."""
     schema = json.loads(SCHEMA.read_text())
     schema["properties"]["settings"] = settings_schema()
     return json.dumps(schema, indent=2) + "\n"

@@ -141,7 +141,7 @@ def test_autoscaling_replaces_the_replicas_of_the_deployment(renderer: Renderer)
     scaler = one(objects, "HorizontalPodAutoscaler", "api")["spec"]
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (3, 9)
     assert scaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
-    with pytest.raises(CommandError, match="minReplicas is more than"):
+    with pytest.raises(CommandError, match="minReplicas is greater than"):
         renderer.template({**DSN, "api": {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}}})
 
 

@@ -96,7 +96,7 @@ def test_a_pod_monitor_finds_the_pods_and_needs_no_service(renderer: Renderer) -
 
 
 def test_a_service_monitor_without_services_is_refused(renderer: Renderer) -> None:
-    with pytest.raises(CommandError, match="PodMonitor does without"):
+    with pytest.raises(CommandError, match="PodMonitor works without it"):
         renderer.template({**DSN, "metrics": {"service": {"enabled": False}, "monitor": {"enabled": True}}})
 
 

@@ -1,11 +1,11 @@
-"""Writes the Grafana dashboards, charts/niyanta/dashboards/*.json. What is on them is in `tools.dashboards.pages`
+"""Writes the Grafana dashboards, charts/niyanta/dashboards/*.json. Their panels are defined in `tools.dashboards.pages`
 and `tools.dashboards.scheduler_internals`.
 
     python tools/dashboards/generate.py           write them
     python tools/dashboards/generate.py --check   exit 1 when they differ
 
-No dashboard names a data source: each has a variable for it. `$namespace` is the release's; a scrape configuration that
-gives no such label works too, with All.
+No dashboard names a data source: each has a variable for it. `$namespace` is the release's namespace; with a scrape
+configuration that doesn't set this label, select All.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ sys.path.insert(0, str(REPO))
 FOLDER = REPO / "charts" / "niyanta" / "dashboards"
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 SCHEMA_VERSION = 39
-"""Of Grafana 11; later ones migrate it when they load it."""
+"""Schema version of Grafana 11; later versions migrate it on import."""
 COLUMNS = 24
 
 Json = dict[str, Any]
@@ -31,7 +31,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Query:
-    """One expression and the legend of its series. `table`: the newest values alone, as columns."""
+    """An expression and the legend of its series."""
 
     expr: str
     legend: str = ""
@@ -39,7 +39,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel; `kind` is Grafana's type. `steps`: thresholds as (from, colour), the first from None."""
+    """A panel; `kind` is Grafana's type. `steps`: thresholds as (start, colour); the first start is None."""
 
     title: str
     description: str
@@ -54,12 +54,12 @@ class Panel:
     mappings: tuple[tuple[str, str, str], ...] = ()
     """(value, text, colour)"""
     columns: tuple[str, ...] = ()
-    """Of a table: names of the values, in the order of the queries."""
+    """Column names of a table, in the order of the queries."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A title with panels below it."""
+    """A titled row of panels."""
 
     title: str
     panels: tuple[Panel, ...]
@@ -67,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable whose values are those of a label."""
+    """A dashboard variable with the values of a label."""
 
     name: str
     label: str
@@ -76,7 +76,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """One file."""
+    """A dashboard; `slug` names its file."""
 
     slug: str
     title: str
@@ -94,7 +94,7 @@ def panel(title: str, description: str, *queries: tuple[str, str] | str, **optio
 
 
 def render(dashboard: Dashboard) -> Json:
-    """The dashboard as Grafana imports it."""
+    """The dashboard in the JSON that Grafana imports."""
     return {
         "uid": f"niyanta-{dashboard.slug}",
         "title": dashboard.title,
@@ -239,7 +239,7 @@ def _transformations(item: Panel) -> list[Json]:
 
 
 def files() -> dict[Path, str]:
-    """Every dashboard's file and what it should hold."""
+    """File of each dashboard -> its expected content."""
     from tools.dashboards.pages import CUSTOMERS_PAGE, OVERVIEW, POOLS_PAGE
     from tools.dashboards.scheduler_internals import INTERNALS
 

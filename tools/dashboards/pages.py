@@ -1,7 +1,7 @@
-"""What is on the Grafana dashboards; `tools.dashboards.generate` makes JSON of it.
+"""Panels of the dashboards for overview, pools and customers; `tools.dashboards.generate` converts them to JSON.
 
-Gauges that the leader alone shows are taken by `max`: for one scrape interval after a change of leaders two processes
-may show them. Counters stay where they were counted, so their rates are added up.
+Gauges that only the leader exports are aggregated with `max`, because two processes may export them for one scrape
+interval after a change of leader. Counters stay with the process that counted, so their rates are summed.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ def added(metric: str, where: str, by: str) -> str:
 
 
 def within(seconds: str) -> str:
-    """Expression of the share of placements, by tier, that had waited for less than a bucket's bound."""
+    """Expression of the share of placements, by tier, that waited for less than a bucket's bound."""
     placed = rate("niyanta_queue_wait_seconds_bucket", f'{TIER},le="{seconds}"', "tier")
     return f"{placed} / {rate('niyanta_queue_wait_seconds_count', TIER, 'tier')}"
 
 
 def stat(title: str, description: str, expr: str, **options: object) -> Panel:
-    """A single number."""
+    """A panel with a single number."""
     return panel(title, description, expr, kind="stat", width=3, height=4, **options)
 
 
-def shares(metric: str, where: str = NS, by: str = "") -> tuple[tuple[str, str], ...]:
-    """Median and two tails of a histogram."""
+def percentiles(metric: str, where: str = NS, by: str = "") -> tuple[tuple[str, str], ...]:
+    """Expressions of the p50, p95 and p99 of a histogram."""
     legend = f" {{{{{by}}}}}" if by else ""
     return tuple((quantile(q, metric, where, by), f"p{round(q * 100)}{legend}") for q in (0.5, 0.95, 0.99))
 
@@ -65,21 +65,21 @@ def shares(metric: str, where: str = NS, by: str = "") -> tuple[tuple[str, str],
 OVERVIEW = Dashboard(
     "overview",
     "Niyanta / Overview",
-    "Is it well: who leads, what waits and for how long, what runs, and what the doors answer.",
+    "Health at a glance: leader, queue, wait times, running workloads, workers and the REST door.",
     (
         Row(
             "Now",
             (
                 stat(
                     "Leader",
-                    "Operator processes that lead; it must be 1. The runbook of NiyantaNoLeader says what to do.",
+                    "Number of leaders; it must be 1 (runbooks NiyantaNoLeader and NiyantaSeveralLeaders).",
                     f"sum(niyanta_leader{{{NS}}}) or vector(0)",
                     steps=((None, "red"), (1.0, "green"), (2.0, "red")),
                 ),
-                stat("Queue depth", "Workloads waiting to be placed.", highest("niyanta_queue_depth")),
+                stat("Queue depth", "Pending workloads.", highest("niyanta_queue_depth")),
                 stat(
                     "Longest wait",
-                    "Age of the workload that has waited longest. The expedited lane aims at 30 minutes.",
+                    "Age of the oldest pending workload. The expedited lane aims at 30 minutes.",
                     highest("niyanta_queue_oldest_age_seconds"),
                     unit="s",
                     steps=WAIT_STEPS,
@@ -87,25 +87,25 @@ OVERVIEW = Dashboard(
                 stat("Running", "Workloads running.", highest("niyanta_workloads", f'{NS},phase="Running"')),
                 stat(
                     "Held",
-                    "Workloads that may not be queued: over a limit, or of no customer.",
+                    "Workloads that may not be queued: over a limit, or without a Customer.",
                     highest("niyanta_workloads", f'{NS},phase="Held"'),
                     steps=((None, "green"), (1.0, "orange")),
                 ),
                 stat(
                     "Workers not ready",
-                    "Workers on which nothing can be placed because their node isn't ready.",
+                    "Workers whose node isn't ready, so that nothing is placed on them.",
                     added("niyanta_pool_workers", f'{NS},state="not_ready"', ""),
                     steps=((None, "green"), (1.0, "orange")),
                 ),
                 stat(
                     "Postgres",
-                    "Whether Postgres answers every process.",
+                    "up: every process reaches Postgres.",
                     f"min(niyanta_postgres_up{{{NS}}})",
-                    mappings=(("1", "up", "green"), ("0", "away", "red")),
+                    mappings=(("1", "up", "green"), ("0", "down", "red")),
                 ),
                 stat(
                     "REST errors",
-                    "Share of the REST door's answers that are 5xx.",
+                    "Share of the REST door's responses that are 5xx.",
                     f"({rate('niyanta_api_answers_total', FAILED)} or vector(0)) / {rate('niyanta_api_answers_total')}",
                     unit="percentunit",
                     steps=((None, "green"), (0.01, "orange"), (0.05, "red")),
@@ -117,20 +117,20 @@ OVERVIEW = Dashboard(
             (
                 panel(
                     "Queue depth by tier",
-                    "Workloads waiting to be placed.",
+                    "Pending workloads.",
                     (highest("niyanta_tier_queue_depth", NS, "tier"), "{{tier}}"),
                     stack=True,
                 ),
                 panel(
                     "Longest wait by tier",
-                    "Age of each tier's oldest waiting workload; the dashed line is what the expedited lane aims at.",
+                    "Age of each tier's oldest pending workload; the dashed line is the expedited lane's target.",
                     (highest("niyanta_tier_queue_oldest_age_seconds", NS, "tier"), "{{tier}}"),
                     unit="s",
                     steps=WAIT_STEPS,
                 ),
                 panel(
                     "Placements",
-                    "Placements committed each second, by pool.",
+                    "Placements committed per second, by pool.",
                     (rate("niyanta_placements_total", NS, "pool"), "{{pool}}"),
                     unit="ops",
                     stack=True,
@@ -142,25 +142,25 @@ OVERVIEW = Dashboard(
                     stack=True,
                 ),
                 panel(
-                    "Why workloads wait",
+                    "Pending workloads by reason",
                     "Workloads that the last cycle could not place, by their most frequent reason.",
                     (highest("niyanta_rejected_workloads", NS, "reason") + " > 0 or vector(0)", "{{reason}}"),
                     stack=True,
                 ),
                 panel(
-                    "Wait until placed",
-                    "From queued to placed, of what was placed.",
-                    *shares("niyanta_queue_wait_seconds"),
+                    "Time to placement",
+                    "Time from queued to placed, of placed workloads.",
+                    *percentiles("niyanta_queue_wait_seconds"),
                     unit="s",
                 ),
             ),
         ),
         Row(
-            "Workers and doors",
+            "Workers and REST door",
             (
                 panel(
                     "Fullest resource by pool",
-                    "Taken share of each pool's fullest resource.",
+                    "Share in use of each pool's fullest resource.",
                     (highest("niyanta_pool_worker_utilization_ratio", NS, "pool"), "{{pool}}"),
                     unit="percentunit",
                     most=1,
@@ -174,7 +174,7 @@ OVERVIEW = Dashboard(
                 ),
                 panel(
                     "REST door",
-                    "Requests answered each second, by status.",
+                    "Responses per second, by status.",
                     (rate("niyanta_api_answers_total", NS, "status"), "{{status}}"),
                     unit="reqps",
                     stack=True,
@@ -187,14 +187,14 @@ OVERVIEW = Dashboard(
 POOLS_PAGE = Dashboard(
     "pools",
     "Niyanta / Pools",
-    "Each pool: its workers, how full they are, what waits for it, and what the autoscaler is told.",
+    "Each pool: its workers and their utilization, its queue, and the statistics for autoscalers.",
     (
         Row(
             "All pools",
             (
                 panel(
                     "Pools",
-                    "What each pool has, uses and needs now.",
+                    "Workers that each pool has, uses and needs now.",
                     *(
                         highest("niyanta_pool_workers", f'{POOL},state="ready"', "pool"),
                         highest("niyanta_pool_workers_in_use", POOL, "pool"),
@@ -215,30 +215,30 @@ POOLS_PAGE = Dashboard(
             (
                 panel(
                     "Workers",
-                    "Workers by state; cordoned ones finish what they run.",
+                    "Workers by state; cordoned ones still run their workloads.",
                     (highest("niyanta_pool_workers", POOL, "pool, state"), "{{pool}} {{state}}"),
                     stack=True,
                 ),
                 panel(
                     "Needed and ready",
-                    "Workers needed once everything that waits for the pool is placed, beside those that are ready.",
+                    "Workers needed to place all workloads that wait for the pool, and workers ready and in use.",
                     (highest("niyanta_pool_workers_needed", POOL, "pool"), "{{pool}} needed"),
                     (highest("niyanta_pool_workers", f'{POOL},state="ready"', "pool"), "{{pool}} ready"),
                     (highest("niyanta_pool_workers_in_use", POOL, "pool"), "{{pool}} in use"),
                 ),
                 panel(
                     "Demand",
-                    "Slots running and queued: divided by slotsPerWorker, what an autoscaler aims at.",
+                    "Running and queued slots. An autoscaler aims at this number divided by slotsPerWorker.",
                     (highest("niyanta_pool_demand_slots", POOL, "pool"), "{{pool}}"),
                 ),
             ),
         ),
         Row(
-            "How full",
+            "Utilization",
             tuple(
                 panel(
-                    f"{title} taken",
-                    f"Taken share of the {what} of each pool's workers.",
+                    f"{title} in use",
+                    f"Share in use of the {what} of each pool's workers.",
                     (
                         highest(
                             "niyanta_pool_worker_utilization_ratio", f'{POOL},resource="{resource}"', "pool, region"
@@ -263,20 +263,20 @@ POOLS_PAGE = Dashboard(
             (
                 panel(
                     "Decisions",
-                    "Recorded decisions about the workers of pools with a provider, each hour.",
+                    "Recorded scaling decisions of pools with a provider, per hour.",
                     (
                         f"sum by (pool, action) (increase(niyanta_scaling_decisions_total{{{POOL}}}[1h]))",
                         "{{pool}} {{action}}",
                     ),
                 ),
                 panel(
-                    "On their way out",
-                    "Workers that were chosen to go and finish what they run.",
+                    "Draining workers",
+                    "Workers chosen for removal that still run workloads.",
                     (highest("niyanta_scaling_leaving_workers", POOL, "pool"), "{{pool}}"),
                 ),
                 panel(
                     "Blocked",
-                    "1: something keeps the pool from being scaled; its condition Scaling says what.",
+                    "1: the pool can't be scaled; its condition Scaling has the reason.",
                     (highest("niyanta_scaling_blocked", POOL, "pool"), "{{pool}}"),
                     most=1,
                     steps=((None, "green"), (1.0, "red")),
@@ -284,42 +284,42 @@ POOLS_PAGE = Dashboard(
             ),
         ),
         Row(
-            "Work",
+            "Workloads",
             (
                 panel(
                     "Queue depth",
-                    "Workloads waiting that count for the pool; each counts for one pool.",
+                    "Pending workloads that count for the pool; each counts for one pool.",
                     (highest("niyanta_pool_queue_depth", POOL, "pool"), "{{pool}}"),
                 ),
                 panel(
                     "Longest wait",
-                    "Age of the one that has waited longest.",
+                    "Age of the oldest pending workload that counts for the pool.",
                     (highest("niyanta_pool_queue_oldest_age_seconds", POOL, "pool"), "{{pool}}"),
                     unit="s",
                     steps=WAIT_STEPS,
                 ),
                 panel(
                     "Running",
-                    "Workloads placed or running.",
+                    "Scheduled and running workloads.",
                     (highest("niyanta_pool_running_workloads", POOL, "pool"), "{{pool}}"),
                 ),
                 panel(
                     "Placements",
-                    "Placements committed each second.",
+                    "Placements committed per second.",
                     (rate("niyanta_placements_total", POOL, "pool"), "{{pool}}"),
                     unit="ops",
                 ),
                 panel(
-                    "Age of the figures",
-                    "Autoscalers are answered from figures made each second by the leader; beyond 5 s they get none.",
-                    (highest("niyanta_figures_age_seconds"), "made by the leader"),
-                    (highest("niyanta_adapter_figures_age_seconds", NS, "instance"), "as read by {{instance}}"),
+                    "Age of the statistics",
+                    "The leader updates the pool statistics every second; older than 5 s, they are not served.",
+                    (highest("niyanta_figures_age_seconds"), "leader"),
+                    (highest("niyanta_adapter_figures_age_seconds", NS, "instance"), "adapter {{instance}}"),
                     unit="s",
                     steps=((None, "green"), (5.0, "red")),
                 ),
                 panel(
-                    "Questions by autoscalers",
-                    "Answers of the custom metrics adapter each second, by status.",
+                    "Metrics adapter requests",
+                    "Responses of the custom metrics adapter per second, by status.",
                     (rate("niyanta_adapter_requests_total", NS, "about, code"), "{{about}} {{code}}"),
                     unit="reqps",
                 ),
@@ -332,14 +332,14 @@ POOLS_PAGE = Dashboard(
 CUSTOMERS_PAGE = Dashboard(
     "customers",
     "Niyanta / Customers",
-    "Each customer's share: what waits, what runs, how long it waits, and what was refused.",
+    "Each customer: waiting and running workloads, wait times, and submissions.",
     (
         Row(
-            "Service",
+            "Service level",
             (
                 panel(
                     "Placed within 5 minutes",
-                    "Share of the workloads placed that had waited for less than 5 minutes, by tier.",
+                    "Share of placed workloads that waited for less than 5 minutes, by tier.",
                     (
                         within("300.0"),
                         "{{tier}}",
@@ -349,7 +349,7 @@ CUSTOMERS_PAGE = Dashboard(
                 ),
                 panel(
                     "Placed within 30 minutes",
-                    "Share of the workloads placed that had waited for less than 30 minutes, by tier.",
+                    "Share of placed workloads that waited for less than 30 minutes, by tier.",
                     (
                         within("1800.0"),
                         "{{tier}}",
@@ -358,28 +358,28 @@ CUSTOMERS_PAGE = Dashboard(
                     most=1,
                 ),
                 panel(
-                    "Wait until placed, p95",
-                    "95 % of what was placed had waited for less than this.",
+                    "Time to placement, p95",
+                    "95 % of the placed workloads waited for less than this.",
                     (quantile(0.95, "niyanta_queue_wait_seconds", TIER, "tier"), "{{tier}}"),
                     unit="s",
                     steps=WAIT_STEPS,
                 ),
                 panel(
                     "Queue depth by tier",
-                    "Workloads waiting to be placed.",
+                    "Pending workloads.",
                     (highest("niyanta_tier_queue_depth", TIER, "tier"), "{{tier}}"),
                     stack=True,
                 ),
                 panel(
                     "Longest wait by tier",
-                    "Age of each tier's oldest waiting workload; the dashed line is what the expedited lane aims at.",
+                    "Age of each tier's oldest pending workload; the dashed line is the expedited lane's target.",
                     (highest("niyanta_tier_queue_oldest_age_seconds", TIER, "tier"), "{{tier}}"),
                     unit="s",
                     steps=WAIT_STEPS,
                 ),
                 panel(
                     "Placements by tier",
-                    "Placements committed each second.",
+                    "Placements committed per second.",
                     (rate("niyanta_placements_total", TIER, "tier"), "{{tier}}"),
                     unit="ops",
                     stack=True,
@@ -391,7 +391,7 @@ CUSTOMERS_PAGE = Dashboard(
             (
                 panel(
                     "Customers",
-                    "What each customer has waiting and running now; customers beyond the bound are added up as other.",
+                    "Pending and running workloads of each customer; those beyond metrics_max_customers are `other`.",
                     *(
                         highest("niyanta_customer_queue_depth", CUSTOMER, "customer, tier"),
                         highest("niyanta_customer_running_workloads", CUSTOMER, "customer, tier"),
@@ -419,7 +419,7 @@ CUSTOMERS_PAGE = Dashboard(
                 ),
                 panel(
                     "Running",
-                    "The ten customers with most on workers.",
+                    "The ten customers with the most running workloads.",
                     (
                         f"topk(10, {highest('niyanta_customer_running_workloads', CUSTOMER, 'customer')})",
                         "{{customer}}",
@@ -433,33 +433,33 @@ CUSTOMERS_PAGE = Dashboard(
             (
                 panel(
                     "Accepted by REST",
-                    "Workloads accepted each second.",
+                    "Workloads accepted per second.",
                     (rate("niyanta_api_submissions_accepted_total", TIER, "tier"), "{{tier}}"),
                     unit="ops",
                     stack=True,
                 ),
                 panel(
                     "Refused by REST",
-                    "Workloads refused each second, by the type of the problem (docs/api.md).",
+                    "Workloads refused per second, by problem type (docs/api.md).",
                     (rate("niyanta_api_submissions_refused_total", NS, "reason") + " > 0 or vector(0)", "{{reason}}"),
                     unit="ops",
                     stack=True,
                 ),
                 panel(
                     "Held",
-                    "Workloads that may not be queued now, by reason.",
+                    "Workloads that may not be queued, by reason.",
                     (highest("niyanta_held_workloads", NS, "reason"), "{{reason}}"),
                     stack=True,
                 ),
                 panel(
-                    "Room in the queue",
-                    "What waits beside what may wait before the REST door answers 503 to everybody.",
+                    "Queue limit",
+                    "Waiting workloads, and the limit at which the REST door answers 503 to every submission.",
                     (highest("niyanta_api_queue_depth"), "waiting, held and suspended"),
                     (highest("niyanta_api_queue_limit"), "limit"),
                 ),
                 panel(
-                    "Answered again",
-                    "Submissions each second that were answered from their Idempotency-Key.",
+                    "Replayed submissions",
+                    "Submissions per second that were answered from their Idempotency-Key.",
                     (rate("niyanta_api_submissions_replayed_total"), "replayed"),
                     unit="ops",
                 ),

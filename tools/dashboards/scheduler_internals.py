@@ -1,9 +1,9 @@
-"""The dashboard of the scheduler's insides, for who looks for the cause of something."""
+"""Panels of the dashboard of the scheduler's internals, for troubleshooting."""
 
 from __future__ import annotations
 
 from tools.dashboards.generate import Dashboard, Row, panel
-from tools.dashboards.pages import NS, RATE, highest, quantile, rate, shares
+from tools.dashboards.pages import NS, RATE, highest, percentiles, quantile, rate
 
 PROCESS = f"on (namespace, instance) group_left () niyanta_build_info{{{NS}}}"
 FAILED = f'{NS},code=~"0|5.."'
@@ -13,33 +13,38 @@ LEADERSHIP = Row(
     (
         panel(
             "Leader",
-            "1: the process leads. Exactly one should, without a gap.",
+            "1: the process is the leader. At any time there should be exactly one.",
             (f"max by (instance) (niyanta_leader{{{NS}}})", "{{instance}}"),
             most=1,
         ),
         panel(
             "Epoch",
-            "It grows by one with each change of leaders.",
+            "Increases with each change of leader.",
             (highest("niyanta_leader_epoch"), "epoch"),
         ),
         panel(
             "Cycles",
-            "Cycles each second.",
+            "Cycles per second.",
             (rate("niyanta_cycles_total"), "cycles"),
             unit="ops",
         ),
-        panel("Cycle", "Time of one whole cycle.", *shares("niyanta_cycle_seconds"), unit="s"),
-        panel("Engine", "Time the engine thought in one cycle.", *shares("niyanta_cycle_engine_seconds"), unit="s"),
+        panel("Cycle time", "Duration of a cycle.", *percentiles("niyanta_cycle_seconds"), unit="s"),
         panel(
-            "Where the leader's time goes",
-            "Seconds spent in each phase of the loop, per second.",
+            "Engine time",
+            "Duration of the engine's computation in a cycle.",
+            *percentiles("niyanta_cycle_engine_seconds"),
+            unit="s",
+        ),
+        panel(
+            "Leader's time by phase",
+            "Seconds per second spent in each phase of the loop.",
             (rate("niyanta_cycle_phase_seconds_sum", NS, "phase"), "{{phase}}"),
             unit="percentunit",
             stack=True,
         ),
         panel(
             "Event loop stalls, p99",
-            "How late timers fire. Beyond 3 s a leader stops renewing its lease.",
+            "Delay of timers. Beyond 3 s a leader stops renewing its lease.",
             (quantile(0.99, "niyanta_loop_stall_seconds", NS, "instance"), "{{instance}}"),
             unit="s",
             steps=((None, "green"), (0.1, "orange"), (0.5, "red")),
@@ -63,41 +68,41 @@ DECISIONS = Row(
     (
         panel(
             "Transitions",
-            "Workload transitions committed each second.",
+            "Workload transitions committed per second.",
             (rate("niyanta_transitions_total", NS, "event"), "{{event}}"),
             unit="ops",
             stack=True,
         ),
         panel(
             "Rejections",
-            "Workloads that cycles could not place, each second and by their most frequent reason. The same workload "
-            "counts in each cycle that looks at it.",
+            "Workloads that a cycle could not place, per second, by their most frequent reason. A workload counts in "
+            "each cycle that tries it.",
             (rate("niyanta_rejections_total", NS, "reason") + " > 0 or vector(0)", "{{reason}}"),
             unit="ops",
             stack=True,
         ),
         panel(
             "Anti-affinity conflicts",
-            "Workloads each second that could not be placed and that anti-affinity kept off at least one worker.",
+            "Workloads per second that could not be placed and that anti-affinity excluded from at least one worker.",
             (rate("niyanta_anti_affinity_conflicts_total"), "conflicts"),
             unit="ops",
         ),
         panel(
             "Soft score of placements",
-            "0 to 100; 50 where no preference was given.",
+            "0 to 100; 50 without preferences.",
             (f"sum by (le) (increase(niyanta_placement_score_bucket{{{NS}}}[{RATE}]))", "{{le}}"),
             kind="heatmap",
         ),
         panel(
             "Soft score, median and p10",
-            "How well placements meet preferences.",
+            "Degree to which placements meet preferences.",
             (quantile(0.5, "niyanta_placement_score"), "median"),
             (quantile(0.1, "niyanta_placement_score"), "p10"),
             most=100,
         ),
         panel(
             "Missing objects",
-            "1: so many Workload objects are missing that nothing is cancelled or placed.",
+            "1: too many Workload objects are missing, so the leader cancels and places nothing.",
             (highest("niyanta_orphans_alert"), "alert"),
             most=1,
             steps=((None, "green"), (1.0, "red")),
@@ -108,16 +113,16 @@ DECISIONS = Row(
 RECORD = Row(
     "Postgres",
     (
-        panel("Commits", "Time of one commit of transitions.", *shares("niyanta_commit_seconds"), unit="s"),
+        panel("Commit time", "Duration of a commit of transitions.", *percentiles("niyanta_commit_seconds"), unit="s"),
         panel(
             "Commit errors",
-            "Commits each second that failed as a whole; each is tried again.",
+            "Failed commits per second; each is retried.",
             (rate("niyanta_commit_errors_total", NS, "error"), "{{error}}"),
             unit="ops",
         ),
         panel(
-            "Transitions left out of commits",
-            "Rows each second that had moved, or may not move so.",
+            "Dropped transitions",
+            "Rows per second left out of a commit: changed by another process, or an illegal transition.",
             (rate("niyanta_commit_dropped_total", NS, "why"), "{{why}}"),
             unit="ops",
         ),
@@ -131,7 +136,7 @@ RECORD = Row(
         ),
         panel(
             "Waiting for a connection",
-            "Requests that wait now, by process.",
+            "Requests that are waiting now, by process.",
             (f"sum by (instance) (niyanta_postgres_pool_waiting_requests{{{NS}}})", "{{instance}}"),
             steps=((None, "green"), (1.0, "orange")),
         ),
@@ -143,20 +148,20 @@ RECORD = Row(
         ),
         panel(
             "Errors",
-            "Statements and connections each second that ended in an error.",
+            "Statements and connections per second that ended in an error.",
             (rate("niyanta_postgres_errors_total", NS, "error"), "{{error}}"),
             unit="ops",
         ),
         panel(
             "Replica lag",
-            "How far each replica is behind. Without replicas there is nothing here.",
+            "Lag of each replica behind the primary; empty without replicas.",
             (highest("niyanta_postgres_replica_lag_seconds", NS, "replica"), "{{replica}}"),
             unit="s",
             steps=((None, "green"), (10.0, "red")),
         ),
         panel(
             "Reads by server",
-            "Statements each second of reads that may show old data, by the server that answered.",
+            "Statements per second of reads that may use a replica, by the server that answered.",
             (rate("niyanta_postgres_reads_total", NS, "target"), "{{target}}"),
             unit="ops",
             stack=True,
@@ -169,7 +174,7 @@ KUBERNETES = Row(
     (
         panel(
             "Requests",
-            "Requests to the API server each second.",
+            "Requests to the API server per second.",
             (rate("niyanta_kubernetes_request_seconds_count", NS, "verb, resource"), "{{verb}} {{resource}}"),
             unit="reqps",
             stack=True,
@@ -185,27 +190,27 @@ KUBERNETES = Row(
         ),
         panel(
             "Errors",
-            "Requests each second that failed (5xx) or had no answer (0), and answers 429.",
+            "Requests per second that failed (5xx) or got no response (0), and responses 429.",
             (f"{rate('niyanta_kubernetes_request_seconds_count', FAILED, 'code')} or vector(0)", "{{code}}"),
             (f"{rate('niyanta_kubernetes_throttled_total')} or vector(0)", "429"),
             unit="reqps",
         ),
         panel(
             "Waiting for a slot, p99",
-            "Time that requests wait for one of the client's own connections.",
+            "Time that requests wait for one of the client's connections.",
             (quantile(0.99, "niyanta_kubernetes_slot_wait_seconds"), "p99"),
             unit="s",
         ),
         panel(
             "Watch events",
-            "Events taken in each second.",
+            "Watch events received per second.",
             (rate("niyanta_watch_events_total", NS, "resource"), "{{resource}}"),
             unit="ops",
             stack=True,
         ),
         panel(
             "Lists and restarts of watches",
-            "Complete lists and ended watches, each hour.",
+            "Complete lists and restarted watches per hour.",
             (f"sum by (resource) (increase(niyanta_relists_total{{{NS}}}[1h]))", "list {{resource}}"),
             (
                 f"sum by (resource, why) (increase(niyanta_watch_restarts_total{{{NS}}}[1h]))",
@@ -214,7 +219,7 @@ KUBERNETES = Row(
         ),
         panel(
             "Statuses and Events",
-            "Status patches written and Events dropped, each second.",
+            "Status patches written and Events dropped, per second.",
             (rate("niyanta_status_patches_total"), "status patches"),
             (rate("niyanta_events_dropped_total"), "Events dropped"),
             unit="ops",
@@ -227,7 +232,7 @@ DOOR = Row(
     (
         panel(
             "REST requests",
-            "Requests each second, by route.",
+            "Requests per second, by route.",
             (rate("niyanta_api_answers_total", NS, "method, route"), "{{method}} {{route}}"),
             unit="reqps",
         ),
@@ -238,14 +243,14 @@ DOOR = Row(
             unit="s",
         ),
         panel(
-            "REST requests in hand",
-            "Requests being worked on, by process.",
+            "REST requests in flight",
+            "Requests in flight, by process.",
             (f"sum by (instance) (niyanta_api_requests_in_hand{{{NS}}})", "{{instance}}"),
         ),
         panel(
             "Adapter latency",
-            "Time the custom metrics adapter took to answer.",
-            *shares("niyanta_adapter_request_seconds"),
+            "Response time of the custom metrics adapter.",
+            *percentiles("niyanta_adapter_request_seconds"),
             unit="s",
         ),
     ),
@@ -254,6 +259,6 @@ DOOR = Row(
 INTERNALS = Dashboard(
     "scheduler",
     "Niyanta / Scheduler internals",
-    "The leader's loop, its decisions, and how Postgres, the API server and the doors behave.",
+    "The leader's loop and decisions, Postgres, the Kubernetes API server, the REST door and the metrics adapter.",
     (LEADERSHIP, DECISIONS, RECORD, KUBERNETES, DOOR),
 )

@@ -24,7 +24,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: api
 {{- end }}
 
-{{/* None of these may start with niyanta.io/: the fence keeps those for workloads' pods. */}}
+{{/* None of these may start with niyanta.io/: the fence reserves that prefix for the pods of workloads. */}}
 {{- define "niyanta.labels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 app.kubernetes.io/name: {{ include "niyanta.name" . }}
@@ -45,13 +45,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ include "niyanta.fullname" . }}-metrics-adapter
 {{- end }}
 
-{{/* An APIService that nobody answers keeps namespaces from being deleted: none without an operator behind it. */}}
+{{/* An unreachable APIService blocks the deletion of namespaces, so there is none without an operator. */}}
 {{- define "niyanta.adapterOn" -}}
 {{- if and .Values.metricsAdapter.enabled (or (gt (int .Values.operator.replicas) 0) .Values.metricsAdapter.externalName) }}on{{ end }}
 {{- end }}
 
-{{/* A cluster has one server of custom.metrics.k8s.io. A second version of the group by another one would take the
-     autoscalers of the first away, since they ask by the preferred version alone. */}}
+{{/* A cluster has one server of custom.metrics.k8s.io. A second server with another version of the group would break
+     the autoscalers of the first, because they use only the preferred version. */}}
 {{- define "niyanta.refuseForeignAdapter" -}}
 {{- range $version := list "v1beta1" "v1beta2" }}
 {{- $name := printf "%s.custom.metrics.k8s.io" $version }}
@@ -60,7 +60,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- $service := default dict $found.spec.service }}
 {{- if or (ne (toString $service.namespace) $.Release.Namespace) (ne (toString $service.name) (include "niyanta.adapterName" $)) }}
 {{- $owner := ternary (printf "the Service %s/%s" $service.namespace $service.name) "the API server itself" (not (empty $service)) }}
-{{- fail (printf "custom.metrics.k8s.io is served by %s already (APIService %s), and a cluster has one such server. Keep that one: set metricsAdapter.enabled to false (HorizontalPodAutoscalers then read Niyanta's figures another way: see hpa/). Or remove it first: kubectl delete apiservice %s." $owner $name $name) }}
+{{- fail (printf "custom.metrics.k8s.io is served by %s already (APIService %s), and a cluster can have only one such server. To keep it, set metricsAdapter.enabled to false (for other ways to give HorizontalPodAutoscalers Niyanta's metrics see hpa/). To replace it, remove it first: kubectl delete apiservice %s." $owner $name $name) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -78,7 +78,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- default (include "niyanta.operatorName" .) .Values.serviceAccount.name }}
 {{- end }}
 
-{{/* The operator as admission sees it. */}}
+{{/* The operator's user name in admission requests. */}}
 {{- define "niyanta.operatorUser" -}}
 system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccountName" . }}
 {{- end }}
@@ -95,11 +95,11 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccoun
 {{- else if .Values.postgres.dsn }}
 {{- printf "%s-postgres" (include "niyanta.fullname" .) }}
 {{- else }}
-{{- fail "Niyanta keeps its queue in Postgres: set postgres.existingSecret to the name of a Secret that holds the connection string under postgres.key (default `dsn`), or give it as postgres.dsn." }}
+{{- fail "Niyanta needs a Postgres database: set postgres.existingSecret to the name of a Secret with the connection string under postgres.key (default `dsn`), or set postgres.dsn to the connection string." }}
 {{- end }}
 {{- end }}
 
-{{/* Empty without replicas. */}}
+{{/* Empty if there are no replicas. */}}
 {{- define "niyanta.replicasSecretName" -}}
 {{- with .Values.postgres.replicas }}
 {{- if and .dsns .existingSecret }}
@@ -112,12 +112,12 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccoun
 {{- end }}
 {{- end }}
 
-{{/* A number as the settings read it: helm reads 1000000 as the float 1e+06, which no integer setting takes. */}}
+{{/* Formats a number for a setting: helm reads 1000000 as the float 1e+06, which integer settings don't accept. */}}
 {{- define "niyanta.settingValue" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ toString . }}{{ end }}
 {{- end }}
 
-{{/* What every process needs: the database, whose pod it is, and the settings. */}}
+{{/* Environment of every process: database, namespace and identity, settings. */}}
 {{- define "niyanta.commonEnv" -}}
 - name: NIYANTA_DSN
   valueFrom:
@@ -168,7 +168,7 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{/* Where a NetworkPolicy lets pods go: ports, and peers if any are named. */}}
+{{/* Egress rule of a NetworkPolicy: ports, and peers if any are given. */}}
 {{- define "niyanta.egress" -}}
 - ports:
     {{- range .ports }}
