@@ -133,7 +133,7 @@ class FlowRun:
         app = create_app(self._settings)
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app)
-            headers = {"Authorization": f"Bearer {await self._key(app)}"}
+            headers = {"Authorization": f"Bearer {await self._key()}"}
             async with httpx.AsyncClient(transport=transport, base_url="http://door", headers=headers) as client:
                 await asyncio.sleep(0.5)
                 self._tracer.begin()
@@ -141,11 +141,12 @@ class FlowRun:
                 self.recorded["b"] = self._tracer.end()
         assert answer.status_code == 202, answer.text
 
-    @staticmethod
-    async def _key(app: Any) -> str:
+    async def _key(self) -> str:
+        from niyanta.store.postgres.pool import open_pool
         from niyanta.store.rest.api_keys import ApiKeys, Role
 
-        return (await ApiKeys(app.state.services.router.primary).create("acme", Role.CUSTOMER))[1]
+        async with await open_pool(self._settings) as pool:
+            return (await ApiKeys(pool).create("acme", Role.CUSTOMER))[1]
 
     def _end_with(self, flow: str, is_end: Callable[[str, str, Any], bool]) -> None:
         """Have a write to the API server end the flow."""
