@@ -112,10 +112,10 @@ def _kubectl_steps(*, has_samples: bool) -> list[str]:
     return [
         "kubectl get nodes,nwp -A",
         "kubectl apply -f examples/cpu-job.yaml",
-        "kubectl get nwl -A -w",
+        "kubectl get nwl -A -w                         # until Ctrl-C",
         "kubectl scale nwp gpu-a100-eu -n niyanta-system --replicas=6",
         "kubectl apply -f hpa/workers-needed.yaml      # an autoscaler for that pool",
-        "kubectl get nwp -A -w",
+        "kubectl get nwp -A -w                         # until Ctrl-C",
     ]
 
 

@@ -38,7 +38,7 @@ def test_the_demo_ends_with_a_summary_and_cleans_up(tmp_path: Path) -> None:
         "28 workloads accepted in one request",
         "would fit on an empty worker of pool cpu-eu",
         "Exit code 0 after",
-        "overshoot 0 (workers beyond those in use at once), back to 1 after",
+        "workers for work that fills 15, back to 1 after",
         "120 of 120 workloads ran once, undisturbed",
         "29 of 29 submissions by REST ran once",
     ):
