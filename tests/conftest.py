@@ -1,4 +1,4 @@
-"""Postgres for the tests: one server per run, started when first asked for; an empty migrated database per test."""
+"""Postgres for the tests: one server per run, started at its first use; an empty migrated database per test."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def postgres() -> Iterator[Postgres]:
 
 @pytest.fixture
 def fresh_dsn(postgres: Postgres) -> Iterator[str]:
-    """A database made for this test, migrated and empty (0.3 s): for tests that leave more than rows behind."""
+    """The DSN of a new, migrated, empty database (takes 0.3 s), for tests that change more than rows."""
     name = f"test_{next(_numbers)}"
     yield postgres.create_database(name, template=_TEMPLATE)
     postgres.drop_database(name)
@@ -48,7 +48,7 @@ def _shared_dsn(postgres: Postgres) -> str:
 
 @pytest.fixture
 def dsn(_shared_dsn: str) -> str:
-    """A migrated database without rows; one after the other, tests share it."""
+    """The DSN of a migrated database without rows, which tests use one after the other."""
     with psycopg.connect(_shared_dsn, autocommit=True) as connection:
         connection.execute(_EMPTY)
     return _shared_dsn

@@ -1,4 +1,4 @@
-"""Backoff, retry, slices and timers: what each promises, on the event loop's own clock."""
+"""Backoff, retry, slices and timers on the event loop's clock."""
 
 from __future__ import annotations
 

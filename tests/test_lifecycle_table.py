@@ -10,7 +10,7 @@ from niyanta.lifecycle import TERMINAL, TRANSITIONS, Event, IllegalTransitionErr
 
 pytestmark = pytest.mark.unit
 
-# The whole table once more, written as a matrix: "." is illegal.
+# The expected table as a matrix: "." is illegal.
 EVENTS = ["HOLD", "RELEASE", "PLACE", "START", "SUCCEED", "RETRY", "REQUEUE", "FAIL", "SUSPEND", "RESUME", "CANCEL"]
 MATRIX = {
     "PENDING": "HELD   .       SCHEDULED .       .         .       .       FAILED SUSPENDED .       CANCELLED",

@@ -24,7 +24,7 @@ LISTED = set(re.findall(r"^\| `(niyanta_\w+)`", (REPO / "docs" / "metrics.md").r
 
 
 def metrics_in(expression: str) -> set[str]:
-    """Names of Niyanta's metrics in an expression, without what a histogram adds."""
+    """Names of Niyanta's metrics in an expression, without the suffixes of histograms."""
     found = set(re.findall(r"\bniyanta_\w+", expression))
     return {name if name in LISTED else re.sub(r"_(bucket|sum|count)$", "", name) for name in found}
 
@@ -41,7 +41,7 @@ def test_the_dashboards_are_what_the_generator_writes(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
 def test_a_dashboard_can_be_imported_anywhere(path: Path) -> None:
-    """Its data source is a variable, and panels have ids of their own and don't overlap."""
+    """The data source is a variable, and panels have unique ids and don't overlap."""
     dashboard = load(path)
     assert dashboard["uid"] == f"niyanta-{path.stem}"
     assert dashboard["schemaVersion"] >= 39
@@ -72,10 +72,10 @@ def test_every_panel_is_described_and_asks_for_listed_metrics(path: Path) -> Non
             assert 'namespace=~"$namespace"' in target["expr"], panel["title"]
 
 
-def test_every_metric_that_people_watch_is_on_a_dashboard() -> None:
+def test_every_metric_is_on_a_dashboard_except_those_for_debugging() -> None:
     shown = {name for path in DASHBOARDS for name in metrics_in(path.read_text())}
     unshown = LISTED - shown
-    # What the others say already, or what matters only when one looks for a fault.
+    # Metrics that repeat others, or that matter only for debugging.
     assert unshown == {
         "niyanta_adapter_certificate_expiry_timestamp_seconds",
         "niyanta_postgres_pool_connections_lost_total",
@@ -113,13 +113,13 @@ def test_an_alert_has_a_page_that_says_what_to_do(alert: dict[str, Any]) -> None
     assert f"[{alert['alert']}]({alert['alert']}.md)" in (RUNBOOKS / "README.md").read_text()
 
 
-def test_no_page_is_left_of_an_alert_that_is_gone() -> None:
+def test_every_page_belongs_to_an_alert() -> None:
     pages = {path.stem for path in RUNBOOKS.glob("*.md")} - {"README"}
     assert pages == {alert["alert"] for alert in ALERTS}
 
 
 @pytest.mark.parametrize("page", sorted(RUNBOOKS.glob("Niyanta*.md")), ids=lambda page: page.stem)
-def test_what_a_page_looks_for_in_the_log_is_said_there(page: Path) -> None:
+def test_log_texts_quoted_by_a_page_exist(page: Path) -> None:
     said = "\n".join(path.read_text() for path in (REPO / "operator" / "niyanta").rglob("*.py"))
     looked_for = re.findall(r"log(?:'s last lines)? says(?: why \()? ?\"([^\"]+)\"", " ".join(page.read_text().split()))
     looked_for += re.findall(r"grep '([a-z ]+)'", page.read_text())

@@ -1,4 +1,4 @@
-"""docs/settings.md says what the settings are now."""
+"""docs/settings.md equals the generated page."""
 
 from __future__ import annotations
 

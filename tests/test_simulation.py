@@ -31,7 +31,7 @@ def with_lane(folder: Path) -> Simulation:
     return simulation
 
 
-def test_every_workload_waits_at_most_as_long_as_the_bound_says(with_lane: Simulation) -> None:
+def test_no_workload_waits_longer_than_the_bound(with_lane: Simulation) -> None:
     assert wait_bound.broken(with_lane) == []
     for name, story in with_lane.stories.items():
         if story.pools:

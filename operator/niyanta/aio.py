@@ -1,6 +1,6 @@
 """Helpers of asynchronous loops: backoff, retry, slices, timers, and waiting without appearing stalled.
 
-Each of these exists once, here; the rooms say how long and how often in constants that carry their unit.
+Callers define durations and intervals as constants with their unit.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 ALIVE_EVERY_SECONDS = 0.5
-"""Longest time between two ticks while something long is awaited."""
+"""Longest time between two ticks of `ticking`."""
 
 
 class Backoff:
@@ -74,7 +74,8 @@ async def in_slices(
 ) -> AsyncIterator[Sequence[T]]:
     """Yield `items` in slices of at most `size`; other tasks of the event loop run between two slices.
 
-    `tick` is called before each slice: the leader's loop ticks its lease, so that long work isn't taken for a stall.
+    `tick` is called before each slice: the leader's loop passes the tick of its lease, so that long work does not
+    appear as a stall.
     """
     for start in range(0, len(items), size):
         if start:
@@ -85,14 +86,14 @@ async def in_slices(
 
 
 class Timer:
-    """Says once per interval that something is due. Monotonic time; due at once when it is new."""
+    """A timer that is due once per interval of monotonic time, and at once when it is new."""
 
     def __init__(self, every_seconds: float) -> None:
         self._every = every_seconds
         self._next = 0.0
 
     def due(self) -> bool:
-        """Whether the interval is over; if it is, the next one starts now."""
+        """True when the interval is over; the next one then starts now."""
         now = time.monotonic()
         if now < self._next:
             return False
@@ -106,7 +107,7 @@ async def gathered(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 
 async def ticking(tick: Callable[[], None], work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`, which may take long for good reasons (a list of everything), and call `tick` meanwhile."""
+    """Await `work`, which may take long (a list of all objects), and call `tick` meanwhile."""
     task = asyncio.ensure_future(work)
     try:
         while True:

@@ -1,4 +1,4 @@
-"""The life of a workload: its door, its phases, the events that move it, and the one table of legal moves.
+"""The lifecycle of a workload: doors, phases, events, and the table of legal transitions.
 
 Pure. The scheduler decides on events, the store applies them through `next_phase` and writes one audit event for each.
 """
@@ -18,7 +18,7 @@ class Door(enum.Enum):
 
 
 class Phase(enum.Enum):
-    """`status.phase`; the value is what users read. Postgres stores the upper-case name."""
+    """`status.phase`; users read the value. Postgres stores the upper-case name."""
 
     PENDING = "Pending"
     HELD = "Held"
@@ -31,12 +31,12 @@ class Phase(enum.Enum):
 
     @property
     def terminal(self) -> bool:
-        """Nothing follows."""
+        """True when no event is allowed any more."""
         return self in TERMINAL
 
     @property
     def bound(self) -> bool:
-        """An attempt has workers: committed or running."""
+        """True when an attempt has workers: its placement is committed, or it runs."""
         return self in (Phase.SCHEDULED, Phase.RUNNING)
 
 
@@ -44,24 +44,24 @@ TERMINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED})
 
 
 class Event(enum.Enum):
-    """What can happen to a workload."""
+    """Events in the life of a workload."""
 
     HOLD = "Hold"
-    """A limit or a rule of its customer stops it; it waits."""
+    """A limit or a rule of its customer keeps it out of the queue."""
     RELEASE = "Release"
-    """What held it is gone."""
+    """The reason for holding it no longer applies."""
     PLACE = "Place"
     """A plan with workers for all replicas was committed."""
     START = "Start"
-    """All pods of the attempt run (or some do and the others are done)."""
+    """All pods of the attempt run, or some run and the others have finished."""
     SUCCEED = "Succeed"
     """All pods of the attempt succeeded."""
     RETRY = "Retry"
     """The attempt failed or was lost and retries are left; counts against maxRetries."""
     REQUEUE = "Requeue"
-    """The attempt never ran for a reason that isn't the workload's (turned away by a kubelet); doesn't count."""
+    """The attempt never ran, for a reason outside the workload (rejected by a kubelet); doesn't count."""
     FAIL = "Fail"
-    """Retries are used up, or the API server refuses the pod for good."""
+    """Retries are used up, or the API server rejects the pod permanently."""
     SUSPEND = "Suspend"
     RESUME = "Resume"
     CANCEL = "Cancel"

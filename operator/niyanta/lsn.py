@@ -1,24 +1,24 @@
-"""Positions in the primary's log, as numbers that can be compared and as Postgres writes them (`16/B374D848`)."""
+"""Positions in the primary's log: as comparable numbers, and as Postgres writes them (`16/B374D848`)."""
 
 from __future__ import annotations
 
 import re
 
 HEADER = "Niyanta-Position"
-"""Of answers to writes, and of reads that must show them."""
+"""HTTP header of responses to writes, and of reads that must include these writes."""
 UNKNOWN = 2**64 - 1
-"""Beyond every position: where a write is whose position could not be asked for."""
+"""Position of a write when the query for it failed: beyond every real position."""
 _TEXT = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 
 
 def parse(text: str) -> int:
-    """The number of a position (a pg_lsn); ValueError for what is none."""
+    """The number of a position (a pg_lsn); ValueError for any other text."""
     match = _TEXT.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text!r} is no position in a log of Postgres")
+        raise ValueError(f"{text!r} is not a position in a log of Postgres")
     return int(match[1], 16) << 32 | int(match[2], 16)
 
 
 def show(position: int) -> str:
-    """As Postgres writes it."""
+    """The position as Postgres writes it."""
     return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"

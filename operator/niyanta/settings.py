@@ -22,26 +22,24 @@ class Settings(BaseSettings):
     replica_dsns: str = Field(
         "",
         description="Connection strings of streaming replicas that the REST door may read from, one per line (URLs may "
-        "also be parted by blanks); empty: everything is read from the primary",
+        "also be separated by spaces); empty: all reads go to the primary",
     )
     max_replica_lag: float = Field(
         10.0,
         gt=0,
-        description="A replica whose data is older than this isn't read from; at least twice replica_check_interval",
+        description="Maximum age of a replica's data for reads; at least twice replica_check_interval",
     )
-    replica_check_interval: float = Field(2.0, gt=0, description="How often replicas are looked at")
+    replica_check_interval: float = Field(2.0, gt=0, description="Interval between checks of the replicas")
     kubeconfig: str = Field("", description="Path of a kubeconfig; empty: in-cluster configuration")
-    namespace: str = Field(
-        "niyanta-system", description="The operator's own namespace: WorkerPools and the fence live here"
-    )
+    namespace: str = Field("niyanta-system", description="Namespace of the operator, its WorkerPools and the fence")
     identity: str = Field(
         default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}", description="Name of this leadership candidate"
     )
     service_account: str = Field(
-        "niyanta-operator", description="ServiceAccount name that the fence policy lets make pods"
+        "niyanta-operator", description="ServiceAccount that the fence policy allows to create pods"
     )
     metrics_port: int = Field(9090, ge=0, le=65535, description="Port of /metrics, /healthz and /readyz")
-    metrics_host: str = Field("0.0.0.0", description="Address that port listens on")  # noqa: S104
+    metrics_host: str = Field("0.0.0.0", description="Address that this port listens on")  # noqa: S104
     metrics_adapter: bool = Field(
         default=False, description="Serve custom.metrics.k8s.io to the API server, for HorizontalPodAutoscalers"
     )
@@ -49,18 +47,21 @@ class Settings(BaseSettings):
     metrics_adapter_port: int = Field(6443, ge=0, le=65535, description="Port of the metrics adapter (TLS)")
     metrics_adapter_service: str = Field(
         "niyanta-metrics-adapter",
-        description="Service of the metrics adapter; its certificate is in the Secret of that name with -tls",
+        description="Service of the metrics adapter; its certificate is in the Secret of that name plus -tls",
     )
     metrics_adapter_certificate_lifetime: float = Field(
         7_776_000.0,
         ge=30,
-        description="How long the metrics adapter's certificate is valid; replaced after two thirds of it",
+        description="Lifetime of the metrics adapter's certificate, which is replaced after two thirds of it",
     )
     metrics_max_customers: int = Field(
-        100, ge=1, le=10_000, description="Customers with metrics of their own; further ones are counted as `other`"
+        100, ge=1, le=10_000, description="Maximum customers with separate metrics; further ones are counted as `other`"
     )
     metrics_max_pools: int = Field(
-        100, ge=1, le=10_000, description="WorkerPools with metrics of their own; further ones are counted as `other`"
+        100,
+        ge=1,
+        le=10_000,
+        description="Maximum WorkerPools with separate metrics; further ones are counted as `other`",
     )
     log_format: Literal["json", "console"] = Field("json", description="json in the cluster, console on a terminal")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged")
@@ -68,55 +69,57 @@ class Settings(BaseSettings):
         default=False, description="Create the Customer `default` (Standard, every tenant namespace) when it is missing"
     )
 
-    db_pool_min: int = Field(5, ge=1, description="Least connections of the Postgres pool")
+    db_pool_min: int = Field(5, ge=1, description="Minimum connections of the Postgres pool")
     db_pool_max: int = Field(
-        20, ge=2, description="Most connections of the Postgres pool (100+ for production API servers)"
+        20, ge=2, description="Maximum connections of the Postgres pool (100+ for production API servers)"
     )
     db_transaction_pooler: bool = Field(
         default=False,
-        description="A pooler in transaction mode (PgBouncer) is between here and Postgres: nothing is prepared or set "
-        "for a session, so give the role its settings (docs/postgres.md)",
+        description="Set when connections go through a pooler in transaction mode (PgBouncer): sessions then have no "
+        "prepared statements or settings, so the role needs the settings (docs/postgres.md)",
     )
-    statement_timeout: float = Field(5.0, gt=0, description="Longest time a statement may take")
+    statement_timeout: float = Field(5.0, gt=0, description="Maximum duration of a statement")
 
     api_host: str = Field("0.0.0.0", description="Address the REST door listens on")  # noqa: S104
     api_port: int = Field(8080, ge=0, le=65535, description="Port of the REST door")
     api_tls_cert: str = Field("", description="Certificate chain (PEM file) of the REST door; empty: no TLS")
     api_tls_key: str = Field("", description="Private key (PEM file) of that certificate")
-    api_pool_max: int = Field(20, ge=2, description="Most connections of an API process to Postgres")
+    api_pool_max: int = Field(20, ge=2, description="Maximum connections of an API process to Postgres")
     api_max_inflight: int = Field(
-        512, ge=1, description="Requests an API process has in hand at once; more are told to come back (503)"
+        512, ge=1, description="Maximum requests in flight in an API process; further ones get 503"
     )
     max_queue_depth: int = Field(
         1_000_000,
         ge=0,
-        description="Workloads that may wait, all customers together, before the REST door answers 503 (by a sum that "
-        "is up to 100 ms old)",
+        description="Maximum waiting workloads of all customers before the REST door answers 503 (the sum is up to "
+        "100 ms old)",
     )
 
-    lease: float = Field(4.0, gt=1, description="How long leadership lasts without a renewal")
-    renew_every: float = Field(1.0, gt=0, description="How often the leader renews")
-    loop_stall_limit: float = Field(3.0, gt=0, description="A loop that hasn't ticked for this long stops renewing")
+    lease: float = Field(4.0, gt=1, description="Duration of leadership without a renewal")
+    renew_every: float = Field(1.0, gt=0, description="Interval between renewals by the leader")
+    loop_stall_limit: float = Field(
+        3.0, gt=0, description="Maximum time between ticks of the leader's loop; beyond it, leadership is not renewed"
+    )
     request_timeout: float = Field(3.0, gt=0, description="Timeout of a hot write to the API server")
     connections: int = Field(48, ge=1, le=256, description="Connections for hot writes to the API server")
 
     cycle_interval: float = Field(
-        0.05, ge=0, description="Least time between the starts of two cycles (batching window)"
+        0.05, ge=0, description="Minimum time between the starts of two cycles (batching window)"
     )
-    max_cycle_seconds: float = Field(1.0, gt=0, description="Longest time the engine may think in one cycle")
+    max_cycle_seconds: float = Field(1.0, gt=0, description="Maximum time of the engine in one cycle")
     keep_gpu_workers_free: bool = Field(
-        default=True, description="Workloads without GPU avoid GPU workers unless nothing else fits"
+        default=True, description="Workloads without GPU use GPU workers only when no other worker fits"
     )
     enable_priority: bool = Field(
-        default=True, description="Order by priority x tier weight; off with enable_aging off: FIFO"
+        default=True, description="Order by priority x tier weight; FIFO when enable_aging is off too"
     )
-    enable_aging: bool = Field(default=True, description="Waiting raises effective priority")
+    enable_aging: bool = Field(default=True, description="Waiting raises the effective priority")
     aging_boost_per_minute: int = Field(5, ge=0, description="Effective priority gained by a minute of waiting")
     enable_expedited_lane: bool = Field(
-        default=True, description="Give workloads that have waited long a share of the capacity that comes free"
+        default=True, description="Give long-waiting workloads a share of freed capacity"
     )
     max_queue_wait: float = Field(
-        1800.0, gt=0, description="Wait that the expedited lane aims at; workloads enter it after 0.8 of this"
+        1800.0, gt=0, description="Target for the longest wait; workloads enter the expedited lane after 0.8 of it"
     )
     expedited_share: float = Field(
         0.25, gt=0, le=1, description="Share of the capacity freed in the last ten minutes that the lane may take"
@@ -126,10 +129,10 @@ class Settings(BaseSettings):
     tier_weight_premium: int = Field(50, ge=1, description="Weight of tier Premium")
     tier_weight_enterprise: int = Field(100, ge=1, description="Weight of tier Enterprise")
 
-    retry_backoff: float = Field(2.0, ge=0, description="Wait before the first retry; doubles with each one")
-    retry_backoff_max: float = Field(300.0, gt=0, description="Longest wait before a retry")
+    retry_backoff: float = Field(2.0, ge=0, description="Wait before the first retry; doubles with each retry")
+    retry_backoff_max: float = Field(300.0, gt=0, description="Maximum wait before a retry")
     kubelet_rejection_exclusion: float = Field(
-        60.0, gt=0, description="A worker that turned a pod away is avoided this long"
+        60.0, gt=0, description="Time in which a worker is avoided after its kubelet rejected a pod"
     )
     kubelet_rejections_max: int = Field(
         10, ge=0, description="Rejections by kubelets before an attempt counts as failed"
@@ -141,18 +144,18 @@ class Settings(BaseSettings):
         0.1,
         gt=0,
         le=1,
-        description="Share of objects missing at once beyond which cancelling by absence stops and alerts",
+        description="Share of objects missing at once beyond which their workloads aren't cancelled and an alert fires",
     )
     status_debounce: float = Field(
-        1.0, ge=0, description="Least wait before a non-final status is written (coalesces transitions)"
+        1.0, ge=0, description="Minimum wait before a non-final status is written (coalesces transitions)"
     )
-    pool_status_interval: float = Field(5.0, gt=0, description="Least time between two status writes of a WorkerPool")
+    pool_status_interval: float = Field(5.0, gt=0, description="Minimum time between two status writes of a WorkerPool")
     enable_scaling: bool = Field(default=True, description="Add and remove workers of WorkerPools that have a provider")
     scaling_interval: float = Field(
-        5.0, gt=0, description="How often a pool's provider is asked what exists (changes are acted on at once)"
+        5.0, gt=0, description="Interval between queries of a pool's provider (changes are handled at once)"
     )
     leader_stats_interval: float = Field(
-        1.0, gt=0, description="How often the leader writes its figures for the REST door"
+        1.0, gt=0, description="Interval between writes of the leader's statistics for the REST door"
     )
     events_per_second: float = Field(20.0, gt=0, description="Kubernetes Events beyond this rate are dropped")
 

@@ -111,7 +111,7 @@ async def test_an_invalid_cursor_is_refused(client: httpx.AsyncClient, cursor: s
 async def test_pages_of_a_rare_type_may_be_short_but_are_complete(
     client: httpx.AsyncClient, store: RestStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("niyanta.store.reads.reads.SCAN", 4)
+    monkeypatch.setattr("niyanta.store.reads.reads.SCAN_ROWS", 4)
     items = [manifest(f"n{number}", type="rare" if number in (0, 9) else "usual") for number in range(12)]
     await client.post("/v1/workloads:batch", content=ndjson(*items))
     assert await _names(client, type="rare", limit=3) == ["n9", "n0"]

@@ -1,4 +1,4 @@
-"""A state manager that leads, on a database of the test's own."""
+"""A state manager that leads, on a database of its own."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def leadership(pool: Pool) -> Leadership:
 
 @pytest.fixture
 async def epoch(leadership: Leadership) -> int:
-    """Leadership is taken for the length of the test."""
+    """The epoch of leadership, acquired for the test."""
     epoch = await leadership.try_acquire()
     assert epoch == 1
     return epoch

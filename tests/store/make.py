@@ -1,4 +1,4 @@
-"""Short ways to make intakes, to bring rows into a phase, and to see which indexes a statement follows."""
+"""Helpers that make intakes, bring rows into a phase, and check which indexes a statement uses."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROADS: dict[Phase, tuple[Event, ...]] = {
     Phase.FAILED: (Event.FAIL,),
     Phase.CANCELLED: (Event.CANCEL,),
 }
-"""A legal way from Pending to each phase."""
+"""Events that lead from Pending to each phase."""
 
 
 def intake(**changes: Any) -> WorkloadIntake:
@@ -49,7 +49,7 @@ def intake(**changes: Any) -> WorkloadIntake:
 
 
 def change(row: WorkloadRow, event: Event, **more: Any) -> RowChange:
-    """A change that `row` allows as far as version and workers are concerned."""
+    """A change with the version of `row` and enough workers."""
     if event is Event.PLACE:
         more = {"workers": ("w1",) * row.replicas, "pool": "pool-a", "score": 73.33, **more}
     return RowChange(id=row.id, version=row.version, event=event, **more)
@@ -64,7 +64,7 @@ async def move(state: StateManager, row: WorkloadRow, event: Event, *, epoch: in
 
 
 async def arrive(state: StateManager, *, epoch: int, phase: Phase = Phase.PENDING, **changes: Any) -> WorkloadRow:
-    """A new workload, brought into `phase`."""
+    """A new workload in `phase`."""
     (row,) = await state.take_in([intake(**changes)], epoch=epoch)
     for event in ROADS[phase]:
         row = await move(state, row, event, epoch=epoch)
@@ -73,7 +73,7 @@ async def arrive(state: StateManager, *, epoch: int, phase: Phase = Phase.PENDIN
 
 @contextmanager
 def crowded(postgres: Postgres, database: str, fill: Callable[[str], None]) -> Iterator[str]:
-    """A migrated database of its own that `fill` puts many rows into; its DSN."""
+    """The DSN of a new, migrated database that `fill` fills with many rows."""
     dsn = postgres.create_database(database)
     migrate(dsn)
     fill(dsn)
@@ -84,7 +84,7 @@ def crowded(postgres: Postgres, database: str, fill: Callable[[str], None]) -> I
 async def check_plans(
     pool: Pool, cases: Sequence[tuple[str, dict[str, Any], list[str]]], *, never: str = "Seq Scan on workload"
 ) -> None:
-    """Each (statement, parameters, indexes), run with the planner free to choose, follows all of these indexes."""
+    """Check for each (statement, parameters, indexes) that the planner uses all of these indexes."""
     for name, params, indexes in cases:
         async with pool.connection() as connection:
             cursor = await connection.execute(b"EXPLAIN (ANALYZE, BUFFERS OFF, TIMING OFF) " + sql(name), params)

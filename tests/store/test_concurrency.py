@@ -1,4 +1,4 @@
-"""Many writers at once: counters stay exact, versions decide who wins."""
+"""Concurrent writers: counters stay exact, and versions resolve conflicts."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ async def test_of_two_changes_of_one_version_one_wins(state: StateManager, epoch
     assert len(await state.get_events(row.id)) == 2
 
 
-async def test_counters_of_classes_nobody_uses_are_pruned_and_come_back(state: StateManager, epoch: int) -> None:
+async def test_counters_of_unused_classes_are_pruned_and_come_back(state: StateManager, epoch: int) -> None:
     row = await arrive(state, epoch=epoch)
     await state.update_workload_status_batch([change(row, Event.CANCEL)], epoch=epoch)
     await state.maintain_partitions()

@@ -1,4 +1,4 @@
-"""What Prometheus is told of the connections to Postgres."""
+"""Metrics of the connections to Postgres."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def sample(name: str, **labels: str) -> float | None:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - a figure of psycopg's, which tells nobody
+        while not condition():  # noqa: ASYNC110 - a statistic of psycopg without notification
             await asyncio.sleep(0.01)
 
 
-async def test_a_pool_shows_its_connections_and_who_waits_for_one_until_it_is_closed(dsn: str) -> None:
+async def test_a_pool_exports_connections_and_waiting_requests_until_it_is_closed(dsn: str) -> None:
     async with await open_pool(Settings(dsn=dsn, db_pool_min=1, db_pool_max=2)) as pool:
         await pool.fetch("clock")
         assert sample("up") == 1
@@ -41,7 +41,7 @@ async def test_a_pool_shows_its_connections_and_who_waits_for_one_until_it_is_cl
     assert sample("pool_max_connections", role="primary") is None
 
 
-async def test_an_error_is_counted_by_its_kind_and_only_silence_means_away(dsn: str) -> None:
+async def test_errors_are_counted_by_kind_and_only_unavailability_clears_up(dsn: str) -> None:
     before = {kind: sample("errors_total", error=kind) or 0 for kind in ("unavailable", "conflict", "other")}
     async with await open_pool(Settings(dsn=dsn, db_pool_min=1)) as pool:
         with pytest.raises(StoreError):

@@ -1,4 +1,4 @@
-"""One leader at a time, and nothing of an old one."""
+"""There is one leader at a time, and a former leader cannot write."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_a_stale_leader_cannot_write_anything(
     row = await arrive(state, epoch=epoch)
     await _expire(pool)
     for successor in (None, "other", "leader"):
-        # Expired and nobody followed; another process followed; this process itself took a newer epoch.
+        # The lease expired without a successor; another process leads; this process has a newer epoch.
         if successor is not None:
             await Leadership(pool, successor, 60.0).try_acquire()
         with pytest.raises(StaleEpochError):
@@ -80,7 +80,7 @@ async def test_a_stale_leader_cannot_write_anything(
     assert (await state.get_queue_depth()).total.pending == 1
 
 
-async def test_an_epoch_is_worth_nothing_to_another_holder(pool: Pool, settings: Settings, epoch: int) -> None:
+async def test_an_epoch_is_valid_for_its_holder_only(pool: Pool, settings: Settings, epoch: int) -> None:
     thief = StateManager(pool, settings.model_copy(update={"identity": "thief"}))
     with pytest.raises(StaleEpochError):
         await thief.take_in([intake()], epoch=epoch)
@@ -104,7 +104,7 @@ async def test_a_take_over_waits_for_the_commit_under_way_and_the_next_commit_fa
 
 
 async def _expire_elsewhere(pool: Pool) -> None:
-    """As time would do it: without touching the key, so that a commit under way isn't disturbed."""
+    """Expire the lease without changing the key, so that a commit in progress isn't blocked."""
     await asyncio.wait_for(_expire(pool), 1.0)
 
 
@@ -136,7 +136,7 @@ async def test_a_holder_that_is_gone_in_mid_transaction_does_not_block_for_long(
     pool: Pool, state: StateManager, epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with pool.connection() as connection:
-        # What the settings of every session do, only quicker.
+        # Like the settings of every session, with shorter timeouts.
         await connection.execute("SET idle_in_transaction_session_timeout = 600")
         await connection.execute("BEGIN")
         await check_epoch(connection, epoch, "leader")

@@ -1,4 +1,4 @@
-"""Limits per customer: exact under concurrency, with nothing lost."""
+"""Limits per customer are exact under concurrency, and no workload is lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.store.make import arrive, change, intake, move
 pytestmark = pytest.mark.store
 
 
-async def test_what_is_one_too_many_is_held_and_says_why(state: StateManager, epoch: int) -> None:
+async def test_a_workload_beyond_the_limit_is_held_with_a_message(state: StateManager, epoch: int) -> None:
     wanted = [intake() for _ in range(3)] + [intake(customer="other")]
     rows = await state.take_in(wanted, epoch=epoch, queue_limits={"acme": 2})
     assert [row.phase for row in rows] == [Phase.PENDING, Phase.PENDING, Phase.HELD, Phase.PENDING]
@@ -42,7 +42,7 @@ async def test_the_limit_is_exact_under_concurrent_intakes(state: StateManager) 
     assert await state.wrong_counters() == []
 
 
-async def test_the_held_leave_in_queue_order_as_room_appears(state: StateManager, epoch: int) -> None:
+async def test_held_workloads_are_released_in_queue_order(state: StateManager, epoch: int) -> None:
     first = (await state.take_in([intake()], epoch=epoch, queue_limits={"acme": 1}))[0]
     low, high, older = await state.take_in(
         [intake(priority=1), intake(priority=50), intake(priority=50)], epoch=epoch, queue_limits={"acme": 1}

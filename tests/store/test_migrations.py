@@ -1,4 +1,4 @@
-"""The schema: applied once, by whoever comes first, never changed behind our back."""
+"""Migrations are applied once, by the first process, and changed files are rejected."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def test_a_migration_that_fails_leaves_nothing_behind(empty_dsn: str) -> None:
     assert migrate(empty_dsn, known=[*migrations(), good])[-1] == good.name
 
 
-def test_a_schema_newer_than_this_release_is_fine(empty_dsn: str) -> None:
+def test_a_schema_newer_than_this_release_is_accepted(empty_dsn: str) -> None:
     later = Migration(9000, "9000_later.sql", "ALTER TABLE workloads ADD COLUMN hint text;")
     migrate(empty_dsn, known=[*migrations(), later])
     assert migrate(empty_dsn) == []
 
 
-def test_without_a_server_it_says_so() -> None:
+def test_without_a_server_the_error_names_the_cause() -> None:
     with pytest.raises(StoreUnavailableError):
         migrate("postgresql://postgres@127.0.0.1:1/x?connect_timeout=2")
 
@@ -103,7 +103,7 @@ def test_a_day_whose_events_came_before_its_partition_is_left_alone(fresh_dsn: s
         assert connection.execute("SELECT count(*) FROM workload_events").fetchone() == (1,)
 
 
-def test_housekeeping_gives_way_to_those_who_hold_locks(fresh_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_maintenance_gives_up_when_a_lock_is_held(fresh_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with psycopg.connect(fresh_dsn) as reader, psycopg.connect(fresh_dsn, autocommit=True) as keeper:
         keeper.execute(
             "CREATE TABLE workload_events_20200101 PARTITION OF workload_events"

@@ -1,4 +1,4 @@
-"""Postgres gone, hung or back: an error within five seconds, and no restart of the pool."""
+"""Postgres down, hung or back: an error within five seconds, and the pool recovers without a restart."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.store, pytest.mark.timeout(60)]
 
 @pytest.fixture(scope="module")
 def mortal() -> Iterator[Postgres]:
-    """A server of this module's own, to be killed; durable, as it is to come back with what was committed."""
+    """A separate server that tests kill; durable, so that it restarts with all commits."""
     with Postgres.create(durable=True) as server:
         migrate(server.dsn)
         yield server
@@ -130,7 +130,9 @@ async def test_a_pool_that_is_used_up_is_an_error_in_time(dsn: str) -> None:
 async def test_connections_that_the_server_cut_are_not_handed_out(
     pool: Pool, state: StateManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("niyanta.store.postgres.pool.TRUSTED", 0.0)  # one that answered a moment ago isn't asked again
+    monkeypatch.setattr(
+        "niyanta.store.postgres.pool.TRUSTED_SECONDS", 0.0
+    )  # so that recently used connections are tested too
     await asyncio.gather(*(state.clock() for _ in range(6)))
     async with pool.connection() as connection:
         await connection.execute(

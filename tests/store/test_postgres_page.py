@@ -1,4 +1,4 @@
-"""docs/postgres.md: every block that it calls tried is run here, as it stands in the page, on real servers."""
+"""docs/postgres.md: every block that is marked as tested runs here, as written in the page, on real servers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BLOCKS = {name: (kind, text) for name, kind, text in _BLOCK.findall((REPO / "doc
 
 
 def block(name: str, **variables: str) -> str:
-    """A block's text; `$NAME` in SQL is filled in as a person would."""
+    """A block's text, with `$NAME` in SQL replaced as a user would do it."""
     kind, text = BLOCKS[name]
     if kind == "sql":
         for variable, value in variables.items():
@@ -82,7 +82,7 @@ def run() -> Iterator[RunDir]:
 
 @pytest.fixture
 def server(run: RunDir) -> Iterator[Postgres]:
-    # What is killed here is the server, not the machine: the system still writes what it was given.
+    # The server is killed, not the machine, so the operating system still writes its buffers.
     with Postgres.create(run=run, settings={"synchronous_commit": "on"}) as found:
         run_sql(found, "role")
         yield found
@@ -96,12 +96,12 @@ def folder(server: Postgres, name: str) -> Path:
 
 @dataclass
 class Record:
-    """The record in one database, for a moment at a time."""
+    """The store in one database, opened for each call."""
 
     dsn: str
 
     async def submit(self, *names: str, patience: float = 5.0) -> list[str]:
-        """Accepted submissions: their ids. A 202 each, as the REST door would answer."""
+        """Ids of accepted submissions, to which the REST door would answer 202."""
         settings = Settings(dsn=self.dsn, db_pool_min=1, statement_timeout=patience)
         async with await open_pool(settings) as pool:
             record = RestStore(pool, settings)
@@ -154,7 +154,7 @@ async def test_the_roles_are_enough_for_each_process(server: Postgres) -> None:
             Settings(dsn=owner, replica_dsns=reading, db_pool_min=1, replica_check_interval=0.1)
         ) as router:
             await asyncio.to_thread(
-                until, lambda: all(found.in_use for found in router.standings()), what="it may look", interval=0.02
+                until, lambda: all(found.in_use for found in router.health()), what="it may look", interval=0.02
             )
 
 
@@ -243,13 +243,13 @@ async def test_the_record_goes_back_to_a_moment(server: Postgres) -> None:
 
 
 def _archived(server: Postgres, archive: Path) -> bool:
-    """Whether the last finished segment is there."""
+    """True when the last finished segment is archived."""
     name = server.value("SELECT pg_walfile_name(pg_current_wal_lsn() - 1::numeric)")
     return (archive / str(name)).exists() or len(list(archive.iterdir())) >= 2
 
 
 class Restored(Postgres):
-    """A server whose data somebody else lays down."""
+    """A server whose data directory is made by other means."""
 
     def make(self) -> Path:
         self.log.touch()
@@ -287,7 +287,7 @@ async def test_accepted_work_survives_the_primary_with_a_synchronous_standby(ser
         ids += await Record(database).submit("goes-on")
         server.kill()
         await asyncio.to_thread(standby.promote)
-        # Nobody waits for a standby that isn't there yet.
+        # Otherwise commits would wait for a standby that does not exist yet.
         standby._execute("ALTER SYSTEM SET synchronous_standby_names = ''")
         standby._execute("SELECT pg_reload_conf()")
         assert set(ids) <= {row.id for row in await Record(standby.dsn_of("niyanta")).rows()}
@@ -308,6 +308,6 @@ async def test_what_is_lost_without_one(server: Postgres) -> None:
 
 
 def test_every_block_is_tried() -> None:
-    """A block whose name stands in no test here isn't tried, whatever the page says."""
+    """Every block that the page marks as tested is named in a test."""
     named = set(re.findall(r'"([-\w]+)"', Path(__file__).read_text(encoding="utf-8")))
     assert set(BLOCKS) <= named

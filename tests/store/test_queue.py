@@ -1,4 +1,4 @@
-"""The order of the queue, and what does not age in it."""
+"""The order of the queue, and time that does not count for aging."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_with_priority_or_aging_off_the_queue_follows_the_other_and_then_a
 
 
 async def _shift(pool: Pool, row: WorkloadRow, minutes: float, *columns: str) -> None:
-    """As if these times had been `minutes` earlier."""
+    """Move these times back by `minutes`."""
     sets = ", ".join(f"{column} = {column} - {minutes} * interval '1 minute'" for column in columns)
     async with pool.connection() as connection:
         await connection.execute(f"UPDATE workload_state SET {sets} WHERE id = %s".encode(), [row.id])
@@ -93,7 +93,7 @@ async def test_time_outside_the_queue_does_not_age(
     assert row.paused_at is None
 
 
-async def test_from_held_to_suspended_and_back_all_of_it_is_left_out(
+async def test_all_time_from_held_through_suspended_to_pending_is_left_out(
     pool: Pool, state: StateManager, epoch: int
 ) -> None:
     row = await arrive(state, epoch=epoch, phase=Phase.HELD)
@@ -147,14 +147,6 @@ async def test_the_refill_has_the_top_of_each_class_and_the_oldest(state: StateM
     assert await ids(0, per_class=1, classes=1, after_class="cpu-1") == [others[1].id]
 
 
-async def test_a_customers_listing_is_by_priority_and_then_age(state: StateManager, epoch: int) -> None:
-    await arrive(state, epoch=epoch, customer="other", priority=99)
-    rows = await state.take_in([intake(priority=priority) for priority in (1, 7, 7, 3)], epoch=epoch)
-    listed = await state.get_pending_of("acme", 10)
-    assert [row.id for row in listed] == [rows[index].id for index in (1, 2, 3, 0)]
-    assert await state.get_pending_of("acme", 2, offset=1) == listed[1:3]
-
-
 async def test_a_new_tier_rewrites_keys_and_versions_of_what_waits(state: StateManager, epoch: int) -> None:
     rows = {phase: await arrive(state, epoch=epoch, phase=phase) for phase in Phase}
     foreign = await arrive(state, epoch=epoch, customer="other")
@@ -175,7 +167,7 @@ async def test_a_new_tier_rewrites_keys_and_versions_of_what_waits(state: StateM
     assert await state.retier("acme", 100, epoch=epoch) == []
 
 
-async def test_a_workload_that_changes_hands_takes_its_count_along(state: StateManager, epoch: int) -> None:
+async def test_a_reassigned_workload_moves_its_counters(state: StateManager, epoch: int) -> None:
     row = await arrive(state, epoch=epoch, phase=Phase.HELD)
     moved = await state.reassign(row.id, customer="new", tier_weight=50, epoch=epoch)
     assert (moved.customer, moved.tier_weight, moved.version) == ("new", 50, row.version + 1)
@@ -184,4 +176,4 @@ async def test_a_workload_that_changes_hands_takes_its_count_along(state: StateM
     assert (await state.get_queue_depth("new")).total.held == 1
     assert (await state.get_queue_depth("acme")).total.held == 0
     released = await move(state, moved, Event.RELEASE, epoch=epoch)
-    assert [item.id for item in await state.get_pending_of("new", 5)] == [released.id]
+    assert [item.id for item in await state.get_pending_workloads(5)] == [released.id]

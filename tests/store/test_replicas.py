@@ -1,4 +1,4 @@
-"""Reads over a primary and two streaming replicas, all real: who answers, who is skipped, and who comes back."""
+"""Reads over a primary and two streaming replicas, all real servers: which one answers, and which are skipped."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def trio() -> Iterator[Trio]:
 
 @pytest.fixture(autouse=True)
 def statements(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Statements that tell who answered, or take long there."""
+    """Statements that show which server answered, or that take long there."""
     library = {**queries._library(), **_EXTRA}
     monkeypatch.setattr(queries, "_library", lambda: library)
 
@@ -98,9 +98,9 @@ async def in_use(router: ReadRouter, *wanted: Postgres) -> None:
     names = {f"127.0.0.1:{server.port}" for server in wanted}
 
     def so() -> bool:
-        return {found.replica for found in router.standings() if found.in_use} == names
+        return {found.replica for found in router.health() if found.in_use} == names
 
-    await until(so, f"in use: {names}, and no other: {router.standings()}")
+    await until(so, f"in use: {names}, and no other: {router.health()}")
 
 
 async def who(reads: Reads) -> int:
@@ -231,12 +231,12 @@ async def test_a_replica_that_hangs_costs_a_read_no_more_than_the_statement_time
 async def test_a_read_that_recovery_cancels_is_asked_on_the_primary(trio: Trio) -> None:
     async with routed(trio.primary.dsn, trio.first.dsn, statement_timeout=20.0) as router:
         await in_use(router, trio.first)
-        await write(router, "somebody")
+        await write(router, "globex")
         await asyncio.to_thread(trio.first.catch_up)
         reading = asyncio.create_task(router.reads()._source.fetch("slow_on_replicas"))
         sleeping = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
         await until(lambda: asyncio.to_thread(_true, trio.first, sleeping), "the read is under way")
-        # Replaying this lock needs the table that is being read.
+        # Replaying this lock conflicts with the read of the table.
         await asyncio.to_thread(trio.primary.value, "ALTER TABLE customers SET (fillfactor = 90)")
         assert {row for (row,) in await reading} == {"primary"}
         await in_use(router, trio.first)
@@ -246,10 +246,10 @@ def _true(server: Postgres, statement: str) -> bool:
     return bool(server.value(statement))
 
 
-async def test_a_slow_read_is_not_made_the_primarys_too(trio: Trio) -> None:
+async def test_a_slow_read_is_not_repeated_on_the_primary(trio: Trio) -> None:
     async with routed(trio.primary.dsn, trio.second.dsn, statement_timeout=1.0) as router:
         await in_use(router, trio.second)
-        await write(router, "somebody")
+        await write(router, "globex")
         await asyncio.to_thread(trio.second.catch_up)
         before = sample("niyanta_postgres_reads_total", target="primary")
         with pytest.raises(StoreUnavailableError, match="statement timeout"):
@@ -271,8 +271,8 @@ async def test_a_schema_that_is_not_there_yet_is_no_error(trio: Trio, router: Re
     await in_use(router, trio.first, trio.second)
 
 
-async def test_who_wrote_sees_the_write_and_nobody_waits_for_it(trio: Trio) -> None:
-    # Looks are rare here: what is known of the replicas is old, yet whoever has replayed enough is used.
+async def test_a_client_sees_its_writes_without_waiting(trio: Trio) -> None:
+    # Checks are rare here: a replica that has replayed enough is used although its last check is old.
     async with routed(trio.primary.dsn, trio.first.dsn, max_replica_lag=120.0, replica_check_interval=30.0) as router:
         await in_use(router, trio.first)
         await asyncio.to_thread(trio.first.pause_replay)
@@ -310,7 +310,7 @@ async def test_a_workload_that_a_replica_does_not_know_is_asked_of_the_primary(t
     await in_use(router, trio.first, trio.second)
 
 
-async def test_without_replicas_nothing_is_watched_and_all_is_the_primarys(trio: Trio) -> None:
+async def test_without_replicas_all_reads_go_to_the_primary_and_no_checks_run(trio: Trio) -> None:
     async with routed(trio.primary.dsn) as router:
         assert router._watching is None
         assert type(router.reads()) is Reads
@@ -321,7 +321,7 @@ async def test_without_replicas_nothing_is_watched_and_all_is_the_primarys(trio:
 async def test_servers_that_are_no_replica_of_the_primary_are_not_read_from(
     trio: Trio, postgres: Postgres, dsn: str
 ) -> None:
-    """Another system, another database of the replica's, and a replica promoted by accident."""
+    """Another system, another database of the replica, and a promoted replica."""
     elsewhere = await asyncio.to_thread(trio.primary.create_database, "elsewhere")
     await asyncio.to_thread(migrate, elsewhere)
     await asyncio.to_thread(trio.second.catch_up)
@@ -331,35 +331,35 @@ async def test_servers_that_are_no_replica_of_the_primary_are_not_read_from(
             await in_use(router, trio.first, accident)
             await asyncio.to_thread(accident.promote)
             await in_use(router, trio.first)
-            await until(lambda: all(replica.looked_at > 0 for replica in router.replicas), "all were looked at")
-            assert [replica.trouble for replica in router.replicas] == [
+            await until(lambda: all(replica.checked_at > 0 for replica in router.replicas), "all were checked")
+            assert [replica.problem for replica in router.replicas] == [
                 "",
-                "it is no replica: it takes writes",
+                "it is not a replica: it accepts writes",
                 "it is another database",
-                "it is no replica: it takes writes",
+                "it is not a replica: it accepts writes",
             ]
             assert await answering(router, 4) == {trio.first.port}
-        # The primary of one's own beside replicas of another's.
+        # A primary with a replica of another primary.
         async with routed(dsn, trio.first.dsn) as router:
-            await until(lambda: "another system" in router.replicas[0].trouble, "it is found out")
+            await until(lambda: "another system" in router.replicas[0].problem, "the check failed")
             assert await answering(router, 2) == {postgres.port}
 
 
-async def test_after_a_failover_only_those_who_follow_the_new_primary_are_read_from() -> None:
+async def test_after_a_failover_only_replicas_of_the_new_primary_are_used() -> None:
     with await asyncio.to_thread(Postgres.create, settings={"synchronous_commit": "on"}) as old:
         await asyncio.to_thread(migrate, old.dsn)
         with (
             await asyncio.to_thread(Standby.of, old, name="heir") as heir,
             await asyncio.to_thread(Standby.of, old, name="follower") as follower,
         ):
-            # As a user writes it: whichever of the two takes writes.
+            # As users write it: the host of the two that accepts writes.
             either = f"postgresql://postgres@127.0.0.1:{old.port},127.0.0.1:{heir.port}/postgres"
             async with routed(either, follower.dsn) as router:
                 await in_use(router, follower)
                 await asyncio.to_thread(heir.catch_up)
                 await asyncio.to_thread(old.kill)
                 await asyncio.to_thread(heir.promote)
-                await until(lambda: "timeline" in router.replicas[0].trouble, "it was left behind")
+                await until(lambda: "timeline" in router.replicas[0].problem, "the check failed")
                 assert await answering(router, 2) == {heir.port}
                 await asyncio.to_thread(follower.follow, heir)
                 await in_use(router, follower)
@@ -381,7 +381,7 @@ def test_connection_strings_come_one_per_line_and_are_never_shown() -> None:
     found = Settings(replica_dsns=text).replicas
     assert len(found) == 4
     assert replica_names(found) == ["a.example:5432", "b.example:6432", "c.example:5432", "a.example:5432#4"]
-    with pytest.raises(ValueError, match="number 2 is no connection string") as caught:
+    with pytest.raises(ValueError, match="number 2 is not a connection string") as caught:
         replica_names(["host=a", f"nonsense {secret}"])
     assert secret not in str(caught.value)
     assert caught.value.__cause__ is None

@@ -1,4 +1,4 @@
-"""With 50,000 rows, what the REST door reads goes along indexes, and listings never pay for what isn't on the page."""
+"""With 50,000 rows, reads of the REST door use indexes, and the cost of a listing depends only on its page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows are built by column name, and what is written has the columns that its statement takes apart."""
+"""Rows are built by column name, and records have the columns that their statements expect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every query that a runbook tells people to run, on the schema as it is."""
+"""Every query in the runbooks runs on the current schema."""
 
 from __future__ import annotations
 

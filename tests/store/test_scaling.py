@@ -1,4 +1,4 @@
-"""The record of scaling: what was decided, what has begun, and who may write it."""
+"""Scaling decisions and drains, which only the leader may write."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def test_a_drain_is_kept_from_its_begin_to_its_end(state: StateManager, ep
     assert cordoned.cordoned_at is not None
     await state.step_drain(DRAIN, DrainStep.CORDONED, epoch=epoch)
     await state.step_drain(DRAIN, DrainStep.REMOVING, epoch=epoch)
-    await state.record_scaling([DOWN], epoch=epoch, begin=[DRAIN])  # begun again: it goes on where it is
+    await state.record_scaling([DOWN], epoch=epoch, begin=[DRAIN])  # a drain that exists is not changed
     (going,) = await state.get_drains()
     assert (going.started_at, going.cordoned_at) == (begun.started_at, cordoned.cordoned_at)
     assert going.removing_at is not None

@@ -1,4 +1,4 @@
-"""Submissions as the store sees them: several requests in one transaction, and names that outlive nobody."""
+"""Submissions in the store: several requests in one transaction; finished workloads free their names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _request(
     return SubmissionRequest(customer, items, limit, _names, key=key, body_hash="00" if key else "")
 
 
-async def test_requests_of_one_group_are_judged_one_by_one(record: RestStore) -> None:
+async def test_requests_of_one_group_are_decided_one_by_one(record: RestStore) -> None:
     outcomes = await record.submit(
         [
             _request("a", "b", limit=2, key="one"),
@@ -72,8 +72,8 @@ async def test_another_body_under_a_used_key_is_a_mismatch(record: RestStore) ->
     assert await record.find_answer("else", "k", "11") is None
 
 
-async def test_groups_of_many_writers_never_wait_for_each_other_in_a_ring(record: RestStore) -> None:
-    """Names, keys and customers in opposite orders: locks are taken in one order all the same."""
+async def test_groups_of_concurrent_writers_do_not_deadlock(record: RestStore) -> None:
+    """Names, keys and customers in opposite orders, which are nevertheless locked in the same order."""
     names = [f"n{number}" for number in range(20)]
     groups = [
         [
@@ -93,13 +93,13 @@ async def test_a_name_left_behind_by_an_older_release_is_free(record: RestStore)
     row = outcome.verdicts[0].row
     assert row is not None
     async with record._pool.connection() as connection:
-        # Code of the schema before ends a workload without knowing of names.
+        # An older release finishes a workload without freeing its name.
         await connection.execute("UPDATE workload_state SET status = 'FAILED' WHERE id = %s", [row.id])
     (outcome,) = await record.submit([_request("a")])
     assert outcome.verdicts[0].row is not None
 
 
-async def test_a_submission_that_breaks_off_leaves_nothing(record: RestStore) -> None:
+async def test_a_failed_submission_is_rolled_back(record: RestStore) -> None:
     def fails(_: Sequence[ItemResult]) -> StoredResponse:
         raise StoreUnavailableError("gone")
 
@@ -111,7 +111,7 @@ async def test_a_submission_that_breaks_off_leaves_nothing(record: RestStore) ->
     assert not outcome.replayed
 
 
-async def test_what_is_over_gives_its_name_back_in_the_same_transaction(record: RestStore) -> None:
+async def test_finishing_frees_the_name_in_the_same_transaction(record: RestStore) -> None:
     (outcome,) = await record.submit([_request("a")])
     row = outcome.verdicts[0].row
     assert row is not None

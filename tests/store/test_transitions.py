@@ -1,4 +1,4 @@
-"""Every pair of phase and event, against the real table."""
+"""Every pair of phase and event, on real tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.store.make import ROADS, arrive, change, intake, move
 pytestmark = pytest.mark.store
 
 
-async def test_every_phase_takes_exactly_the_events_of_the_table(state: StateManager, epoch: int) -> None:
+async def test_every_phase_accepts_exactly_the_events_of_the_table(state: StateManager, epoch: int) -> None:
     pairs = [(phase, event) for phase in Phase for event in Event]
     rows = await state.take_in([intake() for _ in pairs], epoch=epoch)
     for step in range(3):

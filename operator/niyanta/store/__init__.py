@@ -1,5 +1,5 @@
-"""The record: Postgres. `state.StateManager` is the door to it; rows leave this package as frozen dataclasses.
+"""Storage in Postgres. `state.StateManager` is its interface; rows leave this package as frozen dataclasses.
 
-Nothing here decides: the scheduler asks for transitions, the store checks them (epoch, version, lifecycle table) and
-writes them down in one transaction each.
+The store makes no decisions: the scheduler requests transitions, the store checks them (epoch, version, lifecycle
+table) and commits them.
 """

@@ -1,6 +1,6 @@
-"""The columns of every kind of row: field of the dataclass in `rows` -> the SQL expression that reads it.
+"""Columns of every kind of row: field of the dataclass in `rows` -> SQL expression that reads it.
 
-The only list there is. `postgres.queries` generates the SELECT fragments from it (`{{workload_row}}`, ...), and
+The only list of columns. `postgres.queries` generates the SELECT fragments from it (`{{workload_row}}`, ...), and
 `row_mapping` builds rows by the same names.
 """
 
@@ -10,7 +10,7 @@ from typing import Final
 
 
 def _same(*names: str, **expressions: str) -> dict[str, str]:
-    """Columns that are called as their fields are, and those with an expression of their own, which replace them."""
+    """Columns with the names of their fields, overridden by `expressions`."""
     return {name: name for name in names} | expressions
 
 
@@ -31,7 +31,7 @@ WORKLOAD: Final = (
     | _of("w", "object_uid", "object_name")
     | {"queued_at_us": _microseconds("s.queued_at")}
 )
-"""Of `workload_state s JOIN workloads w`."""
+"""Columns of `workload_state s JOIN workloads w`."""
 
 EVENT: Final = _same(
     *("id", "workload_id", "at", "event", "from_phase", "to_phase", "attempt", "workers", "score", "reason", "message"),

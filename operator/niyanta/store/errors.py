@@ -1,4 +1,4 @@
-"""What the store raises: driver errors never leave this package."""
+"""Exceptions of the store, to which driver errors are translated."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from psycopg import errors as pg
 
 
 class StoreError(Exception):
-    """Something the store didn't expect: a bug, or a schema that doesn't fit. Retrying won't help."""
+    """An unexpected error: a bug, or a schema of another release. Retrying does not help."""
 
 
 class StoreUnavailableError(StoreError):
-    """Postgres can't answer now (gone, starting, full, too slow). Whether a commit took place is unknown: ask again."""
+    """Postgres doesn't answer now (down, starting, full, too slow). A commit may have taken place: repeat the call."""
 
 
 class StaleEpochError(StoreError):
-    """Another process leads, or the lease ran out: nothing of this process may be written any more."""
+    """Another process leads, or the lease ran out: this process may not write any more."""
 
 
 class ConflictError(StoreError):
     """Lost a race against a concurrent transaction; nothing was written and the call may be repeated."""
 
 
-# Not OperationalError in psycopg's hierarchy, although only the server's state is to blame.
+# The last three are not OperationalError in psycopg, although the cause is the server's state.
 _UNAVAILABLE = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
@@ -50,5 +50,5 @@ def translated() -> Iterator[None]:
 
 
 def too_slow(error: StoreError) -> bool:
-    """Whether the server gave up on a statement that took too long (and so is there, and would be slow again)."""
+    """True when the server cancelled a statement that took too long. The server is up; a retry would be slow too."""
     return isinstance(error.__cause__, pg.QueryCanceled)

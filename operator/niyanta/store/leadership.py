@@ -1,6 +1,6 @@
-"""Who leads: one row (holder, epoch, expires_at), changed by compare-and-swap on the database's clock.
+"""Leadership: one row (holder, epoch, expires_at), changed by compare-and-swap on the database's clock.
 
-The scheduler's session holds the epoch; `StateManager` checks it inside every commit.
+The scheduler keeps the epoch; `StateManager` checks it inside every commit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from niyanta.store.postgres.pool import LOCK_TIMEOUT_MS, Connection, Pool, fetch
 
 @dataclass(frozen=True, slots=True)
 class LeaderRecord:
-    """The leadership row. `expires_in` is seconds, 0 or less when nobody leads."""
+    """The leadership row. `expires_in` is seconds, 0 or less when there is no leader."""
 
     holder: str
     epoch: int
@@ -23,7 +23,7 @@ class LeaderRecord:
 
 
 class Leadership:
-    """One candidate's hand on the leadership row. `holder` must be unique among processes; `lease` is seconds."""
+    """A candidate's access to the leadership row. `holder` must be unique among processes; `lease` is seconds."""
 
     def __init__(self, pool: Pool, holder: str, lease: float) -> None:
         self._pool = pool
@@ -31,10 +31,10 @@ class Leadership:
         self.lease = lease
 
     async def try_acquire(self) -> int | None:
-        """Take leadership if nobody has it: returns the new epoch, else None.
+        """Take leadership if it is free: returns the new epoch, else None.
 
-        Waits for commits of the last leader that are still under way (theirs come before the new epoch), at most
-        LOCK_TIMEOUT_MS. A dead client's transaction ends by the server's timeouts.
+        Waits for commits of the last leader that are in progress, at most LOCK_TIMEOUT_MS, so that they precede the new
+        epoch. The server's timeouts end the transaction of a dead client.
         """
         try:
             async with self._pool.transaction() as connection:
@@ -48,20 +48,20 @@ class Leadership:
         return int(rows[0][0]) if rows else None
 
     async def renew(self, epoch: int) -> bool:
-        """Prolong the lease; False: it ran out or is another's, and this process must stop leading."""
+        """Renew the lease; False: it ran out or has another holder, and this process must stop leading."""
         return await self._pool.execute("leadership_renew", self._params(epoch=epoch)) == 1
 
     async def release(self, epoch: int) -> None:
-        """Give leadership back at once; no effect when it is another's."""
+        """End leadership at once; no effect when another process leads."""
         await self._pool.execute("leadership_release", self._params(epoch=epoch))
 
     async def current(self) -> LeaderRecord:
-        """Who leads now."""
+        """The current leader."""
         ((holder, epoch, expires_in),) = await self._pool.fetch("leadership_current")
         return LeaderRecord(holder, epoch, expires_in)
 
     async def adopt_epoch(self, minimum: int) -> int:
-        """Raise the epoch this process holds above `minimum` (a fence's, seen after a restore); returns the epoch.
+        """Raise this process's epoch above `minimum` (that of a fence, after a restore); returns the epoch.
 
         Raises StaleEpochError when this process doesn't lead.
         """
@@ -71,7 +71,7 @@ class Leadership:
         return int(rows[0][0])
 
     async def database_identity(self) -> str:
-        """The UUID this database was given at its first migration."""
+        """UUID of this database, created by the first migration."""
         return str((await self._pool.fetch("database_identity"))[0][0])
 
     def _params(self, **more: object) -> dict[str, object]:
@@ -79,11 +79,11 @@ class Leadership:
 
 
 class _StillHeldError(Exception):
-    """The old leader's commits weren't over in time."""
+    """The old leader's commits did not end in time."""
 
 
 async def check_epoch(connection: Connection, epoch: int, holder: str) -> int:
-    """Inside a transaction: hold the leadership row until it ends. Returns µs of the database clock.
+    """Inside a transaction: lock the leadership row until it ends. Returns µs of the database clock.
 
     Raises StaleEpochError when `holder` doesn't lead with `epoch` any more.
     """

@@ -1,5 +1,4 @@
-"""Rows as frozen values: what the store hands out and takes in. Times are aware datetimes, or µs of the database
-clock."""
+"""Input and output of the store as frozen values. Times are aware datetimes, or µs of the database clock."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from niyanta.lifecycle import Door, Event, Phase
 
 
 def worker_names(workers: Sequence[str], *, most: int = 5) -> str:
-    """Workers for people to read: each once with how many pods it has, the first few."""
+    """Workers for display: each once with its number of pods, at most `most` of them."""
     counts = Counter(workers)
     shown = [name if count == 1 else f"{name} x{count}" for name, count in list(counts.items())[:most]]
     return ", ".join(shown) + (f" and {len(counts) - most} more" if len(counts) > most else "")
@@ -25,7 +24,7 @@ class WorkloadRow:
 
     `id` is the Kubernetes UID for the Kubernetes door and a generated UUID for REST. `attempt` is the last one started
     (0: none yet), `failures` the retries used, `rejections` the kubelet rejections in a row. `excluded`: worker ->
-    until when it is avoided.
+    end of the time in which it is avoided.
     """
 
     id: str
@@ -61,14 +60,14 @@ class WorkloadRow:
     queue_key: int = 0
     created_at: datetime | None = None
     paused_at: datetime | None = None
-    """Since when waiting doesn't age (Held, Suspended); None while it does."""
+    """Start of a time that does not count as waiting (Held, Suspended); None when waiting counts."""
     object_uid: str | None = None
-    """UID of the Workload object that a REST submission became; None until it is dispatched."""
+    """UID of the Workload object of a REST submission; None until the object is made."""
     object_name: str | None = None
 
     @property
     def object(self) -> tuple[str, str] | None:
-        """Name and UID of its Workload object; None for a REST submission that wasn't dispatched yet."""
+        """Name and UID of its Workload object; None for a REST submission whose object isn't made yet."""
         if self.door is Door.KUBERNETES:
             return self.name, self.id
         if self.object_name is None or self.object_uid is None:
@@ -78,7 +77,7 @@ class WorkloadRow:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadIntake:
-    """What a door hands in. `phase` is Pending, Held, Suspended or Failed (refused), and counts for new ids only."""
+    """A workload from a door. `phase` is Pending, Held, Suspended or Failed (rejected); it applies to new ids only."""
 
     id: str
     door: Door
@@ -104,9 +103,9 @@ class RowChange:
     """One requested transition of one workload, valid only if the row still has `version`.
 
     PLACE needs `workers` (one per replica); `attempt` defaults to the row's next one. `excluded`: worker -> seconds to
-    avoid it. `not_before_seconds`: backoff, which doesn't age; None keeps what is there (PLACE clears it).
-    `wake_in_seconds` None clears the wake-up. `depends_on`: ids in the same batch, earlier in it, that this change is
-    void without. `reasons`: typed rejections as JSON values.
+    avoid it. `not_before_seconds`: backoff, which doesn't count as waiting; None keeps the present one (PLACE
+    clears it). `wake_in_seconds` None clears the wake-up. `depends_on`: ids of earlier changes in the batch; if one of
+    them is not applied, this change is void. `reasons`: typed rejections as JSON values.
     """
 
     id: str
@@ -125,13 +124,12 @@ class RowChange:
     cycle: int | None = None
     depends_on: tuple[str, ...] = ()
     counts: bool = True
-    """REQUEUE only: whether it adds to the row's `rejections`."""
+    """REQUEUE only: True adds one to the row's `rejections`."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchResult:
-    """What became of a batch: new rows, ids whose version had moved on (or that don't exist), ids whose event the phase
-    doesn't allow."""
+    """Result of a batch: new rows; ids that changed meanwhile (or don't exist); ids whose event is illegal."""
 
     applied: list[WorkloadRow]
     stale: list[str]
@@ -140,7 +138,7 @@ class BatchResult:
 
 @dataclass(frozen=True, slots=True)
 class PendingNote:
-    """Why a workload is not further than it is; `reasons` are typed rejections as JSON values."""
+    """Reason why a workload is in its phase; `reasons` are typed rejections as JSON values."""
 
     id: str
     version: int
@@ -151,7 +149,7 @@ class PendingNote:
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """One line of the audit. `from_phase` is None for the first; `event` is a lifecycle event, Accepted, Edited or
+    """One audit event. `from_phase` is None for the first; `event` is a lifecycle event, Accepted, Edited or
     Noted."""
 
     id: int
@@ -233,7 +231,7 @@ class CustomerRow:
 
 @dataclass(frozen=True, slots=True)
 class PoolRow:
-    """The leader's projection of a WorkerPool: camelCase spec and status as its object has them."""
+    """The leader's projection of a WorkerPool: camelCase spec and status of its object."""
 
     name: str
     spec: dict[str, Any] = field(default_factory=dict)
@@ -243,7 +241,7 @@ class PoolRow:
 
 @dataclass(frozen=True, slots=True)
 class WorkerRequest:
-    """What an admin asked for by REST; `done_at` None: the leader hasn't done it yet. `action`: drain."""
+    """A request of an admin by REST; `done_at` None: the leader hasn't done it yet. `action`: drain."""
 
     id: str
     worker: str
@@ -256,7 +254,7 @@ class WorkerRequest:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How many workloads are where. The finished ones are totals of all times."""
+    """Number of workloads by phase. Finished ones are counted since the first start."""
 
     pending: int = 0
     held: int = 0
@@ -270,7 +268,7 @@ class Depth:
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """The counters summed up: overall and by customer."""
+    """Sums of the counters: overall and by customer."""
 
     total: Depth
     customers: dict[str, Depth]
@@ -278,7 +276,7 @@ class QueueDepth:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Cursor:
-    """A place in the stream of changes; opaque. `Cursor()` is its beginning."""
+    """An opaque position in the stream of changes. `Cursor()` is its beginning."""
 
     xid: int = 0
     id: str = "00000000-0000-0000-0000-000000000000"

@@ -1,8 +1,8 @@
-"""The state manager: everything that the scheduler and the doors read from and write to Postgres.
+"""The state manager: reads and writes of the scheduler and the doors in Postgres.
 
-Writers first hand workloads in (`take_in`), then move them (`update_workload_status_batch`); every method raises
+Writers first insert workloads (`take_in`), then change their phase (`update_workload_status_batch`). Methods raise
 StoreUnavailableError within `statement_timeout` when Postgres doesn't answer. `epoch` None means a writer that doesn't
-lead (the REST door): row versions alone protect it.
+lead (the REST door) and is protected only by row versions.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from niyanta.store.workloads.audit import AuditLog
 from niyanta.store.workloads.queue_key import QueueKeys
 
 _FIRST = Cursor().id
-_PAGE = 1000
+_PAGE_ROWS = 1000
 
 
 class StateManager(ScalingStore):
-    """The record. `settings.identity` must be the `holder` that leadership was taken with."""
+    """State in Postgres. `settings.identity` must be the `holder` of leadership."""
 
     def __init__(self, pool: Pool, settings: Settings) -> None:
         super().__init__(pool, settings)
@@ -44,10 +44,10 @@ class StateManager(ScalingStore):
         epoch: int | None,
         queue_limits: Mapping[str, int | None] | None = None,
     ) -> list[WorkloadRow]:
-        """Insert new workloads, edit those whose generation is higher, leave the others; the current row of each id.
+        """Insert new workloads, edit those whose generation is higher, ignore others; returns the row of each id.
 
-        `queue_limits`: customer -> maxQueueDepth; a new Pending one beyond it becomes Held (QueueFull), exactly. All in
-        one transaction. Raises ValueError (an id that is no UUID), StaleEpochError, ConflictError.
+        `queue_limits`: customer -> maxQueueDepth; a new Pending workload beyond it becomes Held (QueueFull). The limit
+        is exact. One transaction. Raises ValueError (an id is not a UUID), StaleEpochError, ConflictError.
         """
         checked = [replace(item, id=checked_id(item.id)) for item in intakes]
         if not checked:
@@ -60,7 +60,7 @@ class StateManager(ScalingStore):
     async def release_held(self, customer: str, limit: int | None, *, epoch: int | None) -> list[WorkloadRow]:
         """Release the customer's Held (QueueFull) workloads in queue order while fewer than `limit` are Pending.
 
-        Exact against concurrent submissions. At most 1,000 at once: when as many come back, call again. Raises
+        Exact under concurrent submissions. At most 1,000 at once: when 1,000 are returned, call again. Raises
         StaleEpochError, ConflictError.
         """
         async with self._pool.transaction() as connection:
@@ -68,7 +68,7 @@ class StateManager(ScalingStore):
             return await limits.release_held(connection, customer, limit, keys=self._keys, now_us=now_us, epoch=epoch)
 
     async def set_object(self, id_: str, *, uid: str, name: str, epoch: int | None) -> None:
-        """Remember the Workload object that a REST submission became. No new version. Raises StaleEpochError."""
+        """Store name and UID of a REST submission's Workload object. No new version. Raises StaleEpochError."""
         async with self._pool.transaction() as connection:
             await begin(connection, epoch, self._settings.identity)
             await connection.execute(sql("set_object"), {"id": id_, "uid": uid, "name": name})
@@ -76,10 +76,10 @@ class StateManager(ScalingStore):
     async def update_workload_status_batch(
         self, changes: Sequence[RowChange], *, epoch: int | None, cycle: int | None = None
     ) -> BatchResult:
-        """Apply transitions in one transaction; what is stale or illegal drops out and is named in the result.
+        """Apply transitions in one transaction; stale and illegal ones are skipped and listed in the result.
 
-        `cycle` goes to the audit where a change names none. Raises StaleEpochError, ConflictError (nothing written).
-        After StoreUnavailableError the batch may or may not be written: send it again, what was written is then stale.
+        `cycle` is the audited cycle of changes that have none. Raises StaleEpochError, ConflictError (nothing written).
+        After StoreUnavailableError the batch may have been written: send it again, and written changes are stale then.
         """
         if not changes:
             return BatchResult([], [], [])
@@ -89,10 +89,10 @@ class StateManager(ScalingStore):
         )
 
     async def note_pending(self, notes: Sequence[PendingNote], *, epoch: int | None) -> list[WorkloadRow]:
-        """Record why workloads are where they are, without a new version; audited only when the reason changed.
+        """Record reasons of workloads for their phase, without a new version; audited only when the reason changed.
 
-        Returns the rows written; those that moved on, are over, or say so already are left alone. Raises
-        StaleEpochError.
+        Returns the rows written; rows with another version, in a terminal phase, or with the same note are skipped.
+        Raises StaleEpochError.
         """
         if not notes:
             return []
@@ -104,7 +104,7 @@ class StateManager(ScalingStore):
         return [workload_row(row) for row in rows]
 
     async def set_wake(self, ids: Iterable[str], seconds: float | None, *, epoch: int | None) -> None:
-        """When these rows must be looked at next, in seconds from now; None: not by time. No new version.
+        """Set the wake-up time of these rows, in seconds from now; None clears it. No new version.
 
         Raises StaleEpochError.
         """
@@ -113,9 +113,9 @@ class StateManager(ScalingStore):
             await connection.execute(sql("set_wake"), {"ids": list(ids), "seconds": seconds})
 
     async def reassign(self, id_: str, *, customer: str, tier_weight: int, epoch: int | None) -> WorkloadRow:
-        """Give one unfinished workload to another customer: counters move along, new key, new version.
+        """Assign an unfinished workload to another customer: moves its counters, new queue key, new version.
 
-        Returns the row as it is then (unchanged when it is over). Raises LookupError (no such row), StaleEpochError,
+        Returns the new row (unchanged in a terminal phase). Raises LookupError (no such row), StaleEpochError,
         ConflictError.
         """
         async with self._pool.transaction() as connection:
@@ -128,53 +128,53 @@ class StateManager(ScalingStore):
                 return old
             key = self._keys.key(old.priority, tier_weight, old.queued_at_us)
             new = replace(old, customer=customer, tier_weight=tier_weight, queue_key=key, version=old.version + 1)
-            ledger = AuditLog(now_us=now_us, epoch=epoch)
-            ledger.count(old, -1)
-            ledger.count(new, 1)
-            ledger.event(new, "Reassigned", old=old)
+            audit = AuditLog(now_us=now_us, epoch=epoch)
+            audit.count(old, -1)
+            audit.count(new, 1)
+            audit.event(new, "Reassigned", old=old)
             owner = {"id": id_, "customer": customer}
             await connection.execute(sql("reassign_spec"), owner)
             await connection.execute(sql("reassign_state"), owner)
             await connection.execute(
                 sql("update_states"), {"records": dumps([state_record(new)]), "writer": epoch or 0}
             )
-            await ledger.flush(connection)
+            await audit.flush(connection)
         return new
 
     async def retier(self, customer: str, tier_weight: int, *, epoch: int | None) -> list[WorkloadRow]:
-        """Give a customer's unfinished workloads a new weight: new key, and for those that wait a new version.
+        """Set a new tier weight on a customer's unfinished workloads: new queue key, and a new version if not bound.
 
-        Page by page, each a transaction. Returns the rows changed. Raises StaleEpochError, ConflictError.
+        One transaction per page. Returns the changed rows. Raises StaleEpochError, ConflictError.
         """
         changed: list[WorkloadRow] = []
         after = _FIRST
         while True:
             async with self._pool.transaction() as connection:
                 await begin(connection, epoch, self._settings.identity)
-                page = {"customer": customer, "after": after, "limit": _PAGE}
+                page = {"customer": customer, "after": after, "limit": _PAGE_ROWS}
                 rows = [workload_row(row) for row in await fetch(connection, "lock_customer_rows", page)]
                 new = [fresh for row in rows if (fresh := self._retiered(row, tier_weight)) is not row]
                 if new:
                     records = dumps([state_record(row) for row in new])
                     await connection.execute(sql("update_states"), {"records": records, "writer": epoch or 0})
             changed += new
-            if len(rows) < _PAGE:
+            if len(rows) < _PAGE_ROWS:
                 return changed
             after = rows[-1].id
 
     def _retiered(self, row: WorkloadRow, tier_weight: int) -> WorkloadRow:
-        """`row` itself when weight and key are right already (also: computed under today's settings)."""
+        """The row with the new weight and key; `row` itself when both are right already."""
         key = self._keys.key(row.priority, tier_weight, row.queued_at_us)
         if (row.tier_weight, row.queue_key) == (tier_weight, key):
             return row
-        # What is bound isn't in the queue: a new version would only void observations that are under way.
+        # A bound workload isn't in the queue: a new version would only void transitions in progress.
         version = row.version if row.phase.bound else row.version + 1
         return replace(row, tier_weight=tier_weight, queue_key=key, version=version)
 
     # --- Reading workloads -------------------------------------------------------------------------------------------
 
     async def get_workloads_by_worker(self, worker: str) -> list[WorkloadRow]:
-        """What is scheduled to or running on a worker, sorted by id."""
+        """Workloads that are scheduled to or running on a worker, sorted by id."""
         return await self._rows("rows_by_worker", worker=worker)
 
     async def get_pending_workloads(
@@ -186,8 +186,8 @@ class StateManager(ScalingStore):
         oldest: int = 0,
         after_class: str = "",
     ) -> list[WorkloadRow]:
-        """The queue's refill, highest key first: the `limit` top rows, the `oldest` oldest ones, and the `per_class`
-        top rows of each of the first `classes` classes after `after_class`. Rows in backoff are left out.
+        """Rows for a refill of the queue, highest key first: the `limit` top rows, the `oldest` oldest ones, and the
+        `per_class` top rows of each of the first `classes` classes after `after_class`. Rows in backoff are left out.
         """
         return await self._rows(
             "refill",
@@ -198,23 +198,19 @@ class StateManager(ScalingStore):
             after_class=after_class,
         )
 
-    async def get_pending_of(self, customer: str, limit: int, *, offset: int = 0) -> list[WorkloadRow]:
-        """A page of a customer's pending workloads: highest priority first, then oldest."""
-        return await self._rows("rows_pending_of", customer=customer, limit=limit, offset=offset)
-
     async def get_due(self, limit: int) -> list[WorkloadRow]:
-        """Rows whose wake-up time has come, longest overdue first."""
+        """Rows whose wake-up time has passed, longest overdue first."""
         return await self._rows("rows_due", limit=limit)
 
     async def get_active(
-        self, *, chunk: int = _PAGE, pending_doors: tuple[Door, ...] | None = None
+        self, *, chunk: int = _PAGE_ROWS, pending_doors: tuple[Door, ...] | None = None
     ) -> AsyncIterator[WorkloadRow]:
-        """All rows that aren't over, and those that are but have a wake-up (TTL), by id; read `chunk` by `chunk`.
+        """All unfinished rows, and finished rows with a wake-up (TTL), by id; read in chunks of `chunk` rows.
 
-        `pending_doors`: of what isn't bound and has no wake-up, only what came by these doors; None: all. (KUBERNETES
-        alone has an index: it doesn't pay for the backlog of the REST door.)
+        `pending_doors`: of rows that are neither bound nor have a wake-up, only those of these doors; None: all.
+        (KUBERNETES alone has an index, so that its cost doesn't depend on the backlog of the REST door.)
 
-        Not one snapshot: take `cursor()` before, and `changes_since` it after, to end with the truth.
+        The chunks are not one snapshot: take `cursor()` before and apply `changes_since` it afterwards.
         """
         after = _FIRST
         statement = "rows_tracked" if pending_doors == (Door.KUBERNETES,) else "rows_active"
@@ -229,28 +225,28 @@ class StateManager(ScalingStore):
     # --- The change cursor -------------------------------------------------------------------------------------------
 
     async def cursor(self) -> Cursor:
-        """The present end of the stream of changes."""
+        """The current end of the stream of changes."""
         return Cursor(xid=await self._horizon())
 
     async def changes_since(
         self, cursor: Cursor, *, limit: int = 5000, not_by: int | None = None
     ) -> tuple[list[WorkloadRow], Cursor]:
-        """Rows changed since `cursor`, and where to go on. Never misses a late commit, may repeat a row.
+        """Rows changed since `cursor`, and the next cursor. Never misses a late commit, may repeat a row.
 
-        `not_by`: rows that the leader of this epoch wrote last are left out.
+        `not_by`: leaves out rows last written by the leader of this epoch.
 
-        A row appears once, as it is now. More than `limit` rows may come when transactions are under way; when
-        exactly `limit` come, ask again at once.
+        A row appears once, in its current state. More than `limit` rows may be returned while transactions are in
+        progress; when exactly `limit` are returned, call again at once.
         """
         horizon = await self._horizon()
-        # Transaction ids only go back when the database was replaced (restore, failover to a lagging standby).
+        # Transaction ids decrease only when the database was replaced (restore, failover to a lagging standby).
         start = cursor if cursor.xid <= horizon else Cursor()
         params = {"xid": str(start.xid), "id": start.id, "horizon": str(horizon), "limit": limit, "not_by": not_by}
         settled = await self._pool.fetch("changes_settled", params)
         if len(settled) == limit:
             changed = [workload_row(row) for row in settled]
             return changed, Cursor(xid=settled[-1][-1], id=changed[-1].id)
-        # Visible, but a transaction with a lower id is still running: shown now, and again when all are over.
+        # Visible, while a transaction with a lower id is still running: returned now, and again when it has ended.
         fresh = await self._pool.fetch("changes_fresh", {"horizon": str(horizon), "not_by": not_by})
         rows = {row.id: row for row in map(workload_row, (*settled, *fresh))}
         return list(rows.values()), Cursor(xid=horizon)
@@ -261,15 +257,15 @@ class StateManager(ScalingStore):
     # --- Audit, counters, clock --------------------------------------------------------------------------------------
 
     async def get_events(self, id_: str) -> list[EventRow]:
-        """A workload's audit, oldest first."""
+        """A workload's audit events, oldest first."""
         return [event_row(row) for row in await self._pool.fetch("events_of", {"id": checked_id(id_)})]
 
     async def get_kind_depths(self) -> dict[tuple[str, str], int]:
-        """Pending workloads by customer and requirements class, from counters."""
+        """Pending workloads by customer and requirement class, from counters."""
         return {(customer, class_id): depth for customer, class_id, depth in await self._pool.fetch("kind_depths")}
 
     async def wrong_counters(self) -> list[str]:
-        """Counters that disagree with the rows, as text; reads every row (tests, repairs)."""
+        """Counters that differ from the rows, as text; reads every row (for tests and repairs)."""
         return [str(row) for row in await self._pool.fetch("counters_wrong")]
 
     async def clock(self) -> int:
@@ -277,7 +273,7 @@ class StateManager(ScalingStore):
         return int((await self._pool.fetch("clock"))[0][0])
 
     async def maintain_partitions(self) -> None:
-        """Daily: event partitions ahead, old ones dropped, counters of unused classes removed."""
+        """Daily maintenance: create and drop event partitions, delete counters of unused classes."""
         await asyncio.to_thread(maintain_partitions, self._settings.dsn)
 
     async def _rows(self, statement: str, **params: object) -> list[WorkloadRow]:

@@ -1,7 +1,7 @@
-"""What the leader counts once a second: what autoscalers and dashboards need of each pool and namespace.
+"""Demand statistics by pool and namespace for autoscalers and dashboards; the leader counts them once a second.
 
-The leader writes one row (`Fleet.write_figures`); every operator process reads it (`Fleet.get_figures`), so that all
-replicas of the metrics adapter answer alike.
+The leader writes one row (`Projections.write_figures`) and every operator process reads it (`get_figures`), so that all
+replicas of the metrics adapter give the same answers.
 """
 
 from __future__ import annotations
@@ -13,41 +13,41 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class PoolStats:
-    """One pool. `slots` are pods: of bound workloads (running) and of pending ones that count for it (queued)."""
+    """Statistics of one pool. `slots` are pods: of bound workloads (running) and of pending ones that count for it."""
 
     pool: str
     region: str = ""
-    """The pool's own, "" when unset."""
+    """Region in the pool's spec, "" when unset."""
     workers: int = 0
     ready_workers: int = 0
-    """Of them, ready and not cordoned."""
+    """Workers that are ready and not cordoned."""
     workers_in_use: int = 0
-    """Of them, with at least one bound pod of Niyanta's."""
+    """Workers with at least one bound pod of Niyanta."""
     running_workloads: int = 0
-    """Bound workloads whose pool this is."""
+    """Workloads bound to this pool."""
     running_slots: int = 0
-    """Pods of Niyanta's on its workers."""
+    """Pods of Niyanta on its workers."""
     queued_workloads: int = 0
     """Pending workloads that count for this pool; each counts for one pool at most."""
     queued_slots: int = 0
     oldest_age_seconds: float = 0.0
-    """Of the one of them that has waited longest; 0 when there is none."""
+    """Age of the longest-waiting pending workload that counts for this pool; 0 without any."""
     workers_needed: int = 0
-    """Workers in use once everything that counts for this pool has been placed."""
+    """Workers in use when every workload that counts for this pool is placed."""
     utilization: Mapping[str, float | None] = field(default_factory=dict)
-    """cpu, memory, gpu, slots: taken share over its workers, 0 to 1; None: they have none."""
+    """Share in use, 0 to 1, of cpu, memory, gpu and slots over its workers; None: they have no such resource."""
     utilization_percent_sum: int = 0
-    """Sum over its workers of 100 x the share taken of what is fullest there."""
+    """Sum over its workers of the utilization of the fullest resource, in percent."""
 
     @property
     def demand(self) -> int:
-        """Slots running and slots queued: divided by slotsPerWorker, the workers wanted."""
+        """Running and queued slots; divided by slotsPerWorker this is the number of workers needed."""
         return self.running_slots + self.queued_slots
 
 
 @dataclass(frozen=True, slots=True)
 class NamespaceStats:
-    """What waits and runs in one namespace."""
+    """Statistics of one namespace."""
 
     namespace: str
     queued_workloads: int = 0
@@ -58,13 +58,13 @@ class NamespaceStats:
 
     @property
     def demand(self) -> int:
-        """Slots running and slots queued."""
+        """Running and queued slots."""
         return self.running_slots + self.queued_slots
 
 
 @dataclass(frozen=True, slots=True)
 class DemandStats:
-    """Everything counted at one moment, pools and namespaces by name. `at`: microseconds of the database's clock."""
+    """All statistics of one moment, sorted by name. `at`: microseconds of the database's clock."""
 
     at: int
     epoch: int
@@ -72,21 +72,21 @@ class DemandStats:
     namespaces: tuple[NamespaceStats, ...] = ()
 
     def pool(self, name: str) -> PoolStats | None:
-        """One pool's; None: the leader knew no such pool."""
+        """Statistics of one pool; None for an unknown pool."""
         return next((pool for pool in self.pools if pool.pool == name), None)
 
     def namespace(self, name: str) -> NamespaceStats | None:
-        """One namespace's; None: nothing of it waits or runs."""
-        return next((figures for figures in self.namespaces if figures.namespace == name), None)
+        """Statistics of one namespace; None when it has no pending or running workloads."""
+        return next((stats for stats in self.namespaces if stats.namespace == name), None)
 
 
-def to_record(figures: DemandStats) -> dict[str, Any]:
-    """As the row holds them."""
-    return asdict(figures)
+def to_record(stats: DemandStats) -> dict[str, Any]:
+    """The statistics as JSON values for the row."""
+    return asdict(stats)
 
 
 def from_record(record: Mapping[str, Any]) -> DemandStats:
-    """The inverse of `to_record`. Fields that this release doesn't know are left out."""
+    """The inverse of `to_record`. Fields that this release doesn't know are ignored."""
     return DemandStats(
         at=record["at"],
         epoch=record["epoch"],

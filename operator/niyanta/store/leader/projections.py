@@ -1,6 +1,6 @@
-"""What the leader tells the API processes, and they ask of it: workers, pools, customers, its pace, requests.
+"""Rows through which leader and API processes communicate: workers, pools, customers, statistics, worker requests.
 
-Projections of what Kubernetes owns, written by the leader alone; `StateManager` inherits these methods.
+The leader alone writes the projections of Kubernetes objects; `StateManager` inherits these methods.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from niyanta.store.rows import CustomerRow, PoolRow, WorkerRequest, WorkerRow
 
 
 class Projections(Reads):
-    """The part of the record that isn't about workloads."""
+    """Rows that are not about workloads."""
 
     def __init__(self, pool: Pool, settings: Settings) -> None:
         super().__init__(pool)
@@ -32,7 +32,7 @@ class Projections(Reads):
     async def get_available_workers(
         self, *, pool: str | None = None, region: str | None = None, gpu_model: str | None = None
     ) -> list[WorkerRow]:
-        """Ready, uncordoned workers with a free slot, by name; `free` and `free_slots` tell their capacity."""
+        """Ready, uncordoned workers with a free slot, by name; `free` and `free_slots` are their free capacity."""
         params = {"pool": pool, "region": region, "gpu_model": gpu_model}
         return [worker_row(row) for row in await self._pool.fetch("workers_available", params)]
 
@@ -43,18 +43,18 @@ class Projections(Reads):
             await self._pool.execute("upsert_workers", {"records": dumps(list(records.values()))})
 
     async def delete_workers(self, names: Iterable[str]) -> None:
-        """Forget workers; unknown names are ignored."""
+        """Delete workers; unknown names are ignored."""
         await self._pool.execute("delete_workers", {"names": list(names)})
 
     # --- Customers ---------------------------------------------------------------------------------------------------
 
     async def get_customer(self, name: str) -> CustomerRow | None:
-        """One customer, even a deleted one; None: never heard of."""
+        """One customer, even a deleted one; None for an unknown name."""
         rows = await self._pool.fetch("customers", {"name": name})
         return customer_row(rows[0]) if rows else None
 
     async def upsert_customers(self, customers: Iterable[CustomerRow]) -> None:
-        """Write customers as they are now."""
+        """Insert or replace customers."""
         records = {customer.name: asdict(customer) for customer in customers}
         if records:
             await self._pool.execute("upsert_customers", {"records": dumps(list(records.values()))})
@@ -72,54 +72,54 @@ class Projections(Reads):
             await self._pool.execute("upsert_pools", {"records": dumps(list(records.values()))})
 
     async def delete_pools(self, names: Iterable[str]) -> None:
-        """Forget pools; unknown names are ignored."""
+        """Delete pools; unknown names are ignored."""
         await self._pool.execute("delete_pools", {"names": list(names)})
 
     # --- Requests for workers ----------------------------------------------------------------------------------------
 
     async def add_worker_request(self, worker: str, *, action: str, by: str) -> WorkerRequest | None:
-        """Ask the leader for something; the open request of that kind when there is one, None for an unknown worker."""
+        """Add a request for the leader, or return the open request of the same kind. None for an unknown worker."""
         rows = await self._pool.fetch("add_worker_request", {"worker": worker, "action": action, "by": by})
         return worker_request(rows[0]) if rows else None
 
     async def get_worker_requests(self) -> list[WorkerRequest]:
-        """What is still to be done, oldest first."""
+        """Open requests, oldest first."""
         return [worker_request(row) for row in await self._pool.fetch("worker_requests")]
 
     async def complete_worker_request(self, id_: str, *, message: str, epoch: int | None) -> None:
-        """Say that a request is done (or why it can't be). Raises StaleEpochError."""
+        """Mark a request as done; `message` has the result or the error. Raises StaleEpochError."""
         async with self._pool.transaction() as connection:
             await begin(connection, epoch, self._settings.identity)
             await connection.execute(sql("complete_worker_request"), {"id": checked_id(id_), "message": message})
 
-    # --- The leader's pace -------------------------------------------------------------------------------------------
+    # --- The leader's statistics -------------------------------------------------------------------------------------
 
     async def write_leader_stats(self, stats: Mapping[str, Any], *, epoch: int | None) -> None:
-        """Replace the one row of figures. Raises StaleEpochError."""
+        """Replace the row of statistics. Raises StaleEpochError."""
         async with self._pool.transaction() as connection:
             await begin(connection, epoch, self._settings.identity)
             await connection.execute(sql("write_leader_stats"), {"stats": dumps(dict(stats))})
 
     async def get_leader_stats(self) -> tuple[dict[str, Any], float | None]:
-        """The figures and their age in seconds (None: never written)."""
+        """The statistics and their age in seconds (None: never written)."""
         ((stats, age),) = await self._pool.fetch("leader_stats")
         return stats, age
 
-    # --- The leader's figures ----------------------------------------------------------------------------------------
+    # --- Demand statistics -------------------------------------------------------------------------------------------
 
     async def write_figures(self, figures: DemandStats, *, epoch: int | None) -> None:
-        """Replace the one row of figures. Raises StaleEpochError."""
+        """Replace the row of statistics. Raises StaleEpochError."""
         async with self._pool.transaction() as connection:
             await begin(connection, epoch, self._settings.identity)
             await connection.execute(sql("write_figures"), {"figures": dumps(to_record(figures))})
 
     async def get_figures(self) -> tuple[DemandStats, float] | None:
-        """The last figures and their age in seconds by the database's clock; None: never written."""
+        """The last statistics and their age in seconds by the database's clock; None: never written."""
         rows = await self._pool.fetch("figures")
         return (from_record(rows[0][0]), rows[0][1]) if rows else None
 
     async def write_shapes(self, shapes: Mapping[str, Mapping[str, Any]], *, epoch: int | None) -> set[str]:
-        """Remember what an empty worker of each pool offers. Returns the pools that have a row, and so a shape now.
+        """Store the shape of an empty worker of each pool. Returns the pools that have a row; others are not stored.
 
         Raises StaleEpochError.
         """
@@ -129,5 +129,5 @@ class Projections(Reads):
             return {name for (name,) in await fetch(connection, "write_shapes", {"records": dumps(records)})}
 
     async def get_shapes(self) -> dict[str, dict[str, Any]]:
-        """The shapes remembered, by pool."""
+        """Pool -> stored shape of its empty worker."""
         return dict(await self._pool.fetch("shapes"))

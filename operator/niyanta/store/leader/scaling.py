@@ -1,6 +1,6 @@
-"""The record of scaling: every decision about a pool's workers, and the workers that are on their way out.
+"""Scaling decisions about pools, and drains of workers that are being removed.
 
-The scaler writes an intention here before it acts, under its epoch; the next leader reads how far it came.
+The pool controller writes an intention here before it acts, under its epoch, so that the next leader can continue.
 `StateManager` inherits these methods.
 """
 
@@ -20,17 +20,17 @@ from niyanta.store.row_mapping import dumps, row_mapper
 
 
 class DrainStep(enum.Enum):
-    """How far a removal has come."""
+    """Step of a worker's removal."""
 
     CORDONED = "cordoned"
     EVICTED = "evicted"
     REMOVING = "removing"
-    """The provider is (or was) asked: from here on there is no way back."""
+    """The provider was asked to remove the worker: the drain can't be cancelled any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScalingDecision:
-    """One decision about a pool, for the record. `had` and `wanted` are numbers of workers where they matter."""
+    """A decision about a pool. `had` and `wanted` are numbers of workers, None when they don't apply."""
 
     pool: str
     action: str
@@ -44,7 +44,7 @@ class ScalingDecision:
 
 @dataclass(frozen=True, slots=True)
 class ScalingDecisionRow:
-    """A decision as it was recorded."""
+    """A recorded decision."""
 
     id: int
     at: datetime
@@ -61,7 +61,7 @@ class ScalingDecisionRow:
 
 @dataclass(frozen=True, slots=True)
 class DrainRow:
-    """A worker on its way out. Times are microseconds of the database's clock; None: that step isn't done yet."""
+    """A worker that is being removed. Times are microseconds of the database's clock; None: the step isn't done yet."""
 
     pool: str
     instance: str
@@ -78,7 +78,7 @@ _drain_row = row_mapper(DrainRow, columns.DRAIN)
 
 
 class ScalingStore(Projections):
-    """The part of the record that is about the number of workers. Writing methods raise StaleEpochError."""
+    """Decisions and drains in Postgres. Writing methods raise StaleEpochError."""
 
     async def record_scaling(
         self,
@@ -88,7 +88,7 @@ class ScalingStore(Projections):
         begin: Sequence[DrainRow] = (),
         end: Sequence[DrainRow] = (),
     ) -> None:
-        """Write decisions with what they begin and end, in one transaction. A drain that has begun stays as it is."""
+        """Write decisions and the drains they begin and end, in one transaction. Drains that exist are not changed."""
         async with self._pool.transaction() as connection:
             await begin_writing(connection, epoch, self._settings.identity)
             records = dumps([asdict(decision) for decision in decisions])
@@ -101,25 +101,25 @@ class ScalingStore(Projections):
                 await connection.execute(sql("end_drains"), {"pool": pool, "instances": instances})
 
     async def step_drain(self, drain: DrainRow, step: DrainStep, *, epoch: int | None) -> None:
-        """Note that a drain has come to `step`."""
+        """Record that a drain has reached `step`."""
         async with self._pool.transaction() as connection:
             await begin_writing(connection, epoch, self._settings.identity)
             params = {"pool": drain.pool, "instance": drain.instance, "step": step.value}
             await connection.execute(sql("step_drain"), params)
 
     async def get_drains(self) -> list[DrainRow]:
-        """All workers on their way out, by pool and instance."""
+        """All drains, by pool and instance."""
         return [_drain_row(row) for row in await self._pool.fetch("drains")]
 
     async def last_scaled(self, actions: Iterable[str]) -> dict[tuple[str, str], int]:
-        """(pool, action) -> when that was last decided, microseconds; pairs that never were are left out."""
+        """(pool, action) -> time of the last such decision in microseconds; pairs without a decision are left out."""
         rows = await self._pool.fetch("last_scaled", {"actions": list(actions)})
         return {(pool, action): int(at) for pool, action, at in rows}
 
     async def get_scaling_decisions(
         self, pool: str, *, limit: int = 100, before: int | None = None
     ) -> list[ScalingDecisionRow]:
-        """What was decided about a pool in the last 30 days, newest first; `before`: the id that a page ended with."""
+        """Decisions about a pool in the last 30 days, newest first; `before`: last id of the previous page."""
         async with self._pool.connection() as connection:
             rows = await fetch(connection, "scaling_decisions", {"pool": pool, "limit": limit, "before": before})
         return [_decision_row(row) for row in rows]

@@ -1,4 +1,4 @@
-"""The database's clock, read from time to time and carried on by the monotonic clock in between."""
+"""The database's clock, read from time to time and extrapolated by the monotonic clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class _Source(Protocol):
 
 
 class Clock:
-    """`now()` is the database's time in microseconds, without asking it each time; `refresh` asks."""
+    """`now()` is the database's time in microseconds without a query; `refresh` queries it."""
 
     def __init__(self, source: _Source) -> None:
         self._source = source

@@ -1,4 +1,4 @@
-"""An embedded Postgres, for the demo and the tests: only ever started by the explicit setting `embedded_postgres`."""
+"""An embedded Postgres for the demo and tests, started only by the explicit setting `embedded_postgres`."""
 
 from __future__ import annotations
 

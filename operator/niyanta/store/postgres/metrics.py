@@ -1,4 +1,4 @@
-"""Prometheus metrics of the connections to Postgres. `pool` reports here; nothing is measured that psycopg measures."""
+"""Prometheus metrics of the connections to Postgres: errors counted by `pool`, and statistics of psycopg's pools."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client import Counter, Gauge
 from niyanta.observability.gauges import LiveCounter, LiveGauge, Values
 from niyanta.store.errors import ConflictError, StaleEpochError, StoreError, StoreUnavailableError, too_slow
 
-UP = Gauge("niyanta_postgres_up", "1 when the last use of the primary went well, 0 when it didn't answer")
+UP = Gauge("niyanta_postgres_up", "1 when the last use of the primary succeeded, 0 when it did not answer")
 ERRORS = Counter("niyanta_postgres_errors_total", "Statements and connections that ended in an error", ["error"])
 for _kind in ("unavailable", "conflict", "other"):
     ERRORS.labels(_kind)
@@ -19,11 +19,11 @@ for _kind in ("unavailable", "conflict", "other"):
 _CONNECTIONS = LiveGauge(
     "niyanta_postgres_pool_connections", "Open connections of this process's pool", ["role", "state"]
 )
-_MOST = LiveGauge("niyanta_postgres_pool_max_connections", "Most connections the pool may open", ["role"])
-_WAITING = LiveGauge("niyanta_postgres_pool_waiting_requests", "Requests that wait for a connection now", ["role"])
-_REQUESTS = LiveCounter("niyanta_postgres_pool_requests_total", "Connections asked for", ["role"])
+_MOST = LiveGauge("niyanta_postgres_pool_max_connections", "Maximum connections of the pool", ["role"])
+_WAITING = LiveGauge("niyanta_postgres_pool_waiting_requests", "Requests that wait for a connection", ["role"])
+_REQUESTS = LiveCounter("niyanta_postgres_pool_requests_total", "Requests for a connection", ["role"])
 _REFUSED = LiveCounter(
-    "niyanta_postgres_pool_request_errors_total", "Connections asked for and not had in time", ["role"]
+    "niyanta_postgres_pool_request_errors_total", "Requests for a connection that timed out", ["role"]
 )
 _WAITED = LiveCounter(
     "niyanta_postgres_pool_wait_seconds_total", "Time that requests waited for a connection", ["role"]
@@ -36,7 +36,7 @@ _watched: dict[Stats, str] = {}
 
 @contextmanager
 def counted(*, primary: bool) -> Iterator[None]:
-    """Count the error that the block ends with, and say whether the primary is there."""
+    """Count an error raised by the block, and record whether the primary answered."""
     up = 1.0
     try:
         yield
@@ -58,23 +58,23 @@ def counted(*, primary: bool) -> Iterator[None]:
 
 
 def watch(stats: Stats, role: str) -> None:
-    """Show a pool's figures; several of one role (primary, replica) are added up."""
+    """Export a pool's statistics; pools of the same role (primary, replica) are added up."""
     _watched[stats] = role
 
 
 def unwatch(stats: Stats) -> None:
-    """Its figures no longer count."""
+    """Stop exporting a pool's statistics."""
     _watched.pop(stats, None)
 
 
 def _total(*, plus: str, minus: str = "", scale: float = 1.0) -> Callable[[], dict[str, float]]:
-    """By role, the sum of one of psycopg's figures (less another) over the pools."""
+    """A function for role -> sum over the pools of one of psycopg's statistics, minus another."""
 
     def total() -> dict[str, float]:
         found: Sum[str] = Sum()
         for stats, role in list(_watched.items()):
-            figures = stats()
-            found[role] += figures.get(plus, 0) - figures.get(minus, 0)
+            values = stats()
+            found[role] += values.get(plus, 0) - values.get(minus, 0)
         return {role: count * scale for role, count in found.items()}
 
     return total

@@ -1,7 +1,7 @@
 """Schema migrations: plain numbered SQL files, each applied once, in one transaction, under an advisory lock.
 
-Run by `niyanta migrate` (an init container) before anything else connects. Expand in one release and contract in the
-next: a schema newer than this code is fine.
+Run by `niyanta migrate` (an init container) before anything else connects. A release expands the schema and contracts
+it one release later, so a schema newer than this code works.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from niyanta.store.errors import StoreError, translated
 from niyanta.store.postgres.partitions import ensure_partitions
 
 _LOCK = 0x4E49_5941_4E54_4101
-"""Advisory lock key; any constant that nobody else uses in this database."""
+"""Advisory lock key: a constant that nothing else in this database uses."""
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
 _TABLE = """CREATE TABLE IF NOT EXISTS schema_migrations (
     version integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,
@@ -26,7 +26,7 @@ _TABLE = """CREATE TABLE IF NOT EXISTS schema_migrations (
 
 
 class MigrationError(StoreError):
-    """An applied migration's file was changed afterwards."""
+    """The file of an applied migration was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Migration:
 
 
 def migrations() -> list[Migration]:
-    """All migrations this release knows, in order."""
+    """All migrations of this release, in order."""
     found = []
     for file in files("niyanta.store").joinpath("migrations").iterdir():
         match = _NAME.fullmatch(file.name)
@@ -53,16 +53,16 @@ def migrations() -> list[Migration]:
 
 
 def migrate(dsn: str, *, known: list[Migration] | None = None) -> list[str]:
-    """Bring the database at `dsn` up to date and make the next days' event partitions; returns the names applied.
+    """Apply missing migrations to the database at `dsn` and create event partitions; returns the names applied.
 
-    Safe to run again and by several processes at once. `known` defaults to `migrations()`. Raises MigrationError,
-    StoreUnavailableError, StoreError (a migration failed; it left nothing behind).
+    Safe to repeat and to run in several processes at once. `known` defaults to `migrations()`. Raises MigrationError,
+    StoreUnavailableError, StoreError (a migration failed and was rolled back).
     """
     known = migrations() if known is None else known
     applied = []
     with translated(), psycopg.connect(dsn, autocommit=True, application_name="niyanta-migrate") as connection:
         for migration in known:
-            # The lock belongs to the transaction, so that it works through a transaction pooler and dies with us.
+            # A lock of the transaction also works through a transaction pooler and ends with this process.
             with connection.transaction():
                 connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
                 connection.execute(_TABLE)
@@ -76,7 +76,7 @@ def migrate(dsn: str, *, known: list[Migration] | None = None) -> list[str]:
 
 
 def _apply(connection: psycopg.Connection[tuple[object, ...]], migration: Migration) -> bool:
-    """Apply one migration unless it was applied before; True if it was now."""
+    """Apply one migration unless it was applied before; True when it is applied now."""
     row = connection.execute(
         "SELECT checksum FROM schema_migrations WHERE version = %s", [migration.version]
     ).fetchone()

@@ -1,6 +1,6 @@
-"""LISTEN: a hint that another process committed something, so that nobody has to poll often.
+"""LISTEN: a hint that another process committed a change, so that frequent polling is not necessary.
 
-Only a hint: hints are throttled and may be lost with their connection. `StateManager.changes_since` is the truth.
+Hints are throttled and may be lost with their connection; only `StateManager.changes_since` is reliable.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ CHANNEL = "niyanta_changes"
 
 
 async def listen(dsn: str, on_hint: Callable[[], None]) -> None:
-    """Call `on_hint` for every notification until cancelled; after each new connection too, for what was missed."""
+    """Call `on_hint` for every notification until cancelled, and after each connect, as notifications may have been
+    missed before.
+    """
     while True:
         try:
             with translated():
@@ -32,5 +34,5 @@ async def listen(dsn: str, on_hint: Callable[[], None]) -> None:
                     async for _ in connection.notifies():
                         on_hint()
         except StoreError as error:
-            _log.warning("no hints from Postgres: %s", error)
+            _log.warning("LISTEN failed, no hints from Postgres: %s", error)
         await asyncio.sleep(1.0)

@@ -1,4 +1,4 @@
-"""Day partitions of workload_events: made ahead, dropped after 30 days. The leader's housekeeping calls this daily."""
+"""Daily partitions of workload_events: created ahead, dropped after 30 days. The leader runs this daily."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def partition_name(day: date) -> str:
 def ensure_partitions(
     connection: psycopg.Connection[Any], today: date, *, ahead: int = DAYS_AHEAD, keep: int = KEEP_DAYS
 ) -> tuple[list[str], list[str]]:
-    """Make the partitions of `today` (UTC) to `ahead` days later, drop those older than `keep` days.
+    """Create the partitions of `today` (UTC) to `ahead` days later, drop those older than `keep` days.
 
-    Returns (made, dropped) names. A day whose events already fell into the default partition gets none (they are
-    deleted from there in time). Waits at most 2 s for a lock and then leaves the rest to the next call.
+    Returns (made, dropped) names. A day with events in the default partition gets no partition (these events are
+    deleted when they are old). Waits at most 2 s for a lock; what is not done then is left to the next call.
     """
     have = {
         name
@@ -60,9 +60,9 @@ def ensure_partitions(
 
 
 def _make(connection: psycopg.Connection[Any], day: date) -> bool:
-    """Make one day's partition; False when the default one already holds events of that day.
+    """Create one day's partition; False when the default partition already has events of that day.
 
-    Made apart and then attached: CREATE ... PARTITION OF would lock the parent against reads and writes.
+    Created as a table and then attached, because CREATE ... PARTITION OF blocks reads and writes of the parent.
     """
     bounds = [f"{day} 00:00:00+00", f"{day + timedelta(days=1)} 00:00:00+00"]
     taken = connection.execute(
@@ -85,7 +85,7 @@ def _make(connection: psycopg.Connection[Any], day: date) -> bool:
 
 
 def maintain_partitions(dsn: str) -> tuple[list[str], list[str]]:
-    """Partitions ahead, old ones and old scaling decisions dropped, unused counters removed. Blocking, for a thread.
+    """Create and drop partitions, delete old scaling decisions and unused counters. Blocking: run it in a thread.
 
     Returns (partitions made, partitions dropped). Raises StoreUnavailableError, StoreError.
     """

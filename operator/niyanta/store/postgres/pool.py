@@ -1,8 +1,7 @@
-"""Connections to Postgres, with timeouts such that a dead or hung server is an error within `statement_timeout`.
+"""Connections to Postgres, with timeouts that turn a dead or hung server into an error within `statement_timeout`.
 
-Connections are in autocommit mode; transactions are explicit. Session settings (timeouts, prepared statements) need
-real sessions: behind a pooler in transaction mode there are none of them (`db_transaction_pooler`), and the role has
-the settings.
+Connections are in autocommit mode; transactions are explicit. Session settings (timeouts, prepared statements) are not
+used behind a pooler in transaction mode (`db_transaction_pooler`): the role then has to have the settings.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ _log = logging.getLogger(__name__)
 Connection = AsyncConnection[tuple[Any, ...]]
 Cursor = AsyncCursor[tuple[Any, ...]]
 
-HEALTH_CHECK_EVERY = 60.0
-MAX_LIFETIME = 30 * 60.0
-MAX_IDLE = 5 * 60.0
-IDLE_IN_TRANSACTION = 3.0
-"""A session whose client went away in mid-transaction keeps its locks (leadership!) no longer than this."""
+HEALTH_CHECK_EVERY_SECONDS = 60.0
+MAX_LIFETIME_SECONDS = 30 * 60.0
+MAX_IDLE_SECONDS = 5 * 60.0
+IDLE_IN_TRANSACTION_SECONDS = 3.0
+"""Longest time that a dead client's open transaction keeps its locks, such as that on the leadership row."""
 _CONNECT = {
     "application_name": "niyanta",
     "connect_timeout": 3,
@@ -48,31 +47,31 @@ _CONNECT = {
     "tcp_user_timeout": 5000,
     "target_session_attrs": "read-write",
 }
-"""libpq parameters that a DSN may override. read-write: with several hosts in the DSN, the primary is found."""
+"""libpq parameters that a DSN may override. read-write selects the primary of several hosts in the DSN."""
 
-TRUSTED = 2.0
-"""Seconds for which a connection that answered is handed out unasked: a round trip for each use would double them."""
+TRUSTED_SECONDS = 2.0
+"""A connection that answered this recently is not tested before use: a test would double the round trips."""
 
 
 LOCK_TIMEOUT_MS = 2000
-"""Longest wait for a lock of what can be tried again later: a take-over of leadership, a change of partitions."""
+"""Longest wait for a lock by operations that can be repeated: acquiring leadership, changing partitions."""
 
 
 class Pool:
-    """A psycopg pool whose errors are the store's and whose waits are bounded. Made by `open_pool`."""
+    """A psycopg pool with bounded waits that raises the store's errors. Made by `open_pool`."""
 
     def __init__(self, settings: Settings, *, standby: bool = False) -> None:
         given = conninfo_to_dict(settings.dsn)
         self._statement_timeout = settings.statement_timeout
-        # A little less than the limit promised to callers; the server's own statement_timeout cleans up behind it.
+        # A little less than the limit promised to callers; statement_timeout then ends the statement on the server.
         self._patience = settings.statement_timeout * 0.95
         self._standby = standby
         self._sessions = not settings.db_transaction_pooler
         kwargs: dict[str, Any] = {name: value for name, value in _CONNECT.items() if name not in given}
         if standby:
-            # Any: one that was promoted is to be told from one that is away.
+            # "any", to distinguish a promoted replica from one that is down.
             kwargs["target_session_attrs"] = "any"
-            # The server gives up first here: a slow statement is then told from a server that is gone.
+            # The server cancels first, which distinguishes a slow statement from a dead server.
             self._statement_timeout *= 0.8
         kwargs |= {"autocommit": True, "prepare_threshold": 3 if self._sessions else None}
         self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
@@ -81,9 +80,9 @@ class Pool:
             min_size=min(settings.db_pool_min, settings.db_pool_max),
             max_size=settings.db_pool_max,
             timeout=self._patience * 0.6,
-            max_lifetime=MAX_LIFETIME,
-            max_idle=MAX_IDLE,
-            # Short: a given-up attempt is started afresh by the next caller, a long one would back off for minutes.
+            max_lifetime=MAX_LIFETIME_SECONDS,
+            max_idle=MAX_IDLE_SECONDS,
+            # Short: the next caller starts a new attempt, while a long timeout would back off for minutes.
             reconnect_timeout=4.0,
             configure=self._configure,
             check=self._check,
@@ -95,7 +94,7 @@ class Pool:
         self._sweep: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Start connecting; doesn't wait for Postgres to be there."""
+        """Start connecting, without waiting for Postgres."""
         await self._pool.open(wait=False)
         self._health = asyncio.create_task(self._keep_healthy(), name="store-pool-health")
         metrics.watch(self.stats, "replica" if self._standby else "primary")
@@ -118,12 +117,12 @@ class Pool:
         await self.close()
 
     def stats(self) -> dict[str, int]:
-        """psycopg's pool figures (pool_size, pool_available, requests_waiting, ...), for metrics."""
+        """psycopg's pool statistics (pool_size, pool_available, requests_waiting, ...), for metrics."""
         return dict(self._pool.get_stats())
 
     @asynccontextmanager
     async def connection(self, patience: float | None = None) -> AsyncIterator[Connection]:
-        """A connection in autocommit mode. Getting and using it together take at most `statement_timeout`, or
+        """A connection in autocommit mode. Getting and using it takes at most `statement_timeout`, or
         `patience` seconds.
         """
         loop = asyncio.get_running_loop()
@@ -136,31 +135,31 @@ class Pool:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """A connection inside a READ COMMITTED transaction that commits when the block ends well."""
+        """A connection inside a READ COMMITTED transaction, committed when the block ends without an exception."""
         async with self.connection() as connection, connection.transaction():
             yield connection
 
     async def fetch(
         self, name: str, params: Mapping[str, Any] | None = None, *, patience: float | None = None
     ) -> list[tuple[Any, ...]]:
-        """All rows of one named statement in a transaction of its own, within `patience` as in `connection`."""
+        """All rows of one named statement, run as a separate transaction; `patience` as in `connection`."""
         async with self.connection(patience) as connection:
             return await fetch(connection, name, params)
 
     async def execute(self, name: str, params: Mapping[str, Any] | None = None) -> int:
-        """Run one named statement; returns how many rows it touched."""
+        """Run one named statement; returns the number of affected rows."""
         async with self.connection() as connection:
             return (await connection.execute(sql(name), params)).rowcount
 
     async def _configure(self, connection: Connection) -> None:
-        """Settings of one session. The server forgets dead clients by itself, whatever the host's TCP settings are."""
+        """Apply session settings, with which the server drops dead clients whatever the host's TCP settings are."""
         set_json_loads(orjson.loads, connection)
         set_json_dumps(orjson.dumps, connection)
         if not self._sessions:
             return
         milliseconds = {
             "statement_timeout": self._statement_timeout * 1000,
-            "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION * 1000,
+            "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_SECONDS * 1000,
             "tcp_user_timeout": 5000,
         }
         if connection.info.server_version >= 170000:
@@ -173,16 +172,16 @@ class Pool:
         await connection.execute(sql("configure"), {"names": list(values), "values": list(values.values())})
 
     async def _check(self, connection: Connection) -> None:
-        """Before a connection is handed out: does it still answer? One that did a moment ago isn't asked again."""
+        """Test a connection before use, unless it answered within TRUSTED_SECONDS."""
         now = time.monotonic()
-        if now - self._seen.get(connection, 0.0) < TRUSTED:
+        if now - self._seen.get(connection, 0.0) < TRUSTED_SECONDS:
             return
         try:
             with _severed_at(connection, asyncio.get_running_loop().time() + self._patience * 0.2):
                 await connection.execute(b"")
             self._seen[connection] = now
         except Exception:
-            # Likely a restart: the other idle connections are dead too. psycopg would find out one per second.
+            # Probably a restart, so the other idle connections are dead too; psycopg would find only one per second.
             if self._sweep is None or self._sweep.done():
                 self._sweep = asyncio.create_task(self._replace_broken(), name="store-pool-sweep")
             raise
@@ -194,9 +193,9 @@ class Pool:
             _log.exception("health check of the pool failed")
 
     async def _keep_healthy(self) -> None:
-        """Replace broken idle connections each minute, before somebody needs them."""
+        """Replace broken idle connections each minute, before they are needed."""
         while True:
-            await asyncio.sleep(HEALTH_CHECK_EVERY)
+            await asyncio.sleep(HEALTH_CHECK_EVERY_SECONDS)
             await self._replace_broken()
 
 
@@ -206,9 +205,9 @@ async def fetch(connection: Connection, name: str, params: Mapping[str, Any] | N
 
 
 async def open_pool(settings: Settings, *, standby: bool = False) -> Pool:
-    """Open a pool on `settings.dsn`. A server that isn't there yet is no error here but at the first use.
+    """Open a pool on `settings.dsn`. A server that is down is an error at the first use, not here.
 
-    standby: it is a replica, which is only read.
+    standby: the server is a replica, used only for reads.
     """
     pool = Pool(settings, standby=standby)
     await pool.open()
@@ -217,9 +216,9 @@ async def open_pool(settings: Settings, *, standby: bool = False) -> Pool:
 
 @contextlib.contextmanager
 def _severed_at(connection: Connection, deadline: float) -> Any:
-    """Cut the connection's socket at `deadline` (loop time): a hung server then looks like a dead one.
+    """Shut down the connection's socket at `deadline` (loop time), so that a hung server appears as a dead one.
 
-    Cancelling the task instead would make psycopg ask that same server to cancel, and wait for its answer.
+    Cancelling the task would make psycopg send a cancel request to the same server and wait for its answer.
     """
     timer = asyncio.get_running_loop().call_at(deadline, _sever, connection)
     try:
@@ -229,9 +228,9 @@ def _severed_at(connection: Connection, deadline: float) -> Any:
 
 
 def _sever(connection: Connection) -> None:
-    """Shut both directions of the connection's socket down; libpq sees the end of the stream and gives up."""
+    """Shut down both directions of the connection's socket; libpq then reads the end of the stream and fails."""
     if connection.closed:
         return
-    _log.warning("postgres didn't answer in time: connection %s is cut", connection.info.backend_pid)
+    _log.warning("postgres didn't answer in time: connection %s is closed", connection.info.backend_pid)
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.fileno())) as twin:
         twin.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Named SQL: the files in store/sql/ hold `-- name: x` blocks and `-- fragment: x` blocks that `{{x}}` pastes in.
+"""Named SQL: the files in store/sql/ have `-- name: x` blocks, and `-- fragment: x` blocks that `{{x}}` inserts.
 
 The SELECT lists of rows are fragments too, generated from `columns`.
 """
@@ -17,7 +17,7 @@ _PASTE = re.compile(r"\{\{(\w+)\}\}")
 
 @cache
 def _library() -> dict[str, bytes]:
-    """Every named statement, as the bytes that psycopg takes."""
+    """Every named statement, as bytes for psycopg."""
     statements: dict[str, str] = {}
     fragments: dict[str, str] = dict(FRAGMENTS)
     for file in files("niyanta.store").joinpath("sql").iterdir():
@@ -27,13 +27,13 @@ def _library() -> dict[str, bytes]:
         for kind, name, body in zip(blocks[::3], blocks[1::3], blocks[2::3], strict=True):
             target = statements if kind == "name" else fragments
             if name in target:
-                raise ValueError(f"SQL {kind} {name} exists twice")
+                raise ValueError(f"SQL {kind} {name} is defined twice")
             target[name] = body.strip().rstrip(";")
     return {name: _PASTE.sub(lambda match: fragments[match[1]], body).encode() for name, body in statements.items()}
 
 
 def sql(name: str) -> bytes:
-    """The statement called `name`; KeyError when no file has it."""
+    """The statement with this name; KeyError if unknown."""
     return _library()[name]
 
 

@@ -1,8 +1,7 @@
-"""What people look at: listings, explanations, history, counters.
+"""Reads for display: listings, explanations, history, counters.
 
-Each of these may be asked of a replica, and then shows the record as it was a moment ago (`replicas.StaleReads`); a
-`StateManager` has them too, of the primary. Nothing that the scheduler or a door decides on belongs here: whoever needs
-the truth takes a StateManager, and a `Reads` can't be handed to it.
+Each may run on a replica and then returns a slightly older state (`router.StaleReads`); a `StateManager` has the same
+methods on the primary. Code that decides on the result must use a StateManager, whose type a `Reads` does not satisfy.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from niyanta.store.row_mapping import (
 from niyanta.store.rows import AttemptRow, CustomerRow, Depth, EventRow, PoolRow, QueueDepth, WorkerRow, WorkloadRow
 
 EXACT_POSITIONS = 10_000
-SCAN = 2_000
-"""Most rows that one page of a listing looks at where a filter has no index (type); such pages may be short."""
+SCAN_ROWS = 2_000
+"""Most rows scanned for one page of a listing when a filter has no index (type); such pages may be short."""
 _SUFFIX = re.compile(r"(.+)-[0-9a-f]{8}\Z")
-"""What the name of a submission's object has behind the submission's own: see `scheduler.dispatch`."""
+"""Name of a submission's Workload object: the submission's name and a suffix, see `scheduler.pods.rest_object`."""
 _FIRST = "00000000-0000-0000-0000-000000000000"
 _LAST = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 _BEGINNING = datetime(1, 1, 1, tzinfo=UTC)
@@ -39,7 +38,7 @@ _END = datetime(9999, 12, 31, tzinfo=UTC)
 
 
 class RowSource(Protocol):
-    """Whoever runs named statements: a Pool, or a way to a replica."""
+    """Runs named statements: a Pool, or the route of one request."""
 
     async def fetch(self, name: str, params: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
         """All rows of one named statement; raises StoreError."""
@@ -48,7 +47,7 @@ class RowSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ListPosition:
-    """Where a listing goes on: after this row, newest first."""
+    """Position in a listing: the next page starts after this row, newest first."""
 
     at: datetime = _END
     id: str = _LAST
@@ -56,8 +55,8 @@ class ListPosition:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadFilter:
-    """What a listing shows. `customer` None: everybody's; `since` is inclusive, `until` exclusive. `name`: the
-    workload's, or its object's.
+    """Filter of a listing. `customer` None: all customers; `since` is inclusive, `until` exclusive. `name`: of the
+    workload, or of its object.
     """
 
     customer: str | None = None
@@ -69,7 +68,7 @@ class WorkloadFilter:
 
 
 class Reads:
-    """Reads of one source."""
+    """Reads from one source."""
 
     def __init__(self, source: RowSource) -> None:
         self._source = source
@@ -77,23 +76,23 @@ class Reads:
     # --- Workloads ---------------------------------------------------------------------------------------------------
 
     async def get_workloads(self, ids: Iterable[str]) -> list[WorkloadRow]:
-        """Rows by id, sorted by id; unknown ids and what is no UUID are left out."""
+        """Rows by id, sorted by id; unknown and malformed ids are left out."""
         known = [text for id_ in ids if (text := _uuid_or_none(id_)) is not None]
         return [workload_row(row) for row in await self._source.fetch("rows_by_id", {"ids": known})] if known else []
 
     async def get_workload(self, id_: str) -> WorkloadRow | None:
-        """One row; None: there is none, or `id_` is no UUID."""
+        """One row; None for an unknown or malformed id."""
         rows = await self.get_workloads([id_])
         return rows[0] if rows else None
 
     async def list_workloads(
         self, wanted: WorkloadFilter, *, after: ListPosition | None, limit: int
     ) -> tuple[list[WorkloadRow], ListPosition | None]:
-        """A page, newest first, and where the next one starts (None: this is the last)."""
+        """A page, newest first, and the start of the next page (None: this is the last)."""
         start = after or ListPosition()
         if wanted.until is not None and wanted.until < start.at:
             start = ListPosition(wanted.until, _FIRST)
-        scan = SCAN if wanted.type is not None else limit + 1
+        scan = SCAN_ROWS if wanted.type is not None else limit + 1
         params: dict[str, Any] = {"at": start.at, "id": start.id, "limit": scan}
         params["since"] = wanted.since or _BEGINNING
         if wanted.customer is None and not wanted.phases and wanted.name is None:
@@ -121,29 +120,29 @@ class Reads:
         return [rows[id_] for id_ in ids if id_ in rows]
 
     async def get_events_page(self, id_: str, *, after: tuple[datetime, int] | None, limit: int) -> list[EventRow]:
-        """A page of a workload's audit, oldest first, after (at, id)."""
+        """A page of a workload's audit events, oldest first, after (at, id)."""
         at, number = after or (_BEGINNING, 0)
         params = {"id": checked_id(id_), "at": at, "after": number, "limit": limit}
         return [event_row(row) for row in await self._source.fetch("events_page", params)]
 
     async def get_attempts(self, id_: str) -> list[AttemptRow]:
-        """A workload's attempts, first one first."""
+        """A workload's attempts, in order."""
         return [attempt_row(row) for row in await self._source.fetch("attempts_of", {"id": checked_id(id_)})]
 
     async def get_reasons(self, id_: str) -> list[Any]:
-        """The typed reasons of the last note, as JSON values."""
+        """Typed reasons of the last pending note, as JSON values."""
         rows = await self._source.fetch("reasons_of", {"id": id_})
         return list(rows[0][0]) if rows else []
 
     # --- The queue ----------------------------------------------------------------------------------------------------
 
     async def queue_ahead(self, row: WorkloadRow) -> int:
-        """How many pending workloads are before this one: exact below EXACT_POSITIONS (then: or more)."""
+        """Number of pending workloads before this one: exact below EXACT_POSITIONS, else EXACT_POSITIONS."""
         params = {"key": row.queue_key, "queued_at": from_us(row.queued_at_us), "id": row.id, "most": EXACT_POSITIONS}
         return int((await self._source.fetch("ahead", params))[0][0])
 
     async def oldest_pending(self, customer: str | None = None) -> float | None:
-        """Age in seconds of what waits longest: since it was queued, for one customer since it was created."""
+        """Age in seconds of the longest-waiting workload: since its queueing, for one customer since its creation."""
         if customer is None:
             rows = await self._source.fetch("oldest_pending")
         else:
@@ -151,7 +150,7 @@ class Reads:
         return max(0.0, float(rows[0][0])) if rows else None
 
     async def get_queue_depth(self, customer: str | None = None) -> QueueDepth:
-        """How many workloads are where, from counters; all customers or one."""
+        """Number of workloads by phase, from counters; of all customers or one."""
         rows = await self._source.fetch("queue_depth", {"customer": customer})
         customers = {name: Depth(*counts) for name, *counts in rows}
         return QueueDepth(Depth(*(sum(column) for column in zip(*(row[1:] for row in rows), strict=True))), customers)

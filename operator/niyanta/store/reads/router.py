@@ -1,12 +1,12 @@
-"""Which server a read goes to: the primary, or a streaming replica that is fresh enough.
+"""Routing of reads: to the primary, or to a streaming replica that is fresh enough.
 
-`ReadRouter` owns the pools. It looks at the replicas every few seconds, and gives each request a `StaleReads`, which
-stays on one replica (so that one answer shows one state of the record) and goes to the primary when that one fails.
-Without replicas a request's reads are the primary's, and nothing is watched. The REST door is next.
+`ReadRouter` owns the pools. It checks the replicas every few seconds and gives each request a `StaleReads`, which stays
+on one replica (so that one response shows one state) and goes to the primary when that replica fails. Without replicas
+a request reads from the primary, and no checks run. The REST door uses it.
 
-Lag is the age of the newest sample of the primary's log position that the replica has replayed: the replica shows at
-least what the primary showed then. An idle primary repeats its position, so nothing seems to lag; a replica that is cut
-off stands still while the primary's position goes on, whatever it believes itself.
+Lag is the age of the newest sample of the primary's log position that the replica has replayed: the replica has at
+least the data that the primary had then. An idle primary repeats its position, so no lag shows. The position of a
+disconnected replica does not advance while the primary's does, even if the replica reports no lag.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from niyanta.store.rows import WorkloadRow
 
 logger = log.get(__name__)
 
-SHARE = 0.5
-"""Part of `statement_timeout` that a replica may use up: the rest is for asking the primary."""
-SETTLE = 0.1
-"""Seconds between a sample and the look at the replicas, for the log to get there."""
-_SAMPLES = 2000
+REPLICA_TIMEOUT_SHARE = 0.5
+"""Part of `statement_timeout` for the replica; the rest is for a second try on the primary."""
+SETTLE_SECONDS = 0.1
+"""Time between a sample and the checks of the replicas, in which the log reaches them."""
+_MAX_SAMPLES = 2000
 
 
 @dataclass(frozen=True, slots=True)
 class WalHistory:
-    """Positions can be compared within one of these alone: a server's, a timeline's, a database's."""
+    """Identity of a WAL history. Positions can be compared only within the same system, timeline and database."""
 
     system: str
     timeline: int
     database: str
 
     def differs(self, other: WalHistory) -> str:
-        """What is different in `other`; "" if nothing is."""
+        """Description of the difference in `other`; "" when both are the same history."""
         if self.system != other.system:
             return "it belongs to another system"
         if self.timeline != other.timeline:
@@ -60,49 +60,49 @@ class WalHistory:
 
 @dataclass(slots=True, eq=False)
 class Replica:
-    """One replica as it was found last. Times are monotonic seconds."""
+    """A replica and the result of its last check. Times are monotonic seconds."""
 
     name: str
     pool: Pool
     since: float = field(default_factory=time.monotonic)
-    trouble: str = "it was not looked at yet"
-    """Why it can't be read from, lag apart; "" when it can."""
+    problem: str = "it was not checked yet"
+    """Reason, other than lag, why the replica can't be used; "" when it can."""
     replayed: int = 0
     fresh_at: float = -math.inf
-    """It shows at least what the primary showed then."""
-    looked_at: float = -math.inf
-    look: asyncio.Task[None] | None = None
-    asking: asyncio.Task[int] | None = None
-    told: str = ""
+    """The replica has at least the data that the primary had then."""
+    checked_at: float = -math.inf
+    check: asyncio.Task[None] | None = None
+    replay_query: asyncio.Task[int] | None = None
+    logged_problem: str = ""
 
     def usable(self, most_lag: float) -> bool:
-        """Whether what it shows is at most `most_lag` seconds old, for certain."""
-        return not self.trouble and time.monotonic() - self.fresh_at <= most_lag
+        """True when its data is known to be at most `most_lag` seconds old."""
+        return not self.problem and time.monotonic() - self.fresh_at <= most_lag
 
     def lag(self, every: float) -> float:
-        """Seconds behind: as of the last look, or now if that is overdue. Never fresh: since it is watched."""
+        """Seconds behind the primary at the last check, or now if that is overdue; since `since` if never fresh."""
         now = time.monotonic()
-        at = self.looked_at if not self.trouble and now - self.looked_at < 2 * every else now
+        at = self.checked_at if not self.problem and now - self.checked_at < 2 * every else now
         return max(0.0, at - max(self.fresh_at, self.since))
 
 
 class StaleReads(Reads):
-    """Reads of one request that may show the record as it was up to `max_replica_lag` ago."""
+    """Reads of one request, whose data may be up to `max_replica_lag` old."""
 
-    def __init__(self, way: _Way) -> None:
-        super().__init__(way)
-        self._way = way
+    def __init__(self, route: _RequestRoute) -> None:
+        super().__init__(route)
+        self._route = route
 
     async def get_workload(self, id_: str) -> WorkloadRow | None:
-        """One row; None: the primary has none either."""
+        """One row; None when the primary has no such row either."""
         found = await super().get_workload(id_)
-        if found is None and self._way.leave("missing"):
+        if found is None and self._route.leave_replica("missing"):
             found = await super().get_workload(id_)
         return found
 
 
-class _Way:
-    """Where one request's statements go: chosen with the first of them."""
+class _RequestRoute:
+    """The server of one request's statements, chosen with the first statement."""
 
     def __init__(self, router: ReadRouter, position: int) -> None:
         self._router = router
@@ -110,8 +110,8 @@ class _Way:
         self._chosen = False
         self._replica: Replica | None = None
 
-    def leave(self, reason: str) -> bool:
-        """Go on with the primary; False: it was there before."""
+    def leave_replica(self, reason: str) -> bool:
+        """Continue on the primary; False when the request was on the primary already."""
         if self._replica is None:
             return False
         self._replica = None
@@ -119,7 +119,7 @@ class _Way:
         return True
 
     async def fetch(self, name: str, params: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:
-        """All rows of one named statement, within `statement_timeout` even if two servers are asked."""
+        """All rows of one named statement, within `statement_timeout` even if two servers are tried."""
         started = time.monotonic()
         if not self._chosen:
             self._replica, reason = await self._router.choose(self._position)
@@ -133,7 +133,7 @@ class _Way:
                 if too_slow(error):
                     raise
                 self._router.failed(replica, error)
-                self.leave("failed")
+                self.leave_replica("failed")
             else:
                 READS.labels(replica.name).inc()
                 return rows
@@ -143,7 +143,7 @@ class _Way:
 
 
 class ReadRouter:
-    """The primary's pool and the replicas'. Made by `open_router`."""
+    """The pools of the primary and the replicas. Made by `open_router`."""
 
     def __init__(self, primary: Pool, replicas: Iterable[Replica], settings: Settings) -> None:
         self.primary = primary
@@ -154,7 +154,7 @@ class ReadRouter:
         self._of_primary = Reads(primary)
         self._turn = itertools.count()
         self._history: WalHistory | None = None
-        self._samples: deque[tuple[float, int]] = deque(maxlen=_SAMPLES)
+        self._samples: deque[tuple[float, int]] = deque(maxlen=_MAX_SAMPLES)
         self._watching: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -164,40 +164,40 @@ class ReadRouter:
         await self.close()
 
     def start(self) -> None:
-        """Begin to look at the replicas, if there are any."""
+        """Start checking the replicas, if there are any."""
         if self.replicas:
-            watch(self.standings)
+            watch(self.health)
             self._watching = asyncio.create_task(self._watch(), name="replica-watch")
 
     async def close(self) -> None:
         """Close all pools; idempotent."""
-        looks = [replica.look for replica in self.replicas]
-        tasks = [task for task in (self._watching, *looks) if task is not None]
+        checks = [replica.check for replica in self.replicas]
+        tasks = [task for task in (self._watching, *checks) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._watching = None
-        unwatch(self.standings)
+        unwatch(self.health)
         for replica in self.replicas:
             await replica.pool.close()
         await self.primary.close()
 
-    def standings(self) -> list[ReplicaHealth]:
-        """How each replica was found last, for metrics."""
+    def health(self) -> list[ReplicaHealth]:
+        """State of each replica at its last check, for metrics."""
         return [
-            ReplicaHealth(replica.name, not replica.trouble, replica.usable(self._most_lag), replica.lag(self._every))
+            ReplicaHealth(replica.name, not replica.problem, replica.usable(self._most_lag), replica.lag(self._every))
             for replica in self.replicas
         ]
 
     # --- For requests ------------------------------------------------------------------------------------------------
 
     def reads(self, position: int = 0) -> Reads:
-        """Reads for one request: of what is committed up to `position`, and maybe of nothing that came later."""
-        return StaleReads(_Way(self, position)) if self.replicas else self._of_primary
+        """Reads for one request, which see everything committed up to `position`."""
+        return StaleReads(_RequestRoute(self, position)) if self.replicas else self._of_primary
 
     async def position(self) -> int | None:
-        """A position that everything committed so far is before; None without replicas. Never raises StoreError:
-        what was committed is, and then the position is `positions.UNKNOWN`.
+        """A position after everything committed so far; None without replicas. Instead of raising StoreError after a
+        successful commit, it returns `lsn.UNKNOWN`.
         """
         if not self.replicas:
             return None
@@ -208,7 +208,7 @@ class ReadRouter:
         return lsn.parse(text)
 
     async def choose(self, position: int) -> tuple[Replica | None, str]:
-        """The next usable replica that has replayed up to `position`; else None and why."""
+        """The next usable replica that has replayed up to `position`, or None and the reason."""
         usable = [replica for replica in self.replicas if replica.usable(self._most_lag)]
         if not usable:
             return None, "no_replica"
@@ -217,25 +217,25 @@ class ReadRouter:
         for replica in in_turn:
             if replica.replayed >= position:
                 return replica, ""
-        # What is known of them is up to a check interval old: the next in turn has likely got there by now.
+        # The known positions are up to a check interval old: the next replica has probably replayed it by now.
         if position != lsn.UNKNOWN and await self._replayed(in_turn[0]) >= position:
             return in_turn[0], ""
         return None, "position"
 
     def failed(self, replica: Replica, error: StoreError) -> None:
-        """A statement failed there. One that can't be reached is left alone until it answers a look."""
+        """Record a failed statement. An unreachable replica is not used until it passes a check."""
         if isinstance(error, StoreUnavailableError):
-            replica.trouble = "it was lost"
-        self._tell(replica)
-        logger.info("the primary is asked instead", replica=replica.name, error=str(error))
+            replica.problem = "it does not answer"
+        self._log_change(replica)
+        logger.info("a read failed on a replica and is repeated on the primary", replica=replica.name, error=str(error))
 
     async def _replayed(self, replica: Replica) -> int:
-        """Ask a replica how far it is; those who ask at the same time share the answer. 0: it didn't say."""
-        if replica.asking is None or replica.asking.done():
-            replica.asking = asyncio.create_task(self._ask(replica))
-        return await asyncio.shield(replica.asking)
+        """Query a replica's replayed position; concurrent callers share one query. 0 when it fails."""
+        if replica.replay_query is None or replica.replay_query.done():
+            replica.replay_query = asyncio.create_task(self._query_replayed(replica))
+        return await asyncio.shield(replica.replay_query)
 
-    async def _ask(self, replica: Replica) -> int:
+    async def _query_replayed(self, replica: Replica) -> int:
         try:
             ((text,),) = await replica.pool.fetch("replayed")
         except StoreError as error:
@@ -250,15 +250,15 @@ class ReadRouter:
         while True:
             started = time.monotonic()
             await self._sample()
-            await asyncio.sleep(min(SETTLE, self._every / 4))
+            await asyncio.sleep(min(SETTLE_SECONDS, self._every / 4))
             for replica in self.replicas:
-                # One that hangs holds up nobody but itself.
-                if replica.look is None or replica.look.done():
-                    replica.look = asyncio.create_task(self._look(replica), name="replica-look")
+                # A replica that hangs must not delay the checks of the others.
+                if replica.check is None or replica.check.done():
+                    replica.check = asyncio.create_task(self._check(replica), name="replica-check")
             await asyncio.sleep(max(0.0, started + self._every - time.monotonic()))
 
     async def _sample(self) -> None:
-        """Note where the primary's log is. While it doesn't say, the replicas' data gets older, too."""
+        """Sample the primary's log position. Without samples, the replicas count as lagging."""
         asked_at = time.monotonic()
         try:
             ((system, database, timeline, text),) = await self.primary.fetch("primary_state")
@@ -266,67 +266,67 @@ class ReadRouter:
             return
         history = WalHistory(system, timeline, database)
         if history != self._history:
-            # After a failover older positions say nothing: the old primary may have written on.
+            # After a failover older positions are void: the old primary may have continued to write.
             self._history = history
             self._samples.clear()
             for replica in self.replicas:
                 replica.fresh_at = -math.inf
         self._samples.append((asked_at, lsn.parse(text)))
 
-    async def _look(self, replica: Replica) -> None:
+    async def _check(self, replica: Replica) -> None:
         try:
             ((standby, system, database, timeline, text),) = await replica.pool.fetch("replica_state")
         except (StoreError, ValueError) as error:
-            replica.trouble = f"it doesn't answer: {error}"
+            replica.problem = f"it does not answer: {error}"
         else:
-            replica.trouble = self._trouble(standby, WalHistory(system, timeline, database))
+            replica.problem = self._problem(standby, WalHistory(system, timeline, database))
             replica.replayed = lsn.parse(text) if standby and text else 0
             shown = (at for at, position in reversed(self._samples) if position <= replica.replayed)
             replica.fresh_at = next(shown, -math.inf)
-            replica.looked_at = time.monotonic()
-        self._tell(replica)
+            replica.checked_at = time.monotonic()
+        self._log_change(replica)
 
-    def _trouble(self, standby: bool, history: WalHistory) -> str:
+    def _problem(self, standby: bool, history: WalHistory) -> str:
         if not standby:
-            return "it is no replica: it takes writes"
+            return "it is not a replica: it accepts writes"
         if self._history is None:
-            return "the primary didn't answer yet"
+            return "the primary has not answered yet"
         return self._history.differs(history)
 
-    def _tell(self, replica: Replica) -> None:
-        """Log when reads stop or begin to go there."""
-        state = replica.trouble or ("" if replica.usable(self._most_lag) else "it lags")
-        if state and not replica.told:
-            logger.warning("a replica isn't read from", replica=replica.name, why=state)
-        elif replica.told and not state:
-            logger.info("a replica is read from", replica=replica.name)
-        replica.told = state
+    def _log_change(self, replica: Replica) -> None:
+        """Log when a replica becomes unusable or usable."""
+        state = replica.problem or ("" if replica.usable(self._most_lag) else "it lags")
+        if state and not replica.logged_problem:
+            logger.warning("replica is not used for reads", replica=replica.name, why=state)
+        elif replica.logged_problem and not state:
+            logger.info("replica is used for reads", replica=replica.name)
+        replica.logged_problem = state
 
 
 async def open_router(settings: Settings) -> ReadRouter:
-    """Open the pools on the primary and on the replicas. Servers that aren't there yet are no error.
+    """Open the pools on the primary and on the replicas. Servers that are down are no error here.
 
-    Raises ValueError for a connection string that is none; its text isn't shown, it may hold a password.
+    Raises ValueError for an invalid connection string, without its text, which may contain a password.
     """
     names = replica_names(settings.replicas)
     primary = await open_pool(settings)
     replicas = []
     for name, dsn in zip(names, settings.replicas, strict=True):
-        its_own = {"dsn": dsn, "statement_timeout": settings.statement_timeout * SHARE}
-        replicas.append(Replica(name, await open_pool(settings.model_copy(update=its_own), standby=True)))
+        override = {"dsn": dsn, "statement_timeout": settings.statement_timeout * REPLICA_TIMEOUT_SHARE}
+        replicas.append(Replica(name, await open_pool(settings.model_copy(update=override), standby=True)))
     router = ReadRouter(primary, replicas, settings)
     router.start()
     return router
 
 
 def replica_names(dsns: Iterable[str]) -> list[str]:
-    """host:port of each, for people and metrics; a number is added where that isn't unique."""
+    """host:port of each connection string, for logs and metrics; a number is appended when that isn't unique."""
     names: list[str] = []
     for number, dsn in enumerate(dsns, start=1):
         try:
             given = conninfo_to_dict(dsn)
         except ProgrammingError:
-            raise ValueError(f"NIYANTA_REPLICA_DSNS: number {number} is no connection string") from None
+            raise ValueError(f"NIYANTA_REPLICA_DSNS: number {number} is not a connection string") from None
         name = f"{given.get('host') or given.get('hostaddr') or 'localhost'}:{given.get('port') or 5432}"
         names.append(name if name not in names else f"{name}#{number}")
     return names

@@ -1,1 +1,1 @@
-"""The REST door's record: submissions, idempotency and API keys."""
+"""Storage for the REST door: submissions, idempotency keys and API keys."""

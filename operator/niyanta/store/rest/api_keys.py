@@ -1,7 +1,7 @@
-"""API keys: `nyt_<customer>_<64 hex>`. Postgres keeps the SHA-256 of the whole key and its first letters.
+"""API keys: `nyt_<customer>_<64 hex>`. Postgres stores the SHA-256 of the whole key and a prefix of its secret.
 
-A slow hash (bcrypt, argon2) is for secrets that people choose. 256 random bits can't be guessed however fast the hash
-is, and a fast one keeps a flood of wrong keys from costing us a core.
+A slow hash (bcrypt, argon2) protects secrets that people choose. 256 random bits can't be guessed however fast the hash
+is, and with a fast one many requests with wrong keys cost little CPU.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from niyanta.store.postgres.pool import Pool
 from niyanta.store.row_mapping import row_mapper
 
 _TOKEN = re.compile(r"nyt_([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?)_([0-9a-f]{64})")
-_PREFIX = 12
-"""Hex digits of the secret that find its row: 48 bits, the other 208 are compared in constant time."""
+_PREFIX_DIGITS = 12
+"""Hex digits of the secret used to look up its row: 48 bits; the other 208 are compared in constant time."""
 
 
 class Role(enum.Enum):
-    """What a key may do."""
+    """Permissions of a key."""
 
     CUSTOMER = "customer"
-    """Its customer's workloads alone."""
+    """Only its customer's workloads."""
     ADMIN = "admin"
     """Every customer's workloads, workers and pools."""
     METRICS = "metrics"
-    """The figures of pools, and nothing else: for autoscalers."""
+    """Only the demand statistics of pools: for autoscalers."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key as it is kept; the secret is known to its owner alone."""
+    """A stored key, without its secret."""
 
     id: str
     customer: str
@@ -60,12 +60,12 @@ class ApiKeys:
     async def create(
         self, customer: str, role: Role, *, name: str = "", expires_in_days: float | None = None
     ) -> tuple[ApiKey, str]:
-        """A new key and its token, which can't be read again. Raises ValueError for a name that is no customer's."""
+        """A new key and its token, which isn't stored. Raises ValueError for an invalid customer name."""
         token = f"nyt_{customer}_{secrets.token_hex(32)}"
         if (match := _TOKEN.fullmatch(token)) is None:
-            raise ValueError(f"{customer!r} is no name of a Customer")
+            raise ValueError(f"{customer!r} is not a valid name of a Customer")
         params = {"customer": customer, "role": role.value, "name": name, "days": expires_in_days}
-        params |= {"prefix": match[2][:_PREFIX], "hash": _hash(token)}
+        params |= {"prefix": match[2][:_PREFIX_DIGITS], "hash": _hash(token)}
         return _api_key((await self._pool.fetch("add_key", params))[0]), token
 
     async def all(self, customer: str | None = None) -> list[ApiKey]:
@@ -73,17 +73,17 @@ class ApiKeys:
         return [_api_key(row) for row in await self._pool.fetch("keys", {"customer": customer})]
 
     async def revoke(self, id_or_prefix: str) -> list[ApiKey]:
-        """Revoke by id or prefix; returns what was revoked now."""
+        """Revoke by id or prefix; returns the keys revoked now."""
         return [_api_key(row) for row in await self._pool.fetch("revoke_key", {"id": id_or_prefix})]
 
     async def check(self, token: str) -> ApiKey | None:
-        """The live key that `token` belongs to; None: there is none."""
+        """The valid key of `token`; None for an unknown, expired or revoked one."""
         match = _TOKEN.fullmatch(token)
         if match is None:
             return None
         digest = _hash(token)
         found = None
-        for *row, kept in await self._pool.fetch("live_keys", {"prefix": match[2][:_PREFIX]}):
+        for *row, kept in await self._pool.fetch("live_keys", {"prefix": match[2][:_PREFIX_DIGITS]}):
             key = _api_key(row)
             if hmac.compare_digest(digest, kept) and key.customer == match[1]:
                 found = key

@@ -1,6 +1,6 @@
-"""What the API processes do beyond `StateManager`: submissions, moves, rate windows. What they show is in `reads`.
+"""Operations of the API processes besides `StateManager`: submissions, moves, rate windows. Reads are in `reads`.
 
-None of it needs to lead: row versions, unique keys and the customers' locks protect it.
+They do not need leadership: row versions, unique keys and the customers' locks protect them.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from niyanta.store.state import StateManager
 from niyanta.store.workloads.audit import AuditLog
 from niyanta.store.workloads.transitions import transition
 
-_HINT_EVERY = 0.05
+_HINT_EVERY_SECONDS = 0.05
 
 
 class RestStore(StateManager):
-    """The record, as the REST door uses it."""
+    """The store as the REST door uses it."""
 
     _hinting: asyncio.Task[None] | None = None
 
     # --- Submitting --------------------------------------------------------------------------------------------------
 
     async def submit(self, requests: Sequence[SubmissionRequest]) -> list[SubmissionOutcome]:
-        """See `submit.submit`. Afterwards the leader is told to look."""
+        """See `submissions.submit`. Sends a hint to the leader afterwards."""
         outcomes = await submit(self._pool, requests, keys=self._keys)
         self.hint()
         return outcomes
 
     async def find_answer(self, customer: str, key: str, body_hash: str) -> SubmissionOutcome | None:
-        """The kept answer to an idempotency key; None: it wasn't used within 24 hours."""
+        """The stored response to an idempotency key; None when the key was not used within 24 hours."""
         rows = await self._pool.fetch("idempotency_found", {"customers": [customer], "keys": [key]})
         return replay(body_hash, *rows[0][2:]) if rows else None
 
     async def move(self, id_: str, event: Event, *, reason: str, message: str) -> WorkloadRow:
-        """Cancel, suspend or resume: the event and `spec.suspend` in one transaction.
+        """Cancel, suspend or resume: apply the event and set `spec.suspend` in one transaction.
 
         Raises LookupError, IllegalTransitionError.
         """
@@ -60,44 +60,44 @@ class RestStore(StateManager):
                 suspend = {"id": new.id, "suspend": event is Event.SUSPEND}
                 ((spec, generation),) = await fetch(connection, "set_suspend", suspend)
                 new = replace(new, spec=spec, generation=generation)
-            ledger = AuditLog(now_us=now_us, epoch=None)
-            ledger.moved(old, new, change, cycle=None)
+            audit = AuditLog(now_us=now_us, epoch=None)
+            audit.moved(old, new, change, cycle=None)
             await connection.execute(sql("update_states"), {"records": dumps([state_record(new)]), "writer": 0})
             if new.phase.terminal:
                 await connection.execute(sql("free_names"), {"ids": [new.id]})
-            await ledger.flush(connection)
+            await audit.flush(connection)
         self.hint()
         return new
 
     def hint(self) -> None:
-        """Tell listeners of the channel niyanta_changes that something is new, at most every 50 ms."""
+        """Notify listeners of the channel niyanta_changes, at most every 50 ms."""
         if self._hinting is None or self._hinting.done():
             self._hinting = asyncio.create_task(self._hint())
 
     async def _hint(self) -> None:
         with contextlib.suppress(StoreError):
             await self._pool.execute("hint")
-        await asyncio.sleep(_HINT_EVERY)
+        await asyncio.sleep(_HINT_EVERY_SECONDS)
 
     # --- Pressure ----------------------------------------------------------------------------------------------------
 
     async def waiting_total(self) -> int:
-        """How many workloads wait, all customers together, from counters."""
+        """Number of waiting workloads of all customers, from counters."""
         return int((await self._pool.fetch("waiting_total"))[0][0])
 
     # --- Rate windows ------------------------------------------------------------------------------------------------
 
     async def rate_acquire(self, key: str, *, limit: int, expiry: int, amount: int) -> bool:
-        """Take `amount` out of a sliding window of `expiry` seconds, if it fits."""
+        """Add `amount` to a sliding window of `expiry` seconds; False when that would exceed `limit`."""
         params = {"key": key, "limit": limit, "expiry": expiry, "amount": amount}
         return bool(await self._pool.fetch("rate_acquire", params))
 
     async def rate_window(self, key: str, *, expiry: int) -> tuple[int, float, int, float]:
-        """(amount before, seconds it still counts, amount now, seconds until that is forgotten)."""
+        """(previous amount, seconds until it expires, current amount, seconds until it expires)."""
         ((before, left, now, rest),) = await self._pool.fetch("rate_window", {"key": key, "expiry": expiry})
         return before, left, now, rest
 
     async def prune(self) -> None:
-        """Forget rate windows and idempotency keys whose time is over."""
+        """Delete expired rate windows and idempotency keys."""
         await self._pool.execute("rate_prune")
         await self._pool.execute("idempotency_prune")

@@ -1,8 +1,8 @@
-"""Submissions of the REST door: several requests become one transaction, and each request is accepted, refused item by
-item, or answered as it was before (idempotency).
+"""Submissions of the REST door: several requests share one transaction. Each is accepted or rejected item by item, or
+gets its stored response (idempotency).
 
-The server gathers requests that arrive together: a commit each would make the customer's counter row, which is locked
-until the commit is on disk, the ceiling. Order of locks: customers, idempotency keys, names, counters.
+The server batches concurrent requests, because one commit per request would limit throughput by the customer's counter
+row, which is locked until the commit is on disk. Order of locks: customers, idempotency keys, names, counters.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from niyanta.store.workloads.queue_key import QueueKeys
 
 
 class RefusalReason(enum.Enum):
-    """Why the store didn't take an item."""
+    """Reason why the store rejected an item."""
 
     NAME_TAKEN = "NameTaken"
     QUEUE_FULL = "QueueFull"
@@ -32,7 +32,7 @@ class RefusalReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ItemResult:
-    """What became of one item: a row, or a refusal. `depth`: workloads waiting of its customer (QUEUE_FULL)."""
+    """Result of one item: a row or a refusal. `depth`: number of the customer's waiting workloads (QUEUE_FULL)."""
 
     row: WorkloadRow | None = None
     refusal: RefusalReason | None = None
@@ -41,7 +41,7 @@ class ItemResult:
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """An answer to keep for the request's idempotency key; `keep` False lets the key be used again."""
+    """A response to store for the request's idempotency key; with `keep` False the key can be used again."""
 
     status: int
     body: Any
@@ -50,7 +50,7 @@ class StoredResponse:
 
 @dataclass(frozen=True, slots=True)
 class SubmissionRequest:
-    """One submission. `limit` is the customer's maxQueueDepth, `body_hash` hex; `respond` makes the answer."""
+    """One submission. `limit` is the customer's maxQueueDepth, `body_hash` hex; `respond` makes the response."""
 
     customer: str
     items: Sequence[WorkloadIntake]
@@ -62,8 +62,8 @@ class SubmissionRequest:
 
 @dataclass(frozen=True, slots=True)
 class SubmissionOutcome:
-    """The answer to a request. `replayed`: as it was given before. `mismatch`: the key belongs to another body.
-    `position`: in the primary's log, behind the commit; None: nobody asked.
+    """Outcome of a request. `replayed`: the response is a stored one. `mismatch`: the key belongs to another body.
+    `position`: position after the commit in the primary's log; None when not requested.
     """
 
     answer: StoredResponse | None
@@ -75,7 +75,7 @@ class SubmissionOutcome:
 
 @dataclass(slots=True)
 class _Work:
-    """A request on its way through the transaction."""
+    """A request that is being processed in the transaction."""
 
     request: SubmissionRequest
     verdicts: list[ItemResult | None] = field(default_factory=list)
@@ -83,9 +83,9 @@ class _Work:
 
 
 async def submit(pool: Pool, requests: Sequence[SubmissionRequest], *, keys: QueueKeys) -> list[SubmissionOutcome]:
-    """All requests in one transaction, in their order. Two requests mustn't share a customer and idempotency key.
+    """Process all requests in one transaction, in order. Two requests mustn't share a customer and idempotency key.
 
-    Raises ConflictError, StoreUnavailableError (maybe written: ask again with the same idempotency key).
+    Raises ConflictError, StoreUnavailableError (maybe written: repeat with the same idempotency key).
     """
     works = [_Work(request, [None] * len(request.items)) for request in requests]
     async with pool.transaction() as connection:
@@ -99,7 +99,7 @@ async def submit(pool: Pool, requests: Sequence[SubmissionRequest], *, keys: Que
 
 
 class _Room:
-    """What waits of each limited customer, while its lock is held."""
+    """Number of waiting workloads of each limited customer, while its lock is held."""
 
     def __init__(self, occupied: dict[str, Occupancy]) -> None:
         self._waiting = {name: found.waiting for name, found in occupied.items()}
@@ -107,8 +107,8 @@ class _Room:
     def depth(self, customer: str) -> int:
         return self._waiting.get(customer, 0)
 
-    def seat(self, request: SubmissionRequest) -> bool:
-        """Count one more in, if there is room."""
+    def admit(self, request: SubmissionRequest) -> bool:
+        """Count one more workload; False when the customer is at its limit."""
         if request.limit is None:
             return True
         if self._waiting[request.customer] >= request.limit:
@@ -118,7 +118,7 @@ class _Room:
 
 
 async def _claim_keys(connection: Connection, works: Sequence[_Work]) -> None:
-    """Requests whose key was used get their outcome here; the keys of the others are ours until the commit."""
+    """Set the outcome of requests whose key was used; lock the keys of the others until the commit."""
     keyed = {(work.request.customer, work.request.key): work for work in works if work.request.key is not None}
     if not keyed:
         return
@@ -138,14 +138,14 @@ async def _claim_keys(connection: Connection, works: Sequence[_Work]) -> None:
 
 
 def replay(wanted_hash: str, body_hash: str, status: int, body: Any) -> SubmissionOutcome:
-    """The outcome of a request whose key was used for a body with `body_hash`."""
+    """The outcome of a request whose key was used before, for a body with `body_hash`."""
     if wanted_hash != body_hash:
         return SubmissionOutcome(None, mismatch=True)
     return SubmissionOutcome(StoredResponse(status, body), replayed=True)
 
 
 async def _choose(connection: Connection, works: Sequence[_Work], room: _Room) -> None:
-    """Refuse what has a taken name or finds no room; the verdicts of the others stay None."""
+    """Reject items whose name is taken or whose queue is full; the results of the others stay None."""
     wanted: dict[tuple[str, str], tuple[_Work, int]] = {}
     for work in works:
         full = work.request.limit is not None and room.depth(work.request.customer) >= work.request.limit
@@ -168,7 +168,7 @@ async def _choose(connection: Connection, works: Sequence[_Work], room: _Room) -
         item = work.request.items[place]
         if item.id not in taken:
             work.verdicts[place] = ItemResult(None, RefusalReason.NAME_TAKEN)
-        elif not room.seat(work.request):
+        elif not room.admit(work.request):
             work.verdicts[place] = ItemResult(None, RefusalReason.QUEUE_FULL, room.depth(work.request.customer))
             unused.append(item.id)
     if unused:
@@ -176,8 +176,8 @@ async def _choose(connection: Connection, works: Sequence[_Work], room: _Room) -
 
 
 async def _write(connection: Connection, works: Sequence[_Work], *, keys: QueueKeys, now_us: int) -> None:
-    """Insert what was chosen, make the answers, and keep those that have a key."""
-    ledger = AuditLog(now_us=now_us, epoch=None)
+    """Insert the accepted items, make the responses, and store those with a key."""
+    audit = AuditLog(now_us=now_us, epoch=None)
     rows: list[WorkloadRow] = []
     kept: list[dict[str, Any]] = []
     forgotten: list[tuple[str, str]] = []
@@ -186,13 +186,13 @@ async def _write(connection: Connection, works: Sequence[_Work], *, keys: QueueK
             continue
         for place, item in enumerate(work.request.items):
             if work.verdicts[place] is None:
-                # A microsecond apart: what arrived together keeps its order in the queue.
+                # A microsecond apart, so that the queue keeps the order of the items.
                 at_us = now_us + len(rows)
                 row = new_row(item, at_us, keys.key(item.priority, item.tier_weight, at_us))
                 work.verdicts[place] = ItemResult(row)
                 rows.append(row)
-                ledger.count(row, 1)
-                ledger.event(row, "Accepted")
+                audit.count(row, 1)
+                audit.event(row, "Accepted")
         verdicts = [verdict for verdict in work.verdicts if verdict is not None]
         answer = work.request.respond(verdicts)
         work.outcome = SubmissionOutcome(answer, verdicts)
@@ -210,4 +210,4 @@ async def _write(connection: Connection, works: Sequence[_Work], *, keys: QueueK
     if kept:
         await connection.execute(sql("idempotency_keep"), {"records": dumps(kept)})
     await insert(connection, rows, epoch=None)
-    await ledger.flush(connection)
+    await audit.flush(connection)

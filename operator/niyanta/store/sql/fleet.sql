@@ -38,7 +38,7 @@ SELECT r.*
        secrets = excluded.secrets, allow_cluster_scope = excluded.allow_cluster_scope;
 
 -- name: delete_customer
--- The row stays, so that the REST door can tell a deleted customer from one it hasn't heard of yet.
+-- The row stays, so that the REST door can distinguish a deleted customer from one that is not known yet.
 UPDATE customers SET deleted = true WHERE name = %(name)s;
 
 -- name: customers
@@ -69,7 +69,7 @@ DELETE FROM pools WHERE name = ANY(%(names)s::text[]);
 SELECT {{pool_row}} FROM pools ORDER BY name;
 
 -- name: add_worker_request
--- The open request of the same kind, if there is one.
+-- Returns the open request of the same kind, if one exists.
 INSERT INTO worker_requests (worker, action, requested_by)
 SELECT name, %(action)s, %(by)s FROM workers WHERE name = %(worker)s
     ON CONFLICT (worker, action) WHERE done_at IS NULL DO UPDATE SET requested_by = worker_requests.requested_by
@@ -99,7 +99,7 @@ SELECT figures, extract(epoch FROM clock_timestamp() - updated_at)::float8
  WHERE updated_at > '-infinity';
 
 -- name: write_shapes
--- Only pools that have a row: returns which, the others are written once they have one.
+-- Updates and returns only pools that have a row; the leader writes the others when they have one.
 UPDATE pools AS p
    SET shape = r.shape
   FROM jsonb_to_recordset(%(records)s::jsonb) AS r (name text, shape jsonb)

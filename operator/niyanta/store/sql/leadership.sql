@@ -26,7 +26,7 @@ SELECT holder, epoch,
   FROM leadership;
 
 -- name: leadership_check
--- KEY SHARE: renewals pass, a take-over waits until this transaction is over.
+-- KEY SHARE: renewals do not wait, a new leader waits until this transaction ends.
 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
   FROM leadership
  WHERE epoch = %(epoch)s AND holder = %(holder)s AND expires_at > clock_timestamp()

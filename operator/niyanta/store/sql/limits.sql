@@ -1,17 +1,17 @@
 -- name: lock_customers
--- Serialises those who check the limits of these customers. Ordered, and always the first lock of a transaction.
+-- Serialises transactions that check the limits of these customers. Ordered, and always the first lock.
 SELECT pg_advisory_xact_lock(1313434940, hash)
   FROM (SELECT DISTINCT hashtext(name) AS hash FROM unnest(%(customers)s::text[]) AS name ORDER BY 1) AS keys;
 
 -- name: customer_depths
--- A statement of its own: it must see what was committed while the lock was waited for.
+-- A separate statement, so that it sees commits from the time of waiting for the lock.
 SELECT customer_id, sum(pending)::bigint, sum(pending + held + suspended)::bigint
   FROM queue_counters
  WHERE customer_id = ANY(%(customers)s::text[])
  GROUP BY customer_id;
 
 -- name: lock_full
--- The first of those that are held for want of room.
+-- The first workloads in queue order that are held because the queue is full.
 SELECT {{workload_row}}
   FROM workload_state s JOIN workloads w USING (id)
  WHERE s.status = 'HELD' AND s.reason = 'QueueFull' AND s.customer_id = %(customer)s

@@ -28,16 +28,9 @@ SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id)
  ORDER BY s.id
  LIMIT %(limit)s;
 
--- name: rows_pending_of
--- A customer's queue as users list it, by keyset.
-SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id)
- WHERE s.status = 'PENDING' AND s.customer_id = %(customer)s
- ORDER BY s.customer_id, s.priority DESC, s.created_at
- LIMIT %(limit)s OFFSET %(offset)s;
-
 -- name: refill
--- The top of all, the oldest of all, and the top of each class: walks from class to class along the index, so that the
--- cost follows the number of classes asked for, not the backlog.
+-- The top rows, the oldest rows, and the top rows of each class. It steps from class to class along the index, so the
+-- cost depends on the number of classes, not on the backlog.
 WITH RECURSIVE class AS (
     (SELECT class_id, 1 AS n FROM workload_state
       WHERE status = 'PENDING' AND class_id > %(after_class)s
@@ -68,7 +61,7 @@ SELECT {{workload_row}} FROM chosen JOIN workload_state s USING (id) JOIN worklo
  ORDER BY s.queue_key DESC, s.queued_at, s.id;
 
 -- name: change_horizon
--- Every transaction below this id is over: its changes are visible to all later statements.
+-- Every transaction below this id has ended: its changes are visible to all later statements.
 SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
 
 -- name: changes_settled
@@ -105,11 +98,11 @@ SELECT customer_id, sum(pending)::bigint, sum(held)::bigint, sum(suspended)::big
  GROUP BY customer_id;
 
 -- name: kind_depths
--- Pending workloads by customer and requirements class.
+-- Pending workloads by customer and requirement class.
 SELECT customer_id, class_id, pending FROM queue_counters WHERE pending > 0;
 
 -- name: counters_wrong
--- Counters that don't agree with the rows, in one snapshot. Reads everything: for tests and repairs.
+-- Counters that differ from the rows, in one snapshot. Reads every row: for tests and repairs.
 WITH counted AS (
     SELECT customer_id, CASE WHEN status IN ('SUCCEEDED', 'FAILED', 'CANCELLED') THEN '' ELSE class_id END AS class_id,
            count(*) FILTER (WHERE status = 'PENDING') AS pending, count(*) FILTER (WHERE status = 'HELD') AS held,

@@ -1,5 +1,5 @@
 -- name: idempotency_claim
--- Waits for another transaction with the same key. No row comes back for a key that was used within 24 hours.
+-- Waits for another transaction with the same key. Returns no row for a key that was used within 24 hours.
 INSERT INTO idempotency AS i (customer_id, key, body_hash, created_at)
 SELECT customer_id, key, decode(body_hash, 'hex'), clock_timestamp()
   FROM jsonb_to_recordset(%(records)s::jsonb) AS r (customer_id text, key text, body_hash text)
@@ -29,7 +29,7 @@ DELETE FROM idempotency
 DELETE FROM idempotency WHERE created_at < now() - interval '24 hours';
 
 -- name: take_names
--- A name whose workload is over is free, whoever ended it. Ordered, so that two batches never wait for each other.
+-- The name of a finished workload is free, however it finished. Ordered, so that two batches cannot deadlock.
 INSERT INTO rest_names AS n (customer_id, name, id)
 SELECT customer_id, name, id
   FROM jsonb_to_recordset(%(records)s::jsonb) AS r (customer_id text, name text, id uuid)
@@ -65,7 +65,7 @@ SELECT w.id::text, w.created_at, w.type FROM workloads w
  LIMIT %(limit)s;
 
 -- name: list_named
--- The same for a name, or the name of a Workload object that a submission became: the submission's own and a suffix.
+-- The same for a name, which may be that of a submission's Workload object: the submission's name and a suffix.
 SELECT found.id::text, found.created_at, found.type
   FROM unnest(%(customers)s::text[]) AS customer (id) CROSS JOIN unnest(%(stems)s::text[]) AS called (name)
  CROSS JOIN LATERAL (
@@ -92,7 +92,7 @@ SELECT {{event_row}}
 SELECT reasons FROM workload_state WHERE id = %(id)s;
 
 -- name: ahead
--- How many are before a place in the queue, counted up to a bound.
+-- Number of workloads before a position in the queue, counted up to a bound.
 SELECT count(*)
   FROM (SELECT 1 FROM workload_state s
          WHERE s.status = 'PENDING' AND s.queue_key >= %(key)s
@@ -107,7 +107,7 @@ SELECT (extract(epoch FROM clock_timestamp() - queued_at))::float8
  LIMIT 1;
 
 -- name: oldest_pending_of
--- Jumps along the listing index from priority to priority (0 to 100), so the cost doesn't follow the backlog.
+-- Steps along the listing index from priority to priority (0 to 100), so the cost does not depend on the backlog.
 WITH RECURSIVE step AS (
     (SELECT priority, created_at FROM workload_state
       WHERE status = 'PENDING' AND customer_id = %(customer)s
@@ -146,7 +146,7 @@ SELECT {{api_key_row}}, encode(hash, 'hex')
  WHERE prefix = %(prefix)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp());
 
 -- name: rate_acquire
--- Sliding window of two counters. The current one's row lock makes it exact; nothing is taken when it doesn't fit.
+-- Sliding window of two counters. The row lock of the current one makes it exact. It takes either the whole amount or nothing.
 WITH clock AS (
     SELECT extract(epoch FROM clock_timestamp())::float8 / %(expiry)s AS at
 ), place AS (

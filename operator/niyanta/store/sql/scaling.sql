@@ -6,7 +6,7 @@ SELECT %(epoch)s, r.*
              message text);
 
 -- name: scaling_decisions
--- Newest first; `before`: the id that a page ended with.
+-- Newest first; `before`: last id of the previous page.
 SELECT {{scaling_decision_row}}
   FROM scaling_decisions
  WHERE pool = %(pool)s AND (%(before)s::bigint IS NULL OR id < %(before)s::bigint)
@@ -14,7 +14,7 @@ SELECT {{scaling_decision_row}}
  LIMIT %(limit)s;
 
 -- name: last_scaled
--- When each pool was last given workers and last had some taken away, in microseconds.
+-- Time of the last decision by pool and action, in microseconds.
 SELECT pool, action, (extract(epoch FROM max(at)) * 1000000)::bigint
   FROM scaling_decisions
  WHERE action = ANY(%(actions)s::text[])
@@ -34,7 +34,7 @@ SELECT r.* FROM jsonb_to_recordset(%(records)s::jsonb) AS r (pool text, instance
     ON CONFLICT (pool, instance) DO NOTHING;
 
 -- name: step_drain
--- A step is noted once: repeated, it keeps its first time.
+-- A repeated step keeps its first time.
 UPDATE worker_drains
    SET cordoned_at = CASE WHEN %(step)s = 'cordoned' THEN coalesce(cordoned_at, clock_timestamp()) ELSE cordoned_at END,
        evicted_at = CASE WHEN %(step)s = 'evicted' THEN coalesce(evicted_at, clock_timestamp()) ELSE evicted_at END,

@@ -5,7 +5,7 @@ wake_at timestamptz, paused_at timestamptz, scheduled_at timestamptz, started_at
 pool text, workers text[], score real, reason text, message text, excluded jsonb
 
 -- name: lock_rows
--- Ordered, so that two batches never wait for each other.
+-- Ordered, so that two batches cannot deadlock.
 SELECT {{workload_row}}
   FROM workload_state s JOIN workloads w USING (id)
  WHERE s.id = ANY(%(ids)s::uuid[])
@@ -71,7 +71,7 @@ SELECT workload_id, attempt, workers, pool, score, %(epoch)s, scheduled_at, star
        reason = excluded.reason;
 
 -- name: add_counters
--- Last in its transaction, and ordered: these rows are shared by everybody who writes for the customer.
+-- Last in its transaction, and ordered, because all writers for the customer share these rows.
 INSERT INTO queue_counters AS c (customer_id, class_id, pending, held, suspended, scheduled, running, succeeded,
                                  failed, cancelled)
 SELECT customer_id, class_id, coalesce(pending, 0), coalesce(held, 0), coalesce(suspended, 0),
@@ -114,7 +114,7 @@ WITH note AS (
 SELECT id::text FROM written;
 
 -- name: set_wake
--- Leaves `writer` alone: the one who wrote before may not have been seen yet.
+-- Keeps `writer`: readers may not have seen the change of the previous writer yet.
 WITH locked AS (
     SELECT id FROM workload_state WHERE id = ANY(%(ids)s::uuid[]) ORDER BY id FOR NO KEY UPDATE
 )

@@ -1,6 +1,6 @@
-"""What a transaction writes beside the rows themselves: audit events, attempts and queue counters.
+"""Records that a transaction writes besides the rows: audit events, attempts and queue counters.
 
-Used by `commit` and `intake`; `flush` is the last thing of their transactions.
+`transitions`, `ingest`, `limits` and the REST submissions use it; `flush` comes last in their transactions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from niyanta.store.rows import RowChange, WorkloadRow
 
 
 class AuditLog:
-    """Gathers the side records of one transaction. `now_us`: µs of the database clock, the time of its events."""
+    """Collects these records for one transaction. `now_us`: µs of the database clock, the time of its events."""
 
     def __init__(self, *, now_us: int, epoch: int | None) -> None:
         self._now = from_us(now_us)
@@ -27,7 +27,7 @@ class AuditLog:
         self._counters: defaultdict[tuple[str, str], defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
 
     def moved(self, old: WorkloadRow, new: WorkloadRow, change: RowChange, *, cycle: int | None) -> None:
-        """A transition took place."""
+        """Record a transition."""
         self.count(old, -1)
         self.count(new, 1)
         self._attempt(old, new, change)
@@ -48,8 +48,8 @@ class AuditLog:
         reasons: Sequence[Any] = (),
         cycle: int | None = None,
     ) -> None:
-        """One line of the audit."""
-        # The line of an attempt's end tells where it was, although the row has let go of its workers.
+        """Record an audit event."""
+        # The event of an attempt's end has its workers, although the new row has none.
         where = old if old is not None and old.phase.bound else new
         self._events.append(
             {
@@ -68,7 +68,7 @@ class AuditLog:
         )
 
     def count(self, row: WorkloadRow, step: int) -> None:
-        """One row more (+1) or less (-1) in its phase."""
+        """Count one row more (+1) or less (-1) in its phase."""
         class_id = "" if row.phase.terminal else row.class_id
         self._counters[row.customer, class_id][row.phase.name.lower()] += step
 
@@ -93,7 +93,7 @@ class AuditLog:
         }
 
     async def flush(self, connection: Connection) -> None:
-        """Write everything; counters last, because other writers of the same customers wait for them."""
+        """Write all records; counters last, because their locks block other writers of the same customers."""
         if self._attempts:
             attempts = {"records": dumps(list(self._attempts.values())), "epoch": self._epoch}
             await connection.execute(sql("upsert_attempts"), attempts)

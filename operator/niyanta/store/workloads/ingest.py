@@ -1,6 +1,6 @@
-"""Taking workloads in: a new id becomes a row, a higher generation an edit, anything else leaves the row as it is.
+"""Ingest of workloads: a new id becomes a row, a higher generation an edit; all others leave the row unchanged.
 
-`StateManager.take_in` is the way in. A row that is over stays over: its id (a Kubernetes UID) never comes back.
+`StateManager.take_in` calls it. A finished row stays finished, because its id (a Kubernetes UID) is never reused.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from niyanta.store.workloads.audit import AuditLog
 from niyanta.store.workloads.limits import QUEUE_FULL, full_message, limited, lock_customers
 from niyanta.store.workloads.queue_key import QueueKeys
 
-_ATTEMPTS = 3
+_MAX_ATTEMPTS = 3
 
 
 async def take_in(
@@ -41,7 +41,7 @@ async def take_in(
         seen = wanted.get(intake.id)
         if seen is None or seen.generation < intake.generation:
             wanted[intake.id] = intake
-    for attempt in range(_ATTEMPTS):
+    for attempt in range(_MAX_ATTEMPTS):
         try:
             async with pool.transaction() as connection:
                 now_us = await begin(connection, epoch, holder)
@@ -49,21 +49,21 @@ async def take_in(
                 rows = await _take_in(connection, wanted, room, keys=keys, now_us=now_us, epoch=epoch)
             return [rows[id_] for id_ in wanted]
         except ConflictError:
-            # Somebody took the same new id in at the same moment: this time it is there.
-            if attempt == _ATTEMPTS - 1:
+            # Another transaction inserted the same new id; the next attempt finds the row.
+            if attempt == _MAX_ATTEMPTS - 1:
                 raise
     raise AssertionError
 
 
 class _Room:
-    """What is left of each limited customer's queue, while its lock is held."""
+    """Remaining queue depth of each limited customer, while its lock is held."""
 
     def __init__(self, limits: Mapping[str, int], depths: Mapping[str, int]) -> None:
         self._limits = limits
         self._depths = dict(depths)
 
-    def seat(self, intake: WorkloadIntake) -> WorkloadIntake:
-        """`intake`, Held when it would be one too many."""
+    def admit(self, intake: WorkloadIntake) -> WorkloadIntake:
+        """`intake`, or a Held copy of it when the customer's queue is full."""
         limit = self._limits.get(intake.customer)
         if limit is None or intake.phase is not Phase.PENDING:
             return intake
@@ -92,24 +92,24 @@ async def _take_in(
 ) -> dict[str, WorkloadRow]:
     found = map(workload_row, await fetch(connection, "lock_rows", {"ids": list(wanted)}))
     rows = {row.id: row for row in found}
-    ledger = AuditLog(now_us=now_us, epoch=epoch)
+    audit = AuditLog(now_us=now_us, epoch=epoch)
     new: list[WorkloadRow] = []
     edited: list[WorkloadRow] = []
     for place, intake in enumerate(wanted.values()):
         old = rows.get(intake.id)
         if old is None:
-            # A microsecond apart: what arrived in one batch keeps its order in the queue.
+            # A microsecond apart, so that the queue keeps the order of the batch.
             at_us = now_us + place
-            row = new_row(room.seat(intake), at_us, keys.key(intake.priority, intake.tier_weight, at_us))
+            row = new_row(room.admit(intake), at_us, keys.key(intake.priority, intake.tier_weight, at_us))
             new.append(row)
-            ledger.count(row, 1)
-            ledger.event(row, "Accepted")
+            audit.count(row, 1)
+            audit.event(row, "Accepted")
         elif intake.generation > old.generation:
             row = _edited(old, intake, keys)
             edited.append(row)
-            ledger.count(old, -1)
-            ledger.count(row, 1)
-            ledger.event(row, "Edited", old=old)
+            audit.count(old, -1)
+            audit.count(row, 1)
+            audit.event(row, "Edited", old=old)
         else:
             continue
         rows[row.id] = row
@@ -117,12 +117,12 @@ async def _take_in(
     if edited:
         await connection.execute(sql("update_specs"), {"records": dumps([spec_record(row) for row in edited])})
         await connection.execute(sql("update_states"), _states(edited, epoch))
-    await ledger.flush(connection)
+    await audit.flush(connection)
     return rows
 
 
 def _edited(old: WorkloadRow, intake: WorkloadIntake, keys: QueueKeys) -> WorkloadRow:
-    """`old` with the new spec. Its phase isn't touched: suspending and the like are events of their own."""
+    """`old` with the new spec. The phase doesn't change: suspending, for instance, is a separate event."""
     spec = replace(
         old,
         generation=intake.generation,
@@ -147,10 +147,10 @@ def _states(rows: Sequence[WorkloadRow], epoch: int | None) -> dict[str, object]
 
 
 async def insert(connection: Connection, rows: Sequence[WorkloadRow], *, epoch: int | None) -> None:
-    """Write new rows; raises ConflictError when one of the ids is there already."""
+    """Insert new rows; raises ConflictError when one of the ids exists already."""
     if not rows:
         return
     done = await fetch(connection, "insert_specs", {"records": dumps([spec_record(row) for row in rows])})
     if len(done) < len(rows):
-        raise ConflictError("another transaction took some of these workloads in")
+        raise ConflictError("another transaction inserted some of these workloads")
     await connection.execute(sql("insert_states"), _states(rows, epoch))

@@ -1,8 +1,8 @@
-"""Limits per customer, exact: whoever checks one holds the customer's advisory lock from before it reads the counters
-until its own rows are committed.
+"""Exact limits per customer: a transaction locks the customer (advisory lock) before it reads the counters, and keeps
+the lock until its rows are committed.
 
-`intake` and `submit` check when something arrives, `release_held` when room appears. Retries don't ask for room: work
-that was accepted once is never turned away.
+`ingest` and `submissions` check the limits of new workloads, `release_held` releases held ones when the limit allows.
+Retries are not checked: an accepted workload is never rejected later.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ RELEASE_AT_ONCE = 1000
 
 @dataclass(frozen=True, slots=True)
 class Occupancy:
-    """How many of a customer's workloads wait: `pending` in the queue, `waiting` with the held and suspended ones."""
+    """Number of a customer's waiting workloads: `pending` in the queue, `waiting` including held and suspended ones."""
 
     pending: int = 0
     waiting: int = 0
 
 
 async def lock_customers(connection: Connection, customers: Iterable[str]) -> dict[str, Occupancy]:
-    """Until the transaction ends nobody else can check these customers' limits; returns what waits now.
+    """Lock the limits of these customers until the transaction ends; returns their numbers of waiting workloads.
 
-    Must come before every row lock of the transaction: all take these locks first, in one order.
+    Must come before every row lock of the transaction: all transactions take these locks first, in the same order.
     """
     names = sorted(set(customers))
     if not names:
@@ -47,19 +47,19 @@ async def lock_customers(connection: Connection, customers: Iterable[str]) -> di
 
 
 def full_message(limit: int, depth: int) -> str:
-    """What is shown with QUEUE_FULL."""
+    """Message for QUEUE_FULL."""
     return f"the customer has {depth} workloads waiting, its maxQueueDepth is {limit}"
 
 
 def limited(customers: Iterable[str], limits: Mapping[str, int | None]) -> list[str]:
-    """Those that have a limit."""
+    """The customers that have a limit."""
     return [name for name in customers if limits.get(name) is not None]
 
 
 async def release_held(
     connection: Connection, customer: str, limit: int | None, *, keys: QueueKeys, now_us: int, epoch: int | None
 ) -> list[WorkloadRow]:
-    """Release the first of the held while there is room; at most RELEASE_AT_ONCE. Inside a transaction."""
+    """Release held workloads in queue order up to `limit`, at most RELEASE_AT_ONCE. Inside a transaction."""
     room = RELEASE_AT_ONCE
     occupied = await lock_customers(connection, [customer])
     if limit is not None:
@@ -67,15 +67,15 @@ async def release_held(
     if room <= 0:
         return []
     rows = map(workload_row, await fetch(connection, "lock_full", {"customer": customer, "limit": room}))
-    ledger = AuditLog(now_us=now_us, epoch=epoch)
+    audit = AuditLog(now_us=now_us, epoch=epoch)
     released = []
     for row in rows:
         change = RowChange(id=row.id, version=row.version, event=Event.RELEASE, reason="Released")
         new = transition(row, change, now_us=now_us, keys=keys)
-        ledger.moved(row, new, change, cycle=None)
+        audit.moved(row, new, change, cycle=None)
         released.append(new)
     if released:
         records = dumps([state_record(row) for row in released])
         await connection.execute(sql("update_states"), {"records": records, "writer": epoch or 0})
-        await ledger.flush(connection)
+        await audit.flush(connection)
     return released

@@ -1,4 +1,4 @@
-"""Queue keys for rows: the engine's formula (`niyanta.engine.queue`), bound to the settings' switches."""
+"""Queue keys of rows: the engine's formula (`niyanta.engine.queue`) with the settings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from niyanta.settings import Settings
 
 
 def queue_settings(settings: Settings) -> QueueSettings:
-    """The switches of the queue's order, as the engine takes them."""
+    """Settings of the queue's order for the engine."""
     return QueueSettings(
         enable_priority=settings.enable_priority,
         enable_aging=settings.enable_aging,
@@ -16,20 +16,20 @@ def queue_settings(settings: Settings) -> QueueSettings:
 
 
 class QueueKeys:
-    """Computes queue keys (higher goes first; ties by queued_at, then id) under given settings."""
+    """Computes queue keys (higher first; ties by queued_at, then id) with given settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = queue_settings(settings)
 
     def key(self, priority: int, tier_weight: int, queued_at_us: int) -> int:
-        """The key as a bigint; OverflowError for weights or boosts so large (beyond 1e9 and 5,000) that it is none."""
+        """The key as a bigint; OverflowError when weights or boosts (above 1e9 and 5,000) make it too large."""
         key = queue_key(priority, tier_weight, queued_at=queued_at_us, settings=self._settings)
         if not -(2**63) <= key < 2**63:
             raise OverflowError(f"queue key of priority {priority}, weight {tier_weight} doesn't fit a bigint")
         return key
 
     def effective(self, priority: int, tier_weight: int, queued_at_us: int, *, now_us: int) -> int:
-        """Effective priority at `now_us`, for people to read."""
+        """Effective priority at `now_us`, for display."""
         return int(
             effective_priority(priority, tier_weight, queued_at=queued_at_us, now=now_us, settings=self._settings)
         )

@@ -1,7 +1,7 @@
 """Transitions: the pure rules for one row, and a batch of them as one transaction.
 
-`transition` says what `lifecycle.next_phase` allows and what it does to the columns. `apply_changes` locks the rows,
-compares versions, applies the rules and writes the rows and their audit back set by set;
+`transition` applies an event that `lifecycle.next_phase` allows to the columns. `apply_changes` locks the rows,
+compares versions, applies the rules, and writes rows and audit events in bulk;
 `StateManager.update_workload_status_batch` calls it.
 """
 
@@ -25,7 +25,7 @@ _OFF_QUEUE = (Phase.HELD, Phase.SUSPENDED)
 
 
 class InvalidChangeError(ValueError):
-    """A PLACE without workers, or with an attempt that is over already."""
+    """A PLACE without workers for all replicas, or with an attempt number that was used before."""
 
 
 def transition(row: WorkloadRow, change: RowChange, *, now_us: int, keys: QueueKeys) -> WorkloadRow:
@@ -67,12 +67,12 @@ def transition(row: WorkloadRow, change: RowChange, *, now_us: int, keys: QueueK
 
 
 def _placed(row: WorkloadRow, change: RowChange) -> dict[str, Any]:
-    """What a placement writes. An attempt may skip numbers (pods adopted after a restore) but never goes back."""
+    """Columns of a placement. Attempts may skip numbers (pods adopted after a restore) but never decrease."""
     attempt = row.attempt + 1 if change.attempt is None else change.attempt
     if not change.workers or len(change.workers) != row.replicas:
-        raise InvalidChangeError(f"{row.id}: {row.replicas} workers wanted, given {change.workers}")
+        raise InvalidChangeError(f"{row.id}: needs {row.replicas} workers, got {change.workers}")
     if attempt <= row.attempt:
-        raise InvalidChangeError(f"{row.id}: attempt {attempt} isn't after {row.attempt}")
+        raise InvalidChangeError(f"{row.id}: attempt {attempt} must be higher than {row.attempt}")
     return {
         "attempt": attempt,
         "workers": tuple(change.workers),
@@ -84,9 +84,9 @@ def _placed(row: WorkloadRow, change: RowChange) -> dict[str, Any]:
 
 
 def _waiting(row: WorkloadRow, change: RowChange, *, to: Phase, now_us: int) -> dict[str, Any]:
-    """Keep time spent outside the queue from aging, by moving `queued_at` forward by as much.
+    """Exclude time outside the queue from aging, by moving `queued_at` forward by the same amount.
 
-    A backoff is known when it begins, so it is added at once; a pause that begins inside one counts from its end.
+    A backoff is known when it begins and added at once; a pause that begins during a backoff counts from its end.
     """
     if to in _OFF_QUEUE and row.paused_at is None:
         pause_us = max(now_us, to_us(row.not_before)) if row.not_before else now_us
@@ -102,7 +102,7 @@ def _waiting(row: WorkloadRow, change: RowChange, *, to: Phase, now_us: int) -> 
 async def apply_changes(
     pool: Pool, changes: Sequence[RowChange], *, keys: QueueKeys, holder: str, epoch: int | None, cycle: int | None
 ) -> BatchResult:
-    """Apply what can be applied and say what became of the rest.
+    """Apply the valid changes, and list the others in the result.
 
     Raises StaleEpochError, ConflictError (nothing written), StoreUnavailableError (maybe written).
     """
@@ -110,8 +110,8 @@ async def apply_changes(
         now_us = await begin(connection, epoch, holder)
         ids = {"ids": list({change.id for change in changes})}
         rows = {row.id: row for row in map(workload_row, await fetch(connection, "lock_rows", ids))}
-        ledger = AuditLog(now_us=now_us, epoch=epoch)
-        moved, stale, illegal = _decide(changes, rows, ledger, keys=keys, now_us=now_us, cycle=cycle)
+        audit = AuditLog(now_us=now_us, epoch=epoch)
+        moved, stale, illegal = _decide(changes, rows, audit, keys=keys, now_us=now_us, cycle=cycle)
         if moved:
             records = dumps([state_record(row) for row in moved.values()])
             async with connection.pipeline():
@@ -119,20 +119,20 @@ async def apply_changes(
                 ended = [row.id for row in moved.values() if row.door is Door.REST and row.phase.terminal]
                 if ended:
                     await connection.execute(sql("free_names"), {"ids": ended})
-                await ledger.flush(connection)
+                await audit.flush(connection)
     return BatchResult(list(moved.values()), stale, illegal)
 
 
 def _decide(
     changes: Sequence[RowChange],
     rows: dict[str, WorkloadRow],
-    ledger: AuditLog,
+    audit: AuditLog,
     *,
     keys: QueueKeys,
     now_us: int,
     cycle: int | None,
 ) -> tuple[dict[str, WorkloadRow], list[str], list[str]]:
-    """Go through the batch in order. Returns (new rows by id, stale ids, illegal ids)."""
+    """Decide each change in order. Returns (new rows by id, stale ids, illegal ids)."""
     moved: dict[str, WorkloadRow] = {}
     stale: list[str] = []
     illegal: list[str] = []
@@ -149,6 +149,6 @@ def _decide(
             illegal.append(change.id)
             dropped.add(change.id)
             continue
-        ledger.moved(row, new, change, cycle=cycle)
+        audit.moved(row, new, change, cycle=cycle)
         rows[change.id] = moved[change.id] = new
     return moved, stale, illegal

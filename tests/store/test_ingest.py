@@ -1,4 +1,4 @@
-"""Taking workloads in: new, edited, seen before, over."""
+"""Ingest of new, edited, known and finished workloads."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_the_highest_generation_in_a_batch_counts(state: StateManager, epo
     assert (row.generation, row.priority) == (2, 2)
 
 
-async def test_what_is_over_never_comes_back(state: StateManager, epoch: int) -> None:
+async def test_a_finished_workload_is_never_restarted(state: StateManager, epoch: int) -> None:
     for phase in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED):
         row = await arrive(state, epoch=epoch, phase=phase)
         (edited,) = await state.take_in([intake(id=row.id, generation=2, priority=99)], epoch=epoch)
@@ -89,7 +89,7 @@ async def test_two_doors_taking_in_the_same_ids_at_once_make_each_row_once(state
     assert [len(await state.get_events(item.id)) for item in wanted[:5]] == [1] * 5
 
 
-async def test_an_id_that_is_no_uuid_is_refused(state: StateManager, epoch: int) -> None:
+async def test_an_id_that_is_not_a_uuid_is_rejected(state: StateManager, epoch: int) -> None:
     with pytest.raises(ValueError, match="UUID"):
         await state.take_in([intake(id="job-1")], epoch=epoch)
     assert await state.get_workloads(["job-1"]) == []

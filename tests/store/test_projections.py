@@ -1,4 +1,4 @@
-"""What the leader tells the API processes, and what they ask of it."""
+"""Rows through which the leader and the API processes communicate."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_typed_reasons_are_kept_until_the_phase_changes(state: StateManage
     assert await reasons() == []
 
 
-async def test_the_object_of_a_rest_submission_is_remembered(state: StateManager, epoch: int) -> None:
+async def test_the_object_of_a_rest_submission_is_stored(state: StateManager, epoch: int) -> None:
     row = await arrive(state, epoch=epoch, door=Door.REST)
     assert (row.object_uid, row.object_name) == (None, None)
     await state.set_object(row.id, uid="u-1", name="job-00000000", epoch=epoch)
@@ -63,7 +63,7 @@ async def test_the_object_of_a_rest_submission_is_remembered(state: StateManager
         await state.set_object(row.id, uid="u-2", name="x", epoch=epoch + 1)
 
 
-async def test_the_leaders_figures_have_an_age(state: StateManager, epoch: int) -> None:
+async def test_the_leaders_statistics_have_an_age(state: StateManager, epoch: int) -> None:
     assert await state.get_leader_stats() == ({}, None)
     await state.write_leader_stats({"placed_per_minute": 12.5}, epoch=epoch)
     stats, age = await state.get_leader_stats()
@@ -74,7 +74,7 @@ async def test_the_leaders_figures_have_an_age(state: StateManager, epoch: int) 
         await state.write_leader_stats({}, epoch=epoch + 1)
 
 
-async def test_a_drain_is_asked_for_once_and_done_once(state: StateManager, epoch: int) -> None:
+async def test_a_drain_is_requested_once_and_done_once(state: StateManager, epoch: int) -> None:
     assert await state.add_worker_request("w1", action="drain", by="ops") is None, "unknown worker"
     await state.upsert_workers([WorkerRow("w1", "pool")])
     first = await state.add_worker_request("w1", action="drain", by="ops")

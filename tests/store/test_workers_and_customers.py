@@ -24,7 +24,7 @@ _WORKER = WorkerRow(
 )
 
 
-async def test_available_workers_tell_their_free_capacity(state: StateManager) -> None:
+async def test_available_workers_have_their_free_capacity(state: StateManager) -> None:
     full = replace(_WORKER, name="full", slots_used=10)
     cordoned = replace(_WORKER, name="cordoned", cordoned=True)
     away = replace(_WORKER, name="away", ready=False)
@@ -40,7 +40,7 @@ async def test_available_workers_tell_their_free_capacity(state: StateManager) -
     assert [worker.name for worker in await state.get_available_workers(gpu_model="A100", region="eu")] == ["w1"]
 
 
-async def test_workers_are_rewritten_and_forgotten(state: StateManager) -> None:
+async def test_workers_are_replaced_and_deleted(state: StateManager) -> None:
     await state.upsert_workers([_WORKER])
     await state.upsert_workers([replace(_WORKER, used={}, slots_used=0, zone="eu-2")])
     (worker,) = await state.get_available_workers()
@@ -49,7 +49,7 @@ async def test_workers_are_rewritten_and_forgotten(state: StateManager) -> None:
     assert await state.get_available_workers() == []
 
 
-async def test_customers_are_rewritten_and_marked_when_deleted(state: StateManager) -> None:
+async def test_customers_are_replaced_and_marked_when_deleted(state: StateManager) -> None:
     acme = CustomerRow("acme", "Premium", {"maxQueueDepth": 100}, ("team-a", "team-b"), 3)
     free = CustomerRow("free", "Free")
     await state.upsert_customers([free, acme])

@@ -1,4 +1,4 @@
-"""The leader's figures and the shapes of pools: one leader writes, everybody reads."""
+"""Demand statistics and shapes of pools: only the leader writes, all processes read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _FIGURES = DemandStats(
 )
 
 
-async def test_figures_come_back_as_written_with_their_age(state: StateManager, epoch: int) -> None:
+async def test_statistics_are_read_as_written_with_their_age(state: StateManager, epoch: int) -> None:
     assert await state.get_figures() is None
 
     await state.write_figures(_FIGURES, epoch=epoch)
@@ -43,13 +43,13 @@ async def test_figures_come_back_as_written_with_their_age(state: StateManager, 
     assert found[0].pools[0].demand == 12
 
 
-async def test_who_does_not_lead_writes_no_figures(state: StateManager, epoch: int) -> None:
+async def test_a_process_that_does_not_lead_cannot_write_statistics(state: StateManager, epoch: int) -> None:
     with pytest.raises(StaleEpochError):
         await state.write_figures(_FIGURES, epoch=epoch + 1)
     assert await state.get_figures() is None
 
 
-def test_figures_of_a_later_release_are_read() -> None:
+def test_statistics_of_a_later_release_are_read() -> None:
     record = to_record(_FIGURES)
     record["pools"][0]["new"] = 1
     assert from_record(record) == _FIGURES

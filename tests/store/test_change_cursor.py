@@ -1,4 +1,4 @@
-"""The change cursor: nothing is missed, however late it commits."""
+"""The change cursor misses no change, even of transactions that commit late."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def test_an_idle_database_repeats_nothing(state: StateManager, epoch: int)
     assert await state.changes_since(cursor) == ([], cursor)
 
 
-async def test_a_follower_ends_with_the_truth_whatever_commits_when(
+async def test_a_follower_has_the_final_state_in_any_order_of_commits(
     pool: Pool, state: StateManager, epoch: int
 ) -> None:
     rows = await state.take_in([intake() for _ in range(40)], epoch=epoch)
@@ -88,14 +88,16 @@ async def test_a_backlog_comes_in_pages_even_when_one_transaction_wrote_it(state
     assert sorted(seen) == sorted(row.id for row in rows)
 
 
-async def test_a_cursor_of_the_future_means_another_database_and_starts_over(state: StateManager, epoch: int) -> None:
+async def test_a_cursor_beyond_the_horizon_belongs_to_another_database_and_starts_over(
+    state: StateManager, epoch: int
+) -> None:
     row = await arrive(state, epoch=epoch)
     rows, cursor = await state.changes_since(Cursor(xid=2**40))
     assert rows == [row]
     assert cursor.xid < 2**40
 
 
-async def test_loading_is_complete_in_chunks_and_leaves_out_what_is_over(state: StateManager, epoch: int) -> None:
+async def test_loading_in_chunks_is_complete_and_leaves_out_finished_workloads(state: StateManager, epoch: int) -> None:
     wanted = {}
     for phase in Phase:
         row = await arrive(state, epoch=epoch, phase=phase)
