@@ -1,4 +1,4 @@
-"""Composition root of the process `niyanta operator`: wiring, the run of a replica, and the work of the leader.
+"""The process `niyanta operator`: wiring of its components, the tasks of every replica, and the tasks of the leader.
 
 Flow: kopf (cluster.watch.kopf_watcher) and the reflectors (cluster.state.cache) -> scheduler.intake.work_queue ->
 scheduler.loop -> store and cluster.api.client; committed rows -> cluster.status.workload_status.
@@ -38,6 +38,7 @@ from niyanta.scheduler.intake.work_queue import WorkQueue
 from niyanta.scheduler.leader import make_leader
 from niyanta.scheduler.lease import Lease
 from niyanta.scheduler.metrics import SchedulerMetrics
+from niyanta.scheduler.periodic.drain_queries import DrainQueries
 from niyanta.scheduler.state import SchedulerState
 from niyanta.settings import Settings
 from niyanta.store.errors import StoreUnavailableError
@@ -58,7 +59,7 @@ STALLED_AFTER_SECONDS = 30.0
 """An event loop without a heartbeat for longer than this fails the liveness probe."""
 
 RETRY_SECONDS = 0.5
-"""Longest pause before a request that Postgres or the API server didn't answer is repeated."""
+"""Longest pause before a request without an answer from Postgres or the API server is repeated."""
 
 
 class Operator:
@@ -119,12 +120,13 @@ class Operator:
         self._beat = time.monotonic()
         self._stop = asyncio.Event()
         self._scaler: ScalingController | None = None
-        """While this process leads."""
+        """The scaling of pools while this process leads; None otherwise."""
 
     # --- running -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> int:
-        """Until SIGTERM (0) or until leadership is lost to another (1: the kubelet starts a clean process)."""
+        """Run until SIGTERM (returns 0) or until another process takes leadership (returns 1, so that the kubelet
+        starts a new process)."""
         exporter = Exporter(
             host=self.settings.metrics_host, port=self.settings.metrics_port, alive=self._alive, ready=self._ready
         )
@@ -152,7 +154,7 @@ class Operator:
             if stop in done:
                 return 0
             for task in done:
-                task.result()  # a background task never ends by itself: its error is ours
+                task.result()  # a background task ends only by an error, which ends the process
             return 1
         finally:
             orderly = stop.done()
@@ -170,7 +172,7 @@ class Operator:
         return await self.candidate.run(self._lead)
 
     async def _lead(self, epoch: int, adopting: bool, settled: Settled) -> None:
-        """The work of a leader; ends by LeaseLostError, StaleEpochError or cancellation."""
+        """Run the leader's tasks; ends by LeaseLostError, StaleEpochError or cancellation."""
         await _until_answered(self.clock.refresh)
         self.work_queue.open()
         state = SchedulerState.of_leadership(epoch, self.settings, clock=self.clock, adopting=adopting)
@@ -183,17 +185,38 @@ class Operator:
             on_lost=self.candidate.lost.set,
             tick=self.lease.tick,
         )
-        scaler = self._scaler = make_scaling_controller(
+        scaler = self._scaler = self._make_scaler(state, leader.drain_queries)
+        beside = self._start_leader_tasks(state, scaler)
+
+        async def on_recovered() -> None:
+            beside.append(asyncio.create_task(scaler.run(), name="scaling"))
+            await settled()
+
+        try:
+            await self._prepare_to_lead()
+            await leader.run(on_recovered)
+        finally:
+            self._scaler = None
+            await _cancel(beside)
+            self.work_queue.close()
+            await leader.close()
+            self.cache.close_delta_cursors()
+
+    def _make_scaler(self, state: SchedulerState, drain_queries: DrainQueries) -> ScalingController:
+        return make_scaling_controller(
             self.settings,
             cache=self.cache,
             client=self.client,
             state=state,
             store=self.state,
-            drain_queries=leader.drain_queries,
+            drain_queries=drain_queries,
             pool_labels=self.metrics.pools,
             pools=self.resources.pools,
             may_act=lambda: self.lease.valid,
         )
+
+    def _start_leader_tasks(self, state: SchedulerState, scaler: ScalingController) -> list[asyncio.Task[Any]]:
+        """Start the tasks that run beside the leader's loop from the beginning."""
         pool_status = PoolStatusWriter(
             cache=self.cache,
             client=self.client,
@@ -204,34 +227,25 @@ class Operator:
             settings=self.settings,
             conditions=scaler.conditions,
         )
-
-        async def begin() -> None:
-            beside.append(asyncio.create_task(scaler.run(), name="scaler"))
-            await settled()
-
-        beside = [
-            asyncio.create_task(pool_status.run(), name="pool status"),
-            asyncio.create_task(self.deleted.run(lambda: _live_objects(state)), name="deletions"),
-            asyncio.create_task(listen(self.settings.dsn, self.work_queue.put_hint), name="hints"),
-            *(asyncio.create_task(coroutine, name=name) for name, coroutine in self.adapter.leader_tasks()),
+        work = [
+            ("pool status", pool_status.run()),
+            ("deletions", self.deleted.run(lambda: _live_objects(state))),
+            ("hints", listen(self.settings.dsn, self.work_queue.put_hint)),
+            *self.adapter.leader_tasks(),
         ]
-        try:
-            self.cache.close_delta_cursors()
-            await ticking(self.lease.tick, self.cache.relist_consistent())
-            await ticking(self.lease.tick, _until_answered(self.resources.load))
-            if self.settings.default_customer:
-                await self.resources.ensure_default_customer()
-            gc.collect()
-            gc.freeze()
-            await leader.run(begin)
-        finally:
-            self._scaler = None
-            await _cancel(beside)
-            self.work_queue.close()
-            await leader.close()
-            self.cache.close_delta_cursors()
+        return [asyncio.create_task(coroutine, name=name) for name, coroutine in work]
 
-    # --- what changes ------------------------------------------------------------------------------------------------
+    async def _prepare_to_lead(self) -> None:
+        """Bring the cache and the resource lists up to date before recovery."""
+        self.cache.close_delta_cursors()
+        await ticking(self.lease.tick, self.cache.relist_consistent())
+        await ticking(self.lease.tick, _until_answered(self.resources.load))
+        if self.settings.default_customer:
+            await self.resources.ensure_default_customer()
+        gc.collect()
+        gc.freeze()
+
+    # --- changes -----------------------------------------------------------------------------------------------------
 
     def _workload_event(self, kind: str, obj: Mapping[str, Any]) -> None:
         if kind == "DELETED":
@@ -289,7 +303,7 @@ async def _until_answered(ask: Callable[[], Awaitable[None]]) -> None:
         ask,
         on=(ApiError, StoreUnavailableError),
         backoff=Backoff(first_seconds=RETRY_SECONDS, longest_seconds=RETRY_SECONDS),
-        report=lambda error, _: logger.warning("asking again", error=str(error)),
+        report=lambda error, _: logger.warning("a request failed; repeating", error=str(error)),
     )
 
 
@@ -306,7 +320,7 @@ async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
 
 async def operate(settings: Settings) -> int:
     """Run an operator process; returns its exit code."""
-    # Long-lived caches make full collections expensive, and hardly anything here forms cycles.
+    # Long-lived caches make full collections expensive, and few objects form cycles.
     gc.set_threshold(50_000, 20, 100)
     async with contextlib.AsyncExitStack() as stack:
         pool = await open_pool(settings)

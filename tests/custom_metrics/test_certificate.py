@@ -70,9 +70,9 @@ def test_a_shorter_lifetime_is_obeyed_at_once(made: ServingCertificate) -> None:
 
 def test_what_cannot_be_used_is_replaced(made: ServingCertificate) -> None:
     other = issue(NAMES, lifetime=DAYS, now=NOW)
-    assert cause(None) == "there is none yet"
+    assert cause(None) == "no certificate exists yet"
     assert cause(made, names=(*NAMES, "renamed.elsewhere.svc")) == "it isn't for renamed.elsewhere.svc"
-    assert cause(replace(made, key=other.key)) == "its key is another one's"
+    assert cause(replace(made, key=other.key)) == "its key belongs to another certificate"
     for broken in (
         replace(made, authorities=other.authorities),
         replace(made, certificate=b"what"),

@@ -40,7 +40,7 @@ async def test_the_front_proxy_is_answered_in_json_whatever_it_accepts(scenario:
 async def test_headers_without_a_certificate_prove_nothing(scenario: AdapterScenario) -> None:
     spoofed = {"X-Remote-User": "system:admin", "X-Remote-Group": "system:masters"}
     reply = await scenario.ask(f"{POOLS}/gpu/demand", anonymous=True, headers=spoofed)
-    assert_status(reply, 401, "Unauthorized", "only the API server may ask here")
+    assert_status(reply, 401, "Unauthorized", "only the API server may send requests")
     assert_status(await scenario.ask(ROOT, anonymous=True, headers=spoofed), 401, "Unauthorized", "only the API server")
 
 
@@ -57,7 +57,7 @@ async def test_a_certificate_of_another_authority_ends_the_connection(
 
 async def test_another_name_of_the_right_authority_is_forbidden(scenario: AdapterScenario, tmp_path: Path) -> None:
     reply = await scenario.ask(ROOT, certificate=scenario.front.client(tmp_path, "kubelet"))
-    assert_status(reply, 403, "Forbidden", "kubelet's, which is not one of requestheader-allowed-names")
+    assert_status(reply, 403, "Forbidden", "name (kubelet) is not one of requestheader-allowed-names")
 
 
 async def test_without_allowed_names_every_name_of_the_authority_is_accepted(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ async def test_a_label_selector_chooses_among_all_pools(scenario: AdapterScenari
         (f"{POOLS}/nope/demand", 404, "there is no WorkerPool nope; there are: gpu, idle, new"),
         (f"{POOLS}/gpu/nope", 404, "a WorkerPool has no metric nope; it has: demand, workers_needed"),
         (f"{ROOT}/namespaces/team/metrics/workers_needed", 404, "a Namespace has no metric workers_needed"),
-        (f"{ROOT}/namespaces/team/workerpools.niyanta.io/gpu/demand", 404, "in the namespace niyanta-system alone"),
+        (f"{ROOT}/namespaces/team/workerpools.niyanta.io/gpu/demand", 404, "in the namespace niyanta-system only"),
         (f"{ROOT}/namespaces/team/pods/web/demand", 404, "there are no metrics of pods"),
         (f"{ROOT}/nodes/n1/demand", 404, "is not served; metrics are at"),
         ("/apis/external.metrics.k8s.io/v1beta1", 404, "is not served"),

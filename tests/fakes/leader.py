@@ -106,7 +106,7 @@ class LeaderUnderTest:
 
     async def recover(self) -> None:
         """Run recovery alone, without the loop."""
-        await self._leader.recovery.run()
+        await self._leader.handlers.recovery.run()
 
     async def close(self) -> None:
         """End it as the manager does."""
@@ -131,7 +131,9 @@ class LeaderUnderTest:
 
     async def commit(self, *decisions: tuple[TrackedWorkload, LifecycleDecision]) -> None:
         """Have decisions committed and followed."""
-        await self._leader.transitions.commit([TransitionRequest(tracked, decision) for tracked, decision in decisions])
+        await self._leader.writers.transitions.commit(
+            [TransitionRequest(tracked, decision) for tracked, decision in decisions]
+        )
 
     async def decide(self, workload_id: str, event: Event, reason: str = "Test", message: str = "") -> None:
         """Have one decision committed and followed."""
@@ -151,7 +153,7 @@ class LeaderUnderTest:
             attempt=tracked.row.attempt + 1,
             wake_in_seconds=600.0,
         )
-        await self._leader.transitions.place([change], cycle=1)
+        await self._leader.writers.transitions.place([change], cycle=1)
 
     async def created(self, workload_id: str) -> None:
         """Wait until the creates of a workload have ended."""
@@ -168,23 +170,23 @@ class LeaderUnderTest:
 
     async def take_in(self, *uids: str) -> None:
         """Have Workload objects become rows."""
-        await self._leader.admission.take_in([self.cluster.objects[uid] for uid in uids])
+        await self._leader.handlers.admission.take_in([self.cluster.objects[uid] for uid in uids])
 
     async def take_gone(self, *uids: str) -> None:
         """Have deletions of Workload objects followed."""
-        await self._leader.admission.take_gone([DeletedObject(uid) for uid in uids])
+        await self._leader.handlers.admission.take_gone([DeletedObject(uid) for uid in uids])
 
     async def review_customers(self) -> None:
         """Have changes of Customers followed."""
-        await self._leader.admission.review_customers()
+        await self._leader.handlers.admission.review_customers()
 
     async def review_defaults(self, *namespaces: str) -> None:
         """Have changes of LimitRanges followed."""
-        await self._leader.admission.review_defaults(namespaces)
+        await self._leader.handlers.admission.review_defaults(namespaces)
 
     async def refresh(self, *workload_ids: str) -> None:
         """Have rows read again."""
-        await self._leader.transitions.refresh(workload_ids)
+        await self._leader.writers.transitions.refresh(workload_ids)
 
     async def evict(self, worker: str, reason: str) -> int:
         """Have what runs on a worker put back into the queue, as scaling asks for it."""
@@ -202,7 +204,7 @@ class LeaderUnderTest:
 
     async def observe(self, *workload_ids: str) -> None:
         """Have the pods of these workloads, and all ended creates, looked at."""
-        await self._leader.observer.observe(workload_ids)
+        await self._leader.handlers.observer.observe(workload_ids)
 
     async def round(self) -> None:
         """Run one round of the loop."""

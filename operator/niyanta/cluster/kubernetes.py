@@ -20,7 +20,7 @@ from niyanta.cluster.status.workload_status import WorkloadStatusWriter
 from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.engine.sizing.pool_fit import EmptyPool
 from niyanta.engine.snapshot.deltas import DeltaCursor
-from niyanta.engine.types import Requirements, Subject
+from niyanta.engine.types import Requirements, Subject, WorkerInfo
 from niyanta.resources.compile.pod_resources import NamespaceDefaults, RuntimeClass
 from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, REST_ID, WORKLOAD_UID
 from niyanta.resources.models.customer import Customer
@@ -32,8 +32,10 @@ from niyanta.scheduler.cluster_api import (
     LeaseLostError,
     MissingObjectsError,
     NodeState,
+    PodPhase,
     PodView,
     PodWriteError,
+    WorkerState,
     WriteProblem,
 )
 from niyanta.store.rows import WorkloadRow
@@ -147,11 +149,8 @@ class KubernetesCluster:
         found = self._customers.items().get(customer)
         return "unknown" if found is None else found.spec.tier.value
 
-    def worker_states(self) -> Mapping[tuple[str, str], int]:
-        return Counter(
-            (worker.pool, "not_ready" if not worker.ready else "cordoned" if worker.cordoned else "ready")
-            for worker in self._cache.workers.values()
-        )
+    def worker_states(self) -> Mapping[tuple[str, WorkerState], int]:
+        return Counter((worker.pool, _worker_state(worker)) for worker in self._cache.workers.values())
 
     def worker_counts(self) -> tuple[int, int]:
         workers = self._cache.workers.values()
@@ -309,6 +308,12 @@ def _as_lease_lost() -> Iterator[None]:
         raise LeaseLostError(str(error)) from error
 
 
+def _worker_state(worker: WorkerInfo) -> WorkerState:
+    if not worker.ready:
+        return WorkerState.NOT_READY
+    return WorkerState.CORDONED if worker.cordoned else WorkerState.READY
+
+
 def pod_view(pod: Pod) -> PodView:
     """The pod as the outcome rules need it."""
     meta, status = pod.metadata, pod.status
@@ -328,7 +333,7 @@ def pod_view(pod: Pod) -> PodView:
         attempt=_number(meta.labels.get(ATTEMPT)),
         index=_number(meta.labels.get(INDEX)),
         node=pod.spec.node_name,
-        phase=status.phase,
+        phase=PodPhase(status.phase),
         over=pod.terminal or (deleting and meta.deletion_grace_period_seconds == 0),
         deleting=deleting,
         has_finalizer=OUTCOME_FINALIZER in meta.finalizers,

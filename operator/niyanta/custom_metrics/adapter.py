@@ -1,7 +1,7 @@
-"""The custom.metrics.k8s.io adapter of one operator process, put together: figures in, certificates in, answers out.
+"""Wiring of the custom.metrics.k8s.io adapter in one operator process; `manager` runs it.
 
-Flow: store.figures -> metrics.adapter_feed -> metrics.adapter_api -> metrics.adapter; cluster.trust brings what changes
-about certificates, and cluster.keeper, beside the leader's loop, changes it. `operate` runs it.
+Flow: demand statistics in Postgres -> stats_reader -> routes -> server. certificate_watcher passes changed certificates
+to the server; on the leader, certificate_rotation replaces them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = log.get(__name__)
 
 
 class MetricsAdapter:
-    """Every replica has one, whether it leads or not; with `settings.metrics_adapter` off it does nothing."""
+    """The adapter of one replica, leading or not. It does nothing if `settings.metrics_adapter` is off."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class MetricsAdapter:
         return [("adapter certificate rotation", self._certificate_rotation.run())] if self._enabled else []
 
     def problem(self) -> str:
-        """Why this replica isn't ready; "" when it answers, or needn't."""
+        """The reason for which this replica isn't ready; "" if it answers, or if the adapter is off."""
         found = self._adapter.problem() if self._enabled else ""
         return f"the metrics adapter does not answer: {found}" if found else ""
 
@@ -68,7 +68,7 @@ class MetricsAdapter:
     async def _use(self, held: ServingCertificate, authentication: Mapping[str, str]) -> None:
         try:
             end = ends_at(held.certificate)
-        except ValueError as error:  # somebody edited the Secret: the leader makes another one
-            logger.error("the Secret of the metrics adapter holds no certificate", error=str(error))
+        except ValueError as error:  # the Secret was edited; the leader replaces the certificate
+            logger.error("the metrics adapter's Secret doesn't contain a certificate", error=str(error))
             return
         await self._adapter.use(certificate=held.certificate, key=held.key, ends_at=end, authentication=authentication)

@@ -1,7 +1,7 @@
-"""The metrics adapter's serving certificate: made, judged, and kept as the data of a Secret.
+"""The metrics adapter's serving certificate: how it is issued, checked, and stored in a Secret.
 
-Pure but for random numbers; `now` is an argument. Each certificate has an authority of its own, whose key is thrown
-away once it has signed: what the Secret holds can't sign anything. `certificate_rotation` (leader) issues,
+Pure except for random numbers; `now` is an argument. Each certificate has an authority of its own, whose key is
+discarded after signing, so that no key in the Secret can sign. `certificate_rotation` (leader) issues,
 `certificate_watcher` (every replica) loads.
 """
 
@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 SKEW = dt.timedelta(hours=1)
-"""Certificates are valid from this long before they were made: not every machine's clock is right."""
+"""Time before its issue from which a certificate is valid, because clocks differ."""
 
 RENEW_AT = 2 / 3
 """Share of its lifetime after which a certificate is replaced."""
@@ -38,7 +38,8 @@ CERTIFICATE, KEY, AUTHORITIES = "tls.crt", "tls.key", "ca.crt"
 
 @dataclass(frozen=True, slots=True)
 class ServingCertificate:
-    """PEM throughout. `authorities`: the one that signed it, then earlier ones that replicas may still answer with."""
+    """A certificate in PEM. `authorities`: its own authority, then earlier ones whose certificates replicas may still
+    serve."""
 
     certificate: bytes
     key: bytes
@@ -46,17 +47,17 @@ class ServingCertificate:
 
 
 def service_names(service: str, namespace: str) -> tuple[str, ...]:
-    """DNS names of a Service inside the cluster. API servers connect to the second of them."""
+    """DNS names of a Service inside the cluster. API servers connect to the second one."""
     return tuple(
         f"{service}{rest}" for rest in ("", f".{namespace}.svc", f".{namespace}", f".{namespace}.svc.cluster.local")
     )
 
 
 def issue(names: Iterable[str], *, lifetime: dt.timedelta, now: dt.datetime) -> ServingCertificate:
-    """A new authority and a certificate of it for `names`."""
+    """A certificate for `names` from a new authority."""
     wanted = tuple(names)
     authority_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    # Names of authorities differ, so that nobody mistakes one for another when a bundle holds two.
+    # Each authority has another name, so that clients can tell two of them in one bundle apart.
     issuer = _name(f"niyanta-metrics-adapter-{x509.random_serial_number():040x}"[:64])
     authority = (
         _builder(issuer, issuer, authority_key.public_key(), lifetime, now)
@@ -83,9 +84,9 @@ def issue(names: Iterable[str], *, lifetime: dt.timedelta, now: dt.datetime) -> 
 
 
 def problem(held: ServingCertificate | None, names: Iterable[str], *, lifetime: dt.timedelta, now: dt.datetime) -> str:
-    """Why a new certificate is needed; "": it isn't."""
+    """The reason for which a new certificate is needed; "" if none is needed."""
     if held is None:
-        return "there is none yet"
+        return "no certificate exists yet"
     try:
         certificate = x509.load_pem_x509_certificate(held.certificate)
         authority = x509.load_pem_x509_certificates(held.authorities)[0]
@@ -95,7 +96,7 @@ def problem(held: ServingCertificate | None, names: Iterable[str], *, lifetime: 
     except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
         return f"it can't be used: {error or type(error).__name__}"
     if _public(key.public_key()) != _public(certificate.public_key()):
-        return "its key is another one's"
+        return "its key belongs to another certificate"
     missing = set(names) - set(alternatives.get_values_for_type(x509.DNSName))
     if missing:
         return f"it isn't for {', '.join(sorted(missing))}"
@@ -108,17 +109,17 @@ def problem(held: ServingCertificate | None, names: Iterable[str], *, lifetime: 
 
 
 def ends_at(certificate: bytes) -> dt.datetime:
-    """When a certificate stops being valid. Raises ValueError when it is none."""
+    """Time at which a certificate expires. Raises ValueError if it is not a certificate."""
     return x509.load_pem_x509_certificate(certificate).not_valid_after_utc
 
 
 def joined(first: bytes, others: bytes, *, now: dt.datetime) -> bytes:
-    """A bundle of both, `first` first, each certificate once, and none that is over."""
+    """A bundle of `first` and `others` in this order, without duplicates and expired certificates."""
     found: dict[bytes, None] = {}
     for bundle in (first, others):
         try:
             certificates = x509.load_pem_x509_certificates(bundle) if bundle.strip() else []
-        except ValueError:  # somebody wrote something else there
+        except ValueError:  # the Secret was edited
             continue
         for certificate in certificates:
             if certificate.not_valid_after_utc > now:
@@ -127,13 +128,13 @@ def joined(first: bytes, others: bytes, *, now: dt.datetime) -> bytes:
 
 
 def to_data(held: ServingCertificate) -> dict[str, str]:
-    """As a Secret's `data`."""
+    """The certificate as a Secret's `data`."""
     parts = {CERTIFICATE: held.certificate, KEY: held.key, AUTHORITIES: held.authorities}
     return {name: base64.b64encode(part).decode() for name, part in parts.items()}
 
 
 def from_data(data: Mapping[str, str] | None) -> ServingCertificate | None:
-    """From a Secret's `data`; None when it isn't all there."""
+    """The certificate in a Secret's `data`; None if a part is missing."""
     try:
         certificate, key, authorities = (
             base64.b64decode((data or {}).get(name, ""), validate=True) for name in (CERTIFICATE, KEY, AUTHORITIES)

@@ -1,7 +1,9 @@
-"""The leader's care for the metrics adapter: a valid certificate in its Secret, its authority in the APIService.
+"""Certificate rotation on the leader: keeps a valid certificate in the adapter's Secret and its authority in the
+APIService.
 
-API servers must trust a certificate before any replica answers with it, and still trust the last one while some do: a
-new authority goes into the APIService first, beside the old one, and the Secret follows. `trust` takes it from there.
+API servers must trust a certificate before any replica serves it, and trust the former one while a replica still serves
+it. Therefore the new authority is added to the APIService first, beside the old one, and the Secret is written later.
+`certificate_watcher` loads it in every replica.
 """
 
 from __future__ import annotations
@@ -32,19 +34,19 @@ logger = log.get(__name__)
 API_SERVICE = "v1beta2.custom.metrics.k8s.io"
 
 CHECK_INTERVAL_SECONDS = 5.0
-"""Seconds between two looks: how long an edit by somebody else lasts."""
+"""Time between two checks, and thus the longest time until an edit by another client is corrected."""
 
 SPREAD_SECONDS = 2.0
-"""Seconds in which every API server has heard of an edited APIService."""
+"""Time in which every API server has observed a change of the APIService."""
 
 
 def secret_name(settings: Settings) -> str:
-    """The Secret with the adapter's certificate; the chart makes it, empty."""
+    """Name of the Secret with the adapter's certificate; the chart creates it empty."""
     return f"{settings.metrics_adapter_service}-tls"
 
 
 class CertificateRotation:
-    """Runs beside the leader's loop; only the leader writes."""
+    """Replaces the certificate when needed. Runs beside the leader's loop, because only the leader may write."""
 
     def __init__(self, client: ApiClient, settings: Settings) -> None:
         self._client = client
@@ -54,26 +56,27 @@ class CertificateRotation:
         self._names = service_names(self._service, self._namespace)
         self._lifetime = dt.timedelta(seconds=settings.metrics_adapter_certificate_lifetime)
         self._authorities = b""
-        """Those of the last certificate seen: replicas still answer with it when somebody empties the Secret."""
-        self._said = ""
+        """Authorities of the last valid certificate, which replicas still serve if the Secret is emptied."""
+        self._logged = ""
+        """The last logged problem."""
 
     async def run(self) -> None:
-        """Look after both until cancelled; errors are tried again at the next turn."""
+        """Check until cancelled; after an error, the next check tries again."""
         while True:
             try:
-                await self._look()
+                await self._check()
             except WritesClosedError:
                 return
             except ApiError as error:
-                # Somebody else wrote in between: the next look sees what.
+                # After a conflict with another client's write, the next check reads again.
                 if error_kind(error) is not ErrorKind.CONFLICT:
-                    logger.warning("the metrics adapter's certificate was not looked after", error=str(error))
+                    logger.warning("the metrics adapter's certificate was not maintained", error=str(error))
             await asyncio.sleep(CHECK_INTERVAL_SECONDS)
 
-    async def _look(self) -> None:
+    async def _check(self) -> None:
         secret = await self._client.get(SECRETS, self._secret, namespace=self._namespace)
         if secret is None:
-            self._say(f"the Secret {self._namespace}/{self._secret} is missing: `helm upgrade` makes it again")
+            self._log_once(f"the Secret {self._namespace}/{self._secret} is missing: `helm upgrade` creates it again")
             return
         registration = await self._our_registration()
         held = from_data(secret.get("data"))
@@ -100,18 +103,18 @@ class CertificateRotation:
         body = {"metadata": {"resourceVersion": secret["metadata"]["resourceVersion"]}, "data": to_data(fresh)}
         await self._client.patch(SECRETS, self._secret, body, namespace=self._namespace)
         if not earlier:
-            # The API server looks again when the APIService changes, and somebody should answer by then.
+            # API servers probe the adapter when the APIService changes, and a replica should serve by then.
             await asyncio.sleep(SPREAD_SECONDS)
         return fresh
 
     async def _write_bundle(self, registration: Manifest, authorities: bytes) -> None:
-        """Put the bundle right if it isn't. Another one's certificate would never be trusted with it."""
+        """Write the APIService's caBundle if it differs."""
         spec = registration["spec"]
         bundle = base64.b64encode(authorities).decode()
         if spec.get("caBundle") == bundle and not spec.get("insecureSkipTLSVerify"):
             return
         if spec.get("caBundle") or spec.get("insecureSkipTLSVerify"):
-            logger.info("the APIService's caBundle is written anew", name=API_SERVICE)
+            logger.info("the APIService's caBundle is replaced", name=API_SERVICE)
         body = {
             "metadata": {"resourceVersion": registration["metadata"]["resourceVersion"]},
             "spec": {"caBundle": bundle, "insecureSkipTLSVerify": None},
@@ -119,21 +122,21 @@ class CertificateRotation:
         await self._client.patch(API_SERVICES, API_SERVICE, body)
 
     async def _our_registration(self) -> Manifest | None:
-        """The APIService while it leads to our Service; never touched while it leads elsewhere."""
+        """The APIService if it refers to this adapter's Service; None otherwise, so that it isn't changed."""
         found = await self._client.get(API_SERVICES, API_SERVICE)
         if found is None:
-            self._say(f"the APIService {API_SERVICE} is missing: autoscalers can't ask for metrics")
+            self._log_once(f"the APIService {API_SERVICE} is missing: autoscalers can't read metrics")
             return None
         service: Mapping[str, Any] = found["spec"].get("service") or {}
         if (service.get("namespace"), service.get("name")) != (self._namespace, self._service):
             owner = f"{service.get('namespace')}/{service.get('name')}" if service else "the API server itself"
-            self._say(f"the APIService {API_SERVICE} belongs to {owner}: autoscalers can't ask Niyanta for metrics")
+            self._log_once(f"the APIService {API_SERVICE} belongs to {owner}: autoscalers can't read Niyanta's metrics")
             return None
-        self._said = ""
+        self._logged = ""
         return found
 
-    def _say(self, what: str) -> None:
-        """Once, until it is well again or something else is wrong."""
-        if what != self._said:
-            self._said = what
-            logger.error(what)
+    def _log_once(self, problem: str) -> None:
+        """Log a problem, unless it is the last logged one."""
+        if problem != self._logged:
+            self._logged = problem
+            logger.error(problem)

@@ -1,7 +1,7 @@
-"""Follows the serving certificate in its Secret, and the authorities of callers in their ConfigMap.
+"""Watches the serving certificate in its Secret, and the authorities of callers in their ConfigMap.
 
-Every replica follows both, so that a rotation by `certificate_rotation`, or one of the cluster's own front-proxy
-authority, needs no restart. `adapter` takes what changed.
+Every replica reads both, so that rotations of the certificate or of the cluster's front-proxy authority need no
+restart. `adapter` passes changes to the server.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from niyanta.settings import Settings
 logger = log.get(__name__)
 
 AUTHENTICATION = ("kube-system", "extension-apiserver-authentication")
-"""Where API servers publish how their calls to aggregated servers are told from others' (namespace, name)."""
+"""Namespace and name of the ConfigMap with the front proxy's authorities, which API servers publish."""
 
 READ_INTERVAL_SECONDS = 5.0
-"""Seconds between two readings."""
+"""Time between two reads."""
 
 FIRST_READ_INTERVAL_SECONDS = 0.5
-"""The same until there is a certificate: a first installation waits for it."""
+"""Time between two reads until a certificate exists, because a first installation waits for it."""
 
 Use = Callable[[ServingCertificate, Mapping[str, str]], Awaitable[None]]
-"""Takes a certificate and the data of the authentication ConfigMap (empty: it can't be read)."""
+"""Called with a certificate and the data of the authentication ConfigMap (empty if it can't be read)."""
 
 
 class CertificateWatcher:
-    """Reads the Secret and the ConfigMap, and hands on what changed."""
+    """Reads the Secret and the ConfigMap, and passes changes to `use`."""
 
     def __init__(self, client: ApiClient, settings: Settings, use: Use) -> None:
         self._client = client
@@ -44,13 +44,13 @@ class CertificateWatcher:
         self._trouble = ""
 
     async def run(self) -> None:
-        """Follow until cancelled. While the API server is away, what was read last is used."""
+        """Read until cancelled. While the API server is away, the last certificate stays in use."""
         while True:
             try:
                 await self._read()
                 self._trouble = ""
             except ApiError as error:
-                if str(error) != self._trouble:  # said once: this is asked twice a second at first
+                if str(error) != self._trouble:  # logged once, because the first reads are frequent
                     logger.warning("the metrics adapter's certificate was not read", error=str(error))
                 self._trouble = str(error)
             await asyncio.sleep(READ_INTERVAL_SECONDS if self._used else FIRST_READ_INTERVAL_SECONDS)
@@ -73,6 +73,6 @@ class CertificateWatcher:
             if error_kind(error) is not ErrorKind.FORBIDDEN:
                 raise
             if self._used is None or self._used[1]:
-                logger.error("who may call the metrics adapter can't be read", error=str(error))
+                logger.error("the authorities of the metrics adapter's callers can't be read", error=str(error))
             return {}
         return dict((found or {}).get("data") or {})

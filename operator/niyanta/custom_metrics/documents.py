@@ -1,11 +1,12 @@
-"""Documents of the custom.metrics.k8s.io adapter as plain data: discovery, OpenAPI, metric values and refusals.
+"""Documents of the custom.metrics.k8s.io adapter as plain data: discovery, OpenAPI, metric values and errors.
 
-`adapter_api` chooses among these; nothing here knows of HTTP.
+`routes` chooses among them.
 """
 
 from __future__ import annotations
 
 import datetime as dt
+import enum
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ POOLS = "workerpools.niyanta.io"
 NAMESPACES = "namespaces"
 
 AGGREGATED = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
-"""Media type of aggregated discovery, as requests accept it and answers name it."""
+"""Media type of aggregated discovery, in requests and responses."""
 
 POOL_METRICS: Mapping[str, Callable[[PoolStats], float]] = {
     "demand": lambda pool: pool.demand,
@@ -41,17 +42,28 @@ NAMESPACE_METRICS: Mapping[str, Callable[[NamespaceStats], float]] = {
 }
 
 
-class StatusError(Exception):
-    """An answer that is no success: `code` is the HTTP status, `reason` the word Kubernetes has for it."""
+class StatusReason(enum.Enum):
+    """Reasons of error responses: HTTP status and reason of the metav1.Status."""
 
-    def __init__(self, code: int, reason: str, message: str) -> None:
+    BAD_REQUEST = 400, "BadRequest"
+    UNAUTHORIZED = 401, "Unauthorized"
+    FORBIDDEN = 403, "Forbidden"
+    NOT_FOUND = 404, "NotFound"
+    METHOD_NOT_ALLOWED = 405, "MethodNotAllowed"
+    INTERNAL_ERROR = 500, "InternalError"
+    SERVICE_UNAVAILABLE = 503, "ServiceUnavailable"
+
+
+class StatusError(Exception):
+    """An error response; `code` is the HTTP status."""
+
+    def __init__(self, reason: StatusReason, message: str) -> None:
         super().__init__(message)
-        self.code = code
-        self.reason = reason
+        self.code, self.reason = reason.value
         self.message = message
 
     def document(self) -> Document:
-        """As a metav1.Status."""
+        """The error as a metav1.Status."""
         return {
             "kind": "Status",
             "apiVersion": "v1",
@@ -70,7 +82,7 @@ class Value:
     kind: str
     api_version: str
     namespace: str
-    """"" for what lives in none."""
+    """"" for objects without a namespace."""
     name: str
     metric: str
     value: float
@@ -87,14 +99,14 @@ def namespace_value(metric: str, stats: NamespaceStats) -> Value:
 
 
 def quantity(value: float) -> str:
-    """As Kubernetes writes quantities: whole, or in thousandths rounded up (an age isn't shown as less than it is)."""
+    """A value in Kubernetes' notation: whole, or in thousandths rounded up, so that an age is never shown too small."""
     thousandths = math.ceil(round(value * 1000, 6))
     whole, rest = divmod(thousandths, 1000)
     return f"{thousandths}m" if rest else str(whole)
 
 
 def value_list(values: Iterable[Value], stats: DemandStats) -> Document:
-    """A MetricValueList; the timestamp is the moment the leader counted."""
+    """A MetricValueList; its timestamp is the time at which the leader counted."""
     counted = dt.datetime.fromtimestamp(stats.at // 1_000_000, dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     items = []
     for value in values:
@@ -128,13 +140,13 @@ def group() -> Document:
 
 
 def groups() -> Document:
-    """The APIGroupList with that group alone."""
+    """The APIGroupList with that group only."""
     item = {key: value for key, value in group().items() if key not in ("kind", "apiVersion")}
     return {"kind": "APIGroupList", "apiVersion": "v1", "groups": [item]}
 
 
 def resources() -> Document:
-    """The APIResourceList: each metric is listed as a subresource of what it describes."""
+    """The APIResourceList: each metric is listed as a subresource of the described kind."""
     listed = [(POOLS, metric, True) for metric in POOL_METRICS]
     listed += [(NAMESPACES, metric, False) for metric in NAMESPACE_METRICS]
     return {
@@ -155,10 +167,11 @@ def resources() -> Document:
 
 
 def aggregated() -> Document:
-    """The same as an APIGroupDiscoveryList: one request instead of three, and none while the ETag holds.
+    """The same as an APIGroupDiscoveryList, which takes one request instead of three, and an empty one while the ETag
+    is valid.
 
-    What the metrics describe is listed without a kind and without verbs, because it isn't served here (the API server
-    makes the same of an APIResourceList).
+    The described kinds are listed without kind and verbs, because they aren't served here (the API server converts an
+    APIResourceList in the same way).
     """
     described = [(POOLS, "Namespaced", POOL_METRICS), (NAMESPACES, "Cluster", NAMESPACE_METRICS)]
     kind = {"group": "", "version": "", "kind": "MetricValueList"}
@@ -191,16 +204,16 @@ _INFO = {"title": "Niyanta metrics adapter", "version": __version__}
 
 
 def openapi_v2() -> Document:
-    """Nothing that kubectl could explain, but an answer: the API server asks each aggregated server again and again."""
+    """An OpenAPI v2 document without paths; the API server requests one of each aggregated server regularly."""
     return {"swagger": "2.0", "info": _INFO, "paths": {}, "definitions": {}}
 
 
 def openapi_v3_index() -> Document:
-    """Path of the only OpenAPI v3 document; the hash names its content, which a release doesn't change."""
+    """Path of the only OpenAPI v3 document. The hash identifies its content, which is constant within a release."""
     place = f"apis/{GROUP_VERSION}"
     return {"paths": {place: {"serverRelativeURL": f"/openapi/v3/{place}?hash={__version__}"}}}
 
 
 def openapi_v3() -> Document:
-    """That document."""
+    """The OpenAPI v3 document, without paths."""
     return {"openapi": "3.0.0", "info": _INFO, "paths": {}}

@@ -1,9 +1,8 @@
-"""Authentication of callers: only the API server's front proxy may ask the adapter.
+"""Authentication of callers: the adapter answers only the API server's front proxy.
 
-The API server authenticates and authorises each user before it passes a request on, then shows a client certificate and
-names the user in headers. Whoever reaches the port without that certificate could write any name there, so the headers
-count only beside it. What the certificate must be like is published in the ConfigMap
-kube-system/extension-apiserver-authentication.
+The API server authenticates and authorises each user before it passes a request on, with a client certificate of its
+own and the user's name in headers. The headers are trusted only together with that certificate, because other clients
+could write any name. The ConfigMap kube-system/extension-apiserver-authentication has the certificate's authorities.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from niyanta.custom_metrics.documents import StatusError
+from niyanta.custom_metrics.documents import StatusError, StatusReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +21,14 @@ class FrontProxy:
     """Content of the ConfigMap. Without `authorities` no caller can be authenticated."""
 
     authorities: str = ""
-    """PEM."""
+    """In PEM."""
     allowed_names: frozenset[str] = frozenset()
-    """Common names; empty: any that the authorities signed."""
+    """Allowed common names; empty: every certificate of the authorities."""
     user_headers: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, data: Mapping[str, str]) -> FrontProxy:
-        """From the ConfigMap's data. Lists that can't be read leave nobody trusted: an empty one would trust all."""
+        """Parse the ConfigMap's data. If a list can't be parsed, no caller is trusted; an empty one would trust all."""
         try:
             return cls(
                 authorities=data.get("requestheader-client-ca-file", "").strip(),
@@ -40,37 +39,37 @@ class FrontProxy:
             return cls()
 
     def user(self, certificate: Mapping[str, Any] | None, headers: Mapping[str, str]) -> str:
-        """The user on whose behalf the front proxy asks. Raises Refusal.
+        """The user for whom the front proxy sends the request. Raises StatusError.
 
-        `certificate` is what the TLS layer verified, in the form of ssl.getpeercert(); None or empty: none was shown.
+        `certificate` is the client certificate that the TLS layer verified, in the form of ssl.getpeercert(); None or
+        empty if the client presented none.
         """
         if not self.authorities:
             raise StatusError(
-                401,
-                "Unauthorized",
+                StatusReason.UNAUTHORIZED,
                 "kube-system/extension-apiserver-authentication names no requestheader-client-ca-file, or can't be "
-                "read: the API server can't be told from others",
+                "read: the API server can't be authenticated",
             )
         if not certificate:
             raise StatusError(
-                401, "Unauthorized", "only the API server may ask here: use kubectl get --raw, which goes through it"
+                StatusReason.UNAUTHORIZED,
+                "only the API server may send requests: use kubectl get --raw, which goes through it",
             )
         names = _common_names(certificate)
         if self.allowed_names and not self.allowed_names & set(names):
             raise StatusError(
-                403,
-                "Forbidden",
-                f"the client certificate is {', '.join(names) or 'nobody'}'s, which is not one of "
-                "requestheader-allowed-names",
+                StatusReason.FORBIDDEN,
+                f"the client certificate's name ({', '.join(names)}) is not one of requestheader-allowed-names",
             )
         user = next((headers[name] for name in self.user_headers if headers.get(name)), "")
         if not user:
-            raise StatusError(401, "Unauthorized", f"no user is named: expected in {', '.join(self.user_headers)}")
+            headers_expected = ", ".join(self.user_headers)
+            raise StatusError(StatusReason.UNAUTHORIZED, f"no user is named: expected in {headers_expected}")
         return user
 
 
 def _words(text: str | None) -> list[str]:
-    """A JSON list of words; none when there is nothing. Raises ValueError for anything else."""
+    """The words of a JSON list; empty without text. Raises ValueError if it is not a list of words."""
     found = orjson.loads(text or "[]")
     if not isinstance(found, list) or not all(isinstance(word, str) and word for word in found):
         raise ValueError("not a list of words")

@@ -1,7 +1,4 @@
-"""Label selectors as URLs carry them: `gpu=a100,region in (eu,us),!spot`.
-
-`routes` asks which pools one selects.
-"""
+"""Label selectors in the notation of URLs: `gpu=a100,region in (eu,us),!spot`. `routes` selects pools by them."""
 
 from __future__ import annotations
 
@@ -27,9 +24,9 @@ _TERM = re.compile(
 
 
 def parse(text: str) -> Selects:
-    """The predicate that `text` means; an empty one selects everything.
+    """The predicate of a selector; an empty selector selects everything.
 
-    Raises ValueError, which shows the place that can't be read.
+    Raises ValueError, whose text shows the part that can't be parsed.
     """
     terms: list[Selects] = []
     position = 0

@@ -1,6 +1,6 @@
-"""Answers of the custom.metrics.k8s.io adapter by path and caller, from demand stats that are recent enough.
+"""Responses of the custom.metrics.k8s.io adapter by path and caller, from demand statistics that are recent enough.
 
-`adapter` serves it by HTTP. Every answer comes from memory.
+`server` serves them by HTTP. Every response comes from memory.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from niyanta.custom_metrics.documents import (
     PREFIX,
     Document,
     StatusError,
+    StatusReason,
     Value,
 )
 from niyanta.custom_metrics.front_proxy import FrontProxy
@@ -36,12 +37,12 @@ SHOWN = 20
 """Most names listed in a message."""
 
 PoolLabels = Callable[[], Mapping[str, Mapping[str, str]]]
-"""The WorkerPools that exist, with their labels."""
+"""Returns the WorkerPools with their labels."""
 
 
 @dataclass(frozen=True, slots=True)
 class MetricQuery:
-    """One request. `path` is still escaped; `certificate` is the caller's, as the TLS layer verified it."""
+    """One request. `path` is escaped; `certificate` is the caller's, verified by the TLS layer."""
 
     method: str
     path: str
@@ -52,7 +53,7 @@ class MetricQuery:
 
 @dataclass(frozen=True, slots=True)
 class MetricResponse:
-    """One response. `about` says what was asked, for the adapter's own metrics."""
+    """One response. `about` is the subject of the request, a label of the adapter's own metrics."""
 
     status: int
     body: bytes
@@ -61,11 +62,11 @@ class MetricResponse:
 
 
 class CustomMetricsRoutes:
-    """Answers questions about the pools of one namespace, and about every namespace."""
+    """Answers queries for the pools of one namespace, and for every namespace."""
 
     def __init__(self, stats_reader: StatsReader, *, namespace: str, pools: PoolLabels) -> None:
         self.front_proxy = FrontProxy()
-        """Who may ask; the adapter sets it anew when it changes."""
+        """Authenticates callers; the server replaces it when the ConfigMap changes."""
         self._stats = stats_reader
         self._namespace = namespace
         self._pools = pools
@@ -80,78 +81,80 @@ class CustomMetricsRoutes:
         self._groups = orjson.dumps(documents.groups())
         self._aggregated = orjson.dumps(documents.aggregated())
 
-    def answer(self, question: MetricQuery) -> MetricResponse:
-        """Never raises for what a caller sent; a Refusal becomes a Status."""
-        about = _about(question.path)
+    def answer(self, query: MetricQuery) -> MetricResponse:
+        """The response to a query; errors of the caller become a Status."""
+        about = _about(query.path)
         try:
-            self.front_proxy.user(question.certificate, question.headers)
-            if question.method not in ("GET", "HEAD"):
-                raise StatusError(405, "MethodNotAllowed", f"{question.method} is not served: metrics are only read")
-            return self._known(question, about) or MetricResponse(200, orjson.dumps(self._values(question)), about)
-        except StatusError as refusal:
-            return MetricResponse(refusal.code, orjson.dumps(refusal.document()), about)
+            self.front_proxy.user(query.certificate, query.headers)
+            if query.method not in ("GET", "HEAD"):
+                raise StatusError(
+                    StatusReason.METHOD_NOT_ALLOWED, f"{query.method} is not served: metrics are only read"
+                )
+            return self._fixed_document(query, about) or MetricResponse(200, orjson.dumps(self._values(query)), about)
+        except StatusError as error:
+            return MetricResponse(error.code, orjson.dumps(error.document()), about)
 
-    def _known(self, question: MetricQuery, about: str) -> MetricResponse | None:
-        """Discovery and OpenAPI: the same at all times, whatever happens to Postgres or to the leader."""
-        path = question.path.rstrip("/")
+    def _fixed_document(self, query: MetricQuery, about: str) -> MetricResponse | None:
+        """Discovery and OpenAPI, which don't depend on Postgres or the leader; None for other paths."""
+        path = query.path.rstrip("/")
         if path == "/apis":
-            accepted = question.headers.get("Accept", "").replace(" ", "").split(",")
+            accepted = query.headers.get("Accept", "").replace(" ", "").split(",")
             wanted = any({"as=APIGroupDiscoveryList", "v=v2"} <= set(item.split(";")) for item in accepted)
             if not wanted:
                 return MetricResponse(200, self._groups, about, {"Vary": "Accept"})
             return self._tagged(
-                question, MetricResponse(200, self._aggregated, about, {"Content-Type": documents.AGGREGATED})
+                query, MetricResponse(200, self._aggregated, about, {"Content-Type": documents.AGGREGATED})
             )
         body = self._fixed.get(path)
-        return self._tagged(question, MetricResponse(200, body, about)) if body is not None else None
+        return self._tagged(query, MetricResponse(200, body, about)) if body is not None else None
 
-    def _tagged(self, question: MetricQuery, full: MetricResponse) -> MetricResponse:
+    def _tagged(self, query: MetricQuery, full: MetricResponse) -> MetricResponse:
+        """The response with an ETag; 304 without a body if the caller has it."""
         tag = f'"{hashlib.sha256(full.body).hexdigest().upper()}"'
         headers = {**full.headers, "ETag": tag, "Vary": "Accept"}
-        if question.headers.get("If-None-Match") == tag:
+        if query.headers.get("If-None-Match") == tag:
             return MetricResponse(304, b"", full.about, headers)
         return MetricResponse(200, full.body, full.about, headers)
 
     # --- values ------------------------------------------------------------------------------------------------------
 
-    def _values(self, question: MetricQuery) -> Document:
-        parts = [unquote(part) for part in question.path.removeprefix(PREFIX).strip("/").split("/")]
-        if not question.path.startswith(f"{PREFIX}/") or len(parts) < 2 or parts[0] != "namespaces":
-            raise _no_path(question.path)
-        if question.query.get("metricLabelSelector"):
-            raise StatusError(400, "BadRequest", "these metrics have no labels: leave metric.selector out")
+    def _values(self, query: MetricQuery) -> Document:
+        parts = [unquote(part) for part in query.path.removeprefix(PREFIX).strip("/").split("/")]
+        if not query.path.startswith(f"{PREFIX}/") or len(parts) < 2 or parts[0] != "namespaces":
+            raise _no_path(query.path)
+        if query.query.get("metricLabelSelector"):
+            raise StatusError(StatusReason.BAD_REQUEST, "these metrics have no labels: leave metric.selector out")
         namespace, rest = parts[1], parts[2:]
         match rest:
             case ["metrics", metric]:
-                return self._of_namespaces(namespace, metric, question.query.get("labelSelector", ""))
+                return self._of_namespaces(namespace, metric, query.query.get("labelSelector", ""))
             case [resource, name, metric] if resource == POOLS:
-                return self._of_pools(namespace, name, metric, question.query.get("labelSelector", ""))
+                return self._of_pools(namespace, name, metric, query.query.get("labelSelector", ""))
             case [resource, _, _]:
-                raise StatusError(
-                    404, "NotFound", f"there are no metrics of {resource}: only of {POOLS} and {NAMESPACES}"
-                )
-        raise _no_path(question.path)
+                message = f"there are no metrics of {resource}: only of {POOLS} and {NAMESPACES}"
+                raise StatusError(StatusReason.NOT_FOUND, message)
+        raise _no_path(query.path)
 
     def _of_pools(self, namespace: str, name: str, metric: str, selector: str) -> Document:
         if metric not in POOL_METRICS:
             raise _no_metric(metric, "a WorkerPool", POOL_METRICS)
         pools = self._pools()
         if namespace != self._namespace:
-            raise StatusError(
-                404, "NotFound", f"WorkerPools count in the namespace {self._namespace} alone, not in {namespace}"
-            )
+            message = f"WorkerPools are served in the namespace {self._namespace} only, not in {namespace}"
+            raise StatusError(StatusReason.NOT_FOUND, message)
         if name != EVERY_OBJECT:
             stats = self._current_stats()
             found = stats.pool(name)
             if found is None and name in pools:
-                raise StatusError(503, "ServiceUnavailable", f"the WorkerPool {name} was not counted yet")
+                raise StatusError(StatusReason.SERVICE_UNAVAILABLE, f"the WorkerPool {name} was not counted yet")
             if found is None:
-                raise StatusError(404, "NotFound", f"there is no WorkerPool {name}; there are: {_listed(pools)}")
+                message = f"there is no WorkerPool {name}; there are: {_listed(pools)}"
+                raise StatusError(StatusReason.NOT_FOUND, message)
             return documents.value_list([documents.pool_value(namespace, metric, found)], stats)
         try:
             selects = parse_selector(selector)
         except ValueError as error:
-            raise StatusError(400, "BadRequest", str(error)) from None
+            raise StatusError(StatusReason.BAD_REQUEST, str(error)) from None
         stats = self._current_stats()
         chosen = [pool for pool in stats.pools if selects(pools.get(pool.pool, {}))]
         return documents.value_list([documents.pool_value(namespace, metric, pool) for pool in chosen], stats)
@@ -160,11 +163,12 @@ class CustomMetricsRoutes:
         if metric not in NAMESPACE_METRICS:
             raise _no_metric(metric, "a Namespace", NAMESPACE_METRICS)
         if namespace == EVERY_OBJECT and selector:
-            raise StatusError(400, "BadRequest", "labels of namespaces are not known here: leave labelSelector out")
+            message = "labels of namespaces are not known to Niyanta: leave labelSelector out"
+            raise StatusError(StatusReason.BAD_REQUEST, message)
         stats = self._current_stats()
         chosen: Iterable[NamespaceStats] = stats.namespaces
         if namespace != EVERY_OBJECT:
-            # One in which nothing waits or runs isn't counted, and an empty queue is 0.
+            # A namespace without workloads isn't in the statistics; its values are 0.
             chosen = [stats.namespace(namespace) or NamespaceStats(namespace)]
         return documents.value_list([_value(metric, one) for one in chosen], stats)
 
@@ -172,7 +176,7 @@ class CustomMetricsRoutes:
         try:
             return self._stats.current()
         except StaleStatsError as error:
-            raise StatusError(503, "ServiceUnavailable", str(error)) from None
+            raise StatusError(StatusReason.SERVICE_UNAVAILABLE, str(error)) from None
 
 
 def _value(metric: str, stats: NamespaceStats) -> Value:
@@ -180,13 +184,12 @@ def _value(metric: str, stats: NamespaceStats) -> Value:
 
 
 def _no_metric(metric: str, of: str, known: Iterable[str]) -> StatusError:
-    return StatusError(404, "NotFound", f"{of} has no metric {metric}; it has: {', '.join(known)}")
+    return StatusError(StatusReason.NOT_FOUND, f"{of} has no metric {metric}; it has: {', '.join(known)}")
 
 
 def _no_path(path: str) -> StatusError:
     return StatusError(
-        404,
-        "NotFound",
+        StatusReason.NOT_FOUND,
         f"{path[:200]} is not served; metrics are at {PREFIX}/namespaces/NAMESPACE/{POOLS}/NAME/METRIC and "
         f"{PREFIX}/namespaces/NAMESPACE/metrics/METRIC",
     )
@@ -199,7 +202,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _about(path: str) -> str:
-    """Subject of a path as a metric label, therefore one of few values."""
+    """Subject of a path as a metric label, one of few values."""
     if path.startswith(f"{PREFIX}/"):
         return "pools" if f"/{POOLS}/" in path else "namespaces" if "/metrics/" in path else "other"
     if path == "/apis" or path.startswith(("/apis/", "/apis?")):

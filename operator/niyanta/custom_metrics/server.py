@@ -1,8 +1,8 @@
-"""The custom.metrics.k8s.io adapter's server: TLS with certificates that change while it runs, and bounds.
+"""The custom.metrics.k8s.io adapter's server: TLS with certificates that change at run time, and limits.
 
-Whatever changes (its certificate, or the authorities of those who may call) a new server takes over the listening
-socket, and the old one ends once it has answered: connections that were opened under the old trust end with it.
-`certificate_watcher` brings the certificates; `routes` answers.
+When its certificate or the callers' authorities change, a new server takes over the listening socket, and the old one
+ends with all its connections once it has sent its responses. `certificate_watcher` provides the certificates; `routes`
+answers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.web_request import BaseRequest
 from prometheus_client import Counter, Gauge, Histogram
 
-from niyanta.custom_metrics.documents import StatusError
+from niyanta.custom_metrics.documents import StatusError, StatusReason
 from niyanta.custom_metrics.front_proxy import FrontProxy
 from niyanta.custom_metrics.routes import JSON, CustomMetricsRoutes, MetricQuery
 from niyanta.observability import log
@@ -28,23 +28,23 @@ from niyanta.observability import log
 logger = log.get(__name__)
 
 MOST_CONNECTIONS = 512
-"""Further ones are closed at once: the scheduler lives in this process too."""
+"""Further connections are closed at once, because the scheduler runs in the same process."""
 
 HANDSHAKE_SECONDS = 10.0
-"""Seconds for the TLS handshake, and again for the first request."""
+"""Longest time for the TLS handshake, and again for the first request."""
 
 IDLE_SECONDS = 120.0
-"""Seconds that an unused connection is kept: API servers come every 15 s."""
+"""Time for which an idle connection is kept; API servers send requests every 15 s."""
 
 SHUTDOWN_SECONDS = 3.0
-"""Seconds that a server which was replaced has to finish its answers."""
+"""Time in which a replaced server finishes its responses."""
 
 LONGEST_LINE_BYTES = 4096
-"""Bytes of a request line, and of a header."""
+"""Longest request line, and longest header."""
 
 REQUESTS = Counter(
     "niyanta_adapter_requests_total",
-    "Questions to the custom.metrics.k8s.io adapter by what was asked and how it was answered",
+    "Requests to the custom.metrics.k8s.io adapter by subject and status code",
     ["about", "code"],
 )
 SECONDS = Histogram(
@@ -53,7 +53,7 @@ SECONDS = Histogram(
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 1.0),
 )
 EXPIRY = Gauge(
-    "niyanta_adapter_certificate_expiry_timestamp_seconds", "When the certificate that the adapter answers with ends"
+    "niyanta_adapter_certificate_expiry_timestamp_seconds", "Time at which the adapter's serving certificate expires"
 )
 
 PROBES = frozenset({"/healthz", "/readyz", "/livez"})
@@ -72,40 +72,40 @@ class AggregatedApiServer:
 
     @property
     def port(self) -> int:
-        """The port it listens on; 0 while it doesn't."""
+        """The port it listens on; 0 while it doesn't listen."""
         return int(self._socket.getsockname()[1]) if self._socket is not None else 0
 
     def problem(self) -> str:
-        """Why API servers can't ask this replica; "" when they can."""
+        """The reason for which this replica can't serve API servers; "" if it can."""
         if self._serving is None:
             return self._trouble
         if self._ends_at is not None and dt.datetime.now(dt.UTC) > self._ends_at:
-            return "its certificate is over"
+            return "its certificate has expired"
         return ""
 
     async def use(
         self, *, certificate: bytes, key: bytes, ends_at: dt.datetime, authentication: Mapping[str, str]
     ) -> None:
-        """Serve with this certificate, and tell callers by that ConfigMap's data, from now on.
+        """Serve with this certificate, and authenticate callers by the ConfigMap's data `authentication`.
 
-        What can't be used is logged, and what was used before stays.
+        A certificate that can't be used is logged, and the former one stays in use.
         """
         front_proxy = FrontProxy.parse(authentication)
         if not front_proxy.authorities:
-            logger.error("nobody can be told from anybody: the metrics adapter refuses every question")
+            logger.error("without authorities of callers, the metrics adapter refuses every request")
         try:
             context = await asyncio.to_thread(_context, certificate, key, front_proxy.authorities)
             await self._serve(context, front_proxy)
         except (ssl.SSLError, ValueError, OSError) as error:
             self._trouble = f"it can't serve: {error}"
-            logger.error("the metrics adapter can't use what it was given", error=str(error))
+            logger.error("the metrics adapter can't use its certificate", error=str(error))
             return
         self._ends_at = ends_at
         EXPIRY.set(ends_at.timestamp())
         logger.info("the metrics adapter serves", port=self.port, certificate_ends=ends_at.isoformat())
 
     async def stop(self) -> None:
-        """Stop listening; answers under way are finished."""
+        """Stop listening; running requests are finished."""
         if self._serving is not None:
             await self._serving.stop()
             self._serving = None
@@ -117,7 +117,7 @@ class AggregatedApiServer:
         if self._socket is None:
             self._socket = _listen(*self._address)
         serving = _Serving(self._api)
-        # Both accept from one queue for a moment, so nobody is turned away.
+        # Both servers accept from one queue for a moment, so that no connection is refused.
         await serving.start(self._socket.dup(), context)
         self._api.front_proxy = front_proxy
         old, self._serving = self._serving, serving
@@ -126,7 +126,7 @@ class AggregatedApiServer:
 
 
 class _Serving:
-    """One server with one TLS context: never changed, only replaced."""
+    """One server with one TLS context. It never changes; it is replaced."""
 
     def __init__(self, api: CustomMetricsRoutes) -> None:
         self._api = api
@@ -140,7 +140,7 @@ class _Serving:
             max_field_size=LONGEST_LINE_BYTES,
         )
         self._silent: set[asyncio.BaseProtocol] = set()
-        """Connections that have asked nothing yet."""
+        """Connections without a request so far."""
         self._server: asyncio.Server | None = None
 
     async def start(self, listener: socket.socket, context: ssl.SSLContext) -> None:
@@ -163,7 +163,7 @@ class _Serving:
         return protocol
 
     def _close_silent(self, protocol: web.RequestHandler) -> None:
-        """Whoever connects and asks nothing is shown out; aiohttp would wait for ever."""
+        """Close a connection that has sent no request; aiohttp would wait for ever."""
         if protocol in self._silent:
             self._silent.discard(protocol)
             if protocol.transport is not None:
@@ -174,7 +174,7 @@ class _Serving:
         self._silent.discard(request.protocol)
         if request.path in PROBES:
             return web.Response(text="ok")
-        question = MetricQuery(
+        query = MetricQuery(
             method=request.method,
             path=request.rel_url.raw_path,
             query=request.query,
@@ -182,10 +182,10 @@ class _Serving:
             certificate=request.get_extra_info("peercert"),
         )
         try:
-            answer = self._api.answer(question)
+            answer = self._api.answer(query)
         except Exception:
-            logger.exception("the metrics adapter failed to answer", path=question.path[:200])
-            failure = StatusError(500, "InternalError", "the metrics adapter failed; its log says how")
+            logger.exception("the metrics adapter failed to answer", path=query.path[:200])
+            failure = StatusError(StatusReason.INTERNAL_ERROR, "the metrics adapter failed; its log has the error")
             return web.json_response(failure.document(), status=500)
         REQUESTS.labels(answer.about, str(answer.status)).inc()
         SECONDS.observe(time.perf_counter() - started)
@@ -195,7 +195,7 @@ class _Serving:
 
 
 class _Closing(asyncio.Protocol):
-    """For connections beyond the limit."""
+    """Closes connections beyond the limit."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.close()
@@ -209,17 +209,17 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _context(certificate: bytes, key: bytes, authorities: str) -> ssl.SSLContext:
-    """For one certificate and those who may call. Raises ssl.SSLError, ValueError."""
+    """TLS context for a certificate and the authorities of callers. Raises ssl.SSLError, ValueError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     if authorities:
-        # Optional, so that one who shows none learns why it is refused; one that isn't valid ends the handshake.
+        # Optional, so that a client without a certificate gets an explanation; an invalid one ends the handshake.
         context.verify_mode = ssl.CERT_OPTIONAL
-        # An intermediate authority in the ConfigMap is trusted as API servers do trust it.
+        # Trust intermediate authorities in the ConfigMap, as API servers do.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         context.load_verify_locations(cadata=authorities)
-    with tempfile.TemporaryDirectory() as folder:  # the ssl module reads files alone
+    with tempfile.TemporaryDirectory() as folder:  # the ssl module reads only files
         chain = Path(folder) / "tls.pem"
         chain.touch(mode=0o600)
         chain.write_bytes(key + b"\n" + certificate)

@@ -1,8 +1,8 @@
-"""What every process shows on /metrics, and the kinds of metrics that prometheus_client lacks.
+"""Kinds of metrics that prometheus_client lacks, and the text of /metrics.
 
-Counters and histograms are prometheus_client's own, defined where they are counted. A gauge that is true only while
-something holds (this process leads, Postgres answers) is a `LiveGauge`: nobody may read a figure that nobody stands
-behind any more. Names of objects become label values through `Seats`, which bounds them.
+Counters and histograms are prometheus_client's own, defined in the modules that count. A gauge that is valid only for a
+time (while this process leads, or while Postgres answers) is a `LiveGauge`, whose samples vanish afterwards.
+`LabelLimit` bounds the number of label values that come from names of objects.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from niyanta import __version__
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 OTHER = "other"
-"""Label value of all the objects that have no seat of their own."""
+"""Label value of all objects without a label value of their own."""
 
 Values = Mapping[tuple[str, ...], float]
-"""Label values, in the order of the labels, to what is measured."""
+"""Label values, in the order of the labels -> measured value."""
 
-# A second series per counter and histogram, which only says when the process began.
+# The `_created` series of counters and histograms only repeat the time at which the process started.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class LiveGauge(Collector):
-    """A gauge whose samples are replaced all at once, and are gone after `clear`."""
+    """A gauge whose samples are replaced all at once, and removed by `clear`."""
 
     family: ClassVar[type[GaugeMetricFamily] | type[CounterMetricFamily]] = GaugeMetricFamily
 
@@ -43,19 +43,19 @@ class LiveGauge(Collector):
         REGISTRY.register(self)
 
     def show(self, values: Values) -> None:
-        """From now on these samples, and no others."""
+        """Replace all samples."""
         self._source, self._values = None, values
 
     def set(self, value: float) -> None:
-        """For a gauge without labels."""
+        """Set a gauge without labels."""
         self.show({(): value})
 
     def ask(self, source: Callable[[], Values]) -> None:
-        """From now on what `source` says at each scrape. It is called in another thread."""
+        """Read the samples from `source` at each scrape. It is called in another thread."""
         self._source = source
 
     def clear(self) -> None:
-        """No samples."""
+        """Remove all samples."""
         self.show({})
 
     def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
@@ -67,29 +67,30 @@ class LiveGauge(Collector):
         yield family
 
     def describe(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
-        """Its name, without a sample: a registry asks before anything can be shown."""
+        """The metric without samples; a registry calls it when the gauge registers."""
         yield self.family(self.name, self.documentation, labels=self.labels)
 
 
 class LeaderGauge(LiveGauge):
-    """Shown by the leading operator process alone."""
+    """A gauge that only the leading operator process shows."""
 
 
 class LiveCounter(LiveGauge):
-    """A counter that somebody else counts."""
+    """A counter whose value is counted elsewhere."""
 
     family = CounterMetricFamily
 
 
 class LabelLimit:
-    """At most `most` names as label values, the rest as `other`: series cost memory here and in Prometheus."""
+    """Keeps at most `most` names as label values and maps the rest to `other`, to bound the number of series."""
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._taken: set[str] = set()
 
     def label(self, name: str) -> str:
-        """The name, if it has a seat or finds a free one. For counters: seats taken so are kept for ever."""
+        """The label value of a name: the name itself while fewer than `most` are in use, else `other`. For counters,
+        because a label value is kept for ever."""
         if name in self._taken:
             return name
         if len(self._taken) >= self._most:
@@ -98,25 +99,23 @@ class LabelLimit:
         return name
 
     def assign(self, weights: Mapping[str, float]) -> dict[str, str]:
-        """A label for each name. Who has a seat keeps it, so that series don't come and go; the heaviest of the others
-        take what is free, then the seats of those whose weight is 0 or that are gone. For gauges."""
-        newcomers = sorted(
-            (name for name in weights if name not in self._taken), key=lambda name: (-weights[name], name)
-        )
-        room = max(0, self._most - len(self._taken))
-        wanted = sum(1 for name in newcomers[room:] if weights[name] > 0)
+        """The label value of each name, for gauges. Names with a label value keep it, so that series are stable. New
+        names, heaviest first, get the free values, then those of names that are gone or whose weight is 0."""
+        new = sorted((name for name in weights if name not in self._taken), key=lambda name: (-weights[name], name))
+        free = max(0, self._most - len(self._taken))
+        wanted = sum(1 for name in new[free:] if weights[name] > 0)
         idle = sorted((name for name in self._taken if not weights.get(name)), key=lambda name: (name in weights, name))
-        left = idle[:wanted]
-        self._taken.difference_update(left)
-        holders = [name for name in weights if name in self._taken]
-        return {name: self.label(name) for name in (*holders, *newcomers, *(name for name in left if name in weights))}
+        dropped = idle[:wanted]
+        self._taken.difference_update(dropped)
+        kept = [name for name in weights if name in self._taken]
+        return {name: self.label(name) for name in (*kept, *new, *(name for name in dropped if name in weights))}
 
 
-LiveGauge("niyanta_build_info", "Always 1; the labels say what runs", ["version", "python_version"]).show(
+LiveGauge("niyanta_build_info", "Always 1; the labels have the versions", ["version", "python_version"]).show(
     {(__version__, platform.python_version()): 1.0}
 )
 
 
 def render() -> bytes:
-    """The text of /metrics. Not cheap: for a thread."""
+    """The text of /metrics. It is slow: call it in a thread."""
     return generate_latest()

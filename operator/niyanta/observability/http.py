@@ -1,4 +1,4 @@
-"""GET /metrics, /healthz and /readyz of a process, and the measurement of its event loop's stalls."""
+"""The HTTP server of /metrics, /healthz and /readyz, and the measurement of the event loop's stalls."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from niyanta.observability.gauges import CONTENT_TYPE, render
 
 STALL_SECONDS = Histogram(
     "niyanta_loop_stall_seconds",
-    "How late a timer of the event loop fired",
+    "Delay with which a timer of the event loop fired",
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
 )
 
-TICK = 0.02
+TICK_SECONDS = 0.02
+"""Period of the timer that measures stalls."""
 
 Check = Callable[[], str]
-"""Returns "" when well, else what is wrong."""
+"""Returns the problem; "" without one."""
 
 
 class Exporter:
-    """The little web server of an operator process."""
+    """The HTTP server of an operator process."""
 
     def __init__(self, *, host: str, port: int, alive: Check, ready: Check) -> None:
         self._host = host
@@ -33,7 +34,7 @@ class Exporter:
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
-        """Listen."""
+        """Start listening."""
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
         for path in self._checks:
@@ -56,8 +57,8 @@ class Exporter:
 
 
 async def measure_stalls() -> None:
-    """Observe for ever how late a 20 ms timer fires."""
+    """Measure until cancelled with which delay a timer fires."""
     while True:
-        due = time.monotonic() + TICK
-        await asyncio.sleep(TICK)
+        due = time.monotonic() + TICK_SECONDS
+        await asyncio.sleep(TICK_SECONDS)
         STALL_SECONDS.observe(max(0.0, time.monotonic() - due))

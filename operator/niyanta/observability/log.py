@@ -1,12 +1,12 @@
-"""Structured logs: JSON in the cluster, readable on a terminal; kopf's and other libraries' records go the same way."""
+"""Structured logs: JSON in the cluster, readable text on a terminal. Records of kopf and other libraries have the same
+format."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, Literal
+from typing import Literal
 
-import orjson
 import structlog
 
 
@@ -44,11 +44,7 @@ def configure(fmt: Literal["json", "console"], level: str) -> None:
         logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.getLevelName(level)))
 
 
-def _dumps(event: Any, **_: Any) -> str:
-    return orjson.dumps(event, default=repr).decode()
-
-
 def get(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger; bind workload= and cycle= where there is one."""
+    """The logger of a module."""
     logger: structlog.stdlib.BoundLogger = structlog.get_logger(name)
     return logger

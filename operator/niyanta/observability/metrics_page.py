@@ -1,6 +1,7 @@
-"""What the processes show on /metrics, as the page docs/metrics.md (`niyanta metrics-docs`).
+"""Generates docs/metrics.md (`niyanta metrics-docs`), the page of all metrics.
 
-Asked of the registry itself, in a process of its own for each command: what a process doesn't import it doesn't show.
+The metrics are read from the registry, in a fresh process for each command, because a process shows only the metrics of
+the modules it imports.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ _REST = "Other"
 _HEAD = """\
 # Metrics
 
-What `/metrics` of the operator and of the REST door (`niyanta api`) shows, on port `NIYANTA_METRICS_PORT` (9090).
+Metrics of the operator and of the REST door (`niyanta api`) on `/metrics`, port `NIYANTA_METRICS_PORT` (9090).
 `niyanta metrics-docs > docs/metrics.md` writes this page.
 
-- *leader*: shown by the operator process that leads, and by no other: take `max` over processes, or `max by (pool)`.
-  Counters and histograms of the leader's work stay where they were counted: take `sum` of their rates.
-- Labels `customer` and `pool` have at most `NIYANTA_METRICS_MAX_CUSTOMERS` and `NIYANTA_METRICS_MAX_POOLS` values; what
-  is beyond is added up under `other`. All other labels have values from short lists, so that the number of series
+- *leader*: only the leading operator process shows the metric: take `max` over processes, or `max by (pool)`.
+  Counters and histograms of the leader's work stay in the process that counted them: take `sum` of their rates.
+- Labels `customer` and `pool` have at most `NIYANTA_METRICS_MAX_CUSTOMERS` and `NIYANTA_METRICS_MAX_POOLS` values;
+  further ones are added up under `other`. All other labels have values from short lists, so that the number of series
   doesn't grow with the number of workloads or workers.
-- Beside these there are `process_*` and `python_*` of the Prometheus client.
+- The Prometheus client adds `process_*` and `python_*`.
 
-Dashboards and alerts that use them come with the [chart](../charts/niyanta/values.yaml) (`dashboards`, `alerts`,
-`metrics.monitor`); the [runbooks](runbooks/README.md) say what to do about each alert.
+Dashboards and alerts for these metrics come with the [chart](../charts/niyanta/values.yaml) (`dashboards`, `alerts`,
+`metrics.monitor`); the [runbooks](runbooks/README.md) explain each alert.
 """
 
 
@@ -62,7 +63,7 @@ class MetricEntry:
 
     @property
     def unit(self) -> str:
-        """By the end of its name, as the convention has it."""
+        """The unit, by the conventional suffix of the name."""
         base = self.name.removesuffix("_total")
         return next((unit for suffix, unit in _UNITS.items() if base.endswith(suffix)), "count")
 
@@ -87,7 +88,7 @@ def registered(module: str) -> list[MetricEntry]:
 
 
 def by_process() -> dict[str, list[MetricEntry]]:
-    """Each command's metrics, from fresh interpreters."""
+    """Metrics by command, each read in a fresh process."""
     found = {}
     for process, module in PROCESSES.items():
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
@@ -96,7 +97,7 @@ def by_process() -> dict[str, list[MetricEntry]]:
 
 
 def page(found: Mapping[str, Iterable[MetricEntry]]) -> str:
-    """docs/metrics.md, from each command's metrics."""
+    """The text of docs/metrics.md, from the metrics of each command."""
     shown: dict[MetricEntry, list[str]] = {}
     for process, entries in found.items():
         for entry in entries:

@@ -15,6 +15,20 @@ from niyanta.resources.ownership import Held, Resolved
 from niyanta.store.rows import WorkloadRow
 
 
+class PodPhase(enum.StrEnum):
+    """`status.phase` of a pod. Any other value is UNKNOWN."""
+
+    PENDING = "Pending"
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+    UNKNOWN = "Unknown"
+
+    @classmethod
+    def _missing_(cls, value: object) -> PodPhase:
+        return cls.UNKNOWN
+
+
 @dataclass(frozen=True, slots=True)
 class PodView:
     """One of Niyanta's pods, as the outcome rules see it.
@@ -30,7 +44,7 @@ class PodView:
     attempt: int
     index: int
     node: str
-    phase: str
+    phase: PodPhase
     over: bool
     deleting: bool
     has_finalizer: bool
@@ -47,6 +61,15 @@ class NodeState(enum.Enum):
     """Its pods may still run, so they may not be replaced (nodeLossPolicy Wait)."""
     FENCED = "Fenced"
     """Deleted, or tainted out-of-service: no pod runs there."""
+
+
+class WorkerState(enum.StrEnum):
+    """States of a worker in the gauges."""
+
+    READY = "ready"
+    CORDONED = "cordoned"
+    """Ready, but closed to new work."""
+    NOT_READY = "not_ready"
 
 
 class WriteProblem(enum.Enum):
@@ -154,8 +177,8 @@ class ClusterReads(Protocol):
         """Name of a customer's tier; "unknown" if the customer doesn't exist."""
         ...
 
-    def worker_states(self) -> Mapping[tuple[str, str], int]:
-        """Number of workers by (pool, state). States: ready, cordoned (ready, but closed to new work), not_ready."""
+    def worker_states(self) -> Mapping[tuple[str, WorkerState], int]:
+        """Number of workers by pool and state."""
         ...
 
     def worker_counts(self) -> tuple[int, int]:

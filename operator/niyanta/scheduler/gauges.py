@@ -1,7 +1,7 @@
 """The leader's gauges: workloads waiting and running, by tier, customer and pool. Cleared when leadership is over.
 
-Depths come from the record's counters, so they count the backlog that isn't in memory too; ages come from memory, which
-always holds what has waited longest. What is counted by pool comes from the leader's statistics of demand.
+Depths come from counters in Postgres, so that they include the backlog that isn't in memory; ages come from memory,
+which always holds the oldest workloads. Values by pool come from the demand statistics.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from niyanta.lifecycle import Phase
 from niyanta.observability.gauges import OTHER, LabelLimit, LeaderGauge, Values
 from niyanta.resources.models.customer import Tier
 from niyanta.resources.ownership import HeldReason
-from niyanta.scheduler.cluster_api import ClusterReads
+from niyanta.scheduler.cluster_api import ClusterReads, WorkerState
 from niyanta.scheduler.metrics import PLACEMENTS
 from niyanta.scheduler.state import SchedulerState
 from niyanta.store.leader.demand_stats import DemandStats, PoolStats
@@ -23,7 +23,7 @@ from niyanta.store.state import StateManager
 from niyanta.store.workloads.limits import QUEUE_FULL
 
 SLICE_ROWS = 5000
-"""Workloads looked at before other tasks of the loop get their turn."""
+"""Workloads counted before other tasks of the event loop run."""
 
 QUEUE_DEPTH = LeaderGauge("niyanta_queue_depth", "Workloads waiting to be placed (phase Pending)")
 OLDEST_AGE = LeaderGauge("niyanta_queue_oldest_age_seconds", "Age of the workload that has been Pending longest")
@@ -52,27 +52,30 @@ POOL_WORKERS = LeaderGauge(
 )
 POOL_IN_USE = LeaderGauge("niyanta_pool_workers_in_use", "Workers with at least one pod of a workload", ["pool"])
 POOL_NEEDED = LeaderGauge(
-    "niyanta_pool_workers_needed", "Workers in use once all that waits for the pool is placed", ["pool"]
+    "niyanta_pool_workers_needed", "Workers in use if all workloads that wait for the pool were placed", ["pool"]
 )
 POOL_DEMAND = LeaderGauge("niyanta_pool_demand_slots", "Slots running and slots queued for the pool", ["pool"])
 POOL_DEPTH = LeaderGauge(
     "niyanta_pool_queue_depth", "Workloads waiting that count for the pool; each counts for one pool", ["pool"]
 )
 POOL_OLDEST_AGE = LeaderGauge(
-    "niyanta_pool_queue_oldest_age_seconds", "Age of the one of them that has been Pending longest", ["pool"]
+    "niyanta_pool_queue_oldest_age_seconds", "Age of the workload of a pool that has been Pending longest", ["pool"]
 )
 POOL_RUNNING = LeaderGauge("niyanta_pool_running_workloads", "Workloads placed or running on the pool", ["pool"])
 POOL_UTILIZATION = LeaderGauge(
     "niyanta_pool_worker_utilization_ratio",
-    "Taken share of cpu, memory, gpu and slots over the pool's workers, 0 to 1",
+    "Share of cpu, memory, gpu and slots that is taken on the pool's workers, 0 to 1",
     ["pool", "region", "resource"],
 )
-STATS_AGE = LeaderGauge(
-    "niyanta_figures_age_seconds", "Age of the leader's figures of pools, which autoscalers are answered from"
-)
+STATS_AGE = LeaderGauge("niyanta_figures_age_seconds", "Age of the leader's demand statistics, which autoscalers read")
 
-_LIVE = (Phase.PENDING, Phase.HELD, Phase.SUSPENDED, Phase.SCHEDULED, Phase.RUNNING)
-_STATES = ("ready", "cordoned", "not_ready")
+_LIVE: tuple[tuple[Phase, Callable[[Depth], int]], ...] = (
+    (Phase.PENDING, lambda depth: depth.pending),
+    (Phase.HELD, lambda depth: depth.held),
+    (Phase.SUSPENDED, lambda depth: depth.suspended),
+    (Phase.SCHEDULED, lambda depth: depth.scheduled),
+    (Phase.RUNNING, lambda depth: depth.running),
+)
 _SUMS: tuple[tuple[LeaderGauge, Callable[[PoolStats], int]], ...] = (
     (POOL_IN_USE, lambda pool: pool.workers_in_use),
     (POOL_NEEDED, lambda pool: pool.workers_needed),
@@ -110,26 +113,26 @@ class SchedulerGauges:
         self._customers = LabelLimit(state.settings.metrics_max_customers)
 
     async def refresh(self) -> None:
-        """Count anew. O(what is in memory), in slices."""
+        """Count again. Linear in the workloads in memory; runs in slices."""
         depths = await self._store.get_queue_depth()
         oldest, held = await self._oldest_and_held()
         now = self._state.clock.now()
         ages = {customer: max(0.0, (now - since) / 1e6) for customer, since in oldest.items()}
         QUEUE_DEPTH.set(depths.total.pending)
         OLDEST_AGE.set(max(ages.values(), default=0.0))
-        WORKLOADS.show({(phase.value,): getattr(depths.total, phase.value.lower()) for phase in _LIVE})
+        WORKLOADS.show({(phase.value,): float(count(depths.total)) for phase, count in _LIVE})
         HELD.show({(reason,): held[reason] for reason in (*(r.value for r in HeldReason), QUEUE_FULL, OTHER)})
         self._show_customers(depths.customers, ages)
         self._show_pools(self._state.demand_stats)
 
     @staticmethod
     def clear() -> None:
-        """This process leads no longer."""
+        """Remove all gauges: this process no longer leads."""
         for gauge in _ALL:
             gauge.clear()
 
     async def _oldest_and_held(self) -> tuple[dict[str, int], Counter[str]]:
-        """For each customer, when its oldest pending workload was queued (µs); held workloads by reason."""
+        """Time at which each customer's oldest pending workload was queued (µs), and held workloads by reason."""
         known = {*(reason.value for reason in HeldReason), QUEUE_FULL}
         oldest: dict[str, int] = {}
         held: Counter[str] = Counter()
@@ -147,7 +150,7 @@ class SchedulerGauges:
     def _show_customers(self, depths: Mapping[str, Depth], ages: Mapping[str, float]) -> None:
         customer_tier = self._cluster.customer_tier
         tiers = {customer: customer_tier(customer) for customer in depths}
-        seats = self._customers.assign(
+        labels = self._customers.assign(
             {name: d.pending + d.held + d.scheduled + d.running for name, d in depths.items()}
         )
         waiting: Counter[Key] = Counter()
@@ -157,7 +160,7 @@ class SchedulerGauges:
         oldest: dict[Key, float] = {(tier.value,): 0.0 for tier in Tier}
         for customer, depth in depths.items():
             tier, age = tiers[customer], ages.get(customer, 0.0)
-            key = (seats[customer], tier)
+            key = (labels[customer], tier)
             waiting[key] += depth.pending
             running[key] += depth.scheduled + depth.running
             longest[key] = max(longest.get(key, 0.0), age)
@@ -183,14 +186,14 @@ class SchedulerGauges:
             region = "" if name == OTHER else pool.region
             for gauge, amount in _SUMS:
                 sums[gauge][name,] += amount(pool)
-            for state in _STATES:
+            for state in WorkerState:
                 workers[name, region, state] += states.get((pool.pool, state), 0)
             ages[name,] = max(ages.get((name,), 0.0), pool.oldest_age_seconds)
-            if name != OTHER:  # shares of different pools can't be added up
+            if name != OTHER:  # shares of several pools can't be added
                 taken = {resource: share for resource, share in pool.utilization.items() if share is not None}
                 shares |= {(name, region, resource): share for resource, share in taken.items()}
             for tier in Tier:
-                PLACEMENTS.labels(name, tier.value)  # shown as 0 from now on
+                PLACEMENTS.labels(name, tier.value)  # shows 0 until the first placement
         for gauge, values in sums.items():
             gauge.show(values)
         POOL_WORKERS.show(workers)

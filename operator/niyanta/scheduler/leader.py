@@ -16,6 +16,7 @@ from niyanta.scheduler.loop import LeaderLoop
 from niyanta.scheduler.metrics import SchedulerMetrics
 from niyanta.scheduler.periodic.drain_queries import DrainQueries
 from niyanta.scheduler.periodic.maintenance import Maintenance
+from niyanta.scheduler.periodic.timers import LeaderTimers
 from niyanta.scheduler.periodic.wake_ups import WakeUps
 from niyanta.scheduler.placing.cycle import Cycle
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
@@ -30,20 +31,34 @@ from niyanta.store.state import StateManager
 
 
 @dataclass(frozen=True, slots=True)
+class RowWriters:
+    """The components that move rows and their pods."""
+
+    creator: PodCreator
+    remover: PodRemover
+    reasons: PendingReasons
+    transitions: Transitions
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeHandlers:
+    """The components that derive decisions from pods, users' changes and other processes' changes."""
+
+    observer: PodObserver
+    admission: Admission
+    refill: Refill
+    recovery: Recovery
+
+
+@dataclass(frozen=True, slots=True)
 class Leader:
     """The scheduler under one epoch."""
 
     state: SchedulerState
     cluster: ClusterApi
     drain_queries: DrainQueries
-    creator: PodCreator
-    remover: PodRemover
-    reasons: PendingReasons
-    transitions: Transitions
-    observer: PodObserver
-    admission: Admission
-    refill: Refill
-    recovery: Recovery
+    writers: RowWriters
+    handlers: ChangeHandlers
     loop: LeaderLoop
 
     async def run(self, on_recovered: Callable[[], Awaitable[None]] | None = None) -> None:
@@ -53,8 +68,8 @@ class Leader:
     async def close(self) -> None:
         """Stop the tasks beside the loop, and release the capacity that placements claimed in this process."""
         self.drain_queries.cancel()
-        await self.creator.close()
-        await self.remover.close()
+        await self.writers.creator.close()
+        await self.writers.remover.close()
         for tracked in self.state.workloads.select((Phase.SCHEDULED, Phase.RUNNING)):
             self.cluster.unclaim(tracked.id, tracked.row.attempt)
 
@@ -71,18 +86,70 @@ def make_leader(
 ) -> Leader:
     """Wire one leadership; needs a running event loop.
 
-    `on_lost` is called by writers that find leadership lost; `tick` by whatever takes long, so that work isn't taken
-    for a stall.
+    `on_lost` is called when a request finds leadership lost; `tick` during long work, so that it doesn't count as a
+    stall.
     """
-    wake = work_queue.wake
-    drain_queries = DrainQueries(wake)
-    # Pods are created and removed beside the loop.
+    writers = _make_writers(
+        state, store=store, cluster=cluster, work_queue=work_queue, metrics=metrics, on_lost=on_lost, tick=tick
+    )
+    handlers = _make_handlers(state, writers, store=store, cluster=cluster, work_queue=work_queue, tick=tick)
+    drain_queries = DrainQueries(work_queue.wake)
+    maintenance = Maintenance(
+        state,
+        store=store,
+        cluster=cluster,
+        work_queue=work_queue,
+        drain_queries=drain_queries,
+        transitions=writers.transitions,
+        tick=tick,
+    )
+    timers = LeaderTimers(
+        state,
+        store=store,
+        wake_ups=WakeUps(state, cluster=cluster, transitions=writers.transitions, tick=tick),
+        observer=handlers.observer,
+        transitions=writers.transitions,
+        reasons=writers.reasons,
+        maintenance=maintenance,
+        gauges=SchedulerGauges(state, store=store, cluster=cluster, pool_labels=metrics.pools, tick=tick),
+    )
+    loop = LeaderLoop(
+        state,
+        work_queue=work_queue,
+        recovery=handlers.recovery,
+        admission=handlers.admission,
+        observer=handlers.observer,
+        reasons=writers.reasons,
+        refill=handlers.refill,
+        timers=timers,
+        cycle=Cycle(state, cluster=cluster, transitions=writers.transitions, reasons=writers.reasons, metrics=metrics),
+        stats_collector=StatsCollector(state, store=store, cluster=cluster, is_deep=handlers.refill.is_deep),
+        metrics=metrics,
+        tick=tick,
+    )
+    return Leader(state, cluster, drain_queries, writers, handlers, loop)
+
+
+def _make_writers(
+    state: SchedulerState,
+    *,
+    store: StateManager,
+    cluster: ClusterApi,
+    work_queue: WorkQueue,
+    metrics: SchedulerMetrics,
+    on_lost: Callable[[], None],
+    tick: Callable[[], None],
+) -> RowWriters:
     rest_objects = RestObjects(cluster=cluster, store=store, workloads=state.workloads, epoch=state.epoch)
     creator = PodCreator(
-        cluster, rest_objects, epoch=state.epoch, concurrency=state.settings.connections, wake=wake, on_lost=on_lost
+        cluster,
+        rest_objects,
+        epoch=state.epoch,
+        concurrency=state.settings.connections,
+        wake=work_queue.wake,
+        on_lost=on_lost,
     )
     remover = PodRemover(state, cluster, on_lost=on_lost)
-    # Rows move here.
     reasons = PendingReasons(state, store=store, cluster=cluster)
     transitions = Transitions(
         state,
@@ -95,13 +162,25 @@ def make_leader(
         metrics=metrics,
         tick=tick,
     )
-    # Pods, users, other processes and time make them move.
+    return RowWriters(creator, remover, reasons, transitions)
+
+
+def _make_handlers(
+    state: SchedulerState,
+    writers: RowWriters,
+    *,
+    store: StateManager,
+    cluster: ClusterApi,
+    work_queue: WorkQueue,
+    tick: Callable[[], None],
+) -> ChangeHandlers:
+    transitions, reasons = writers.transitions, writers.reasons
     observer = PodObserver(
         state,
         store=store,
         cluster=cluster,
-        creator=creator,
-        remover=remover,
+        creator=writers.creator,
+        remover=writers.remover,
         reasons=reasons,
         transitions=transitions,
     )
@@ -114,47 +193,8 @@ def make_leader(
         admission=admission,
         refill=refill,
         observer=observer,
-        creator=creator,
+        creator=writers.creator,
         transitions=transitions,
         tick=tick,
     )
-    loop = LeaderLoop(
-        state,
-        store=store,
-        work_queue=work_queue,
-        recovery=recovery,
-        admission=admission,
-        observer=observer,
-        reasons=reasons,
-        refill=refill,
-        wake_ups=WakeUps(state, cluster=cluster, transitions=transitions, tick=tick),
-        transitions=transitions,
-        maintenance=Maintenance(
-            state,
-            store=store,
-            cluster=cluster,
-            work_queue=work_queue,
-            drain_queries=drain_queries,
-            transitions=transitions,
-            tick=tick,
-        ),
-        cycle=Cycle(state, cluster=cluster, transitions=transitions, reasons=reasons, metrics=metrics),
-        stats_collector=StatsCollector(state, store=store, cluster=cluster, is_deep=refill.is_deep),
-        gauges=SchedulerGauges(state, store=store, cluster=cluster, pool_labels=metrics.pools, tick=tick),
-        metrics=metrics,
-        tick=tick,
-    )
-    return Leader(
-        state,
-        cluster,
-        drain_queries,
-        creator,
-        remover,
-        reasons,
-        transitions,
-        observer,
-        admission,
-        refill,
-        recovery,
-        loop,
-    )
+    return ChangeHandlers(observer, admission, refill, recovery)

@@ -13,35 +13,25 @@ from niyanta.aio import Timer
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterAwayError, MissingObjectsError
 from niyanta.scheduler.demand.stats_collector import StatsCollector
-from niyanta.scheduler.gauges import SchedulerGauges
 from niyanta.scheduler.intake.admission import Admission
 from niyanta.scheduler.intake.refill import Refill
 from niyanta.scheduler.intake.work_queue import PendingWork, WorkQueue
-from niyanta.scheduler.metrics import ORPHANS, SchedulerMetrics
-from niyanta.scheduler.periodic.maintenance import Maintenance
-from niyanta.scheduler.periodic.wake_ups import WakeUps
+from niyanta.scheduler.metrics import ORPHANS, LoopPhase, SchedulerMetrics
+from niyanta.scheduler.periodic.timers import LeaderTimers
 from niyanta.scheduler.placing.cycle import Cycle
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
 from niyanta.scheduler.pods.observer import PodObserver
 from niyanta.scheduler.recovery import Recovery
 from niyanta.scheduler.state import SchedulerState
-from niyanta.scheduler.transitions import Transitions
 from niyanta.store.errors import ConflictError, StoreUnavailableError
-from niyanta.store.state import StateManager
 
 logger = log.get(__name__)
 
 TIMERS_EVERY_SECONDS = 0.5
 """Time between two checks of due rows; a round runs at least as often."""
 
-DUE_BATCH_ROWS = 1000
-"""Most due rows handled in one round."""
-
 IDLE_WINDOW_SECONDS = 0.02
 """Time that a round waits after the first piece of work, so that a burst is handled in one round."""
-
-GAUGES_EVERY_SECONDS = 2.0
-"""Time between two refreshes of the gauges, which are linear in the number of workloads in memory."""
 
 ASK_AGAIN_SECONDS = 0.5
 """Time until a round is repeated while Postgres or the API server doesn't answer."""
@@ -57,41 +47,32 @@ class LeaderLoop:
         self,
         state: SchedulerState,
         *,
-        store: StateManager,
         work_queue: WorkQueue,
         recovery: Recovery,
         admission: Admission,
         observer: PodObserver,
         reasons: PendingReasons,
         refill: Refill,
-        wake_ups: WakeUps,
-        transitions: Transitions,
-        maintenance: Maintenance,
+        timers: LeaderTimers,
         cycle: Cycle,
         stats_collector: StatsCollector,
-        gauges: SchedulerGauges,
         metrics: SchedulerMetrics,
         tick: Callable[[], None],
     ) -> None:
         """`tick` is called each round, so that a long round doesn't count as a stall."""
         self._state = state
-        self._store = store
         self._work_queue = work_queue
         self._recovery = recovery
         self._admission = admission
         self._observer = observer
         self._reasons = reasons
         self._refill = refill
-        self._wake_ups = wake_ups
-        self._transitions = transitions
-        self._maintenance = maintenance
+        self._timers = timers
         self._cycle = cycle
         self._stats_collector = stats_collector
-        self._gauges = gauges
         self._metrics = metrics
         self._tick = tick
-        self._timers = Timer(TIMERS_EVERY_SECONDS)
-        self._gauges_timer = Timer(GAUGES_EVERY_SECONDS)
+        self._timers_due = Timer(TIMERS_EVERY_SECONDS)
         self._cycle_wanted = True
         """Something changed since the last cycle that may let another workload be placed."""
         self._last_cycle = 0.0
@@ -109,7 +90,7 @@ class LeaderLoop:
                 await on_recovered()
             await self._run_rounds()
         finally:
-            self._gauges.clear()
+            self._timers.clear_gauges()
             self._metrics.close()
 
     async def _run_rounds(self) -> None:
@@ -133,22 +114,22 @@ class LeaderLoop:
         work = self._taken
         self._cycle_wanted = self._cycle_wanted or bool(work)
         # 2. Follow users' changes: objects, Customers, LimitRanges.
-        with self._metrics.phase("intake"):
+        with self._metrics.phase(LoopPhase.INTAKE):
             await self._admit(work)
         # 3. Follow pods and nodes.
-        with self._metrics.phase("observe"):
+        with self._metrics.phase(LoopPhase.OBSERVE):
             await self._observer.observe(work.workloads)
         # 4. Write the reasons for which workloads wait.
         if self._reasons.unwritten:
-            with self._metrics.phase("notes"):
+            with self._metrics.phase(LoopPhase.NOTES):
                 await self._reasons.write()
         self._taken = None
         # 5. Follow rows that other processes changed, and refill the queue from Postgres.
         if await self._refill.follow():
             self._cycle_wanted = True
         # 6. Timers: due rows, lost nodes, maintenance.
-        if self._timers.due():
-            await self._run_timers()
+        if self._timers_due.due() and await self._timers.run():
+            self._cycle_wanted = True
         # 7. Place.
         await self._maybe_cycle()
 
@@ -159,18 +140,6 @@ class LeaderLoop:
         if work.defaults:
             await self._admission.review_defaults(work.defaults)
         await self._admission.take_in(list(work.objects.values()))
-
-    async def _run_timers(self) -> None:
-        await self._state.clock.refresh()
-        if self._gauges_timer.due():
-            await self._gauges.refresh()
-        if await self._wake_ups.handle(await self._store.get_due(DUE_BATCH_ROWS)):
-            self._cycle_wanted = True
-        await self._observer.observe([t.id for t in self._state.workloads if t.lost_since is not None])
-        if self._transitions.end_exclusions():
-            self._cycle_wanted = True
-        self._reasons.collect()
-        await self._maintenance.run()
 
     async def _maybe_cycle(self) -> None:
         if not self._cycle_wanted:

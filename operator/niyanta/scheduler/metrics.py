@@ -1,10 +1,11 @@
-"""Counters and timers of the scheduler. Durations in seconds; label values come from enums or are limited in number.
+"""Counters and histograms of the scheduler. Label values come from enums or are limited in number.
 
 The gauges of waiting and running workloads are in `gauges`.
 """
 
 from __future__ import annotations
 
+import enum
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,25 +24,50 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _WAITS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 1800, 3600, 7200, 21600, 86400)
 
 NO_WORKERS = "NoWorkers"
-"""The reason of a rejection without any worker that could have rejected it."""
+"""Reason of a rejection by a cycle without any worker."""
 _REASONS = (*(reason.value for reason in Reason), NO_WORKERS)
-_PHASES = ("intake", "observe", "notes", "engine", "commit")
-_COMMIT_ERRORS = ("unavailable", "conflict", "stale_epoch", "other")
+
+
+class LoopPhase(enum.StrEnum):
+    """Phases of the leader's loop; values of the label `phase`."""
+
+    INTAKE = "intake"
+    OBSERVE = "observe"
+    NOTES = "notes"
+    ENGINE = "engine"
+    COMMIT = "commit"
+
+
+class _CommitError(enum.StrEnum):
+    """Errors of a whole commit; values of the label `error`."""
+
+    UNAVAILABLE = "unavailable"
+    CONFLICT = "conflict"
+    STALE_EPOCH = "stale_epoch"
+    OTHER = "other"
+
+
+class _DropReason(enum.StrEnum):
+    """Reasons for which a commit left a transition out; values of the label `why`."""
+
+    STALE = "stale"
+    ILLEGAL = "illegal"
+
 
 CYCLES = Counter("niyanta_cycles_total", "Cycles that ran to their end")
 CYCLE_SECONDS = Histogram(
-    "niyanta_cycle_seconds", "Time of one cycle, from taking what waits to its last commit", buckets=_SECONDS
+    "niyanta_cycle_seconds", "Time of one cycle, from taking the queue to its last commit", buckets=_SECONDS
 )
-ENGINE_SECONDS = Histogram("niyanta_cycle_engine_seconds", "Time the engine thought in one cycle", buckets=_SECONDS)
+ENGINE_SECONDS = Histogram("niyanta_cycle_engine_seconds", "Time of the engine in one cycle", buckets=_SECONDS)
 PHASE_SECONDS = Histogram(
     "niyanta_cycle_phase_seconds", "Time of each phase of the leader's loop", ["phase"], buckets=_SECONDS
 )
 COMMIT_SECONDS = Histogram(
-    "niyanta_commit_seconds", "Time of one commit of transitions to Postgres, failed ones too", buckets=_SECONDS
+    "niyanta_commit_seconds", "Time of one commit of transitions to Postgres, including failed ones", buckets=_SECONDS
 )
 COMMIT_ERRORS = Counter("niyanta_commit_errors_total", "Commits of transitions that failed as a whole", ["error"])
 COMMIT_DROPPED = Counter(
-    "niyanta_commit_dropped_total", "Transitions that a commit left out: the row had moved, or may not move so", ["why"]
+    "niyanta_commit_dropped_total", "Transitions that a commit left out: stale row, or illegal transition", ["why"]
 )
 PLACEMENTS = Counter("niyanta_placements_total", "Placements committed", ["pool", "tier"])
 REJECTIONS = Counter(
@@ -54,27 +80,27 @@ REJECTED = LeaderGauge(
 )
 ANTI_AFFINITY_CONFLICTS = Counter(
     "niyanta_anti_affinity_conflicts_total",
-    "Workloads that a cycle could not place and that anti-affinity kept off at least one worker",
+    "Workloads that a cycle could not place and that anti-affinity excluded from at least one worker",
 )
 TRANSITIONS = Counter("niyanta_transitions_total", "Workload transitions committed", ["event"])
 SCORE = Histogram(
     "niyanta_placement_score",
-    "Soft score of placements, 0 to 100 (50: no preference was given)",
+    "Soft score of placements, 0 to 100 (50 without preferences)",
     buckets=tuple(range(0, 101, 10)),
 )
 WAIT_SECONDS = Histogram(
-    "niyanta_queue_wait_seconds", "From queued to placed, by the customer's tier", ["tier"], buckets=_WAITS
+    "niyanta_queue_wait_seconds", "Time from queued to placed, by the customer's tier", ["tier"], buckets=_WAITS
 )
 ORPHANS = LeaderGauge(
     "niyanta_orphans_alert", "1 while so many Workload objects are missing that nothing is cancelled or placed"
 )
 
-# Rates need the zero that comes before the first increase.
-for _phase in _PHASES:
+# Rates need a sample of 0 before the first increase.
+for _phase in LoopPhase:
     PHASE_SECONDS.labels(_phase)
-for _error in _COMMIT_ERRORS:
+for _error in _CommitError:
     COMMIT_ERRORS.labels(_error)
-for _why in ("stale", "illegal"):
+for _why in _DropReason:
     COMMIT_DROPPED.labels(_why)
 for _reason in _REASONS:
     REJECTIONS.labels(_reason)
@@ -85,39 +111,39 @@ for _tier in Tier:
 
 
 class SchedulerMetrics:
-    """Counts the work of one process's leaderships."""
+    """Counts the scheduler's work in one process, over all its leaderships."""
 
     def __init__(self, *, customer_tier: Callable[[str], str], most_pools: int) -> None:
-        """`customer_tier`: customer -> name of its tier. `most_pools`: more than these are counted as `other`."""
+        """`customer_tier`: customer -> name of its tier. `most_pools`: further pools are counted as `other`."""
         self._customer_tier = customer_tier
         self.pools = LabelLimit(most_pools)
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Time a phase of the loop: intake, observe, engine, commit, notes."""
+    def phase(self, phase: LoopPhase) -> Iterator[None]:
+        """Time a phase of the loop."""
         start = time.monotonic()
         try:
             yield
         finally:
-            PHASE_SECONDS.labels(name).observe(time.monotonic() - start)
+            PHASE_SECONDS.labels(phase).observe(time.monotonic() - start)
 
     @contextmanager
     def commit(self) -> Iterator[None]:
-        """Time a commit, and count how it failed."""
+        """Time a commit, and count its error."""
         start = time.monotonic()
         try:
-            with self.phase("commit"):
+            with self.phase(LoopPhase.COMMIT):
                 yield
         except StoreError as error:
-            COMMIT_ERRORS.labels(_kind(error)).inc()
+            COMMIT_ERRORS.labels(_commit_error(error)).inc()
             raise
         finally:
             COMMIT_SECONDS.observe(time.monotonic() - start)
 
     def dropped(self, result: BatchResult) -> None:
         """Count the rows that a commit left out."""
-        COMMIT_DROPPED.labels("stale").inc(len(result.stale))
-        COMMIT_DROPPED.labels("illegal").inc(len(result.illegal))
+        COMMIT_DROPPED.labels(_DropReason.STALE).inc(len(result.stale))
+        COMMIT_DROPPED.labels(_DropReason.ILLEGAL).inc(len(result.illegal))
 
     @contextmanager
     def cycle(self) -> Iterator[None]:
@@ -127,8 +153,8 @@ class SchedulerMetrics:
         CYCLES.inc()
         CYCLE_SECONDS.observe(time.monotonic() - start)
 
-    def thought(self, seconds: float, rejections: Sequence[Rejection]) -> None:
-        """Count a cycle's engine time and rejections; the rejected are counted under their most frequent reason."""
+    def planned(self, seconds: float, rejections: Sequence[Rejection]) -> None:
+        """Count a cycle's engine time and rejections, each rejection under its most frequent reason."""
         ENGINE_SECONDS.observe(seconds)
         counts = dict.fromkeys(_REASONS, 0)
         conflicts = 0
@@ -153,14 +179,14 @@ class SchedulerMetrics:
 
     @staticmethod
     def close() -> None:
-        """This process leads no longer: what only a leader knows is gone."""
+        """Remove the leader's gauges: this process no longer leads."""
         REJECTED.clear()
         ORPHANS.clear()
 
 
-def _kind(error: StoreError) -> str:
+def _commit_error(error: StoreError) -> _CommitError:
     if isinstance(error, StoreUnavailableError):
-        return "unavailable"
+        return _CommitError.UNAVAILABLE
     if isinstance(error, ConflictError):
-        return "conflict"
-    return "stale_epoch" if isinstance(error, StaleEpochError) else "other"
+        return _CommitError.CONFLICT
+    return _CommitError.STALE_EPOCH if isinstance(error, StaleEpochError) else _CommitError.OTHER

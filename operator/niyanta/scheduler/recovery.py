@@ -15,7 +15,7 @@ from niyanta.aio import ticking
 from niyanta.lifecycle import Door, Event, Phase
 from niyanta.observability import log
 from niyanta.resources.models.base import InvalidManifestError
-from niyanta.scheduler.cluster_api import ClusterApi, MissingObjectsError
+from niyanta.scheduler.cluster_api import ClusterApi, MissingObjectsError, PodPhase
 from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.intake.admission import Admission
 from niyanta.scheduler.intake.refill import Refill
@@ -139,7 +139,7 @@ class Recovery:
         """The database is older than the cluster (restored from a backup): rows follow the pods, no pod is deleted."""
         changes: list[RowChange] = []
         for tracked in self._state.workloads.select((Phase.PENDING,)):
-            pods = [pod for pod in self._cluster.pods(tracked.id) if not pod.over or pod.phase == "Succeeded"]
+            pods = [pod for pod in self._cluster.pods(tracked.id) if not pod.over or pod.phase is PodPhase.SUCCEEDED]
             if not pods:
                 continue
             attempt = max(pod.attempt for pod in pods)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from niyanta.lifecycle import Event, Phase
-from niyanta.scheduler.cluster_api import NodeState, PodView
+from niyanta.scheduler.cluster_api import NodeState, PodPhase, PodView
 from niyanta.scheduler.pods.outcome import (
     Attempt,
     LifecycleDecision,
@@ -44,7 +44,7 @@ def pod(index: int = 0, phase: str = "Running", **fields: Any) -> PodView:
         "attempt": 2,
         "index": index,
         "node": "ab"[index % 2],
-        "phase": phase,
+        "phase": PodPhase(phase),
         "over": phase in ("Succeeded", "Failed"),
         "deleting": False,
         "has_finalizer": True,

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from niyanta.resources.labels import ATTEMPT, INDEX, WORKLOAD_UID
+from niyanta.scheduler.cluster_api import PodPhase
 
 Key = tuple[str, str]
 """(namespace, name); the namespace is empty for cluster-scoped kinds."""
@@ -146,7 +147,7 @@ class Pod(Object, frozen=True, gc=False):
     @property
     def terminal(self) -> bool:
         """True if its containers have ended and won't start again, so that the pod takes no capacity."""
-        return self.status.phase in ("Succeeded", "Failed")
+        return self.status.phase in (PodPhase.SUCCEEDED, PodPhase.FAILED)
 
     @property
     def workload_uid(self) -> str:

@@ -19,7 +19,7 @@ from niyanta.engine.types import PendingWorkload, Placement, Plan
 from niyanta.lifecycle import Event
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterReads
-from niyanta.scheduler.metrics import SchedulerMetrics
+from niyanta.scheduler.metrics import LoopPhase, SchedulerMetrics
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
@@ -84,7 +84,7 @@ class Cycle:
         running = self._running_by_customer()
         options = self._options(running)
         # 3. Let the engine plan, in a thread.
-        with self._metrics.phase("engine"):
+        with self._metrics.phase(LoopPhase.ENGINE):
             result = await asyncio.to_thread(self._plan, self._deltas.take(), pending, now, options=options, lane=lane)
         plan = result.plan
         self._lane = plan.lane or self._lane
@@ -94,7 +94,7 @@ class Cycle:
         # 5. Explain the rejections.
         self._reasons.follow_cycle(plan.rejections, lane=self._lane, running=running)
         # 6. Count the cycle in the metrics.
-        self._metrics.thought(result.seconds, plan.rejections)
+        self._metrics.planned(result.seconds, plan.rejections)
         self._log(result, len(pending))
         return plan.undecided > 0 or len(pending) >= MOST_PENDING_ROWS
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from niyanta.lifecycle import Event, Phase
-from niyanta.scheduler.cluster_api import NodeState, PodView
+from niyanta.scheduler.cluster_api import NodeState, PodPhase, PodView
 from niyanta.scheduler.reasons import RowReason
 from niyanta.store.rows import WorkloadRow
 
@@ -80,7 +80,7 @@ class LifecycleDecision:
 
 def is_rejection(pod: PodView) -> bool:
     """True if the kubelet rejected this pod before any container ran."""
-    if pod.phase != "Failed" or not pod.never_ran:
+    if pod.phase is not PodPhase.FAILED or not pod.never_ran:
         return False
     return pod.reason in KUBELET_REJECTIONS or pod.reason.startswith("OutOf")
 
@@ -115,9 +115,9 @@ def outcome_of(
         decision = _end_of(attempt, pod, node_state)
         if decision is not None:
             return decision
-        if pod.phase == "Succeeded":
+        if pod.phase is PodPhase.SUCCEEDED:
             done += 1
-        elif pod.phase == "Running" and not pod.over:
+        elif pod.phase is PodPhase.RUNNING and not pod.over:
             running += 1
     total = len(attempt.workers)
     if done == total:
@@ -136,12 +136,12 @@ def _end_of(attempt: Attempt, pod: PodView, node_state: Callable[[str], NodeStat
         if attempt.rejections < attempt.max_rejections:
             return LifecycleDecision(Event.REQUEUE, RowReason.REJECTED_BY_KUBELET, text, exclude=pod.node)
         return failed_attempt(attempt, RowReason.REJECTED_BY_KUBELET, text)
-    if pod.phase == "Failed":
+    if pod.phase is PodPhase.FAILED:
         why = " ".join(part for part in (pod.reason, pod.message) if part)
         return failed_attempt(
             attempt, RowReason.POD_FAILED, f"pod {pod.name} on {pod.node} failed{': ' if why else ''}{why}"
         )
-    if pod.phase == "Succeeded":
+    if pod.phase is PodPhase.SUCCEEDED:
         return None
     if pod.over:
         return failed_attempt(attempt, RowReason.POD_LOST, f"pod {pod.name} on {pod.node} was deleted while it ran")
