@@ -81,7 +81,7 @@ class ScalingAct:
             return not over and last.t <= limit
 
         self.display.follow(lambda: table(timeline), advance)
-        self.display.draw(table(timeline, every=3.0))
+        self.display.draw(table(timeline, every=4.5))
 
     def _print(self, sample: Sample) -> None:
         if sample.t - self._printed_at < 2:
