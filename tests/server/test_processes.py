@@ -137,7 +137,7 @@ async def test_an_outage_of_postgres_is_answered_with_503_in_time(run: RunDir) -
             await asyncio.to_thread(server.start)
             await _until_well(client)
             items = (await client.get("/v1/workloads")).json()["items"]
-            assert items, "what was accepted is still there"
+            assert items, "accepted workloads are still stored"
 
 
 async def _until_well(client: httpx.AsyncClient) -> None:

@@ -262,7 +262,9 @@ async def test_callers_do_not_notice_the_outage_of_a_replica_and_metrics_hold_no
         answers: list[Any] = await asyncio.gather(*(listed(two) for _ in range(20)))
         assert answers == [names] * 20
         up = {"metric": "niyanta_postgres_replica_up", "replica": doors.name}
-        await asyncio.to_thread(until, lambda: doors.sample(doors.two, **up) == 0, what="it is seen to be away")
+        await asyncio.to_thread(
+            until, lambda: doors.sample(doors.two, **up) == 0, what="the replica is reported as down"
+        )
         await asyncio.to_thread(doors.replica.start)
         await asyncio.to_thread(doors.wait_in_use)
         before = doors.reads(doors.two)

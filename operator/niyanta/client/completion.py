@@ -33,6 +33,6 @@ def _ask(incomplete: str) -> Iterator[tuple[str, str]]:
         for item in answer.json()["items"]:
             help_ = f"{item['phase']} {item['namespace']}/{item['name']}"
             for word in (item["name"], item["id"]):
-                # Ids only once something is typed: an empty word completes to names alone.
+                # Ids only once something is typed: an empty word completes only to names.
                 if word.startswith(incomplete) and (word == item["name"] or incomplete):
                     yield word, help_

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -157,8 +157,3 @@ def _silence() -> Exit:
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return Exit.OK
-
-
-def first(values: Iterable[Any]) -> Any:
-    """The first that isn't None; None if there is none."""
-    return next((value for value in values if value is not None), None)

@@ -25,7 +25,7 @@ Customer = Annotated[
 
 
 def _requested(caller: Principal, customer: str | None) -> str:
-    """Name of the requested Customer; Problem (404) when it is another one's and the caller is no admin."""
+    """Name of the requested Customer; Problem (404) for another one unless the caller is an admin."""
     if customer is not None and not caller.sees(customer):
         raise Problem(NOT_FOUND, f"there is no Customer {customer}")
     return customer or caller.customer
