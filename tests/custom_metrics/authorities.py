@@ -1,4 +1,4 @@
-"""Certificate authorities for tests: what a cluster's front proxy has, and what strangers make themselves."""
+"""Certificate authorities for tests: the front proxy's, and foreign ones."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Authority:
 
 
 def client_context(authorities: bytes, certificate: Path | None = None) -> ssl.SSLContext:
-    """As an API server connects: it trusts the APIService's caBundle alone."""
+    """TLS context of an API server, which trusts only the APIService's caBundle."""
     context = ssl.create_default_context(cadata=authorities.decode())
     if certificate is not None:
         context.load_cert_chain(certificate)

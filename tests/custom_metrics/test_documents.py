@@ -1,4 +1,4 @@
-"""What the adapter says: quantities, discovery of both kinds, selectors."""
+"""Documents of the adapter: quantities and both kinds of discovery; label selectors."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""A cluster in memory for tests of the scheduler: everything that `ClusterApi` promises, as a real one answers it.
+"""A complete in-memory `ClusterApi` for tests of the scheduler.
 
-Accounts, charges and pod views are made by the operator's own code (`UsageIndex`, `pod_charge`, `pod_view`); the
-API server, the kubelet and the users are simulated, and tests move them by calling the methods of `Kubelet` and
-`FakeCluster`. Changes reach the scheduler through `work_queue`, at once.
+Charges and pod views come from the operator's own code (`UsageIndex`, `pod_charge`, `pod_view`). The API server,
+kubelets and users are simulated: tests call methods of `Kubelet` and `FakeCluster`. Changes reach the scheduler through
+`work_queue` at once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import msgspec
 
 from niyanta.cluster.api.errors import ApiError, NotSentError
 from niyanta.cluster.api.objects import Node, Pod, PodStatus
-from niyanta.cluster.kubernetes import OUT_OF_SERVICE, pod_view
+from niyanta.cluster.kubernetes import OUT_OF_SERVICE, pod_view, worker_state
 from niyanta.engine.sizing.pool_fit import EmptyPool
 from niyanta.engine.snapshot.deltas import (
     DeltaCursor,
@@ -34,6 +34,7 @@ from niyanta.scheduler.cluster_api import (
     NodeState,
     PodView,
     PodWriteError,
+    WorkerState,
     WriteProblem,
 )
 from niyanta.store.rows import WorkloadRow
@@ -102,11 +103,8 @@ class FakeCluster(SimulatedCluster):
         found = self._customers.get(customer)
         return "unknown" if found is None else found.spec.tier.value
 
-    def worker_states(self) -> Mapping[tuple[str, str], int]:
-        return Counter(
-            (worker.pool, "not_ready" if not worker.ready else "cordoned" if worker.cordoned else "ready")
-            for worker in self._workers.values()
-        )
+    def worker_states(self) -> Mapping[tuple[str, WorkerState], int]:
+        return Counter((worker.pool, worker_state(worker)) for worker in self._workers.values())
 
     def worker_counts(self) -> tuple[int, int]:
         workers = self._workers.values()
@@ -128,7 +126,7 @@ class FakeCluster(SimulatedCluster):
         key = (namespace, manifest["metadata"]["name"])
         found = self._pods.get(key)
         if found is None:
-            # The API server stores what it gets: later changes of the manifest are none of its business.
+            # The API server stores a copy, so that later changes of the manifest have no effect.
             pod = msgspec.convert(deepcopy(dict(manifest)), Pod)
             self.set_pod(changed_pod(pod, uid=str(uuid.uuid4()), status=PodStatus("Pending")))
         elif not _is_wanted(found, manifest):

@@ -13,52 +13,52 @@ class Fault:
 
     error: Exception | None = None
     times: int | None = 1
-    """Calls that are left for it; None: every call until `clear`."""
+    """Number of calls that it still affects; None: all calls until `clear`."""
     carried_out: bool = False
-    """The operation is done all the same: only its answer is lost."""
+    """The operation is carried out, and only its answer is lost."""
     released: asyncio.Event | None = None
-    """The call waits for this before it goes on."""
+    """The call waits until this event is set."""
     reached: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when a call has met the fault."""
+    """Set when a call was affected."""
 
     def release(self) -> None:
-        """Let calls that hang go on."""
+        """Let hanging calls continue."""
         assert self.released is not None, "this fault does not hang"
         self.released.set()
 
 
 class Faults:
-    """The script of one fake: faults by operation, met in the order in which they were added."""
+    """Faults of one fake by operation, in the order in which they were added."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
-        """Number of calls by operation, failed ones too."""
+        """Number of calls by operation, including failed ones."""
         self.under_way: Counter[str] = Counter()
-        """Calls by operation that hang now."""
+        """Number of calls by operation that hang now."""
         self.most_under_way: Counter[str] = Counter()
         self._script: dict[str, list[Fault]] = defaultdict(list)
 
     def fail(self, operation: str, error: Exception, *, times: int | None = 1, carried_out: bool = False) -> Fault:
-        """Have the next calls of an operation raise `error`; `times` None: all of them until `clear`."""
+        """Let the next calls of an operation raise `error`; `times` None: all calls until `clear`."""
         fault = Fault(error, times, carried_out)
         self._script[operation].append(fault)
         return fault
 
     def hang(self, operation: str, *, times: int | None = 1) -> Fault:
-        """Have the next calls of an operation wait for `release` of the fault, and then go on as usual."""
+        """Let the next calls of an operation wait until the fault is released, and then continue as usual."""
         fault = Fault(times=times, released=asyncio.Event())
         self._script[operation].append(fault)
         return fault
 
     def clear(self, operation: str) -> None:
-        """Drop the faults of an operation; calls that hang go on."""
+        """Drop the faults of an operation; hanging calls continue."""
         for fault in self._script.pop(operation, []):
             if fault.released is not None:
                 fault.released.set()
 
     async def before(self, operation: str) -> Fault | None:
-        """Count a call and meet its fault. Raises the fault's error; returns the fault if the error is to be raised
-        after the operation was carried out."""
+        """Count a call and apply its fault. Raises the fault's error; returns the fault if its error must be raised
+        after the operation."""
         self.calls[operation] += 1
         fault = self._next(operation)
         if fault is None:
@@ -77,7 +77,7 @@ class Faults:
 
     @staticmethod
     def after(fault: Fault | None) -> None:
-        """Raise the error of an operation that was carried out and whose answer is lost."""
+        """Raise the error of an operation that was carried out without an answer."""
         if fault is not None and fault.error is not None:
             raise fault.error
 

@@ -1,4 +1,4 @@
-"""The kubelets of a fake cluster, moved by the test: pods run, end, are turned away, and stop when they are deleted."""
+"""The kubelets of a fake cluster, controlled by the test: they start, end, reject and stop pods."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.fakes.cluster import FakeCluster
 
 
 class Kubelet:
-    """All kubelets at once. Each method moves the pods of a workload, or only those with `index`."""
+    """All kubelets. Each method changes the pods of a workload, or only the pod with `index`."""
 
     def __init__(self, cluster: FakeCluster) -> None:
         self._cluster = cluster
@@ -37,11 +37,11 @@ class Kubelet:
         self._move(workload_id, index, PodStatus("Failed", container_statuses=(_ended(exit_code),)))
 
     def reject(self, workload_id: str, *, reason: str = "OutOfcpu") -> None:
-        """The kubelet turns pods away at admission: no container starts."""
+        """The kubelet rejects pods at admission: no container starts."""
         self._move(workload_id, None, PodStatus("Failed", reason, "the node was low on cpu"))
 
     def stop(self, workload_id: str) -> None:
-        """Pods that are being deleted end, and the API server removes those without finalizers."""
+        """Pods that are being deleted end; the API server removes those without finalizers."""
         for pod in self._cluster.live_pods(workload_id):
             if pod.metadata.deletion_timestamp is not None:
                 status = pod.status if pod.terminal else PodStatus("Failed", container_statuses=(_ended(137),))
@@ -49,7 +49,7 @@ class Kubelet:
                 self._cluster.set_pod(msgspec.structs.replace(pod, metadata=metadata, status=status))
 
     def lose(self, workload_id: str) -> None:
-        """Pods vanish without a trace, finalizers or not (somebody edited etcd, or a backup was restored)."""
+        """Pods disappear despite their finalizers, as after a restored backup of etcd."""
         for pod in self._cluster.live_pods(workload_id):
             metadata = msgspec.structs.replace(
                 pod.metadata, finalizers=(), deletion_timestamp="2026-01-01T00:00:00Z", deletion_grace_period_seconds=0

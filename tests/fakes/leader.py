@@ -1,5 +1,5 @@
-"""A leader on a real Postgres and a fake cluster, composed as the manager composes it. Tests reach the leader's parts
-through `LeaderUnderTest` alone."""
+"""A leader on a real Postgres and a fake cluster, wired in the same way as by the manager. Tests use the leader's parts
+only through `LeaderUnderTest`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.fakes.cluster import FakeCluster
 from tests.fakes.kubelet import Kubelet
 
 TIMEOUT_SECONDS = 30.0
-"""Longest wait for a condition: generous, because test machines are slow and noisy."""
+"""Longest wait for a condition; generous, because test machines may be slow."""
 
 LOOK_EVERY_SECONDS = 0.01
 
 
 async def until(condition: Callable[[], Any] | Callable[[], Awaitable[Any]], what: str) -> Any:
-    """Wait until `condition` (plain or async) returns something true; returns that."""
+    """Wait until `condition` (plain or async) returns a true value, and return it."""
     last: Any = None
     try:
         async with asyncio.timeout(TIMEOUT_SECONDS):
@@ -45,12 +45,12 @@ async def until(condition: Callable[[], Any] | Callable[[], Awaitable[Any]], wha
 
 
 class InterruptibleStore:
-    """A store that can be taken away: while `away`, every operation raises StoreUnavailableError."""
+    """A store with simulated outages: while `away`, every operation raises StoreUnavailableError."""
 
     def __init__(self, store: StateManager) -> None:
         self.away = False
         self.refused = 0
-        """Operations that met the outage."""
+        """Number of operations that failed by the outage."""
         self._store = store
 
     def __getattr__(self, name: str) -> Any:
@@ -61,7 +61,7 @@ class InterruptibleStore:
 
 
 class LeaderUnderTest:
-    """One leadership. Its parts may be driven one by one, or all together after `start`."""
+    """One leadership. Tests call its parts one by one, or run the whole loop after `start`."""
 
     def __init__(
         self, store: StateManager, *, epoch: int, settings: Settings, cluster: FakeCluster, adopting: bool = False
@@ -71,12 +71,12 @@ class LeaderUnderTest:
         self.kubelet = Kubelet(cluster)
         self.outage = InterruptibleStore(store)
         self.store = store
-        """For the test's own reads and writes, which no outage touches."""
+        """For the test's own reads and writes, which no outage affects."""
         self.work_queue = WorkQueue(asyncio.get_running_loop())
         self.work_queue.open()
         cluster.work_queue = self.work_queue
         self.lost = asyncio.Event()
-        """Set when the pod creator or the pod remover found out that leadership is over."""
+        """Set when the pod creator or the pod remover has found leadership lost."""
         self.ticks = 0
         self.recovered = asyncio.Event()
         leader_store = cast(StateManager, self.outage)
@@ -109,7 +109,7 @@ class LeaderUnderTest:
         await self._leader.handlers.recovery.run()
 
     async def close(self) -> None:
-        """End it as the manager does."""
+        """End the leadership in the same way as the manager."""
         if self.task is not None:
             self.task.cancel()
             await asyncio.gather(self.task, return_exceptions=True)
@@ -130,17 +130,17 @@ class LeaderUnderTest:
         return found
 
     async def commit(self, *decisions: tuple[TrackedWorkload, LifecycleDecision]) -> None:
-        """Have decisions committed and followed."""
+        """Commit decisions."""
         await self._leader.writers.transitions.commit(
             [TransitionRequest(tracked, decision) for tracked, decision in decisions]
         )
 
     async def decide(self, workload_id: str, event: Event, reason: str = "Test", message: str = "") -> None:
-        """Have one decision committed and followed."""
+        """Commit one decision."""
         await self.commit((self.tracked(workload_id), LifecycleDecision(event, reason, message)))
 
     async def place(self, workload_id: str, *workers: str) -> None:
-        """Have a placement committed, and its pods created beside."""
+        """Commit a placement; its pods are created concurrently."""
         tracked = self.tracked(workload_id)
         change = RowChange(
             tracked.id,
@@ -160,8 +160,8 @@ class LeaderUnderTest:
         await until(lambda: not self.tracked(workload_id).applying, f"creates of {workload_id} end")
 
     async def placed(self, name: str, *workers: str, **spec: Any) -> str:
-        """A workload that was submitted, taken in, and placed on `workers` with all its pods; for a leader that only
-        recovered. Returns its id."""
+        """Submit a workload, take it in, and place it on `workers` with all its pods, without the loop. Returns its
+        id."""
         uid = self.cluster.submit(name, **spec)
         await self.take_in(uid)
         await self.place(uid, *workers)
@@ -169,41 +169,41 @@ class LeaderUnderTest:
         return uid
 
     async def take_in(self, *uids: str) -> None:
-        """Have Workload objects become rows."""
+        """Turn Workload objects into rows."""
         await self._leader.handlers.admission.take_in([self.cluster.objects[uid] for uid in uids])
 
     async def take_gone(self, *uids: str) -> None:
-        """Have deletions of Workload objects followed."""
+        """Handle deletions of Workload objects."""
         await self._leader.handlers.admission.take_gone([DeletedObject(uid) for uid in uids])
 
     async def review_customers(self) -> None:
-        """Have changes of Customers followed."""
+        """Handle changes of Customers."""
         await self._leader.handlers.admission.review_customers()
 
     async def review_defaults(self, *namespaces: str) -> None:
-        """Have changes of LimitRanges followed."""
+        """Handle changes of LimitRanges."""
         await self._leader.handlers.admission.review_defaults(namespaces)
 
     async def refresh(self, *workload_ids: str) -> None:
-        """Have rows read again."""
+        """Read rows again."""
         await self._leader.writers.transitions.refresh(workload_ids)
 
     async def evict(self, worker: str, reason: str) -> int:
-        """Have what runs on a worker put back into the queue, as scaling asks for it."""
+        """Evict a worker's workloads, as pool scaling does."""
         return await self._leader.drain_queries.evict(worker, reason)
 
     async def is_free(self, worker: str) -> bool:
-        """Ask what scaling asks before it removes a worker."""
+        """Check that a worker is free, as pool scaling does before it removes a worker."""
         return await self._leader.drain_queries.is_free(worker)
 
     def requirements(self, workload_id: str) -> dict[str, int]:
-        """The amounts that a workload in memory asks for, in base units."""
+        """Requests of a workload in memory, in base units."""
         found = self.tracked(workload_id).requirements
         assert found is not None
         return dict(found.requests)
 
     async def observe(self, *workload_ids: str) -> None:
-        """Have the pods of these workloads, and all ended creates, looked at."""
+        """Observe the pods of these workloads and all results of pod creation."""
         await self._leader.handlers.observer.observe(workload_ids)
 
     async def round(self) -> None:
@@ -213,12 +213,12 @@ class LeaderUnderTest:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     async def row(self, workload_id: str) -> WorkloadRow:
-        """A row as Postgres has it."""
+        """A row, read from Postgres."""
         (row,) = await self.store.get_workloads([workload_id])
         return row
 
     async def rows(self, workload_ids: Iterable[str]) -> Sequence[WorkloadRow]:
-        """Rows as Postgres has them, in the order asked for."""
+        """Rows, read from Postgres, in the order of `workload_ids`."""
         found = {row.id: row for row in await self.store.get_workloads(list(workload_ids))}
         return [found[workload_id] for workload_id in workload_ids]
 
@@ -250,7 +250,7 @@ class LeaderUnderTest:
         return [pod.name for pod in self.cluster.live_pods(workload_id)]
 
     async def is_running(self, workload_id: str, *, count: int = 1) -> WorkloadRow:
-        """Let the kubelet run a workload's pods when all exist, and wait until the row says so."""
+        """Let the kubelet run a workload's pods when all exist, and wait until the row is Running."""
         await self.pods_of(workload_id, count)
         self.kubelet.run(workload_id)
         return await self.reaches(workload_id, Phase.RUNNING)

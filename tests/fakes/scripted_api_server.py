@@ -42,7 +42,7 @@ def event(kind: str, obj: dict[str, Any]) -> bytes:
 
 
 def bookmark(rv: int) -> bytes:
-    """As the API server writes it: `containers` is null, which no real pod has."""
+    """A bookmark in the API server's form: `containers` is null, unlike in real pods."""
     meta = {"resourceVersion": str(rv), "creationTimestamp": None}
     return event("BOOKMARK", {"kind": "Pod", "metadata": meta, "spec": {"containers": None}, "status": {}})
 

@@ -60,7 +60,7 @@ class SimulatedCluster:
         """The CustomResourceDefinition of Workloads was deleted."""
         self.pool_list: list[EmptyPool] = []
         self.statuses: dict[str, list[WorkloadRow]] = {}
-        """Rows whose status was to be written, by id, in order."""
+        """Rows passed to `write_status`, by id, in order."""
         self.events: list[RecordedEvent] = []
         self.objects: dict[str, dict[str, Any]] = {}
         """Workload objects by UID."""
@@ -81,7 +81,7 @@ class SimulatedCluster:
     # --- users -------------------------------------------------------------------------------------------------------
 
     def submit(self, name: str, **spec: Any) -> str:
-        """A user makes a Workload object; returns its UID. Arguments as of `objects.workload`."""
+        """A user creates a Workload object; returns its UID. Arguments as of `objects.workload`."""
         obj = objects.workload(name, **spec)
         uid = str(obj["metadata"]["uid"])
         self.objects[uid] = obj
@@ -96,7 +96,7 @@ class SimulatedCluster:
         self._tell_object(obj)
 
     def delete_object(self, uid: str) -> None:
-        """A Workload object goes, and the garbage collector deletes the pods that it owns."""
+        """A user deletes a Workload object; the garbage collector deletes the pods that it owns."""
         del self.objects[uid]
         if self.work_queue is not None:
             self.work_queue.put_gone(uid)
@@ -130,7 +130,7 @@ class SimulatedCluster:
         self.set_node(objects.node(name, **fields))
 
     def set_node(self, node: Node) -> None:
-        """Store a node and tell of it."""
+        """Store a node and report the change."""
         self._nodes[node.name] = node
         pools = pools_for(node, self._pools)
         info = worker(node, pools[0]) if pools else None
@@ -168,12 +168,12 @@ class SimulatedCluster:
         return next((pod for pod in self._pods.values() if pod.name == name), None)
 
     def charged(self, workload_id: str) -> list[str]:
-        """Workers whose capacity a workload takes, by row or by pod; sorted."""
+        """Workers on which a workload is charged, by row or by pod; sorted."""
         charges = self._usage.charges()
         return sorted(charge.worker for charge in charges if charge.key.startswith(f"{workload_id}/"))
 
     def set_pod(self, pod: Pod) -> None:
-        """Store a pod, or remove it if its deletion is complete, and tell of it."""
+        """Store a pod, or remove it if its deletion is complete, and report the change."""
         old, meta = self._pods.get(pod.key), pod.metadata
         gone = meta.deletion_timestamp is not None and not meta.finalizers and meta.deletion_grace_period_seconds == 0
         if gone:

@@ -64,7 +64,7 @@ def test_a_holder_keeps_its_seat_while_it_has_anything() -> None:
     seats = LabelLimit(1)
     seats.assign({"first": 1})
     assert seats.assign({"first": 1, "second": 1000}) == {"first": "first", "second": OTHER}
-    assert seats.assign({"first": 0}) == {"first": "first"}  # nobody wants the seat
+    assert seats.assign({"first": 0}) == {"first": "first"}  # no new name needs the label value
     assert seats.assign({"first": 0, "second": 1}) == {"first": OTHER, "second": "second"}
 
 

@@ -1,4 +1,4 @@
-"""docs/metrics.md says what the processes show, and names follow Prometheus' conventions."""
+"""docs/metrics.md is current, and names of metrics follow Prometheus' conventions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def test_the_page_is_current(shown: dict[str, list[MetricEntry]]) -> None:
 
 
 def test_names_follow_the_conventions(shown: dict[str, list[MetricEntry]]) -> None:
-    """As promtool's lint: base units, `_total` on counters alone, no suffix that histograms make, no type in a name."""
+    """The rules of promtool's lint: base units, `_total` on counters only, no suffix of histograms, no type in a
+    name."""
     for entry in {entry for entries in shown.values() for entry in entries}:
         assert re.fullmatch(r"niyanta_[a-z0-9]+(_[a-z0-9]+)*", entry.name), entry
         assert not re.search(NOT_BASE, f"{entry.name}_"), entry

@@ -1,4 +1,5 @@
-"""Whatever users, workloads and the cloud do, and wherever leaders die, the rule keeps to its promises."""
+"""Invariants of the scaling policy under random actions of users, workloads and the cloud, and failovers at any
+step."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ DEEDS = st.one_of(
         for what in ("end", "ended", "half", "vanish", "cordon", "uncordon", "break", "mend", "foreign", "left")
     ),
 )
-"""`look` n: a leader does n actions of its plan and dies; the next one decides anew."""
+"""`look` n: a leader does n actions of its plan and dies; the next one makes a new plan."""
 
 RULES = st.builds(
     ScalingRules,
@@ -42,7 +43,7 @@ RULES = st.builds(
 
 
 class Watched(World):
-    """Holds what is done to the promises."""
+    """Checks the invariants at each action."""
 
     def do(self, action: object) -> None:
         match action:
@@ -92,7 +93,7 @@ class Watched(World):
             self.change(name, workloads=worker.workloads + 1, pods=worker.pods + 1)
         elif what == "end":
             self.change(name, workloads=0, pods=0)
-        elif what == "ended":  # by the record; its pods still stop
+        elif what == "ended":  # its row has finished, its pods are still stopping
             self.change(name, workloads=0)
         elif what == "half":
             self.half = True
@@ -120,7 +121,7 @@ def test_it_keeps_its_promises_and_gets_there(
     pool.add(3)
     for what, number in deeds:
         pool.happen(what, number)
-    # Quiet: workloads end, people let go, time passes. Then there are exactly as many as are wanted.
+    # At the end, workloads finish, nodes are repaired and time passes: the pool must have the wanted size.
     for _ in range(12):
         for name in pool.workers:
             pool.change(name, workloads=0, pods=0, others=(), ready=True, unready_since=None)

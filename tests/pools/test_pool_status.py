@@ -1,4 +1,4 @@
-"""What the operator takes from a WorkerPool."""
+"""WorkerPools: their conversion to PoolInfo, and transition times of conditions."""
 
 from __future__ import annotations
 

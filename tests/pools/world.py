@@ -1,4 +1,4 @@
-"""A made-up group and cluster for the rule: it does what `decide` says, and takes notes like the shell."""
+"""A simulated group and cluster that carries out the plans of `decide` and records drains."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from niyanta.pools.policy import SECOND_US, decide
 
 @dataclass
 class World:
-    """One pool. Time stands still but for `pass_time`."""
+    """One pool. Time moves only by `pass_time`."""
 
     rules: ScalingRules
     group_maximum: int | None = None
@@ -42,14 +42,14 @@ class World:
     last_down: int | None = None
     removed: list[tuple[PoolWorker, int]] = field(default_factory=list)
     half: bool = False
-    """The next removal is noted, and the leader dies before the provider hears of it."""
+    """The next removal is recorded, but the leader dies before it sends the order."""
     log: list[Action] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
 
-    # What users and the cloud do
+    # Actions of users and the cloud
 
     def add(self, count: int = 1, **fields: object) -> list[str]:
-        """Instances that are there and Ready."""
+        """Add instances that are Ready."""
         names = [f"w{next(self._numbers)}" for _ in range(count)]
         for name in names:
             made = PoolWorker(instance=f"i-{name}", node=name, since=self.now)
@@ -64,11 +64,11 @@ class World:
         self.rules = replace(self.rules, replicas=replicas)
 
     def vanish(self, instance: str) -> None:
-        """The cloud took it back; the group keeps its size and makes another."""
+        """The cloud removes an instance; the group keeps its size and orders another."""
         del self.workers[instance]
 
     def arrive(self) -> None:
-        """What was ordered comes."""
+        """Ordered instances start."""
         missing = self.desired - len(self.workers)
         if missing > 0:
             self.add(missing)
@@ -77,7 +77,7 @@ class World:
     def pass_time(self, seconds: float) -> None:
         self.now += round(seconds * SECOND_US)
 
-    # What the shell does
+    # Actions of the controller and the executor
 
     def view(self) -> PoolObservation:
         return PoolObservation(
@@ -96,14 +96,14 @@ class World:
         return decide(self.view(), self.now)
 
     def step(self, upto: int | None = None) -> ScalingPlan:
-        """One look; `upto`: the leader dies after so many actions."""
+        """Carry out one plan; `upto`: the leader dies after this many actions."""
         plan = self.plan()
         for action in plan.actions[:upto]:
             self.do(action)
         return plan
 
     def settle(self, most: int = 50) -> ScalingPlan:
-        """Look until nothing is left to do at this moment."""
+        """Carry out plans until no action is left."""
         for _ in range(most):
             self.arrive()
             plan = self.step()
@@ -149,7 +149,7 @@ class World:
                     self.change(name, protected=True)
 
     def kinds(self) -> list[str]:
-        """What was done, in words."""
+        """Names of the actions so far."""
         return [type(action).__name__ for action in self.log]
 
     def names(self, instances: Iterable[str]) -> set[str]:

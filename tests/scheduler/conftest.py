@@ -60,7 +60,7 @@ async def make_leader(
 
 @pytest.fixture
 async def leader(make_leader: MakeLeader) -> LeaderUnderTest:
-    """A leader that has recovered and whose loop runs."""
+    """A leader after recovery, with its loop running."""
     leader = make_leader()
     await leader.start()
     return leader

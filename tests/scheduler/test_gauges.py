@@ -1,4 +1,4 @@
-"""The leader's gauges: totals that add up whatever the bounds, and nothing left when it leads no longer."""
+"""The leader's gauges: totals are complete despite the bounds on labels, and no sample stays after leadership."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _clear() -> Iterator[None]:
 
 
 async def shown(world: World) -> dict[str, dict[tuple[str, ...], float]]:
-    """What a scrape sees after a refresh: name -> label values by label name -> value."""
+    """Samples of a scrape after a refresh: metric name -> label values -> value."""
     await SchedulerGauges(
         world.state,
         store=cast(StateManager, world),

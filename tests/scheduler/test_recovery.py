@@ -1,4 +1,4 @@
-"""Recovery: whatever the last leader left half done, the next one makes rows, objects and pods agree."""
+"""Recovery: the next leader brings rows, objects and pods into agreement after any interruption of the last one."""
 
 from __future__ import annotations
 

@@ -146,7 +146,9 @@ async def test_a_finished_workload_leaves_memory_at_once_unless_its_object_is_to
     assert cancelled not in leader.workloads
 
 
-async def test_users_are_told_of_what_matters_to_them(leader: LeaderUnderTest, cluster: FakeCluster) -> None:
+async def test_transitions_that_concern_users_write_statuses_and_events(
+    leader: LeaderUnderTest, cluster: FakeCluster
+) -> None:
     uid = await leader.placed("job", "n1", maxRetries=1)
     await leader.decide(uid, Event.RETRY, "PodFailed", "exit code 1")
     (held,) = await admitted(leader, "held")

@@ -150,7 +150,7 @@ class KubernetesCluster:
         return "unknown" if found is None else found.spec.tier.value
 
     def worker_states(self) -> Mapping[tuple[str, WorkerState], int]:
-        return Counter((worker.pool, _worker_state(worker)) for worker in self._cache.workers.values())
+        return Counter((worker.pool, worker_state(worker)) for worker in self._cache.workers.values())
 
     def worker_counts(self) -> tuple[int, int]:
         workers = self._cache.workers.values()
@@ -308,7 +308,8 @@ def _as_lease_lost() -> Iterator[None]:
         raise LeaseLostError(str(error)) from error
 
 
-def _worker_state(worker: WorkerInfo) -> WorkerState:
+def worker_state(worker: WorkerInfo) -> WorkerState:
+    """State of a worker for the gauges."""
     if not worker.ready:
         return WorkerState.NOT_READY
     return WorkerState.CORDONED if worker.cordoned else WorkerState.READY

@@ -1,4 +1,4 @@
-"""What an empty worker of a pool is: as its real workers are read, from whichever source knows best."""
+"""Empty workers of pools: the precedence of their sources, and their conversion like real workers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reflector's store stays right whatever the server and the network do."""
+"""The reflector's store stays correct under errors of the server and the network."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ QUICK = ReflectorSettings(backoff_first=0.01, backoff_longest=0.05, idle_seconds
 
 
 class Following:
-    """A reflector under test with what it reported."""
+    """A reflector under test, and its reported changes."""
 
     def __init__(self, api: FakeApi, settings: ReflectorSettings) -> None:
         self.api = api
@@ -52,7 +52,7 @@ class Following:
 
     @property
     def store(self) -> dict[str, str]:
-        """Name -> version. What was reported, replayed, must give the same."""
+        """Name -> version in the store. A replay of the reported changes must give the same."""
         found = {p.name: p.metadata.resource_version for p in self.reflector.store.values()}
         assert found == self.replayed
         return found
@@ -136,7 +136,7 @@ async def test_relists_and_reports_what_was_deleted_meanwhile(expired: Step) -> 
     )
     async with following(*script) as case:
         await case.sees(a=1, c=40, d=41)
-        # c was deleted and made anew: both are told, in this order
+        # c was deleted and created again: both changes are reported, in this order
         assert case.log[3:] == ["DELETED c", "ADDED c", "ADDED d", "DELETED b"]
         await until(lambda: len(case.api.requests) == 4)
         assert case.api.queries()[3]["resourceVersion"] == "50"

@@ -1,4 +1,4 @@
-"""The leader's figures: what is counted, for which pool, and that the row says it."""
+"""Demand statistics: counts by pool and namespace, and the row that is written."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ A, B = EmptyPool("a", (WORKER,), region="eu"), EmptyPool("b", (replace(WORKER, p
 
 @dataclass
 class World:
-    """What figures ask of the cluster."""
+    """The cluster reads that demand statistics need."""
 
     pools: list[EmptyPool] = field(default_factory=lambda: [A, B])
     workers: list[WorkerInfo] = field(default_factory=list)

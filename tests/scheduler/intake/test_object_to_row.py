@@ -1,4 +1,4 @@
-"""A Workload object becomes a row: whose it is, in which phase it starts, and what is wrong with it."""
+"""Conversion of a Workload object to a row: its customer, its first phase, and errors in its spec."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SETTINGS = Settings(dsn="postgresql://nobody@localhost/none")
 
 @dataclass
 class World:
-    """What intake asks of the cluster."""
+    """The cluster reads that the conversion needs."""
 
     customers: list[Customer] = field(default_factory=list)
     defaults: NamespaceDefaults = field(default_factory=lambda: NamespaceDefaults.from_limit_ranges([], {}))

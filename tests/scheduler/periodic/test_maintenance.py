@@ -1,4 +1,4 @@
-"""Maintenance: what scaling asks about workers is answered between two rounds."""
+"""Maintenance: drain queries are answered between two cycles."""
 
 from __future__ import annotations
 

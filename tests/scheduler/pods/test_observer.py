@@ -1,4 +1,4 @@
-"""The observer: what pods and nodes say becomes the outcome of an attempt."""
+"""The observer: the states of pods and nodes become the outcome of an attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rule from pods to lifecycle events, and what becomes of pods that no attempt needs."""
+"""The rule from pods to lifecycle events, and the teardown of pods that no attempt needs."""
 
 from __future__ import annotations
 
@@ -183,9 +183,7 @@ def test_a_pod_being_deleted_is_waited_for_and_not_deleted_again() -> None:
         (NodeState.FENCED, False, True),
     ],
 )
-def test_only_where_nobody_would_confirm_it_a_pod_is_removed_by_force(
-    state: NodeState, replace: bool, forced: bool
-) -> None:
+def test_pods_on_lost_nodes_are_removed_by_force(state: NodeState, replace: bool, forced: bool) -> None:
     down = tear_down([pod(0)], keep_attempt=None, replace=replace, node_state=lambda _: state)
     assert bool(down.force) is forced
     assert bool(down.waiting) is not forced

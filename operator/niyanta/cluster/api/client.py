@@ -151,10 +151,6 @@ class ApiClient:
         """Merge `body` (`{"status": ..}`) into a WorkerPool; False if the pool doesn't exist."""
         return await self._patch_if_same(WORKER_POOLS, namespace, name, MERGE_PATCH, body, subresource="status")
 
-    async def list_customers(self) -> Listed:
-        """Every Customer, consistently as of now."""
-        return await self.list(CUSTOMERS)
-
     async def create_customer(self, manifest: Mapping[str, Any]) -> Created[Manifest]:
         """Create a Customer."""
         return Created(await self.create(CUSTOMERS, manifest))

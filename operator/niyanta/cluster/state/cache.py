@@ -116,10 +116,6 @@ class ClusterCache:
         """All pods of a workload, any attempt, any phase."""
         return list(self._by_workload.get(workload_uid, {}).values())
 
-    def live_pods(self, workload_uid: str) -> list[Pod]:
-        """Pods of a workload whose containers may still run or be started."""
-        return [pod for pod in self._by_workload.get(workload_uid, {}).values() if not pod.terminal]
-
     def workloads_with_pods(self) -> Collection[str]:
         """UIDs of all workloads that have a pod."""
         return self._by_workload.keys()
@@ -161,10 +157,6 @@ class ClusterCache:
         """LimitRanges of one namespace, sorted by name."""
         found = [item for key, item in self.limits.store.items() if key[0] == namespace]
         return sorted(found, key=lambda item: item.name)
-
-    def runtime_class(self, name: str) -> RuntimeClassObject | None:
-        """None: there is no such class."""
-        return self.runtimes.store.get(("", name))
 
     # --- placements of the scheduler ---------------------------------------------------------------------------------
 

@@ -54,11 +54,6 @@ class WorkloadStatusWriter:
         self._event = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    @property
-    def behind(self) -> int:
-        """Number of statuses that aren't written yet."""
-        return len(self._rows) + len(self._busy)
-
     def write(self, row: WorkloadRow) -> None:
         """Write the status of this row's object soon. A final phase is written at once, other phases when the row
         hasn't changed for the debounce, so that a quick start takes one write."""

@@ -44,7 +44,6 @@ class KopfWatcher:
         self._stop = threading.Event()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._supervise, name="kopf", daemon=True)
-        self.restarts = 0
 
     @property
     def alive(self) -> bool:
@@ -84,7 +83,6 @@ class KopfWatcher:
                 logger.warning("kopf ended; starting it again", error=f"{type(error).__name__}: {error}")
             if self._stop.is_set():
                 return
-            self.restarts += 1
             if time.monotonic() - started > HEALTHY_SECONDS:
                 backoff.reset()
             self._stop.wait(backoff.next())

@@ -95,7 +95,6 @@ class Reflector(Generic[T]):
         """Monotonic time of the last bytes from the server; 0 before the first."""
         self.events = 0
         self.relists = 0
-        self.restarts = 0
         self.unreadable = 0
 
         self._wanted = 0
@@ -140,7 +139,6 @@ class Reflector(Generic[T]):
             while True:
                 events, self._watching_since = self.events, 0.0
                 why, asked = await self._list_and_watch()
-                self.restarts += 1
                 RESTARTS.labels(self._kind.plural, why).inc()
                 if self._interrupted:
                     self._interrupted = False

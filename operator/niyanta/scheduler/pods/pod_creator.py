@@ -66,11 +66,6 @@ class PodCreator:
         self.finished: list[CreateResult] = []
         """Results that the observer hasn't handled yet; it removes them."""
 
-    @property
-    def in_flight(self) -> int:
-        """Number of attempts whose pods are being created."""
-        return len(self._tasks)
-
     def submit(self, tracked: TrackedWorkload) -> None:
         """Start creating the pods of the tracked row's current attempt."""
         tracked.applying = True

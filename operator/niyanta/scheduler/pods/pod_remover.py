@@ -38,11 +38,6 @@ class PodRemover:
         self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._done: dict[tuple[str, str], None] = {}
 
-    @property
-    def in_flight(self) -> int:
-        """Number of actions in progress."""
-        return len(self._under_way)
-
     def remove_superseded(self, tracked: TrackedWorkload) -> Teardown:
         """Start removing the pods of a workload that its current attempt doesn't need; returns how they were sorted."""
         bound = tracked.row.phase.bound
