@@ -7,7 +7,7 @@ BIN := .venv/bin
 PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
 PARALLEL := -n 2 --dist worksteal
 CONTROL_PLANES ?= 3
-SIDE_BY_SIDE := -n $(CONTROL_PLANES) --dist loadgroup --no-loadscope-reorder
+SIDE_BY_SIDE := -n $(CONTROL_PLANES) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help
 help: ## List the targets

@@ -31,44 +31,33 @@ QUICK = {
 
 
 def leads(process: OperatorProcess) -> bool:
-    """Whether it says that it is the leader."""
+    """True when it is the leader."""
     return metric(process.metrics(), "niyanta_leader") == 1
 
 
-LONGEST_FIRST = ("test_openb", "test_scaling", "test_scaler", "test_adapter", "test_metrics", "chart", "test_failover")
-"""Files and folders whose tests take longest, in the order in which they begin when control planes run side by side."""
+LONGEST_FIRST = (
+    "chart",
+    "placement/test_openb",
+    "scaling/test_scaling",
+    "scaling/test_scaler.py",
+    "scaling/test_adapter",
+    "observability",
+    "faults",
+)
+"""The tests that take longest, in the order in which they begin when control planes run side by side."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let tests that share a fixture of their module or package run on one control plane, the longest first.
-
-    Other tests may run on any of the control planes that run side by side, each with an environment of its own.
-    """
+    """Let the longest tests begin first."""
 
     def rank(item: pytest.Item) -> int:
-        places = (number for number, name in enumerate(LONGEST_FIRST) if f"e2e/{name}" in item.nodeid)
+        places = (number for number, name in enumerate(LONGEST_FIRST) if item.nodeid.startswith(f"e2e/{name}"))
         return next(places, len(LONGEST_FIRST))
 
-    mine = [item for item in items if item.nodeid.startswith("e2e/")]
-    for item in mine:
-        if group := _shared_scope(item):
-            item.add_marker(pytest.mark.xdist_group(group))
     places = [number for number, item in enumerate(items) if item.nodeid.startswith("e2e/")]
-    for number, item in zip(places, sorted(mine, key=rank), strict=True):
+    ordered = sorted((items[number] for number in places), key=rank)
+    for number, item in zip(places, ordered, strict=True):
         items[number] = item
-
-
-def _shared_scope(item: pytest.Item) -> str:
-    """The package or module whose fixture this test shares with others; empty when there is none."""
-    fixtures = getattr(item, "_fixtureinfo", None)
-    scopes = {
-        str(definition.baseid)
-        for definitions in (fixtures.name2fixturedefs.values() if fixtures else ())
-        for definition in definitions
-        if definition.scope in {"module", "package"} and definition.baseid.startswith("e2e")
-    }
-    return min(scopes, key=len, default="")
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +79,7 @@ def operator(env: Environment) -> OperatorProcess:
     chosen = next((process for process in running if process.http("/readyz")[0] == 200 and leads(process)), None)
     for process in running:
         if process is not chosen:
-            process.terminate(timeout=5)
+            process.terminate(timeout=60)
     if chosen is None:
         chosen = env.start_operator(extra_env=QUICK)
     until(lambda: leads(chosen), what="the operator leads", timeout=60)

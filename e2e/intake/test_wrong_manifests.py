@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +18,7 @@ from niyanta.resources.compile.requirements import parse_workload
 from niyanta.resources.models.base import InvalidManifestError, parse
 from niyanta.resources.models.pod_template import PodSpec
 from testing.cluster.cluster import Cluster, CommandError
+from testing.processes.run_directory import REPO
 from tests.resources.manifest_bases import BASES, MODELS, changed
 from tests.resources.manifest_updates import (
     CHANGES_ALLOWED,
@@ -36,7 +36,7 @@ LIMIT_RANGE = {
     "metadata": {"name": "defaults", "namespace": "default"},
     "spec": {"limits": [{"type": "Container", "default": {"memory": "2Gi"}, "min": {"cpu": "50m"}}]},
 }
-CRDS = Path(__file__).parent.parent / "crds"
+CRDS = REPO / "crds"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""The control plane itself, and the client and reflectors on it."""

@@ -1,0 +1,1 @@
+"""Leaders that die, and Postgres that goes away."""

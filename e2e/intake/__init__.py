@@ -1,0 +1,1 @@
+"""Both doors, and manifests that are wrong."""

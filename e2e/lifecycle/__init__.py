@@ -1,0 +1,1 @@
+"""Running, retries, limits, lost nodes, and observed pods."""

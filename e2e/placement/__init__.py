@@ -1,0 +1,1 @@
+"""Where Workloads go: affinity, groups, templates, the examples, and the trace."""

@@ -1,0 +1,1 @@
+"""Pools that grow and shrink: sizing, scalers, providers, the metrics adapter, and autoscalers."""
