@@ -99,10 +99,10 @@ def print_next_steps() -> None:
 
 def _exports(path: str, api_port: int) -> list[str]:
     return [
-        f"export KUBECONFIG={kept_environment.KUBECONFIG}",
+        f'export KUBECONFIG="{kept_environment.KUBECONFIG}"',
         f'export PATH="{path}:$PATH"',
         f"export NIYANTA_API_URL=http://127.0.0.1:{api_port}",
-        f"export NIYANTA_API_KEY=$(cat {kept_environment.KEY_FILE})",
+        f'export NIYANTA_API_KEY=$(cat "{kept_environment.KEY_FILE}")',
     ]
 
 
@@ -128,7 +128,7 @@ def _door_steps(*, has_samples: bool, waits: bool) -> list[str]:
         *(samples if has_samples else ()),
         "niyanta top                                   # until Ctrl-C",
         'curl -s -H "Authorization: Bearer $NIYANTA_API_KEY" "$NIYANTA_API_URL/v1/workloads?limit=5"',
-        f"NIYANTA_API_KEY=$(cat {kept_environment.ADMIN_KEY_FILE}) niyanta workers      # every customer's work",
+        f'NIYANTA_API_KEY=$(cat "{kept_environment.ADMIN_KEY_FILE}") niyanta workers      # shows the use of each worker',
     ]
 
 
