@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
 
 from niyanta.lifecycle import Event, Phase
+from niyanta.scheduler.intake.refill import FOLLOW_AT_LEAST_SECONDS
 from niyanta.scheduler.intake.work_queue import DeletedObject, WorkQueue
 from niyanta.scheduler.leader import make_leader
 from niyanta.scheduler.metrics import SchedulerMetrics
@@ -205,6 +206,27 @@ class LeaderUnderTest:
     async def observe(self, *workload_ids: str) -> None:
         """Observe the pods of these workloads and all results of pod creation."""
         await self._leader.handlers.observer.observe(workload_ids)
+
+    async def follow_changes(self) -> bool:
+        """Read rows that other processes changed, and refill. Returns True if the queue may have changed."""
+        self.work_queue.put_hint()
+        await asyncio.sleep(FOLLOW_AT_LEAST_SECONDS)
+        return await self._leader.handlers.refill.follow()
+
+    async def run_cycle(self) -> bool:
+        """Run one cycle. Returns True if another cycle is wanted at once."""
+        return await self._leader.cycle.run()
+
+    async def write_reasons(self) -> None:
+        """Write the collected pending reasons."""
+        await self._leader.writers.reasons.write()
+
+    async def make_due(self, workload_id: str) -> bool:
+        """Make a row due now, and handle the due rows. Returns True if the queue may have changed."""
+        await self.store.set_wake([workload_id], 0.0, epoch=self.epoch)
+        due = await self.store.get_due(100)
+        assert workload_id in {row.id for row in due}
+        return await self._leader.wake_ups.handle(due)
 
     async def round(self) -> None:
         """Run one round of the loop."""

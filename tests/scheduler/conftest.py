@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
+from niyanta.lifecycle import Door
 from niyanta.settings import Settings
+from niyanta.store.postgres.pool import open_pool
+from niyanta.store.rest.record import RestStore
+from niyanta.store.rest.submissions import StoredResponse, SubmissionRequest
 from niyanta.store.state import StateManager
+from tests.fakes import objects
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.leader import LeaderUnderTest
 from tests.store.conftest import epoch, leadership, pool, state  # noqa: F401 - fixtures
+from tests.store.make import intake
 
 MakeLeader = Callable[..., LeaderUnderTest]
+SubmitRest = Callable[..., Awaitable[list[str]]]
 
 
 @pytest.fixture
@@ -64,3 +71,19 @@ async def leader(make_leader: MakeLeader) -> LeaderUnderTest:
     leader = make_leader()
     await leader.start()
     return leader
+
+
+@pytest.fixture
+async def submit_rest(settings: Settings) -> AsyncIterator[SubmitRest]:
+    """Submits workloads through the REST door's store; returns their ids. Arguments as of `store.make.intake`."""
+    async with await open_pool(settings) as rest_pool:
+        record = RestStore(rest_pool, settings)
+
+        async def submit(*names: str, **fields: object) -> list[str]:
+            spec = objects.workload("")["spec"]
+            items = [intake(**{"door": Door.REST, "name": name, "spec": spec, **fields}) for name in names]
+            request = SubmissionRequest("acme", items, None, lambda _: StoredResponse(202, None, keep=False))
+            (outcome,) = await record.submit([request])
+            return [verdict.row.id for verdict in outcome.verdicts if verdict.row is not None]
+
+        yield submit

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from niyanta.aio import in_slices
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, WritesClosedError
 from niyanta.cluster.state.cache import ClusterCache
@@ -131,10 +132,8 @@ class PoolStatusWriter:
 
     async def _worker_rows(self) -> dict[str, WorkerRow]:
         rows: dict[str, WorkerRow] = {}
-        for count, (name, info) in enumerate(list(self._cache.workers.items())):
-            rows[name] = worker_row(info, self._state.snapshot)
-            if count % SLICE_WORKERS == 0:
-                await asyncio.sleep(0)
+        async for part in in_slices(list(self._cache.workers.items()), SLICE_WORKERS):
+            rows |= {name: worker_row(info, self._state.snapshot) for name, info in part}
         return rows
 
     def _status(self, pool: WorkerPool, rows: list[WorkerRow], overlap: list[str]) -> dict[str, Any]:

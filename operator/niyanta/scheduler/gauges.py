@@ -6,10 +6,10 @@ which always holds the oldest workloads. Values by pool come from the demand sta
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
 
+from niyanta.aio import in_slices
 from niyanta.lifecycle import Phase
 from niyanta.observability.gauges import OTHER, LabelLimit, LeaderGauge, Values
 from niyanta.resources.models.customer import Tier
@@ -136,15 +136,12 @@ class SchedulerGauges:
         known = {*(reason.value for reason in HeldReason), QUEUE_FULL}
         oldest: dict[str, int] = {}
         held: Counter[str] = Counter()
-        for count, tracked in enumerate(self._state.workloads, start=1):
-            row = tracked.row
-            if row.phase is Phase.PENDING:
-                oldest[row.customer] = min(oldest.get(row.customer, row.queued_at_us), row.queued_at_us)
-            elif row.phase is Phase.HELD:
-                held[row.reason if row.reason in known else OTHER] += 1
-            if count % SLICE_ROWS == 0:
-                self._tick()
-                await asyncio.sleep(0)
+        async for part in in_slices(list(self._state.workloads), SLICE_ROWS, tick=self._tick):
+            for row in (tracked.row for tracked in part):
+                if row.phase is Phase.PENDING:
+                    oldest[row.customer] = min(oldest.get(row.customer, row.queued_at_us), row.queued_at_us)
+                elif row.phase is Phase.HELD:
+                    held[row.reason if row.reason in known else OTHER] += 1
         return oldest, held
 
     def _show_customers(self, depths: Mapping[str, Depth], ages: Mapping[str, float]) -> None:

@@ -59,6 +59,8 @@ class Leader:
     drain_queries: DrainQueries
     writers: RowWriters
     handlers: ChangeHandlers
+    wake_ups: WakeUps
+    cycle: Cycle
     loop: LeaderLoop
 
     async def run(self, on_recovered: Callable[[], Awaitable[None]] | None = None) -> None:
@@ -103,16 +105,18 @@ def make_leader(
         transitions=writers.transitions,
         tick=tick,
     )
+    wake_ups = WakeUps(state, cluster=cluster, transitions=writers.transitions, tick=tick)
     timers = LeaderTimers(
         state,
         store=store,
-        wake_ups=WakeUps(state, cluster=cluster, transitions=writers.transitions, tick=tick),
+        wake_ups=wake_ups,
         observer=handlers.observer,
         transitions=writers.transitions,
         reasons=writers.reasons,
         maintenance=maintenance,
         gauges=SchedulerGauges(state, store=store, cluster=cluster, pool_labels=metrics.pools, tick=tick),
     )
+    cycle = Cycle(state, cluster=cluster, transitions=writers.transitions, reasons=writers.reasons, metrics=metrics)
     loop = LeaderLoop(
         state,
         work_queue=work_queue,
@@ -122,12 +126,12 @@ def make_leader(
         reasons=writers.reasons,
         refill=handlers.refill,
         timers=timers,
-        cycle=Cycle(state, cluster=cluster, transitions=writers.transitions, reasons=writers.reasons, metrics=metrics),
+        cycle=cycle,
         stats_collector=StatsCollector(state, store=store, cluster=cluster, is_deep=handlers.refill.is_deep),
         metrics=metrics,
         tick=tick,
     )
-    return Leader(state, cluster, drain_queries, writers, handlers, loop)
+    return Leader(state, cluster, drain_queries, writers, handlers, wake_ups, cycle, loop)
 
 
 def _make_writers(

@@ -7,11 +7,10 @@ removed.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from niyanta.aio import ticking
+from niyanta.aio import in_slices, ticking
 from niyanta.lifecycle import Door, Event, Phase
 from niyanta.observability import log
 from niyanta.resources.models.base import InvalidManifestError
@@ -76,10 +75,8 @@ class Recovery:
                 self._create_missing_pods(tracked)
         known = {tracked.id for tracked in self._state.workloads}
         seen = [*known, *(i for i in self._cluster.workload_ids_with_pods() if i not in known)]
-        for start in range(0, len(seen), BATCH_ROWS):
-            self._tick()
-            await self._observer.observe(seen[start : start + BATCH_ROWS])
-            await asyncio.sleep(0)
+        async for part in in_slices(seen, BATCH_ROWS, tick=self._tick):
+            await self._observer.observe(part)
         self._write_statuses(objects)
         logger.info(
             "recovery is done",

@@ -7,11 +7,11 @@ Postgres.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from niyanta.aio import in_slices
 from niyanta.cluster.api.objects import Node, NodeMetadata, NodeSpec, NodeStatus, NodeTaint, Pod, StatusCondition
 from niyanta.cluster.state.cache import ClusterCache
 from niyanta.cluster.state.worker_info import DEFAULT_PODS, PoolInfo, quantities, worker
@@ -108,33 +108,32 @@ async def observed(cache: ClusterCache) -> dict[str, EmptyWorker]:
     labels: dict[str, dict[str, str]] = {}
     zones: dict[str, set[str]] = {}
     daemons: dict[str, dict[str, int]] = {}
-    for count, info in enumerate(list(cache.workers.values())):
-        if count % SLICE_WORKERS == SLICE_WORKERS - 1:
-            await asyncio.sleep(0)
-        # A GPU worker has no devices until its device plugin runs.
-        if not info.ready or (info.gpu is not None and not info.gpu.count):
-            continue
-        room = dict(info.allocatable)
-        taken: dict[str, int] = {}
-        for pod in cache.pods_on(info.name):
-            if stays(pod) and not pod.terminal:
-                charge = cache.charge(pod)
-                for name, amount in charge.requests if charge is not None else ():
-                    room[name] = max(room.get(name, 0) - amount, 0)
-                    taken[name] = taken.get(name, 0) + amount
-        usual = daemons.setdefault(info.pool, {})
-        for name, amount in taken.items():
-            usual[name] = max(usual.get(name, 0), amount)
-        gpus = room.get(info.gpu.resource, 0) if info.gpu is not None else 0
-        key = (gpus, room.get(CPU, 0), room.get(MEMORY, 0), room.get(PODS, 0))
-        mine = smallest.get(info.pool)
-        if mine is None or (key, info.name) < mine[:2]:
-            smallest[info.pool] = key, info.name, room
-        own = dict(info.labels)
-        known = labels.setdefault(info.pool, own)
-        if known is not own:
-            labels[info.pool] = {name: value for name, value in known.items() if own.get(name) == value}
-        zones.setdefault(info.pool, set()).add(own.get(ZONE_TOPOLOGY, ""))
+    async for part in in_slices(list(cache.workers.values()), SLICE_WORKERS):
+        for info in part:
+            # A GPU worker has no devices until its device plugin runs.
+            if not info.ready or (info.gpu is not None and not info.gpu.count):
+                continue
+            room = dict(info.allocatable)
+            taken: dict[str, int] = {}
+            for pod in cache.pods_on(info.name):
+                if stays(pod) and not pod.terminal:
+                    charge = cache.charge(pod)
+                    for name, amount in charge.requests if charge is not None else ():
+                        room[name] = max(room.get(name, 0) - amount, 0)
+                        taken[name] = taken.get(name, 0) + amount
+            usual = daemons.setdefault(info.pool, {})
+            for name, amount in taken.items():
+                usual[name] = max(usual.get(name, 0), amount)
+            gpus = room.get(info.gpu.resource, 0) if info.gpu is not None else 0
+            key = (gpus, room.get(CPU, 0), room.get(MEMORY, 0), room.get(PODS, 0))
+            mine = smallest.get(info.pool)
+            if mine is None or (key, info.name) < mine[:2]:
+                smallest[info.pool] = key, info.name, room
+            own = dict(info.labels)
+            known = labels.setdefault(info.pool, own)
+            if known is not own:
+                labels[info.pool] = {name: value for name, value in known.items() if own.get(name) == value}
+            zones.setdefault(info.pool, set()).add(own.get(ZONE_TOPOLOGY, ""))
     found = {}
     for pool, (_, name, room) in smallest.items():
         node = cache.node(name)

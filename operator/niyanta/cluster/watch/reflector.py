@@ -262,10 +262,8 @@ class Reflector(Generic[T]):
             pending.append(head)
             lines = b"".join(pending).split(b"\n")
             pending = [rest] if rest else []
-            for start in range(0, len(lines), self._settings.slice_events):
-                self._take(lines[start : start + self._settings.slice_events])
-                if len(lines) > self._settings.slice_events:
-                    await asyncio.sleep(0)
+            async for part in in_slices(lines, self._settings.slice_events):
+                self._take(part)
 
     def _take(self, lines: Sequence[bytes]) -> None:
         """Parse some lines, apply them to the store, and report the changes once."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from niyanta.aio import Timer
+from niyanta.aio import Timer, in_slices
 from niyanta.engine.schedule import Options
 from niyanta.engine.sizing.planner import EmptyPool, IdenticalWorkloads, Planner, Sizing
 from niyanta.engine.snapshot.deltas import Delta
@@ -180,15 +180,13 @@ class StatsCollector:
         """Bound workloads by pool; waiting and running workloads by namespace."""
         pools: Counter[str] = Counter()
         spaces: dict[str, tuple[_Count, _Count]] = {}
-        for number, tracked in enumerate(self._state.workloads):
-            if number % SLICE_ROWS == SLICE_ROWS - 1:
-                await asyncio.sleep(0)
-            row = tracked.row
-            if row.phase.bound:
-                pools[row.pool] += 1
-                spaces.setdefault(row.namespace, (_Count(), _Count()))[1].add(1, row.replicas, None)
-            elif row.phase is Phase.PENDING:
-                spaces.setdefault(row.namespace, (_Count(), _Count()))[0].add(1, row.replicas, row.queued_at_us)
+        async for part in in_slices(list(self._state.workloads), SLICE_ROWS):
+            for row in (tracked.row for tracked in part):
+                if row.phase.bound:
+                    pools[row.pool] += 1
+                    spaces.setdefault(row.namespace, (_Count(), _Count()))[1].add(1, row.replicas, None)
+                elif row.phase is Phase.PENDING:
+                    spaces.setdefault(row.namespace, (_Count(), _Count()))[0].add(1, row.replicas, row.queued_at_us)
         return pools, spaces
 
     # --- waiting workloads --------------------------------------------------------------------------------------------

@@ -5,11 +5,10 @@ The leader's loop passes the changes in; `transitions` commits the decisions.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from niyanta.aio import gathered, ticking
+from niyanta.aio import gathered, in_slices, ticking
 from niyanta.lifecycle import Event, Phase
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterApi
@@ -66,12 +65,9 @@ class Admission:
 
     async def _take_in(self, objects: Sequence[Manifest]) -> None:
         objects = await self._made_by_users(objects)
-        entries = []
-        for count, obj in enumerate(objects):
-            if count % COMPILE_SLICE_OBJECTS == 0:
-                self._tick()
-                await asyncio.sleep(0)
-            entries.append(object_to_row.read_object(obj, self._cluster, self._state.settings))
+        entries: list[object_to_row.CompiledObject] = []
+        async for part in in_slices(objects, COMPILE_SLICE_OBJECTS, tick=self._tick):
+            entries += [object_to_row.read_object(obj, self._cluster, self._state.settings) for obj in part]
         customers = {entry.intake.customer for entry in entries}
         limits = {name: self._cluster.customer_limits(name).queue_depth for name in customers}
         rows = await self._store.take_in(

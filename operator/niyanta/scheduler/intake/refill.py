@@ -6,10 +6,10 @@ that many workloads that fit nowhere don't hide the others) and the oldest. The 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 
+from niyanta.aio import in_slices
 from niyanta.lifecycle import Door, Phase
 from niyanta.observability import log
 from niyanta.resources.models.base import InvalidManifestError
@@ -92,11 +92,9 @@ class Refill:
             rows, self._cursor = await self._store.changes_since(
                 self._cursor, limit=CHANGES_PAGE_ROWS, not_by=self._state.epoch
             )
-            for count, row in enumerate(rows):
-                if count % SLICE_ROWS == 0:
-                    self._tick()
-                    await asyncio.sleep(0)
-                news = self._changed(row) or news
+            async for part in in_slices(rows, SLICE_ROWS, tick=self._tick):
+                for row in part:
+                    news = self._changed(row) or news
             if len(rows) < CHANGES_PAGE_ROWS:
                 break
         return await self._refill() or news
@@ -142,11 +140,9 @@ class Refill:
             WINDOW_ROWS // 2, per_class=REFILL_ROWS_PER_CLASS, oldest=REFILL_OLDEST_ROWS, after_class=self._after_class
         )
         fresh = [row for row in rows if row.door is Door.REST and self._state.workloads.get(row.id) is None]
-        for count, row in enumerate(fresh):
-            if count % SLICE_ROWS == 0:
-                self._tick()
-                await asyncio.sleep(0)
-            self._track(row)
+        async for part in in_slices(fresh, SLICE_ROWS, tick=self._tick):
+            for row in part:
+                self._track(row)
         # If no row of the page is new, rows of other classes may still follow it: the next refill starts behind it.
         self._after_class = max((row.class_id for row in rows), default="") if rows and not fresh else ""
         self.more = len(rows) >= WINDOW_ROWS // 2

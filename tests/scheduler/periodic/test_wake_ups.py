@@ -1,0 +1,87 @@
+"""Wake-ups: due rows end attempts, return to the queue, expire, or are postponed."""
+
+from __future__ import annotations
+
+import pytest
+
+from niyanta.lifecycle import Event, Phase
+from tests.fakes.cluster import FakeCluster
+from tests.fakes.leader import LeaderUnderTest, until
+from tests.scheduler.conftest import MakeLeader
+
+pytestmark = pytest.mark.store
+
+
+@pytest.fixture
+async def recovered(make_leader: MakeLeader) -> LeaderUnderTest:
+    """A leader after recovery, without its loop."""
+    leader = make_leader()
+    await leader.recover()
+    return leader
+
+
+async def test_an_ended_backoff_returns_the_workload_to_the_queue(
+    recovered: LeaderUnderTest, cluster: FakeCluster
+) -> None:
+    uid = await recovered.placed("job", "n1", maxRetries=1)
+    await recovered.decide(uid, Event.RETRY)
+    await until(lambda: cluster.live_pods(uid)[0].metadata.deletion_timestamp, "the pod is deleted")
+    recovered.kubelet.stop(uid)
+    assert uid not in recovered.workloads.queue
+
+    async def queued() -> bool:
+        await recovered.make_due(uid)
+        return uid in recovered.workloads.queue
+
+    await until(queued, "the backoff is over")
+
+
+async def test_a_run_beyond_its_timeout_fails(recovered: LeaderUnderTest) -> None:
+    uid = await recovered.placed("job", "n1", timeoutSeconds=60, maxRetries=0)
+    recovered.kubelet.run(uid)
+    await recovered.observe(uid)
+    await recovered.make_due(uid)
+    row = await recovered.row(uid)
+    assert (row.phase, row.reason) == (Phase.FAILED, "Timeout")
+    assert "timeoutSeconds 60" in row.message
+
+
+async def test_an_attempt_whose_pods_start_too_late_has_failed(recovered: LeaderUnderTest) -> None:
+    uid = await recovered.placed("job", "n1", maxRetries=1)
+    await recovered.make_due(uid)
+    row = await recovered.row(uid)
+    assert (row.phase, row.reason, row.failures) == (Phase.PENDING, "StartTimeout", 1)
+
+
+async def test_a_placement_without_its_pods_is_postponed(recovered: LeaderUnderTest, cluster: FakeCluster) -> None:
+    fault = cluster.faults.hang("create_pod")
+    uid = cluster.submit("job")
+    await recovered.take_in(uid)
+    await recovered.place(uid, "n1")
+    await recovered.make_due(uid)
+    row = await recovered.row(uid)
+    assert row.phase is Phase.SCHEDULED
+    assert row.wake_at is not None
+    assert not await recovered.store.get_due(10)
+    fault.release()
+    await recovered.created(uid)
+
+
+async def test_a_row_that_is_not_in_memory_is_postponed(recovered: LeaderUnderTest, cluster: FakeCluster) -> None:
+    uid = cluster.submit("job")
+    await recovered.take_in(uid)
+    recovered.workloads.drop(uid)
+    await recovered.make_due(uid)
+    assert not await recovered.store.get_due(10)
+
+
+async def test_the_object_of_a_finished_workload_is_deleted_after_its_time_to_live(
+    recovered: LeaderUnderTest, cluster: FakeCluster
+) -> None:
+    uid = await recovered.placed("job", "n1", ttlSecondsAfterFinished=60)
+    recovered.kubelet.succeed(uid)
+    await recovered.observe(uid)
+    await recovered.make_due(uid)
+    assert cluster.deleted_objects == ["job"]
+    assert uid not in recovered.workloads
+    assert (await recovered.row(uid)).phase is Phase.SUCCEEDED, "the row stays as history"

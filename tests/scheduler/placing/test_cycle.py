@@ -1,0 +1,80 @@
+"""The cycle: order of placement, limits of customers, batches, and the report on work that is left."""
+
+from __future__ import annotations
+
+import pytest
+
+from niyanta.engine.types import Reason
+from niyanta.lifecycle import Phase
+from niyanta.scheduler.placing import cycle
+from tests.fakes.cluster import FakeCluster
+from tests.fakes.leader import LeaderUnderTest, until
+from tests.scheduler.conftest import MakeLeader
+
+pytestmark = pytest.mark.store
+
+
+async def recovered(make_leader: MakeLeader, **settings: object) -> LeaderUnderTest:
+    """A leader after recovery, without its loop."""
+    leader = make_leader(**settings)
+    await leader.recover()
+    return leader
+
+
+async def phases(leader: LeaderUnderTest, uids: list[str]) -> list[Phase]:
+    return [row.phase for row in await leader.rows(uids)]
+
+
+async def test_the_higher_priority_gets_the_last_room(make_leader: MakeLeader, cluster: FakeCluster) -> None:
+    leader = await recovered(make_leader)
+    low, high = cluster.submit("low", cpu="3"), cluster.submit("high", cpu="3", priority=100)
+    await leader.take_in(low, high)
+    await leader.run_cycle()
+    assert await phases(leader, [low, high]) == [Phase.PENDING, Phase.SCHEDULED]
+
+
+async def test_a_customer_runs_at_most_its_limit(make_leader: MakeLeader, cluster: FakeCluster) -> None:
+    cluster.set_customer("acme", "*", maxConcurrent=1)
+    leader = await recovered(make_leader)
+    uids = [cluster.submit(f"job-{number}") for number in range(3)]
+    await leader.take_in(*uids)
+    await leader.run_cycle()
+    assert (await phases(leader, uids)).count(Phase.SCHEDULED) == 1
+    await leader.write_reasons()
+    waiting = [row for row in await leader.rows(uids) if row.phase is Phase.PENDING]
+    assert {row.reason for row in waiting} == {Reason.CONCURRENCY.value}
+
+
+async def test_a_full_batch_asks_for_another_cycle(
+    make_leader: MakeLeader, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cycle, "MOST_PENDING_ROWS", 2)
+    leader = await recovered(make_leader)
+    uids = [cluster.submit(f"job-{number}", cpu="100m") for number in range(3)]
+    await leader.take_in(*uids)
+    assert await leader.run_cycle()
+    assert (await phases(leader, uids)).count(Phase.SCHEDULED) == 2
+    assert not await leader.run_cycle()
+    assert await phases(leader, uids) == [Phase.SCHEDULED] * 3
+
+
+async def test_placements_take_capacity_before_the_next_cycle(make_leader: MakeLeader, cluster: FakeCluster) -> None:
+    leader = await recovered(make_leader)
+    first, second = cluster.submit("first", cpu="3"), cluster.submit("second", cpu="3")
+    await leader.take_in(first)
+    await leader.run_cycle()
+    await leader.take_in(second)
+    await leader.run_cycle()
+    assert await phases(leader, [first, second]) == [Phase.SCHEDULED, Phase.PENDING]
+
+
+async def test_a_row_that_another_process_changed_is_left_out_of_the_plan(
+    leader: LeaderUnderTest, cluster: FakeCluster
+) -> None:
+    uid = cluster.submit("job", cpu="8")
+    await leader.has_reason(uid, "Unschedulable")
+    cluster.delete_object(uid)
+    cluster.add_node("n2", cpu="16")
+    await leader.reaches(uid, Phase.CANCELLED)
+    await until(lambda: uid not in leader.workloads, "the workload leaves memory")
+    assert not cluster.live_pods(uid)
