@@ -199,7 +199,7 @@ class Transitions:
         if before.phase.bound and not row.phase.bound:
             self._cluster.unclaim(row.id, before.attempt)
             tracked.lost_since = None
-        tracked.fence_told = False  # the transition wrote a reason of its own
+        tracked.fence_reported = False  # the transition wrote a reason of its own
         self._cluster.write_status(row)
         self.record_event(before, row)
         self.settle(tracked)

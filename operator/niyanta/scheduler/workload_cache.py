@@ -31,7 +31,7 @@ class TrackedWorkload:
     """Pods of the current attempt are being created."""
     lost_since: int | None = None
     """Time since which a pod of the attempt has been on a NotReady node, microseconds."""
-    fence_told: bool = False
+    fence_reported: bool = False
     """The reason that it waits for a NotReady node was reported."""
     write_failures: int = 0
     """Consecutive attempts whose pods the API server refused (quota, ...); the backoff grows with it."""

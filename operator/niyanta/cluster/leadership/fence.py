@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, ErrorKind, error_kind
+from niyanta.cluster.api.kinds import FENCE_POLICY
 from niyanta.observability import log
 
 logger = log.get(__name__)
 
-NAME = "niyanta-fence"
+NAME = FENCE_POLICY
+"""Name of the ConfigMap."""
 
 
 @dataclass(frozen=True, slots=True)

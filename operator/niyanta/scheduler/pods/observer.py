@@ -108,13 +108,13 @@ class PodObserver:
     def _explain_lost_nodes(self, tracked: TrackedWorkload) -> None:
         """Add the reason that a workload waits for a NotReady node, or that its node is Ready again."""
         # The row may not show the reason yet, because pending reasons are written later in the round.
-        said = tracked.fence_told or tracked.row.reason == RowReason.WAITING_FOR_NODE_FENCE
-        tracked.fence_told = tracked.lost_since is not None
+        reported = tracked.fence_reported or tracked.row.reason == RowReason.WAITING_FOR_NODE_FENCE
+        tracked.fence_reported = tracked.lost_since is not None
         if tracked.lost_since is None:
-            if said:
+            if reported:
                 self._reasons.add(tracked.id, RowReason.NODE_RETURNED, "its nodes are Ready again")
             return
-        if said:
+        if reported:
             return
         lost = sorted({n for n in tracked.row.workers if self._cluster.node_state(n) is NodeState.NOT_READY})
         message = f"node {', '.join(lost)} is NotReady; its pods may still run"
