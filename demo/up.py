@@ -128,7 +128,7 @@ def _door_steps(*, has_samples: bool, waits: bool) -> list[str]:
         *(samples if has_samples else ()),
         "niyanta top                                   # until Ctrl-C",
         'curl -s -H "Authorization: Bearer $NIYANTA_API_KEY" "$NIYANTA_API_URL/v1/workloads?limit=5"',
-        f'NIYANTA_API_KEY=$(cat "{kept_environment.ADMIN_KEY_FILE}") niyanta workers      # shows the use of each worker',
+        f'NIYANTA_API_KEY=$(cat "{kept_environment.ADMIN_KEY_FILE}") niyanta workers      # also shows their use',
     ]
 
 
