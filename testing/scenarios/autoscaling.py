@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
-from testing.cluster.api_client import JSON
+from testing.cluster import stages
+from testing.cluster.api_client import JSON, in_parallel
 from testing.environment import Environment
 from testing.scenarios.placement import CUSTOMERS, POOLS
 from testing.scenarios.scaling_timeline import Timeline, workers_of
@@ -58,6 +60,24 @@ class ScalingScenario:
             raise AssertionError(f"{error}: {conditions}") from None
         return name
 
+    def end_pods(self, seconds: tuple[int, int]) -> None:
+        """Lets every pod of the namespace succeed from now on, spread evenly between the two `seconds`.
+
+        Workloads without a run time that are ended this way all run at once, however slow the machine is.
+        """
+        now = datetime.now(UTC)
+        pods = self.api.items(f"/api/v1/namespaces/{self.namespace}/pods")
+        first, last = seconds
+
+        def end(number: int) -> None:
+            meta = pods[number]["metadata"]
+            age = (now - datetime.fromisoformat(meta["creationTimestamp"])).total_seconds()
+            run_for = f"{age + first + (last - first) * number / len(pods):.1f}s"
+            path = f"/api/v1/namespaces/{self.namespace}/pods/{meta['name']}"
+            self.api.patch(path, {"metadata": {"annotations": {stages.RUN_FOR: run_for}}})
+
+        in_parallel(end, range(len(pods)))
+
     def workloads(self, pool: str) -> Workloads:
         return Workloads(self.env.cluster, OperatorDatabase(self.env.dsn), self.namespace, pool)
 
@@ -76,14 +96,16 @@ class ScalingScenario:
         self.env.cluster.delete_namespace(self.namespace, wait=False)
 
 
-def gpu_workloads(work: Workloads, count: int, seconds: tuple[int, int], **hard: Any) -> list[JSON]:
-    """Workloads of one GPU each, whose run times are spread evenly between the two `seconds`."""
-    first, last = seconds
+def gpu_workloads(work: Workloads, count: int, seconds: tuple[int, int] | None = None, **hard: Any) -> list[JSON]:
+    """Workloads of one GPU each. Their run times are spread evenly between the two `seconds`; without, they run on."""
+
+    def life(number: int) -> dict[str, str]:
+        if seconds is None:
+            return {}
+        first, last = seconds
+        return {"run_for": f"{first + (last - first) * number / count:.1f}s"}
+
     return [
-        work.manifest(
-            f"w-{number}",
-            hard={"gpu": {"models": ["A100"], "count": 1}, **hard},
-            life={"run_for": f"{first + (last - first) * number / count:.1f}s"},
-        )
+        work.manifest(f"w-{number}", hard={"gpu": {"models": ["A100"], "count": 1}, **hard}, life=life(number))
         for number in range(count)
     ]
