@@ -173,7 +173,7 @@ def anti_affinity(examples: Examples) -> None:
 def near_data(examples: Examples) -> None:
     first, second = documents(FOLDER / "near-data.yaml")
     examples.cluster.apply(second)
-    examples.wait("team-b", "build-features", "Pending", "not near a running workload")
+    examples.wait("team-b", "build-features", "Pending", "not near a required running workload")
     examples.apply("near-data.yaml")
     (data,) = examples.wait("team-b", "dataset-cache", "Running")["workers"]
     (features,) = examples.wait("team-b", "build-features", "Running")["workers"]
