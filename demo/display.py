@@ -1,4 +1,4 @@
-"""Where the demo prints: the terminal (or a file), and the picture that `make picture` draws."""
+"""Output of the demo: the terminal (or a file), and the picture that `make picture` draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a pod runs in the environment of `make up`: its nodes are simulated, so no container ever ends by itself."""
+"""Run time of pods in the environment of `make up`: its nodes are simulated, so no container ends by itself."""
 
 from __future__ import annotations
 

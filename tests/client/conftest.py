@@ -74,7 +74,7 @@ class Database:
 
 
 @dataclass
-class Door:
+class DoorProcess:
     """A `niyanta api` process."""
 
     url: str
@@ -86,7 +86,7 @@ class Door:
 class User:
     """A user at a shell: runs `niyanta` against the REST door with a customer's key."""
 
-    door: Door
+    door: DoorProcess
     customer: str
     namespace: str
     key: str
@@ -180,7 +180,7 @@ class User:
 
 
 @pytest.fixture(scope="session")
-def door(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+def door(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DoorProcess]:
     run = RunDir.create("client")
     dsn = postgres.create_database("client", template="niyanta_template")
     port = free_port()
@@ -195,7 +195,7 @@ def door(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     )
     try:
         process.wait_ready()
-        yield Door(f"http://127.0.0.1:{port}", process, Database(dsn))
+        yield DoorProcess(f"http://127.0.0.1:{port}", process, Database(dsn))
     finally:
         process.terminate()
         run.destroy()
@@ -205,7 +205,7 @@ NewUser = Callable[..., User]
 
 
 @pytest.fixture
-def new_user(door: Door, tmp_path: Path) -> NewUser:
+def new_user(door: DoorProcess, tmp_path: Path) -> NewUser:
     def make(*, role: Role = Role.CUSTOMER, tier: str = "Standard", **limits: int) -> User:
         """A user of a new Customer."""
         number = next(_numbers)

@@ -13,7 +13,7 @@ from niyanta.store.rows import PendingNote, PoolRow, WorkerRow
 from niyanta.store.state import StateManager
 from testing.processes.free_ports import free_port
 from testing.waiting import until
-from tests.client.conftest import Door, NewUser, User
+from tests.client.conftest import DoorProcess, NewUser, User
 
 pytestmark = pytest.mark.process
 
@@ -144,7 +144,7 @@ def test_another_customer_sees_nothing(user: User, new_user: NewUser) -> None:
     assert other.json("queue-depth")["total"] == 0
 
 
-def test_an_admin_sees_customers_workers_and_pools(new_user: NewUser, door: Door) -> None:
+def test_an_admin_sees_customers_workers_and_pools(new_user: NewUser, door: DoorProcess) -> None:
     admin, customer = new_user(role=Role.ADMIN), new_user(maxQueueDepth=5)
     customer.submit("waiting")
 

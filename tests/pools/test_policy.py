@@ -19,15 +19,15 @@ from niyanta.pools.actions import (
     ScalingRules,
 )
 from niyanta.pools.policy import bounded_replicas, decide, order
-from tests.pools.world import World
+from tests.pools.world import PoolWorld
 
 pytestmark = pytest.mark.unit
 
 CAREFUL = ScalingRules(replicas=0, down_cooldown=0, drain_timeout=100, ready_timeout=60)
 
 
-def world(replicas: int, workers: int = 0, **rules: object) -> World:
-    made = World(replace(CAREFUL, replicas=replicas, **rules))  # type: ignore[arg-type]
+def world(replicas: int, workers: int = 0, **rules: object) -> PoolWorld:
+    made = PoolWorld(replace(CAREFUL, replicas=replicas, **rules))  # type: ignore[arg-type]
     made.add(workers)
     return made
 
@@ -58,7 +58,7 @@ def test_instances_without_a_node_count() -> None:
 def test_the_rails_bound_what_is_asked_for(replicas: int, minimum: int, maximum: int | None, target: int) -> None:
     rules = ScalingRules(replicas=replicas, minimum=minimum, maximum=maximum)
     assert bounded_replicas(rules) == target
-    pool = World(rules)
+    pool = PoolWorld(rules)
     pool.settle()
     assert len(pool.workers) == target
 
@@ -102,12 +102,12 @@ def test_workers_that_do_not_come_are_reported_and_not_made_again() -> None:
 
 
 def test_a_pool_without_replicas_is_adopted_as_it_is() -> None:
-    pool = World(ScalingRules(replicas=None, minimum=2))
+    pool = PoolWorld(ScalingRules(replicas=None, minimum=2))
     pool.add(4)
     pool.settle()
     assert pool.rules.replicas == 4
     assert pool.kinds() == ["AdoptSize"]
-    empty = World(ScalingRules(replicas=None))
+    empty = PoolWorld(ScalingRules(replicas=None))
     empty.step()
     assert empty.rules.replicas == 1
 
@@ -312,7 +312,7 @@ def test_a_removal_that_was_ordered_is_not_taken_back() -> None:
     assert len(pool.workers) == pool.desired == 1
 
 
-def _drain(pool: World, name: str) -> Drain:
+def _drain(pool: PoolWorld, name: str) -> Drain:
     return Drain(name, pool.removed[0][0].node, False, pool.now, cordoned_at=pool.now)
 
 

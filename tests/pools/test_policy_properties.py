@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from niyanta.pools.actions import BeginDrain, CancelDrain, EvictPods, GrowGroup, RemoveInstance, ScalingRules
 from niyanta.pools.policy import SECOND_US, bounded_replicas
-from tests.pools.world import World
+from tests.pools.world import PoolWorld
 
 pytestmark = pytest.mark.unit
 
@@ -42,7 +42,7 @@ RULES = st.builds(
 )
 
 
-class Watched(World):
+class Watched(PoolWorld):
     """Checks the invariants at each action."""
 
     def do(self, action: object) -> None:

@@ -28,7 +28,7 @@ from niyanta.pools.policy import SECOND_US, decide
 
 
 @dataclass
-class World:
+class PoolWorld:
     """One pool. Time moves only by `pass_time`."""
 
     rules: ScalingRules

@@ -26,7 +26,7 @@ TIERS = {"acme": "Premium", "beta": "Premium", "tiny": "Free"}
 
 
 @dataclass
-class World:
+class GaugeSources:
     """The sources of the gauges: a leader with nothing in memory, a record and a cluster with these statistics."""
 
     depths: dict[str, Depth] = field(default_factory=dict)
@@ -59,7 +59,7 @@ def _clear() -> Iterator[None]:
     SchedulerGauges.clear()
 
 
-async def shown(world: World) -> dict[str, dict[tuple[str, ...], float]]:
+async def shown(world: GaugeSources) -> dict[str, dict[tuple[str, ...], float]]:
     """Samples of a scrape after a refresh: metric name -> label values -> value."""
     await SchedulerGauges(
         world.state,
@@ -82,7 +82,7 @@ def scrape() -> dict[str, dict[tuple[str, ...], float]]:
 
 async def test_customers_beyond_the_bound_are_added_up_by_tier() -> None:
     depths = {"acme": Depth(pending=5, running=1), "beta": Depth(pending=3, scheduled=2), "tiny": Depth(pending=2)}
-    found = await shown(World(depths, most=1))
+    found = await shown(GaugeSources(depths, most=1))
     assert found["customer_queue_depth"] == {("acme", "Premium"): 5, ("other", "Premium"): 3, ("other", "Free"): 2}
     assert found["customer_running_workloads"][("other", "Premium")] == 2
     assert sum(found["customer_queue_depth"].values()) == sum(found["tier_queue_depth"].values()) == 10
@@ -90,7 +90,7 @@ async def test_customers_beyond_the_bound_are_added_up_by_tier() -> None:
 
 
 async def test_every_tier_is_shown_with_nothing_waiting() -> None:
-    found = await shown(World())
+    found = await shown(GaugeSources())
     tiers = {("Free",): 0, ("Standard",): 0, ("Premium",): 0, ("Enterprise",): 0}
     assert found["tier_queue_depth"] == found["tier_queue_oldest_age_seconds"] == tiers
 
@@ -103,7 +103,7 @@ async def test_pools_beyond_the_bound_are_added_up_but_their_shares_are_not() ->
 
     stats = DemandStats(at=9_000_000, epoch=1, pools=(pool("a", 1), pool("b", 7), pool("c", 3)))
     states = Counter({("a", "ready"): 4, ("b", "not_ready"): 1, ("c", "not_ready"): 2})
-    found = await shown(World(stats=stats, states=states, most=1))
+    found = await shown(GaugeSources(stats=stats, states=states, most=1))
     assert found["pool_demand_slots"] == {("a",): 5, ("other",): 10}
     assert found["pool_queue_oldest_age_seconds"] == {("a",): 1, ("other",): 7}
     assert found["pool_worker_utilization_ratio"] == {("a", "eu", "cpu"): 0.5}
@@ -114,7 +114,7 @@ async def test_pools_beyond_the_bound_are_added_up_but_their_shares_are_not() ->
 
 async def test_nothing_is_left_when_it_leads_no_longer() -> None:
     stats = DemandStats(at=0, epoch=1, pools=(PoolStats("a"),))
-    before = await shown(World({"acme": Depth(pending=1)}, stats))
+    before = await shown(GaugeSources({"acme": Depth(pending=1)}, stats))
     SchedulerGauges.clear()
     SchedulerMetrics.close()
     gone = before.keys() - scrape().keys()

@@ -32,7 +32,7 @@ _config.projects.default.phases.coverage.enabled = False
 schema = schemathesis.openapi.from_dict(create_app(Settings()).openapi(), config=_config)
 
 
-class Door:
+class DoorThread:
     """The application in an event loop on a thread, for tests that can't await."""
 
     def __init__(self, dsn: str) -> None:
@@ -72,8 +72,8 @@ class Door:
 
 
 @pytest.fixture(scope="module")
-def rest(_shared_dsn: str) -> Iterator[Door]:
-    found = Door(_shared_dsn)
+def rest(_shared_dsn: str) -> Iterator[DoorThread]:
+    found = DoorThread(_shared_dsn)
     yield found
     found.close()
 
@@ -92,7 +92,7 @@ def _lines(_: Any, value: Any) -> bytes:
     suppress_health_check=list(HealthCheck),
     database=None,
 )
-def test_no_input_causes_a_server_error(case: schemathesis.Case, rest: Door) -> None:
+def test_no_input_causes_a_server_error(case: schemathesis.Case, rest: DoorThread) -> None:
     for token in rest.tokens:
         sent = case.as_transport_kwargs(base_url="http://door")
         headers = {name: value for name, value in dict(sent.pop("headers", None) or {}).items() if _sendable(value)}
@@ -151,7 +151,7 @@ def _mutated(value: Any, path: tuple[Any, ...], new: Any) -> Any:
     return [_mutated(part, tuple(rest), new) if key == first else part for key, part in enumerate(value)]
 
 
-def test_no_mutation_of_a_valid_manifest_causes_a_server_error(rest: Door) -> None:
+def test_no_mutation_of_a_valid_manifest_causes_a_server_error(rest: DoorThread) -> None:
     """Replaces each field of a manifest with each odd value; schemathesis seldom goes this deep."""
     right = manifest(
         "m", affinity={"hard": {"gpu": {"models": ["A"]}, "workerTags": {"a": "b"}}, "anti": [{"types": ["x"]}]}
@@ -174,13 +174,13 @@ def test_no_mutation_of_a_valid_manifest_causes_a_server_error(rest: Door) -> No
     assert {202, 422} <= statuses
 
 
-def test_unknown_paths_and_methods_are_problems_too(rest: Door) -> None:
+def test_unknown_paths_and_methods_are_problems_too(rest: DoorThread) -> None:
     for method, path, status in (("GET", "/nowhere", 404), ("DELETE", "/v1/workloads", 405), ("PUT", "/docs", 405)):
         answer = rest.send(method, path)
         assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
 
 
-def test_the_documentation_page_is_self_contained(rest: Door) -> None:
+def test_the_documentation_page_is_self_contained(rest: DoorThread) -> None:
     page = rest.send("GET", "/docs")
     assert page.status_code == 200
     assert "/v1/workloads:batch" in page.text

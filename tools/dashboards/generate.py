@@ -1,5 +1,5 @@
-"""Writes the Grafana dashboards, charts/niyanta/dashboards/*.json. Their panels are defined in `tools.dashboards.pages`
-and `tools.dashboards.scheduler_internals`.
+"""Writes the Grafana dashboards, charts/niyanta/dashboards/*.json. A module for each of them defines its panels:
+`overview`, `pools`, `customers` and `scheduler_internals`.
 
     python tools/dashboards/generate.py           write them
     python tools/dashboards/generate.py --check   exit 1 when they differ
@@ -240,7 +240,9 @@ def _transformations(item: Panel) -> list[Json]:
 
 def files() -> dict[Path, str]:
     """File of each dashboard -> its expected content."""
-    from tools.dashboards.pages import CUSTOMERS_PAGE, OVERVIEW, POOLS_PAGE
+    from tools.dashboards.customers import CUSTOMERS_PAGE
+    from tools.dashboards.overview import OVERVIEW
+    from tools.dashboards.pools import POOLS_PAGE
     from tools.dashboards.scheduler_internals import INTERNALS
 
     pages = (OVERVIEW, POOLS_PAGE, CUSTOMERS_PAGE, INTERNALS)

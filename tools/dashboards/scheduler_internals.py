@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from tools.dashboards.expressions import NS, RATE, highest, percentiles, quantile, rate
 from tools.dashboards.generate import Dashboard, Row, panel
-from tools.dashboards.pages import NS, RATE, highest, percentiles, quantile, rate
 
 PROCESS = f"on (namespace, instance) group_left () niyanta_build_info{{{NS}}}"
 FAILED = f'{NS},code=~"0|5.."'

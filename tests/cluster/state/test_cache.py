@@ -30,7 +30,7 @@ NEEDS = Requirements(
 )
 
 
-class Case:
+class FedCache:
     """A cache with reflectors fed by the test, and a snapshot that follows its deltas."""
 
     def __init__(self) -> None:
@@ -109,8 +109,8 @@ class Case:
 
 
 @pytest.fixture
-async def case() -> Case:
-    made = Case()
+async def case() -> FedCache:
+    made = FedCache()
     await made.cache.set_pools([POOL])
     return made
 
@@ -118,7 +118,7 @@ async def case() -> Case:
 # --- workers ---------------------------------------------------------------------------------------------------------
 
 
-async def test_nodes_of_a_pool_become_workers_and_leave_with_it(case: Case) -> None:
+async def test_nodes_of_a_pool_become_workers_and_leave_with_it(case: FedCache) -> None:
     case.node("n1")
     case.node("n2", pool="other")
     assert case.apply() == ["upsert_worker n1"]
@@ -128,7 +128,7 @@ async def test_nodes_of_a_pool_become_workers_and_leave_with_it(case: Case) -> N
     assert case.apply() == ["remove_worker n2"]
 
 
-async def test_a_heartbeat_changes_nothing(case: Case) -> None:
+async def test_a_heartbeat_changes_nothing(case: FedCache) -> None:
     case.node("n1")
     case.apply()
     case.noted.clear()
@@ -137,7 +137,7 @@ async def test_a_heartbeat_changes_nothing(case: Case) -> None:
     assert case.noted == set()
 
 
-async def test_whatever_may_help_those_who_wait_is_told(case: Case) -> None:
+async def test_whatever_may_help_those_who_wait_is_told(case: FedCache) -> None:
     case.node("n1")
     assert case.room == 1
     case.node("n1")
@@ -152,7 +152,7 @@ async def test_whatever_may_help_those_who_wait_is_told(case: Case) -> None:
     assert case.room == 4, "until it gives it back, whoever made it"
 
 
-async def test_lost_and_deleted_nodes_are_noted(case: Case) -> None:
+async def test_lost_and_deleted_nodes_are_noted(case: FedCache) -> None:
     case.node("n1")
     assert case.noted == {"n1"}
     case.noted.clear()
@@ -165,7 +165,7 @@ async def test_lost_and_deleted_nodes_are_noted(case: Case) -> None:
     assert case.cache.node("n1") is None
 
 
-async def test_overlapping_pools_are_told(case: Case) -> None:
+async def test_overlapping_pools_are_told(case: FedCache) -> None:
     younger = PoolInfo("young", created="2026-05-01T00:00:00Z")
     case.node("n1")
     case.node("n2", pool="other")
@@ -180,7 +180,7 @@ async def test_overlapping_pools_are_told(case: Case) -> None:
 # --- charges ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_foreign_pod_counts_until_its_containers_are_done(case: Case) -> None:
+async def test_a_foreign_pod_counts_until_its_containers_are_done(case: FedCache) -> None:
     case.pod("f")
     assert case.apply() == ["charge uid-f"]
     assert case.charges["uid-f"].subject is None
@@ -189,21 +189,21 @@ async def test_a_foreign_pod_counts_until_its_containers_are_done(case: Case) ->
     assert case.workloads == set()
 
 
-async def test_a_pod_not_bound_counts_from_its_binding(case: Case) -> None:
+async def test_a_pod_not_bound_counts_from_its_binding(case: FedCache) -> None:
     case.pod("f", node="")
     assert case.apply() == []
     case.pod("f", node="n1")
     assert case.apply() == ["charge uid-f"]
 
 
-async def test_a_status_change_costs_no_delta(case: Case) -> None:
+async def test_a_status_change_costs_no_delta(case: FedCache) -> None:
     case.pod("f", phase="Pending")
     case.apply()
     case.pod("f", phase="Running")
     assert case.apply() == []
 
 
-async def test_row_then_pod_then_row_gone_then_pod_gone(case: Case) -> None:
+async def test_row_then_pod_then_row_gone_then_pod_gone(case: FedCache) -> None:
     case.cache.claim("w", 1, ["n1"], NEEDS, SUBJECT)
     assert case.apply() == ["charge w/1/0"]
     case.pod("p", workload="w/1/0")
@@ -215,7 +215,7 @@ async def test_row_then_pod_then_row_gone_then_pod_gone(case: Case) -> None:
     assert case.apply() == ["release w/1/0"]
 
 
-async def test_pod_gone_before_the_row_is(case: Case) -> None:
+async def test_pod_gone_before_the_row_is(case: FedCache) -> None:
     case.cache.claim("w", 1, ["n1"], NEEDS, SUBJECT)
     case.pod("p", workload="w/1/0")
     case.pod("p", workload="w/1/0", phase="Succeeded")
@@ -224,7 +224,7 @@ async def test_pod_gone_before_the_row_is(case: Case) -> None:
     assert case.apply() == ["release w/1/0"]
 
 
-async def test_a_pod_of_an_unknown_row_counts_and_the_row_then_tells_more(case: Case) -> None:
+async def test_a_pod_of_an_unknown_row_counts_and_the_row_then_tells_more(case: FedCache) -> None:
     case.pod("p", workload="w/1/0")
     assert case.apply() == ["charge w/1/0"]
     assert case.charges["w/1/0"].subject == Subject("ns", "acme")
@@ -233,14 +233,14 @@ async def test_a_pod_of_an_unknown_row_counts_and_the_row_then_tells_more(case: 
     assert case.charges["w/1/0"].subject == SUBJECT
 
 
-async def test_a_pod_on_another_worker_than_its_row_counts_where_it_is(case: Case) -> None:
+async def test_a_pod_on_another_worker_than_its_row_counts_where_it_is(case: FedCache) -> None:
     case.cache.claim("w", 1, ["n1"], NEEDS, SUBJECT)
     case.pod("p", workload="w/1/0", node="n2")
     case.apply()
     assert case.charges["w/1/0"].worker == "n2"
 
 
-async def test_claiming_again_replaces(case: Case) -> None:
+async def test_claiming_again_replaces(case: FedCache) -> None:
     case.cache.claim("w", 1, ["n1", "n2", "n3"], NEEDS, SUBJECT)
     case.apply()
     case.cache.claim("w", 1, ["n1", "n4"], NEEDS, SUBJECT)
@@ -249,7 +249,7 @@ async def test_claiming_again_replaces(case: Case) -> None:
     assert sorted(case.apply()) == ["release w/1/0", "release w/1/1"]
 
 
-async def test_pods_are_found_by_workload_and_node(case: Case) -> None:
+async def test_pods_are_found_by_workload_and_node(case: FedCache) -> None:
     case.pod("a", workload="w/1/0")
     case.pod("b", workload="w/1/1", phase="Failed")
     case.pod("c", workload="w/2/0", node="n2")
@@ -265,14 +265,14 @@ async def test_pods_are_found_by_workload_and_node(case: Case) -> None:
     assert list(cache.workloads_with_pods()) == []
 
 
-async def test_an_assumed_pod_counts_at_once(case: Case) -> None:
+async def test_an_assumed_pod_counts_at_once(case: FedCache) -> None:
     raw = scripted_api_server.pod("p", 50, labels={})
     assert case.cache.assume(msgspec.convert(raw, Pod))
     assert case.apply() == ["charge uid-p"]
 
 
 async def test_a_standby_records_nothing_and_a_new_leader_gets_everything() -> None:
-    case = Case()
+    case = FedCache()
     case.cache.close_delta_cursors()
     await case.cache.set_pools([POOL])
     case.node("n1")
@@ -287,7 +287,7 @@ async def test_a_standby_records_nothing_and_a_new_leader_gets_everything() -> N
 async def test_deltas_always_add_up_to_the_truth(seed: int) -> None:
     """Random claims, pods, nodes and pools; the applied deltas must equal the state by definition."""
     rng = random.Random(seed)
-    case = Case()
+    case = FedCache()
     nodes = [f"n{i}" for i in range(4)]
     pods: dict[str, tuple[str, str]] = {}
     claims: set[tuple[str, int]] = set()
@@ -321,7 +321,7 @@ async def test_deltas_always_add_up_to_the_truth(seed: int) -> None:
     wanted |= {key for key, phase in pods.values() if phase == "Running"}
     assert set(case.charges) == wanted
     assert case.workers == dict(case.cache.workers)
-    fresh = Case()
+    fresh = FedCache()
     fresh.deltas = case.cache.delta_cursor()
     fresh.apply()
     assert (fresh.workers, fresh.charges) == (case.workers, case.charges)

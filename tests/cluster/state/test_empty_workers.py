@@ -15,7 +15,7 @@ from niyanta.engine.sizing.packing import hypothetical
 from niyanta.engine.sizing.pool_fit import EmptyPool
 from niyanta.engine.types import HOSTNAME_TOPOLOGY, REGION_TOPOLOGY, ZONE_TOPOLOGY
 from niyanta.resources.models.worker_pool import WorkerPool
-from tests.cluster.state.test_cache import POOL, Case
+from tests.cluster.state.test_cache import POOL, FedCache
 
 pytestmark = pytest.mark.unit
 
@@ -101,7 +101,7 @@ def test_limits() -> None:
 
 
 async def test_a_shape_is_learned_from_the_smallest_ready_worker_without_its_passing_pods() -> None:
-    case = Case()
+    case = FedCache()
     await case.cache.set_pools([POOL])
     case.node("n1", cpu="8", disk="ssd", **{ZONE_TOPOLOGY: "z1", HOSTNAME_TOPOLOGY: "n1"})
     case.node("n2", cpu="4", disk="ssd", **{ZONE_TOPOLOGY: "z2", HOSTNAME_TOPOLOGY: "n2"})

@@ -16,7 +16,7 @@ def parsed(name: str, rv: int, uid: str = "") -> Pod:
     return msgspec.convert(pod(name, rv, uid=uid), Pod)
 
 
-class Case:
+class StoreCase:
     def __init__(self, position: int) -> None:
         self.objects: ObjectStore[Pod] = ObjectStore()
         self.objects.moved_to(str(position))
@@ -46,7 +46,7 @@ class Case:
 
 
 def test_an_assumed_object_is_reported_once() -> None:
-    case = Case(10)
+    case = StoreCase(10)
     assert case.assume("a", 12)
     case.event("ADDED", "a", 12)
     assert case.log == ["ADDED a"]
@@ -54,7 +54,7 @@ def test_an_assumed_object_is_reported_once() -> None:
 
 
 def test_an_object_deleted_before_its_create_was_answered_is_not_brought_back() -> None:
-    case = Case(10)
+    case = StoreCase(10)
     case.event("ADDED", "a", 11)
     case.event("DELETED", "a", 12)
     assert not case.assume("a", 11)
@@ -62,7 +62,7 @@ def test_an_object_deleted_before_its_create_was_answered_is_not_brought_back() 
 
 
 def test_a_newer_state_is_not_overwritten() -> None:
-    case = Case(10)
+    case = StoreCase(10)
     case.event("ADDED", "a", 11)
     case.event("MODIFIED", "a", 15)
     assert not case.assume("a", 11)
@@ -70,7 +70,7 @@ def test_a_newer_state_is_not_overwritten() -> None:
 
 
 def test_a_relist_older_than_the_create_keeps_the_object() -> None:
-    case = Case(10)
+    case = StoreCase(10)
     case.assume("a", 30)
     case.relist(20)
     assert case.names == {"a"}
@@ -79,14 +79,14 @@ def test_a_relist_older_than_the_create_keeps_the_object() -> None:
 
 
 def test_a_relist_newer_than_the_create_decides() -> None:
-    case = Case(10)
+    case = StoreCase(10)
     case.assume("a", 15)
     case.relist(20)
     assert case.names == set()
 
 
 def test_events_of_a_predecessor_of_the_same_name_are_skipped() -> None:
-    case = Case(10)
+    case = StoreCase(10)
     case.event("ADDED", "a", 11, uid="old")
     case.assume("a", 20, uid="new")
     case.event("DELETED", "a", 15, uid="old")
@@ -98,7 +98,7 @@ def test_events_of_a_predecessor_of_the_same_name_are_skipped() -> None:
 
 
 def test_an_assumed_object_that_the_watch_passes_without_showing_is_dropped() -> None:
-    case = Case(10)
+    case = StoreCase(10)
     case.assume("a", 15)
     case.objects.moved_to("20")
     case.objects.drop_ghosts(case.changes)
@@ -106,7 +106,7 @@ def test_an_assumed_object_that_the_watch_passes_without_showing_is_dropped() ->
 
 
 def test_an_older_list_object_does_not_replace_the_assumed_one() -> None:
-    case = Case(10)
+    case = StoreCase(10)
     case.assume("a", 30, uid="new")
     case.relist(20, parsed("a", 12, uid="old"))
     assert case.objects.store["ns", "a"].uid == "new"

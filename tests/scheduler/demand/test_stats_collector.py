@@ -39,7 +39,7 @@ A, B = EmptyPool("a", (WORKER,), region="eu"), EmptyPool("b", (replace(WORKER, p
 
 
 @dataclass
-class World:
+class DemandReads:
     """The cluster reads that demand statistics need."""
 
     pools: list[EmptyPool] = field(default_factory=lambda: [A, B])
@@ -68,8 +68,8 @@ class World:
 
 
 @dataclass
-class Case:
-    world: World
+class CollectorCase:
+    world: DemandReads
     state: SchedulerState
     store: StateManager
 
@@ -116,14 +116,14 @@ ROW = WorkloadRow(
 
 
 @pytest.fixture
-async def case(state: StateManager, settings: Settings, epoch: int) -> Case:  # noqa: F811 - the fixtures
+async def case(state: StateManager, settings: Settings, epoch: int) -> CollectorCase:  # noqa: F811 - the fixtures
     clock = Clock(state)
     await clock.refresh()
-    world = World()
-    return Case(world, SchedulerState.of_leadership(epoch, settings, clock=clock), state)
+    world = DemandReads()
+    return CollectorCase(world, SchedulerState.of_leadership(epoch, settings, clock=clock), state)
 
 
-async def test_what_waits_and_runs_is_counted_and_written(case: Case) -> None:
+async def test_what_waits_and_runs_is_counted_and_written(case: CollectorCase) -> None:
     case.world.workers = [replace(WORKER, name="n1")]
     case.world.charges = [Charge("r/1/0", "n1", (("cpu", 3000), ("pods", 1)), subject=Subject("team", "acme"))]
     case.track(6)
@@ -146,7 +146,7 @@ async def test_what_waits_and_runs_is_counted_and_written(case: Case) -> None:
     assert written[0] == made == case.state.demand_stats
 
 
-async def test_backoff_counts_and_pods_that_still_stop_stand_for_their_workload(case: Case) -> None:
+async def test_backoff_counts_and_pods_that_still_stop_stand_for_their_workload(case: CollectorCase) -> None:
     (waits,) = case.track(1, away=True)
     (stops,) = case.track(1, away=True)
     case.world.living[stops] = [cast(PodView, _Living())]
@@ -164,7 +164,7 @@ class _Living:
     over = False
 
 
-async def test_work_that_the_api_server_turns_down_counts_and_makes_no_worker(case: Case) -> None:
+async def test_work_that_the_api_server_turns_down_counts_and_makes_no_worker(case: CollectorCase) -> None:
     (refused, _) = case.track(2, away=True)
     tracked = case.state.workloads.get(refused)
     assert tracked is not None
@@ -177,7 +177,7 @@ async def test_work_that_the_api_server_turns_down_counts_and_makes_no_worker(ca
     assert (a.queued_workloads, a.workers_needed) == (6, 2)
 
 
-async def test_a_customers_limit_makes_no_demand(case: Case) -> None:
+async def test_a_customers_limit_makes_no_demand(case: CollectorCase) -> None:
     case.track(1, phase=Phase.RUNNING, pool="a")
     case.track(9)
     case.world.limits["acme"] = 3
@@ -185,7 +185,7 @@ async def test_a_customers_limit_makes_no_demand(case: Case) -> None:
     assert (a.queued_workloads, a.workers_needed) == (2, 1)
 
 
-async def test_nothing_new_is_not_thought_about_again(case: Case) -> None:
+async def test_nothing_new_is_not_thought_about_again(case: CollectorCase) -> None:
     maker = case.collector()
     case.track(1)
     await maker.once()
@@ -201,7 +201,7 @@ async def test_nothing_new_is_not_thought_about_again(case: Case) -> None:
 
 
 async def test_a_wall_of_one_kind_hides_no_other_and_is_counted_by_its_class(
-    case: Case, monkeypatch: pytest.MonkeyPatch
+    case: CollectorCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stats_collector, "SIZED_WORKLOADS", 8)
     monkeypatch.setattr(stats_collector, "SIZED_WORKLOADS_PER_KIND", 4)
@@ -211,7 +211,7 @@ async def test_a_wall_of_one_kind_hides_no_other_and_is_counted_by_its_class(
     assert (a.queued_workloads, a.workers_needed) == (41, 11)
 
 
-async def test_a_backlog_deeper_than_memory_counts_by_its_class(case: Case, epoch: int) -> None:  # noqa: F811
+async def test_a_backlog_deeper_than_memory_counts_by_its_class(case: CollectorCase, epoch: int) -> None:  # noqa: F811
     for _ in range(12):
         await arrive(case.store, epoch=epoch, class_id="k", customer="acme")
     case.track(4)
@@ -222,7 +222,7 @@ async def test_a_backlog_deeper_than_memory_counts_by_its_class(case: Case, epoc
     assert made.namespaces[0].queued_workloads == 12
 
 
-async def test_shapes_are_remembered_by_the_next_leader(case: Case) -> None:
+async def test_shapes_are_remembered_by_the_next_leader(case: CollectorCase) -> None:
     state = case.store  # noqa: F811
     case.world.shapes = {"a": {"allocatable": {"cpu": 1}}}
     maker = case.collector()

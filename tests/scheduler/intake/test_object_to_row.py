@@ -23,7 +23,7 @@ SETTINGS = Settings(dsn="postgresql://nobody@localhost/none")
 
 
 @dataclass
-class World:
+class ConversionReads:
     """The cluster reads that the conversion needs."""
 
     customers: list[Customer] = field(default_factory=list)
@@ -52,7 +52,7 @@ def workload(**spec: Any) -> dict[str, Any]:
 
 
 def read(obj: dict[str, Any], *customers: Customer) -> object_to_row.CompiledObject:
-    return object_to_row.read_object(obj, cast(ClusterApi, World(list(customers))), SETTINGS)
+    return object_to_row.read_object(obj, cast(ClusterApi, ConversionReads(list(customers))), SETTINGS)
 
 
 def test_a_plain_object_is_pending_for_its_namespaces_customer() -> None:
@@ -126,7 +126,7 @@ def a_row(**fields: Any) -> WorkloadRow:
 
 
 def test_a_stored_row_compiles_to_the_same_as_its_object() -> None:
-    world = cast(ClusterApi, World([customer("acme", "team")]))
+    world = cast(ClusterApi, ConversionReads([customer("acme", "team")]))
     entry = object_to_row.read_object(workload(), world, SETTINGS)
     spec, requirements, subject = object_to_row.read_row(a_row(), world)
     assert (spec, requirements, subject) == (entry.spec, entry.requirements, entry.subject)
