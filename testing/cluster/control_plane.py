@@ -227,8 +227,11 @@ def kwokctl_config(request: Request, bin_dir: Path) -> str:
         **(_FAST_LOSS_ARGS if request.fast_node_loss else {}),
         **extra.get("kube-apiserver", {}),
     }
-    manager = {"horizontal-pod-autoscaler-sync-period": "5s", **extra.get("kube-controller-manager", {})}
-    patches = {**extra, "kube-apiserver": server, "kube-controller-manager": manager}
+    # Nothing restarts a component that ends itself because it lost its lease while the API server hung.
+    alone = {"leader-elect": "false"}
+    manager = {"horizontal-pod-autoscaler-sync-period": "5s", **alone, **extra.get("kube-controller-manager", {})}
+    scheduler = {**alone, **extra.get("kube-scheduler", {})}
+    patches = {**extra, "kube-apiserver": server, "kube-controller-manager": manager, "kube-scheduler": scheduler}
     options: dict[str, Any] = {
         # By default kwokctl counts down from 32767, so that two simultaneous runs choose the same ports.
         **dict(zip(_PORT_OPTIONS, free_ports(len(_PORT_OPTIONS)), strict=True)),
