@@ -143,7 +143,9 @@ class User:
                     process.send_signal(signal.SIGINT)
         ending.cancel()
         os.close(ours)
-        return process.wait(timeout=30), shown.decode(errors="replace")
+        code = process.wait(timeout=30)
+        assert code != -signal.SIGKILL, f"did not end within a minute; shown: {shown.decode(errors='replace')[-2000:]}"
+        return code, shown.decode(errors="replace")
 
     def json(self, *args: str, code: int = 0, stdin: str = "") -> Any:
         return json.loads(self.niyanta(*args, "-o", "json", code=code, stdin=stdin)[0])

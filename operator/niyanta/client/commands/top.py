@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
@@ -22,6 +23,8 @@ from niyanta.lifecycle import Phase
 
 BAR_WIDTH = 16
 SHOWN_WORKLOADS = 15
+POLL_SECONDS = 0.1
+"""Longest time until the view ends after Ctrl-C."""
 _ACTIVE = [Phase.RUNNING.value, Phase.SCHEDULED.value]
 
 
@@ -59,15 +62,55 @@ def top(
             console.print()
             time.sleep(interval)
             overview = fetch_or_keep(context, overview)
-    # Ctrl-C is the normal way to exit.
     with (
-        contextlib.suppress(KeyboardInterrupt),
+        Interrupt() as interrupt,
         Live(render(overview, workers), console=console, screen=True, auto_refresh=False) as live,
     ):
-        while True:
-            time.sleep(interval)
-            overview = fetch_or_keep(context, overview)
+        while interrupt.sleep(interval):
+            with interrupt.abandonable():
+                overview = fetch_or_keep(context, overview)
             live.update(render(overview, workers), refresh=True)
+
+
+class Interrupt:
+    """Ctrl-C, the normal way to exit: it ends the view at the next safe moment, and abandons a request in progress.
+
+    A KeyboardInterrupt alone may arrive while the screen is being switched, or be lost inside a callback.
+    """
+
+    def __init__(self) -> None:
+        self._wanted = False
+        self._abandonable = False
+        self._before: Any = None
+
+    def __enter__(self) -> Interrupt:
+        self._before = signal.signal(signal.SIGINT, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGINT, self._before)
+
+    def _handle(self, *_: object) -> None:
+        again, self._wanted = self._wanted, True
+        if self._abandonable or again:
+            raise KeyboardInterrupt
+
+    def sleep(self, seconds: float) -> bool:
+        """Sleep; returns False as soon as Ctrl-C was pressed."""
+        end = time.monotonic() + seconds
+        while not self._wanted and (rest := end - time.monotonic()) > 0:
+            time.sleep(min(rest, POLL_SECONDS))
+        return not self._wanted
+
+    @contextlib.contextmanager
+    def abandonable(self) -> Iterator[None]:
+        """A block that Ctrl-C ends at once."""
+        with contextlib.suppress(KeyboardInterrupt):
+            self._abandonable = True
+            try:
+                yield
+            finally:
+                self._abandonable = False
 
 
 def fetch(context: Context, before: QueueOverview) -> QueueOverview:
