@@ -130,6 +130,8 @@ class User:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
+            # A shell starts background jobs with SIGINT ignored, and they hand that down; at a terminal it is not.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(theirs)
         ending = threading.Timer(60, process.kill)
