@@ -10,6 +10,7 @@ import os
 import pty
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -82,6 +83,12 @@ class DoorProcess:
     database: Database
 
 
+_AT_A_TERMINAL = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+)
+"""Runs a command with SIGINT as a terminal gives it: background jobs of a shell inherit an ignored one."""
+
+
 @dataclass
 class User:
     """A user at a shell: runs `niyanta` against the REST door with a customer's key."""
@@ -124,14 +131,12 @@ class User:
         ours, theirs = pty.openpty()
         environment = self.environment(COLUMNS="80", TERM="xterm-256color")
         process = subprocess.Popen(
-            [niyanta_command(), *args],
+            [sys.executable, "-c", _AT_A_TERMINAL, niyanta_command(), *args],
             env=environment,
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            # A shell starts background jobs with SIGINT ignored, and they hand that down; at a terminal it is not.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(theirs)
         ending = threading.Timer(60, process.kill)
