@@ -6,6 +6,7 @@ silent and its Lease has another holder (`Cluster.partition_node`), and a reject
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -45,10 +46,21 @@ def cut_off(cluster: Cluster) -> Iterator[Callable[[str], None]]:
 
 
 def taint(cluster: Cluster, node: str, *taints: dict[str, str]) -> None:
-    """Adds taints to those that the node has."""
+    """Adds taints to those that the node has; again if the control plane, which writes the whole list, removes them."""
     path = f"/api/v1/nodes/{node}"
-    kept = cluster.api.get(path)["spec"].get("taints", [])
-    cluster.api.patch(path, {"spec": {"taints": [*kept, *taints]}})
+    wanted = {(taint["key"], taint["effect"]) for taint in taints}
+    seen_at: list[float] = []
+
+    def stays() -> bool:
+        kept = cluster.api.get(path)["spec"].get("taints", [])
+        if wanted <= {(taint["key"], taint["effect"]) for taint in kept}:
+            seen_at.append(time.monotonic())
+            return seen_at[-1] - seen_at[0] >= 1
+        seen_at.clear()
+        cluster.api.patch(path, {"spec": {"taints": [*kept, *taints]}})
+        return False
+
+    until(stays, what=f"node {node} has the taints for a second")
 
 
 def on_node(workloads: Workloads, uid: str, node: str) -> list[str]:
