@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from niyanta.containment import SharedFaultError
 from niyanta.engine.sizing.pool_fit import EmptyPool
 from niyanta.engine.snapshot.deltas import DeltaCursor
 from niyanta.engine.types import Requirements, Subject
@@ -95,11 +96,11 @@ class PodWriteError(Exception):
         self.message = message
 
 
-class LeaseLostError(Exception):
+class LeaseLostError(SharedFaultError):
     """Leadership is over: nothing may be written any more."""
 
 
-class ClusterAwayError(Exception):
+class ClusterAwayError(SharedFaultError):
     """The API server didn't answer, or answered with a server error; a later attempt may succeed."""
 
 
@@ -111,7 +112,7 @@ class CustomerLimits:
     concurrent: int | None = None
 
 
-class MissingObjectsError(Exception):
+class MissingObjectsError(SharedFaultError):
     """More Workload objects are missing than users are likely to have deleted, or the whole kind is missing."""
 
 

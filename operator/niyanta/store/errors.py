@@ -8,20 +8,22 @@ from contextlib import contextmanager
 import psycopg
 from psycopg import errors as pg
 
+from niyanta.containment import SharedFaultError
+
 
 class StoreError(Exception):
     """An unexpected error: a bug, or a schema of another release. Retrying does not help."""
 
 
-class StoreUnavailableError(StoreError):
+class StoreUnavailableError(StoreError, SharedFaultError):
     """Postgres doesn't answer now (down, starting, full, too slow). A commit may have taken place: repeat the call."""
 
 
-class StaleEpochError(StoreError):
+class StaleEpochError(StoreError, SharedFaultError):
     """Another process leads, or the lease ran out: this process may not write any more."""
 
 
-class ConflictError(StoreError):
+class ConflictError(StoreError, SharedFaultError):
     """Lost a race against a concurrent transaction; nothing was written and the call may be repeated."""
 
 

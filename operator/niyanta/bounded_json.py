@@ -1,0 +1,85 @@
+"""Decoding of JSON from outside, with bounds on size, depth and integers.
+
+A document within the bounds can be encoded again by every encoder of the project (orjson refuses integers over 64 bits
+and more than 254 levels) and stored by Postgres. Python's own recursion is never used on a document.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+MAX_DEPTH = 64
+"""Most levels of lists and objects; the deepest legal pod template has fewer than 20."""
+
+MAX_BYTES = 3 * 1024 * 1024
+"""Largest document; the API server's own limit on an object is below it."""
+
+MIN_INTEGER = -(2**63)
+MAX_INTEGER = 2**63 - 1
+
+
+class BoundedJsonError(ValueError):
+    """The document is not JSON, or exceeds a bound. The text names what and, where it is known, the path."""
+
+
+def decode(text: bytes | str, *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH) -> Any:
+    """The value of a JSON document of at most `max_bytes` bytes. Raises BoundedJsonError."""
+    if len(text) > max_bytes:
+        raise BoundedJsonError(f"the document has {len(text)} bytes; at most {max_bytes} are allowed")
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        # Too deep for the decoder is an error of the decoder too.
+        raise BoundedJsonError(f"not valid JSON: {str(error)[:200]}") from error
+    check(value, max_depth=max_depth)
+    return value
+
+
+def check(value: Any, *, max_depth: int = MAX_DEPTH) -> None:
+    """Raise BoundedJsonError if a decoded value is deeper than `max_depth` levels, or has an integer of more than 64
+    bits. Integers between 2**63 and 2**64 are refused too: Postgres' bigint and Kubernetes have none."""
+    problem = violation(value, max_depth=max_depth)
+    if problem is not None:
+        raise BoundedJsonError(problem)
+
+
+def violation(value: Any, *, max_depth: int = MAX_DEPTH) -> str | None:
+    """The first violation of a bound in a decoded value, level by level, as text with its path; None if there is
+    none."""
+    level: list[tuple[Any, _Path]] = [(value, None)]
+    depth = 0
+    while level:
+        below: list[tuple[Any, _Path]] = []
+        for item, path in level:
+            if type(item) is dict:
+                below += [(child, (path, key)) for key, child in item.items() if type(child) in _CHECKED]
+            elif type(item) is list:
+                below += [(child, (path, index)) for index, child in enumerate(item) if type(child) in _CHECKED]
+            elif type(item) is int and not MIN_INTEGER <= item <= MAX_INTEGER:
+                return f"{_text(path)}: integers need 64 bits at most"
+        depth += 1
+        if depth >= max_depth:
+            deep = next((path for item, path in below if type(item) is not int), None)
+            if deep is not None:
+                return f"{_text(deep)}: at most {max_depth} levels of lists and objects are allowed"
+        level = below
+    return None
+
+
+_Path = Any
+"""A path as linked pairs, (path of the parent, key or index); None at the root. Text is made only for an error."""
+
+_CHECKED = frozenset({dict, list, int})
+
+
+def _text(path: _Path) -> str:
+    keys: list[Any] = []
+    while path is not None:
+        path, key = path
+        keys.append(key)
+    text = ""
+    for key in reversed(keys[-12:]):
+        text += f"[{key}]" if isinstance(key, int) else f".{str(key)[:64]}" if text else str(key)[:64]
+    return (text or "the document") + ("..." if len(keys) > 12 else "")

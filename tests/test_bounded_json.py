@@ -1,0 +1,56 @@
+"""Bounds on JSON from outside."""
+
+from __future__ import annotations
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from niyanta import bounded_json
+from niyanta.bounded_json import MAX_DEPTH, MAX_INTEGER, BoundedJsonError
+
+pytestmark = pytest.mark.unit
+
+
+def nested(depth: int) -> bytes:
+    return b"[" * depth + b"]" * depth
+
+
+def test_the_deepest_allowed_document_is_decoded_and_one_level_more_is_refused() -> None:
+    bounded_json.decode(nested(MAX_DEPTH))
+    with pytest.raises(BoundedJsonError, match="at most 64 levels"):
+        bounded_json.decode(nested(MAX_DEPTH + 1))
+
+
+@pytest.mark.parametrize("depth", [260, 1_100, 100_000])
+def test_depths_that_end_encoders_and_decoders_are_refused(depth: int) -> None:
+    with pytest.raises(BoundedJsonError):
+        bounded_json.decode(nested(depth))
+
+
+def test_a_violation_names_its_path() -> None:
+    with pytest.raises(BoundedJsonError, match=r"^spec\.list\[1\]\.big: integers"):
+        bounded_json.decode(b'{"spec": {"list": [0, {"big": 18446744073709551615}]}}')
+    assert bounded_json.violation({"a": [1, -(2**70)]}) == "a[1]: integers need 64 bits at most"
+    bounded_json.check({"a": [True, MAX_INTEGER, 1.5, "x", None]})
+
+
+def test_a_document_over_the_size_is_refused_before_it_is_decoded() -> None:
+    with pytest.raises(BoundedJsonError, match="20 bytes; at most 10"):
+        bounded_json.decode(b"[" * 20, max_bytes=10)
+
+
+TEXT = st.text(st.characters(exclude_categories=("Cs",)))
+"""Without lone surrogates, which no decoder returns."""
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda child: st.lists(child) | st.dictionaries(TEXT, child),
+)
+
+
+@given(JSON)
+def test_what_is_within_the_bounds_can_be_encoded_again(value: object) -> None:
+    if bounded_json.violation(value) is None:
+        assert bounded_json.decode(orjson.dumps(value)) is not Ellipsis
