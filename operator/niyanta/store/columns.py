@@ -30,6 +30,7 @@ WORKLOAD: Final = (
     | _of("s", "excluded", "queue_key", "created_at", "paused_at")
     | _of("w", "object_uid", "object_name")
     | {"queued_at_us": _microseconds("s.queued_at")}
+    | {"spec_bytes": "coalesce(w.spec_bytes, octet_length(w.spec::text))"}
 )
 """Columns of `workload_state s JOIN workloads w`."""
 
@@ -49,7 +50,7 @@ WORKER: Final = _same(
 )
 CUSTOMER: Final = _same(
     *("name", "tier", "limits", "namespaces", "generation", "deleted", "service_accounts", "secrets"),
-    "allow_cluster_scope",
+    *("allow_cluster_scope", "template_lists"),
 )
 POOL: Final = _same("name", "spec", "status", "updated_at")
 WORKER_REQUEST: Final = _same(

@@ -64,6 +64,8 @@ class WorkloadRow:
     object_uid: str | None = None
     """UID of the Workload object of a REST submission; None until the object is made."""
     object_name: str | None = None
+    spec_bytes: int = field(default=0, compare=False)
+    """Bytes of the spec as JSON text; 0 in a row that was not read from Postgres. For budgets of memory."""
 
     @property
     def object(self) -> tuple[str, str] | None:
@@ -227,6 +229,8 @@ class CustomerRow:
     service_accounts: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     allow_cluster_scope: bool = False
+    template_lists: dict[str, Any] = field(default_factory=dict)
+    """Camel-case field of the Customer -> its list, of what templates may use (`resources.template_lists`)."""
 
 
 @dataclass(frozen=True, slots=True)

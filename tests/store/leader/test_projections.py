@@ -106,6 +106,7 @@ async def test_pools_and_customers_are_projected(state: StateManager) -> None:
         service_accounts=("runner",),
         secrets=("pull",),
         allow_cluster_scope=True,
+        template_lists={"priorityClasses": ["low"], "tolerations": [{"key": "gpu", "operator": "Exists"}]},
     )
     await state.upsert_customers([customer])
     assert await state.get_customer("acme") == customer

@@ -26,16 +26,17 @@ SELECT {{worker_row}}
 
 -- name: upsert_customers
 INSERT INTO customers AS c (name, tier, limits, namespaces, generation, deleted, service_accounts, secrets,
-                            allow_cluster_scope)
+                            allow_cluster_scope, template_lists)
 SELECT r.*
   FROM jsonb_to_recordset(%(records)s::jsonb)
        AS r (name text, tier text, limits jsonb, namespaces text[], generation bigint, deleted boolean,
-             service_accounts text[], secrets text[], allow_cluster_scope boolean)
+             service_accounts text[], secrets text[], allow_cluster_scope boolean, template_lists jsonb)
  ORDER BY name
     ON CONFLICT (name) DO UPDATE
    SET tier = excluded.tier, limits = excluded.limits, namespaces = excluded.namespaces,
        generation = excluded.generation, deleted = excluded.deleted, service_accounts = excluded.service_accounts,
-       secrets = excluded.secrets, allow_cluster_scope = excluded.allow_cluster_scope;
+       secrets = excluded.secrets, allow_cluster_scope = excluded.allow_cluster_scope,
+       template_lists = excluded.template_lists;
 
 -- name: delete_customer
 -- The row stays, so that the REST door can distinguish a deleted customer from one that is not known yet.
@@ -46,6 +47,9 @@ SELECT {{customer_row}}
   FROM customers
  WHERE %(name)s::text IS NULL OR name = %(name)s
  ORDER BY name;
+
+-- name: namespace_customers
+SELECT name FROM customers WHERE NOT deleted AND namespaces @> ARRAY[%(namespace)s]::text[] ORDER BY name;
 
 -- name: workers
 SELECT {{worker_row}}

@@ -14,8 +14,9 @@ SELECT {{workload_row}}
 
 -- name: insert_specs
 INSERT INTO workloads (id, door, namespace, name, customer_id, type, labels, generation, spec, class_id, replicas,
-                       created_at)
-SELECT id, door, namespace, name, customer_id, type, labels, generation, spec, class_id, replicas, created_at
+                       created_at, spec_bytes)
+SELECT id, door, namespace, name, customer_id, type, labels, generation, spec, class_id, replicas, created_at,
+       octet_length(spec::text)
   FROM jsonb_to_recordset(%(records)s::jsonb)
        AS r (id uuid, door text, namespace text, name text, customer_id text, type text, labels jsonb,
              generation bigint, spec jsonb, class_id text, replicas integer, created_at timestamptz)
@@ -33,7 +34,8 @@ SELECT r.id, w.customer_id, r.class_id, r.status, r.version, r.priority, r.tier_
 
 -- name: update_specs
 UPDATE workloads w
-   SET labels = r.labels, generation = r.generation, spec = r.spec, class_id = r.class_id, type = r.type
+   SET labels = r.labels, generation = r.generation, spec = r.spec, class_id = r.class_id, type = r.type,
+       spec_bytes = octet_length(r.spec::text)
   FROM jsonb_to_recordset(%(records)s::jsonb)
        AS r (id uuid, labels jsonb, generation bigint, spec jsonb, class_id text, type text)
  WHERE w.id = r.id;
