@@ -68,6 +68,11 @@ process: venv ## Tests of `niyanta` processes on an embedded Postgres
 e2e: tools ## Tests against real Kubernetes control planes, three side by side (CONTROL_PLANES)
 	@$(PYTEST) -m e2e $(SIDE_BY_SIDE)
 
+.PHONY: poison
+poison: tools ## Long forms of the containment tests: the whole corpus, two tenants, ten minutes of hypothesis
+	@NIYANTA_POISON_SECONDS=600 $(PYTEST) -m poison
+	@NIYANTA_POISON=1 $(PYTEST) e2e/containment -s
+
 .PHONY: e2e-keda
 e2e-keda: venv ## Tests against KEDA and prometheus-adapter; building them takes 12 minutes, so `make test` leaves them out
 	@$(PY) -m testing.cluster.build --keda

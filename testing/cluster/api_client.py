@@ -70,7 +70,8 @@ class Api:
         accept: str = "application/json",
         timeout: float = 60,
     ) -> JSON:
-        """One request; returns the answer as JSON (a text that is not JSON as {"text": ...}).
+        """One request; returns the answer as JSON (a text that is not JSON as {"text": ...}). A body of bytes is sent
+        as it is.
 
         Raises:
             ApiError: the answer is not 2xx.
@@ -80,7 +81,7 @@ class Api:
         data = None
         if body is not None:
             headers["Content-Type"] = content_type
-            data = json.dumps(body).encode()
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
         answer = self._pool.request(method, url, body=data, headers=headers, timeout=timeout)
         text = answer.data.decode()
         if not 200 <= answer.status < 300:

@@ -48,15 +48,24 @@ class RestDoor:
         self._extra_env = dict(extra_env or {})
         self._port = free_port()
         self.process = self._start()
-        made = environment.niyanta("apikey", "create", "--customer", customer, "--role", role)
-        self.key = next(word for word in made.split() if word.startswith("nyt_"))
-        self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{self._port}", headers={"Authorization": f"Bearer {self.key}"}, timeout=60
-        )
+        self.client = self.client_of(customer, role=role)
+        self.key = self.client.headers["Authorization"].removeprefix("Bearer ")
 
     def _start(self) -> OperatorProcess:
         name = f"api-{self._port}-{uuid.uuid4().hex[:4]}"
         return self._environment.start_api(name, extra_env={**self._extra_env, "NIYANTA_API_PORT": str(self._port)})
+
+    @property
+    def port(self) -> int:
+        return self._port
+
+    def client_of(self, customer: str, *, role: str = "customer") -> httpx.Client:
+        """A client with a new API key of this customer."""
+        made = self._environment.niyanta("apikey", "create", "--customer", customer, "--role", role)
+        key = next(word for word in made.split() if word.startswith("nyt_"))
+        return httpx.Client(
+            base_url=f"http://127.0.0.1:{self._port}", headers={"Authorization": f"Bearer {key}"}, timeout=60
+        )
 
     def restart(self) -> None:
         """Starts another process at the same address, after the first was killed."""
