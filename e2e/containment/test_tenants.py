@@ -63,7 +63,8 @@ def probe(bystander: Tenant, client: Any, count: int) -> tuple[list[float], list
 def test_a_hostile_tenant(
     env: Environment, operator: OperatorProcess, hostile: Tenant, bystander: Tenant, door: RestDoor
 ) -> None:
-    """Floods of objects and submissions with hostile terms, priorities, customers and pools; a webhook that never answers; slow and silent connections; then everything is deleted while the leader is replaced."""
+    """Floods of objects and submissions with hostile terms, priorities, customers and pools; a webhook that never
+    answers; slow and silent connections; then everything is deleted while the leader is replaced."""
     client = door.client_of(bystander.name)
     with TenantAttack(hostile, door, bystander.name, objects=OBJECTS, sockets=SOCKETS) as attack:
         placed, posts = probe(bystander, client, PROBES)

@@ -63,7 +63,7 @@ class TenantAttack:
     # --- what it sends ------------------------------------------------------------------------------------------------
 
     def manifest(self, number: int) -> JSON:
-        """One Workload of the flood: each is a kind of its own, unplaceable, failing, or with terms against everybody."""
+        """One Workload of the flood: each is of a kind of its own: unplaceable, failing, or against everybody."""
         name = self._tenant.name
         kinds: tuple[JSON, ...] = (
             {"anti": [{"workloadSelector": {}, "topologyKey": "kubernetes.io/os", "scope": "Customer"}]},
