@@ -63,10 +63,21 @@ class Settings(BaseSettings):
         le=10_000,
         description="Maximum WorkerPools with separate metrics; further ones are counted as `other`",
     )
+    metrics_token_file: str = Field(
+        "",
+        description="File with a token that /metrics requires as `Authorization: Bearer`; empty: no authentication",
+    )
     log_format: Literal["json", "console"] = Field("json", description="json in the cluster, console on a terminal")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged")
+    require_policies: bool = Field(
+        default=True,
+        description="Take leadership only if the admission policies of the chart are in the cluster and deny",
+    )
     default_customer: bool = Field(
         default=False, description="Create the Customer `default` (Standard, every tenant namespace) when it is missing"
+    )
+    require_namespace_label: bool = Field(
+        default=True, description="Run workloads only in namespaces with the label niyanta.io/enabled=true"
     )
 
     db_pool_min: int = Field(5, ge=1, description="Minimum connections of the Postgres pool")
@@ -87,6 +98,44 @@ class Settings(BaseSettings):
     api_pool_max: int = Field(20, ge=2, description="Maximum connections of an API process to Postgres")
     api_max_inflight: int = Field(
         512, ge=1, description="Maximum requests in flight in an API process; further ones get 503"
+    )
+    api_max_inflight_per_customer: int = Field(
+        64,
+        ge=1,
+        description="Maximum requests in flight of one customer in an API process, and never more than are still free; "
+        "further ones get 429",
+    )
+    api_max_inflight_bytes: int = Field(
+        128 * 1024 * 1024,
+        ge=32 * 1024 * 1024,
+        description="Maximum memory of the submissions in flight in an API process, in bytes, as estimated from their "
+        "bodies",
+    )
+    api_max_inflight_bytes_per_customer: int = Field(
+        32 * 1024 * 1024,
+        ge=16 * 1024 * 1024,
+        description="The same for the submissions of one customer; further ones wait, then get 429",
+    )
+    api_body_timeout: float = Field(
+        30.0, gt=0, description="Maximum time that the REST door waits for the bytes of one request body"
+    )
+    api_min_body_rate: int = Field(
+        1024, ge=1, description="Minimum bytes per second of a request body, after its first five seconds"
+    )
+    api_header_timeout: float = Field(
+        10.0, gt=0, description="Maximum time for a TLS handshake, and for the header of a request"
+    )
+    api_keep_alive: float = Field(65.0, gt=0, description="Time for which an idle connection is kept open")
+    api_max_connections: int = Field(
+        2048, ge=1, description="Maximum connections of an API process; beyond it, the one idle for longest is closed"
+    )
+    api_max_connections_per_peer: int = Field(
+        1024, ge=1, description="Maximum connections from one address (a load balancer may be one)"
+    )
+    api_spec_cache_bytes: int = Field(
+        32 * 1024 * 1024,
+        ge=0,
+        description="Memory of an API process for specs that were validated already, in bytes, as estimated from them",
     )
     max_queue_depth: int = Field(
         1_000_000,
