@@ -47,6 +47,7 @@ _PLAIN = {
     Reason.NOT_READY: "not ready",
     Reason.CORDONED: "cordoned",
     Reason.EXCLUDED: "rejected a pod of this workload within the last minute",
+    Reason.POOL_NOT_FOR_CUSTOMER: "in pools that are not for this customer",
     Reason.WORKER_ID: "not among the named workers",
     Reason.POOL: "not in a requested pool",
     Reason.REGION: "not in a requested region",

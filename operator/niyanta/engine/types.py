@@ -10,7 +10,7 @@ whole units. Times are integer microseconds of the database's clock.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from niyanta.engine.expedited.lane_state import LaneState
 
@@ -61,6 +61,8 @@ class Reason(enum.Enum):
     CORDONED = "Cordoned"
     EXCLUDED = "ExcludedAfterRejection"
     TAINT = "UntoleratedTaint"
+    POOL_NOT_FOR_CUSTOMER = "PoolNotForCustomer"
+    """The worker's pool lists customers, and the workload's customer is not among them."""
     WORKER_ID = "WorkerIdMismatch"
     POOL = "PoolMismatch"
     REGION = "RegionMismatch"
@@ -129,6 +131,19 @@ class WorkerInfo:
     ready: bool = True
     cordoned: bool = False
     strategy: Strategy = Strategy.PACK
+    customers: frozenset[str] | None = None
+    """Customers that may use the worker (its pool's `spec.customers`); None: every customer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChargedNode:
+    """A node that is no worker but still runs pods of Niyanta, such as one that left its pool.
+
+    Nothing is placed there. Its pods stay peers of anti and near terms, by the node's `labels`.
+    """
+
+    name: str
+    labels: Labels
 
 
 # --- Requirements ----------------------------------------------------------------------------------------------------
@@ -200,7 +215,11 @@ class HostPort:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """Properties of a workload that anti and near terms of other workloads match."""
+    """Properties of a workload that anti and near terms of other workloads match.
+
+    `customer` is always the name of the workload's Customer, also when a wildcard matched it: limits of concurrency
+    and the customers of pools go by it.
+    """
 
     namespace: str
     customer: str
@@ -330,8 +349,22 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
+class DecisionFault:
+    """A workload whose decision raised an unexpected error; it took no capacity, and all others were decided."""
+
+    id: str
+    version: int
+    text: str
+    """Type and text of the error, in one line of at most 500 characters."""
+    error: Exception = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """Decisions of one cycle; the engine returns them and does nothing else."""
+    """Decisions of one cycle; the engine returns them and does nothing else.
+
+    Each workload is in one of `placements`, `rejections` and `faults`, or is undecided.
+    """
 
     placements: tuple[Placement, ...]
     rejections: tuple[Rejection, ...]
@@ -339,3 +372,5 @@ class Plan:
     """Workloads that were not decided before the cycle's time limit; they stay in the queue."""
     lane: LaneState | None = None
     """Lane state to pass to the next cycle; None if `schedule` was given no lane."""
+    faults: tuple[DecisionFault, ...] = ()
+    """Workloads that could not be decided; offering them again would raise again."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from niyanta.engine.types import Charge, WorkerInfo
+from niyanta.engine.types import Charge, ChargedNode, WorkerInfo
 
 MAX_UNREAD_DELTAS = 200_000
 """Changes kept for a consumer that does not read. Beyond this the consumer gets the whole state at its next read, which
@@ -26,6 +26,21 @@ class WorkerUpserted:
 @dataclass(frozen=True, slots=True)
 class WorkerRemoved:
     """A worker was removed: its node was deleted, or no pool selects the node any more."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChargedNodeUpserted:
+    """A node that is no worker has pods of Niyanta, or its labels changed. It replaces a worker of the same name, and
+    `WorkerUpserted` replaces it again."""
+
+    node: ChargedNode
+
+
+@dataclass(frozen=True, slots=True)
+class ChargedNodeRemoved:
+    """A node that is no worker has no pods of Niyanta left, or was deleted. Unknown names are ignored."""
 
     name: str
 
@@ -50,9 +65,13 @@ class StateReplaced:
 
     workers: tuple[WorkerInfo, ...]
     charges: tuple[Charge, ...]
+    charged_nodes: tuple[ChargedNode, ...] = ()
+    """Nodes that are no workers but have pods of Niyanta."""
 
 
-Delta = WorkerUpserted | WorkerRemoved | PodCharged | PodReleased | StateReplaced
+Delta = (
+    WorkerUpserted | WorkerRemoved | ChargedNodeUpserted | ChargedNodeRemoved | PodCharged | PodReleased | StateReplaced
+)
 
 
 class DeltaCursor:

@@ -11,11 +11,12 @@ from heapq import heappop, heappush
 from typing import Final, assert_never
 
 import numpy as np
-from numpy.typing import NDArray
 
 from niyanta.engine.snapshot.affinity_terms import AffinityTable
 from niyanta.engine.snapshot.bitset import IntArray
 from niyanta.engine.snapshot.deltas import (
+    ChargedNodeRemoved,
+    ChargedNodeUpserted,
     Delta,
     PodCharged,
     PodReleased,
@@ -23,20 +24,25 @@ from niyanta.engine.snapshot.deltas import (
     WorkerRemoved,
     WorkerUpserted,
 )
+from niyanta.engine.snapshot.devices import DeviceTable, device_count, devices_of
 from niyanta.engine.snapshot.host_ports import HostPortTable
 from niyanta.engine.snapshot.strategy_score import StrategyScore
 from niyanta.engine.snapshot.worker_index import WorkerIndex
-from niyanta.engine.types import CPU, MEMORY, PODS, Charge, Quantities, WorkerInfo
+from niyanta.engine.types import CPU, MEMORY, PODS, Charge, ChargedNode, Quantities, WorkerInfo
 
 UNLIMITED_SLOTS: Final = 1 << 60
-WHOLE_DEVICE: Final = 1000
-"""One whole GPU device, in thousandths of a device."""
 WHOLE_WORKER: Final = 1_000_000
 """One whole worker, in millionths: the unit of dominant shares (`Snapshot.share`)."""
 
 CPU_RESOURCE, MEMORY_RESOURCE, PODS_RESOURCE, SLOTS_RESOURCE, DEVICES_RESOURCE = range(5)
 """Numbers of the resources that always exist. Slots and idle devices are counted like resources but have no name."""
 _FIXED_RESOURCES = (CPU, MEMORY, PODS, "", "")
+
+MAX_AMOUNT: Final = 1 << 50
+"""Largest amount of a resource (1 PiB of memory). Nodes and pods can state any 64-bit number: larger ones count as
+this, so that no sum leaves int64."""
+_MAX_CPU: Final = 1 << 40
+"""The same for millicores, which `strategy_score` multiplies by up to 2^19."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +76,8 @@ class _CountedCharge:
 class Snapshot:
     """Workers and charges. Workers and resources are numbered; numbers of removed workers are used again.
 
-    `allocatable`, `used`, `foreign`: int64, shape (resources, capacity). `devices`: int16, shape (capacity, devices),
-    the free thousandths of each GPU device. Entries of unused worker numbers are zero.
+    `allocatable`, `used`, `foreign`: int64, shape (resources, capacity). Entries of unused worker numbers are zero, and
+    so are those of charged nodes: these have numbers like workers, for peers on them, but are not in `index.alive`.
     """
 
     def __init__(self) -> None:
@@ -88,7 +94,7 @@ class Snapshot:
         self.freed: dict[str, int] = {}
         """Pool -> capacity freed by Niyanta's pods or added by new workers, in millionths of a worker. It only grows;
         the expedited lane gets a share of it."""
-        self.devices: NDArray[np.int16] = np.zeros((self.capacity, 8), np.int16)
+        self.devices = DeviceTable(self.capacity)
         self._unused: list[int] = []
         self._next_worker = 0
         self._counted: dict[str, _CountedCharge] = {}
@@ -145,6 +151,10 @@ class Snapshot:
                 self.upsert_worker(info)
             case WorkerRemoved(name):
                 self.remove_worker(name)
+            case ChargedNodeUpserted(node):
+                self.upsert_charged_node(node)
+            case ChargedNodeRemoved(name):
+                self.remove_charged_node(name)
             case StateReplaced():
                 self._replace(delta)
             case _:
@@ -156,8 +166,12 @@ class Snapshot:
             self.release(key)
         for name in sorted(self.index.by_name.keys() - {info.name for info in state.workers}):
             self.remove_worker(name)
+        for name in sorted(self.index.charged_by_name.keys() - {node.name for node in state.charged_nodes}):
+            self.remove_charged_node(name)
         for info in state.workers:
             self.upsert_worker(info)
+        for node in state.charged_nodes:
+            self.upsert_charged_node(node)
         for charge in state.charges:
             self.charge(charge)
 
@@ -172,22 +186,18 @@ class Snapshot:
             self._subtract_all(info.name)
             self.index.remove(worker)
         else:
+            self.remove_charged_node(info.name)
             worker = self._new_worker()
             self.freed[info.pool] = self.freed.get(info.pool, 0) + WHOLE_WORKER
         self.index.add(worker, info)
         self.allocatable[:, worker] = 0
         for name, amount in info.allocatable:
             resource = self._resource(name)  # may replace the arrays: look them up after it
-            self.allocatable[resource, worker] = amount
+            self.allocatable[resource, worker] = bounded(resource, amount)
         self.allocatable[SLOTS_RESOURCE, worker] = UNLIMITED_SLOTS if info.slots is None else info.slots
         count = device_count(info)
         self.allocatable[DEVICES_RESOURCE, worker] = count
-        if count > self.devices.shape[1]:
-            wider = np.zeros((self.capacity, count), np.int16)
-            wider[:, : self.devices.shape[1]] = self.devices
-            self.devices = wider
-        self.devices[worker] = 0
-        self.devices[worker, :count] = WHOLE_DEVICE
+        self.devices.set_count(worker, count)
         for _, counted in sorted(self._by_worker.get(info.name, {}).items()):
             self._add(counted, worker)
 
@@ -199,8 +209,29 @@ class Snapshot:
         self._subtract_all(name)
         self.index.remove(worker)
         self.allocatable[:, worker] = 0
-        self.devices[worker] = 0
+        self.devices.set_count(worker, 0)
         heappush(self._unused, worker)
+
+    def upsert_charged_node(self, node: ChargedNode) -> None:
+        """Add or replace a charged node; it replaces the worker of this name. Equal content costs one comparison."""
+        known = self.index.charged_by_name.get(node.name)
+        if known is not None and self.index.charged_nodes[known] == node:
+            return
+        self.remove_worker(node.name)
+        self.remove_charged_node(node.name)
+        number = self._new_worker()
+        self.index.add_charged_node(number, node)
+        for _, counted in sorted(self._by_worker.get(node.name, {}).items()):
+            self._add(counted, number)
+
+    def remove_charged_node(self, name: str) -> None:
+        """Remove a charged node; its charges are kept until released. Unknown names are ignored."""
+        number = self.index.charged_by_name.get(name)
+        if number is None:
+            return
+        self._subtract_all(name)
+        self.index.remove_charged_node(number)
+        heappush(self._unused, number)
 
     def _new_worker(self) -> int:
         if self._unused:
@@ -213,7 +244,7 @@ class Snapshot:
             self.allocatable = np.pad(self.allocatable, ((0, 0), (0, more)))
             self.used = np.pad(self.used, ((0, 0), (0, more)))
             self.foreign = np.pad(self.foreign, ((0, 0), (0, more)))
-            self.devices = np.pad(self.devices, ((0, more), (0, 0)))
+            self.devices.grow(more)
             self.capacity += more
         return worker
 
@@ -238,7 +269,7 @@ class Snapshot:
             self.release(charge.key)
         counted = self._counted[charge.key] = _CountedCharge(charge)
         self._by_worker.setdefault(charge.worker, {})[charge.key] = counted
-        worker = self.index.by_name.get(charge.worker)
+        worker = self.index.number_of(charge.worker)
         if worker is not None:
             self._add(counted, worker)
 
@@ -252,7 +283,9 @@ class Snapshot:
         if not on:
             del self._by_worker[counted.charge.worker]
         worker = counted.worker
-        if worker >= 0:
+        if worker in self.index.charged_nodes:
+            self._subtract(counted)
+        elif worker >= 0:
             held = counted.devices
             if counted.charge.subject is not None:
                 pool = self.index.infos[worker].pool
@@ -268,21 +301,24 @@ class Snapshot:
     def _add(self, counted: _CountedCharge, worker: int) -> None:
         charge = counted.charge
         counted.worker = worker
-        self._count(charge, worker, 1)
-        count = devices_of(charge, self.index.infos[worker])
-        if count:
-            self._take_devices(counted, count)
-        for port in charge.host_ports:
-            self.host_ports.take(port, worker)
+        info = self.index.infos.get(worker)
+        if info is not None:
+            self._count(charge, worker, 1)
+            count = devices_of(charge, info)
+            if count:
+                self._take_devices(counted, count)
+            for port in charge.host_ports:
+                self.host_ports.take(port, worker)
         if charge.subject is not None:
             self.affinity.add(charge.subject, charge.anti, worker)
 
     def _subtract(self, counted: _CountedCharge) -> None:
         charge, worker = counted.charge, counted.worker
-        self._count(charge, worker, -1)
-        self._give_devices(counted)
-        for port in charge.host_ports:
-            self.host_ports.free(port, worker)
+        if worker in self.index.infos:
+            self._count(charge, worker, -1)
+            self._give_devices(counted)
+            for port in charge.host_ports:
+                self.host_ports.free(port, worker)
         if charge.subject is not None:
             self.affinity.remove(charge.subject, charge.anti, worker)
         counted.worker = -1
@@ -290,39 +326,40 @@ class Snapshot:
     def _count(self, charge: Charge, worker: int, sign: int) -> None:
         for name, amount in charge.requests:
             resource = self._resource(name)
-            self.used[resource, worker] += sign * amount
+            amount = sign * bounded(resource, amount)
+            self.used[resource, worker] += amount
+            if charge.subject is None:
+                self.foreign[resource, worker] += amount
         gpu = self.index.infos[worker].gpu
         if charge.gpu_count and gpu is not None:
             resource = self._resource(gpu.resource)
-            self.used[resource, worker] += sign * charge.gpu_count
+            self.used[resource, worker] += sign * bounded(resource, charge.gpu_count)
         if charge.subject is not None:
             self.used[SLOTS_RESOURCE, worker] += sign
-        else:
-            for name, amount in charge.requests:
-                self.foreign[self.resources[name], worker] += sign * amount
 
     def share(self, worker: int, requests: Quantities, devices: int) -> int:
-        """Dominant share of a worker that a pod of Niyanta takes: its largest part of any resource."""
+        """Dominant share of a worker that a pod of Niyanta takes: its largest part of any resource.
+
+        A resource that no worker has ever had counts as zero.
+        """
         have: list[int] = self.allocatable[:, worker].tolist()
         share = WHOLE_WORKER // max(have[SLOTS_RESOURCE], 1)
         if devices:
             share = max(share, devices * WHOLE_WORKER // max(have[DEVICES_RESOURCE], 1))
         for name, amount in requests:
-            share = max(share, amount * WHOLE_WORKER // max(have[self.resources[name]], 1))
+            resource = self.resources.get(name)
+            share = max(share, amount * WHOLE_WORKER // max(0 if resource is None else have[resource], 1))
         return min(share, WHOLE_WORKER)
 
     # --- devices ---
 
     def _take_devices(self, counted: _CountedCharge, count: int) -> None:
-        worker = counted.worker
-        idle = np.flatnonzero(self.devices[worker] == WHOLE_DEVICE)[:count]
-        self.devices[worker, idle] = 0
-        self.used[DEVICES_RESOURCE, worker] += len(idle)
-        counted.devices = tuple(idle.tolist())
+        counted.devices = self.devices.take(counted.worker, count)
+        self.used[DEVICES_RESOURCE, counted.worker] += len(counted.devices)
 
     def _give_devices(self, counted: _CountedCharge) -> None:
         if counted.devices:
-            self.devices[counted.worker, list(counted.devices)] = WHOLE_DEVICE
+            self.devices.give(counted.worker, counted.devices)
             self.used[DEVICES_RESOURCE, counted.worker] -= len(counted.devices)
             counted.devices = ()
 
@@ -357,19 +394,6 @@ class Snapshot:
         return self._score
 
 
-def device_count(info: WorkerInfo) -> int:
-    """GPU devices of a worker: the count of its pool or, if that is 0, of the node's resource."""
-    if info.gpu is None:
-        return 0
-    return info.gpu.count or dict(info.allocatable).get(info.gpu.resource, 0)
-
-
-def devices_of(charge: Charge, info: WorkerInfo) -> int:
-    """Whole devices that a charge takes on a worker."""
-    if info.gpu is None:
-        return 0
-    count = charge.gpu_count
-    for name, amount in charge.requests:
-        if name == info.gpu.resource:
-            count += amount
-    return count
+def bounded(resource: int, amount: int) -> int:
+    """The amount of a resource (by number), within 0 and the largest that is counted."""
+    return min(max(amount, 0), _MAX_CPU if resource == CPU_RESOURCE else MAX_AMOUNT)

@@ -11,11 +11,22 @@ from collections.abc import Hashable, Mapping
 from typing import TypeVar
 
 from niyanta.engine.snapshot.bitset import Bits, minus
-from niyanta.engine.types import HOSTNAME_TOPOLOGY, Expression, Labels, Op, Taint, Toleration, WorkerInfo
+from niyanta.engine.types import (
+    HOSTNAME_TOPOLOGY,
+    ChargedNode,
+    Expression,
+    Labels,
+    Op,
+    Taint,
+    Toleration,
+    WorkerInfo,
+)
 
 K = TypeVar("K", bound=Hashable)
 
-_INTEGER = re.compile(r"[+-]?[0-9]+", re.ASCII)
+_INTEGER = re.compile(r"[+-]?[0-9]{1,63}", re.ASCII)
+"""As long as a label's value can be: Python refuses to read numbers of more than 4,300 digits."""
+_MAX_CUSTOMERS_CACHED = 4096
 
 
 def integer(text: str) -> int | None:
@@ -124,14 +135,21 @@ class WorkerIndex:
         self.usable: dict[tuple[Toleration, ...], Bits] = {}
         """Cache of `feasibility`: workers that are ready, not cordoned and without other taints. Cleared on change."""
         self.labels = LabelIndex()
+        """Of workers and charged nodes: what it answers is always intersected with a set of workers."""
         self.tags = LabelIndex()
+        self.charged_nodes: dict[int, ChargedNode] = {}
+        """Nodes that are no workers; they share the numbers of workers, but not `alive`, `infos` and `by_name`."""
+        self.charged_by_name: dict[str, int] = {}
+        self._restricted: dict[frozenset[str], Bits] = {}
+        """Set of customers -> workers that only these customers may use."""
+        self._closed: dict[str, Bits] = {}
+        """Cache of `closed_to`."""
         self._domains: dict[str, dict[int, str]] = {}
 
     def add(self, worker: int, info: WorkerInfo) -> None:
         """Add a worker under a number that is not in use."""
         bit = 1 << worker
-        self.version += 1
-        self.usable.clear()
+        self._changed()
         self.infos[worker] = info
         self.by_name[info.name] = worker
         self.alive |= bit
@@ -142,16 +160,14 @@ class WorkerIndex:
             _set(table, key, bit)
         self.labels.add(info.labels, bit)
         self.tags.add(info.tags, bit)
-        labels = dict(info.labels)
-        for topology, domains in self._domains.items():
-            if topology in labels:
-                domains[worker] = labels[topology]
+        if info.customers is not None:
+            _set(self._restricted, info.customers, bit)
+        self._add_domains(worker, info.labels)
 
     def remove(self, worker: int) -> None:
         """Remove the worker with this number."""
         bit = 1 << worker
-        self.version += 1
-        self.usable.clear()
+        self._changed()
         info = self.infos.pop(worker)
         del self.by_name[info.name]
         self.alive = minus(self.alive, bit)
@@ -162,8 +178,62 @@ class WorkerIndex:
             _clear(table, key, bit)
         self.labels.remove(info.labels, bit)
         self.tags.remove(info.tags, bit)
+        if info.customers is not None:
+            _clear(self._restricted, info.customers, bit)
+        self._remove_domains(worker)
+
+    def add_charged_node(self, number: int, node: ChargedNode) -> None:
+        """Add a node that is no worker, under a number that is not in use."""
+        self._changed()
+        self.charged_nodes[number] = node
+        self.charged_by_name[node.name] = number
+        self.labels.add(node.labels, 1 << number)
+        self._add_domains(number, node.labels)
+
+    def remove_charged_node(self, number: int) -> None:
+        """Remove the charged node with this number."""
+        self._changed()
+        node = self.charged_nodes.pop(number)
+        del self.charged_by_name[node.name]
+        self.labels.remove(node.labels, 1 << number)
+        self._remove_domains(number)
+
+    def number_of(self, name: str) -> int | None:
+        """Number of the worker or charged node with this name."""
+        worker = self.by_name.get(name)
+        return self.charged_by_name.get(name) if worker is None else worker
+
+    def _changed(self) -> None:
+        self.version += 1
+        self.usable.clear()
+        self._closed.clear()
+
+    def _add_domains(self, number: int, node_labels: Labels) -> None:
+        labels = dict(node_labels)
+        for topology, domains in self._domains.items():
+            if topology in labels:
+                domains[number] = labels[topology]
+
+    def _remove_domains(self, number: int) -> None:
         for domains in self._domains.values():
-            domains.pop(worker, None)
+            domains.pop(number, None)
+
+    # --- customers ---
+
+    def closed_to(self, customer: str) -> Bits:
+        """Workers of pools that list customers without this one."""
+        if not self._restricted:
+            return 0
+        closed = self._closed.get(customer)
+        if closed is None:
+            closed = 0
+            for customers, workers in self._restricted.items():
+                if customer not in customers:
+                    closed |= workers
+            if len(self._closed) >= _MAX_CUSTOMERS_CACHED:
+                self._closed.clear()
+            self._closed[customer] = closed
+        return closed
 
     def _entries(self, info: WorkerInfo) -> list[tuple[dict[Hashable, Bits], Hashable]]:
         entries: list[tuple[Mapping[str, Bits] | Mapping[int, Bits] | Mapping[Taint, Bits], Hashable]] = [
@@ -189,9 +259,10 @@ class WorkerIndex:
         domains = self._domains.get(topology)
         if domains is None:
             domains = self._domains[topology] = {
-                worker: labels[topology]
-                for worker, info in self.infos.items()
-                if topology in (labels := dict(info.labels))
+                number: labels[topology]
+                for nodes in (self.infos, self.charged_nodes)
+                for number, node in nodes.items()
+                if topology in (labels := dict(node.labels))
             }
         return domains.get(worker)
 
