@@ -83,6 +83,8 @@ class Operator:
             on_nodes=self._nodes_changed,
             on_room=self.work_queue.put_capacity,
             on_defaults=self._defaults_changed,
+            on_namespaces=self.work_queue.put_defaults,
+            require_namespace_label=settings.require_namespace_label,
         )
         self.resources = ResourceLists(
             client,

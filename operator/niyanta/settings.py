@@ -76,6 +76,11 @@ class Settings(BaseSettings):
     default_customer: bool = Field(
         default=False, description="Create the Customer `default` (Standard, every tenant namespace) when it is missing"
     )
+    topology_keys: str = Field(
+        "",
+        description="Topology keys, separated by commas, that anti and near terms of every Customer may use besides "
+        "hostname, zone and region; other keys are listed by Customer",
+    )
     require_namespace_label: bool = Field(
         default=True, description="Run workloads only in namespaces with the label niyanta.io/enabled=true"
     )
@@ -107,13 +112,13 @@ class Settings(BaseSettings):
     )
     api_max_inflight_bytes: int = Field(
         128 * 1024 * 1024,
-        ge=32 * 1024 * 1024,
+        ge=64 * 1024 * 1024,
         description="Maximum memory of the submissions in flight in an API process, in bytes, as estimated from their "
         "bodies",
     )
     api_max_inflight_bytes_per_customer: int = Field(
         32 * 1024 * 1024,
-        ge=16 * 1024 * 1024,
+        ge=32 * 1024 * 1024,
         description="The same for the submissions of one customer; further ones wait, then get 429",
     )
     api_body_timeout: float = Field(
@@ -214,6 +219,11 @@ class Settings(BaseSettings):
             msg = "max_replica_lag must be at least twice replica_check_interval, or no replica is ever fresh enough"
             raise ValueError(msg)
         return self
+
+    @property
+    def shared_topology_keys(self) -> frozenset[str]:
+        """The keys of `topology_keys`."""
+        return frozenset(key.strip() for key in self.topology_keys.split(",")) - {""}
 
     @property
     def replicas(self) -> tuple[str, ...]:

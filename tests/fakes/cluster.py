@@ -55,8 +55,15 @@ class FakeCluster(SimulatedCluster):
     async def observe_empty_workers(self) -> Mapping[str, Mapping[str, Any]]:
         return {}
 
-    def pods(self, workload_id: str) -> list[PodView]:
-        return [pod_view(pod) for pod in self.live_pods(workload_id)]
+    def pods(self, workload_id: str, owner_uid: str | None = None, *, namespace: str | None = None) -> list[PodView]:
+        return [
+            pod_view(pod)
+            for pod in self.live_pods(workload_id)
+            if owner_uid in (None, pod.owner_uid) and namespace in (None, pod.namespace)
+        ]
+
+    def namespace_enabled(self, namespace: str) -> bool | None:
+        return self.enabled_namespaces.get(namespace, True)
 
     def workload_ids_with_pods(self) -> Iterable[str]:
         return sorted({pod.workload_uid for pod in self._pods.values()} - {""})
@@ -80,6 +87,8 @@ class FakeCluster(SimulatedCluster):
 
     async def list_workloads(self) -> list[Mapping[str, Any]]:
         await self._read("list_workloads")
+        if self.kind_gone:
+            raise MissingObjectsError("the CustomResourceDefinition workloads.niyanta.io is gone")
         return [deepcopy(obj) for obj in self.objects.values()]
 
     async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:

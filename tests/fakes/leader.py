@@ -105,6 +105,10 @@ class LeaderUnderTest:
         """Start the loop, and return at once."""
         self.task = asyncio.create_task(self._leader.run(self._on_recovered), name="leader under test")
 
+    async def check_missing_objects(self) -> None:
+        """Take the workloads whose objects are missing a step further: confirmations, and objects that are back."""
+        await self._leader.handlers.missing_objects.check()
+
     async def recover(self) -> None:
         """Run recovery alone, without the loop."""
         await self._leader.handlers.recovery.run()

@@ -16,14 +16,25 @@ from niyanta.cluster.api.connection import Connection, Credentials
 Step = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+def owner(uid: str, **fields: Any) -> dict[str, Any]:
+    """The owner reference of a pod that the Workload object `uid` controls."""
+    return {
+        "apiVersion": "niyanta.io/v1alpha1",
+        "kind": "Workload",
+        "name": "w",
+        "uid": uid,
+        "controller": True,
+    } | fields
+
+
 def pod(name: str, rv: int, *, uid: str = "", phase: str = "Running", **extra: Any) -> dict[str, Any]:
-    """A pod as the server sends it; `node` and `labels` may be given."""
+    """A pod as the server sends it; `node`, `labels`, `owners` and `namespace` may be given."""
     return {
         "kind": "Pod",
         "apiVersion": "v1",
         "metadata": {
             "name": name,
-            "namespace": "ns",
+            "namespace": extra.get("namespace", "ns"),
             "uid": uid or f"uid-{name}",
             "resourceVersion": str(rv),
             "labels": extra.get("labels", {}),

@@ -58,6 +58,8 @@ class SimulatedCluster:
         """Every write is refused, as a newer leader exists."""
         self.kind_gone = False
         """The CustomResourceDefinition of Workloads was deleted."""
+        self.enabled_namespaces: dict[str, bool | None] = {}
+        """Answers of `namespace_enabled`; True for all others."""
         self.pool_list: list[EmptyPool] = []
         self.statuses: dict[str, list[WorkloadRow]] = {}
         """Rows passed to `write_status`, by id, in order."""
@@ -107,6 +109,14 @@ class SimulatedCluster:
     def set_customer(self, name: str, *namespaces: str, **spec: Any) -> None:
         """An administrator makes or replaces a Customer."""
         self._customers[name] = objects.customer(name, *namespaces, **spec)
+        if self.work_queue is not None:
+            self.work_queue.put_customers()
+
+    def annotate_customer(self, name: str, annotations: Mapping[str, str]) -> None:
+        """An administrator replaces the annotations of a Customer."""
+        found = self._customers[name]
+        metadata = found.metadata.model_copy(update={"annotations": dict(annotations)})
+        self._customers[name] = found.model_copy(update={"metadata": metadata})
         if self.work_queue is not None:
             self.work_queue.put_customers()
 

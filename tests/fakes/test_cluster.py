@@ -9,12 +9,14 @@ from tests.fakes.cluster import FakeCluster
 
 pytestmark = pytest.mark.unit
 
+OWNER = {"apiVersion": "niyanta.io/v1alpha1", "kind": "Workload", "name": "w", "controller": True}
+
 _TYPED: ClusterApi = FakeCluster()
 
 
 def manifest(*, uid: str = "u", node: str = "n1") -> dict[str, object]:
     labels = {"niyanta.io/workload-uid": uid, "niyanta.io/attempt": "1", "niyanta.io/index": "0"}
-    meta = {"name": "p", "namespace": "team", "labels": labels, "ownerReferences": [{"uid": uid}]}
+    meta = {"name": "p", "namespace": "team", "labels": labels, "ownerReferences": [OWNER | {"uid": uid}]}
     return {"metadata": {**meta, "finalizers": ["niyanta.io/outcome"]}, "spec": {"nodeName": node}}
 
 

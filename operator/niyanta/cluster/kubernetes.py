@@ -112,8 +112,15 @@ class KubernetesCluster:
     def unclaim(self, workload_id: str, attempt: int) -> None:
         self._cache.unclaim(workload_id, attempt)
 
-    def pods(self, workload_id: str) -> list[PodView]:
-        return [pod_view(pod) for pod in self._cache.pods_of(workload_id)]
+    def pods(self, workload_id: str, owner_uid: str | None = None, *, namespace: str | None = None) -> list[PodView]:
+        return [
+            pod_view(pod)
+            for pod in self._cache.pods_of(workload_id)
+            if owner_uid in (None, pod.owner_uid) and namespace in (None, pod.namespace)
+        ]
+
+    def namespace_enabled(self, namespace: str) -> bool | None:
+        return self._cache.namespace_enabled(namespace)
 
     def workload_ids_with_pods(self) -> Iterable[str]:
         return list(self._cache.workloads_with_pods())
@@ -235,7 +242,12 @@ class KubernetesCluster:
 
     async def list_workloads(self) -> list[Mapping[str, Any]]:
         with _as_cluster_away():
-            return list((await self._client.list_workloads()).items)
+            try:
+                return list((await self._client.list_workloads()).items)
+            except ApiError as error:
+                if error_kind(error) is ErrorKind.NOT_FOUND:
+                    raise MissingObjectsError(str(error)) from error
+                raise
 
     async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         with _as_cluster_away():
@@ -341,6 +353,7 @@ def pod_view(pod: Pod) -> PodView:
         never_ran=not ended,
         reason=reason,
         message=message[:300],
+        owner_uid=pod.owner_uid,
     )
 
 

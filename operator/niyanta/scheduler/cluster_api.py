@@ -52,6 +52,8 @@ class PodView:
     never_ran: bool
     reason: str = ""
     message: str = ""
+    owner_uid: str = ""
+    """UID of the Workload object that controls the pod."""
 
 
 class NodeState(enum.Enum):
@@ -133,12 +135,22 @@ class ClusterReads(Protocol):
         left out."""
         ...
 
-    def pods(self, workload_id: str) -> list[PodView]:
-        """All pods of a workload, any attempt."""
+    def pods(self, workload_id: str, owner_uid: str | None = None, *, namespace: str | None = None) -> list[PodView]:
+        """The pods of a workload, any attempt: those with its id in their labels, in `namespace`, with the Workload
+        object `owner_uid` as controller, and on the worker that the claim of their attempt names. Any other pod with
+        such labels is a stranger, which only takes capacity.
+
+        None: not compared, for a leader that rebuilds rows from pods. All others use `pods_of`.
+        """
         ...
 
     def workload_ids_with_pods(self) -> Iterable[str]:
-        """Ids of all workloads that have a pod."""
+        """Ids of all workloads that have a pod with a Workload object as controller."""
+        ...
+
+    def namespace_enabled(self, namespace: str) -> bool | None:
+        """True if pods may be created in a namespace: it has the label `niyanta.io/enabled=true`, or the setting
+        `require_namespace_label` is off. None: the namespace isn't known."""
         ...
 
     def node_state(self, node: str) -> NodeState:
@@ -158,7 +170,8 @@ class ClusterReads(Protocol):
         ...
 
     async def list_workloads(self) -> list[Mapping[str, Any]]:
-        """All Workload objects, from a consistent list of the current state."""
+        """All Workload objects, from a consistent list of the current state. Raises MissingObjectsError if the whole
+        kind doesn't exist."""
         ...
 
     async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:
@@ -185,6 +198,11 @@ class ClusterReads(Protocol):
     def worker_counts(self) -> tuple[int, int]:
         """Number of workers, and number of workers that are ready and not cordoned."""
         ...
+
+
+def pods_of(cluster: ClusterReads, row: WorkloadRow) -> list[PodView]:
+    """The pods of a row's workload, any attempt; none for a REST submission whose object isn't made yet."""
+    return cluster.pods(row.id, row.object[1] if row.object is not None else "", namespace=row.namespace)
 
 
 class ClusterWrites(Protocol):

@@ -71,6 +71,7 @@ class FedCache:
                 "niyanta.io/index": index,
                 "niyanta.io/customer": "acme",
             }
+            extra.setdefault("owners", [scripted_api_server.owner(uid)])
         raw = scripted_api_server.pod(name, 0, labels=labels, **extra)
         return self._event(self.cache.pods, Pod, raw, gone)
 

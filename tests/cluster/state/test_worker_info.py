@@ -20,6 +20,7 @@ from niyanta.cluster.state.worker_info import (
     worker,
 )
 from niyanta.engine.types import Expression, Gpu, HostPort, Op, Strategy, Subject, Taint
+from tests.fakes import scripted_api_server
 
 pytestmark = pytest.mark.unit
 GI = 2**30
@@ -39,8 +40,9 @@ def node(labels: dict[str, str] | None = None, /, *, ready: str = "True", **extr
     )
 
 
-def pod(spec: dict[str, Any], *, labels: dict[str, str] | None = None, phase: str = "Running") -> Pod:
-    meta = {"name": "p", "namespace": "ns", "uid": "pu", "resourceVersion": "5", "labels": labels or {}}
+def pod(spec: dict[str, Any], *, labels: dict[str, str] | None = None, phase: str = "Running", owner: str = "") -> Pod:
+    meta: dict[str, Any] = {"name": "p", "namespace": "ns", "uid": "pu", "resourceVersion": "5", "labels": labels or {}}
+    meta["ownerReferences"] = [scripted_api_server.owner(owner)] if owner else []
     return msgspec.convert({"metadata": meta, "spec": spec, "status": {"phase": phase}}, Pod)
 
 
@@ -201,7 +203,8 @@ def test_the_subject_of_our_pods_comes_from_their_labels() -> None:
         "niyanta.io/type": "video",
         "app": "x",
     }
-    assert pod_subject(pod({}, labels=labels)) == Subject("ns", "acme", "video", (("app", "x"),))
+    assert pod_subject(pod({}, labels=labels)) is None, "labels alone make no pod of Niyanta"
+    assert pod_subject(pod({}, labels=labels, owner="w")) == Subject("ns", "acme", "video", (("app", "x"),))
     assert pod_subject(pod({}, labels={"app": "x"})) is None
 
 
@@ -211,7 +214,7 @@ def test_charges_are_for_bound_pods_that_are_not_done() -> None:
     foreign = pod_charge(pod(bound))
     assert foreign is not None
     assert (foreign.key, foreign.worker, foreign.subject) == ("pu", "n1", None)
-    own = pod_charge(pod(bound, labels=ours, phase="Pending"))
+    own = pod_charge(pod(bound, labels=ours, phase="Pending", owner="w"))
     assert own is not None
     assert own.key == "w/2/0"
     assert pod_charge(pod(bound, phase="Succeeded")) is None

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from niyanta.resources.labels import ATTEMPT, INDEX, WORKLOAD_UID
+from niyanta.resources.labels import ATTEMPT, ENABLED, INDEX, PREFIX, WORKLOAD_UID
 from niyanta.scheduler.cluster_api import PodPhase
 
 Key = tuple[str, str]
@@ -24,6 +24,8 @@ class Base(msgspec.Struct, frozen=True, gc=False, rename="camel"):
 class OwnerReference(Base, frozen=True, gc=False):
     uid: str = ""
     kind: str = ""
+    api_version: str = ""
+    controller: bool = False
 
 
 class ObjectMeta(Base, frozen=True, gc=False):
@@ -150,15 +152,24 @@ class Pod(Object, frozen=True, gc=False):
         return self.status.phase in (PodPhase.SUCCEEDED, PodPhase.FAILED)
 
     @property
+    def owner_uid(self) -> str:
+        """UID of the Workload object that controls the pod; empty for other pods."""
+        for owner in self.metadata.owner_references:
+            if owner.controller and owner.kind == "Workload" and owner.api_version.startswith(PREFIX):
+                return owner.uid
+        return ""
+
+    @property
     def workload_uid(self) -> str:
-        """UID of the Workload it belongs to; empty for foreign pods."""
-        return self.metadata.labels.get(WORKLOAD_UID, "")
+        """Id of the workload that it belongs to by its labels and its controller; empty for foreign pods."""
+        uid = self.metadata.labels.get(WORKLOAD_UID, "")
+        return uid if uid and self.owner_uid else ""
 
     @property
     def charge_key(self) -> str:
         """Key of its engine Charge. Niyanta pods with damaged labels are charged like foreign pods."""
-        labels = self.metadata.labels
-        workload, attempt, index = (labels.get(k, "") for k in (WORKLOAD_UID, ATTEMPT, INDEX))
+        workload, labels = self.workload_uid, self.metadata.labels
+        attempt, index = labels.get(ATTEMPT, ""), labels.get(INDEX, "")
         return f"{workload}/{attempt}/{index}" if workload and attempt and index else self.metadata.uid
 
 
@@ -206,12 +217,11 @@ class RuntimeClassObject(Object, frozen=True, gc=False):
     """`nodeSelector` and `tolerations` that the pods of the class get."""
 
 
-class NamespaceStatus(Base, frozen=True, gc=False):
-    phase: str = ""
-
-
 class Namespace(Object, frozen=True, gc=False):
-    status: NamespaceStatus = NamespaceStatus()
+    @property
+    def enabled(self) -> bool:
+        """True if it has the label that lets the operator create pods in it."""
+        return self.metadata.labels.get(ENABLED) == "true"
 
 
 T = TypeVar("T", bound=Object)

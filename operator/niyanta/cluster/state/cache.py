@@ -14,8 +14,8 @@ from typing import Any
 
 from niyanta.aio import in_slices
 from niyanta.cluster.api.connection import Connection
-from niyanta.cluster.api.kinds import LIMIT_RANGES, NODES, PODS, RUNTIME_CLASSES
-from niyanta.cluster.api.objects import Key, LimitRange, Node, Pod, RuntimeClassObject
+from niyanta.cluster.api.kinds import LIMIT_RANGES, NAMESPACES, NODES, PODS, RUNTIME_CLASSES
+from niyanta.cluster.api.objects import Key, LimitRange, Namespace, Node, Pod, RuntimeClassObject
 from niyanta.cluster.state.usage import UsageIndex
 from niyanta.cluster.state.worker_info import PoolInfo, by_age, pod_charge, pools_for, worker
 from niyanta.cluster.watch.object_store import ObjectChange
@@ -58,11 +58,16 @@ class ClusterCache:
         on_nodes: Callable[[set[str]], None] = _ignore,
         on_defaults: Callable[[set[str]], None] = _ignore,
         on_room: Callable[[], None] = _ignore_room,
+        on_namespaces: Callable[[set[str]], None] = _ignore,
+        require_namespace_label: bool = False,
     ) -> None:
         """`on_workloads`: UIDs of workloads whose pods changed. `on_nodes`: names of nodes that were added, removed, or
         changed readiness, cordon or taints. `on_defaults`: namespaces whose LimitRanges changed, "" for RuntimeClasses.
-        `on_room`: a worker was added or changed (a label, a device), or a pod released capacity.
+        `on_room`: a worker was added or changed (a label, a device), or a pod released capacity. `on_namespaces`:
+        namespaces whose label `niyanta.io/enabled` came or went; they are watched only if `require_namespace_label`.
         """
+        self._on_namespaces = on_namespaces
+        self._require_namespace_label = require_namespace_label
         self._on_workloads = on_workloads
         self._on_nodes = on_nodes
         self._on_defaults = on_defaults
@@ -74,6 +79,9 @@ class ClusterCache:
         self.limits: Reflector[LimitRange] = Reflector(connection, LIMIT_RANGES, LimitRange, self._limits_changed)
         self.runtimes: Reflector[RuntimeClassObject] = Reflector(
             connection, RUNTIME_CLASSES, RuntimeClassObject, self._runtimes_changed
+        )
+        self.namespaces: Reflector[Namespace] = Reflector(
+            connection, NAMESPACES, Namespace, self._namespaces_changed, metadata_only=True
         )
         self._pools: tuple[PoolInfo, ...] = ()
         self._workers: dict[str, WorkerInfo] = {}
@@ -87,7 +95,8 @@ class ClusterCache:
     @property
     def reflectors(self) -> tuple[Reflector[Any], ...]:
         """All reflectors, for health checks and metrics."""
-        return (self.nodes, self.pods, self.limits, self.runtimes)
+        needed = (self.nodes, self.pods, self.limits, self.runtimes)
+        return (*needed, self.namespaces) if self._require_namespace_label else needed
 
     # --- running -----------------------------------------------------------------------------------------------------
 
@@ -157,6 +166,14 @@ class ClusterCache:
         """LimitRanges of one namespace, sorted by name."""
         found = [item for key, item in self.limits.store.items() if key[0] == namespace]
         return sorted(found, key=lambda item: item.name)
+
+    def namespace_enabled(self, namespace: str) -> bool | None:
+        """True if pods may be created in a namespace: it has the label, or the label isn't required. None: the
+        namespace isn't known."""
+        if not self._require_namespace_label:
+            return True
+        found = self.namespaces.store.get(("", namespace))
+        return None if found is None else found.enabled
 
     # --- placements of the scheduler ---------------------------------------------------------------------------------
 
@@ -284,6 +301,11 @@ class ClusterCache:
 
     def _limits_changed(self, changes: list[ObjectChange[LimitRange]]) -> None:
         self._on_defaults({change.object.namespace for change in changes})
+
+    def _namespaces_changed(self, changes: list[ObjectChange[Namespace]]) -> None:
+        changed = {c.object.name for c in changes if c.old is None or c.new is None or c.old.enabled != c.new.enabled}
+        if changed:
+            self._on_namespaces(changed)
 
     def _runtimes_changed(self, _: list[ObjectChange[RuntimeClassObject]]) -> None:
         self._on_defaults({""})

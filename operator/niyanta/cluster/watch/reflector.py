@@ -54,6 +54,11 @@ class ReflectorSettings:
     backoff_longest: float = 10.0
 
 
+METADATA_ONLY = ", ".join(
+    f"application/json;as={form};g=meta.k8s.io;v=v1" for form in ("PartialObjectMetadataList", "PartialObjectMetadata")
+)
+"""Accept header for lists and watches of metadata."""
+
 HEALTHY_SECONDS = 5.0
 """After a watch that lived longer than this, the pauses begin again with the shortest."""
 
@@ -73,13 +78,16 @@ class Reflector(Generic[T]):
         on_changes: Callable[[list[ObjectChange[T]]], None],
         *,
         label_selector: str = "",
+        metadata_only: bool = False,
         settings: ReflectorSettings | None = None,
     ) -> None:
-        """`on_changes` is called in the event loop with each batch, after the store has changed."""
+        """`on_changes` is called in the event loop with each batch, after the store has changed. `metadata_only`: the
+        server sends the metadata of the objects alone."""
         self._connection = connection
         self._kind = kind
         self._on_changes = on_changes
         self._selector = {"labelSelector": label_selector} if label_selector else {}
+        self._headers = {"Accept": METADATA_ONLY} if metadata_only else {}
         self._settings = settings or ReflectorSettings()
         # The decoders' types are built from a value, which type checkers can't follow.
         event_type: Any = WatchEvent
@@ -337,7 +345,7 @@ class Reflector(Generic[T]):
         credentials = self._connection.credentials
         response = await self._session.get(
             URL(f"{self._connection.host}{self._kind.path()}?{urlencode(params)}", encoded=True),
-            headers=await credentials.headers(),
+            headers={**self._headers, **await credentials.headers()},
             timeout=timeout,
             allow_redirects=False,
             server_hostname=self._connection.server_hostname,

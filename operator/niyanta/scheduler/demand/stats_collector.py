@@ -26,7 +26,7 @@ from niyanta.engine.snapshot.deltas import Delta
 from niyanta.engine.types import PendingWorkload
 from niyanta.lifecycle import Phase
 from niyanta.observability import log
-from niyanta.scheduler.cluster_api import ClusterReads
+from niyanta.scheduler.cluster_api import ClusterReads, pods_of
 from niyanta.scheduler.demand.sizing_result import SizingResult, WorkloadKind
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.workload_cache import TrackedWorkload, pending
@@ -217,7 +217,7 @@ class StatsCollector:
         ]
         for tracked in sorted(away, key=lambda tracked: (tracked.row.queued_at_us, tracked.id)):
             assert tracked.requirements is not None
-            if not tracked.applying and all(pod.over for pod in self._cluster.pods(tracked.id)):
+            if not tracked.applying and all(pod.over for pod in pods_of(self._cluster, tracked.row)):
                 yield tracked, pending(tracked.row, tracked.requirements, tracked.subject, now=now)
 
     def _options(self) -> Options:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from niyanta.scheduler.cluster_api import ClusterReads, NodeState
+from niyanta.containment import Boundary, contained
+from niyanta.lifecycle import Event
+from niyanta.scheduler.cluster_api import ClusterReads, NodeState, pods_of
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
 from niyanta.scheduler.pods.outcome import Attempt, LifecycleDecision, outcome_of
 from niyanta.scheduler.pods.pod_creator import PodCreator
@@ -52,9 +54,10 @@ class PodObserver:
             if tracked is None:
                 untracked.append(workload_id)
                 continue
-            decision = self._decide(tracked)
-            if decision is not None:
-                requests[workload_id] = TransitionRequest(tracked, decision)
+            with contained(Boundary.POD, workload_id):
+                decision = self._decide(tracked)
+                if decision is not None:
+                    requests[workload_id] = TransitionRequest(tracked, decision)
         for result in finished:
             tracked = self._state.workloads.get(result.workload_id)
             if tracked is None:
@@ -62,9 +65,10 @@ class PodObserver:
             if result.decision is not None and tracked.row.phase.bound and tracked.row.attempt == result.attempt:
                 requests[tracked.id] = TransitionRequest(tracked, result.decision)
             elif tracked.id not in requests:
-                decision = self._decide(tracked)
-                if decision is not None:
-                    requests[tracked.id] = TransitionRequest(tracked, decision)
+                with contained(Boundary.POD, tracked.id):
+                    decision = self._decide(tracked)
+                    if decision is not None:
+                        requests[tracked.id] = TransitionRequest(tracked, decision)
         await self._transitions.commit(list(requests.values()))
         del self._creator.finished[: len(finished)]  # only now, so that a commit that failed is repeated
         if untracked:
@@ -72,7 +76,7 @@ class PodObserver:
 
     def _decide(self, tracked: TrackedWorkload) -> LifecycleDecision | None:
         row = tracked.row
-        pods = self._cluster.pods(row.id)
+        pods = pods_of(self._cluster, row)
         if not row.phase.bound:
             self._transitions.settle(tracked)
             return None
@@ -87,6 +91,8 @@ class PodObserver:
         decision = outcome_of(self._attempt(tracked), pods, self._cluster.node_state)
         if decision is None:
             self._explain_lost_nodes(tracked)
+        elif tracked.object_missing and decision.event not in (Event.START, Event.SUCCEED):
+            return None  # its pods may be gone with its object; `recovery.missing_objects` decides
         return decision
 
     def _attempt(self, tracked: TrackedWorkload) -> Attempt:
@@ -129,4 +135,5 @@ class PodObserver:
             row = rows.get(workload_id)
             if row is not None and not row.phase.terminal:
                 continue  # it was just taken in; the next event finds it in memory
-            self._remover.remove_untracked(workload_id)
+            with contained(Boundary.POD, workload_id):
+                self._remover.remove_untracked(workload_id, row)

@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable
 
 from niyanta.aio import Backoff
 from niyanta.observability import log
-from niyanta.scheduler.cluster_api import ClusterApi, LeaseLostError, PodView
+from niyanta.scheduler.cluster_api import ClusterApi, LeaseLostError, PodView, pods_of
 from niyanta.scheduler.pods.outcome import Teardown, tear_down
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.workload_cache import TrackedWorkload
+from niyanta.store.rows import WorkloadRow
 
 logger = log.get(__name__)
 
@@ -42,7 +43,7 @@ class PodRemover:
         """Start removing the pods of a workload that its current attempt doesn't need; returns how they were sorted."""
         bound = tracked.row.phase.bound
         teardown = tear_down(
-            self._cluster.pods(tracked.id),
+            pods_of(self._cluster, tracked.row),
             keep_attempt=tracked.row.attempt if bound else None,
             replace=tracked.replace_lost and (not bound or self._state.node_grace_over(tracked)),
             node_state=self._cluster.node_state,
@@ -51,9 +52,10 @@ class PodRemover:
             self._run_teardown(teardown)
         return teardown
 
-    def remove_untracked(self, workload_id: str) -> None:
-        """Start removing all pods of a workload that isn't in memory."""
-        pods = self._cluster.pods(workload_id)
+    def remove_untracked(self, workload_id: str, row: WorkloadRow | None) -> None:
+        """Start removing all pods of a workload that isn't in memory. Without a row, only pods that the object with
+        that UID controls are known to be its pods."""
+        pods = self._cluster.pods(workload_id, workload_id) if row is None else pods_of(self._cluster, row)
         self._run_teardown(tear_down(pods, keep_attempt=None, replace=False, node_state=self._cluster.node_state))
 
     def _run_teardown(self, teardown: Teardown) -> None:
