@@ -17,7 +17,8 @@ import msgspec
 
 from niyanta.cluster.api.errors import ApiError, NotSentError
 from niyanta.cluster.api.objects import Node, Pod, PodStatus
-from niyanta.cluster.kubernetes import OUT_OF_SERVICE, pod_view, worker_state
+from niyanta.cluster.kubernetes import OUT_OF_SERVICE, worker_state
+from niyanta.cluster.state.pod_view import pod_view
 from niyanta.engine.sizing.pool_fit import EmptyPool
 from niyanta.engine.snapshot.deltas import (
     DeltaCursor,

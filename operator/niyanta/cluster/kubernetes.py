@@ -11,9 +11,10 @@ from typing import Any
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, ErrorKind, WritesClosedError, error_kind
 from niyanta.cluster.api.kinds import NODES, ResourceKind
-from niyanta.cluster.api.objects import ContainerStatus, Pod
+from niyanta.cluster.leadership import fence
 from niyanta.cluster.state import empty_workers
 from niyanta.cluster.state.cache import ClusterCache
+from niyanta.cluster.state.pod_view import pod_view
 from niyanta.cluster.state.pool_info import pool_infos
 from niyanta.cluster.status.event_recorder import EventRecorder
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
@@ -22,7 +23,7 @@ from niyanta.engine.sizing.pool_fit import EmptyPool
 from niyanta.engine.snapshot.deltas import DeltaCursor
 from niyanta.engine.types import Requirements, Subject, WorkerInfo
 from niyanta.resources.compile.pod_resources import NamespaceDefaults, RuntimeClass
-from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, REST_ID, WORKLOAD_UID
+from niyanta.resources.labels import ATTEMPT, EPOCH, INDEX, REST_ID, WORKLOAD_UID
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.worker_pool import WorkerPool
 from niyanta.resources.ownership import CustomerIndex, Held, Resolved
@@ -32,7 +33,6 @@ from niyanta.scheduler.cluster_api import (
     LeaseLostError,
     MissingObjectsError,
     NodeState,
-    PodPhase,
     PodView,
     PodWriteError,
     WorkerState,
@@ -51,6 +51,7 @@ PROBLEMS = {
     ErrorKind.NAMESPACE_TERMINATING: WriteProblem.NAMESPACE,
     ErrorKind.NOT_FOUND: WriteProblem.NAMESPACE,
     ErrorKind.INVALID: WriteProblem.INVALID,
+    ErrorKind.FENCE_REFUSED: WriteProblem.FORBIDDEN,
     ErrorKind.FENCED: WriteProblem.FENCED,
 }
 """Refused creates. For all other kinds the create is repeated, because it wasn't carried out or its outcome is
@@ -200,8 +201,19 @@ class KubernetesCluster:
             if found is ErrorKind.ALREADY_EXISTS or (found in REFUSALS and await self._exists(namespace, manifest)):
                 await self._accept_existing(namespace, manifest)
                 return
-            raise PodWriteError(PROBLEMS.get(found, WriteProblem.UNAVAILABLE), error.message) from error
+            problem = PROBLEMS.get(found, WriteProblem.UNAVAILABLE)
+            if found is ErrorKind.FENCE_REFUSED and error.status == 403 and await self._replaced(manifest):
+                problem = WriteProblem.FENCED
+            raise PodWriteError(problem, error.message) from error
         self._cache.assume(created.obj)
+
+    async def _replaced(self, manifest: Mapping[str, Any]) -> bool:
+        """True if the fence, read again, is higher than the epoch of the pod: a newer leader exists."""
+        try:
+            found = await fence.read(self._client, self._operator_namespace)
+        except ApiError as error:
+            raise PodWriteError(WriteProblem.UNAVAILABLE, error.message) from error
+        return found.epoch > int(manifest["metadata"]["labels"][EPOCH])
 
     async def _exists(self, namespace: str, manifest: Mapping[str, Any]) -> bool:
         """True if a refused pod exists. An earlier request may have created it without an answer, and admission (for
@@ -223,7 +235,8 @@ class KubernetesCluster:
         wanted, found = manifest["metadata"], pod.metadata
         owner = wanted["ownerReferences"][0]["uid"]
         same = (
-            any(reference.uid == owner for reference in found.owner_references)
+            pod.owner_uid == owner
+            and found.labels.get(WORKLOAD_UID) == wanted["labels"][WORKLOAD_UID]
             and found.labels.get(ATTEMPT) == wanted["labels"][ATTEMPT]
             and found.labels.get(INDEX) == wanted["labels"][INDEX]
             and pod.spec.node_name == manifest["spec"]["nodeName"]
@@ -325,42 +338,3 @@ def worker_state(worker: WorkerInfo) -> WorkerState:
     if not worker.ready:
         return WorkerState.NOT_READY
     return WorkerState.CORDONED if worker.cordoned else WorkerState.READY
-
-
-def pod_view(pod: Pod) -> PodView:
-    """The pod as the outcome rules need it."""
-    meta, status = pod.metadata, pod.status
-    deleting = meta.deletion_timestamp is not None
-    ended = [(s, s.state.terminated) for s in _statuses(pod) if s.state is not None and s.state.terminated is not None]
-    reason, message = status.reason, status.message
-    bad = [(s, t) for s, t in ended if t.exit_code != 0]
-    if bad and not reason:
-        first, terminated = bad[0]
-        reason = terminated.reason or "Error"
-        message = f"container {first.name} exited with code {terminated.exit_code} {terminated.message}".strip()
-    return PodView(
-        name=meta.name,
-        namespace=meta.namespace,
-        uid=meta.uid,
-        workload_id=meta.labels.get(WORKLOAD_UID, ""),
-        attempt=_number(meta.labels.get(ATTEMPT)),
-        index=_number(meta.labels.get(INDEX)),
-        node=pod.spec.node_name,
-        phase=PodPhase(status.phase),
-        over=pod.terminal or (deleting and meta.deletion_grace_period_seconds == 0),
-        deleting=deleting,
-        has_finalizer=OUTCOME_FINALIZER in meta.finalizers,
-        never_ran=not ended,
-        reason=reason,
-        message=message[:300],
-        owner_uid=pod.owner_uid,
-    )
-
-
-def _statuses(pod: Pod) -> tuple[ContainerStatus, ...]:
-    return (*pod.status.init_container_statuses, *pod.status.container_statuses)
-
-
-def _number(text: str | None) -> int:
-    """The number in a label; -1, which matches no attempt, if the label is damaged."""
-    return int(text) if text is not None and text.isdigit() else -1

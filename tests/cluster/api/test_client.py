@@ -39,6 +39,8 @@ def answer(code: int, body: dict[str, Any]) -> Step:
     return step
 
 
+POD = 'pods "p" is forbidden: '
+NAMED = {"kind": "pods", "name": "p"}
 FENCE = "ValidatingAdmissionPolicy 'niyanta-fence' with binding 'niyanta-fence' denied request: "
 TERMINATING = {"causes": [{"reason": "NamespaceTerminating", "field": "metadata.namespace"}]}
 OTHER_UID = {"causes": [{"reason": "FieldValueInvalid", "field": "metadata.uid"}]}
@@ -51,19 +53,22 @@ OTHER_UID = {"causes": [{"reason": "FieldValueInvalid", "field": "metadata.uid"}
         (409, "Conflict", "", {}, ErrorKind.CONFLICT),
         (404, "NotFound", "", {}, ErrorKind.NOT_FOUND),
         (410, "Expired", "", {}, ErrorKind.GONE),
-        (403, "Forbidden", "pods is forbidden: exceeded quota: q, requested: pods=1", {}, ErrorKind.QUOTA_EXCEEDED),
+        (403, "Forbidden", POD + "exceeded quota: q, requested: pods=1", NAMED, ErrorKind.QUOTA_EXCEEDED),
+        (403, "Forbidden", POD + "status unknown for quota: q", NAMED, ErrorKind.QUOTA_EXCEEDED),
+        (403, "Forbidden", "pods is forbidden: exceeded quota: q, requested: pods=1", {}, ErrorKind.FORBIDDEN),
         (403, "Forbidden", "unable to create new content", TERMINATING, ErrorKind.NAMESPACE_TERMINATING),
         (403, "Forbidden", "violates PodSecurity", {}, ErrorKind.FORBIDDEN),
-        (403, "Forbidden", FENCE + "this pod comes from a leader that has been replaced", {}, ErrorKind.FENCED),
-        (422, "Invalid", FENCE + "expression 'x' returned false", {}, ErrorKind.FENCED),
-        (422, "Invalid", FENCE + "failed to configure binding: no params found", {}, ErrorKind.FORBIDDEN),
+        (403, "Forbidden", POD + FENCE + "this pod comes from a leader", NAMED, ErrorKind.FENCE_REFUSED),
+        (422, "Invalid", POD + FENCE + "failed to configure binding", NAMED, ErrorKind.FENCE_REFUSED),
+        (403, "Forbidden", FENCE + "this pod comes from a leader that has been replaced", NAMED, ErrorKind.FORBIDDEN),
+        (422, "Invalid", FENCE + "expression 'x' returned false", {}, ErrorKind.INVALID),
         (422, "Invalid", "spec.containers: Required value", {}, ErrorKind.INVALID),
         (422, "Invalid", "field is immutable", OTHER_UID, ErrorKind.CONFLICT),
         (400, "BadRequest", "", {}, ErrorKind.INVALID),
         (401, "Unauthorized", "", {}, ErrorKind.UNAVAILABLE),
         (429, "TooManyRequests", "", {}, ErrorKind.TOO_MANY),
-        (500, "InternalError", "no endpoints available", {}, ErrorKind.UNAVAILABLE),
-        (503, "ServiceUnavailable", "", {}, ErrorKind.UNAVAILABLE),
+        (500, "InternalError", "no endpoints available", {}, ErrorKind.UNKNOWN_OUTCOME),
+        (503, "ServiceUnavailable", "", {}, ErrorKind.UNKNOWN_OUTCOME),
         (500, "InternalError", "etcdserver: request timed out", {}, ErrorKind.UNKNOWN_OUTCOME),
         (504, "Timeout", "", {}, ErrorKind.UNKNOWN_OUTCOME),
     ],
@@ -74,7 +79,7 @@ def test_verdicts(code: int, reason: str, message: str, details: dict[str, Any],
 
 def test_an_answer_that_is_no_status_is_quoted() -> None:
     error = error_from(502, b"<html>bad gateway</html>")
-    assert error_kind(error) is ErrorKind.UNAVAILABLE
+    assert error_kind(error) is ErrorKind.UNKNOWN_OUTCOME
     assert "bad gateway" in error.message
 
 
@@ -157,13 +162,25 @@ async def test_a_rejected_token_is_read_again_once() -> None:
     assert [request.headers["Authorization"] for request in api.requests] == ["Bearer old", "Bearer new"]
 
 
-@pytest.mark.parametrize("gone", [refuse(404, "NotFound"), refuse(409, "Conflict", "the UID in the precondition")])
-async def test_deleting_what_is_gone_is_success(gone: Step) -> None:
-    async with fake_api(gone) as api, client_of(api) as client:
+NEWER = answer(200, {"metadata": {"name": "a", "uid": "another"}})
+CONFLICT = refuse(409, "Conflict", "the UID in the precondition")
+
+
+@pytest.mark.parametrize("gone", [[refuse(404, "NotFound")], [CONFLICT, NEWER], [CONFLICT, refuse(404, "NotFound")]])
+async def test_deleting_what_is_gone_is_success(gone: list[Step]) -> None:
+    async with fake_api(*gone) as api, client_of(api) as client:
         assert await client.delete_pod("ns", "a", "uid-a", grace=0) is False
     body = orjson.loads(api.bodies[0])
     assert body["preconditions"] == {"uid": "uid-a"}
     assert body["gracePeriodSeconds"] == 0
+
+
+async def test_a_conflict_of_the_right_object_is_an_error_even_if_its_name_speaks_of_a_uid() -> None:
+    conflict = refuse(409, "Conflict", 'Operation cannot be fulfilled on pods "uid-a": please try again')
+    same = answer(200, {"metadata": {"name": "uid-a", "uid": "uid-a"}})
+    async with fake_api(conflict, same) as api, client_of(api) as client:
+        with pytest.raises(ApiError):
+            await client.delete_pod("ns", "uid-a", "uid-a")
 
 
 async def test_removing_the_finalizer_names_the_uid_and_leaves_others() -> None:

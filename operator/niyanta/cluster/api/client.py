@@ -105,7 +105,7 @@ class ApiClient:
     ) -> bool:
         """Remove a finalizer (idempotent); False if the pod is gone."""
         body = {"metadata": {"uid": uid, "$deleteFromPrimitiveList/finalizers": [finalizer]}}
-        return await self._patch_if_same(PODS, namespace, name, STRATEGIC_PATCH, body)
+        return await self._patch_if_same(PODS, namespace, name, STRATEGIC_PATCH, body, uid=uid)
 
     # --- custom resources --------------------------------------------------------------------------------------------
 
@@ -137,7 +137,9 @@ class ApiClient:
             {"op": "add", "path": "/status", "value": status},
         ]
         try:
-            return await self._patch_if_same(WORKLOADS, namespace, name, JSON_PATCH, patch, subresource="status")
+            return await self._patch_if_same(
+                WORKLOADS, namespace, name, JSON_PATCH, patch, uid=uid, subresource="status"
+            )
         except ApiError as error:
             # A failed test has no causes; any other 422 names the fields.
             if error.status != 422 or error.causes:
@@ -302,11 +304,19 @@ class ApiClient:
                 body=orjson.dumps(options),
             )
         except ApiError as error:
-            return _false_if_gone(error)
+            return await self._false_if_gone(error, kind, namespace, name, uid)
         return True
 
     async def _patch_if_same(
-        self, kind: ResourceKind, namespace: str, name: str, content_type: str, body: Any, *, subresource: str = ""
+        self,
+        kind: ResourceKind,
+        namespace: str,
+        name: str,
+        content_type: str,
+        body: Any,
+        *,
+        uid: str = "",
+        subresource: str = "",
     ) -> bool:
         try:
             await self._transport.send(
@@ -318,18 +328,22 @@ class ApiClient:
                 content_type=content_type,
             )
         except ApiError as error:
-            return _false_if_gone(error)
+            return await self._false_if_gone(error, kind, namespace, name, uid)
         return True
+
+    async def _false_if_gone(self, error: ApiError, kind: ResourceKind, namespace: str, name: str, uid: str) -> bool:
+        """False if the object with that UID is gone; raises other errors. A conflict may concern the UID or the version
+        of the object, which its answer doesn't tell in a field: the object is read again."""
+        found = error_kind(error)
+        if found is ErrorKind.NOT_FOUND:
+            return False
+        if found is ErrorKind.CONFLICT and uid:
+            current = await self.get(kind, name, namespace=namespace)
+            if current is None or current["metadata"]["uid"] != uid:
+                return False
+        raise error
 
 
 def _mapping(answer: bytes) -> Manifest:
     parsed: Manifest = orjson.loads(answer)
     return parsed
-
-
-def _false_if_gone(error: ApiError) -> bool:
-    """False if the object is not found or has another UID, so that the named one is gone; raises other errors."""
-    found = error_kind(error)
-    if found is ErrorKind.NOT_FOUND or (found is ErrorKind.CONFLICT and "uid" in error.message.lower()):
-        return False
-    raise error

@@ -1,6 +1,7 @@
 """Typed errors of requests to the API server, and their classification.
 
-`client` raises them. Callers decide by `error_kind(error)` and show `error.message`.
+`client` raises them. Callers decide by `error_kind(error)` and show `error.message`, which quotes text of users (values
+of a refused manifest, a webhook's answer): no decision depends on what it contains.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from typing import Any
 import msgspec
 
 from niyanta.cluster.api.kinds import FENCE_POLICY
+
+FENCE_REFUSAL = f"ValidatingAdmissionPolicy '{FENCE_POLICY}' with binding '{FENCE_POLICY}' denied request: "
+QUOTA_REFUSALS = ("exceeded quota: ", "status unknown for quota: ")
 
 
 class ErrorKind(enum.Enum):
@@ -30,13 +34,15 @@ class ErrorKind(enum.Enum):
     """Refused by RBAC, PodSecurity, a LimitRange or another admission rule. A later attempt may succeed, an immediate
     one doesn't."""
     FENCED = "Fenced"
-    """The fence policy refused because a newer leader exists, or this process may no longer write."""
+    """This process may no longer write."""
+    FENCE_REFUSED = "FenceRefused"
+    """The fence policy refused: a newer leader may exist, or the fence is damaged. Read the fence again."""
     NAMESPACE_TERMINATING = "NamespaceTerminating"
     INVALID = "Invalid"
     TOO_MANY = "TooMany"
     """Still throttled after the client's own repetitions; the server requests a pause of `retry_after` seconds."""
     UNAVAILABLE = "Unavailable"
-    """The request wasn't carried out."""
+    """The request was not sent, or not authenticated."""
     UNKNOWN_OUTCOME = "UnknownOutcome"
     """The request may have been carried out: read before writing again."""
 
@@ -64,7 +70,7 @@ class ApiError(Exception):
     def causes(self) -> list[Mapping[str, Any]]:
         """The Status' causes: mappings with `reason`, `message` and `field`."""
         causes = self.details.get("causes")
-        return causes if isinstance(causes, list) else []
+        return [cause for cause in causes if isinstance(cause, dict)] if isinstance(causes, list) else []
 
 
 class NotSentError(ApiError):
@@ -134,7 +140,8 @@ def error_kind(error: ApiError) -> ErrorKind:
     if error.status in (403, 422):
         return _refused(error)
     if error.status >= 500:
-        return _server_failed(error)
+        # A server that gave up waiting for etcd or a webhook may still carry the write out.
+        return ErrorKind.UNKNOWN_OUTCOME
     simple = {404: ErrorKind.NOT_FOUND, 410: ErrorKind.GONE, 429: ErrorKind.TOO_MANY}
     if error.status == 409:
         return ErrorKind.ALREADY_EXISTS if error.reason == "AlreadyExists" else ErrorKind.CONFLICT
@@ -142,27 +149,24 @@ def error_kind(error: ApiError) -> ErrorKind:
 
 
 def _refused(error: ApiError) -> ErrorKind:
-    message = error.message
-    if f"ValidatingAdmissionPolicy '{FENCE_POLICY}'" in message:
-        # A fence that is missing or can't be read refuses too, but doesn't show that a newer leader exists.
-        broken = ("failed to configure", "no params found", "resulted in error", "whole number")
-        return ErrorKind.FORBIDDEN if any(words in message for words in broken) else ErrorKind.FENCED
+    """The kind of a 403 or 422. Quotas and admission policies have no reason or cause of their own; they are known by
+    the beginning of the message, which the API server writes, up to the point where text from outside may follow."""
+    if error.message.startswith(f"{_forbidden(error)}{FENCE_REFUSAL}"):
+        return ErrorKind.FENCE_REFUSED
     if error.status == 422:
         if any(cause.get("field") == "metadata.uid" for cause in error.causes):
             return ErrorKind.CONFLICT
         return ErrorKind.INVALID
     if any(cause.get("reason") == "NamespaceTerminating" for cause in error.causes):
         return ErrorKind.NAMESPACE_TERMINATING
-    if "because it is being terminated" in message:
-        return ErrorKind.NAMESPACE_TERMINATING
-    if "exceeded quota" in message or "status unknown for quota" in message:
+    if error.message.startswith(tuple(f"{_forbidden(error)}{begin}" for begin in QUOTA_REFUSALS)):
         return ErrorKind.QUOTA_EXCEEDED
     return ErrorKind.FORBIDDEN
 
 
-def _server_failed(error: ApiError) -> ErrorKind:
-    # The server gave up waiting for etcd, which may still carry the write out.
-    doubtful = ("timed out", "deadline exceeded", "did not complete", "leader changed", "context canceled")
-    if error.status == 504 or any(words in error.message for words in doubtful):
-        return ErrorKind.UNKNOWN_OUTCOME
-    return ErrorKind.UNAVAILABLE
+def _forbidden(error: ApiError) -> str:
+    """The beginning of the API server's message about a request that admission refused, such as
+    `pods "name" is forbidden: `; a name has no quotes."""
+    details = error.details
+    kind, group = str(details.get("kind") or ""), str(details.get("group") or "")
+    return f'{kind}{"." if group else ""}{group} "{details.get("name") or ""}" is forbidden: '

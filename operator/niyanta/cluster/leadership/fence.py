@@ -6,7 +6,9 @@ raises the fence before it reads or places anything.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, ErrorKind, error_kind
@@ -35,7 +37,7 @@ async def read(client: ApiClient, namespace: str) -> Fence:
     """A fresh read of the fence. Raises ApiError."""
     found = await client.get_config_map(namespace, NAME)
     data = (found or {}).get("data") or {}
-    return Fence(int(data.get("epoch", "0") or 0), str(data.get("database", "")))
+    return Fence(_epoch(data), str(data.get("database", "")))
 
 
 async def raise_to(client: ApiClient, namespace: str, *, epoch: int, database: str) -> None:
@@ -57,7 +59,7 @@ async def raise_to(client: ApiClient, namespace: str, *, epoch: int, database: s
                 }
                 await client.create_config_map(namespace, manifest)
                 return
-            current = int((found.get("data") or {}).get("epoch", "0") or 0)
+            current = _epoch(found.get("data") or {})
             if current > epoch:
                 msg = f"the fence is at epoch {current}, this leader's epoch is {epoch}"
                 raise FenceRaisedError(msg)
@@ -69,3 +71,9 @@ async def raise_to(client: ApiClient, namespace: str, *, epoch: int, database: s
             logger.info("the fence changed while it was being raised; reading it again")
         else:
             return
+
+
+def _epoch(data: Mapping[str, Any]) -> int:
+    """The epoch in the ConfigMap; 0 if it isn't a whole number of at most 18 digits, which the policy refuses too."""
+    text = str(data.get("epoch", ""))
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0

@@ -1,0 +1,46 @@
+"""Converts a pod to the fields that the rules of the scheduler decide by."""
+
+from __future__ import annotations
+
+from niyanta.cluster.api.objects import ContainerStatus, Pod
+from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, WORKLOAD_UID
+from niyanta.scheduler.cluster_api import PodPhase, PodView
+
+
+def pod_view(pod: Pod) -> PodView:
+    """The pod as the outcome rules need it."""
+    meta, status = pod.metadata, pod.status
+    deleting = meta.deletion_timestamp is not None
+    ended = [(s, s.state.terminated) for s in _statuses(pod) if s.state is not None and s.state.terminated is not None]
+    reason, message = status.reason, status.message
+    bad = [(s, t) for s, t in ended if t.exit_code != 0]
+    if bad and not reason:
+        first, terminated = bad[0]
+        reason = terminated.reason or "Error"
+        message = f"container {first.name} exited with code {terminated.exit_code} {terminated.message}".strip()
+    return PodView(
+        name=meta.name,
+        namespace=meta.namespace,
+        uid=meta.uid,
+        workload_id=meta.labels.get(WORKLOAD_UID, ""),
+        attempt=_number(meta.labels.get(ATTEMPT)),
+        index=_number(meta.labels.get(INDEX)),
+        node=pod.spec.node_name,
+        phase=PodPhase(status.phase),
+        over=pod.terminal or (deleting and meta.deletion_grace_period_seconds == 0),
+        deleting=deleting,
+        has_finalizer=OUTCOME_FINALIZER in meta.finalizers,
+        never_ran=not ended,
+        reason=reason,
+        message=message[:300],
+        owner_uid=pod.owner_uid,
+    )
+
+
+def _statuses(pod: Pod) -> tuple[ContainerStatus, ...]:
+    return (*pod.status.init_container_statuses, *pod.status.container_statuses)
+
+
+def _number(text: str | None) -> int:
+    """The number in a label; -1, which matches no attempt, if the label is damaged."""
+    return int(text) if text is not None and text.isdigit() else -1
