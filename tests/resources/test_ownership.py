@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -16,10 +17,12 @@ from niyanta.resources.ownership import (
     Held,
     HeldReason,
     Resolved,
-    check_scope,
+    TermUse,
+    check_terms,
     pod_selector,
     pool_of,
     selects,
+    term_uses,
 )
 
 pytestmark = pytest.mark.unit
@@ -39,61 +42,138 @@ CUSTOMERS = {
         customer("acme", "acme", "shared"),
         customer("globex", "globex", "shared"),
         customer("default", "*"),
+        customer("both", "both", "*"),
         customer("unlisted"),
     )
 }
+ONE_WILDCARD = {name: found for name, found in CUSTOMERS.items() if name != "both"}
+NO_WILDCARD = {name: found for name, found in ONE_WILDCARD.items() if name != "default"}
 
 
 @pytest.mark.parametrize(
-    ("namespace", "named", "expected"),
+    ("customers", "namespace", "named", "expected"),
     [
-        ("acme", None, "acme"),
-        ("acme", "acme", "acme"),
-        ("acme", "default", "default"),
-        ("acme", "globex", HeldReason.NAMESPACE_NOT_ALLOWED),
-        ("acme", "unlisted", HeldReason.NAMESPACE_NOT_ALLOWED),
-        ("acme", "ghost", HeldReason.UNKNOWN_CUSTOMER),
-        ("shared", None, HeldReason.AMBIGUOUS_CUSTOMER),
-        ("shared", "globex", "globex"),
-        ("elsewhere", None, "default"),
-        ("kube-system", None, HeldReason.NAMESPACE_NOT_ALLOWED),
-        ("kube-system", "default", HeldReason.NAMESPACE_NOT_ALLOWED),
-        ("niyanta-system", None, HeldReason.NAMESPACE_NOT_ALLOWED),
-        ("niyanta-system", "default", HeldReason.NAMESPACE_NOT_ALLOWED),
+        # Listed by name: only Customers that list it by name, whatever spec.customer says.
+        (CUSTOMERS, "acme", None, "acme"),
+        (CUSTOMERS, "acme", "acme", "acme"),
+        (CUSTOMERS, "acme", "default", HeldReason.UNKNOWN_CUSTOMER),
+        (CUSTOMERS, "acme", "both", HeldReason.UNKNOWN_CUSTOMER),
+        (CUSTOMERS, "acme", "globex", HeldReason.UNKNOWN_CUSTOMER),
+        (CUSTOMERS, "acme", "unlisted", HeldReason.UNKNOWN_CUSTOMER),
+        (CUSTOMERS, "acme", "ghost", HeldReason.UNKNOWN_CUSTOMER),
+        (CUSTOMERS, "both", None, "both"),
+        (CUSTOMERS, "both", "default", HeldReason.UNKNOWN_CUSTOMER),
+        # Listed by several.
+        (CUSTOMERS, "shared", None, HeldReason.AMBIGUOUS_CUSTOMER),
+        (CUSTOMERS, "shared", "acme", "acme"),
+        (CUSTOMERS, "shared", "globex", "globex"),
+        (CUSTOMERS, "shared", "default", HeldReason.UNKNOWN_CUSTOMER),
+        # Not listed by name: "*" is the fallback.
+        (ONE_WILDCARD, "elsewhere", None, "default"),
+        (ONE_WILDCARD, "elsewhere", "default", "default"),
+        (ONE_WILDCARD, "elsewhere", "acme", HeldReason.UNKNOWN_CUSTOMER),
+        (CUSTOMERS, "elsewhere", None, HeldReason.AMBIGUOUS_CUSTOMER),
+        (CUSTOMERS, "elsewhere", "both", "both"),
+        (NO_WILDCARD, "elsewhere", None, HeldReason.NO_CUSTOMER),
+        (NO_WILDCARD, "elsewhere", "acme", HeldReason.UNKNOWN_CUSTOMER),
+        (NO_WILDCARD, "elsewhere", "ghost", HeldReason.UNKNOWN_CUSTOMER),
+        ({}, "elsewhere", None, HeldReason.NO_CUSTOMER),
+        # Reserved.
+        (CUSTOMERS, "kube-system", None, HeldReason.NAMESPACE_NOT_ALLOWED),
+        (CUSTOMERS, "kube-system", "default", HeldReason.NAMESPACE_NOT_ALLOWED),
+        (CUSTOMERS, "niyanta-system", None, HeldReason.NAMESPACE_NOT_ALLOWED),
+        (CUSTOMERS, "niyanta-system", "default", HeldReason.NAMESPACE_NOT_ALLOWED),
     ],
 )
-def test_the_customer_of_a_namespace(namespace: str, named: str | None, expected: str | HeldReason) -> None:
-    found = resolve(namespace, named, CUSTOMERS)
+def test_the_customer_of_a_namespace(
+    customers: dict[str, Customer], namespace: str, named: str | None, expected: str | HeldReason
+) -> None:
+    found = resolve(namespace, named, customers)
     if isinstance(found, Resolved):
         assert found.customer.metadata.name == expected
     else:
         assert found.reason is expected
+        others = customers.keys() - {named, namespace}
+        assert not [name for name in others if name in found.message.replace("customers", "")], found.message
 
 
-def test_messages_name_the_fix() -> None:
-    found = resolve("shared", None, CUSTOMERS)
-    assert isinstance(found, Held)
-    assert "(acme, globex); set spec.customer to one of them" in found.message
-    unlisted = resolve("elsewhere", None, {})
-    assert unlisted == Held(HeldReason.NO_CUSTOMER, "no Customer lists namespace elsewhere")
+@pytest.mark.parametrize(
+    ("namespace", "named", "wildcard"),
+    [("acme", None, False), ("elsewhere", "default", True), ("elsewhere", "both", True), ("both", None, True)],
+)
+def test_a_customer_that_lists_every_namespace_is_a_wildcard(namespace: str, named: str | None, wildcard: bool) -> None:
+    found = resolve(namespace, named, CUSTOMERS)
+    assert isinstance(found, Resolved)
+    assert found.wildcard is wildcard
 
 
-def test_two_wildcards_are_ambiguous() -> None:
-    found = resolve("x", None, {n: customer(n, "*") for n in "ab"})
-    assert isinstance(found, Held)
-    assert found.reason is HeldReason.AMBIGUOUS_CUSTOMER
+def test_messages_have_the_command_to_type() -> None:
+    ambiguous = resolve("shared", None, CUSTOMERS)
+    unknown = resolve("acme", "ghost", CUSTOMERS)
+    none = resolve("elsewhere", None, {})
+    assert isinstance(ambiguous, Held)
+    assert isinstance(unknown, Held)
+    assert isinstance(none, Held)
+    assert "set spec.customer to yours" in ambiguous.message
+    assert "kubectl get customers.niyanta.io" in ambiguous.message
+    assert "kubectl edit customers.niyanta.io ghost" in unknown.message
+    _, _, rest = none.message.partition("echo '")
+    manifest = json.loads(rest.partition("'")[0])
+    assert parse(Customer, manifest).spec.namespaces == ["elsewhere"]
+    assert none.message.endswith("' | kubectl create -f -")
+
+
+def test_a_customer_of_others_and_none_at_all_get_the_same_message() -> None:
+    messages = set()
+    for named in ("globex", "ghost"):
+        found = resolve("acme", named, CUSTOMERS)
+        assert isinstance(found, Held)
+        messages.add((found.reason, found.message.replace(named, "NAME")))
+    assert len(messages) == 1
+
+
+def terms(**affinity: Any) -> tuple[TermUse, ...]:
+    template = {"spec": {"containers": [{"name": "a", "image": "i"}]}}
+    return term_uses(parse_spec({"affinity": affinity, "template": template}).affinity)
 
 
 def test_cluster_scope_must_be_allowed() -> None:
-    terms = [{"types": ["a"]}, {"types": ["a"], "scope": "Cluster"}]
-    template = {"spec": {"containers": [{"name": "a", "image": "i"}]}}
-    spec = parse_spec({"affinity": {"anti": terms}, "template": template})
-    refused = check_scope(spec, CUSTOMERS["acme"])
+    used = terms(anti=[{"types": ["a"]}, {"types": ["a"], "scope": "Cluster"}])
+    refused = check_terms(used, CUSTOMERS["acme"])
     assert refused is not None
     assert refused.reason is HeldReason.CLUSTER_SCOPE_NOT_ALLOWED
-    assert "spec.affinity.anti[1].scope" in refused.message
-    assert check_scope(spec, customer("vip", allowClusterScope=True)) is None
-    assert check_scope(parse_spec({"template": template}), CUSTOMERS["acme"]) is None
+    assert refused.field == "spec.affinity.anti[1].scope"
+    assert "kubectl patch customers.niyanta.io acme" in refused.message
+    assert check_terms(used, customer("vip", allowClusterScope=True)) is None
+    assert check_terms(term_uses(None), CUSTOMERS["acme"]) is None
+
+
+OS = "kubernetes.io/os"
+
+
+@pytest.mark.parametrize(
+    ("affinity", "field"),
+    [
+        ({"anti": [{"types": ["a"]}, {"types": ["a"], "topologyKey": OS}]}, "spec.affinity.anti[1].topologyKey"),
+        ({"hard": {"near": [{"types": ["a"], "topologyKey": OS}]}}, "spec.affinity.hard.near[0].topologyKey"),
+    ],
+)
+def test_topology_keys_must_be_allowed(affinity: dict[str, Any], field: str) -> None:
+    used = terms(**affinity)
+    refused = check_terms(used, CUSTOMERS["acme"])
+    assert refused is not None
+    assert (refused.reason, refused.field) == (HeldReason.TOPOLOGY_KEY_NOT_ALLOWED, field)
+    assert "kubectl edit customers.niyanta.io acme" in refused.message
+    assert check_terms(used, customer("vip", topologyKeys=[OS])) is None
+    assert check_terms(used, CUSTOMERS["acme"], topology_keys={OS}) is None
+
+
+@pytest.mark.parametrize(
+    "key", ["kubernetes.io/hostname", "topology.kubernetes.io/zone", "topology.kubernetes.io/region"]
+)
+def test_workers_zones_and_regions_may_always_be_named(key: str) -> None:
+    used = terms(anti=[{"types": ["a"], "topologyKey": key}], hard={"near": [{"types": ["a"], "topologyKey": key}]})
+    assert check_terms(used, CUSTOMERS["acme"]) is None
 
 
 def pool(name: str, created: str, **labels: str) -> WorkerPool:

@@ -20,6 +20,7 @@ from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.engine.types import CPU, MEMORY, WorkerInfo
 from niyanta.observability import log
 from niyanta.pools.reasons import ConditionReason, ConditionType
+from niyanta.resources import template_lists
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.worker_pool import WorkerPool
 from niyanta.resources.ownership import pod_selector
@@ -197,6 +198,7 @@ def customer_row(customer: Customer) -> CustomerRow:
         service_accounts=tuple(spec.service_accounts),
         secrets=tuple(spec.secrets),
         allow_cluster_scope=spec.allow_cluster_scope,
+        template_lists=template_lists.to_record(customer),
     )
 
 

@@ -7,16 +7,15 @@ because the Customer may be created or changed later.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from niyanta.engine.label_expressions import label_matches
-from niyanta.engine.types import Scope
+from niyanta.engine.types import HOSTNAME_TOPOLOGY, REGION_TOPOLOGY, ZONE_TOPOLOGY, Scope
 from niyanta.resources import labels
-from niyanta.resources.models.affinity import LabelSelector
+from niyanta.resources.models.affinity import Affinity, LabelSelector
 from niyanta.resources.models.customer import EVERY_NAMESPACE, Customer
 from niyanta.resources.models.worker_pool import WorkerPool
-from niyanta.resources.models.workload import WorkloadSpec
 
 
 class HeldReason(enum.Enum):
@@ -27,21 +26,33 @@ class HeldReason(enum.Enum):
     AMBIGUOUS_CUSTOMER = "AmbiguousCustomer"
     NO_CUSTOMER = "NoCustomer"
     CLUSTER_SCOPE_NOT_ALLOWED = "ClusterScopeNotAllowed"
+    TOPOLOGY_KEY_NOT_ALLOWED = "TopologyKeyNotAllowed"
+    TEMPLATE_NOT_ALLOWED = "TemplateNotAllowed"
+    NAMESPACE_NOT_ENABLED = "NamespaceNotEnabled"
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """The customer that a workload belongs to."""
+    """The customer that a workload belongs to.
+
+    `wildcard`: the Customer lists "*". Its namespaces may belong to different tenants, so scope Customer means
+    Namespace for its workloads.
+    """
 
     customer: Customer
+    wildcard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The workload is held; `reason` and `message` go to its status."""
+    """The workload is held; `reason` and `message` go to its status. `field`: path of the field, if it is one.
+
+    Messages name no Customer but the workload's own, and no other namespace: tenants read them.
+    """
 
     reason: HeldReason
     message: str
+    field: str = ""
 
 
 class CustomerIndex:
@@ -49,54 +60,120 @@ class CustomerIndex:
 
     def __init__(self, customers: Iterable[Customer], *, operator_namespace: str) -> None:
         self._operator_namespace = operator_namespace
-        self._by_name: dict[str, Customer] = {}
         self._by_namespace: dict[str, list[Customer]] = {}
         for customer in sorted(customers, key=lambda c: c.metadata.name):
-            self._by_name[customer.metadata.name] = customer
             for namespace in dict.fromkeys(customer.spec.namespaces):
                 self._by_namespace.setdefault(namespace, []).append(customer)
 
     def resolve(self, namespace: str, named: str | None) -> Resolved | Held:
-        """The customer of a workload in `namespace` whose spec names the customer `named`, if any."""
+        """The customer of a workload in `namespace` whose spec names the customer `named`, if any.
+
+        A namespace that Customers list by name uses only these; "*" is for all others.
+        """
         if namespace.startswith("kube-") or namespace == self._operator_namespace:
             message = f"namespace {namespace} is reserved for the cluster or the operator; workloads may not run in it"
             return Held(HeldReason.NAMESPACE_NOT_ALLOWED, message)
+        found = self._by_namespace.get(namespace) or self._by_namespace.get(EVERY_NAMESPACE, [])
         if named:
-            return self._explicit(namespace, named)
-        for key in (namespace, EVERY_NAMESPACE):
-            found = self._by_namespace.get(key, [])
-            if len(found) == 1:
-                return Resolved(found[0])
-            if found:
-                names = ", ".join(customer.metadata.name for customer in found)
-                message = (
-                    f"namespace {namespace} is listed by several Customers ({names}); set spec.customer to one of them"
-                )
-                return Held(HeldReason.AMBIGUOUS_CUSTOMER, message)
-        return Held(HeldReason.NO_CUSTOMER, f"no Customer lists namespace {namespace}")
-
-    def _explicit(self, namespace: str, named: str) -> Resolved | Held:
-        customer = self._by_name.get(named)
-        if customer is None:
-            return Held(HeldReason.UNKNOWN_CUSTOMER, f"spec.customer: there is no Customer {named}")
-        if not {namespace, EVERY_NAMESPACE}.intersection(customer.spec.namespaces):
-            message = f"spec.customer: Customer {named} does not list namespace {namespace}"
-            return Held(HeldReason.NAMESPACE_NOT_ALLOWED, message)
-        return Resolved(customer)
+            found = [customer for customer in found if customer.metadata.name == named]
+        if len(found) == 1:
+            return Resolved(found[0], wildcard=EVERY_NAMESPACE in found[0].spec.namespaces)
+        if found:
+            return _ambiguous(namespace)
+        return _unknown(namespace, named) if named else _no_customer(namespace)
 
 
-def check_scope(spec: WorkloadSpec, customer: Customer) -> Held | None:
-    """Held when an anti term has scope Cluster and the customer does not have allowClusterScope."""
-    if customer.spec.allow_cluster_scope:
-        return None
-    for index, term in enumerate(spec.affinity.anti if spec.affinity else ()):
-        if term.scope is Scope.CLUSTER:
-            message = (
-                f"spec.affinity.anti[{index}].scope: Cluster needs allowClusterScope on Customer "
-                f"{customer.metadata.name}"
-            )
-            return Held(HeldReason.CLUSTER_SCOPE_NOT_ALLOWED, message)
+def _ambiguous(namespace: str) -> Held:
+    message = (
+        f"spec.customer: namespace {namespace} may be used by several Customers; set spec.customer to yours. An "
+        "administrator finds its name with: kubectl get customers.niyanta.io "
+        "-o custom-columns=NAME:.metadata.name,NAMESPACES:.spec.namespaces"
+    )
+    return Held(HeldReason.AMBIGUOUS_CUSTOMER, message, "spec.customer")
+
+
+def _unknown(namespace: str, named: str) -> Held:
+    """One message for a Customer that does not exist and one of other namespaces, so that it tells nothing of others'
+    Customers."""
+    message = (
+        f"spec.customer: there is no Customer {named} for namespace {namespace}; leave spec.customer out, or have an "
+        f"administrator add {namespace} to spec.namespaces: kubectl edit customers.niyanta.io {named}"
+    )
+    return Held(HeldReason.UNKNOWN_CUSTOMER, message, "spec.customer")
+
+
+def _no_customer(namespace: str) -> Held:
+    manifest = (
+        f'{{"apiVersion": "{labels.API_VERSION}", "kind": "Customer", "metadata": {{"name": "{namespace}"}}, '
+        f'"spec": {{"namespaces": ["{namespace}"]}}}}'
+    )
+    message = (
+        f"no Customer lists namespace {namespace}; an administrator makes one with: "
+        f"echo '{manifest}' | kubectl create -f -"
+    )
+    return Held(HeldReason.NO_CUSTOMER, message)
+
+
+TOPOLOGY_KEYS = frozenset({HOSTNAME_TOPOLOGY, ZONE_TOPOLOGY, REGION_TOPOLOGY})
+"""Topology keys that every Customer may use."""
+
+
+@dataclass(frozen=True, slots=True)
+class TermUse:
+    """Scope and topology key of an anti or near term; `path` is the term's."""
+
+    path: str
+    scope: Scope
+    topology_key: str
+
+
+def term_uses(affinity: Affinity | None) -> tuple[TermUse, ...]:
+    """The anti and near terms of a workload."""
+    if affinity is None:
+        return ()
+    near = affinity.hard.near if affinity.hard else ()
+    return (
+        *(
+            TermUse(f"spec.affinity.anti[{index}]", term.scope, term.topology_key)
+            for index, term in enumerate(affinity.anti)
+        ),
+        *(
+            TermUse(f"spec.affinity.hard.near[{index}]", Scope.NAMESPACE, term.topology_key)
+            for index, term in enumerate(near)
+        ),
+    )
+
+
+def check_terms(terms: Iterable[TermUse], customer: Customer, *, topology_keys: Collection[str] = ()) -> Held | None:
+    """Held when a term uses a scope or a topology key that the customer may not use.
+
+    `topology_keys`: keys that every Customer may use besides TOPOLOGY_KEYS. A key with few values, such as the
+    operating system's, would let one anti term keep others off the whole cluster.
+    """
+    for term in terms:
+        if term.scope is Scope.CLUSTER and not customer.spec.allow_cluster_scope:
+            return _cluster_scope(f"{term.path}.scope", customer)
+        key = term.topology_key
+        if key not in TOPOLOGY_KEYS and key not in topology_keys and key not in customer.spec.topology_keys:
+            return _topology_key(f"{term.path}.topologyKey", key, customer)
     return None
+
+
+def _cluster_scope(field: str, customer: Customer) -> Held:
+    name = customer.metadata.name
+    message = (
+        f"{field}: Cluster needs allowClusterScope on Customer {name}; an administrator sets it with: kubectl patch "
+        f'customers.niyanta.io {name} --type=merge -p \'{{"spec": {{"allowClusterScope": true}}}}\''
+    )
+    return Held(HeldReason.CLUSTER_SCOPE_NOT_ALLOWED, message, field)
+
+
+def _topology_key(field: str, key: str, customer: Customer) -> Held:
+    message = (
+        f"{field}: Customer {customer.metadata.name} may not use {key}; an administrator adds it to "
+        f"spec.topologyKeys: kubectl edit customers.niyanta.io {customer.metadata.name}"
+    )
+    return Held(HeldReason.TOPOLOGY_KEY_NOT_ALLOWED, message, field)
 
 
 # --- Pools -----------------------------------------------------------------------------------------------------------

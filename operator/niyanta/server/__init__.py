@@ -1,5 +1,5 @@
 """The REST door: `niyanta api`. It uses Postgres and has no access to Kubernetes.
 
-`app` assembles it. A submission passes through `submit`: body -> manifest (the API server's validation) -> pod_security
-(restricted Pod Security standard) -> batcher (one commit for requests that arrive together) -> store.
+`app` assembles it. A submission passes through `submit`: body -> manifest (the API server's validation, the
+Customer's lists, the restricted Pod Security standard) -> batcher (one commit for requests that arrive together) -> store.
 """

@@ -8,8 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from niyanta.lifecycle import Phase
+from niyanta.engine.types import Scope
+from niyanta.lifecycle import Door, Phase
 from niyanta.resources.compile.pod_resources import NamespaceDefaults
+from niyanta.resources.compile.requirements import parse_spec
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.ownership import CustomerIndex, Held, Resolved
 from niyanta.scheduler.cluster_api import ClusterApi
@@ -51,6 +53,13 @@ def workload(**spec: Any) -> dict[str, Any]:
     }
 
 
+def nested(depth: int) -> Any:
+    found: Any = 1
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
 def read(obj: dict[str, Any], *customers: Customer) -> object_to_row.CompiledObject:
     return object_to_row.read_object(obj, cast(ClusterApi, ConversionReads(list(customers))), SETTINGS)
 
@@ -75,7 +84,8 @@ def test_a_plain_object_is_pending_for_its_namespaces_customer() -> None:
     [
         (None, [], "NoCustomer"),
         ("acme", [], "UnknownCustomer"),
-        ("acme", [customer("acme", "other")], "NamespaceNotAllowed"),
+        ("acme", [customer("acme", "other")], "UnknownCustomer"),
+        ("acme", [customer("acme", "*"), customer("b", "team")], "UnknownCustomer"),
         (None, [customer("a", "team"), customer("b", "team")], "AmbiguousCustomer"),
     ],
 )
@@ -106,12 +116,101 @@ def test_what_can_never_work_fails_with_the_fields_name() -> None:
     assert entry.requirements is None
 
 
-def test_an_unreadable_spec_fails_and_keeps_its_raw_form() -> None:
-    entry = read(workload(replicas="many"), customer("acme", "team"))
-    assert entry.spec is None
-    assert entry.intake.phase is Phase.FAILED
-    assert entry.intake.spec["replicas"] == "many"
-    assert entry.intake.wake_in_seconds is None
+@pytest.mark.parametrize(
+    ("spec", "named"),
+    [
+        ({"replicas": "many"}, "spec.replicas"),
+        ({"customer": "x" * 70_000, "replicas": 1}, "spec.customer"),
+        ({"customer": "\0"}, "spec.customer"),
+        ({"junk": nested(70)}, "spec.junk[0]"),
+        ({"junk": nested(5000)}, "spec.junk[0]"),
+        ({"junk": 2**64}, "spec.junk: integers need 64 bits at most"),
+        ({"junk": -(2**63) - 1}, "spec.junk"),
+    ],
+)
+def test_an_unreadable_spec_fails_and_nothing_of_it_is_stored(spec: dict[str, Any], named: str) -> None:
+    entry = read(workload(**spec), customer("acme", "team"))
+    assert (entry.spec, entry.requirements) == (None, None)
+    row = entry.intake
+    assert (row.phase, row.reason) == (Phase.FAILED, "InvalidSpec")
+    assert named in row.message
+    assert len(row.message) < 1000
+    assert (row.spec, row.customer, row.type) == ({}, "", "")
+    assert row.wake_in_seconds is None
+
+
+def test_deep_metadata_that_is_not_read_does_no_harm() -> None:
+    obj = workload()
+    obj["metadata"]["managedFields"] = nested(1000)
+    obj["status"] = {"junk": nested(1000)}
+    assert read(obj, customer("acme", "team")).intake.phase is Phase.PENDING
+
+
+def test_the_customers_lists_bind_templates() -> None:
+    tolerant = workload()
+    tolerant["spec"]["template"]["spec"]["tolerations"] = [{"key": "gpu", "operator": "Exists"}]
+    row = read(tolerant, customer("acme", "team")).intake
+    assert (row.phase, row.reason, row.customer) == (Phase.HELD, "TemplateNotAllowed", "acme")
+    assert row.message.startswith("spec.template.spec.tolerations[0]: toleration gpu is not listed by the Customer")
+    allowed = customer("acme", "team", tolerations=[{"key": "gpu", "operator": "Exists"}])
+    assert read(tolerant, allowed).intake.phase is Phase.PENDING
+
+
+def test_topology_keys_come_from_the_customer_or_the_settings() -> None:
+    affinity = {"anti": [{"types": ["x"], "topologyKey": "kubernetes.io/os"}]}
+    row = read(workload(affinity=affinity), customer("acme", "team")).intake
+    assert (row.phase, row.reason) == (Phase.HELD, "TopologyKeyNotAllowed")
+    allowed = customer("acme", "team", topologyKeys=["kubernetes.io/os"])
+    assert read(workload(affinity=affinity), allowed).intake.phase is Phase.PENDING
+    reads = cast(ClusterApi, ConversionReads([customer("acme", "team")]))
+    settings = SETTINGS.model_copy(update={"topology_keys": "a/b, kubernetes.io/os"})
+    assert object_to_row.read_object(workload(affinity=affinity), reads, settings).intake.phase is Phase.PENDING
+
+
+@pytest.mark.parametrize(("listed", "scope"), [("*", Scope.NAMESPACE), ("team", Scope.CUSTOMER)])
+def test_scope_customer_of_a_wildcard_customer_means_namespace(listed: str, scope: Scope) -> None:
+    obj = workload(affinity={"anti": [{"workloadSelector": {}, "scope": "Customer"}]})
+    world = cast(ClusterApi, ConversionReads([customer("acme", listed)]))
+    entry = object_to_row.read_object(obj, world, SETTINGS)
+    assert entry.requirements is not None
+    assert [term.scope for term in entry.requirements.anti] == [scope]
+    assert entry.subject.customer == "acme"
+    row = a_row(spec=dict(entry.intake.spec))
+    assert object_to_row.read_row(row, world)[1] == entry.requirements
+
+
+SAFE = {
+    "runAsNonRoot": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+
+def held_by_rest(owner: Customer, namespace: str = "team", *, safe: bool = True, **pod: Any) -> str:
+    """Reason why a row of the REST door is held; "" if it is not."""
+    raw = workload()["spec"]
+    raw["template"]["spec"].update(pod)
+    if safe:
+        raw["template"]["spec"]["containers"][0]["securityContext"] = SAFE
+    world = cast(ClusterApi, ConversionReads([owner]))
+    found = object_to_row.eligibility(namespace, parse_spec(raw), world, SETTINGS, door=Door.REST)
+    assert found.held == bool(found.message)
+    return found.reason
+
+
+def test_rows_of_the_rest_door_are_checked_as_the_door_does() -> None:
+    acme = customer("acme", "team", configMaps=["settings"])
+    volume = {"name": "v", "configMap": {"name": "settings"}}
+    assert held_by_rest(acme) == ""
+    assert held_by_rest(acme, volumes=[volume]) == ""
+    assert held_by_rest(customer("acme", "team"), volumes=[volume]) == "TemplateNotAllowed"
+    assert held_by_rest(acme, safe=False) == "TemplateNotAllowed"
+    assert held_by_rest(acme, volumes=[{"name": "v", "hostPath": {"path": "/"}}]) == "TemplateNotAllowed"
+    assert held_by_rest(acme, serviceAccountName="admin") == "TemplateNotAllowed"
+    assert held_by_rest(acme, namespace="kube-system") == "NamespaceNotAllowed"
+    assert held_by_rest(acme, namespace="other") == "NoCustomer"
+    assert held_by_rest(customer("acme", "*")) == "NamespaceNotAllowed"
 
 
 def a_row(**fields: Any) -> WorkloadRow:

@@ -82,11 +82,19 @@ def injected_gpus(spec: WorkloadSpec) -> int:
 
 
 def compile_workload(
-    spec: WorkloadSpec, *, namespace: str, customer: str, labels: Mapping[str, str], defaults: NamespaceDefaults
+    spec: WorkloadSpec,
+    *,
+    namespace: str,
+    customer: str,
+    labels: Mapping[str, str],
+    defaults: NamespaceDefaults,
+    wildcard: bool = False,
 ) -> Compiled:
     """Compile `spec` to requirements. `customer` is the resolved customer, `labels` are the Workload object's labels.
 
-    Sets are sorted, so that equivalent manifests share one class. Raises InvalidManifestError.
+    `wildcard`: the Customer lists "*", so its namespaces may belong to different tenants, and anti terms of scope
+    Customer get scope Namespace. Sets are sorted, so that equivalent manifests share one class. Raises
+    InvalidManifestError.
     """
     pod = spec.template.spec
     overlay = runtime_class(pod, POD_PATH, defaults)
@@ -100,8 +108,8 @@ def compile_workload(
         node_selector=_node_selector(pod, overlay),
         node_terms=_required_terms(pod),
         soft=_soft(affinity, pod),
-        anti=_sorted({_peer(term) for term in affinity.anti}),
-        near=_sorted({_peer(term) for term in affinity.hard.near}) if affinity.hard else (),
+        anti=_sorted({_peer(term, wildcard) for term in affinity.anti}),
+        near=_sorted({_peer(term, wildcard) for term in affinity.hard.near}) if affinity.hard else (),
         tolerations=_tolerations(pod, overlay),
         host_ports=_host_ports(pod),
         gpu_count=gpu_count,
@@ -195,9 +203,11 @@ def _selector(selector: LabelSelector | None) -> tuple[Expression, ...]:
     return _expressions(selector.match_labels, selector.match_expressions) if selector else ()
 
 
-def _peer(term: Anti | Near) -> PeerTerm:
+def _peer(term: Anti | Near, wildcard: bool) -> PeerTerm:
     customers = term.customers if isinstance(term, Anti) else []
     scope = term.scope if isinstance(term, Anti) else engine.Scope.NAMESPACE
+    if wildcard and scope is engine.Scope.CUSTOMER:
+        scope = engine.Scope.NAMESPACE
     selected = Selector(_sorted_words(term.types), _sorted_words(customers), _selector(term.workload_selector))
     return PeerTerm(selected, term.topology_key, scope)
 

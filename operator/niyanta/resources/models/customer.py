@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from niyanta.resources.labels import API_VERSION
-from niyanta.resources.models.base import Model, Rule
+from niyanta.resources.models.base import LabelKey, Model, Rule
 from niyanta.resources.models.meta import Condition, Metadata, name_rule
+from niyanta.resources.models.pod_template import Tolerated
 
 MAX_CUSTOMER_NAME = 63
 EVERY_NAMESPACE = "*"
@@ -28,6 +29,11 @@ NamespaceEntry = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^([
 
 
 ObjectName = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
+Audience = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class AllowedToleration(Tolerated):
+    """A toleration that templates may carry: this one, and any that tolerates no other taints than this one."""
 
 
 class CustomerSpec(Model):
@@ -36,7 +42,8 @@ class CustomerSpec(Model):
     tier: Annotated[Tier, Field(strict=False)] = Field(Tier.STANDARD, description="Tier; multiplies priorities.")
     namespaces: Annotated[list[NamespaceEntry], Field(max_length=256)] = Field(
         default_factory=list,
-        description='Namespaces whose workloads may belong to it; "*": all but kube-* and the operator\'s namespace.',
+        description="Namespaces whose workloads may belong to it. A namespace that a Customer lists by name belongs to "
+        'the Customers that list it by name; "*" stands for all others, but kube-* and the operator\'s namespace.',
     )
     max_queue_depth: int | None = Field(
         None, ge=0, le=10_000_000, description="Maximum number of waiting workloads. Default: no limit."
@@ -50,12 +57,42 @@ class CustomerSpec(Model):
     allow_cluster_scope: bool = Field(
         False, description="True allows anti terms that match other customers' workloads (scope Cluster)."
     )
+    topology_keys: Annotated[list[LabelKey], Field(max_length=32)] = Field(
+        default_factory=list,
+        description="Topology keys that its anti and near terms may use besides kubernetes.io/hostname, "
+        "topology.kubernetes.io/zone, topology.kubernetes.io/region and those of the setting topology_keys.",
+    )
+    tolerations: Annotated[list[AllowedToleration], Field(max_length=64)] = Field(
+        default_factory=list,
+        description="Tolerations that its templates may carry. Default: none. Only an entry without a key and with "
+        "operator Exists allows a toleration of every taint.",
+    )
+    priority_classes: Annotated[list[ObjectName], Field(max_length=64)] = Field(
+        default_factory=list, description="PriorityClasses that its templates may name. Default: none."
+    )
+    runtime_classes: Annotated[list[ObjectName], Field(max_length=64)] = Field(
+        default_factory=list, description="RuntimeClasses that its templates may name. Default: none."
+    )
     service_accounts: Annotated[list[ObjectName], Field(max_length=64)] = Field(
         default_factory=list,
         description="ServiceAccounts that its REST submissions may name. Default: only `default`.",
     )
     secrets: Annotated[list[ObjectName], Field(max_length=256)] = Field(
-        default_factory=list, description="Secrets that its REST submissions may use. Default: no Secret."
+        default_factory=list,
+        description="Secrets, and SecretProviderClasses of CSI volumes, that its REST submissions may use. Default:"
+        " none.",
+    )
+    config_maps: Annotated[list[ObjectName], Field(max_length=256)] = Field(
+        default_factory=list, description="ConfigMaps that its REST submissions may use. Default: none."
+    )
+    csi_drivers: Annotated[list[ObjectName], Field(max_length=64)] = Field(
+        default_factory=list,
+        description="CSI drivers whose inline volumes its REST submissions may use. Default: none.",
+    )
+    token_audiences: Annotated[list[Audience], Field(max_length=64)] = Field(
+        default_factory=list,
+        description="Audiences of ServiceAccount tokens that its REST submissions may project. Default: only the API "
+        "server's own, which a pod gets anyway.",
     )
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

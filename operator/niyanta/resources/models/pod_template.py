@@ -147,8 +147,8 @@ class InitContainer(BaseContainer):
 TolerationKey = Annotated[str, Field(max_length=317, pattern=f"^({LABEL_KEY_PATTERN[1:-1]})?$")]
 
 
-class TolerationSpec(Model):
-    """A taint that the pods tolerate."""
+class Tolerated(Model):
+    """Taints that are tolerated."""
 
     key: TolerationKey = Field("", description="Taint key; empty with Exists: every taint.")
     operator: Literal["Exists", "Equal"] = Field("Equal", description="Exists: any value; Equal: this value.")
@@ -156,7 +156,6 @@ class TolerationSpec(Model):
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = Field(
         "", description="Taint effect; empty: every effect."
     )
-    toleration_seconds: int | None = Field(None, description="Seconds for which a NoExecute taint is tolerated.")
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.key != '' || self.operator == 'Exists'",
@@ -170,6 +169,15 @@ class TolerationSpec(Model):
             "value: must be empty when operator is Exists",
             ".value",
         ),
+    )
+
+
+class TolerationSpec(Tolerated):
+    """A taint that the pods tolerate."""
+
+    toleration_seconds: int | None = Field(None, description="Seconds for which a NoExecute taint is tolerated.")
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *Tolerated.rules,
         Rule(
             "!has(self.tolerationSeconds) || self.effect == 'NoExecute'",
             lambda t: t.toleration_seconds is None or t.effect == "NoExecute",

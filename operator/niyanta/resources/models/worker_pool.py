@@ -9,7 +9,7 @@ from pydantic import Field
 from niyanta.engine.types import Strategy
 from niyanta.resources.labels import API_VERSION
 from niyanta.resources.models.affinity import LabelMap, LabelSelector, Quantity, Words
-from niyanta.resources.models.base import LabelKey, Model, Rule, Word
+from niyanta.resources.models.base import DnsLabel, LabelKey, Model, Rule, Word
 from niyanta.resources.models.meta import Condition, Metadata, name_rule
 from niyanta.resources.models.pod_template import OpenObject
 from niyanta.resources.models.worker_shape import WorkerShape
@@ -79,6 +79,11 @@ class WorkerPoolSpec(Model):
     """Nodes of the pool, their properties, and their number."""
 
     node_selector: LabelSelector = Field(description="Labels of the nodes of this pool.")
+    customers: Annotated[list[DnsLabel], Field(max_length=64)] = Field(
+        default_factory=list,
+        description="Customers whose workloads may run on the workers, however they name them (pools, workerIds, "
+        "workerTags). Default: every Customer.",
+    )
     region: Word | None = Field(None, description="Region of the workers. Default: the node's label.")
     zones: Words = Field(default_factory=list, description="Zones of the pool.")
     tags: LabelMap = Field(default_factory=dict, description="Tags of the workers; they override the nodes' labels.")

@@ -1,8 +1,9 @@
 """The Kubernetes door: converts a Workload object to a row. Reads Customers, LimitRanges and RuntimeClasses from the
 cluster's watched state; no I/O.
 
-An object that breaks a rule over several objects (ownership, scope of the Customer) becomes a Held row with a reason;
-an object with an invalid spec becomes a Failed row whose message names the field.
+An object that breaks a rule over several objects (ownership, the Customer's lists) becomes a Held row with a reason; an
+object with an invalid spec becomes a Failed row whose message names the field. A spec that can't be read is not stored:
+its size, depth and content are unknown.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from niyanta import bounded_json
 from niyanta.engine.types import Requirements, Subject
 from niyanta.lifecycle import Door, Phase
+from niyanta.resources import pod_security, template_lists
 from niyanta.resources.compile.requirements import compile_workload, parse_spec
 from niyanta.resources.models.base import InvalidManifestError
+from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.workload import WorkloadSpec
-from niyanta.resources.ownership import Held, check_scope
+from niyanta.resources.ownership import Held, HeldReason, check_terms, term_uses
 from niyanta.scheduler.cluster_api import ClusterReads
 from niyanta.scheduler.reasons import RowReason
 from niyanta.settings import Settings
@@ -41,6 +45,8 @@ class Eligibility:
     tier_weight: int
     reason: str = ""
     message: str = ""
+    wildcard: bool = False
+    """As in `ownership.Resolved`."""
 
     @property
     def held(self) -> bool:
@@ -48,34 +54,57 @@ class Eligibility:
         return bool(self.reason)
 
 
-def eligibility(namespace: str, spec: WorkloadSpec, cluster: ClusterReads, settings: Settings) -> Eligibility:
-    """Resolve the customer of a workload and check that it may be queued."""
+def eligibility(
+    namespace: str, spec: WorkloadSpec, cluster: ClusterReads, settings: Settings, *, door: Door
+) -> Eligibility:
+    """Resolve the customer of a workload and check that it may be queued.
+
+    Workloads of the REST door are checked as the door does: whoever can write rows must not get past it.
+    """
     found = cluster.resolve_customer(namespace, spec.customer)
     if isinstance(found, Held):
         return Eligibility(spec.customer or "", 1, found.reason.value, found.message)
-    name, weight = found.customer.metadata.name, settings.tier_weight(found.customer.spec.tier.value)
-    refused = check_scope(spec, found.customer)
+    customer = found.customer
+    refused = (
+        check_terms(term_uses(spec.affinity), customer, topology_keys=settings.shared_topology_keys)
+        or template_lists.violation(spec.template, customer, door)
+        or (_rest_violation(namespace, spec, customer) if door is Door.REST else None)
+    )
+    name, weight = customer.metadata.name, settings.tier_weight(customer.spec.tier.value)
     if refused is not None:
-        return Eligibility(name, weight, refused.reason.value, refused.message)
-    return Eligibility(name, weight)
+        return Eligibility(name, weight, refused.reason.value, refused.message, wildcard=found.wildcard)
+    return Eligibility(name, weight, wildcard=found.wildcard)
+
+
+def _rest_violation(namespace: str, spec: WorkloadSpec, customer: Customer) -> Held | None:
+    """Rules for submissions by REST alone."""
+    if namespace not in customer.spec.namespaces:
+        message = f"Customer {customer.metadata.name} does not list namespace {namespace} by name"
+        return Held(HeldReason.NAMESPACE_NOT_ALLOWED, message)
+    for found in pod_security.check_template(spec.template.manifest()):
+        return Held(HeldReason.TEMPLATE_NOT_ALLOWED, f"{found.field}: {found.message}", found.field)
+    return None
 
 
 def read_object(obj: Mapping[str, Any], cluster: ClusterReads, settings: Settings) -> CompiledObject:
-    """Convert a Workload object, as the API server returned it, to a row to take in."""
+    """Convert a Workload object, as the API server returned it, to a row to take in. Raises KeyError if metadata has no
+    name, namespace or UID."""
     meta = obj["metadata"]
-    raw = dict(obj.get("spec") or {})
+    raw = obj.get("spec") or {}
     labels = {str(k): str(v) for k, v in (meta.get("labels") or {}).items()}
     spec: WorkloadSpec | None = None
     eligible: Eligibility | None = None
     try:
+        _check_bounds(obj)
         spec = parse_spec(raw)
-        eligible = eligibility(meta["namespace"], spec, cluster, settings)
+        eligible = eligibility(meta["namespace"], spec, cluster, settings, door=Door.KUBERNETES)
         compiled = compile_workload(
             spec,
             namespace=meta["namespace"],
             customer=eligible.customer,
             labels=labels,
             defaults=cluster.namespace_defaults(meta["namespace"]),
+            wildcard=eligible.wildcard,
         )
     except InvalidManifestError as refused:
         row = _row(meta, raw, labels, spec=spec, eligible=eligible)
@@ -91,6 +120,15 @@ def read_object(obj: Mapping[str, Any], cluster: ClusterReads, settings: Setting
     if spec.suspend:
         row = replace(row, phase=Phase.SUSPENDED, reason=RowReason.SUSPENDED.value, message="spec.suspend is true")
     return CompiledObject(row, spec, compiled.requirements, compiled.subject)
+
+
+def _check_bounds(obj: Mapping[str, Any]) -> None:
+    """Raise InvalidManifestError if the spec or the labels exceed the bounds of JSON documents."""
+    metadata = {"generation": obj["metadata"].get("generation"), "labels": obj["metadata"].get("labels")}
+    problem = bounded_json.violation({"spec": obj.get("spec"), "metadata": metadata})
+    if problem is not None:
+        field, _, message = problem.partition(": ")
+        raise InvalidManifestError(field, None, message)
 
 
 def status_behind(row: WorkloadRow, status: Mapping[str, Any] | None) -> bool:
@@ -109,6 +147,7 @@ def read_row(row: WorkloadRow, cluster: ClusterReads) -> tuple[WorkloadSpec, Req
     """Compile a stored row. Requirements are None if its spec doesn't compile; raises InvalidManifestError if it
     can't be parsed."""
     spec = parse_spec(row.spec)
+    owner = cluster.resolve_customer(row.namespace, row.customer)
     try:
         compiled = compile_workload(
             spec,
@@ -116,6 +155,8 @@ def read_row(row: WorkloadRow, cluster: ClusterReads) -> tuple[WorkloadSpec, Req
             customer=row.customer,
             labels=row.labels,
             defaults=cluster.namespace_defaults(row.namespace),
+            # Without a Customer the narrower scope is right, until the row is held or the Customer comes back.
+            wildcard=isinstance(owner, Held) or owner.wildcard,
         )
     except InvalidManifestError:
         return spec, None, Subject(row.namespace, row.customer, row.type)
@@ -130,16 +171,17 @@ def _row(
     spec: WorkloadSpec | None,
     eligible: Eligibility | None,
 ) -> WorkloadIntake:
+    """A Pending row. Without `spec`, which couldn't be read, nothing of `raw` gets into it."""
     return WorkloadIntake(
         id=meta["uid"],
         door=Door.KUBERNETES,
         namespace=meta["namespace"],
         name=meta["name"],
-        customer=eligible.customer if eligible else str(raw.get("customer") or ""),
+        customer=eligible.customer if eligible else (spec.customer or "") if spec else "",
         type=(spec.type or "") if spec else "",
         labels=labels,
         generation=int(meta.get("generation", 1)),
-        spec=dict(raw),
+        spec=dict(raw) if spec else {},
         class_id="",
         replicas=spec.replicas if spec else 1,
         priority=spec.priority if spec else 0,

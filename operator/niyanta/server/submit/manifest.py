@@ -9,106 +9,160 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from niyanta.lifecycle import Door, Phase
+from niyanta.resources import pod_security, template_lists
 from niyanta.resources.compile.pod_resources import NamespaceDefaults
 from niyanta.resources.compile.requirements import compile_workload, parse_spec
 from niyanta.resources.labels import API_VERSION, PREFIX
 from niyanta.resources.models.base import InvalidManifestError, parse
-from niyanta.resources.models.customer import Customer
+from niyanta.resources.models.customer import EVERY_NAMESPACE, Customer
 from niyanta.resources.models.meta import Metadata
-from niyanta.resources.models.workload import MAX_SUBMITTED_NAME, Workload, WorkloadSpec
-from niyanta.resources.ownership import check_scope
+from niyanta.resources.models.workload import MAX_SUBMITTED_NAME, Workload
+from niyanta.resources.ownership import TermUse, check_terms, term_uses
+from niyanta.resources.template_fields import Violation
+from niyanta.resources.template_lists import TemplateUse
 from niyanta.server.problems import INVALID, NOT_ALLOWED, POD_SECURITY, REFERENCE, Problem, ProblemType
-from niyanta.server.submit.pod_security import Reference, Violation, check_references, check_template, references
 from niyanta.store.rows import CustomerRow, WorkloadIntake
 
-_CACHED_SPECS = 1024
+MAX_CACHED_SPECS = 1024
+MAX_CACHED_BYTES = 8 * 1024 * 1024
+"""Most JSON whose results are cached. These take up to five times as much memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledSpec:
-    """Results that depend only on a spec's content."""
+    """Results that depend only on a spec's content, without the spec itself: a template can be large."""
 
-    spec: WorkloadSpec
+    size: int
+    """Bytes of the spec as JSON."""
+    customer: str | None
+    type: str
+    replicas: int
+    priority: int
+    suspend: bool
     class_id: str
+    terms: tuple[TermUse, ...]
+    uses: tuple[TemplateUse, ...]
     violations: tuple[Violation, ...]
-    references: tuple[Reference, ...]
 
 
 class ManifestReader:
-    """Validates manifests. No customer may submit to `operator_namespace`."""
+    """Validates manifests. No customer may submit to `operator_namespace`; `topology_keys` are those that every
+    Customer may use besides the built-in ones."""
 
-    def __init__(self, *, operator_namespace: str) -> None:
+    def __init__(self, *, operator_namespace: str, topology_keys: Collection[str] = ()) -> None:
         self._operator_namespace = operator_namespace
-        self._compiled: OrderedDict[bytes, CompiledSpec] = OrderedDict()
+        self._topology_keys = topology_keys
+        self._compiled: OrderedDict[tuple[bytes, bool], CompiledSpec] = OrderedDict()
+        self._cached_bytes = 0
+        self._customers: dict[str, tuple[CustomerRow, Customer]] = {}
 
     def read(self, manifest: Mapping[str, Any], customer: CustomerRow, *, tier_weight: int) -> WorkloadIntake:
         """The row to insert for `customer`; raises Problem with the invalid fields."""
         try:
             metadata = _metadata(manifest)
-            compiled = self._compile(manifest.get("spec"))
+            compiled = self._compile(manifest.get("spec"), wildcard=EVERY_NAMESPACE in customer.namespaces)
         except InvalidManifestError as refused:
             raise _refusal(INVALID, [Violation(refused.field, refused.message)]) from None
-        spec = compiled.spec
-        if spec.customer not in (None, customer.name):
+        if compiled.customer not in (None, customer.name):
             text = f"must be {customer.name} or absent: this submission is for that customer"
             raise _refusal(NOT_ALLOWED, [Violation("spec.customer", text)])
         namespace = self._namespace(metadata, customer)
-        _check_scope(spec, customer)
-        if compiled.violations:
-            raise _refusal(POD_SECURITY, compiled.violations)
-        unlisted = check_references(
-            compiled.references, service_accounts=customer.service_accounts, secrets=customer.secrets
-        )
-        if unlisted:
-            raise _refusal(REFERENCE, unlisted)
+        self._check_customer(compiled, customer)
         return WorkloadIntake(
             id=str(uuid.uuid4()),
             door=Door.REST,
             namespace=namespace,
             name=metadata.name,
             customer=customer.name,
-            type=spec.type or "",
+            type=compiled.type,
             labels=metadata.labels,
             generation=1,
             # Explicit, because other Customers may list the namespace too.
             spec={**manifest["spec"], "customer": customer.name},
             class_id=compiled.class_id,
-            replicas=spec.replicas,
-            priority=spec.priority,
+            replicas=compiled.replicas,
+            priority=compiled.priority,
             tier_weight=tier_weight,
-            phase=Phase.SUSPENDED if spec.suspend else Phase.PENDING,
-            reason="Suspended" if spec.suspend else "",
-            message="spec.suspend is true" if spec.suspend else "",
+            phase=Phase.SUSPENDED if compiled.suspend else Phase.PENDING,
+            reason="Suspended" if compiled.suspend else "",
+            message="spec.suspend is true" if compiled.suspend else "",
         )
 
-    def _compile(self, spec: Any) -> CompiledSpec:
+    def _check_customer(self, compiled: CompiledSpec, row: CustomerRow) -> None:
+        """Raise Problem if the Customer or the restricted standard doesn't allow the spec."""
+        customer = self._customer(row)
+        held = check_terms(compiled.terms, customer, topology_keys=self._topology_keys)
+        if held is not None:
+            raise _refusal(NOT_ALLOWED, [Violation(held.field, held.message.removeprefix(f"{held.field}: "))])
+        if compiled.violations:
+            raise _refusal(POD_SECURITY, compiled.violations)
+        unlisted = template_lists.unlisted(compiled.uses, customer)
+        if unlisted:
+            raise _refusal(REFERENCE, unlisted)
+
+    def _customer(self, row: CustomerRow) -> Customer:
+        """The parts of a Customer's object that its row has. Lists that can't be read allow nothing."""
+        known = self._customers.get(row.name)
+        if known is not None and known[0] == row:
+            return known[1]
+        spec = {
+            "allowClusterScope": row.allow_cluster_scope,
+            "serviceAccounts": list(row.service_accounts),
+            "secrets": list(row.secrets),
+        }
+        metadata = {"name": row.name}
+        try:
+            lists = template_lists.from_record(row.template_lists)
+            found = parse(Customer, {"metadata": metadata, "spec": {**spec, **lists}})
+        except InvalidManifestError:
+            found = parse(Customer, {"metadata": metadata, "spec": {}})
+        if len(self._customers) >= MAX_CACHED_SPECS:
+            self._customers.clear()
+        self._customers[row.name] = (row, found)
+        return found
+
+    def _compile(self, spec: Any, *, wildcard: bool) -> CompiledSpec:
         if spec is None:
             raise InvalidManifestError("spec", None, "Required value")
-        digest = hashlib.blake2b(orjson.dumps(spec, option=orjson.OPT_SORT_KEYS), digest_size=16).digest()
-        known = self._compiled.get(digest)
+        text = orjson.dumps(spec, option=orjson.OPT_SORT_KEYS)
+        key = (hashlib.blake2b(text, digest_size=16).digest(), wildcard)
+        known = self._compiled.get(key)
         if known is not None:
-            self._compiled.move_to_end(digest)
+            self._compiled.move_to_end(key)
             return known
         parsed = parse_spec(spec)
         # Namespace, customer and labels don't affect the class; the leader compiles again with them.
-        compiled = compile_workload(parsed, namespace="", customer="", labels={}, defaults=NamespaceDefaults())
-        template = parsed.template.manifest()
-        found = CompiledSpec(parsed, compiled.class_id, tuple(check_template(template)), tuple(references(template)))
-        self._compiled[digest] = found
-        if len(self._compiled) > _CACHED_SPECS:
-            self._compiled.popitem(last=False)
+        compiled = compile_workload(
+            parsed, namespace="", customer="", labels={}, defaults=NamespaceDefaults(), wildcard=wildcard
+        )
+        found = CompiledSpec(
+            size=len(text),
+            customer=parsed.customer,
+            type=parsed.type or "",
+            replicas=parsed.replicas,
+            priority=parsed.priority,
+            suspend=parsed.suspend,
+            class_id=compiled.class_id,
+            terms=term_uses(parsed.affinity),
+            uses=template_lists.uses(parsed.template, Door.REST),
+            violations=tuple(pod_security.check_template(parsed.template.manifest())),
+        )
+        self._compiled[key] = found
+        self._cached_bytes += found.size
+        while len(self._compiled) > MAX_CACHED_SPECS or self._cached_bytes > MAX_CACHED_BYTES:
+            self._cached_bytes -= self._compiled.popitem(last=False)[1].size
         return found
 
     def _namespace(self, metadata: Metadata, customer: CustomerRow) -> str:
         """The manifest's namespace, or the only one the Customer lists; it must be listed by name."""
-        listed = [name for name in customer.namespaces if name != "*"]
+        listed = [name for name in customer.namespaces if name != EVERY_NAMESPACE]
         namespace = metadata.namespace or (listed[0] if len(listed) == 1 else "")
         if not namespace:
             text = (
@@ -152,15 +206,6 @@ class _Named:
     """Part of a Workload that its rules read."""
 
     metadata: Metadata
-
-
-def _check_scope(spec: WorkloadSpec, customer: CustomerRow) -> None:
-    if not spec.affinity or not spec.affinity.anti:
-        return
-    limits = {"allow_cluster_scope": customer.allow_cluster_scope}
-    held = check_scope(spec, Customer.model_validate({"metadata": {"name": customer.name}, "spec": limits}))
-    if held is not None:
-        raise _refusal(NOT_ALLOWED, [Violation("spec.affinity.anti", held.message)])
 
 
 def _refusal(kind: ProblemType, violations: Iterable[Violation]) -> Problem:

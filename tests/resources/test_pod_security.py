@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from niyanta.server.submit.pod_security import check_references, check_template, references
+from niyanta.resources.pod_security import check_template
 from tests.server.make import SAFE
 
 pytestmark = pytest.mark.unit
@@ -163,39 +163,3 @@ ALLOWED: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize("changes", [case[1] for case in ALLOWED], ids=[case[0] for case in ALLOWED])
 def test_the_standard_allows(changes: dict[str, Any]) -> None:
     assert check_template(template(**changes)) == []
-
-
-USES: list[tuple[str, dict[str, Any], str]] = [
-    ("account", {"serviceAccountName": "{}"}, "ServiceAccount"),
-    ("old account field", {"serviceAccount": "{}"}, "ServiceAccount"),
-    ("pull secret", {"imagePullSecrets": [{"name": "{}"}]}, "Secret"),
-    ("variable", {"c/env": [{"name": "A"}, {"name": "B", "valueFrom": {"secretKeyRef": {"name": "{}"}}}]}, "Secret"),
-    ("variable of init", {"i/env": [{"name": "B", "valueFrom": {"secretKeyRef": {"name": "{}"}}}]}, "Secret"),
-    ("all variables", {"c/envFrom": [{"configMapRef": {"name": "m"}}, {"secretRef": {"name": "{}"}}]}, "Secret"),
-    ("volume", {"volumes": [{"name": "v", "secret": {"secretName": "{}"}}]}, "Secret"),
-    ("projected", {"volumes": [{"name": "v", "projected": {"sources": [{"secret": {"name": "{}"}}]}}]}, "Secret"),
-    ("csi", {"volumes": [{"name": "v", "csi": {"driver": "d", "nodePublishSecretRef": {"name": "{}"}}}]}, "Secret"),
-]
-
-
-def _filled(value: Any, name: str) -> Any:
-    if isinstance(value, dict):
-        return {key: _filled(part, name) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_filled(part, name) for part in value]
-    return name if value == "{}" else value
-
-
-@pytest.mark.parametrize(("changes", "kind"), [case[1:] for case in USES], ids=[case[0] for case in USES])
-def test_only_references_that_the_customer_lists_are_allowed(changes: dict[str, Any], kind: str) -> None:
-    def refused(name: str) -> list[str]:
-        found = references(template(**_filled(changes, name)))
-        return [item.message for item in check_references(found, service_accounts=("run",), secrets=("run",))]
-
-    assert refused("run") == []
-    assert refused("mine") == [f"{kind} mine is not listed by the Customer"]
-
-
-def test_the_default_account_needs_no_listing() -> None:
-    assert references(template(serviceAccountName="default")) == []
-    assert [item.name for item in references(template(serviceAccountName=["a"]))] == ["['a']"]

@@ -1,5 +1,5 @@
-"""Rules for pod templates submitted by REST: the restricted Pod Security standard (Kubernetes 1.37), and only
-ServiceAccounts and Secrets that the Customer lists.
+"""Rules for pod templates submitted by REST: the restricted Pod Security standard (Kubernetes 1.37). The REST door
+checks them, and the leader again before it queues a row.
 
 The rules are data: `RULES` has, for each control, the paths it reads and the values it allows. Fields that the models
 don't validate can hold any JSON, so everything that isn't expressly allowed is a violation. One point is stricter than
@@ -8,21 +8,13 @@ the standard: `os.name: windows` gives no exemption.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-Manifest = Mapping[str, Any]
-POD = "spec.template.spec"
+from niyanta.resources.template_fields import POD, Manifest, Violation, as_list, as_map, containers_of, walk
+
 APPARMOR_ANNOTATION = "container.apparmor.security.beta.kubernetes.io/"
-
-
-@dataclass(frozen=True, slots=True)
-class Violation:
-    """A field that isn't allowed, and the reason."""
-
-    field: str
-    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,23 +151,23 @@ RULES: tuple[PodSecurityRule, ...] = (
 
 def check_template(template: Manifest) -> list[Violation]:
     """Violations of the restricted standard in a pod template."""
-    pod = _map(template.get("spec"))
+    pod = as_map(template.get("spec"))
     found = [
         Violation(f"{POD}.{path}", f"{rule.message} ({rule.control})")
         for rule in RULES
         for pattern in rule.paths
-        for path, value in _walk(pod, pattern)
+        for path, value in walk(pod, pattern)
         if not rule.holds(value)
     ]
     found += _volumes(pod)
     found += _inherited(pod)
-    found += _apparmor_annotations(_map(template.get("metadata")))
+    found += _apparmor_annotations(as_map(template.get("metadata")))
     return found
 
 
 def _volumes(pod: Manifest) -> Iterator[Violation]:
-    for index, volume in enumerate(_list(pod.get("volumes"))):
-        for kind in sorted(_map(volume).keys() - VOLUMES - {"name"}):
+    for index, volume in enumerate(as_list(pod.get("volumes"))):
+        for kind in sorted(as_map(volume).keys() - VOLUMES - {"name"}):
             if volume[kind] is not None:
                 message = "this type of volume is not allowed (Volume Types)"
                 yield Violation(f"{POD}.volumes[{index}].{kind}", message)
@@ -183,119 +175,27 @@ def _volumes(pod: Manifest) -> Iterator[Violation]:
 
 def _inherited(pod: Manifest) -> Iterator[Violation]:
     """Violations of runAsNonRoot and seccompProfile, where a container's own value overrides the pod's."""
-    of_pod = _map(pod.get("securityContext"))
-    profile = _map(of_pod.get("seccompProfile")).get("type")
+    of_pod = as_map(pod.get("securityContext"))
+    profile = as_map(of_pod.get("seccompProfile")).get("type")
     if profile is not None and profile not in ("RuntimeDefault", "Localhost"):
         yield Violation(f"{POD}.securityContext.seccompProfile.type", "must be RuntimeDefault or Localhost (Seccomp)")
     if of_pod.get("runAsNonRoot") not in (None, True):
         yield Violation(f"{POD}.securityContext.runAsNonRoot", "must be true (Running as Non-root)")
-    for path, container in _containers(pod):
-        own = _map(container.get("securityContext"))
+    for path, container in containers_of(pod):
+        own = as_map(container.get("securityContext"))
         non_root = own.get("runAsNonRoot", None)
         if (of_pod.get("runAsNonRoot") if non_root is None else non_root) is not True:
             message = "must be true, here or for the pod (Running as Non-root)"
             yield Violation(f"{POD}.{path}.securityContext.runAsNonRoot", message)
-        kind = _map(own.get("seccompProfile")).get("type")
+        kind = as_map(own.get("seccompProfile")).get("type")
         if (profile if kind is None else kind) not in ("RuntimeDefault", "Localhost"):
             message = "must be RuntimeDefault or Localhost, here or for the pod (Seccomp)"
             yield Violation(f"{POD}.{path}.securityContext.seccompProfile.type", message)
 
 
 def _apparmor_annotations(metadata: Manifest) -> Iterator[Violation]:
-    for key, value in sorted(_map(metadata.get("annotations")).items()):
+    for key, value in sorted(as_map(metadata.get("annotations")).items()):
         allowed = value in ("", "runtime/default") or str(value).startswith("localhost/")
         if key.startswith(APPARMOR_ANNOTATION) and not allowed:
             field = f"spec.template.metadata.annotations[{key}]"
             yield Violation(field, "must be runtime/default or localhost/... (AppArmor)")
-
-
-# --- ServiceAccounts and Secrets -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """A ServiceAccount or Secret that a template uses."""
-
-    field: str
-    kind: str
-    name: str
-
-
-_CONTAINER_SECRETS = ("env[].valueFrom.secretKeyRef.name", "envFrom[].secretRef.name")
-_POD_SECRETS = (
-    "imagePullSecrets[].name",
-    "volumes[].secret.secretName",
-    "volumes[].projected.sources[].secret.name",
-    "volumes[].csi.nodePublishSecretRef.name",
-)
-
-
-def references(template: Manifest) -> list[Reference]:
-    """Every ServiceAccount and Secret that a template names. A name that isn't a string is converted to one."""
-    pod = _map(template.get("spec"))
-    found = [
-        Reference(f"{POD}.{path}", "ServiceAccount", str(value))
-        for pattern in ("serviceAccountName", "serviceAccount")
-        for path, value in _walk(pod, pattern)
-        if value not in (None, "", "default")
-    ]
-    paths = (*_POD_SECRETS, *(f"*.{path}" for path in _CONTAINER_SECRETS))
-    return found + [
-        Reference(f"{POD}.{path}", "Secret", str(value))
-        for pattern in paths
-        for path, value in _walk(pod, pattern)
-        if value is not None
-    ]
-
-
-def check_references(
-    found: Collection[Reference], *, service_accounts: Collection[str], secrets: Collection[str]
-) -> list[Violation]:
-    """References that the Customer doesn't list."""
-    listed = {"ServiceAccount": service_accounts, "Secret": secrets}
-    return [
-        Violation(item.field, f"{item.kind} {item.name} is not listed by the Customer")
-        for item in found
-        if item.name not in listed[item.kind]
-    ]
-
-
-# --- Traversal -------------------------------------------------------------------------------------------------------
-
-
-def _map(value: Any) -> Manifest:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _containers(pod: Manifest) -> Iterator[tuple[str, Manifest]]:
-    for group in ("initContainers", "containers", "ephemeralContainers"):
-        for index, container in enumerate(_list(pod.get(group))):
-            yield f"{group}[{index}]", _map(container)
-
-
-def _walk(pod: Manifest, pattern: str) -> Iterator[tuple[str, Any]]:
-    """(path, value) of each field that `pattern` matches; the value is None where the field is absent."""
-    if pattern.startswith("*."):
-        for path, container in _containers(pod):
-            yield from _descend(path, container, pattern[2:].split("."))
-    else:
-        yield from _descend("", pod, pattern.split("."))
-
-
-def _descend(path: str, value: Any, steps: list[str]) -> Iterator[tuple[str, Any]]:
-    if not steps:
-        yield path, value
-        return
-    step, *rest = steps
-    name = step.removesuffix("[]")
-    here = f"{path}.{name}" if path else name
-    inner = _map(value).get(name)
-    if step.endswith("[]"):
-        for index, item in enumerate(_list(inner)):
-            yield from _descend(f"{here}[{index}]", item, rest)
-    else:
-        yield from _descend(here, inner, rest)
