@@ -112,6 +112,31 @@ def test_the_template_is_kept_and_not_shared_between_pods() -> None:
     assert two["spec"]["containers"][0]["env"][0]["value"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("given", "made"), [(0, 1), (-5, 1), (0.0, 1), (1, 1), (30, 30), (None, None), ("0", "0"), (False, False)]
+)
+def test_pods_have_time_to_end(given: Any, made: Any) -> None:
+    """A grace period of 0 would drop the pod before its containers have ended; other types are the API server's."""
+    containers = [{"name": "a", "image": "i"}]
+    spec = {"containers": containers, "terminationGracePeriodSeconds": given}
+    assert pod(template={"spec": spec})["spec"].get("terminationGracePeriodSeconds") == made
+
+
+def test_pods_carry_all_that_terms_of_others_select_by() -> None:
+    made = pod({"type": "training"}, workload_labels={"b": "2", "a": ""})["metadata"]
+    assert made["labels"]["niyanta.io/type"] == "training"
+    assert made["labels"]["niyanta.io/customer"] == "acme"
+    assert made["annotations"] == {"niyanta.io/workload-labels": '{"a":"","b":"2"}'}
+    assert labels.workload_labels(made["annotations"]) == {"a": "", "b": "2"}
+    assert "niyanta.io/type" not in pod()["metadata"]["labels"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "1", "{", "[" * 100_000])
+def test_labels_that_cannot_be_read_are_none(text: str) -> None:
+    assert labels.workload_labels({"niyanta.io/workload-labels": text}) == {}
+    assert labels.workload_labels({}) == {}
+
+
 def test_label_values_are_valid_and_stay_distinct() -> None:
     assert labels.label_value("gpu.a_1-b") == "gpu.a_1-b"
     assert labels.label_value("") == ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from collections.abc import Mapping
 from typing import Final
 
 GROUP = "niyanta.io"
@@ -20,6 +22,11 @@ INDEX = "niyanta.io/index"
 EPOCH = "niyanta.io/epoch"
 """Epoch of the leader that made the pod; the fence policy compares it."""
 POOL = "niyanta.io/pool"
+TYPE = "niyanta.io/type"
+"""Type of the workload. With the customer and WORKLOAD_LABELS it is the subject of other workloads' terms: a pod of a
+past attempt stays a peer after a failover, when only the pod is left to tell."""
+WORKLOAD_LABELS = "niyanta.io/workload-labels"
+"""Annotation of a pod: the labels of the Workload as a JSON object."""
 REST_ID = "niyanta.io/rest-id"
 """On the Workload object of a REST submission: the id of its row."""
 ENABLED = "niyanta.io/enabled"
@@ -32,6 +39,22 @@ SCALE_DOWN_DISABLED = "niyanta.io/scale-down-disabled"
 """Annotation that users set on a Node: "true" protects the worker from removal."""
 
 _VALUE = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9])?")
+
+
+def pod_annotations(workload_labels: Mapping[str, str]) -> dict[str, str]:
+    """The operator's annotations of a pod."""
+    if not workload_labels:
+        return {}
+    return {WORKLOAD_LABELS: json.dumps(dict(sorted(workload_labels.items())), separators=(",", ":"))}
+
+
+def workload_labels(annotations: Mapping[str, str]) -> dict[str, str]:
+    """Labels of the Workload, from the annotations of one of its pods; empty if they can't be read."""
+    try:
+        found = json.loads(annotations.get(WORKLOAD_LABELS, "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
 def label_value(text: str) -> str:

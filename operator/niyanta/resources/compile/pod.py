@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from niyanta.resources import labels
@@ -30,11 +31,13 @@ def build_pod(
     worker_gpu_resource: str | None,
     epoch: int,
     owner: tuple[str, str] | None = None,
+    workload_labels: Mapping[str, str] | None = None,
 ) -> Manifest:
     """The manifest of one pod of an attempt.
 
     `uid` is the Workload's UID, `worker_gpu_resource` the resource name of the worker's GPUs (None: no GPUs), `epoch`
     the leader's. `owner`: name and UID of the Workload object when they differ from `workload_name` and `uid` (REST).
+    `workload_labels`: the labels of the Workload, which other workloads' terms select by.
     Raises ValueError if the workload needs GPUs injected and the worker has no GPU resource.
     """
     template = spec.template.manifest()
@@ -57,6 +60,8 @@ def build_pod(
         labels.EPOCH: str(epoch),
         labels.POOL: labels.label_value(pool),
     }
+    if spec.type:
+        own_labels[labels.TYPE] = spec.type
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -64,7 +69,7 @@ def build_pod(
             "name": pod_name(workload_name, uid, attempt=attempt, index=index),
             "namespace": namespace,
             "labels": {**metadata.get("labels", {}), **own_labels},
-            "annotations": metadata.get("annotations", {}),
+            "annotations": {**metadata.get("annotations", {}), **labels.pod_annotations(workload_labels or {})},
             "finalizers": [labels.OUTCOME_FINALIZER],
             "ownerReferences": [_owner_reference(*(owner or (workload_name, uid)))],
         },
@@ -76,6 +81,11 @@ def _bound_spec(pod: Manifest, spec: WorkloadSpec, worker: str) -> Manifest:
     """Bind the pod spec to the worker and set its restart policy."""
     pod["nodeName"] = worker
     pod.setdefault("restartPolicy", spec.template.spec.restart_policy)
+    grace = pod.get("terminationGracePeriodSeconds")
+    if isinstance(grace, int | float) and not isinstance(grace, bool) and grace < 1:
+        # With 0 the API server drops a deleted pod at once, while its containers may run on, so that an index could run
+        # twice.
+        pod["terminationGracePeriodSeconds"] = 1
     return pod
 
 

@@ -1,19 +1,28 @@
-"""The pod creator: creates the pods of committed placements. A create is repeated until its outcome is definite; the
-decision that follows from a definite refusal is passed to `observer` and committed by `transitions`.
+"""The pod creator: creates the pods of committed placements. A create is repeated until its outcome is definite, or
+given up after many tries; the decision that follows is passed to `observer` and committed by `transitions`.
+
+A workload that waits (for its namespace's turn, or to try again) takes no slot, so that creates that fail in one
+namespace don't hold up the others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
 from niyanta.aio import Backoff
+from niyanta.containment import Boundary, record
 from niyanta.lifecycle import Event
 from niyanta.observability import log
+from niyanta.plain_text import plain
 from niyanta.resources.compile.pod import build_pod
 from niyanta.scheduler.cluster_api import ClusterApi, LeaseLostError, PodWriteError, WriteProblem
+from niyanta.scheduler.faults.parked import parked_message
+from niyanta.scheduler.intake.eligibility import EligibilityCheck
+from niyanta.scheduler.pods.namespace_gate import NamespaceGates
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.pods.rest_object import RestObjects
 from niyanta.scheduler.reasons import RowReason
@@ -25,6 +34,13 @@ FIRST_DELAY_SECONDS = 0.3
 LONGEST_DELAY_SECONDS = 7.5
 """Range of the delay before a create without a definite answer is repeated, without jitter."""
 
+MOST_TRIES = 12
+"""Tries of one create before its workload goes back to the queue: about a minute."""
+
+LATE_TIMEOUTS = 2.0
+"""Request timeouts after which a create without an answer can't be carried out any more: the server drops it at its
+timeout."""
+
 
 @dataclass(frozen=True, slots=True)
 class CreateResult:
@@ -35,6 +51,10 @@ class CreateResult:
     decision: LifecycleDecision | None
 
 
+class _AttemptEndedError(Exception):
+    """The row has moved on; the pods that were created are removed by `transitions`."""
+
+
 def refusal(problem: WriteProblem, message: str) -> LifecycleDecision:
     """The decision for an attempt whose pod was definitely refused."""
     if problem is WriteProblem.INVALID:
@@ -43,22 +63,29 @@ def refusal(problem: WriteProblem, message: str) -> LifecycleDecision:
 
 
 class PodCreator:
-    """Creates pods in concurrent tasks, for at most `concurrency` attempts at a time."""
+    """Creates pods in concurrent tasks, with at most `concurrency` requests at a time."""
 
     def __init__(
         self,
         cluster: ClusterApi,
         rest_objects: RestObjects,
         *,
+        eligibility: EligibilityCheck,
+        gates: NamespaceGates,
         epoch: int,
         concurrency: int,
+        request_timeout: float,
         wake: Callable[[], None],
         on_lost: Callable[[], None],
     ) -> None:
-        """`wake` makes the leader's loop run a round; `on_lost` is called when a request finds leadership lost."""
+        """`request_timeout`: of a create, in seconds. `wake` makes the leader's loop run a round; `on_lost` is called
+        when a request finds leadership lost."""
         self._cluster = cluster
         self._rest_objects = rest_objects
+        self._eligibility = eligibility
+        self._gates = gates
         self._epoch = epoch
+        self._late_seconds = LATE_TIMEOUTS * request_timeout
         self._wake = wake
         self._on_lost = on_lost
         self._slots = asyncio.Semaphore(concurrency)
@@ -69,7 +96,7 @@ class PodCreator:
     def submit(self, tracked: TrackedWorkload) -> None:
         """Start creating the pods of the tracked row's current attempt."""
         tracked.applying = True
-        task = asyncio.create_task(self._create_pods(tracked), name=f"create pods of {tracked.id}")
+        task = asyncio.create_task(self._run(tracked), name=f"create pods of {tracked.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -79,46 +106,93 @@ class PodCreator:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _create_pods(self, tracked: TrackedWorkload) -> None:
+    async def _run(self, tracked: TrackedWorkload) -> None:
         attempt = tracked.row.attempt
         decision: LifecycleDecision | None = None
         try:
-            async with self._slots:
-                decision = await retry_until_definite(
-                    lambda: self._rest_objects.ensure(tracked), what=f"object of {tracked.id}"
-                )
-                for index in () if decision is not None else range(len(tracked.row.workers)):
-                    if index in tracked.known:
-                        continue
-                    if tracked.row.attempt != attempt or not tracked.row.phase.bound:
-                        break  # cancelled or suspended meanwhile; `transitions` removes the pods that were created
-                    decision = await self._create(tracked, index)
-                    if decision is not None:
-                        break
-                    tracked.known.add(index)
+            decision = await self._create_pods(tracked, attempt)
         except LeaseLostError:
             self._on_lost()
             return
+        except _AttemptEndedError:
+            logger.debug("creates ended with their attempt", id=tracked.id, attempt=attempt)
         except Exception as error:  # an internal error must not leave the workload Scheduled for ever
-            logger.exception("pods were not created", id=tracked.id)
-            decision = LifecycleDecision(
-                Event.REQUEUE, RowReason.INTERNAL_ERROR, f"{type(error).__name__}: {error}"[:300]
-            )
+            record(Boundary.POD_WRITE, tracked.id, error)
+            decision = LifecycleDecision(Event.REQUEUE, RowReason.INTERNAL_ERROR, parked_message(error))
         finally:
             tracked.applying = False
         self.finished.append(CreateResult(tracked.id, attempt, decision))
         self._wake()
 
-    async def _create(self, tracked: TrackedWorkload, index: int) -> LifecycleDecision | None:
+    async def _create_pods(self, tracked: TrackedWorkload, attempt: int) -> LifecycleDecision | None:
+        """Create the object of a REST submission, then all pods; the decision of the first refusal."""
+        decision = self._eligibility.refusal(tracked, Event.REQUEUE)  # it may have changed since the placement
+        if decision is None:
+            decision = await self._until_definite(tracked, attempt, lambda: self._rest_objects.ensure(tracked))
+        for index in range(len(tracked.row.workers)):
+            if decision is not None:
+                break
+            if index in tracked.known:
+                continue
+            decision = await self._create(tracked, attempt, index)
+            if decision is None:
+                tracked.known.add(index)
+        return decision
+
+    async def _create(self, tracked: TrackedWorkload, attempt: int, index: int) -> LifecycleDecision | None:
+        if not _is_current(tracked, attempt):
+            raise _AttemptEndedError
         row = tracked.row
         worker = row.workers[index]
         try:
             manifest = self._manifest(tracked, index, worker)
         except ValueError as error:
             return LifecycleDecision(Event.REQUEUE, RowReason.WORKER_CHANGED, str(error), exclude=worker)
-        return await retry_until_definite(
-            lambda: self._cluster.create_pod(row.namespace, manifest), what=f"pod {manifest['metadata']['name']}"
+        return await self._until_definite(
+            tracked, attempt, lambda: self._cluster.create_pod(row.namespace, manifest), index=index
         )
+
+    async def _until_definite(
+        self, tracked: TrackedWorkload, attempt: int, create: Callable[[], Awaitable[None]], *, index: int | None = None
+    ) -> LifecycleDecision | None:
+        """Repeat `create` until it succeeds (None), is definitely refused, or was tried often enough.
+
+        A late create must not appear beside the pods of a later attempt: the result of a create that is given up is
+        returned only when it can't be carried out any more. Raises LeaseLostError, _AttemptEndedError.
+        """
+        namespace = tracked.row.namespace
+        backoff = Backoff(first_seconds=FIRST_DELAY_SECONDS, longest_seconds=LONGEST_DELAY_SECONDS)
+        tried_at, problem = None, "creates in this namespace fail"
+        for _ in range(MOST_TRIES):
+            if not await self._gates.of(namespace).enter():
+                break
+            answered: bool | None = None
+            try:
+                if not _is_current(tracked, attempt):
+                    break
+                async with self._slots:
+                    await create()
+                answered = True
+                return None
+            except PodWriteError as error:
+                answered = error.problem is not WriteProblem.UNAVAILABLE
+                if error.problem is WriteProblem.FENCED:
+                    raise LeaseLostError(error.message) from error
+                if answered:
+                    return refusal(error.problem, error.message)
+                tried_at, problem = time.monotonic(), error.message
+            finally:
+                self._gates.of(namespace).leave(answered)
+            delay = backoff.next()
+            logger.warning("create failed; repeating", id=tracked.id, error=plain(problem, 300), delay=round(delay, 2))
+            await asyncio.sleep(delay)
+        if tried_at is not None:
+            await asyncio.sleep(tried_at + self._late_seconds - time.monotonic())
+        if not _is_current(tracked, attempt):
+            raise _AttemptEndedError
+        if index is not None and index in tracked.known:
+            return None  # the observer has seen the pod meanwhile
+        return LifecycleDecision(Event.REQUEUE, WriteProblem.UNAVAILABLE.value, f"pods can't be created: {problem}")
 
     def _manifest(self, tracked: TrackedWorkload, index: int, worker: str) -> dict[str, Any]:
         row = tracked.row
@@ -135,23 +209,10 @@ class PodCreator:
             epoch=self._epoch,
             customer=row.customer,
             pool=row.pool,
+            workload_labels=row.labels,
         )
 
 
-async def retry_until_definite(create: Callable[[], Awaitable[None]], *, what: str) -> LifecycleDecision | None:
-    """Repeat `create` until it succeeds (None) or is definitely refused; raises LeaseLostError when leadership is
-    over."""
-    backoff = Backoff(first_seconds=FIRST_DELAY_SECONDS, longest_seconds=LONGEST_DELAY_SECONDS)
-    while True:
-        try:
-            await create()
-        except PodWriteError as error:
-            if error.problem is WriteProblem.FENCED:
-                raise LeaseLostError(error.message) from error
-            if error.problem is not WriteProblem.UNAVAILABLE:
-                return refusal(error.problem, error.message)
-            delay = backoff.next()
-            logger.warning("create failed; repeating", what=what, error=error.message, delay=round(delay, 2))
-        else:
-            return None
-        await asyncio.sleep(delay)
+def _is_current(tracked: TrackedWorkload, attempt: int) -> bool:
+    """True while the row is still at this attempt."""
+    return tracked.row.phase.bound and tracked.row.attempt == attempt and not tracked.object_missing
