@@ -18,10 +18,14 @@ from testing.cluster.nodes import nodes_of_pool
 from testing.environment import Environment
 from testing.processes.free_ports import free_port
 from testing.processes.niyanta import niyanta_command
+from testing.scenarios.placement import CUSTOMERS
+from testing.scenarios.workloads import customer_manifest
 
 SAMPLES = ("00-namespaces.yaml", "01-customers.yaml")
 CUSTOMER = "acme"
 """Its namespace is team-a, where most of the examples are."""
+SANDBOX = "sandbox"
+"""Name of the only Customer and of its namespace without the samples."""
 
 
 def start(*, operators: int, nodes_per_pool: int, samples: bool) -> None:
@@ -34,11 +38,14 @@ def start(*, operators: int, nodes_per_pool: int, samples: bool) -> None:
         run_seconds = limit_run_time(environment.cluster)
         if samples:
             add_samples(environment, nodes_per_pool)
+        else:
+            environment.cluster.create_namespace(SANDBOX)
+            environment.cluster.api.post(CUSTOMERS, customer_manifest(SANDBOX, SANDBOX))
         for number in range(1, operators + 1):
             print(f"Starting operator-{number} ...", flush=True)
             environment.start_operator(f"operator-{number}")
         print("Starting the REST door ...", flush=True)
-        api_port = start_door(environment, CUSTOMER if samples else "default")
+        api_port = start_door(environment, CUSTOMER if samples else SANDBOX)
         kept_environment.record(environment, api_port=api_port, run_seconds=run_seconds, has_samples=samples)
     except BaseException:
         environment.stop()
@@ -84,7 +91,7 @@ def print_next_steps() -> None:
         ("Running. Type this first:", _exports(path, state["api_port"])),
         ("With kubectl:", _kubectl_steps(has_samples=state["has_samples"])),
         (
-            f"By the REST door, with an API key of customer {CUSTOMER if state['has_samples'] else 'default'}:",
+            f"By the REST door, with an API key of customer {CUSTOMER if state['has_samples'] else SANDBOX}:",
             _door_steps(has_samples=state["has_samples"], waits=state["run_seconds"] > 0),
         ),
         ("Metrics:", [f"curl -s http://127.0.0.1:{port}/metrics      # {who}" for who, port in state["ports"].items()]),
@@ -108,7 +115,7 @@ def _exports(path: str, api_port: int) -> list[str]:
 
 def _kubectl_steps(*, has_samples: bool) -> list[str]:
     if not has_samples:
-        return ["kubectl get nodes,nwp,nwl -A"]
+        return ["kubectl get nodes,nwp,nwl -A", f"kubectl get namespace {SANDBOX} --show-labels"]
     return [
         "kubectl get nodes,nwp -A",
         "kubectl apply -f examples/cpu-job.yaml",

@@ -98,7 +98,9 @@ def own_cluster(chart_cluster: Cluster) -> Cluster:
     if chart_cluster.kind is Kind.EXISTING:
         pytest.skip("installs and uninstalls the chart: needs a cluster of its own")
     chart_cluster.create_nodes([NodeSpec(NODE), NodeSpec("chart-1")])
-    chart_cluster.create_namespace(NAMESPACE, labels={"pod-security.kubernetes.io/enforce": "restricted"})
+    chart_cluster.create_namespace(
+        NAMESPACE, labels={"pod-security.kubernetes.io/enforce": "restricted"}, enabled=False
+    )
     chart_cluster.create_namespace("tenant")
     return chart_cluster
 
@@ -140,5 +142,42 @@ def make_pod() -> MakePod:
         meta: dict[str, Any] = {"name": name, "labels": labels or {}, "annotations": annotations or {}}
         spec = {"nodeName": NODE, "containers": [{"name": "main", "image": "registry.invalid/none"}]}
         return {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}
+
+    return make
+
+
+@pytest.fixture(scope="package")
+def owner(installed: Cluster) -> JSON:
+    """A Workload in the namespace `tenant`, which no operator places: the pods of these tests are simulated."""
+    container = {"name": "main", "image": "registry.invalid/none"}
+    manifest = {
+        "apiVersion": "niyanta.io/v1alpha1",
+        "kind": "Workload",
+        "metadata": {"name": "owner"},
+        "spec": {"template": {"spec": {"containers": [container]}}},
+    }
+    return installed.api.post("/apis/niyanta.io/v1alpha1/namespaces/tenant/workloads", manifest)
+
+
+@pytest.fixture(scope="package")
+def workload_pod(make_pod: MakePod, owner: JSON) -> MakePod:
+    """Pods as the operator creates them: with the Workload as controller, and with all of its labels."""
+    name, uid = owner["metadata"]["name"], owner["metadata"]["uid"]
+    own = {"workload": name, "workload-uid": uid, "customer": "acme", "attempt": "1", "index": "0", "pool": "all"}
+
+    def make(
+        pod: str,
+        labels: dict[str, str] | None = None,
+        annotations: dict[str, str] | None = None,
+        *,
+        without: str = "",
+        controller: JSON | None = None,
+    ) -> JSON:
+        """`labels` are added, the label niyanta.io/`without` is left out, `controller` changes the owner."""
+        ours = {f"niyanta.io/{key}": value for key, value in {**own, "epoch": "9" * 9}.items() if key != without}
+        made = make_pod(pod, {**ours, **(labels or {})}, annotations)
+        reference = {"apiVersion": "niyanta.io/v1alpha1", "kind": "Workload", "name": name, "uid": uid}
+        made["metadata"]["ownerReferences"] = [{**reference, "controller": True, **(controller or {})}]
+        return made
 
     return make

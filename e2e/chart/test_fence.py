@@ -27,7 +27,7 @@ def cleared(installed: Cluster) -> Iterator[None]:
 
 
 @pytest.fixture
-def set_fence(installed: Cluster, as_operator: Api, make_pod: MakePod) -> SetFence:
+def set_fence(installed: Cluster, as_operator: Api, workload_pod: MakePod) -> SetFence:
     """Writes the ConfigMap as the operator, and waits until the API server applies it."""
 
     def set_to(epoch: str | None) -> None:
@@ -41,7 +41,7 @@ def set_fence(installed: Cluster, as_operator: Api, make_pod: MakePod) -> SetFen
             else:
                 as_operator.patch(FENCE, {"data": {"epoch": epoch}})
             seen = f"the fence is at {epoch}" if epoch.isdigit() else "whole number under the key"
-        until(lambda: seen in refusal(as_operator, make_pod("probe", {"niyanta.io/epoch": "0"})), what=seen)
+        until(lambda: seen in refusal(as_operator, workload_pod("probe", {"niyanta.io/epoch": "0"})), what=seen)
 
     return set_to
 
@@ -56,50 +56,49 @@ def refusal(api: Api, pod: JSON) -> str:
 
 
 def test_a_lower_epoch_is_refused_and_an_equal_or_higher_one_accepted(
-    as_operator: Api, make_pod: MakePod, set_fence: SetFence
+    as_operator: Api, workload_pod: MakePod, set_fence: SetFence
 ) -> None:
     set_fence("9")
     with pytest.raises(ApiError, match=r"niyanta-fence.*epoch 8, the fence is at 9") as refused:
-        as_operator.post(PODS, make_pod("late", {"niyanta.io/epoch": "8"}))
+        as_operator.post(PODS, workload_pod("late", {"niyanta.io/epoch": "8"}))
     # 403 and not 422: the operator treats 422 as a wrong manifest, and would fail the Workload.
     assert refused.value.status == 403
-    as_operator.post(PODS, make_pod("equal", {"niyanta.io/epoch": "9"}))
+    as_operator.post(PODS, workload_pod("equal", {"niyanta.io/epoch": "9"}))
     # Compared as numbers: as text, 10 would come before 9.
-    as_operator.post(PODS, make_pod("later", {"niyanta.io/epoch": "10"}))
+    as_operator.post(PODS, workload_pod("later", {"niyanta.io/epoch": "10"}))
 
 
 @pytest.mark.parametrize("epoch", ["x", "", "-1", "1e9", "9.0", "99999999999999999999"])
 def test_an_epoch_that_is_not_a_number_is_refused(
-    as_operator: Api, make_pod: MakePod, set_fence: SetFence, epoch: str
+    as_operator: Api, workload_pod: MakePod, set_fence: SetFence, epoch: str
 ) -> None:
     set_fence("1")
-    assert refusal(as_operator, make_pod("odd", {"niyanta.io/epoch": epoch}))
+    assert refusal(as_operator, workload_pod("odd", {"niyanta.io/epoch": epoch}))
 
 
 def test_a_pod_of_the_operator_without_an_epoch_is_refused(
-    as_operator: Api, make_pod: MakePod, set_fence: SetFence
+    as_operator: Api, workload_pod: MakePod, set_fence: SetFence
 ) -> None:
     set_fence("1")
-    assert "needs the label niyanta.io/epoch" in refusal(as_operator, make_pod("bare", {"niyanta.io/workload": "w"}))
+    assert "needs the label niyanta.io/epoch" in refusal(as_operator, workload_pod("bare", without="epoch"))
 
 
 def test_without_the_configmap_only_pods_of_the_operator_are_refused(
-    installed: Cluster, as_operator: Api, make_pod: MakePod, set_fence: SetFence
+    installed: Cluster, as_operator: Api, make_pod: MakePod, workload_pod: MakePod, set_fence: SetFence
 ) -> None:
     set_fence("1")
     set_fence(None)
-    assert "niyanta-fence" in refusal(as_operator, make_pod("ours", {"niyanta.io/epoch": "5"}))
-    for api in (as_operator, installed.api):
-        api.post(PODS, make_pod("plain" if api is as_operator else "plain-2", {"app": "x"}))
+    assert "niyanta-fence" in refusal(as_operator, workload_pod("ours", {"niyanta.io/epoch": "5"}))
+    installed.api.post(PODS, make_pod("plain", {"app": "x"}))
 
 
 def test_a_configmap_without_a_valid_epoch_refuses_pods(
-    as_operator: Api, make_pod: MakePod, set_fence: SetFence
+    as_operator: Api, workload_pod: MakePod, set_fence: SetFence
 ) -> None:
     set_fence("soon")
-    assert refusal(as_operator, make_pod("ours", {"niyanta.io/epoch": "5"}))
+    assert refusal(as_operator, workload_pod("ours", {"niyanta.io/epoch": "5"}))
     set_fence("1")
-    assert not refusal(as_operator, make_pod("ours", {"niyanta.io/epoch": "5"}))
+    assert not refusal(as_operator, workload_pod("ours", {"niyanta.io/epoch": "5"}))
 
 
 @pytest.mark.parametrize(
@@ -144,10 +143,10 @@ def test_a_job_with_the_operators_labels_creates_no_pod_and_has_an_event(
 
 
 def test_others_may_change_pods_of_the_operator_except_its_keys(
-    installed: Cluster, as_operator: Api, make_pod: MakePod, set_fence: SetFence
+    installed: Cluster, as_operator: Api, workload_pod: MakePod, set_fence: SetFence
 ) -> None:
     set_fence("1")
-    as_operator.post(PODS, make_pod("ours", {"niyanta.io/epoch": "1"}, {"niyanta.io/note": "a"}))
+    as_operator.post(PODS, workload_pod("ours", {"niyanta.io/epoch": "1"}, {"niyanta.io/note": "a"}))
     path = f"{PODS}/ours"
     for change in (
         {"labels": {"niyanta.io/epoch": "2"}},
@@ -158,7 +157,7 @@ def test_others_may_change_pods_of_the_operator_except_its_keys(
         {"annotations": {"niyanta.io/note": None}},
         {"annotations": {"niyanta.io/new": "x"}},
     ):
-        with pytest.raises(ApiError, match=r"niyanta-fence.*changed by the operator alone"):
+        with pytest.raises(ApiError, match=r"niyanta-fence.*set and changed by the operator alone"):
             installed.api.patch(path, {"metadata": change})
     for change in (
         {"labels": {"app": "x"}, "annotations": {"sim/run-for": "1h"}},

@@ -24,7 +24,12 @@ VALUE_SETS: dict[str, JSON] = {
     "replicas' secret": {
         "postgres": {**DSN["postgres"], "replicas": {"existingSecret": "pg-replicas", "key": "uris"}},
     },
-    "no default customer": {**DSN, "defaultCustomer": {"enabled": False}},
+    "default customer": {**DSN, "defaultCustomer": {"enabled": True}},
+    "no conditions for authors": {
+        **DSN,
+        "policies": {"requireNamespaceLabel": False, "authors": {"requirePodCreate": False}},
+    },
+    "use of ServiceAccounts": {**DSN, "policies": {"authors": {"requireServiceAccountUse": True}}},
     "no definitions": {**DSN, "crds": {"enabled": False}},
     "definitions not kept": {**DSN, "crds": {"keep": False}},
     "no REST door": {**DSN, "api": {"enabled": False}},
@@ -113,6 +118,8 @@ WRONG_VALUES: list[tuple[JSON, str]] = [
     ({"settings": {"metricsAdapterPort": 7443}}, "'metricsAdapterPort' not allowed"),
     ({"crds": {"enabled": "yes"}}, "/crds/enabled"),
     ({"scaling": {"kwok": True}}, "/scaling/kwok"),
+    ({"policies": {"authors": {"requirePodCreate": "yes"}}}, "/policies/authors/requirePodCreate"),
+    ({"settings": {"requirePolicies": False}}, "'requirePolicies' not allowed"),
     ({"settings": {"enableScaling": False}}, "'enableScaling' not allowed"),
     ({"api": {"replica": 2}}, "'replica' not allowed"),
     ({"api": {"port": 443}}, "minimum: got 443, want 1,024"),
@@ -167,7 +174,8 @@ def test_values_enable_and_disable_objects(renderer: Renderer) -> None:
     assert everything["APIService"] == 1
     assert everything["Deployment"] == everything["PodDisruptionBudget"] == 2
     assert everything["Service"] == 4
-    assert everything["ValidatingAdmissionPolicy"] == everything["ValidatingAdmissionPolicyBinding"] == 2
+    assert everything["ValidatingAdmissionPolicy"] == everything["ValidatingAdmissionPolicyBinding"] == 4
+    assert kinds("no conditions for authors")["ValidatingAdmissionPolicy"] == 3
     assert "ConfigMap" not in everything
     assert not {"NetworkPolicy", "Ingress", "HorizontalPodAutoscaler"} & set(everything)
     for name in ("no replicas", "one replica", "one API replica", "no REST door"):
@@ -309,7 +317,8 @@ def test_every_setting_reaches_the_operator_unchanged(renderer: Renderer, monkey
                 monkeypatch.setenv(variable, value)
         read = Settings()
         assert {name: getattr(read, name) for name in wanted} == wanted
-        assert read.default_customer is True
+        assert read.default_customer is False
+        assert read.require_policies is True
         assert read.service_account == "niyanta-operator"
 
 

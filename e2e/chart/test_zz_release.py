@@ -49,7 +49,7 @@ def test_the_pods_of_the_rest_door_carry_no_token(installed: Cluster) -> None:
 
 
 def test_the_policies_have_no_type_warnings(installed: Cluster) -> None:
-    for name in ("niyanta-fence", "niyanta-labels"):
+    for name in ("niyanta-fence", "niyanta-labels", "niyanta-operator", "niyanta-authors"):
         assert installed.get("validatingadmissionpolicy", name)["status"]["typeChecking"] == {}
 
 

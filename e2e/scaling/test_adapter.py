@@ -282,7 +282,7 @@ def test_an_upgrade_leaves_certificate_and_trust_alone(adapted: Environment) -> 
 
     before = state()
     with MetricsPoller(adapted.cluster, metric_path()) as values:
-        adapted.install({"defaultCustomer": {"enabled": False}})
+        adapted.install({"policies": {"authors": {"requireServiceAccountUse": True}}})
         adapted.install()
         assert state() == before
     assert {words for _, _, words in values.answers} == {""}

@@ -26,6 +26,9 @@ from testing.processes.run_directory import RunDir
 from testing.waiting import until
 
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+ENABLED = "niyanta.io/enabled"
+"""Label of a namespace in which the operator may create pods."""
+
 _PARTITIONER = "niyanta-e2e-partition"
 
 
@@ -237,8 +240,10 @@ class Cluster:
 
     # Namespaces and identities
 
-    def create_namespace(self, name: str, *, labels: Mapping[str, str] | None = None) -> None:
-        self.api.post("/api/v1/namespaces", {"metadata": {"name": name, "labels": dict(labels or {})}})
+    def create_namespace(self, name: str, *, labels: Mapping[str, str] | None = None, enabled: bool = True) -> None:
+        """Creates a namespace; with `enabled`, with the label that lets the operator create pods in it."""
+        wanted = {**({ENABLED: "true"} if enabled else {}), **(labels or {})}
+        self.api.post("/api/v1/namespaces", {"metadata": {"name": name, "labels": wanted}})
         # Pods are refused until the controllers have made the default ServiceAccount.
         account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
         until(lambda: self.api.find(account), what=f"namespace {name} has its ServiceAccount")

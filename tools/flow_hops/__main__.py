@@ -233,6 +233,7 @@ def measure() -> dict[str, Walks]:
             status_debounce=0.1,
             loop_stall_limit=30.0,
             lease=60.0,
+            require_policies=False,
             db_pool_min=1,
         )
         return asyncio.run(trace(settings, api, folder))

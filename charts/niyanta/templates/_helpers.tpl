@@ -146,6 +146,10 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccoun
   value: {{ include "niyanta.serviceAccountName" . }}
 - name: NIYANTA_DEFAULT_CUSTOMER
   value: {{ .Values.defaultCustomer.enabled | quote }}
+- name: NIYANTA_REQUIRE_NAMESPACE_LABEL
+  value: {{ .Values.policies.requireNamespaceLabel | quote }}
+- name: NIYANTA_REQUIRE_POLICIES
+  value: {{ .Values.fence.enabled | quote }}
 - name: NIYANTA_ENABLE_SCALING
   value: {{ .Values.scaling.enabled | quote }}
 - name: NIYANTA_METRICS_PORT

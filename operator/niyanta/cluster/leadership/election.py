@@ -15,7 +15,7 @@ from prometheus_client import Gauge
 from niyanta.aio import Backoff, retry
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError
-from niyanta.cluster.leadership import fence
+from niyanta.cluster.leadership import fence, policies
 from niyanta.observability import log
 from niyanta.observability.gauges import LeaderGauge
 from niyanta.scheduler.cluster_api import LeaseLostError
@@ -37,6 +37,12 @@ ACQUIRE_INTERVAL_SECONDS = 0.25
 
 STORE_AWAY_INTERVAL_SECONDS = 1.0
 """Time between two attempts to take leadership while Postgres doesn't answer."""
+
+POLICIES_AWAY_INTERVAL_SECONDS = 2.0
+"""Time between two looks for the required admission policies while some are missing."""
+
+POLICIES_INTERVAL_SECONDS = 60.0
+"""Time between two looks for the required admission policies by a leader."""
 
 RETRY_SECONDS = 0.5
 """Longest pause before a new leader repeats a request without an answer."""
@@ -71,6 +77,8 @@ class Candidate:
         self.lost = asyncio.Event()
         self._store_away = False
         """Postgres didn't answer the last renewal."""
+        self._missing: tuple[str, ...] = ()
+        """Required admission policies that were missing at the last look."""
 
     async def run(self, lead: Lead) -> Loss:
         """Take part until leadership is lost to another process. After an outage of Postgres the process steps down and
@@ -87,6 +95,9 @@ class Candidate:
         while True:
             try:
                 before = await self._leadership.current()
+                if before.expires_in <= 0 and not await self._may_lead():
+                    await asyncio.sleep(POLICIES_AWAY_INTERVAL_SECONDS)
+                    continue
                 asked_at = time.monotonic()
                 epoch = await self._leadership.try_acquire() if before.expires_in <= 0 else None
             except StoreUnavailableError as error:
@@ -98,6 +109,20 @@ class Candidate:
                 logger.info("leadership taken", epoch=epoch, after=before.holder)
                 return epoch, before.expires_in == 0
             await asyncio.sleep(ACQUIRE_INTERVAL_SECONDS)
+
+    async def _may_lead(self) -> bool:
+        """False while required admission policies are missing, or the API server can't say."""
+        if not self._settings.require_policies:
+            return True
+        try:
+            found = await policies.missing(self._client)
+        except ApiError as error:
+            logger.warning("the admission policies were not read; not a candidate", error=str(error))
+            return False
+        if found and found != self._missing:
+            logger.error("admission policies are missing; not a candidate", policies=found)
+        self._missing = found
+        return not found
 
     async def _hold(self, epoch: int, lead: Lead, *, orderly: bool) -> Loss:
         self.lost.clear()
@@ -184,10 +209,27 @@ class Candidate:
                 await fence_off(identity)
 
         guard = asyncio.create_task(self._guard(epoch, found.database if adopting else identity), name="fence")
+        watch = asyncio.create_task(self._watch_policies(), name="policies")
         try:
             await lead(epoch, adopting, settled)
         finally:
             guard.cancel()
+            watch.cancel()
+
+    async def _watch_policies(self) -> None:
+        """Report required admission policies that vanish while this process leads. Leadership goes on: its loss would
+        stop placement, and bring no policy back."""
+        while self._settings.require_policies:
+            await asyncio.sleep(POLICIES_INTERVAL_SECONDS)
+            try:
+                found = await policies.missing(self._client)
+            except ApiError as error:
+                logger.warning("the admission policies were not read", error=str(error))
+                continue
+            if found != self._missing:
+                event = "admission policies are missing" if found else "the admission policies are back"
+                logger.error(event, policies=found)
+            self._missing = found
 
     async def _guard(self, epoch: int, database: str) -> None:
         """Raise the fence again if it was lowered or deleted; give up leadership if its epoch is higher."""
