@@ -19,7 +19,7 @@ from niyanta.observability import log
 from niyanta.server.dependencies import Dependencies, raw
 from niyanta.server.middleware import InflightLimiter
 from niyanta.server.problems import BAD_REQUEST, INTERNAL, METHOD, NOT_FOUND, UNAVAILABLE, Problem, ProblemType
-from niyanta.server.routes import customers, health, pools, queue, submissions, workers, workloads
+from niyanta.server.routes import batches, customers, health, pools, queue, submissions, workers, workloads
 from niyanta.server.schema import docs_pages
 from niyanta.server.schema.openapi_document import schema_of
 from niyanta.settings import Settings
@@ -35,7 +35,7 @@ _RETRY_AFTER_SECONDS = 2.0
 def create_app(settings: Settings) -> FastAPI:
     """The application; its lifespan opens and closes the connection pools."""
     app = _bare("Niyanta")
-    for module in (submissions, workloads, customers, workers, pools, queue, health):
+    for module in (submissions, batches, workloads, customers, workers, pools, queue, health):
         app.include_router(module.router)
     app.router.lifespan_context = _lifespan(settings)
     app.openapi = lambda: schema_of(app)  # type: ignore[method-assign]
@@ -48,7 +48,7 @@ def create_app(settings: Settings) -> FastAPI:
     async def docs() -> Response:
         return HTMLResponse(docs_pages.page(app.openapi()))
 
-    app.add_middleware(InflightLimiter, most=settings.api_max_inflight)
+    app.add_middleware(InflightLimiter, settings=settings)
     return app
 
 

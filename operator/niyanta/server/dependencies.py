@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from niyanta.lsn import HEADER
 from niyanta.server.auth import Authenticator, Principal
+from niyanta.server.limits.budgets import budget_of
 from niyanta.server.problems import FORBIDDEN, NOT_FOUND, UNAVAILABLE, Problem
 from niyanta.server.read_your_writes import PATTERN, ReadYourWrites
 from niyanta.server.schema.models import ResponseModel
@@ -66,7 +67,7 @@ class Dependencies:
             router=router,
             read_your_writes=ReadYourWrites(settings),
             auth=Authenticator(ApiKeys(pool)),
-            reader=ManifestReader(operator_namespace=settings.namespace),
+            reader=ManifestReader(operator_namespace=settings.namespace, topology_keys=settings.shared_topology_keys),
             batcher=SubmissionBatcher(store, router.position),
             pressure=Backpressure(store, settings),
             rate=SubmitRate(store),
@@ -135,8 +136,10 @@ async def dependencies(request: Request) -> Dependencies:
 
 
 async def any_principal(request: Request) -> Principal:
-    """The caller, with a key of any role; Problem (401)."""
-    return await bounded((await dependencies(request)).auth.principal(request))
+    """The caller, with a key of any role; Problem (401), and 429 when its customer has too many requests in flight."""
+    found = await bounded((await dependencies(request)).auth.principal(request))
+    budget_of(request).charge(found.customer)
+    return found
 
 
 async def principal(request: Request) -> Principal:

@@ -1,4 +1,4 @@
-"""Middleware around every request: a limit of requests in flight, metrics, and security headers for browsers."""
+"""Middleware around every request: limits of requests in flight, metrics, and security headers for browsers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import time
 from prometheus_client import Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from niyanta.server.limits.budgets import LIMITED, InflightBudgets, RequestBudget, attach
 from niyanta.server.problems import UNAVAILABLE, Problem
+from niyanta.settings import Settings
 
 SECONDS = Histogram(
     "niyanta_api_request_seconds",
@@ -28,11 +30,13 @@ _HEADERS = [
 
 
 class InflightLimiter:
-    """Measures requests, and refuses (503) those beyond `most` in flight."""
+    """Measures requests, refuses (503) those beyond `api_max_inflight`, and gives each of the others a budget that is
+    charged to its customer (429)."""
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
-        self._most = most
+        self._most = settings.api_max_inflight
+        self._budgets = InflightBudgets(settings)
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,15 +53,19 @@ class InflightLimiter:
                 message = {**message, "headers": [*message["headers"], *_HEADERS]}
             await send(message)
 
+        budget = RequestBudget(self._budgets)
+        attach(scope, budget)
         self._in_flight += 1
         IN_FLIGHT.set(self._in_flight)
         try:
             if self._in_flight > self._most and scope["path"] not in _UNLIMITED:
+                LIMITED.labels("requests").inc()
                 problem = Problem(UNAVAILABLE, "too many requests in flight in this process", retry_after=1)
                 await problem.response()(scope, receive, sending)
             else:
                 await self._app(scope, receive, sending)
         finally:
+            budget.release()
             self._in_flight -= 1
             IN_FLIGHT.set(self._in_flight)
             method = scope["method"] if scope["method"] in _METHODS else "other"

@@ -12,6 +12,10 @@ from starlette.responses import Response
 
 PREFIX = "urn:niyanta:problem:"
 MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 50
+"""Most errors listed; the detail counts all."""
+MAX_TEXT = 2000
+"""Most characters of a text, which may quote what the caller sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,11 @@ TOO_LARGE = ProblemType("too-large", 413, "The request is too large")
 MEDIA = ProblemType("unsupported-media-type", 415, "This media type isn't supported")
 INVALID = ProblemType("invalid-manifest", 422, "The manifest is invalid")
 POD_SECURITY = ProblemType("pod-security", 422, "The template doesn't meet the restricted Pod Security standard")
-REFERENCE = ProblemType(
-    "reference-not-allowed", 422, "The template uses a ServiceAccount or Secret that the Customer doesn't list"
-)
+REFERENCE = ProblemType("reference-not-allowed", 422, "The template uses something that the Customer doesn't list")
 NOT_ALLOWED = ProblemType("customer-not-allowed", 422, "The Customer doesn't allow this")
 QUEUE_FULL = ProblemType("queue-full", 429, "The customer's queue is full")
 RATE_LIMITED = ProblemType("rate-limited", 429, "Too many submissions per second")
+TOO_MANY = ProblemType("too-many-requests", 429, "Too many requests at once")
 INTERNAL = ProblemType("internal", 500, "Internal error")
 UNAVAILABLE = ProblemType("unavailable", 503, "The service is temporarily unavailable")
 STALE_FIGURES = ProblemType("stale-figures", 503, "The pool statistics are out of date")
@@ -72,10 +75,12 @@ class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
             "type": self.kind.uri,
             "title": self.kind.title,
             "status": self.kind.status,
-            "detail": self.detail,
+            "detail": _bounded(self.detail),
         }
         if self.errors:
-            found["errors"] = [dict(error) for error in self.errors]
+            found["errors"] = [
+                {name: _bounded(text) for name, text in error.items()} for error in self.errors[:MAX_ERRORS]
+            ]
         if self.retry_after is not None:
             found["retryAfterSeconds"] = math.ceil(self.retry_after)
         return found
@@ -88,3 +93,9 @@ class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
         if self.kind is UNAUTHORIZED:
             headers["WWW-Authenticate"] = "Bearer"
         return Response(orjson.dumps(self.body()), self.kind.status, headers, MEDIA_TYPE)
+
+
+def _bounded(text: str) -> str:
+    """At most MAX_TEXT characters of a text, without lone surrogates: JSON has none."""
+    found = text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + "..."
+    return found if found.isascii() else found.encode(errors="replace").decode()

@@ -157,10 +157,10 @@ async def test_a_rate_of_zero_accepts_nothing(client: httpx.AsyncClient, store: 
 
 
 async def test_too_many_requests_in_flight_are_refused(settings: Settings, store: RestStore, key: str) -> None:
-    async with door(settings.model_copy(update={"api_max_inflight": 2})) as (_, client):
+    async with door(settings.model_copy(update={"api_max_inflight": 4})) as (_, client):
         client.headers["Authorization"] = f"Bearer {key}"
         answers = await asyncio.gather(*(client.post("/v1/workloads", json=manifest()) for _ in range(10)))
         statuses = [answer.status_code for answer in answers]
-        assert statuses.count(202) == 2
-        assert statuses.count(503) == 8
+        # A customer leaves as many places free as it takes.
+        assert {status: statuses.count(status) for status in set(statuses)} == {202: 2, 429: 2, 503: 6}
         assert {answer.headers.get("Retry-After") for answer in answers} == {None, "1"}

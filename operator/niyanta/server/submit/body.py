@@ -1,47 +1,80 @@
-"""Request bodies: limits of size, time and depth that apply before parsing."""
+"""Request bodies: limits of size, time and memory that apply before parsing."""
 
 from __future__ import annotations
 
 import asyncio
-import re
+from collections.abc import AsyncIterator
 from typing import Any
 
-import orjson
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
+from niyanta import bounded_json
+from niyanta.server.limits.budgets import LIMITED
 from niyanta.server.problems import BAD_REQUEST, MEDIA, TIMEOUT, TOO_LARGE, Problem
+from niyanta.settings import Settings
 
 MAX_MANIFEST_BYTES = 256 * 1024
 """Of one manifest; its template may have 64 KiB as compact JSON."""
-MAX_BATCH_BYTES = 32 * 1024 * 1024
-MAX_ITEMS = 1000
 MAX_DEPTH = 32
-BODY_TIMEOUT_SECONDS = 30.0
-"""Time within which a body must arrive."""
+PACE_GRACE_SECONDS = 5.0
+"""Time waited for a body before its rate counts."""
 
-_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BRACKET = re.compile(rb"[\[\]{}]")
+BYTES_PER_VALUE = 64
+"""Estimated memory of a decoded JSON value beside its text: an empty list has 56 bytes, and 8 in the list around it."""
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """The body; raises Problem when it is longer than `most` bytes or arrives too slowly."""
+def memory_of(text: bytes) -> int:
+    """Estimated memory in bytes of JSON text and of the value decoded from it."""
+    return len(text) + BYTES_PER_VALUE * (text.count(b",") + text.count(b"[") + text.count(b"{"))
+
+
+class _Pace:
+    """Time waited for a body's bytes. Only waiting counts, so the time of the server's own work is not the client's."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._timeout = settings.api_body_timeout
+        self._rate = settings.api_min_body_rate
+        self._size = 0
+        self._waited = 0.0
+
+    async def receive(self, request: Request) -> tuple[bytes, bool]:
+        """The next part, and True if more follow. Raises Problem when the client is too slow or gone."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        patience = min(self._timeout, PACE_GRACE_SECONDS + self._size / self._rate) - self._waited
+        try:
+            async with asyncio.timeout(max(0.0, patience)):
+                message = await request.receive()
+        except TimeoutError:
+            LIMITED.labels("body_time").inc()
+            text = f"the body must arrive within {self._timeout:g} seconds, with at least {self._rate} bytes per second"
+            raise Problem(TIMEOUT, text) from None
+        if message["type"] == "http.disconnect":
+            raise Problem(BAD_REQUEST, "the client disconnected")
+        self._waited += loop.time() - started
+        part: bytes = message.get("body", b"")
+        self._size += len(part)
+        return part, message.get("more_body", False)
+
+
+async def body_parts(request: Request, settings: Settings, *, most: int) -> AsyncIterator[bytes]:
+    """The body in parts as they arrive; raises Problem when it is longer than `most` bytes or arrives too slowly."""
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > most:
+    if announced.isdecimal() and int(announced[:20]) > most:
         raise Problem(TOO_LARGE, f"the body may have at most {most} bytes")
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > most:
-                    raise Problem(TOO_LARGE, f"the body may have at most {most} bytes")
-                parts.append(part)
-    except TimeoutError:
-        raise Problem(TIMEOUT, f"the body must arrive within {BODY_TIMEOUT_SECONDS:g} seconds") from None
-    except ClientDisconnect:
-        raise Problem(BAD_REQUEST, "the client disconnected") from None
-    return b"".join(parts)
+    pace = _Pace(settings)
+    size, more = 0, True
+    while more:
+        part, more = await pace.receive(request)
+        size += len(part)
+        if size > most:
+            raise Problem(TOO_LARGE, f"the body may have at most {most} bytes")
+        yield part
+
+
+async def read_body(request: Request, settings: Settings, *, most: int) -> bytes:
+    """The whole body; raises Problem as `body_parts` does."""
+    return b"".join([part async for part in body_parts(request, settings, most=most)])
 
 
 def require_media(request: Request, *words: str) -> None:
@@ -51,28 +84,14 @@ def require_media(request: Request, *words: str) -> None:
         raise Problem(MEDIA, f"the media type must be {' or '.join(words)}; convert YAML to JSON first")
 
 
-def too_deep(text: bytes, most: int = MAX_DEPTH) -> bool:
-    """True when JSON text nests deeper than `most`; also safe for text that isn't JSON."""
-    if text.count(b"{") + text.count(b"[") <= most:
-        return False
-    depth = 0
-    for bracket in _BRACKET.findall(_TEXT.sub(b"", text)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > most:
-            return True
-    return False
-
-
 def parse_object(text: bytes) -> dict[str, Any]:
     """A JSON object; raises Problem for anything else."""
     if len(text) > MAX_MANIFEST_BYTES:
         raise Problem(TOO_LARGE, f"a manifest may have at most {MAX_MANIFEST_BYTES} bytes")
-    if too_deep(text):
-        raise Problem(BAD_REQUEST, f"the JSON is nested deeper than {MAX_DEPTH} levels")
     try:
-        found = orjson.loads(text)
-    except orjson.JSONDecodeError as error:
-        raise Problem(BAD_REQUEST, f"not JSON: {error}") from None
+        found = bounded_json.decode(text, max_bytes=MAX_MANIFEST_BYTES, max_depth=MAX_DEPTH)
+    except bounded_json.BoundedJsonError as error:
+        raise Problem(BAD_REQUEST, str(error)) from None
     if not isinstance(found, dict):
         raise Problem(BAD_REQUEST, "the body must be a JSON object")
     return found

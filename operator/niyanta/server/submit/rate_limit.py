@@ -1,16 +1,22 @@
 """submitRatePerSecond: the sliding window of the package `limits`, with its counters in Postgres.
 
 The counters are in Postgres because a limit per process would change with the number of replicas. Only customers that
-have the limit pay for it: one statement on an unlogged table, which doesn't wait for the disk.
+have the limit pay for it: one statement on an unlogged table, which doesn't wait for the disk. A refusal is remembered
+for the time in which one more submission becomes free, so that a customer at its limit is refused before its next body
+is read, and without Postgres.
 """
 
 from __future__ import annotations
+
+import time
 
 from limits import RateLimitItemPerSecond
 from limits.aio.storage import Storage
 from limits.aio.storage.base import SlidingWindowCounterSupport
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
+from niyanta.server.limits.budgets import LIMITED
+from niyanta.server.submit.backpressure import Backpressure
 from niyanta.store.errors import StoreError
 from niyanta.store.rest.record import RestStore
 
@@ -65,9 +71,26 @@ class SubmitRate:
 
     def __init__(self, store: RestStore) -> None:
         self._limiter = SlidingWindowCounterRateLimiter(PostgresWindows(store))
+        self._refused: dict[str, tuple[float, int]] = {}
+        """Customer -> end of its refusal by the monotonic clock, and its limit."""
+
+    def require(self, customer: str) -> None:
+        """Raises Problem (429) while the customer's last refusal is fresh."""
+        until, per_second = self._refused.get(customer, (0.0, 0))
+        if time.monotonic() < until:
+            LIMITED.labels("submit_rate").inc()
+            raise Backpressure.rate_limited(per_second)
 
     async def take(self, customer: str, per_second: int, wanted: int) -> int:
         """Take up to `wanted` submissions; returns how many were granted."""
+        granted = await self._take(customer, per_second, wanted)
+        if granted:
+            self._refused.pop(customer, None)
+        else:
+            self._refused[customer] = (time.monotonic() + 1.0 / max(1, per_second), per_second)
+        return granted
+
+    async def _take(self, customer: str, per_second: int, wanted: int) -> int:
         if per_second <= 0:
             return 0
         item = RateLimitItemPerSecond(per_second)
