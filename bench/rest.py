@@ -8,6 +8,7 @@ this process (open loop: the latency of a request counts from the time at which 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 import json
 import statistics
@@ -25,6 +26,7 @@ from niyanta.settings import Settings
 from niyanta.store.postgres.migrate import migrate
 from niyanta.store.postgres.pool import Pool, open_pool
 from niyanta.store.postgres.queries import sql
+from niyanta.store.refill import RefillRequest
 from niyanta.store.rest.api_keys import ApiKeys, Role
 from niyanta.store.rest.record import RestStore
 from niyanta.store.rows import CustomerRow
@@ -161,17 +163,18 @@ async def look(url: str, headers: dict[str, str], path: str, *, count: int = 200
 async def refill(dsn: str) -> dict[str, Any]:
     """Query plan, time and memory of the scheduler's refill."""
     settings = Settings(dsn=dsn, db_pool_min=1, statement_timeout=30.0)
-    params = {"top": 5000, "oldest": 500, "per_class": 50, "classes": 200, "after_class": ""}
+    request = RefillRequest(top=5000, oldest=500, per_class=50, classes=200, per_customer=200, customers=20)
+    params = dataclasses.asdict(request) | {"door": None}
     async with await open_pool(settings) as pool:
         plan = await _explain(pool, params)
         record = RestStore(pool, settings)
         taken = []
         for _ in range(5):
             started = time.monotonic()
-            rows = await record.get_pending_workloads(5000, per_class=50, classes=200, oldest=500)
+            rows = await record.get_workloads((await record.get_refill(request)).customers)
             taken.append(time.monotonic() - started)
         tracemalloc.start()
-        rows = await record.get_pending_workloads(5000, per_class=50, classes=200, oldest=500)
+        rows = await record.get_workloads((await record.get_refill(request)).customers)
         memory = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     wanted = ("workload_state_refill", "workload_state_top", "workload_state_oldest")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from niyanta.settings import Settings
 from niyanta.store.postgres.pool import Pool, open_pool
+from niyanta.store.refill import RefillRequest
 from niyanta.store.state import StateManager
 from testing.processes.postgres import Postgres
 from tests.store.make import check_plans, crowded
@@ -53,18 +55,24 @@ async def big(big_dsn: str) -> AsyncIterator[Pool]:
 
 
 async def test_frequent_reads_follow_partial_indexes(big: Pool) -> None:
-    refill = {"top": 500, "oldest": 50, "per_class": 20, "classes": 30, "after_class": ""}
+    wanted = RefillRequest(top=500, oldest=50, per_class=20, classes=30, per_customer=10, customers=5)
+    refill = dataclasses.asdict(wanted) | {"door": "rest"}
     first = "00000000-0000-0000-0000-000000000000"
     cases: list[tuple[str, dict[str, Any], list[str]]] = [
-        ("refill", refill, ["workload_state_refill", "workload_state_top", "workload_state_oldest"]),
+        ("refill", refill, [f"workload_state_{name}" for name in ("refill", "top", "oldest", "listing")]),
         ("rows_due", {"limit": 100}, ["workload_state_wake"]),
         ("rows_by_worker", {"worker": "w7"}, ["workload_state_workers"]),
         ("rows_active", {"after": first, "limit": 500}, ["workload_state_active"]),
         ("rows_tracked", {"after": first, "limit": 500}, ["workload_state_tracked"]),
         ("lock_full", {"customer": "c1", "limit": 100}, ["workload_state_full"]),
         (
-            "changes_settled",
-            {"xid": "99999999", "id": first, "horizon": "99999999", "limit": 50, "not_by": 1},
+            "changes_window",
+            {"xid": "99999999", "id": first, "end": "99999999", "limit": 50, "not_by": 1},
+            ["_changed"],
+        ),
+        (
+            "changes_late",
+            {"ended": ["99999999", "99999998"], "xid": "0", "id": first, "limit": 50, "not_by": 1},
             ["_changed"],
         ),
     ]

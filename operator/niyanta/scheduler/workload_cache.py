@@ -6,6 +6,7 @@ leader.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -92,6 +93,10 @@ class WorkloadCache:
     def waiting_rest(self) -> int:
         """Number of pending REST rows in memory."""
         return len(self._waiting_rest)
+
+    def waiting_rest_by_customer(self) -> dict[str, int]:
+        """Number of pending REST rows in memory by customer."""
+        return Counter(self._tracked[i].row.customer for i in self._waiting_rest if i in self._tracked)
 
     def bound_by_customer(self) -> dict[str, int]:
         """Number of placed and running workloads by customer."""

@@ -284,3 +284,9 @@ class Cursor:
 
     xid: int = 0
     id: str = "00000000-0000-0000-0000-000000000000"
+    missed: tuple[int, ...] = ()
+    """Transactions before the position that were in progress: their changes are still to be read."""
+    late: tuple[int, str] = (0, "00000000-0000-0000-0000-000000000000")
+    """The position within the changes of a missed transaction that has ended and is read in pages."""
+    more: bool = field(default=False, compare=False)
+    """Further changes were ready when the last page was read."""

@@ -13,11 +13,13 @@ from dataclasses import asdict, replace
 
 from niyanta.lifecycle import Door
 from niyanta.settings import Settings
+from niyanta.store.changes import HorizonWatch, changes_since, current_cursor
 from niyanta.store.leader.scaling import ScalingStore
 from niyanta.store.leadership import begin
 from niyanta.store.postgres.partitions import maintain_partitions
 from niyanta.store.postgres.pool import Pool, fetch
 from niyanta.store.postgres.queries import sql
+from niyanta.store.refill import RefillCandidates, RefillRequest, refill_candidates
 from niyanta.store.row_mapping import checked_id, dumps, event_row, state_record, workload_row
 from niyanta.store.rows import BatchResult, Cursor, EventRow, PendingNote, RowChange, WorkloadIntake, WorkloadRow
 from niyanta.store.workloads import ingest, limits, transitions
@@ -34,6 +36,7 @@ class StateManager(ScalingStore):
     def __init__(self, pool: Pool, settings: Settings) -> None:
         super().__init__(pool, settings)
         self._keys = QueueKeys(settings)
+        self._horizon = HorizonWatch()
 
     # --- Writing -----------------------------------------------------------------------------------------------------
 
@@ -186,17 +189,20 @@ class StateManager(ScalingStore):
         oldest: int = 0,
         after_class: str = "",
     ) -> list[WorkloadRow]:
-        """Rows for a refill of the queue, highest key first: the `limit` top rows, the `oldest` oldest ones, and the
-        `per_class` top rows of each of the first `classes` classes after `after_class`. Rows in backoff are left out.
-        """
-        return await self._rows(
-            "refill",
-            top=limit,
-            oldest=oldest,
-            per_class=per_class,
-            classes=classes if per_class else 0,
-            after_class=after_class,
+        """Pending rows of both doors, highest key first; which ones, see `get_refill`."""
+        wanted = RefillRequest(
+            top=limit, oldest=oldest, per_class=per_class, classes=classes if per_class else 0, after_class=after_class
         )
+        found = await self.get_refill(wanted)
+        rows = await self.get_workloads(found.customers)
+        return sorted(rows, key=lambda row: (-row.queue_key, row.queued_at_us, row.id))
+
+    async def get_refill(self, wanted: RefillRequest, *, door: Door | None = None) -> RefillCandidates:
+        """Ids of pending rows for a refill of the queue: the top rows of all, the oldest ones, and the top rows of
+        classes and of customers in steps. Rows in backoff are left out. `door` None: of both doors.
+        """
+        params = asdict(wanted) | {"door": None if door is None else door.value}
+        return refill_candidates(await self._pool.fetch("refill", params), wanted)
 
     async def get_due(self, limit: int) -> list[WorkloadRow]:
         """Rows whose wake-up time has passed, longest overdue first."""
@@ -226,33 +232,21 @@ class StateManager(ScalingStore):
 
     async def cursor(self) -> Cursor:
         """The current end of the stream of changes."""
-        return Cursor(xid=await self._horizon())
+        return await current_cursor(self._pool)
 
     async def changes_since(
         self, cursor: Cursor, *, limit: int = 5000, not_by: int | None = None
     ) -> tuple[list[WorkloadRow], Cursor]:
-        """Rows changed since `cursor`, and the next cursor. Never misses a late commit, may repeat a row.
+        """At most `limit` rows changed since `cursor`, and the next cursor; its `more` tells that others follow at
+        once. Never misses a late commit, may repeat a row.
 
-        `not_by`: leaves out rows last written by the leader of this epoch.
-
-        A row appears once, in its current state. More than `limit` rows may be returned while transactions are in
-        progress; when exactly `limit` are returned, call again at once.
+        `not_by`: leaves out rows last written by the leader of this epoch. A row appears once, in its current state.
         """
-        horizon = await self._horizon()
-        # Transaction ids decrease only when the database was replaced (restore, failover to a lagging standby).
-        start = cursor if cursor.xid <= horizon else Cursor()
-        params = {"xid": str(start.xid), "id": start.id, "horizon": str(horizon), "limit": limit, "not_by": not_by}
-        settled = await self._pool.fetch("changes_settled", params)
-        if len(settled) == limit:
-            changed = [workload_row(row) for row in settled]
-            return changed, Cursor(xid=settled[-1][-1], id=changed[-1].id)
-        # Visible, while a transaction with a lower id is still running: returned now, and again when it has ended.
-        fresh = await self._pool.fetch("changes_fresh", {"horizon": str(horizon), "not_by": not_by})
-        rows = {row.id: row for row in map(workload_row, (*settled, *fresh))}
-        return list(rows.values()), Cursor(xid=horizon)
+        return await changes_since(self._pool, cursor, limit=limit, not_by=not_by)
 
-    async def _horizon(self) -> int:
-        return int((await self._pool.fetch("change_horizon"))[0][0])
+    async def measure_horizon(self) -> float:
+        """Age in seconds of the oldest open transaction on the server, also shown as a metric."""
+        return await self._horizon.measure(self._pool)
 
     # --- Audit, counters, clock --------------------------------------------------------------------------------------
 

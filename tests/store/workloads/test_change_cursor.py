@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 
+import psycopg
 import pytest
 
 from niyanta.lifecycle import Event, Phase
+from niyanta.store.changes import HORIZON_AGE
 from niyanta.store.postgres.pool import Pool
 from niyanta.store.rows import Cursor
 from niyanta.store.state import StateManager
+from testing.processes.postgres import Postgres
 from tests.store.make import arrive, change, intake, move
 
 pytestmark = pytest.mark.store
@@ -32,6 +35,52 @@ async def test_a_change_that_commits_after_later_ones_is_not_missed(
     assert {row.id: row.message for row in rows}[slow.id] == "late"
     rows, cursor = await state.changes_since(cursor)
     assert rows == []
+
+
+async def test_an_open_transaction_in_another_database_delays_and_repeats_nothing(
+    postgres: Postgres, state: StateManager, epoch: int
+) -> None:
+    cursor = await state.cursor()
+    seen: list[str] = []
+    with psycopg.connect(postgres.dsn) as elsewhere:
+        elsewhere.execute("SELECT pg_current_xact_id()")
+        rows = await state.take_in([intake() for _ in range(25)], epoch=epoch)
+        for _ in range(3):
+            page, cursor = await state.changes_since(cursor, limit=10)
+            seen += [row.id for row in page]
+        assert sorted(seen) == sorted(row.id for row in rows)
+        assert not cursor.more
+        page, cursor = await state.changes_since(cursor, limit=10)
+        assert page == []
+    assert (await state.changes_since(cursor))[0] == []
+
+
+async def test_a_late_commit_is_read_in_pages_and_others_meanwhile(pool: Pool, state: StateManager, epoch: int) -> None:
+    rows = await state.take_in([intake() for _ in range(25)], epoch=epoch)
+    cursor = await state.cursor()
+    async with pool.transaction() as connection:
+        for row in rows:
+            await connection.execute(_TOUCH, ["late", row.id])
+        other = await arrive(state, epoch=epoch)
+        page, cursor = await state.changes_since(cursor, limit=10)
+        assert page == [other]
+    seen: list[str] = []
+    last = await arrive(state, epoch=epoch)
+    for expected in (10, 10, 6):
+        page, cursor = await state.changes_since(cursor, limit=10)
+        assert (len(page), cursor.more) == (expected, expected == 10)
+        seen += [row.id for row in page]
+    assert sorted(seen) == sorted([*(row.id for row in rows), last.id])
+    assert await state.changes_since(cursor) == ([], cursor)
+
+
+async def test_the_age_of_an_open_transaction_of_anybody_is_measured(postgres: Postgres, state: StateManager) -> None:
+    assert await state.measure_horizon() < 1.0
+    with psycopg.connect(postgres.dsn) as elsewhere:
+        elsewhere.execute("SELECT pg_current_xact_id()")
+        elsewhere.execute("SELECT pg_sleep(0.05)")
+        assert await state.measure_horizon() >= 0.05
+        assert HORIZON_AGE.collect().__next__().samples[0].value >= 0.05  # type: ignore[attr-defined]
 
 
 async def test_an_idle_database_repeats_nothing(state: StateManager, epoch: int) -> None:

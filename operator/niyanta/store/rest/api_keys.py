@@ -72,6 +72,11 @@ class ApiKeys:
         """Keys of one customer or all, revoked and expired ones too."""
         return [_api_key(row) for row in await self._pool.fetch("keys", {"customer": customer})]
 
+    async def expiring(self, days: float) -> int:
+        """Number of keys that expire within this time, without those that have expired."""
+        ((count,),) = await self._pool.fetch("expiring_keys", {"days": days})
+        return int(count)
+
     async def revoke(self, id_or_prefix: str) -> list[ApiKey]:
         """Revoke by id or prefix; returns the keys revoked now."""
         return [_api_key(row) for row in await self._pool.fetch("revoke_key", {"id": id_or_prefix})]

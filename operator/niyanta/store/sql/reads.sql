@@ -29,8 +29,9 @@ SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id)
  LIMIT %(limit)s;
 
 -- name: refill
--- The top rows, the oldest rows, and the top rows of each class. It steps from class to class along the index, so the
--- cost depends on the number of classes, not on the backlog.
+-- Ids of the top rows, the oldest rows, and the top rows of each class and customer. It steps from class to class and
+-- from customer to customer along the indexes, so the cost depends on their number, not on the backlog. The rows
+-- `classes` and `customers` name the last ones of the step, and are missing when there are no further ones.
 WITH RECURSIVE class AS (
     (SELECT class_id, 1 AS n FROM workload_state
       WHERE status = 'PENDING' AND class_id > %(after_class)s
@@ -42,41 +43,77 @@ WITH RECURSIVE class AS (
             WHERE status = 'PENDING' AND class_id > class.class_id
             ORDER BY class_id LIMIT 1) next
      WHERE class.n < %(classes)s
-), chosen AS (
-    (SELECT id FROM workload_state
-      WHERE status = 'PENDING' AND (not_before IS NULL OR not_before <= clock_timestamp())
-      ORDER BY queue_key DESC, queued_at, id LIMIT %(top)s)
-    UNION
-    (SELECT id FROM workload_state
-      WHERE status = 'PENDING' AND (not_before IS NULL OR not_before <= clock_timestamp())
-      ORDER BY queued_at, id LIMIT %(oldest)s)
-    UNION
-    (SELECT first.id FROM class CROSS JOIN LATERAL (
-            SELECT id FROM workload_state s
-             WHERE s.status = 'PENDING' AND s.class_id = class.class_id
-               AND (s.not_before IS NULL OR s.not_before <= clock_timestamp())
-             ORDER BY s.queue_key DESC, s.queued_at, s.id LIMIT %(per_class)s) first)
+), customer AS (
+    (SELECT customer_id, 1 AS n FROM workload_state
+      WHERE status = 'PENDING' AND customer_id > %(after_customer)s
+      ORDER BY customer_id LIMIT 1)
+    UNION ALL
+    SELECT next.customer_id, customer.n + 1
+      FROM customer CROSS JOIN LATERAL (
+           SELECT customer_id FROM workload_state
+            WHERE status = 'PENDING' AND customer_id > customer.customer_id
+            ORDER BY customer_id LIMIT 1) next
+     WHERE customer.n < %(customers)s
 )
-SELECT {{workload_row}} FROM chosen JOIN workload_state s USING (id) JOIN workloads w USING (id)
- ORDER BY s.queue_key DESC, s.queued_at, s.id;
+(SELECT 'top', id::text, customer_id FROM workload_state
+  WHERE status = 'PENDING' AND (not_before IS NULL OR not_before <= clock_timestamp())
+    AND (%(door)s::text IS NULL OR door = %(door)s)
+  ORDER BY queue_key DESC, queued_at, id LIMIT %(top)s)
+UNION ALL
+(SELECT 'oldest', id::text, customer_id FROM workload_state
+  WHERE status = 'PENDING' AND (not_before IS NULL OR not_before <= clock_timestamp())
+    AND (%(door)s::text IS NULL OR door = %(door)s)
+  ORDER BY queued_at, id LIMIT %(oldest)s)
+UNION ALL
+(SELECT 'class', first.id::text, first.customer_id FROM class CROSS JOIN LATERAL (
+        SELECT id, customer_id FROM workload_state s
+         WHERE s.status = 'PENDING' AND s.class_id = class.class_id
+           AND (s.not_before IS NULL OR s.not_before <= clock_timestamp())
+           AND (%(door)s::text IS NULL OR s.door = %(door)s)
+         ORDER BY s.queue_key DESC, s.queued_at, s.id LIMIT %(per_class)s) first)
+UNION ALL
+(SELECT 'customer', first.id::text, customer.customer_id FROM customer CROSS JOIN LATERAL (
+        SELECT id FROM workload_state s
+         WHERE s.status = 'PENDING' AND s.customer_id = customer.customer_id
+           AND (s.not_before IS NULL OR s.not_before <= clock_timestamp())
+           AND (%(door)s::text IS NULL OR s.door = %(door)s)
+         ORDER BY s.priority DESC, s.created_at LIMIT %(per_customer)s) first)
+UNION ALL
+SELECT 'classes', max(class_id), '' FROM class HAVING max(n) >= %(classes)s
+UNION ALL
+SELECT 'customers', max(customer_id), '' FROM customer HAVING max(n) >= %(customers)s;
 
--- name: change_horizon
--- Every transaction below this id has ended: its changes are visible to all later statements.
-SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+-- name: change_snapshot
+-- Transactions below the first number have ended, except those in the list.
+SELECT pg_snapshot_xmax(now)::text::bigint, ARRAY(SELECT pg_snapshot_xip(now)::text::bigint)
+  FROM pg_current_snapshot() AS now;
 
--- name: changes_settled
+-- name: changes_window
 SELECT {{workload_row}}, s.changed::text::bigint
   FROM workload_state s JOIN workloads w USING (id)
- WHERE (s.changed, s.id) > (%(xid)s::text::xid8, %(id)s::uuid) AND s.changed < %(horizon)s::text::xid8
+ WHERE (s.changed, s.id) > (%(xid)s::text::xid8, %(id)s::uuid) AND s.changed < %(end)s::text::xid8
    AND (%(not_by)s::bigint IS NULL OR s.writer <> %(not_by)s)
  ORDER BY s.changed, s.id
  LIMIT %(limit)s;
 
--- name: changes_fresh
+-- name: changes_late
+-- Changes of transactions that were in progress when the rows around them were read.
 SELECT {{workload_row}}, s.changed::text::bigint
   FROM workload_state s JOIN workloads w USING (id)
- WHERE s.changed >= %(horizon)s::text::xid8 AND (%(not_by)s::bigint IS NULL OR s.writer <> %(not_by)s)
- ORDER BY s.changed, s.id;
+ WHERE s.changed = ANY(%(ended)s::text[]::xid8[])
+   AND NOT (s.changed = %(xid)s::text::xid8 AND s.id <= %(id)s::uuid)
+   AND (%(not_by)s::bigint IS NULL OR s.writer <> %(not_by)s)
+ ORDER BY s.changed, s.id
+ LIMIT %(limit)s;
+
+-- name: horizon_age
+-- Oldest transaction in progress, end of the snapshot, and age of the oldest transaction whose start this role may see.
+SELECT pg_snapshot_xmin(now)::text::bigint, pg_snapshot_xmax(now)::text::bigint,
+       (SELECT max(extract(epoch FROM clock_timestamp() - a.xact_start))::float8
+          FROM pg_stat_activity a
+         WHERE a.pid <> pg_backend_pid() AND a.backend_type = 'client backend'
+           AND (a.backend_xid IS NOT NULL OR a.backend_xmin IS NOT NULL))
+  FROM pg_current_snapshot() AS now;
 
 -- name: events_of
 SELECT {{event_row}}

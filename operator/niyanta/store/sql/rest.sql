@@ -140,6 +140,12 @@ SELECT {{api_key_row}}
 UPDATE api_keys SET revoked_at = clock_timestamp() WHERE (id::text = %(id)s OR prefix = %(id)s) AND revoked_at IS NULL
 RETURNING {{api_key_row}};
 
+-- name: expiring_keys
+SELECT count(*)
+  FROM api_keys
+ WHERE revoked_at IS NULL
+   AND expires_at > clock_timestamp() AND expires_at <= clock_timestamp() + %(days)s::float8 * interval '1 day';
+
 -- name: live_keys
 SELECT {{api_key_row}}, encode(hash, 'hex')
   FROM api_keys
