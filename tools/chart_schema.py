@@ -35,6 +35,10 @@ SET_BY_CHART = frozenset(
         "api_tls_key",
         "default_customer",
         "enable_scaling",
+        "require_namespace_label",
+        "require_policies",
+        "api_dsn",
+        "migrate_dsn",
     }
 )
 """Settings that are derived from other values, or that don't apply in a cluster."""

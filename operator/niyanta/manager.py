@@ -46,6 +46,8 @@ from niyanta.store.leadership import Leadership
 from niyanta.store.postgres.clock import Clock
 from niyanta.store.postgres.notify import listen
 from niyanta.store.postgres.pool import Pool, open_pool
+from niyanta.store.rest.api_keys import ApiKeys
+from niyanta.store.rest.key_expiry import report_expiring_keys
 from niyanta.store.state import StateManager
 from niyanta.store.workloads.queue_key import queue_settings
 
@@ -232,6 +234,7 @@ class Operator:
         work = [
             ("pool status", pool_status.run()),
             ("deletions", self.deleted.run(lambda: _live_objects(state))),
+            ("API keys", report_expiring_keys(ApiKeys(self.pool))),
             ("hints", listen(self.settings.dsn, self.work_queue.put_hint)),
             *self.adapter.leader_tasks(),
         ]

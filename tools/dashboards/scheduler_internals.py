@@ -100,12 +100,62 @@ DECISIONS = Row(
             (quantile(0.1, "niyanta_placement_score"), "p10"),
             most=100,
         ),
+    ),
+)
+
+CONTAINMENT = Row(
+    "Containment",
+    (
+        panel(
+            "Contained errors",
+            "Unexpected errors per second that were contained to the object that caused them, by boundary.",
+            (rate("niyanta_contained_errors_total", NS, "boundary") + " > 0 or vector(0)", "{{boundary}}"),
+            unit="ops",
+            stack=True,
+        ),
+        panel(
+            "Objects out of bounds",
+            "Watched objects per second that were too deep, too large or had too large integers, by outcome.",
+            (rate("niyanta_objects_out_of_bounds_total", NS, "outcome") + " > 0 or vector(0)", "{{outcome}}"),
+            unit="ops",
+        ),
+        panel(
+            "Missing policies",
+            "Required admission policies that are missing or switched off.",
+            (highest("niyanta_missing_policies"), "policies"),
+            steps=((None, "green"), (1.0, "red")),
+        ),
         panel(
             "Missing objects",
             "1: too many Workload objects are missing, so the leader cancels and places nothing.",
             (highest("niyanta_orphans_alert"), "alert"),
             most=1,
             steps=((None, "green"), (1.0, "red")),
+        ),
+        panel(
+            "Held by missing objects",
+            "Workloads that are neither placed nor cancelled because many objects of their customer are missing.",
+            (highest("niyanta_held_missing_objects", NS, "customer"), "{{customer}}"),
+            steps=((None, "green"), (1.0, "red")),
+        ),
+        panel(
+            "Open breakers",
+            "Namespaces in which pods can't be created, and workers that reject all pods.",
+            (highest("niyanta_open_breakers", NS, "kind"), "{{kind}}"),
+            steps=((None, "green"), (1.0, "orange")),
+        ),
+        panel(
+            "Oldest transaction",
+            "Age of the oldest open transaction on the Postgres server.",
+            (highest("niyanta_database_horizon_age_seconds"), "age"),
+            unit="s",
+            steps=((None, "green"), (600.0, "orange")),
+        ),
+        panel(
+            "API keys that expire",
+            "API keys that expire within 7 days.",
+            (highest("niyanta_api_keys_expiring"), "keys"),
+            steps=((None, "green"), (1.0, "orange")),
         ),
     ),
 )
@@ -248,6 +298,18 @@ DOOR = Row(
             (f"sum by (instance) (niyanta_api_requests_in_hand{{{NS}}})", "{{instance}}"),
         ),
         panel(
+            "Limited REST requests",
+            "Requests and connections per second that a limit of the REST door refused or closed.",
+            (rate("niyanta_api_limited_total", NS, "limit") + " > 0 or vector(0)", "{{limit}}"),
+            unit="reqps",
+        ),
+        panel(
+            "Memory of submissions",
+            "Bytes of the submissions in flight, by process.",
+            (f"sum by (instance) (niyanta_api_submission_bytes{{{NS}}})", "{{instance}}"),
+            unit="bytes",
+        ),
+        panel(
             "Adapter latency",
             "Response time of the custom metrics adapter.",
             *percentiles("niyanta_adapter_request_seconds"),
@@ -260,5 +322,5 @@ INTERNALS = Dashboard(
     "scheduler",
     "Niyanta / Scheduler internals",
     "The leader's loop and decisions, Postgres, the Kubernetes API server, the REST door and the metrics adapter.",
-    (LEADERSHIP, DECISIONS, RECORD, KUBERNETES, DOOR),
+    (LEADERSHIP, DECISIONS, CONTAINMENT, RECORD, KUBERNETES, DOOR),
 )

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+KEY_DAYS = 90.0
+"""Default lifetime of an API key."""
+
 Load = Callable[[], "Settings"]
 Customer = Annotated[str, typer.Option(help="Customer that the key belongs to.")]
 
@@ -52,17 +55,18 @@ def _keys(load: Load) -> typer.Typer:
             str, typer.Option(help="customer: its own workloads; admin: all; metrics: only pool statistics.")
         ] = "customer",
         name: Annotated[str, typer.Option(help="Description of the key's use.")] = "",
-        days: Annotated[
-            float | None, typer.Option(help="Days until the key expires; default: never.", min=0.001)
-        ] = None,
+        days: Annotated[float, typer.Option(help="Days until the key expires; 0: never.", min=0)] = KEY_DAYS,
     ) -> None:
         """Create a key and print it to stdout. It can't be shown again: Postgres stores only its hash."""
         from niyanta.store.rest.api_keys import Role
 
         if role not in {item.value for item in Role}:
             _end(f"--role must be one of {', '.join(item.value for item in Role)}")
+        lifetime = days or None
         try:
-            key, token = _run(load, lambda chain: chain.create(customer, Role(role), name=name, expires_in_days=days))
+            key, token = _run(
+                load, lambda chain: chain.create(customer, Role(role), name=name, expires_in_days=lifetime)
+            )
         except ValueError as error:
             _end(str(error))
         print(token)
