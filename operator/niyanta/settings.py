@@ -137,11 +137,6 @@ class Settings(BaseSettings):
     api_max_connections_per_peer: int = Field(
         1024, ge=1, description="Maximum connections from one address (a load balancer may be one)"
     )
-    api_spec_cache_bytes: int = Field(
-        32 * 1024 * 1024,
-        ge=0,
-        description="Memory of an API process for specs that were validated already, in bytes, as estimated from them",
-    )
     max_queue_depth: int = Field(
         1_000_000,
         ge=0,
