@@ -8,7 +8,7 @@ lead (the REST door) and is protected only by row versions.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from niyanta.lifecycle import Door
@@ -22,7 +22,7 @@ from niyanta.store.postgres.queries import sql
 from niyanta.store.refill import RefillCandidates, RefillRequest, refill_candidates
 from niyanta.store.row_mapping import checked_id, dumps, event_row, state_record, workload_row
 from niyanta.store.rows import BatchResult, Cursor, EventRow, PendingNote, RowChange, WorkloadIntake, WorkloadRow
-from niyanta.store.workloads import ingest, limits, transitions
+from niyanta.store.workloads import customer_holds, ingest, limits, transitions
 from niyanta.store.workloads.audit import AuditLog
 from niyanta.store.workloads.queue_key import QueueKeys
 
@@ -69,6 +69,64 @@ class StateManager(ScalingStore):
         async with self._pool.transaction() as connection:
             now_us = await begin(connection, epoch, self._settings.identity)
             return await limits.release_held(connection, customer, limit, keys=self._keys, now_us=now_us, epoch=epoch)
+
+    async def hold_rows(
+        self,
+        customer: str,
+        reason: str,
+        message: str,
+        *,
+        epoch: int | None,
+        limit: int = _PAGE_ROWS,
+        namespaces: Collection[str] | None = None,
+    ) -> list[WorkloadRow]:
+        """Hold up to `limit` Pending REST rows of a customer (in `namespaces`, if given); returns their new rows.
+
+        When `limit` are returned, call again. Raises StaleEpochError, ConflictError.
+        """
+        async with self._pool.transaction() as connection:
+            now_us = await begin(connection, epoch, self._settings.identity)
+            return await customer_holds.hold_rows(
+                connection,
+                customer,
+                namespaces=namespaces,
+                reason=reason,
+                message=message,
+                limit=limit,
+                keys=self._keys,
+                now_us=now_us,
+                epoch=epoch,
+            )
+
+    async def release_rows(
+        self,
+        customer: str,
+        *,
+        epoch: int | None,
+        limit: int = _PAGE_ROWS,
+        namespaces: Collection[str] | None = None,
+        reasons: Collection[str] | None = None,
+        queue_limit: int | None = None,
+    ) -> list[WorkloadRow]:
+        """Release up to `limit` Held REST rows of a customer in queue order; returns their new rows.
+
+        `namespaces`, `reasons`: only these. `queue_limit`: maxQueueDepth; rows beyond it stay Held (QueueFull), and
+        rows that are Held for it already are left to `release_held`. When `limit` are returned, call again. Raises
+        StaleEpochError, ConflictError.
+        """
+        async with self._pool.transaction() as connection:
+            now_us = await begin(connection, epoch, self._settings.identity)
+            return await customer_holds.release_rows(
+                connection,
+                customer,
+                namespaces=namespaces,
+                reasons=reasons,
+                queue_limit=queue_limit,
+                limit=limit,
+                keys=self._keys,
+                now_us=now_us,
+                epoch=epoch,
+            )
 
     async def set_object(self, id_: str, *, uid: str, name: str, epoch: int | None) -> None:
         """Store name and UID of a REST submission's Workload object. No new version. Raises StaleEpochError."""

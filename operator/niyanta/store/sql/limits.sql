@@ -19,5 +19,17 @@ SELECT {{workload_row}}
  LIMIT %(limit)s
    FOR NO KEY UPDATE OF s;
 
+-- name: lock_rest_rows
+-- A customer's REST rows of a phase, in queue order.
+SELECT {{workload_row}}
+  FROM workload_state s JOIN workloads w USING (id)
+ WHERE s.customer_id = %(customer)s AND s.status = %(status)s AND s.door = 'rest'
+   AND (%(reasons)s::text[] IS NULL OR s.reason = ANY(%(reasons)s::text[]))
+   AND (%(not_reason)s::text IS NULL OR s.reason <> %(not_reason)s)
+   AND (%(namespaces)s::text[] IS NULL OR w.namespace = ANY(%(namespaces)s::text[]))
+ ORDER BY s.queue_key DESC, s.queued_at, s.id
+ LIMIT %(limit)s
+   FOR NO KEY UPDATE OF s;
+
 -- name: free_names
 DELETE FROM rest_names WHERE id = ANY(%(ids)s::uuid[]);
