@@ -16,8 +16,10 @@ from typing import Any, Generic, Self, TypeVar
 import msgspec
 import orjson
 
+from niyanta.bounded_json import BoundedJsonError
+from niyanta.cluster.api.bounded_objects import read_object, read_page
 from niyanta.cluster.api.connection import Connection
-from niyanta.cluster.api.errors import ApiError, ErrorKind, error_kind
+from niyanta.cluster.api.errors import ApiError, ErrorKind, OutcomeUnknownError, error_kind
 from niyanta.cluster.api.kinds import CONFIG_MAPS, CUSTOMERS, EVENTS, PODS, WORKER_POOLS, WORKLOADS, ResourceKind
 from niyanta.cluster.api.objects import Pod
 from niyanta.cluster.api.transport import JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, Transport
@@ -27,7 +29,7 @@ from niyanta.settings import Settings
 Manifest = dict[str, Any]
 T = TypeVar("T")
 
-LIST_CHUNK_OBJECTS = 500
+LIST_CHUNK_OBJECTS = 250
 LIST_TIMEOUT_SECONDS = 60.0
 
 
@@ -83,7 +85,7 @@ class ApiClient:
             params={"fieldValidation": "Strict"},
             body=orjson.dumps(manifest),
         )
-        return Created(self._pod.decode(answer))
+        return Created(self._decoded_pod(answer))
 
     async def get_pod(self, namespace: str, name: str) -> Pod | None:
         """A fresh read; None if the pod doesn't exist."""
@@ -93,7 +95,13 @@ class ApiClient:
             if error_kind(error) is ErrorKind.NOT_FOUND:
                 return None
             raise
-        return self._pod.decode(answer)
+        return self._decoded_pod(answer)
+
+    def _decoded_pod(self, answer: bytes) -> Pod:
+        try:
+            return self._pod.decode(answer)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise OutcomeUnknownError(f"the answer can't be read: {str(error)[:200]}") from error
 
     async def delete_pod(self, namespace: str, name: str, uid: str, *, grace: int | None = None) -> bool:
         """Request deletion; False if the pod is gone. It exists until its kubelet has stopped it and its finalizers are
@@ -255,7 +263,7 @@ class ApiClient:
             items: list[Manifest] = []
             try:
                 async for page in self._pages(kind, namespace, label_selector, chunk):
-                    items += page.get("items") or []
+                    items += page["items"]
                     version = str(page["metadata"]["resourceVersion"])
                     await asyncio.sleep(0)
             except ApiError as error:
@@ -280,7 +288,8 @@ class ApiClient:
                 params=params,
                 timeout=LIST_TIMEOUT_SECONDS,
             )
-            page = _mapping(answer)
+            # In a thread, because users choose the size of objects.
+            page = await asyncio.to_thread(_page, answer)
             yield page
             token = page["metadata"].get("continue")
             if not token:
@@ -345,5 +354,15 @@ class ApiClient:
 
 
 def _mapping(answer: bytes) -> Manifest:
-    parsed: Manifest = orjson.loads(answer)
-    return parsed
+    """The object in an answer, within bounds (see `bounded_objects`)."""
+    try:
+        return read_object(answer)
+    except BoundedJsonError as error:
+        raise OutcomeUnknownError(f"the answer can't be read: {error}") from error
+
+
+def _page(answer: bytes) -> Manifest:
+    try:
+        return read_page(answer)
+    except BoundedJsonError as error:
+        raise OutcomeUnknownError(f"the list can't be read: {error}") from error

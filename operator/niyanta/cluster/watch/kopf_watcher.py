@@ -14,12 +14,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import aiohttp
 import kopf
 import uvloop
 
 from niyanta.aio import Backoff
 from niyanta.cluster.api.connection import authorization, load_configuration
 from niyanta.cluster.api.kinds import ResourceKind
+from niyanta.cluster.watch.bounded_session import BoundedResponse
+from niyanta.containment import Boundary, contained
 from niyanta.observability import log
 from niyanta.settings import Settings
 
@@ -30,6 +33,9 @@ Listener = Callable[[str, Mapping[str, Any]], None]
 
 LONGEST_RESTART_SECONDS = 10.0
 """Longest pause before kopf is started again, and before it repeats a failed request."""
+
+CHUNK_OBJECTS = 250
+"""Objects in a page of kopf's lists, which limits the memory that large objects take."""
 
 HEALTHY_SECONDS = 60.0
 """After kopf ran for longer than this, the restart pauses begin again with the shortest."""
@@ -92,8 +98,8 @@ class KopfWatcher:
         settings = self._settings
 
         @kopf.on.login(registry=registry)
-        async def login(**_: Any) -> kopf.ConnectionInfo:
-            return await asyncio.to_thread(connection_info, settings)
+        async def login(**_: Any) -> kopf.AiohttpSession:
+            return bounded_session(await asyncio.to_thread(connection_info, settings))
 
         for kind, listener in self._listeners.items():
             self._watch(registry, kind, listener)
@@ -103,7 +109,10 @@ class KopfWatcher:
     def _watch(registry: kopf.OperatorRegistry, kind: ResourceKind, listener: Listener) -> None:
         @kopf.on.event(kind.group, kind.version, kind.plural, registry=registry, id=f"event-{kind.plural}")
         async def on_event(event: Any, **_: Any) -> None:
-            listener(event.get("type") or "", event["object"])
+            obj = event["object"]
+            meta = obj.get("metadata") or {}
+            with contained(Boundary.LISTENER, f"{kind.plural} {meta.get('namespace', '')}/{meta.get('name', '')}"):
+                listener(event.get("type") or "", obj)
 
 
 def connection_info(settings: Settings) -> kopf.ConnectionInfo:
@@ -119,6 +128,20 @@ def connection_info(settings: Settings) -> kopf.ConnectionInfo:
         private_key_path=loaded.key_file or None,
         insecure=None if loaded.verify_ssl else True,
         expiration=datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=10),
+    )
+
+
+def bounded_session(info: kopf.ConnectionInfo) -> kopf.AiohttpSession:
+    """A session to the API server that passes on bounded JSON; call from kopf's loop. kopf closes it."""
+    return kopf.AiohttpSession(
+        server=info.server,
+        expiration=info.expiration,
+        aiohttp_session=aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+            headers=info.as_http_headers(),
+            response_class=BoundedResponse,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        ),
     )
 
 
@@ -165,4 +188,5 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.watching.server_timeout = 300
     settings.watching.connect_timeout = 10
     settings.scanning.disabled = True
+    settings.watching.chunk_size = CHUNK_OBJECTS
     return settings

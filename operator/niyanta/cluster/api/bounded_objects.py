@@ -1,0 +1,175 @@
+"""Decoding of custom objects from the API server, whose depth, size and integers users choose.
+
+`client` and `kopf_watcher` use it. An object that exceeds a bound of `bounded_json` is replaced by a stub: its identity
+(see `_IDENTITY`), an empty spec, and the violation as text under the top-level key `niyantaViolation`, which
+`scheduler.intake.object_to_row` turns into a Failed row. So the object gets a status, and deletions and corrections of
+it are seen. Managed fields and the last applied manifest are dropped, because nobody reads them here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+from prometheus_client import Counter
+
+from niyanta import bounded_json
+from niyanta.bounded_json import BoundedJsonError
+from niyanta.cluster.api import json_scan
+from niyanta.observability import log
+
+logger = log.get(__name__)
+
+Manifest = dict[str, Any]
+
+VIOLATION = "niyantaViolation"
+"""Key of a stub with the violation as text."""
+
+LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+
+MAX_CONTAINERS = 50_000
+"""Most lists and objects in one object, with its managed fields. Decoded, each takes some 60 bytes at least."""
+
+OUT_OF_BOUNDS = Counter(
+    "niyanta_objects_out_of_bounds_total",
+    "Objects too deep, too large or with integers of more than 64 bits, as read from the API server",
+    ["outcome"],
+)
+for _outcome in ("stub", "dropped"):
+    OUT_OF_BOUNDS.labels(_outcome)
+
+_IDENTITY = (
+    "name",
+    "namespace",
+    "uid",
+    "resourceVersion",
+    "generation",
+    "labels",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "finalizers",
+)
+
+
+class _RawEvent(msgspec.Struct, frozen=True):
+    type: str = ""
+    object: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _RawPage(msgspec.Struct, frozen=True):
+    kind: str = ""
+    apiVersion: str = ""  # noqa: N815 - the name in the document
+    metadata: dict[str, Any] = {}
+    items: list[msgspec.Raw] | None = None
+
+
+class _Identity(msgspec.Struct, frozen=True):
+    """All that is decoded of an object that becomes a stub."""
+
+    apiVersion: str = ""  # noqa: N815 - the name in the document
+    kind: str = ""
+    metadata: dict[str, Any] = {}
+
+
+_events = msgspec.json.Decoder(_RawEvent)
+_pages = msgspec.json.Decoder(_RawPage)
+_identities = msgspec.json.Decoder(_Identity)
+
+T = TypeVar("T")
+
+
+def read_object(raw: bytes) -> Manifest:
+    """One object, or its stub. Raises BoundedJsonError if not even its metadata can be read."""
+    problem = _problem(raw)
+    if problem is None:
+        try:
+            found = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            problem = f"not valid JSON: {str(error)[:200]}"
+        else:
+            if not isinstance(found, dict):
+                raise BoundedJsonError("not an object")
+            problem = bounded_json.violation(found) if json_scan.has_large_integer(raw) else None
+            if problem is None:
+                _slim(found)
+                return found
+    return _stub(raw, problem)
+
+
+def read_event(line: bytes) -> Manifest:
+    """A line of a watch, `{"type": .., "object": ..}`, with an object as by `read_object`. Raises BoundedJsonError."""
+    event = _decoded(_events, line, depth=bounded_json.MAX_DEPTH + 2)
+    return {"type": event.type, "object": read_object(bytes(event.object))}
+
+
+def read_page(body: bytes) -> Manifest:
+    """A page of a list. Items as by `read_object`; items that can't be read at all are left out and counted. Raises
+    BoundedJsonError if the body isn't a list."""
+    page = _decoded(_pages, body, depth=bounded_json.MAX_DEPTH + 3)
+    items = []
+    for raw in page.items or ():
+        try:
+            item = read_object(bytes(raw))
+        except BoundedJsonError as error:
+            dropped(page.kind, error)
+            continue
+        if page.kind:
+            item.setdefault("kind", page.kind.removesuffix("List"))
+            item.setdefault("apiVersion", page.apiVersion)
+        items.append(item)
+    return {"kind": page.kind, "apiVersion": page.apiVersion, "metadata": page.metadata, "items": items}
+
+
+def dropped(what: str, error: Exception) -> None:
+    """Log and count an object that can't be read at all."""
+    OUT_OF_BOUNDS.labels("dropped").inc()
+    logger.error("an object can't be read; it is left out", what=what, error=str(error)[:300])
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], text: bytes, *, depth: int) -> T:
+    """Decode an envelope. If an object in it is too deep for the decoder, it is cut at `depth` levels first, one more
+    than are allowed in the object, so that `read_object` finds the violation."""
+    try:
+        return decoder.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        try:
+            return decoder.decode(json_scan.pruned(text, depth))
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise BoundedJsonError(f"can't be decoded: {str(error)[:200]}") from error
+
+
+def _problem(raw: bytes) -> str | None:
+    if len(raw) > bounded_json.MAX_BYTES:
+        return f"the object has {len(raw)} bytes; at most {bounded_json.MAX_BYTES} are allowed"
+    levels, containers = json_scan.shape(raw)
+    if levels > bounded_json.MAX_DEPTH:
+        return f"at most {bounded_json.MAX_DEPTH} levels of lists and objects are allowed"
+    if containers > MAX_CONTAINERS:
+        return f"the object has {containers} lists and objects; at most {MAX_CONTAINERS} are allowed"
+    return None
+
+
+def _stub(raw: bytes, problem: str) -> Manifest:
+    found = _decoded(_identities, raw, depth=bounded_json.MAX_DEPTH)
+    if not found.metadata:
+        raise BoundedJsonError(f"no metadata ({problem})")
+    OUT_OF_BOUNDS.labels("stub").inc()
+    return {
+        **({"apiVersion": found.apiVersion} if found.apiVersion else {}),
+        **({"kind": found.kind} if found.kind else {}),
+        "metadata": {key: found.metadata[key] for key in _IDENTITY if key in found.metadata},
+        "spec": {},
+        VIOLATION: problem,
+    }
+
+
+def _slim(found: Manifest) -> None:
+    """Drop the parts of metadata that only other programs read, and a key that only stubs have."""
+    found.pop(VIOLATION, None)
+    metadata = found.get("metadata")
+    if isinstance(metadata, dict):
+        metadata.pop("managedFields", None)
+        annotations = metadata.get("annotations")
+        if isinstance(annotations, dict):
+            annotations.pop(LAST_APPLIED, None)
