@@ -32,9 +32,9 @@ def settings(dsn: str) -> Settings:
 
 @pytest.fixture
 def cluster() -> FakeCluster:
-    """One customer for all namespaces, one node of 4 CPUs."""
+    """One customer for all namespaces, `team` by name for REST submissions; one node of 4 CPUs."""
     cluster = FakeCluster()
-    cluster.set_customer("acme", "*")
+    cluster.set_customer("acme", "*", "team")
     cluster.add_node("n1", cpu="4")
     return cluster
 
@@ -80,7 +80,7 @@ async def submit_rest(settings: Settings) -> AsyncIterator[SubmitRest]:
         record = RestStore(rest_pool, settings)
 
         async def submit(*names: str, **fields: object) -> list[str]:
-            spec = objects.workload("")["spec"]
+            spec = objects.restricted(objects.workload("")["spec"])
             items = [intake(**{"door": Door.REST, "name": name, "spec": spec, **fields}) for name in names]
             request = SubmissionRequest("acme", items, None, lambda _: StoredResponse(202, None, keep=False))
             (outcome,) = await record.submit([request])

@@ -54,6 +54,8 @@ class PodView:
     message: str = ""
     owner_uid: str = ""
     """UID of the Workload object that controls the pod."""
+    disruption: str = ""
+    """Reason of the condition DisruptionTarget: the cluster ended the pod (eviction, taint, node shutdown)."""
 
 
 class NodeState(enum.Enum):

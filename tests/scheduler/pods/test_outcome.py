@@ -9,6 +9,7 @@ import pytest
 from niyanta.lifecycle import Event, Phase
 from niyanta.scheduler.cluster_api import NodeState, PodPhase, PodView
 from niyanta.scheduler.pods.outcome import (
+    MOST_DISRUPTIONS,
     Attempt,
     LifecycleDecision,
     failed_attempt,
@@ -187,3 +188,54 @@ def test_pods_on_lost_nodes_are_removed_by_force(state: NodeState, replace: bool
     down = tear_down([pod(0)], keep_attempt=None, replace=replace, node_state=lambda _: state)
     assert bool(down.force) is forced
     assert bool(down.waiting) is not forced
+
+
+# --- disruptions -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fields", [{"phase": "Failed"}, {"over": True, "deleting": True}])
+def test_a_pod_that_the_cluster_ended_is_no_retry(fields: dict[str, Any]) -> None:
+    ended = pod(disruption="EvictionByEvictionAPI", **fields)
+    found = outcome_of(attempt(max_retries=0), [ended, pod(1)], ready)
+    assert found is not None
+    assert (found.event, found.reason, found.exclude) == (Event.REQUEUE, "PodDisrupted", "")
+    assert "EvictionByEvictionAPI" in found.message
+
+
+def test_a_pod_that_is_still_ending_decides_nothing() -> None:
+    assert (
+        outcome_of(attempt(phase=Phase.RUNNING), [pod(disruption="TerminationByKubelet", deleting=True)], ready) is None
+    )
+
+
+def test_a_pod_that_succeeded_despite_a_disruption_succeeded() -> None:
+    pods = [pod(0, "Succeeded", disruption="TerminationByKubelet"), pod(1, "Succeeded")]
+    assert event(outcome_of(attempt(), pods, ready)) is Event.SUCCEED
+
+
+def test_disruptions_without_end_count_as_retries() -> None:
+    ended = pod(0, "Failed", disruption="DeletionByTaintManager")
+    found = outcome_of(attempt(disruptions=MOST_DISRUPTIONS), [ended, pod(1)], ready)
+    assert event(found) is Event.RETRY
+
+
+def not_ready(_: str) -> NodeState:
+    return NodeState.NOT_READY
+
+
+def test_a_pod_deleted_without_grace_may_still_run_on_a_node_that_is_not_ready() -> None:
+    deleted = pod(over=True, deleting=True)
+    assert outcome_of(attempt(phase=Phase.RUNNING), [deleted, pod(1)], not_ready) is None
+    assert event(outcome_of(attempt(phase=Phase.RUNNING), [deleted, pod(1)], ready)) is Event.RETRY
+    found = tear_down([deleted], keep_attempt=None, replace=False, node_state=not_ready)
+    assert (found.waiting, found.release) == ((deleted,), ())
+    found = tear_down([deleted], keep_attempt=None, replace=True, node_state=not_ready)
+    assert (found.force, found.release) == ((deleted,), (deleted,))
+
+
+def test_text_of_kubelets_and_users_becomes_one_bounded_line() -> None:
+    found = outcome_of(attempt(), [pod(0, "Failed", reason="a\x1b[2J", message="two\nlines " + "x" * 5000)], ready)
+    assert found is not None
+    assert len(found.message) <= 1024
+    assert "\x1b" not in found.message
+    assert "\n" not in found.message

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from niyanta.lifecycle import Event, Phase
 from niyanta.resources.compile.pod import pod_name
 from niyanta.scheduler.cluster_api import PodWriteError, WriteProblem
-from niyanta.scheduler.pods import pod_creator
+from niyanta.scheduler.pods import namespace_gate, pod_creator
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.leader import LeaderUnderTest, until
 from tests.scheduler.conftest import MakeLeader
@@ -186,3 +188,114 @@ async def test_creates_are_bounded_by_the_connections(make_leader: MakeLeader, c
         await leader.created(uid)
     assert cluster.faults.most_under_way["create_pod"] == 2
     assert len(cluster.pod_names()) == 5
+
+
+def failing_in(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, namespace: str) -> None:
+    """Every create in one namespace fails as by a webhook that doesn't answer."""
+    create = cluster.create_pod
+
+    async def fail(where: str, manifest: Mapping[str, Any]) -> None:
+        if where == namespace:
+            cluster.faults.calls[f"create_pod in {where}"] += 1
+            raise UNAVAILABLE
+        await create(where, manifest)
+
+    monkeypatch.setattr(cluster, "create_pod", fail)
+
+
+async def test_a_namespace_whose_creates_fail_leaves_all_others_unaffected(
+    make_leader: MakeLeader, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = make_leader(connections=8, request_timeout=0.01)
+    await leader.recover()
+    failing_in(cluster, monkeypatch, "bad")
+    bad = [cluster.submit(f"bad-{number}", cpu="10m", namespace="bad") for number in range(60)]
+    good = [cluster.submit(f"good-{number}", cpu="10m") for number in range(20)]
+    await leader.take_in(*bad, *good)
+    for uid in bad:
+        await leader.place(uid, "n1")
+    await until(lambda: cluster.faults.calls["create_pod in bad"] >= namespace_gate.FAILURES, "creates fail")
+    for uid in good:
+        await leader.place(uid, "n1")
+    for uid in good:
+        await leader.created(uid)
+    assert all(cluster.live_pods(uid) for uid in good)
+    assert leader.open_breakers() == 1
+    assert cluster.faults.calls["create_pod in bad"] < 60, "its breaker lets only probes through"
+
+
+async def test_creates_go_on_when_a_probe_succeeds(
+    leader: LeaderUnderTest, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FIRST_PROBE_SECONDS", "LONGEST_PROBE_SECONDS"):
+        monkeypatch.setattr(namespace_gate, name, 0.01)
+    cluster.faults.fail("create_pod", UNAVAILABLE, times=namespace_gate.FAILURES + 2)
+    uids = [cluster.submit(f"job-{number}", cpu="10m") for number in range(10)]
+    await leader.take_in(*uids)
+    for uid in uids:
+        await leader.place(uid, "n1")
+    for uid in uids:
+        await leader.created(uid)
+    assert all(cluster.live_pods(uid) for uid in uids)
+    assert leader.open_breakers() == 0
+
+
+async def test_a_create_that_fails_often_puts_the_workload_back_and_counts_no_retry(
+    make_leader: MakeLeader, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("FIRST_PROBE_SECONDS", "LONGEST_PROBE_SECONDS"):
+        monkeypatch.setattr(namespace_gate, name, 0.01)
+    leader = make_leader(request_timeout=0.01)
+    await leader.recover()
+    cluster.faults.fail("create_pod", UNAVAILABLE, times=None)
+    uid = await leader.placed("job", "n1", maxRetries=0)
+    assert cluster.faults.calls["create_pod"] == pod_creator.MOST_TRIES
+    await leader.observe()
+    row = await leader.row(uid)
+    assert (row.phase, row.reason, row.failures, row.rejections) == (Phase.PENDING, "ApiServerUnavailable", 0, 0)
+
+
+async def test_creates_behind_a_breaker_that_stays_open_go_back_to_the_queue(
+    make_leader: MakeLeader, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(namespace_gate, "GIVE_UP_SECONDS", 0.05)
+    leader = make_leader(request_timeout=0.01)
+    await leader.recover()
+    failing_in(cluster, monkeypatch, "bad")
+    uids = [cluster.submit(f"bad-{number}", cpu="10m", namespace="bad") for number in range(30)]
+    await leader.take_in(*uids)
+    for uid in uids:
+        await leader.place(uid, "n1")
+    for uid in uids:
+        await leader.created(uid)
+    await leader.observe()
+    assert {(row.phase, row.failures) for row in await leader.rows(uids)} == {(Phase.PENDING, 0)}
+
+
+async def test_a_workload_that_is_cancelled_while_its_creates_fail_is_not_tried_again(
+    make_leader: MakeLeader, cluster: FakeCluster
+) -> None:
+    leader = make_leader(request_timeout=0.01)
+    await leader.recover()
+    cluster.faults.fail("create_pod", UNAVAILABLE, times=None)
+    uid = cluster.submit("job")
+    await leader.take_in(uid)
+    await leader.place(uid, "n1")
+    await until(lambda: cluster.faults.calls["create_pod"] > 1, "the create is repeated")
+    tracked = leader.tracked(uid)
+    await leader.decide(uid, Event.CANCEL)
+    await until(lambda: not tracked.applying, "the creates end")
+    assert not cluster.live_pods(uid)
+
+
+async def test_a_workload_that_may_no_longer_run_gets_no_pods(leader: LeaderUnderTest, cluster: FakeCluster) -> None:
+    uid = cluster.submit("job")
+    await leader.take_in(uid)
+    cluster.enabled_namespaces["team"] = False
+    await leader.place(uid, "n1")
+    await leader.created(uid)
+    await leader.observe()
+    assert cluster.faults.calls["create_pod"] == 0
+    row = await leader.row(uid)
+    assert (row.phase, row.reason) == (Phase.PENDING, "NamespaceNotEnabled")
+    assert "kubectl label namespace team niyanta.io/enabled=true" in row.message

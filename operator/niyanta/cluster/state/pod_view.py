@@ -34,6 +34,9 @@ def pod_view(pod: Pod) -> PodView:
         reason=reason,
         message=message[:300],
         owner_uid=pod.owner_uid,
+        disruption=next(
+            (c.reason or c.type for c in status.conditions if c.type == "DisruptionTarget" and c.status == "True"), ""
+        ),
     )
 
 

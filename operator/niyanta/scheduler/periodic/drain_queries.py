@@ -54,6 +54,12 @@ class DrainQueries:
         if not query.answer.done():
             query.answer.set_result(value)
 
+    def fail(self, query: DrainQuery, error: Exception) -> None:
+        """Raise an error where the query waits, unless it was cancelled."""
+        self._open.remove(query)
+        if not query.answer.done():
+            query.answer.set_exception(error)
+
     def cancel(self) -> None:
         """Cancel all open queries: leadership is over."""
         for query in self._open:

@@ -1,27 +1,25 @@
-"""Periodic work of the leader beside placing: queue limits of customers, drains, statistics for the REST door,
-partitions of the store."""
+"""Periodic work of the leader beside placing: queue limits of customers, missing objects, drains, statistics for the
+REST door, partitions of the store."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from niyanta.aio import Timer, ticking
-from niyanta.lifecycle import Event, Phase
-from niyanta.observability import log
+from niyanta.aio import Timer
+from niyanta.containment import Boundary, SharedFaultError, contained, record
+from niyanta.lifecycle import Phase
 from niyanta.scheduler.cluster_api import ClusterApi
 from niyanta.scheduler.intake.work_queue import WorkQueue
-from niyanta.scheduler.periodic.drain_queries import DrainQueries
-from niyanta.scheduler.pods.outcome import LifecycleDecision
-from niyanta.scheduler.reasons import RowReason
+from niyanta.scheduler.periodic.drain_queries import DrainQueries, DrainQuery
+from niyanta.scheduler.periodic.worker_drains import WorkerDrains
+from niyanta.scheduler.recovery.missing_objects import MissingObjects
 from niyanta.scheduler.state import SchedulerState
-from niyanta.scheduler.transitions import TransitionRequest, Transitions
-from niyanta.scheduler.workload_cache import TrackedWorkload
+from niyanta.scheduler.transitions import Transitions
 from niyanta.store.state import StateManager
 from niyanta.store.workloads.limits import QUEUE_FULL, RELEASE_AT_ONCE
 
-logger = log.get(__name__)
-
 RELEASE_EVERY_SECONDS = 1.0
+MISSING_OBJECTS_EVERY_SECONDS = 1.0
 WORKER_REQUESTS_EVERY_SECONDS = 2.0
 PARTITIONS_EVERY_SECONDS = 3600.0
 """Partitions are created days ahead, so an hourly check is enough."""
@@ -41,6 +39,7 @@ class Maintenance:
         cluster: ClusterApi,
         work_queue: WorkQueue,
         drain_queries: DrainQueries,
+        missing_objects: MissingObjects,
         transitions: Transitions,
         tick: Callable[[], None],
     ) -> None:
@@ -49,9 +48,11 @@ class Maintenance:
         self._cluster = cluster
         self._work_queue = work_queue
         self._drain_queries = drain_queries
+        self._missing_objects = missing_objects
         self._transitions = transitions
-        self._tick = tick
+        self._worker_drains = WorkerDrains(state, store=store, cluster=cluster, transitions=transitions, tick=tick)
         self._release = Timer(RELEASE_EVERY_SECONDS)
+        self._missing = Timer(MISSING_OBJECTS_EVERY_SECONDS)
         self._worker_requests = Timer(WORKER_REQUESTS_EVERY_SECONDS)
         self._stats = Timer(state.settings.leader_stats_interval)
         self._partitions = Timer(PARTITIONS_EVERY_SECONDS)
@@ -59,63 +60,52 @@ class Maintenance:
     async def run(self) -> None:
         """Run the tasks that are due."""
         await self._answer_drain_queries()
-        if self._release.due():
-            await self._release_held()
-        if self._worker_requests.due():
-            await self._drain_workers()
-        if self._stats.due():
-            await self._write_stats()
-        if self._partitions.due():
-            await self._store.maintain_partitions()
+        tasks = (
+            (self._release, "release of held workloads", self._release_held),
+            (self._missing, "missing objects", self._missing_objects.check),
+            (self._worker_requests, "drains", self._worker_drains.run),
+            (self._stats, "statistics for the REST door", self._write_stats),
+            (self._partitions, "partitions", self._store.maintain_partitions),
+        )
+        for timer, name, task in tasks:
+            if timer.due():
+                with contained(Boundary.TIMER, name):
+                    await task()
 
     async def _release_held(self) -> None:
         """Release workloads held for a full queue, in queue order, while the customer is below its limit."""
         held = [t for t in self._state.workloads.select((Phase.HELD,)) if t.row.reason == QUEUE_FULL]
         for customer in sorted({tracked.row.customer for tracked in held}):
-            limit = self._cluster.customer_limits(customer).queue_depth
-            released = RELEASE_AT_ONCE
-            while released >= RELEASE_AT_ONCE:
-                released = await self._transitions.release_held(customer, limit)
-                if released:
-                    self._work_queue.put_capacity()  # so that a cycle runs, even if nothing else changes
-
-    async def _drain_workers(self) -> None:
-        """Carry out the drains that REST callers requested: cordon each worker and put its workloads back into the
-        queue."""
-        for request in await self._store.get_worker_requests():
-            if not await ticking(self._tick, self._cluster.cordon(request.worker)):
-                message = "the node doesn't exist any more"
-            else:
-                count = await self._requeue(
-                    request.worker, RowReason.WORKER_DRAINED, f"worker {request.worker} is drained"
-                )
-                message = f"cordoned; {count} workloads went back to the queue"
-            await self._store.complete_worker_request(request.id, message=message, epoch=self._state.epoch)
-            logger.info("worker drained", worker=request.worker, by=request.requested_by, outcome=message)
+            with contained(Boundary.CUSTOMER, customer):
+                limit = self._cluster.customer_limits(customer).queue_depth
+                released = RELEASE_AT_ONCE
+                while released >= RELEASE_AT_ONCE:
+                    released = await self._transitions.release_held(customer, limit)
+                    if released:
+                        self._work_queue.put_capacity()  # so that a cycle runs, even if nothing else changes
 
     async def _answer_drain_queries(self) -> None:
         """Answer the drain queries of pool scaling. No cycle runs at this time, so a workload that isn't committed to a
-        cordoned worker now can't be placed there later. A query stays open if answering it fails."""
+        cordoned worker now can't be placed there later. A query stays open while Postgres
+        is away; any other error goes to the pool that asks."""
         for query in self._drain_queries.open():
-            if query.evict:
-                text = f"worker {query.worker} is removed from its pool"
-                self._drain_queries.answer(query, await self._requeue(query.worker, query.reason, text))
-            elif self._cluster.is_schedulable(query.worker):
-                self._drain_queries.answer(query, WORKER_TAKES_PODS)
+            try:
+                answer = await self._answer(query)
+            except SharedFaultError:
+                raise
+            except Exception as error:
+                record(Boundary.DRAIN, query.worker, error)
+                self._drain_queries.fail(query, error)
             else:
-                self._drain_queries.answer(query, len(await self._store.get_workloads_by_worker(query.worker)))
+                self._drain_queries.answer(query, answer)
 
-    async def _requeue(self, worker: str, reason: str, message: str) -> int:
-        """Put the workloads on a worker back into the queue as fresh attempts; returns their number."""
-        bound = self._bound_to(worker)
-        decision = LifecycleDecision(Event.REQUEUE, reason, message)
-        await self._transitions.commit([TransitionRequest(tracked, decision) for tracked in bound])
-        return len(bound)
-
-    def _bound_to(self, worker: str) -> list[TrackedWorkload]:
-        """Workloads on a worker, without those whose pods are just being created."""
-        bound = self._state.workloads.select((Phase.SCHEDULED, Phase.RUNNING))
-        return [t for t in bound if worker in t.row.workers and not t.applying]
+    async def _answer(self, query: DrainQuery) -> int:
+        if query.evict:
+            text = f"worker {query.worker} is removed from its pool"
+            return await self._worker_drains.requeue(query.worker, query.reason, text)
+        if self._cluster.is_schedulable(query.worker):
+            return WORKER_TAKES_PODS
+        return len(await self._store.get_workloads_by_worker(query.worker))
 
     async def _write_stats(self) -> None:
         state = self._state

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from niyanta.aio import Timer
+from niyanta.containment import Boundary, contained
 from niyanta.scheduler.gauges import SchedulerGauges
 from niyanta.scheduler.periodic.maintenance import Maintenance
 from niyanta.scheduler.periodic.wake_ups import WakeUps
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
+from niyanta.scheduler.pods.breaker import OPEN_BREAKERS
 from niyanta.scheduler.pods.observer import PodObserver
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import Transitions
@@ -48,14 +50,26 @@ class LeaderTimers:
         """Run the work that is due. Returns True if another workload may be placed now."""
         await self._state.clock.refresh()
         if self._gauges_timer.due():
-            await self._gauges.refresh()
-        queue_changed = await self._wake_ups.handle(await self._store.get_due(DUE_BATCH_ROWS))
-        await self._observer.observe([t.id for t in self._state.workloads if t.lost_since is not None])
-        exclusions_ended = self._transitions.end_exclusions()
-        self._reasons.collect()
+            with contained(Boundary.TIMER, "gauges"):
+                self._show_breakers()
+                await self._gauges.refresh()
+        queue_changed = exclusions_ended = False
+        with contained(Boundary.TIMER, "due rows"):
+            queue_changed = await self._wake_ups.handle(await self._store.get_due(DUE_BATCH_ROWS))
+        with contained(Boundary.TIMER, "lost nodes"):
+            await self._observer.observe([t.id for t in self._state.workloads if t.lost_since is not None])
+        with contained(Boundary.TIMER, "exclusions of workers"):
+            exclusions_ended = self._transitions.end_exclusions()
+        with contained(Boundary.TIMER, "pending reasons"):
+            self._reasons.collect()
         await self._maintenance.run()
-        return queue_changed or exclusions_ended
+        return queue_changed or exclusions_ended or self._state.worker_breakers.changed()
+
+    def _show_breakers(self) -> None:
+        namespaces, workers = self._state.namespace_gates.open_breakers(), len(self._state.worker_breakers.open())
+        OPEN_BREAKERS.show({("namespace",): namespaces, ("worker",): workers})
 
     def clear_gauges(self) -> None:
         """Remove the gauges: this process no longer leads."""
         self._gauges.clear()
+        OPEN_BREAKERS.clear()

@@ -7,8 +7,10 @@ The leader's loop reads the due rows from Postgres and passes them in; `transiti
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from niyanta.aio import gathered, ticking
+from niyanta.containment import Boundary, SharedFaultError, record
 from niyanta.lifecycle import Phase
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterWrites
@@ -29,6 +31,16 @@ UNTRACKED_AGAIN_SECONDS = 60.0
 
 STOPPING_AGAIN_SECONDS = 1.0
 """Time until a pending row comes due again if its backoff is over but its last pods are still stopping."""
+
+FAULT_AGAIN_SECONDS = 60.0
+"""Time until a due row comes due again if it could not be handled because of an unexpected error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """A row comes due again in `seconds`; None: its wake-up is cleared."""
+
+    seconds: float | None
 
 
 class WakeUps:
@@ -53,47 +65,76 @@ class WakeUps:
         requests: list[TransitionRequest] = []
         put_off: dict[float | None, list[str]] = {}
         for row in due:
-            tracked = self._state.workloads.get(row.id)
             if row.phase.terminal:
                 continue
-            if tracked is None:
-                put_off.setdefault(UNTRACKED_AGAIN_SECONDS, []).append(row.id)
-            elif tracked.row.version != row.version:
-                await self._transitions.refresh([row.id])
-            elif row.phase is Phase.PENDING:
-                self._transitions.settle(tracked)
-                queued = tracked.id in self._state.workloads.queue
-                put_off.setdefault(None if queued else STOPPING_AGAIN_SECONDS, []).append(row.id)
-                queue_changed = True
-            elif row.phase is Phase.SCHEDULED and len(tracked.known) < len(row.workers):
-                # Some pods don't exist yet (the API server is away or slow), so startTimeoutSeconds hasn't begun.
-                put_off.setdefault(float(tracked.spec.start_timeout_seconds), []).append(row.id)
-            elif row.phase is Phase.SCHEDULED:
-                text = f"not all pods were running {tracked.spec.start_timeout_seconds} s after they were bound"
-                requests.append(_failed(tracked, RowReason.START_TIMEOUT, text))
-            elif row.phase is Phase.RUNNING:
-                text = f"ran longer than timeoutSeconds {tracked.spec.timeout_seconds}"
-                requests.append(_failed(tracked, RowReason.TIMEOUT, text))
+            try:
+                step = await self._step(row)
+            except SharedFaultError:
+                raise
+            except Exception as error:
+                record(Boundary.TIMER, row.id, error)
+                step = Again(FAULT_AGAIN_SECONDS)
+            if isinstance(step, TransitionRequest):
+                requests.append(step)
+            elif step is not None:
+                put_off.setdefault(step.seconds, []).append(row.id)
+                queue_changed = queue_changed or row.phase is Phase.PENDING
         for seconds, ids in put_off.items():
             await self._transitions.set_wake(ids, seconds)
         await self._transitions.commit(requests)
         await self._expire([row for row in due if row.phase.terminal])
         return queue_changed
 
+    async def _step(self, row: WorkloadRow) -> TransitionRequest | Again | None:
+        """The step that a due row needs: a transition, or a later time; None: nothing now."""
+        tracked = self._state.workloads.get(row.id)
+        if tracked is None:
+            return Again(UNTRACKED_AGAIN_SECONDS)
+        if tracked.row.version != row.version:
+            await self._transitions.refresh([row.id])
+            return None
+        if tracked.object_missing or tracked.parked:
+            return Again(UNTRACKED_AGAIN_SECONDS)
+        if row.phase is Phase.PENDING:
+            self._transitions.settle(tracked)
+            return Again(None if tracked.id in self._state.workloads.queue else STOPPING_AGAIN_SECONDS)
+        if row.phase is Phase.SCHEDULED and len(tracked.known) < len(row.workers):
+            # Some pods don't exist yet (the API server is away or slow), so startTimeoutSeconds hasn't begun.
+            return Again(float(tracked.spec.start_timeout_seconds))
+        if row.phase is Phase.SCHEDULED:
+            text = f"not all pods were running {tracked.spec.start_timeout_seconds} s after they were bound"
+            return _failed(tracked, RowReason.START_TIMEOUT, text)
+        if row.phase is Phase.RUNNING:
+            text = f"ran longer than timeoutSeconds {tracked.spec.timeout_seconds}"
+            return _failed(tracked, RowReason.TIMEOUT, text)
+        return None
+
     async def _expire(self, rows: Sequence[WorkloadRow]) -> None:
         """ttlSecondsAfterFinished is over: delete the objects. The rows stay as history."""
         for start in range(0, len(rows), EXPIRE_BATCH_OBJECTS):
             part = rows[start : start + EXPIRE_BATCH_OBJECTS]
-            await ticking(self._tick, gathered(self._delete_object(row) for row in part))
-            await self._transitions.set_wake([row.id for row in part], None)
-            for row in part:
+            deleted = await ticking(self._tick, gathered(self._delete_object(row) for row in part))
+            expired = [row for row, done in zip(part, deleted, strict=True) if done]
+            await self._transitions.set_wake([row.id for row in expired], None)
+            failed = [row.id for row, done in zip(part, deleted, strict=True) if not done]
+            if failed:
+                await self._transitions.set_wake(failed, FAULT_AGAIN_SECONDS)
+            for row in expired:
                 self._state.workloads.drop(row.id)
                 logger.info("finished workload expired", workload=f"{row.namespace}/{row.name}", id=row.id)
 
-    async def _delete_object(self, row: WorkloadRow) -> None:
-        if row.object is not None:
-            name, uid = row.object
-            await self._cluster.delete_workload(row.namespace, name, uid)
+    async def _delete_object(self, row: WorkloadRow) -> bool:
+        """Delete the object of a row, if it has one; False if an unexpected error prevented it."""
+        try:
+            if row.object is not None:
+                name, uid = row.object
+                await self._cluster.delete_workload(row.namespace, name, uid)
+        except SharedFaultError:
+            raise
+        except Exception as error:
+            record(Boundary.OBJECT_WRITE, row.id, error)
+            return False
+        return True
 
 
 def _failed(tracked: TrackedWorkload, reason: RowReason, message: str) -> TransitionRequest:

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 
 from niyanta.containment import Boundary, contained
 from niyanta.lifecycle import Event
-from niyanta.scheduler.cluster_api import ClusterReads, NodeState, pods_of
+from niyanta.scheduler.cluster_api import ClusterReads, NodeState, PodPhase, PodView, pods_of
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
-from niyanta.scheduler.pods.outcome import Attempt, LifecycleDecision, outcome_of
+from niyanta.scheduler.pods.outcome import Attempt, LifecycleDecision, is_rejection, outcome_of
 from niyanta.scheduler.pods.pod_creator import PodCreator
 from niyanta.scheduler.pods.pod_remover import PodRemover
 from niyanta.scheduler.reasons import RowReason
@@ -83,6 +83,7 @@ class PodObserver:
         for pod in pods:
             if pod.attempt == row.attempt:
                 tracked.known.add(pod.index)
+                self._follow_kubelet(pod)
         self._watch_node_loss(tracked)
         if tracked.applying:
             # Wait for the running creates: a decision now could start a new attempt beside a late create.
@@ -91,7 +92,9 @@ class PodObserver:
         decision = outcome_of(self._attempt(tracked), pods, self._cluster.node_state)
         if decision is None:
             self._explain_lost_nodes(tracked)
-        elif tracked.object_missing and decision.event not in (Event.START, Event.SUCCEED):
+        elif decision.reason == RowReason.POD_DISRUPTED:
+            tracked.disrupted.add(row.attempt)
+        if decision is not None and tracked.object_missing and decision.event not in (Event.START, Event.SUCCEED):
             return None  # its pods may be gone with its object; `recovery.missing_objects` decides
         return decision
 
@@ -100,9 +103,16 @@ class PodObserver:
             tracked.row,
             max_retries=tracked.spec.max_retries,
             max_rejections=self._state.settings.kubelet_rejections_max,
+            disruptions=len(tracked.disrupted),
             replace_lost=tracked.replace_lost and self._state.node_grace_over(tracked),
             known=frozenset(tracked.known),
         )
+
+    def _follow_kubelet(self, pod: PodView) -> None:
+        if is_rejection(pod):
+            self._state.worker_breakers.rejected(pod.node, pod.workload_id)
+        elif pod.phase in (PodPhase.RUNNING, PodPhase.SUCCEEDED):
+            self._state.worker_breakers.accepted(pod.node)
 
     def _watch_node_loss(self, tracked: TrackedWorkload) -> None:
         lost = any(self._cluster.node_state(node) is NodeState.NOT_READY for node in tracked.row.workers)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from niyanta.lifecycle import Event, Phase
+from niyanta.plain_text import REASON_CHARACTERS, plain
 from niyanta.scheduler.cluster_api import NodeState, PodPhase, PodView
 from niyanta.scheduler.reasons import RowReason
 from niyanta.store.rows import WorkloadRow
@@ -35,6 +36,10 @@ KUBELET_REJECTIONS = frozenset(
 """`status.reason` of pods that a kubelet rejected at admission; for extended resources it is OutOf<resource name>."""
 
 
+MOST_DISRUPTIONS = 20
+"""Attempts of one workload that the cluster may end before each further one counts as a retry."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """A row's current attempt, as the rule needs it. `known` are the indexes whose pod was observed."""
@@ -49,10 +54,19 @@ class Attempt:
     replace_lost: bool
     """nodeLossPolicy is Replace, and the node's grace period is over."""
     known: frozenset[int]
+    disruptions: int = 0
+    """Earlier attempts that the cluster ended."""
 
     @classmethod
     def of(
-        cls, row: WorkloadRow, *, max_retries: int, max_rejections: int, replace_lost: bool, known: frozenset[int]
+        cls,
+        row: WorkloadRow,
+        *,
+        max_retries: int,
+        max_rejections: int,
+        replace_lost: bool,
+        known: frozenset[int],
+        disruptions: int = 0,
     ) -> Attempt:
         """The current attempt of a row."""
         return cls(
@@ -65,17 +79,25 @@ class Attempt:
             max_rejections=max_rejections,
             replace_lost=replace_lost,
             known=known,
+            disruptions=disruptions,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class LifecycleDecision:
-    """An event for a row, with the reason and message for its status; `exclude` names a worker to avoid for a while."""
+    """An event for a row, with the reason and message for its status; `exclude` names a worker to avoid for a while.
+
+    Reason and message may contain text of kubelets, users and the API server, so they are bounded and made plain here.
+    """
 
     event: Event
     reason: str
     message: str
     exclude: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", plain(str(self.reason), REASON_CHARACTERS))
+        object.__setattr__(self, "message", plain(self.message))
 
 
 def is_rejection(pod: PodView) -> bool:
@@ -93,6 +115,22 @@ def failed_attempt(attempt: Attempt, reason: str, message: str) -> LifecycleDeci
         )
     used = f"{attempt.failures} of {attempt.max_retries} retries used"
     return LifecycleDecision(Event.FAIL, reason, f"{message}; {used}")
+
+
+def _disrupted(attempt: Attempt, pod: PodView) -> LifecycleDecision:
+    """The cluster ended a pod: a fresh attempt that is no retry, up to a maximum."""
+    text = f"pod {pod.name} on {pod.node} was ended by the cluster: {pod.disruption} {pod.message}".rstrip()
+    if attempt.disruptions < MOST_DISRUPTIONS:
+        return LifecycleDecision(Event.REQUEUE, RowReason.POD_DISRUPTED, text)
+    return failed_attempt(attempt, RowReason.POD_DISRUPTED, text)
+
+
+def is_over(pod: PodView, node_state: Callable[[str], NodeState]) -> bool:
+    """True if no container of the pod runs any more. A pod that was deleted without a grace period may still run on a
+    NotReady node, whose kubelet doesn't know of the deletion."""
+    if pod.phase in (PodPhase.SUCCEEDED, PodPhase.FAILED):
+        return True
+    return pod.over and node_state(pod.node) is not NodeState.NOT_READY
 
 
 def outcome_of(
@@ -136,6 +174,8 @@ def _end_of(attempt: Attempt, pod: PodView, node_state: Callable[[str], NodeStat
         if attempt.rejections < attempt.max_rejections:
             return LifecycleDecision(Event.REQUEUE, RowReason.REJECTED_BY_KUBELET, text, exclude=pod.node)
         return failed_attempt(attempt, RowReason.REJECTED_BY_KUBELET, text)
+    if pod.disruption and pod.phase is not PodPhase.SUCCEEDED and is_over(pod, node_state):
+        return _disrupted(attempt, pod)
     if pod.phase is PodPhase.FAILED:
         why = " ".join(part for part in (pod.reason, pod.message) if part)
         return failed_attempt(
@@ -143,7 +183,7 @@ def _end_of(attempt: Attempt, pod: PodView, node_state: Callable[[str], NodeStat
         )
     if pod.phase is PodPhase.SUCCEEDED:
         return None
-    if pod.over:
+    if is_over(pod, node_state):
         return failed_attempt(attempt, RowReason.POD_LOST, f"pod {pod.name} on {pod.node} was deleted while it ran")
     state = node_state(pod.node)
     if state is NodeState.FENCED:
@@ -184,9 +224,10 @@ def tear_down(
     for pod in pods:
         if pod.attempt == keep_attempt:
             continue
-        if pod.has_finalizer:
+        over = is_over(pod, node_state)
+        if pod.has_finalizer and (over or replace or not pod.over):  # without it, a pod without grace would vanish
             release.append(pod)
-        if pod.over:
+        if over:
             continue
         state = node_state(pod.node)
         if state is NodeState.FENCED or (state is NodeState.NOT_READY and replace):

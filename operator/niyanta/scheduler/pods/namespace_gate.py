@@ -1,0 +1,114 @@
+"""Gates of pod creation, one for each namespace: they bound the creates in flight, and stop creates in a namespace
+where they fail (a webhook that doesn't answer, an overloaded server), so that other namespaces don't wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from niyanta.scheduler.pods.breaker import Breaker
+
+FAILURES = 5
+"""Failed creates in a row that open a namespace's breaker."""
+
+FIRST_PROBE_SECONDS = 0.5
+LONGEST_PROBE_SECONDS = 10.0
+"""Range of the time between two probes of an open breaker, without jitter."""
+
+GIVE_UP_SECONDS = 60.0
+"""Longest wait of a create for a breaker that is open."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A create that waits for its turn. `since`: monotonic seconds."""
+
+    turn: asyncio.Future[bool]
+    since: float
+
+
+class NamespaceGate:
+    """The creates of one namespace, in the order of their arrival."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._in_flight = 0
+        self._waiting: deque[_Waiting] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self.breaker = Breaker(
+            failures=FAILURES, first_seconds=FIRST_PROBE_SECONDS, longest_seconds=LONGEST_PROBE_SECONDS
+        )
+
+    @property
+    def idle(self) -> bool:
+        """True if it has nothing to remember."""
+        return not self._waiting and not self._in_flight and not self.breaker.failures
+
+    async def enter(self) -> bool:
+        """Wait for a turn; `leave` must follow. False, without a turn, if the breaker stays open too long."""
+        waiting = _Waiting(asyncio.get_running_loop().create_future(), time.monotonic())
+        self._waiting.append(waiting)
+        self._advance()
+        try:
+            return await waiting.turn
+        except asyncio.CancelledError:
+            if waiting.turn.done() and not waiting.turn.cancelled() and waiting.turn.result():
+                self.leave(None)
+            raise
+
+    def leave(self, succeeded: bool | None) -> None:
+        """End a turn. `succeeded`: the API server gave a definite answer; None: the create wasn't tried."""
+        self._in_flight -= 1
+        if succeeded:
+            self.breaker.succeeded()
+        elif succeeded is not None:
+            self.breaker.failed()
+        self._advance()
+
+    def _advance(self) -> None:
+        """Give turns to the creates that may go, and end the wait of those that have waited too long."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._waiting and self._has_room():
+            waiting = self._waiting.popleft()
+            if not waiting.turn.done():
+                self._in_flight += 1
+                waiting.turn.set_result(True)
+        if not self.breaker.open:
+            return
+        now = time.monotonic()
+        while self._waiting and now - self._waiting[0].since >= GIVE_UP_SECONDS:
+            waiting = self._waiting.popleft()
+            if not waiting.turn.done():
+                waiting.turn.set_result(False)
+        if self._waiting:
+            pause = self._waiting[0].since + GIVE_UP_SECONDS - now
+            if not self._in_flight:
+                pause = min(pause, self.breaker.seconds_to_probe())
+            self._timer = asyncio.get_running_loop().call_later(max(pause, 0.0), self._advance)
+
+    def _has_room(self) -> bool:
+        if self.breaker.open:
+            return not self._in_flight and self.breaker.seconds_to_probe() <= 0
+        return self._in_flight < self._limit
+
+
+class NamespaceGates:
+    """The gates of one leadership."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: most creates in flight in one namespace."""
+        self._limit = limit
+        self._gates: dict[str, NamespaceGate] = {}
+
+    def of(self, namespace: str) -> NamespaceGate:
+        """The gate of a namespace."""
+        return self._gates.setdefault(namespace, NamespaceGate(self._limit))
+
+    def open_breakers(self) -> int:
+        """Number of namespaces whose breaker is open. Forgets namespaces without creates."""
+        self._gates = {namespace: gate for namespace, gate in self._gates.items() if not gate.idle}
+        return sum(gate.breaker.open for gate in self._gates.values())
