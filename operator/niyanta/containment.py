@@ -43,6 +43,8 @@ class Boundary(enum.StrEnum):
     STATISTICS = "statistics"
     TIMER = "timer"
     """Work that time starts."""
+    PHASE = "phase"
+    """A phase of the leader's round; errors that no smaller boundary contained."""
     DRAIN = "drain"
     LISTENER = "listener"
     """A listener of a watch."""

@@ -187,7 +187,8 @@ class LeaderUnderTest:
 
     async def review_defaults(self, *namespaces: str) -> None:
         """Handle changes of LimitRanges."""
-        await self._leader.handlers.admission.review_defaults(namespaces)
+        self._leader.handlers.reviews.request_namespaces(namespaces)
+        await self._leader.handlers.reviews.finish()
 
     async def refresh(self, *workload_ids: str) -> None:
         """Read rows again."""
@@ -200,6 +201,10 @@ class LeaderUnderTest:
     async def is_free(self, worker: str) -> bool:
         """Check that a worker is free, as pool scaling does before it removes a worker."""
         return await self._leader.drain_queries.is_free(worker)
+
+    def open_breakers(self) -> int:
+        """Number of namespaces in which the creation of pods is stopped."""
+        return self._leader.state.namespace_gates.open_breakers()
 
     def requirements(self, workload_id: str) -> dict[str, int]:
         """Requests of a workload in memory, in base units."""

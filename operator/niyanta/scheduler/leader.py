@@ -10,7 +10,9 @@ from niyanta.scheduler.cluster_api import ClusterApi
 from niyanta.scheduler.demand.stats_collector import StatsCollector
 from niyanta.scheduler.gauges import SchedulerGauges
 from niyanta.scheduler.intake.admission import Admission
+from niyanta.scheduler.intake.eligibility import EligibilityCheck
 from niyanta.scheduler.intake.refill import Refill
+from niyanta.scheduler.intake.reviews import Reviews
 from niyanta.scheduler.intake.work_queue import WorkQueue
 from niyanta.scheduler.loop import LeaderLoop
 from niyanta.scheduler.metrics import SchedulerMetrics
@@ -24,7 +26,9 @@ from niyanta.scheduler.pods.observer import PodObserver
 from niyanta.scheduler.pods.pod_creator import PodCreator
 from niyanta.scheduler.pods.pod_remover import PodRemover
 from niyanta.scheduler.pods.rest_object import RestObjects
-from niyanta.scheduler.recovery import Recovery
+from niyanta.scheduler.recovery.adoption import Adoption
+from niyanta.scheduler.recovery.missing_objects import MissingObjects
+from niyanta.scheduler.recovery.recovery import Recovery
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import Transitions
 from niyanta.store.state import StateManager
@@ -38,6 +42,7 @@ class RowWriters:
     remover: PodRemover
     reasons: PendingReasons
     transitions: Transitions
+    eligibility: EligibilityCheck
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,9 @@ class ChangeHandlers:
 
     observer: PodObserver
     admission: Admission
+    reviews: Reviews
     refill: Refill
+    missing_objects: MissingObjects
     recovery: Recovery
 
 
@@ -70,6 +77,7 @@ class Leader:
     async def close(self) -> None:
         """Stop the tasks beside the loop, and release the capacity that placements claimed in this process."""
         self.drain_queries.cancel()
+        self.handlers.missing_objects.close()
         await self.writers.creator.close()
         await self.writers.remover.close()
         for tracked in self.state.workloads.select((Phase.SCHEDULED, Phase.RUNNING)):
@@ -102,6 +110,7 @@ def make_leader(
         cluster=cluster,
         work_queue=work_queue,
         drain_queries=drain_queries,
+        missing_objects=handlers.missing_objects,
         transitions=writers.transitions,
         tick=tick,
     )
@@ -116,12 +125,21 @@ def make_leader(
         maintenance=maintenance,
         gauges=SchedulerGauges(state, store=store, cluster=cluster, pool_labels=metrics.pools, tick=tick),
     )
-    cycle = Cycle(state, cluster=cluster, transitions=writers.transitions, reasons=writers.reasons, metrics=metrics)
+    cycle = Cycle(
+        state,
+        cluster=cluster,
+        transitions=writers.transitions,
+        reasons=writers.reasons,
+        eligibility=writers.eligibility,
+        metrics=metrics,
+    )
     loop = LeaderLoop(
         state,
         work_queue=work_queue,
         recovery=handlers.recovery,
         admission=handlers.admission,
+        reviews=handlers.reviews,
+        transitions=writers.transitions,
         observer=handlers.observer,
         reasons=writers.reasons,
         refill=handlers.refill,
@@ -144,12 +162,16 @@ def _make_writers(
     on_lost: Callable[[], None],
     tick: Callable[[], None],
 ) -> RowWriters:
+    eligibility = EligibilityCheck(cluster, state.settings)
     rest_objects = RestObjects(cluster=cluster, store=store, workloads=state.workloads, epoch=state.epoch)
     creator = PodCreator(
         cluster,
         rest_objects,
+        eligibility=eligibility,
+        gates=state.namespace_gates,
         epoch=state.epoch,
         concurrency=state.settings.connections,
+        request_timeout=state.settings.request_timeout,
         wake=work_queue.wake,
         on_lost=on_lost,
     )
@@ -166,7 +188,7 @@ def _make_writers(
         metrics=metrics,
         tick=tick,
     )
-    return RowWriters(creator, remover, reasons, transitions)
+    return RowWriters(creator, remover, reasons, transitions, eligibility)
 
 
 def _make_handlers(
@@ -188,8 +210,35 @@ def _make_handlers(
         reasons=reasons,
         transitions=transitions,
     )
-    admission = Admission(state, store=store, cluster=cluster, reasons=reasons, transitions=transitions, tick=tick)
+    reviews = Reviews(
+        state,
+        store=store,
+        cluster=cluster,
+        reasons=reasons,
+        transitions=transitions,
+        eligibility=writers.eligibility,
+        tick=tick,
+    )
+    admission = Admission(
+        state,
+        store=store,
+        cluster=cluster,
+        reviews=reviews,
+        eligibility=writers.eligibility,
+        transitions=transitions,
+        tick=tick,
+    )
     refill = Refill(state, store=store, cluster=cluster, work_queue=work_queue, transitions=transitions, tick=tick)
+    missing_objects = MissingObjects(
+        state,
+        cluster=cluster,
+        admission=admission,
+        reasons=reasons,
+        creator=writers.creator,
+        transitions=transitions,
+        work_queue=work_queue,
+        tick=tick,
+    )
     recovery = Recovery(
         state,
         store=store,
@@ -198,7 +247,8 @@ def _make_handlers(
         refill=refill,
         observer=observer,
         creator=writers.creator,
-        transitions=transitions,
+        adoption=Adoption(state, store=store, cluster=cluster, transitions=transitions, tick=tick),
+        missing_objects=missing_objects,
         tick=tick,
     )
-    return ChangeHandlers(observer, admission, refill, recovery)
+    return ChangeHandlers(observer, admission, reviews, refill, missing_objects, recovery)

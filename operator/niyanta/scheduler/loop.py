@@ -1,6 +1,7 @@
 """The leader's loop: recover once, then run rounds over incoming work, timers and the queue until leadership is lost.
 
-While Postgres or the API server doesn't answer, the round is repeated; work taken from the work queue isn't lost.
+While Postgres or the API server doesn't answer, the round is repeated; work taken from the work queue isn't lost. An
+unexpected error stays with the object or, at most, with the phase that raised it (`faults`).
 """
 
 from __future__ import annotations
@@ -9,20 +10,25 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-from niyanta.aio import Timer
+from niyanta.aio import Backoff, Timer, ticking
+from niyanta.containment import Boundary, SharedFaultError, record
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterAwayError, MissingObjectsError
 from niyanta.scheduler.demand.stats_collector import StatsCollector
+from niyanta.scheduler.faults.isolation import in_isolation
+from niyanta.scheduler.faults.phases import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, GuardedPhases, RoundPhase
 from niyanta.scheduler.intake.admission import Admission
 from niyanta.scheduler.intake.refill import Refill
+from niyanta.scheduler.intake.reviews import Reviews
 from niyanta.scheduler.intake.work_queue import PendingWork, WorkQueue
 from niyanta.scheduler.metrics import ORPHANS, LoopPhase, SchedulerMetrics
 from niyanta.scheduler.periodic.timers import LeaderTimers
 from niyanta.scheduler.placing.cycle import Cycle
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
 from niyanta.scheduler.pods.observer import PodObserver
-from niyanta.scheduler.recovery import Recovery
+from niyanta.scheduler.recovery.recovery import Recovery
 from niyanta.scheduler.state import SchedulerState
+from niyanta.scheduler.transitions import Transitions
 from niyanta.store.errors import ConflictError, StoreUnavailableError
 
 logger = log.get(__name__)
@@ -35,6 +41,9 @@ IDLE_WINDOW_SECONDS = 0.02
 
 ASK_AGAIN_SECONDS = 0.5
 """Time until a round is repeated while Postgres or the API server doesn't answer."""
+
+RECOVERY_ATTEMPTS = 5
+"""Attempts at recovery before the process ends because of an unexpected error."""
 
 OBJECTS_AGAIN_SECONDS = 2.0
 """Time until a round is repeated while too many Workload objects are missing."""
@@ -50,6 +59,8 @@ class LeaderLoop:
         work_queue: WorkQueue,
         recovery: Recovery,
         admission: Admission,
+        reviews: Reviews,
+        transitions: Transitions,
         observer: PodObserver,
         reasons: PendingReasons,
         refill: Refill,
@@ -64,6 +75,8 @@ class LeaderLoop:
         self._work_queue = work_queue
         self._recovery = recovery
         self._admission = admission
+        self._reviews = reviews
+        self._transitions = transitions
         self._observer = observer
         self._reasons = reasons
         self._refill = refill
@@ -76,22 +89,43 @@ class LeaderLoop:
         self._cycle_wanted = True
         """Something changed since the last cycle that may let another workload be placed."""
         self._last_cycle = 0.0
-        self._taken: PendingWork | None = None
-        """Work of a round that hasn't succeeded so far."""
+        self._phases = GuardedPhases()
+        self._unadmitted = PendingWork()
+        """Users' changes that were taken and aren't followed yet."""
+        self._unobserved: dict[str, None] = {}
+        """Workloads with changed pods that were taken and aren't observed yet, oldest first."""
 
     async def run(self, on_recovered: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Run until cancelled; raises StaleEpochError or LeaseLostError when leadership is over.
+        """Run until cancelled; raises StaleEpochError or LeaseLostError when leadership is over, and PhaseStuckError
+        when a new process may do better.
 
         `on_recovered` is awaited after recovery, before the first placement.
         """
         try:
-            await self._until_answered(self._recovery.run)
+            await self._until_answered(self._recover)
             if on_recovered is not None:
                 await on_recovered()
             await self._run_rounds()
         finally:
             self._timers.clear_gauges()
             self._metrics.close()
+
+    async def _recover(self) -> None:
+        """Recover. An unexpected error is repeated a few times, because nothing may be placed without recovery."""
+        backoff = Backoff(first_seconds=FIRST_PAUSE_SECONDS, longest_seconds=LONGEST_PAUSE_SECONDS)
+        for attempt in range(1, RECOVERY_ATTEMPTS + 1):
+            try:
+                await self._recovery.run()
+            except SharedFaultError:
+                raise
+            except Exception as error:
+                if attempt == RECOVERY_ATTEMPTS:
+                    raise
+                record(Boundary.PHASE, "recovery", error)
+                self._tick()
+                await ticking(self._tick, asyncio.sleep(backoff.next()))
+            else:
+                return
 
     async def _run_rounds(self) -> None:
         collecting = asyncio.create_task(self._stats_collector.run(), name="demand stats")
@@ -107,43 +141,82 @@ class LeaderLoop:
 
     async def round(self) -> None:
         """Run one round. Work taken from the work queue is kept until it is done, so that a repeated round does it
-        again."""
-        # 1. Take the work that came in.
-        if self._taken is None:
-            self._taken = self._work_queue.take()
-        work = self._taken
-        self._cycle_wanted = self._cycle_wanted or bool(work)
-        # 2. Follow users' changes: objects, Customers, LimitRanges.
+        again. A phase that fails by an unexpected error is repeated with backoff, while the others go on."""
+        run = self._phases.run
+        # 1. Take the next slice of the work that came in.
+        self._take()
+        # 2. Follow users' changes: objects, then Customers, namespaces and LimitRanges.
         with self._metrics.phase(LoopPhase.INTAKE):
-            await self._admit(work)
+            await run(RoundPhase.INTAKE, self._admit)
+            if self._reviews.unfinished:
+                await run(RoundPhase.REVIEW, self._reviews.run_slice)
         # 3. Follow pods and nodes.
         with self._metrics.phase(LoopPhase.OBSERVE):
-            await self._observer.observe(work.workloads)
-        # 4. Write the reasons for which workloads wait.
+            await run(RoundPhase.OBSERVE, self._observe)
+        # 4. Write the reasons for which workloads wait, and hold parked workloads.
         if self._reasons.unwritten:
             with self._metrics.phase(LoopPhase.NOTES):
-                await self._reasons.write()
-        self._taken = None
+                await run(RoundPhase.REASONS, self._reasons.write)
+        await run(RoundPhase.PARKING, self._transitions.hold_parked)
         # 5. Follow rows that other processes changed, and refill the queue from Postgres.
+        await run(RoundPhase.REFILL, self._follow_rows)
+        # 6. Timers: due rows, lost nodes, maintenance.
+        if self._timers_due.due():
+            await run(RoundPhase.TIMERS, self._run_timers)
+        # 7. Place.
+        if self._cycle_wanted:
+            await run(RoundPhase.CYCLE, self._maybe_cycle)
+        if self._reviews.unfinished:
+            self._work_queue.wake()
+
+    def _take(self) -> None:
+        """Add the next slice of work to the work that isn't done yet. While intake pauses, objects stay packed in the
+        work queue."""
+        left = self._unadmitted
+        idle = not left.objects and not left.gone
+        work = self._work_queue.take(objects=idle and not self._phases.pauses(RoundPhase.INTAKE))
+        self._cycle_wanted = self._cycle_wanted or bool(work)
+        self._unobserved.update(dict.fromkeys(work.workloads))
+        left.objects.update(work.objects)
+        left.gone.update(work.gone)
+        left.defaults.update(work.defaults)
+        left.customers = left.customers or work.customers
+
+    async def _admit(self) -> None:
+        left = self._unadmitted
+        if left.customers:
+            self._reviews.request_all()
+            left.customers = False
+        if left.defaults:
+            self._reviews.request_namespaces(left.defaults)
+            left.defaults.clear()
+        gone = list(left.gone.values())
+        done = await in_isolation(gone, self._admission.take_gone, group=lambda item: item.namespace)
+        for item, error in done.culprits:
+            record(Boundary.OBJECT, item.uid, error)
+        left.gone.clear()
+        await self._admission.take_in(list(left.objects.values()))
+        left.objects.clear()
+
+    async def _observe(self) -> None:
+        """Observe the workloads whose pods changed; one that raises an unexpected error is left out until its next
+        change."""
+        done = await in_isolation(list(self._unobserved), self._observer.observe, group=str)
+        if not self._unobserved:
+            await self._observer.observe(())  # it follows ended creates as well
+        for workload_id, error in done.culprits:
+            record(Boundary.POD, workload_id, error)
+        self._unobserved.clear()
+
+    async def _follow_rows(self) -> None:
         if await self._refill.follow():
             self._cycle_wanted = True
-        # 6. Timers: due rows, lost nodes, maintenance.
-        if self._timers_due.due() and await self._timers.run():
-            self._cycle_wanted = True
-        # 7. Place.
-        await self._maybe_cycle()
 
-    async def _admit(self, work: PendingWork) -> None:
-        await self._admission.take_gone(list(work.gone.values()))
-        if work.customers:
-            await self._admission.review_customers()
-        if work.defaults:
-            await self._admission.review_defaults(work.defaults)
-        await self._admission.take_in(list(work.objects.values()))
+    async def _run_timers(self) -> None:
+        if await self._timers.run():
+            self._cycle_wanted = True
 
     async def _maybe_cycle(self) -> None:
-        if not self._cycle_wanted:
-            return
         rest = self._last_cycle + self._state.settings.cycle_interval - time.monotonic()
         if rest > 0:
             asyncio.get_running_loop().call_later(rest, self._work_queue.wake)
@@ -165,6 +238,7 @@ class LeaderLoop:
             except ConflictError as error:
                 logger.info("a transaction conflicted in Postgres; repeating the round", error=str(error))
                 self._tick()
+                await asyncio.sleep(IDLE_WINDOW_SECONDS)
             except MissingObjectsError as error:
                 ORPHANS.set(1)
                 logger.error(

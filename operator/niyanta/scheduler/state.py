@@ -9,7 +9,10 @@ from dataclasses import dataclass, field
 
 from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.scheduler.demand.sizing_result import SizingResult
+from niyanta.scheduler.faults.parked import ParkedWorkloads
 from niyanta.scheduler.placement_rate import PlacementRate
+from niyanta.scheduler.pods.namespace_gate import NamespaceGates
+from niyanta.scheduler.pods.worker_breakers import WorkerBreakers
 from niyanta.scheduler.workload_cache import TrackedWorkload, WorkloadCache
 from niyanta.settings import Settings
 from niyanta.store.leader.demand_stats import DemandStats
@@ -26,6 +29,10 @@ class SchedulerState:
     clock: Clock
     workloads: WorkloadCache
     """Live workloads, and the queue of the workloads that may be placed."""
+    parked: ParkedWorkloads
+    """Workloads that an unexpected error concerned."""
+    namespace_gates: NamespaceGates
+    """Turns of pod creation in each namespace."""
     adopting: bool = False
     """The database is older than the cluster (restored from a backup). Until rows have followed pods, no pod is
     removed."""
@@ -36,13 +43,19 @@ class SchedulerState:
     """Latest statistics of demand; None before the first ones."""
     sizing_result: SizingResult = field(default_factory=SizingResult)
     """For each waiting workload, the pool that it counts for."""
+    unjudged_deletions: set[str] = field(default_factory=set)
+    """Workloads whose objects were reported deleted while the whole kind is gone."""
+    worker_breakers: WorkerBreakers = field(default_factory=WorkerBreakers)
+    """Workers whose kubelets reject all pods."""
     exclusion_ends: dict[str, int] = field(default_factory=dict)
     """Queued workload that avoids a worker -> end of the first of its exclusions, microseconds."""
 
     @classmethod
     def of_leadership(cls, epoch: int, settings: Settings, *, clock: Clock, adopting: bool = False) -> SchedulerState:
         """The empty state of a new leader."""
-        return cls(epoch, settings, clock, WorkloadCache(queue_settings(settings)), adopting)
+        workloads = WorkloadCache(queue_settings(settings))
+        gates = NamespaceGates(max(2, settings.connections // 2))
+        return cls(epoch, settings, clock, workloads, ParkedWorkloads(workloads), gates, adopting)
 
     def node_grace_over(self, tracked: TrackedWorkload) -> bool:
         """True if a node of the workload has been NotReady for longer than `node_loss_grace`."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from niyanta.containment import Boundary, SharedFaultError
 from niyanta.lifecycle import Door, Event, Phase
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterApi, NodeState, WriteProblem
+from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.intake.work_queue import WorkQueue
 from niyanta.scheduler.metrics import SchedulerMetrics
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
@@ -22,7 +24,7 @@ from niyanta.scheduler.pods.pod_remover import PodRemover
 from niyanta.scheduler.reasons import EventReason, RowReason
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.workload_cache import TrackedWorkload
-from niyanta.store.rows import RowChange, WorkloadRow, worker_names
+from niyanta.store.rows import BatchResult, RowChange, WorkloadRow, worker_names
 from niyanta.store.state import StateManager
 
 logger = log.get(__name__)
@@ -33,6 +35,9 @@ BATCH_ROWS = 500
 FIRST_REQUEUE_BACKOFF_SECONDS = 0.5
 LONGEST_REQUEUE_BACKOFF_SECONDS = 30.0
 """Range of the wait between two attempts when the cause lies outside the workload (quota, namespace)."""
+
+MOST_DOUBLINGS = 64
+"""Bound of the exponent of a backoff: large powers of two exceed a float."""
 
 REFUSED_FOR_ANY_WORKER = frozenset(
     problem.value for problem in (WriteProblem.QUOTA, WriteProblem.FORBIDDEN, WriteProblem.NAMESPACE)
@@ -78,36 +83,99 @@ class Transitions:
     # --- commits -----------------------------------------------------------------------------------------------------
 
     async def commit(self, requests: Sequence[TransitionRequest]) -> None:
-        """Commit decisions in batches and apply each row that moved. Raises the store's errors."""
+        """Commit decisions in batches and apply each row that moved. A workload whose decision raises an unexpected
+        error is parked. Raises SharedFaultError."""
         for start in range(0, len(requests), BATCH_ROWS):
-            self._tick()
-            part = requests[start : start + BATCH_ROWS]
-            with self._metrics.commit():
-                result = await self._store.update_workload_status_batch(
-                    [self._change(request) for request in part], epoch=self._state.epoch
-                )
-            self._metrics.dropped(result)
-            decisions = {request.tracked.id: request.decision for request in part}
+            changes = []
+            decisions = {}
+            for request in requests[start : start + BATCH_ROWS]:
+                try:
+                    changes.append(self._change(request))
+                except Exception as error:
+                    self._state.parked.park(request.tracked, Boundary.ROW, error)
+                else:
+                    decisions[request.tracked.id] = request.decision
+            result = await self._write(changes)
             for row in result.applied:
-                self.after(row, decisions[row.id])
+                self._apply(row, decisions[row.id])
             await self.refresh((*result.stale, *result.illegal))
 
     async def place(self, changes: Sequence[RowChange], *, cycle: int) -> Sequence[str]:
-        """Commit placements in one transaction and start their pods. Returns the ids of rows that were left out because
-        their version had changed."""
-        self._tick()
-        with self._metrics.commit():
-            result = await self._store.update_workload_status_batch(changes, epoch=self._state.epoch, cycle=cycle)
-        self._metrics.dropped(result)
+        """Commit placements in one transaction and start their pods. Returns the ids of rows that were left out: their
+        version had changed, or they raised an unexpected error and are parked."""
+        result = await self._write(changes, cycle=cycle)
         for row in result.applied:
-            tracked = self._state.workloads.get(row.id)
-            if tracked is not None:
-                self.after(row, LifecycleDecision(Event.PLACE, row.reason, row.message))
-                self.start(tracked)
+            self._apply(row, LifecycleDecision(Event.PLACE, row.reason, row.message))
         self._state.placement_rate.placed(result.applied)
-        dropped = (*result.stale, *result.illegal)
-        await self.refresh(dropped)
-        return dropped
+        await self.refresh((*result.stale, *result.illegal))
+        applied = {row.id for row in result.applied}
+        return [change.id for change in changes if change.id not in applied]
+
+    async def hold_parked(self) -> None:
+        """Commit that parked workloads are Held, so that users see it; placed ones without pods go back to the queue
+        first. One whose row can't be written stays parked in memory."""
+        parked = self._state.parked
+        waiting = parked.unheld()
+        if waiting:
+            events = {t.id: Event.HOLD if t.row.phase is Phase.PENDING else Event.REQUEUE for t in waiting}
+            changes = [
+                RowChange(
+                    *(t.id, t.row.version, events[t.id], RowReason.INTERNAL_ERROR.value, t.parked),
+                    wake_in_seconds=None,
+                    counts=False,
+                )
+                for t in waiting
+            ]
+            result = await self._write(changes)
+            for row in result.applied:
+                self._apply(row, LifecycleDecision(events[row.id], row.reason, row.message))
+            moved = {row.id for row in result.applied}
+            for tracked in waiting:
+                if tracked.id not in moved:
+                    parked.give_up(tracked)
+            await self.refresh((*result.stale, *result.illegal))
+        parked.settled()
+
+    async def _write(self, changes: Sequence[RowChange], *, cycle: int | None = None) -> BatchResult:
+        """Write a batch; changes that raise an unexpected error are left out, and their workloads are parked."""
+
+        async def write(part: Sequence[RowChange]) -> BatchResult:
+            self._tick()
+            with self._metrics.commit():
+                return await self._store.update_workload_status_batch(part, epoch=self._state.epoch, cycle=cycle)
+
+        batch = await in_isolation(changes, write, group=lambda change: self._namespace(change.id))
+        result = BatchResult([], [], [])
+        for part in batch.results:
+            self._metrics.dropped(part)
+            result.applied.extend(part.applied)
+            result.stale.extend(part.stale)
+            result.illegal.extend(part.illegal)
+        for change, error in batch.culprits:
+            tracked = self._state.workloads.get(change.id)
+            if tracked is not None:
+                self._state.parked.park(tracked, Boundary.ROW, error)
+        return result
+
+    def _namespace(self, workload_id: str) -> str:
+        tracked = self._state.workloads.get(workload_id)
+        return "" if tracked is None else tracked.row.namespace
+
+    def _apply(self, row: WorkloadRow, decision: LifecycleDecision) -> None:
+        """Apply a row that moved; an unexpected error parks its workload. The row is committed already, so memory must
+        follow it in any case."""
+        tracked = self._state.workloads.get(row.id)
+        if tracked is None:
+            return
+        try:
+            self.after(row, decision)
+            if decision.event is Event.PLACE:
+                self.start(tracked)
+        except SharedFaultError:
+            raise
+        except Exception as error:
+            tracked.row = row
+            self._state.parked.park(tracked, Boundary.ROW, error)
 
     async def adopt(self, changes: Sequence[RowChange]) -> None:
         """Commit placements that are rebuilt from running pods, which need no creation."""
@@ -117,7 +185,8 @@ class Transitions:
             for row in result.applied:
                 tracked = self._state.workloads.get(row.id)
                 if tracked is not None and tracked.requirements is not None:
-                    self._cluster.claim(row.id, row.attempt, row.workers, tracked.requirements, tracked.subject)
+                    if row.phase.bound:
+                        self._cluster.claim(row.id, row.attempt, row.workers, tracked.requirements, tracked.subject)
                     self.after(row, LifecycleDecision(Event.PLACE, row.reason, row.message))
 
     async def release_held(self, customer: str, queue_depth: int | None) -> int:
@@ -143,19 +212,24 @@ class Transitions:
         for row in await self._store.get_workloads(ids):
             tracked = self._state.workloads.get(row.id)
             if tracked is not None:
-                self.follow(tracked, row)
+                try:
+                    self.follow(tracked, row)
+                except SharedFaultError:
+                    raise
+                except Exception as error:
+                    self._state.parked.park(tracked, Boundary.ROW, error)
         self._work_queue.put_capacity()  # a cycle must consider waiting workloads again
 
     def _change(self, request: TransitionRequest) -> RowChange:
         tracked, decision, settings = request.tracked, request.decision, self._state.settings
         wake = not_before = None
         if decision.event is Event.RETRY:
-            backoff = settings.retry_backoff * 2.0**tracked.row.failures
+            backoff = settings.retry_backoff * 2.0 ** min(tracked.row.failures, MOST_DOUBLINGS)
             wake = not_before = min(backoff, settings.retry_backoff_max)
         elif decision.event is Event.REQUEUE:
             tracked.write_failures += 1
             tracked.turned_down = decision.reason in REFUSED_FOR_ANY_WORKER
-            backoff = FIRST_REQUEUE_BACKOFF_SECONDS * 2.0**tracked.write_failures
+            backoff = FIRST_REQUEUE_BACKOFF_SECONDS * 2.0 ** min(tracked.write_failures, MOST_DOUBLINGS)
             wake = not_before = min(backoff, LONGEST_REQUEUE_BACKOFF_SECONDS)
         elif decision.event is Event.START:
             tracked.write_failures = 0

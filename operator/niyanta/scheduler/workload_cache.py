@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from niyanta.engine.queue import Queue, QueueSettings
 from niyanta.engine.types import PendingWorkload, Requirements, Subject
 from niyanta.lifecycle import Door, Phase
+from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.workload import NodeLossPolicy, WorkloadSpec
+from niyanta.scheduler.intake.object_to_row import Eligibility
 from niyanta.store.rows import WorkloadRow
 
 
@@ -38,6 +40,17 @@ class TrackedWorkload:
     """Consecutive attempts whose pods the API server refused (quota, ...); the backoff grows with it."""
     turned_down: bool = False
     """The API server refused the pods of the last attempt, and would refuse them on any other worker."""
+    parked: str = ""
+    """Message of the unexpected error that keeps it out of the queue (`faults.parked`); "": it isn't parked."""
+    object_missing: bool = False
+    """Its object is missing together with many others (`recovery.missing_objects`), so it isn't placed."""
+    disrupted: set[int] = field(default_factory=set)
+    """Attempts that the cluster ended (evictions, node shutdowns), as this leader has seen them."""
+    mismatch: str = ""
+    """Kubernetes door only: the way in which its row differs from the watched object; "": they agree."""
+    eligible: tuple[Customer, WorkloadSpec, Eligibility] | None = None
+    """The last result of the Customer's rules, and the Customer and the spec that it holds for
+    (`intake.eligibility`)."""
     noted_at: float = 0.0
     """Monotonic time at which its pending reason was last reported, seconds."""
 
@@ -119,7 +132,7 @@ class WorkloadCache:
 
     def enqueue(self, tracked: TrackedWorkload, *, now: int) -> None:
         """Put a workload into the queue; `now` (microseconds) decides which worker exclusions still apply."""
-        if tracked.requirements is None:
+        if tracked.requirements is None or tracked.parked or tracked.object_missing:
             return
         self.queue.update(pending(tracked.row, tracked.requirements, tracked.subject, now=now))
 

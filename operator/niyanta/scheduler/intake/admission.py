@@ -1,20 +1,27 @@
-"""Admission: applies users' changes of Workload objects, Customers and LimitRanges to rows and memory.
+"""Admission: applies users' changes of Workload objects to rows and memory.
 
-The leader's loop passes the changes in; `transitions` commits the decisions.
+The leader's loop passes the changes in; `transitions` commits the decisions. `reviews` follows changes of Customers,
+namespaces and LimitRanges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from niyanta.aio import gathered, in_slices, ticking
+from niyanta.containment import Boundary, SharedFaultError, contained, record
 from niyanta.lifecycle import Event, Phase
 from niyanta.observability import log
-from niyanta.scheduler.cluster_api import ClusterApi
+from niyanta.scheduler.cluster_api import ClusterApi, MissingObjectsError
+from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.intake import object_to_row
+from niyanta.scheduler.intake.eligibility import EligibilityCheck, mismatch
+from niyanta.scheduler.intake.object_to_row import CompiledObject, Eligibility
+from niyanta.scheduler.intake.refused_objects import parked_object
+from niyanta.scheduler.intake.reviews import Reviews
 from niyanta.scheduler.intake.work_queue import DeletedObject
-from niyanta.scheduler.placing.pending_reasons import PendingReasons
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.pods.rest_object import is_object_of, rest_id
 from niyanta.scheduler.reasons import RowReason
@@ -23,7 +30,6 @@ from niyanta.scheduler.transitions import BATCH_ROWS, TransitionRequest, Transit
 from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.rows import WorkloadRow
 from niyanta.store.state import StateManager
-from niyanta.store.workloads.limits import QUEUE_FULL
 
 logger = log.get(__name__)
 
@@ -37,7 +43,7 @@ Manifest = Mapping[str, Any]
 
 
 class Admission:
-    """Applies users' changes. Every method may be repeated."""
+    """Applies users' changes of objects. Every method may be repeated."""
 
     def __init__(
         self,
@@ -45,50 +51,119 @@ class Admission:
         *,
         store: StateManager,
         cluster: ClusterApi,
-        reasons: PendingReasons,
+        reviews: Reviews,
+        eligibility: EligibilityCheck,
         transitions: Transitions,
         tick: Callable[[], None],
     ) -> None:
         self._state = state
         self._store = store
         self._cluster = cluster
-        self._reasons = reasons
+        self._reviews = reviews
+        self._eligibility = eligibility
         self._transitions = transitions
         self._tick = tick
 
     # --- objects ------------------------------------------------------------------------------------------------------
 
     async def take_in(self, objects: Sequence[Manifest]) -> None:
-        """Turn new or edited Workload objects into rows, and edits of spec.suspend into events."""
+        """Turn new or edited Workload objects into rows, and edits of spec.suspend into events. An object that raises
+        an unexpected error is parked. Raises SharedFaultError."""
         for start in range(0, len(objects), BATCH_ROWS):
-            await self._take_in(objects[start : start + BATCH_ROWS])
+            batch = objects[start : start + BATCH_ROWS]
+            done = await in_isolation(batch, self._take_in, group=_namespace)
+            for obj, error in done.culprits:
+                await self._park_object(obj, error)
 
     async def _take_in(self, objects: Sequence[Manifest]) -> None:
         objects = await self._made_by_users(objects)
-        entries: list[object_to_row.CompiledObject] = []
+        entries: list[CompiledObject] = []
         async for part in in_slices(objects, COMPILE_SLICE_OBJECTS, tick=self._tick):
-            entries += [object_to_row.read_object(obj, self._cluster, self._state.settings) for obj in part]
+            entries += [self._read(obj) for obj in part]
+        rows = await self._store_rows(entries)
+        requests: list[TransitionRequest] = []
+        for obj, entry in zip(objects, entries, strict=True):
+            row = rows.get(entry.intake.id)
+            if row is None:
+                continue
+            try:
+                requests += await self._follow_object(obj, entry, row)
+            except SharedFaultError:
+                raise
+            except Exception as error:
+                self._park_tracked(row.id, error)
+        await self._transitions.commit(requests)
+        # Reviews of Customers skip suspended workloads, so resumed ones are reviewed now.
+        resumed = [request.tracked for request in requests if request.decision.event is Event.RESUME]
+        await self._reviews.review([*resumed, *self._held_by_mistake(entries)])
+
+    def _read(self, obj: Manifest) -> CompiledObject:
+        """Convert an object to a row. An unexpected error is contained: the row is Held then."""
+        try:
+            entry = object_to_row.read_object(obj, self._cluster, self._state.settings)
+        except SharedFaultError:
+            raise
+        except Exception as error:
+            record(Boundary.OBJECT, _subject(obj), error)
+            return parked_object(obj, error)
+        if entry.intake.phase is not Phase.PENDING:
+            return entry
+        found = Eligibility(entry.intake.customer, entry.intake.tier_weight)
+        found = self._eligibility.in_namespace(found, entry.intake.namespace)
+        if not found.held:
+            return entry
+        return replace(
+            entry, intake=replace(entry.intake, phase=Phase.HELD, reason=found.reason, message=found.message)
+        )
+
+    async def _store_rows(self, entries: Sequence[CompiledObject]) -> dict[str, WorkloadRow]:
         customers = {entry.intake.customer for entry in entries}
         limits = {name: self._cluster.customer_limits(name).queue_depth for name in customers}
         rows = await self._store.take_in(
             [entry.intake for entry in entries], epoch=self._state.epoch, queue_limits=limits
         )
-        by_id = {row.id: row for row in rows}
-        requests = []
-        for obj, entry in zip(objects, entries, strict=True):
-            row = by_id.get(entry.intake.id)
-            tracked = None if row is None else self._track(obj, entry, row)
-            if tracked is None:
-                continue
-            decision = suspension(tracked)
-            if decision is not None:
-                requests.append(TransitionRequest(tracked, decision))
-            else:
-                self._transitions.settle(tracked)
-                await self._follow_edited_times(tracked)
-        await self._transitions.commit(requests)
-        # Reviews of Customers skip suspended workloads, so resumed ones are reviewed now.
-        await self._review([o.tracked for o in requests if o.decision.event is Event.RESUME])
+        return {row.id: row for row in rows}
+
+    async def _follow_object(self, obj: Manifest, entry: CompiledObject, row: WorkloadRow) -> list[TransitionRequest]:
+        """Follow a row that was taken in; returns the event that the object's spec requires, if there is one."""
+        tracked = self._track(obj, entry, row)
+        if tracked is None:
+            return []
+        decision = suspension(tracked)
+        if decision is not None:
+            return [TransitionRequest(tracked, decision)]
+        self._transitions.settle(tracked)
+        await self._follow_edited_times(tracked)
+        return []
+
+    def _held_by_mistake(self, entries: Sequence[CompiledObject]) -> list[TrackedWorkload]:
+        """Workloads that are Held although the present state of their object may be queued: an error or a difference
+        that held them is gone."""
+        reasons = (RowReason.INTERNAL_ERROR.value, RowReason.OBJECT_MISMATCH.value)
+        found = (self._state.workloads.get(entry.intake.id) for entry in entries if entry.requirements is not None)
+        return [t for t in found if t is not None and t.row.phase is Phase.HELD and t.row.reason in reasons]
+
+    async def _park_object(self, obj: Manifest, error: Exception) -> None:
+        """Park an object whose row could not be written. If the row of its own kind can't be written either, the object
+        is left alone until it changes."""
+        subject = _subject(obj)
+        record(Boundary.OBJECT, subject, error)
+        with contained(Boundary.OBJECT, subject):
+            uid = str(obj["metadata"]["uid"])
+            if self._state.workloads.get(uid) is not None:
+                self._park_tracked(uid, error)
+                return
+            entry = parked_object(obj, error)
+            rows = await self._store_rows([entry])
+            for row in rows.values():
+                self._track(obj, entry, row)
+
+    def _park_tracked(self, workload_id: str, error: Exception) -> None:
+        tracked = self._state.workloads.get(workload_id)
+        if tracked is None:
+            record(Boundary.OBJECT, workload_id, error)
+        else:
+            self._state.parked.park(tracked, Boundary.OBJECT, error)
 
     async def _made_by_users(self, objects: Sequence[Manifest]) -> Sequence[Manifest]:
         """Leave out objects that were created for REST submissions, whose rows exist already."""
@@ -100,8 +175,9 @@ class Admission:
         known |= {row.id: row for row in await self._store.get_workloads(marked - known.keys())}
         return [obj for obj in objects if (row := known.get(rest_id(obj))) is None or not is_object_of(obj, row)]
 
-    def _track(self, obj: Manifest, entry: object_to_row.CompiledObject, row: WorkloadRow) -> TrackedWorkload | None:
-        """Put a taken-in row into memory, or update it there; None if it needs no tracking because it is finished."""
+    def _track(self, obj: Manifest, entry: CompiledObject, row: WorkloadRow) -> TrackedWorkload | None:
+        """Put a taken-in row into memory, or update it there; None if it needs no tracking because it is finished or
+        could not be read."""
         tracked = self._state.workloads.get(row.id)
         if tracked is None:
             if object_to_row.status_behind(row, obj.get("status")):
@@ -111,10 +187,14 @@ class Admission:
             if entry.spec is None or (row.phase.terminal and row.wake_at is None):
                 return None
             tracked = TrackedWorkload(row, entry.spec, entry.requirements, entry.subject)
+            tracked.mismatch = mismatch(entry.intake, row)
             self._state.workloads.put(tracked)
             return tracked
-        if entry.spec is not None and row.generation == entry.intake.generation:
-            tracked.spec = entry.spec
+        if entry.spec is not None and entry.requirements is not None:
+            # The watched object is believed, not the spec and the labels in its row.
+            tracked.spec, tracked.requirements, tracked.subject = entry.spec, entry.requirements, entry.subject
+            tracked.mismatch = mismatch(entry.intake, row)
+            self._state.parked.unpark(tracked)
         changed = tracked.row.version != row.version
         tracked.row = row
         if changed:
@@ -160,7 +240,11 @@ class Admission:
         if reference is None:
             return False
         name, uid = reference
-        obj = await self._cluster.get_workload(tracked.row.namespace, name)
+        try:
+            obj = await self._cluster.get_workload(tracked.row.namespace, name)
+        except MissingObjectsError:
+            self._state.unjudged_deletions.add(tracked.id)
+            return False
         if obj is None or obj["metadata"]["uid"] != uid or obj["metadata"].get("deletionTimestamp"):
             return True
         logger.warning("a Workload object was reported deleted but exists", workload=tracked.id)
@@ -169,64 +253,9 @@ class Admission:
     # --- changes that affect many workloads ---------------------------------------------------------------------------
 
     async def review_customers(self) -> None:
-        """Customers changed: hold workloads that may no longer be queued, release those that may, and follow tiers."""
-        await self._review(self._state.workloads.select((Phase.PENDING, Phase.HELD)))
-
-    async def _review(self, workloads: Sequence[TrackedWorkload]) -> None:
-        requests = []
-        for tracked in workloads:
-            self._tick()
-            if tracked.row.reason == QUEUE_FULL and tracked.row.phase is Phase.HELD:
-                continue  # `maintenance` releases these in queue order
-            eligible = object_to_row.eligibility(
-                tracked.row.namespace, tracked.spec, self._cluster, self._state.settings
-            )
-            if eligible.held:
-                if tracked.row.phase is Phase.PENDING:
-                    requests.append(
-                        TransitionRequest(tracked, LifecycleDecision(Event.HOLD, eligible.reason, eligible.message))
-                    )
-                elif eligible.message != tracked.row.message:
-                    self._reasons.add(tracked.id, eligible.reason, eligible.message)
-                continue
-            await self._follow_owner(tracked, eligible)
-            if tracked.row.phase is not Phase.HELD:
-                continue
-            if self._cluster.customer_limits(eligible.customer).queue_depth is None:
-                requests.append(TransitionRequest(tracked, LifecycleDecision(Event.RELEASE, RowReason.RELEASED, "")))
-            else:
-                self._reasons.add(tracked.id, QUEUE_FULL, "waits for room below its customer's maxQueueDepth")
-        await self._transitions.commit(requests)
-
-    async def _follow_owner(self, tracked: TrackedWorkload, eligible: object_to_row.Eligibility) -> None:
-        """Update the row's customer and tier weight if they have changed."""
-        if tracked.row.customer == eligible.customer and tracked.row.tier_weight != eligible.tier_weight:
-            # All rows of the customer in one statement: one by one, 300 rows would take a second.
-            for row in await self._store.retier(eligible.customer, eligible.tier_weight, epoch=self._state.epoch):
-                other = self._state.workloads.get(row.id)
-                if other is not None:
-                    other.row = row
-                    self._transitions.settle(other)
-        if (eligible.customer, eligible.tier_weight) == (tracked.row.customer, tracked.row.tier_weight):
-            return
-        tracked.row = await self._store.reassign(
-            tracked.id, customer=eligible.customer, tier_weight=eligible.tier_weight, epoch=self._state.epoch
-        )
-        self._recompile(tracked)
-
-    async def review_defaults(self, namespaces: Collection[str]) -> None:
-        """LimitRanges of these namespaces changed ("": a change for all namespaces): compile the workloads that wait
-        there again, because their requests may differ."""
-        for tracked in self._state.workloads.select((Phase.PENDING, Phase.HELD, Phase.SUSPENDED)):
-            if "" in namespaces or tracked.row.namespace in namespaces:
-                self._tick()
-                self._recompile(tracked)
-
-    def _recompile(self, tracked: TrackedWorkload) -> None:
-        _, requirements, tracked.subject = object_to_row.read_row(tracked.row, self._cluster)
-        if requirements is not None:
-            tracked.requirements = requirements
-        self._transitions.settle(tracked)
+        """Review all waiting workloads at once, after a time without a leader."""
+        self._reviews.request_all()
+        await self._reviews.finish()
 
 
 def suspension(tracked: TrackedWorkload) -> LifecycleDecision | None:
@@ -237,3 +266,11 @@ def suspension(tracked: TrackedWorkload) -> LifecycleDecision | None:
     if not tracked.spec.suspend and phase is Phase.SUSPENDED:
         return LifecycleDecision(Event.RESUME, RowReason.RESUMED, "")
     return None
+
+
+def _namespace(obj: Manifest) -> str:
+    return str((obj.get("metadata") or {}).get("namespace", ""))
+
+
+def _subject(obj: Manifest) -> str:
+    return f"{_namespace(obj)}/{(obj.get('metadata') or {}).get('name', '')}"

@@ -19,11 +19,12 @@ from niyanta.engine.types import PendingWorkload, Placement, Plan
 from niyanta.lifecycle import Event
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterReads
+from niyanta.scheduler.intake.eligibility import EligibilityCheck
 from niyanta.scheduler.metrics import LoopPhase, SchedulerMetrics
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
-from niyanta.scheduler.transitions import BATCH_ROWS, Transitions
+from niyanta.scheduler.transitions import BATCH_ROWS, TransitionRequest, Transitions
 from niyanta.store.rows import RowChange
 
 logger = log.get(__name__)
@@ -56,12 +57,14 @@ class Cycle:
         cluster: ClusterReads,
         transitions: Transitions,
         reasons: PendingReasons,
+        eligibility: EligibilityCheck,
         metrics: SchedulerMetrics,
     ) -> None:
         self._state = state
         self._cluster = cluster
         self._transitions = transitions
         self._reasons = reasons
+        self._eligibility = eligibility
         self._metrics = metrics
         self._deltas = cluster.delta_cursor()
         self._number = 0
@@ -85,7 +88,8 @@ class Cycle:
         options = self._options(running)
         # 3. Let the engine plan, in a thread.
         with self._metrics.phase(LoopPhase.ENGINE):
-            result = await asyncio.to_thread(self._plan, self._deltas.take(), pending, now, options=options, lane=lane)
+            deltas = self._state.worker_breakers.adjust(self._deltas.take())
+            result = await asyncio.to_thread(self._plan, deltas, pending, now, options=options, lane=lane)
         plan = result.plan
         self._lane = plan.lane or self._lane
         # 4. Commit the placements; their pods start.
@@ -154,13 +158,27 @@ class Cycle:
                 running[tracked.row.customer] = runs + 1, limit
 
     async def _commit(self, placements: Sequence[Placement]) -> None:
-        """Commit in batches. A placement is left out if it depends on a placement that Postgres refused."""
-        dropped: set[str] = set()
+        """Commit in batches. A workload that may no longer be placed is held instead. A placement is left out if it
+        depends on one that was held or that Postgres refused."""
+        dropped = await self._hold_ineligible(placements)
         for start in range(0, len(placements), BATCH_ROWS):
-            part = [p for p in placements[start : start + BATCH_ROWS] if not dropped.intersection(p.depends_on)]
+            batch = [p for p in placements[start : start + BATCH_ROWS] if p.id not in dropped]
+            part = [p for p in batch if not dropped.intersection(p.depends_on)]
+            dropped.update({p.id for p in batch} - {p.id for p in part})
             ids = frozenset(p.id for p in part)
             changes = [change for p in part if (change := self._change(p, ids)) is not None]
             dropped.update(await self._transitions.place(changes, cycle=self._number))
+
+    async def _hold_ineligible(self, placements: Sequence[Placement]) -> set[str]:
+        """Hold workloads whose eligibility changed since they were queued; returns their ids."""
+        requests = []
+        for placement in placements:
+            tracked = self._state.workloads.get(placement.id)
+            refusal = None if tracked is None else self._eligibility.refusal(tracked, Event.HOLD)
+            if tracked is not None and refusal is not None:
+                requests.append(TransitionRequest(tracked, refusal))
+        await self._transitions.commit(requests)
+        return {request.tracked.id for request in requests}
 
     def _change(self, placement: Placement, batch: frozenset[str]) -> RowChange | None:
         tracked = self._state.workloads.get(placement.id)

@@ -1,0 +1,105 @@
+"""Eligibility of a workload, checked before it is placed and again before its pods are created.
+
+`reviews` checks it when Customers or namespaces change, `placing.cycle` before a placement is committed, and
+`pods.pod_creator` before a committed placement is dispatched. Customers and namespaces are believed from the API
+server's watch, and a workload of the Kubernetes door only as its watched object describes it; rows in Postgres, which
+others may write, are not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from niyanta.containment import Boundary, SharedFaultError, record
+from niyanta.lifecycle import Door, Event
+from niyanta.resources.ownership import Held, HeldReason
+from niyanta.scheduler.cluster_api import ClusterReads
+from niyanta.scheduler.faults.parked import parked_message
+from niyanta.scheduler.intake import object_to_row
+from niyanta.scheduler.intake.object_to_row import Eligibility
+from niyanta.scheduler.pods.outcome import LifecycleDecision
+from niyanta.scheduler.reasons import RowReason
+from niyanta.scheduler.workload_cache import TrackedWorkload
+from niyanta.settings import Settings
+from niyanta.store.rows import WorkloadIntake, WorkloadRow
+
+
+class EligibilityCheck:
+    """Checks workloads against the watched Customers, namespaces and objects."""
+
+    def __init__(self, cluster: ClusterReads, settings: Settings) -> None:
+        self._cluster = cluster
+        self._settings = settings
+
+    def of(self, tracked: TrackedWorkload) -> Eligibility:
+        """The customer of a workload, and the reason for which it may not be queued, if there is one."""
+        row = tracked.row
+        if tracked.parked:
+            return _held(row, RowReason.INTERNAL_ERROR.value, tracked.parked)
+        if row.door is Door.KUBERNETES and tracked.mismatch:
+            return _held(row, RowReason.OBJECT_MISMATCH.value, tracked.mismatch)
+        found = self._rules(tracked)
+        if not found.held and row.door is Door.REST and found.customer != row.customer:
+            message = f"the submission is for Customer {row.customer}, which its spec doesn't name"
+            return _held(row, RowReason.OBJECT_MISMATCH.value, message)
+        return found if found.held else self.in_namespace(found, row.namespace)
+
+    def _rules(self, tracked: TrackedWorkload) -> Eligibility:
+        """Ownership and the Customer's lists. The result is kept until the spec or the Customer changes, because the
+        check reads the whole template."""
+        row, spec = tracked.row, tracked.spec
+        if row.door is Door.REST and spec.customer is None:
+            spec = spec.model_copy(update={"customer": row.customer})
+        owner = self._cluster.resolve_customer(row.namespace, spec.customer)
+        if isinstance(owner, Held):
+            return Eligibility(spec.customer or "", 1, owner.reason.value, owner.message)
+        known = tracked.eligible
+        if known is not None and known[0] is owner.customer and known[1] is tracked.spec:
+            return known[2]
+        found = object_to_row.eligibility(row.namespace, spec, self._cluster, self._settings, door=row.door)
+        tracked.eligible = owner.customer, tracked.spec, found
+        return found
+
+    def in_namespace(self, eligible: Eligibility, namespace: str) -> Eligibility:
+        """The same, or held because pods may not be created in the namespace."""
+        enabled = self._cluster.namespace_enabled(namespace)
+        if enabled:
+            return eligible
+        message = f"namespace {namespace} is not known to the operator"
+        if enabled is not None:
+            message = (
+                f"namespace {namespace} is not enabled; an administrator enables it: "
+                f"kubectl label namespace {namespace} niyanta.io/enabled=true"
+            )
+        return replace(eligible, reason=HeldReason.NAMESPACE_NOT_ENABLED.value, message=message)
+
+    def refusal(self, tracked: TrackedWorkload, event: Event) -> LifecycleDecision | None:
+        """`event` with the reason, if the workload may not be placed or dispatched now. An unexpected error is such a
+        reason too."""
+        try:
+            found = self.of(tracked)
+        except SharedFaultError:
+            raise
+        except Exception as error:
+            record(Boundary.ROW, tracked.id, error)
+            return LifecycleDecision(event, RowReason.INTERNAL_ERROR, parked_message(error))
+        return LifecycleDecision(event, found.reason, found.message) if found.held else None
+
+
+def mismatch(intake: WorkloadIntake, row: WorkloadRow) -> str:
+    """The first column in which a row differs from the object of its UID; "" if they agree. Only columns that affect
+    where and how often it runs are compared, and only for the same generation."""
+    if row.door is not Door.KUBERNETES:
+        return "its row in Postgres is not of the Kubernetes door"
+    pairs: list[tuple[str, object, object]] = [("namespace", row.namespace, intake.namespace)]
+    pairs.append(("name", row.name, intake.name))
+    if row.generation == intake.generation:
+        pairs += [("replicas", row.replicas, intake.replicas), ("priority", row.priority, intake.priority)]
+    for name, stored, seen in pairs:
+        if stored != seen:
+            return f"its row in Postgres does not agree with the Workload object: {name}"
+    return ""
+
+
+def _held(row: WorkloadRow, reason: str, message: str) -> Eligibility:
+    return Eligibility(row.customer, row.tier_weight, reason, message)
