@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from niyanta.resources.models.base import InvalidManifestError
-from niyanta.resources.quantity import base_units, quantities
+from niyanta.resources.quantity import LARGEST, PATTERN, base_units, quantities, valid
 
 pytestmark = pytest.mark.unit
 
@@ -82,6 +83,14 @@ def test_a_value_that_is_not_a_quantity_is_rejected_with_its_field(value: object
     assert refusal.value.value is value
 
 
+def test_values_of_any_size_are_refused_with_a_short_message() -> None:
+    huge = [10**5000, -(10**5000), 1e300, "9" * 10_000_000, "1e" + "9" * 1_000_000, "1" + "0" * 41, "\ud800", "1\0"]
+    for value in [*huge, [huge], {"a": huge}]:
+        with pytest.raises(InvalidManifestError) as refusal:
+            base_units("memory", value, "spec.x")
+        assert len(str(refusal.value)) < 300
+
+
 def test_the_error_of_a_map_names_the_key() -> None:
     assert quantities({"cpu": "1", "memory": "1Ki"}, "f") == {"cpu": 1000, "memory": 1024}
     assert quantities(None, "f") == {}
@@ -96,3 +105,27 @@ def test_rounding_goes_up_by_less_than_one_unit(number: int, suffix: str) -> Non
     exact = number * scale
     if exact <= 2**63 - 1:
         assert 0 <= base_units("memory", f"{number}{suffix}", "f") - exact < 1
+
+
+ANYTHING = st.one_of(
+    st.from_regex(re.compile(PATTERN), fullmatch=True),
+    st.text(max_size=60),
+    st.text(alphabet="0123456789.eE+-munkMGTPEi\u0661\uff11", max_size=45),
+    st.integers(),
+    st.floats(),
+    st.none(),
+    st.booleans(),
+    st.builds(lambda digits, power: f"{digits}e{power}", st.integers(0, 10**19), st.integers(-(10**9), 10**9)),
+)
+
+
+@given(ANYTHING, st.sampled_from(["cpu", "memory"]))
+def test_any_value_is_a_quantity_or_refused(value: object, resource: str) -> None:
+    """Nothing else is raised, and the results fit 64 bits."""
+    accepted = valid(value)
+    try:
+        units = base_units(resource, value, "f")
+    except InvalidManifestError:
+        return
+    assert accepted
+    assert 0 <= units <= LARGEST

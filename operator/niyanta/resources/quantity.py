@@ -20,6 +20,9 @@ from niyanta.resources.models.base import InvalidManifestError
 PATTERN = r"^[+]?([0-9]{1,19}([.][0-9]{0,9})?|[.][0-9]{1,9})([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?$"
 """Grammar of a non-negative quantity, with a bounded number of digits."""
 
+MAX_CHARACTERS = 40
+"""Longest text of a quantity; PATTERN allows no longer one."""
+
 _GRAMMAR = re.compile(PATTERN)
 LARGEST = 2**63 - 1
 """Largest quantity: Kubernetes caps them at int64 as well."""
@@ -27,9 +30,18 @@ LARGEST = 2**63 - 1
 
 def valid(value: object) -> bool:
     """True when `value` is a non-negative quantity: an integer, a finite float or a string that matches PATTERN."""
+    text = _text(value)
+    return text is not None and _GRAMMAR.fullmatch(text) is not None
+
+
+def _text(value: object) -> str | None:
+    """A bounded text for `value`; None if it can't be a quantity."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return False
-    return _GRAMMAR.fullmatch(str(value)) is not None
+        return None
+    if isinstance(value, int) and not 0 <= value <= LARGEST:
+        return None  # Python refuses to convert integers of thousands of digits to text
+    text = value if isinstance(value, str) else str(value)
+    return text if len(text) <= MAX_CHARACTERS else None
 
 
 @lru_cache(maxsize=8192)
@@ -44,8 +56,9 @@ def _units(text: str, scale: int) -> int | None:
 
 def base_units(resource: str, value: object, field: str) -> int:
     """`value` of `resource` in base units, rounded up. Raises InvalidManifestError with `field` and the value."""
-    if not isinstance(value, bool) and isinstance(value, str | int | float):
-        units = _units(str(value), 1000 if resource == CPU else 1)
+    text = _text(value)
+    if text is not None:
+        units = _units(text, 1000 if resource == CPU else 1)
         if units is not None:
             return units
     raise InvalidManifestError(field, value, 'must be a non-negative quantity, such as 2, "500m" or "1Gi"')

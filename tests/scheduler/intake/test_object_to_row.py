@@ -139,6 +139,16 @@ def test_an_unreadable_spec_fails_and_nothing_of_it_is_stored(spec: dict[str, An
     assert row.wake_in_seconds is None
 
 
+def test_too_many_labels_are_refused_and_not_stored() -> None:
+    obj = workload()
+    obj["metadata"]["labels"] = {f"k{number}": "v" for number in range(129)}
+    row = read(obj, customer("acme", "team")).intake
+    assert (row.phase, row.labels, row.spec) == (Phase.FAILED, {}, {})
+    assert row.message == "metadata.labels: Too many: must have at most 128 items"
+    obj["metadata"]["labels"].popitem()
+    assert len(read(obj, customer("acme", "team")).intake.labels) == 128
+
+
 def test_deep_metadata_that_is_not_read_does_no_harm() -> None:
     obj = workload()
     obj["metadata"]["managedFields"] = nested(1000)

@@ -106,6 +106,7 @@ def _inject_env(container: Manifest, variables: dict[str, int]) -> None:
     """Add environment variables, except those that the user has set."""
     env = container.setdefault("env", [])
     if isinstance(env, list):  # otherwise the API server rejects the pod
-        taken = {entry.get("name") for entry in env if isinstance(entry, dict)}
+        names = [entry.get("name") for entry in env if isinstance(entry, dict)]
+        taken = {name for name in names if isinstance(name, str)}
         # In front, so that the user's variables may refer to them as $(NIYANTA_INDEX).
         env[:0] = [{"name": name, "value": str(value)} for name, value in variables.items() if name not in taken]

@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 
+from niyanta import bounded_json
 from niyanta.engine import types as engine
 from niyanta.engine.types import Expression, Matcher, NodeTerm, Op, PeerTerm, Requirements, Selector, SoftTerm, Subject
 from niyanta.resources.compile.pod_resources import NamespaceDefaults, RuntimeClass, pod_requests, runtime_class
@@ -39,12 +40,23 @@ class Compiled:
 
 def parse_workload(manifest: Mapping[str, Any]) -> Workload:
     """Parse a Workload object; raises InvalidManifestError for the first error."""
+    _check_bounds(manifest, "")
     return parse(Workload, manifest)
 
 
 def parse_spec(spec: Mapping[str, Any]) -> WorkloadSpec:
     """Parse the spec of a Workload; raises InvalidManifestError for the first error."""
+    _check_bounds(spec, "spec")
     return parse(WorkloadSpec, spec, root="spec")
+
+
+def _check_bounds(value: Any, root: str) -> None:
+    """Raise InvalidManifestError for a value that is too deep, or has integers that are too large, to be encoded again.
+    Specs come from objects, requests and rows, and the template keeps fields that no model describes."""
+    problem = bounded_json.violation(value)
+    if problem is not None:
+        path, _, message = problem.partition(": ")
+        raise InvalidManifestError(f"{root}.{path}".lstrip("."), None, message)
 
 
 def is_gpu_resource(name: str) -> bool:

@@ -6,6 +6,7 @@ run the Python, so both doors accept the same manifests. `InvalidManifestError` 
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -26,11 +27,31 @@ class InvalidManifestError(ValueError):
     """A manifest that can't be accepted: `field` is the path of the field (`spec.replicas`), `value` its value."""
 
     def __init__(self, field: str, value: object, message: str) -> None:
-        shown = repr(value)
-        super().__init__(f"{field}: {message}" + (f" (got {shown[:100]})" if value is not None else ""))
+        # A path may contain keys of the user's, and is stored and shown; Postgres stores no NUL.
+        field = field if field.isprintable() else repr(field)[1:-1]
+        super().__init__(f"{field}: {message}" + (f" (got {_shown(value)})" if value is not None else ""))
         self.field = field
         self.value = value
         self.message = message
+
+
+class _BoundedRepr(reprlib.Repr):
+    """Texts of values of any size and depth."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, 100, 100
+
+    def repr_int(self, value: int, level: int) -> str:
+        return repr(value) if value.bit_length() <= 128 else f"an integer of {value.bit_length()} bits"
+
+
+_REPR = _BoundedRepr()
+MAX_KEY_CHARACTERS = 100
+
+
+def _shown(value: object) -> str:
+    return _REPR.repr(value)[:100]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +121,11 @@ def _known(model: type[BaseModel]) -> frozenset[str]:
     return frozenset(model.model_fields) | {field.alias for field in model.model_fields.values() if field.alias}
 
 
+def _is_whole(value: float) -> bool:
+    """True for an integer of at most 64 bits; larger ones couldn't be encoded again."""
+    return value.is_integer() and abs(value) < 2**63
+
+
 def without_nulls(value: Any) -> Any:
     """The map without null entries, which the API server prunes."""
     return {key: item for key, item in value.items() if item is not None} if isinstance(value, dict) else value
@@ -126,7 +152,7 @@ class Model(BaseModel):
             return data
         known = _known(cls)
         return {
-            key: int(value) if key in known and type(value) is float and value.is_integer() else value
+            key: int(value) if key in known and type(value) is float and _is_whole(value) else value
             for key, value in data.items()
             if value is not None or key not in known
         }
@@ -168,7 +194,12 @@ M = TypeVar("M", bound=Model)
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location if part != "[key]")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_key(part)}" for part in location if part != "[key]")
+
+
+def _key(key: str) -> str:
+    """A key of the user's, of bounded length."""
+    return key if len(key) <= MAX_KEY_CHARACTERS else key[:MAX_KEY_CHARACTERS] + "..."
 
 
 def manifest_errors(error: ValidationError, root: str = "") -> list[InvalidManifestError]:

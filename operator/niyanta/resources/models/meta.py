@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from niyanta.resources.models.base import DNS_LABEL_PATTERN, LabelKey, LabelValue, OpenModel, Rule
+from niyanta.resources.models.base import (
+    DNS_LABEL_PATTERN,
+    InvalidManifestError,
+    LabelKey,
+    LabelValue,
+    OpenModel,
+    Rule,
+)
 from niyanta.resources.models.base import Model as _Model
 
 
@@ -22,6 +30,16 @@ class Metadata(OpenModel):
     creation_timestamp: str = Field("", description="RFC 3339 time of creation.")
     resource_version: str = Field("", description="Version of the object.")
     deletion_timestamp: str | None = Field(None, description="RFC 3339 time of the deletion request.")
+
+
+MAX_LABELS = 128
+
+
+def check_labels(labels: Mapping[str, str]) -> None:
+    """Raise InvalidManifestError for more labels than placement keeps in memory. The API server limits only the size of
+    an object, and CEL has no access to labels."""
+    if len(labels) > MAX_LABELS:
+        raise InvalidManifestError("metadata.labels", None, f"Too many: must have at most {MAX_LABELS} items")
 
 
 class Condition(_Model):

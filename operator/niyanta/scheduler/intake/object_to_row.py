@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from niyanta import bounded_json
 from niyanta.engine.types import Requirements, Subject
 from niyanta.lifecycle import Door, Phase
 from niyanta.resources import pod_security, template_lists
 from niyanta.resources.compile.requirements import compile_workload, parse_spec
 from niyanta.resources.models.base import InvalidManifestError
 from niyanta.resources.models.customer import Customer
+from niyanta.resources.models.meta import check_labels
 from niyanta.resources.models.workload import WorkloadSpec
 from niyanta.resources.ownership import Held, HeldReason, check_terms, term_uses
 from niyanta.scheduler.cluster_api import ClusterReads
@@ -95,7 +95,7 @@ def read_object(obj: Mapping[str, Any], cluster: ClusterReads, settings: Setting
     spec: WorkloadSpec | None = None
     eligible: Eligibility | None = None
     try:
-        _check_bounds(obj)
+        check_labels(labels)
         spec = parse_spec(raw)
         eligible = eligibility(meta["namespace"], spec, cluster, settings, door=Door.KUBERNETES)
         compiled = compile_workload(
@@ -107,7 +107,7 @@ def read_object(obj: Mapping[str, Any], cluster: ClusterReads, settings: Setting
             wildcard=eligible.wildcard,
         )
     except InvalidManifestError as refused:
-        row = _row(meta, raw, labels, spec=spec, eligible=eligible)
+        row = _row(meta, raw, labels if spec else {}, spec=spec, eligible=eligible)
         ttl = None if spec is None else float(spec.ttl_seconds_after_finished)
         failed = replace(
             row, phase=Phase.FAILED, reason=RowReason.INVALID_SPEC.value, message=str(refused), wake_in_seconds=ttl
@@ -120,15 +120,6 @@ def read_object(obj: Mapping[str, Any], cluster: ClusterReads, settings: Setting
     if spec.suspend:
         row = replace(row, phase=Phase.SUSPENDED, reason=RowReason.SUSPENDED.value, message="spec.suspend is true")
     return CompiledObject(row, spec, compiled.requirements, compiled.subject)
-
-
-def _check_bounds(obj: Mapping[str, Any]) -> None:
-    """Raise InvalidManifestError if the spec or the labels exceed the bounds of JSON documents."""
-    metadata = {"generation": obj["metadata"].get("generation"), "labels": obj["metadata"].get("labels")}
-    problem = bounded_json.violation({"spec": obj.get("spec"), "metadata": metadata})
-    if problem is not None:
-        field, _, message = problem.partition(": ")
-        raise InvalidManifestError(field, None, message)
 
 
 def status_behind(row: WorkloadRow, status: Mapping[str, Any] | None) -> bool:

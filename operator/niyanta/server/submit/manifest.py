@@ -22,7 +22,7 @@ from niyanta.resources.compile.requirements import compile_workload, parse_spec
 from niyanta.resources.labels import API_VERSION, PREFIX
 from niyanta.resources.models.base import InvalidManifestError, parse
 from niyanta.resources.models.customer import EVERY_NAMESPACE, Customer
-from niyanta.resources.models.meta import Metadata
+from niyanta.resources.models.meta import Metadata, check_labels
 from niyanta.resources.models.workload import MAX_SUBMITTED_NAME, Workload
 from niyanta.resources.ownership import TermUse, check_terms, term_uses
 from niyanta.resources.template_fields import Violation
@@ -187,6 +187,7 @@ def _metadata(manifest: Mapping[str, Any]) -> Metadata:
     if given is None:
         raise InvalidManifestError("metadata", None, "Required value")
     metadata = parse(Metadata, given, root="metadata")
+    check_labels(metadata.labels)
     for rule in Workload.rules:
         if not rule.check(_Named(metadata)):
             raise InvalidManifestError("metadata.name", metadata.name, rule.message)
