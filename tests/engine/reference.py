@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from niyanta.engine.types import (
     Charge,
+    ChargedNode,
     Expression,
     HostPort,
     Matcher,
@@ -75,14 +76,17 @@ class Cluster:
     workers: list[WorkerInfo]
     charges: list[Charge]
     keep_gpu_workers_free: bool = True
+    charged_nodes: tuple[ChargedNode, ...] = ()
     pods: list[Pod] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.by_name = {w.name: w for w in self.workers}
+        self.places: dict[str, WorkerInfo | ChargedNode] = {node.name: node for node in self.charged_nodes}
+        self.places |= self.by_name
         self.pods = [
             Pod(c.worker, dict(c.requests), c.gpu_count, c.host_ports, c.subject, c.anti)
             for c in self.charges
-            if c.worker in self.by_name
+            if c.worker in self.places
         ]
 
     # --- usage ---
@@ -107,7 +111,7 @@ class Cluster:
             return 0
         return max(self.devices(worker) - self.used(worker, worker.gpu.resource), 0)
 
-    def domain(self, worker: WorkerInfo, topology: str) -> str | None:
+    def domain(self, worker: WorkerInfo | ChargedNode, topology: str) -> str | None:
         if topology == "kubernetes.io/hostname":
             return "worker " + worker.name
         return dict(worker.labels).get(topology)
@@ -122,9 +126,14 @@ class Cluster:
 
     # --- hard ---
 
+    def may_use(self, w: PendingWorkload, node: WorkerInfo) -> bool:
+        return node.customers is None or w.subject.customer in node.customers
+
     def refusals(self, w: PendingWorkload, node: WorkerInfo) -> Iterator[Refusal]:
         """All checks that refuse the worker, in order; lazily, because most callers want to know the first."""
         r, tags, labels = w.requirements, dict(node.tags), dict(node.labels)
+        if not self.may_use(w, node):
+            yield Reason.POOL_NOT_FOR_CUSTOMER, ""
         if not node.ready:
             yield Reason.NOT_READY, ""
         unschedulable = Taint("node.kubernetes.io/unschedulable", "", "NoSchedule")
@@ -180,7 +189,7 @@ class Cluster:
         theirs = []
         for p in self.pods:
             for t in p.anti:
-                there, here = self.domain(self.by_name[p.worker], t.topology), self.domain(node, t.topology)
+                there, here = self.domain(self.places[p.worker], t.topology), self.domain(node, t.topology)
                 if here is not None and here == there and means(t, p.subject, w.subject):
                     theirs.append(t.topology)
         # topologies of the workload's own terms come in the order of these terms
@@ -191,7 +200,7 @@ class Cluster:
     def peers(self, t: PeerTerm, carrier: Subject, node: WorkerInfo | None, domain: str | None) -> list[Pod]:
         found = []
         for p in self.pods:
-            there = self.domain(self.by_name[p.worker], t.topology)
+            there = self.domain(self.places[p.worker], t.topology)
             if p.subject is None or there is None or not means(t, carrier, p.subject):
                 continue
             if node is None or there == domain:
@@ -240,7 +249,7 @@ class Cluster:
         for w in pending:
             # A rejection is remembered for the class until the end of the cycle.
             lasting = not w.requirements.near and not w.excluded
-            known = (memory.get(w.requirements) or memory.get(self.memo(w))) if lasting else None
+            known = (memory.get(self.kind(w)) or memory.get(self.memo(w))) if lasting else None
             if known and w.replicas >= known[-1][0]:
                 rejections.append(Rejection(w.id, w.version, len(self.workers), known[-1][1]))
                 continue
@@ -250,19 +259,22 @@ class Cluster:
             else:
                 if lasting:
                     reasons = {c[0] for c in placed.counts}
-                    memo = self.memo(w) if reasons & {Reason.GROUP, Reason.ANTI} else w.requirements
+                    memo = self.memo(w) if reasons & {Reason.GROUP, Reason.ANTI} else self.kind(w)
                     group = Reason.GROUP in reasons
                     memory.setdefault(memo, []).append((w.replicas if group else 1, placed.counts))
                 rejections.append(placed)
         return Plan(tuple(placements), tuple(rejections))
 
+    def kind(self, w: PendingWorkload) -> object:
+        return w.requirements, frozenset(n.name for n in self.workers if not self.may_use(w, n))
+
     def memo(self, w: PendingWorkload) -> object:
         touched = bool(w.requirements.anti) or any(
-            means(t, p.subject, w.subject) and self.domain(self.by_name[p.worker], t.topology) is not None
+            means(t, p.subject, w.subject) and self.domain(self.places[p.worker], t.topology) is not None
             for p in self.pods
             for t in p.anti
         )
-        return (w.requirements, w.subject) if touched else (w.requirements, "no peers")
+        return (self.kind(w), w.subject) if touched else (self.kind(w), "no peers")
 
     def place(self, w: PendingWorkload) -> Placement | Rejection:
         chosen: list[tuple[WorkerInfo, float]] = []

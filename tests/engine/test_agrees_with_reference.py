@@ -22,7 +22,7 @@ def test_plan_is_the_reference_plan(first: int) -> None:
     for seed in range(first, first + CHUNK):
         made = world(Random(seed))
         keep = seed % 4 > 0
-        expected = Cluster(list(made.workers), list(made.charges), keep).decide(list(made.pending))
+        expected = Cluster(list(made.workers), list(made.charges), keep, made.charged_nodes).decide(list(made.pending))
         plan = schedule(made.snapshot(), made.pending, now=0, options=Options(keep_gpu_workers_free=keep))
         assert plan.placements == expected.placements, f"seed {seed}"
         assert plan.rejections == expected.rejections, f"seed {seed}"
@@ -31,10 +31,14 @@ def test_plan_is_the_reference_plan(first: int) -> None:
 def test_each_worker_fails_the_checks_that_the_reference_finds() -> None:
     for seed in range(200):
         made = world(Random(seed))
-        cluster = Cluster(list(made.workers), list(made.charges))
+        cluster = Cluster(list(made.workers), list(made.charges), charged_nodes=made.charged_nodes)
         workload = made.pending[0]
         starts = cluster.starting(workload)
-        expected = {w.name: list(cluster.all_refusals(workload, w, starts)) for w in made.workers}
+        expected = {
+            w.name: list(cluster.all_refusals(workload, w, starts))
+            for w in made.workers
+            if cluster.may_use(workload, w)
+        }
         found = {miss.worker: list(miss.failed) for miss in nearest_miss(made.snapshot(), workload, limit=99)}
         assert {name: sorted(set(f), key=str) for name, f in found.items()} == {
             name: sorted(set(f), key=str) for name, f in expected.items()
@@ -59,5 +63,5 @@ def test_the_random_worlds_cover_placements_and_rejections() -> None:
     assert groups > 200
     assert depends > 15
     assert repeated > 500
-    assert len(reasons) == 20
+    assert len(reasons) == 21
     assert min(reasons.values()) > 10, reasons

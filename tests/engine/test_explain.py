@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from niyanta.engine.explain import fit_note, nearest_miss, summary
+from niyanta.engine.schedule import schedule
 from niyanta.engine.sizing.planner import FitKind, PoolFit
 from niyanta.engine.types import (
     Matcher,
@@ -50,6 +51,14 @@ def test_the_nearest_miss_is_the_worker_with_the_fewest_failed_checks() -> None:
     assert [miss.worker for miss in found] == ["a", "c"]
     assert found[0].failed == ((Reason.REGION, ""), (Reason.RESOURCE, "cpu"))
     assert found[1].failed == ((Reason.REGION, ""), (Reason.SLOTS, ""))
+
+
+def test_pools_of_other_customers_are_counted_but_never_the_nearest_miss() -> None:
+    theirs = replace(node("a"), customers=frozenset({"bolt"}), ready=False)
+    made = snapshot(theirs, node("b", cpu=100))
+    rejection = schedule(made, [wants("p")], now=0).rejections[0]
+    assert summary(rejection) == "0/2 workers: 1 in pools that are not for this customer, 1 insufficient cpu"
+    assert [miss.worker for miss in nearest_miss(made, wants("p"))] == ["b"]
 
 
 def test_notes_on_pools_and_the_lane() -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from random import Random
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from niyanta.engine.explain import summary
+from niyanta.engine.placement import placer
+from niyanta.engine.placement.overlay import Overlay
 from niyanta.engine.schedule import schedule
 from niyanta.engine.snapshot.snapshot import Snapshot
-from niyanta.engine.types import (
-    Rejection,
-)
-from tests.engine.builders import node, snapshot, wants
+from niyanta.engine.types import Expression, Matcher, NodeTerm, Op, PendingWorkload, Reason, Rejection
+from tests.engine.builders import POD, WEB, node, snapshot, wants, workers
 from tests.engine.reference import Cluster
 from tests.engine.worlds import World, world
 
@@ -45,7 +49,7 @@ def test_every_placed_pod_passes_every_check_at_its_turn(made: World) -> None:
     """Capacity, hard constraints, ports and anti-affinity, checked by the reference pod by pod."""
     plan = schedule(made.snapshot(), made.pending, now=0)
     by_id = {w.id: w for w in made.pending}
-    cluster = Cluster(list(made.workers), list(made.charges))
+    cluster = Cluster(list(made.workers), list(made.charges), charged_nodes=made.charged_nodes)
     for placement in plan.placements:
         workload = by_id[placement.id]
         starts = cluster.starting(workload)
@@ -63,6 +67,67 @@ def test_every_workload_is_decided_once_and_every_worker_counted_once(made: Worl
     assert decided == sorted(w.id for w in made.pending)
     for rejection in plan.rejections:
         assert sum(count for _, _, count in rejection.counts) == rejection.workers == len(made.workers)
+
+
+def test_a_pool_that_lists_customers_is_closed_to_others_whatever_they_name() -> None:
+    closed = replace(node("a"), customers=frozenset({"bolt"}))
+    bolt = replace(WEB, customer="bolt")
+    ways = [
+        POD,
+        replace(POD, hard=Matcher(worker_ids=("a",))),
+        replace(POD, hard=Matcher(pools=("pool",))),
+        replace(POD, hard=Matcher(tags=(Expression("none", Op.DOES_NOT_EXIST),))),
+        replace(POD, node_terms=(NodeTerm((), (Expression("metadata.name", Op.IN, ("a",)),)),)),
+    ]
+    for asked in ways:
+        made = snapshot(closed)
+        plan = schedule(made, [wants("p", asked), wants("q", asked, bolt), wants("r", asked)], now=0)
+        assert workers(plan) == {"q": ("a",)}
+        assert [r.counts for r in plan.rejections] == [((Reason.POOL_NOT_FOR_CUSTOMER, "", 1),)] * 2
+    made.upsert_worker(replace(closed, customers=None))
+    assert workers(schedule(made, [wants("p")], now=0)) == {"p": ("a",)}
+
+
+STAGES = ("class_of", "terms_of", "matched", "place_pod", "take_back", "count_reasons", "_accept")
+
+
+@checked
+@given(worlds, st.randoms(use_true_random=False), st.sampled_from(STAGES), st.booleans())
+def test_a_workload_that_raises_is_a_fault_and_leaves_no_trace(
+    made: World, rng: Random, stage: str, late: bool
+) -> None:
+    """The plan for all others is the plan without the workload, wherever in its decision the error arises."""
+    bad = rng.choice(made.pending)
+    others = [workload for workload in made.pending if workload is not bad]
+    expected = schedule(made.snapshot(), others, now=0)
+    owner: Any = placer if stage == "count_reasons" else placer.Placer if stage == "_accept" else Overlay
+    original = getattr(owner, stage)
+    decided: list[str] = []
+    decide = placer.Placer._decide
+
+    def deciding(self: placer.Placer, workload: PendingWorkload) -> None:
+        decided.append(workload.id)
+        decide(self, workload)
+
+    def broken(*args: Any, **more: Any) -> Any:
+        if decided[-1] != bad.id or raised:
+            return original(*args, **more)
+        if late:
+            original(*args, **more)
+        raised.append(1)
+        raise ZeroDivisionError("no luck")
+
+    raised: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(placer.Placer, "_decide", deciding)
+        patch.setattr(owner, stage, broken)
+        plan = schedule(made.snapshot(), made.pending, now=0)
+    if not raised:
+        assert plan.faults == ()
+        return
+    assert [(fault.id, fault.version) for fault in plan.faults] == [(bad.id, bad.version)]
+    assert isinstance(plan.faults[0].error, ZeroDivisionError)
+    assert (plan.placements, plan.rejections) == (expected.placements, expected.rejections)
 
 
 @checked

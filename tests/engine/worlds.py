@@ -13,6 +13,7 @@ from niyanta.engine.types import (
     HOSTNAME_TOPOLOGY,
     ZONE_TOPOLOGY,
     Charge,
+    ChargedNode,
     Expression,
     Gpu,
     HostPort,
@@ -41,6 +42,7 @@ CAPABILITIES = ("video", "training", "etl")
 REGIMES = ("hipaa", "soc2")
 POOLS = ("general", "gpu-a", "gpu-b")
 TAINTS = (Taint("gpu", "only", "NoSchedule"), Taint("spot", "", "NoExecute"), Taint("team", "red", "NoSchedule"))
+CUSTOMER_LISTS = (frozenset({"acme"}), frozenset({"bolt"}), frozenset({"acme", "bolt"}), frozenset({"other"}))
 NVIDIA, AMD = "nvidia.com/gpu", "amd.com/gpu"
 
 
@@ -49,13 +51,18 @@ class World:
     workers: tuple[WorkerInfo, ...]
     charges: tuple[Charge, ...]
     pending: tuple[PendingWorkload, ...]
+    charged_nodes: tuple[ChargedNode, ...] = ()
 
     def snapshot(self) -> Snapshot:
-        return snapshot_of(self.workers, self.charges)
+        return snapshot_of(self.workers, self.charges, self.charged_nodes)
 
 
-def snapshot_of(workers: tuple[WorkerInfo, ...], charges: tuple[Charge, ...]) -> Snapshot:
+def snapshot_of(
+    workers: tuple[WorkerInfo, ...], charges: tuple[Charge, ...], charged_nodes: tuple[ChargedNode, ...] = ()
+) -> Snapshot:
     snapshot = Snapshot()
+    for node in charged_nodes:
+        snapshot.upsert_charged_node(node)
     for worker in workers:
         snapshot.upsert_worker(worker)
     for charge in charges:
@@ -121,6 +128,7 @@ def worker(rng: Random, number: int) -> WorkerInfo:
         ready=not chance(rng, 5),
         cordoned=chance(rng, 5),
         strategy=Strategy.SPREAD if pool == "gpu-b" else Strategy.PACK,
+        customers=rng.choice(CUSTOMER_LISTS) if chance(rng, 20) else None,
     )
 
 
@@ -281,7 +289,8 @@ def charge(rng: Random, number: int, workers: int) -> Charge:
 def world(rng: Random) -> World:
     count = rng.randint(5, 12)
     workers = tuple(worker(rng, number) for number in range(count))
-    charges = tuple(charge(rng, number, count + 1) for number in range(rng.randrange(0, count * 3)))
+    charges = tuple(charge(rng, number, count + 2) for number in range(rng.randrange(0, count * 3)))
+    left = worker(rng, count)
     classes = [requirements(rng) for _ in range(rng.randint(1, 6))]
     subjects = [subject(rng) for _ in range(rng.randint(1, 4))]
     pending = tuple(
@@ -297,4 +306,4 @@ def world(rng: Random) -> World:
         )
         for number in range(rng.randint(3, 10))
     )
-    return World(workers, charges, pending)
+    return World(workers, charges, pending, (ChargedNode(left.name, left.labels),) if chance(rng, 70) else ())

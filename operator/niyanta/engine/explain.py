@@ -62,7 +62,7 @@ _PLAIN = {
     Reason.HOST_PORT: "host port taken",
     Reason.NEAR: "not near a required running workload",
     Reason.GROUP: "have room for one replica but not for all replicas together",
-    Reason.RESERVED: "reserved for a workload in the expedited lane",
+    Reason.RESERVED: "held for work that has waited longer",
 }
 
 _BY_DETAIL = {
@@ -156,9 +156,12 @@ class NearMiss:
 def nearest_miss(
     snapshot: Snapshot, workload: PendingWorkload, *, limit: int = 3, options: Options | None = None
 ) -> tuple[NearMiss, ...]:
-    """The workers that fail the fewest checks (ties by name), at most `limit`, in the snapshot as it is."""
+    """The workers that fail the fewest checks (ties by name), at most `limit`, in the snapshot as it is.
+
+    Workers of pools that the customer may not use are left out.
+    """
     overlay = Overlay(snapshot, options or Options())
-    requirement_class = overlay.class_of(workload.requirements)
+    requirement_class = overlay.class_of(workload.requirements, workload.subject.customer)
     view = overlay.view(workload.subject)
     anti, near = overlay.terms_of(requirement_class, view)
     excluded = named_workers(overlay.index, workload.excluded)
@@ -168,7 +171,11 @@ def nearest_miss(
         refused = minus(overlay.index.alive, passing)
         failing.append((reason, detail, refused))
         failures += to_bool(refused, snapshot.capacity)
-    ordered = sorted((int(failures[worker]), name, worker) for name, worker in overlay.index.by_name.items())
+    ordered = sorted(
+        (int(failures[worker]), name, worker)
+        for name, worker in overlay.index.by_name.items()
+        if not requirement_class.closed >> worker & 1
+    )
     return tuple(
         NearMiss(name, tuple((reason, detail) for reason, detail, refused in failing if refused >> worker & 1))
         for _, name, worker in ordered[:limit]

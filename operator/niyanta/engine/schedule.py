@@ -36,14 +36,15 @@ def schedule(
 
     `pending` is in queue order, and `now` is in microseconds of the database's clock; only the expedited lane depends
     on it. `lane` holds the lane's state (`Plan.lane` of the cycle before) and the long-waiting workloads; None: no
-    lane. `stop` is polled every 32 workloads; once it is true the rest is counted as undecided. The snapshot is only
-    read (its caches may grow). Equal input gives an equal plan. Sharing `Requirements` and `Subject` objects between
-    workloads saves hashing them.
+    lane. `stop` is polled every 32 workloads, and before each try of the lane; once it is true the rest is counted as
+    undecided. An error in the decision of one workload becomes a fault in the plan, and all others are decided. The
+    snapshot is only read (its caches may grow). Equal input gives an equal plan. Sharing `Requirements` and `Subject`
+    objects between workloads saves hashing them.
     """
     placer = Placer(Overlay(snapshot, options))
     expedited = None
     if lane is not None:
-        expedited = ExpeditedLane(placer, lane, now)
+        expedited = ExpeditedLane(placer, lane, now, stop)
         pending = expedited.run(pending)
     queue = iter(pending)
     undecided = 0
@@ -54,4 +55,4 @@ def schedule(
         for workload in batch:
             placer.decide(workload)
     state = None if expedited is None else expedited.state()
-    return Plan(tuple(placer.placements), tuple(placer.rejections), undecided, state)
+    return Plan(tuple(placer.placements), tuple(placer.rejections), undecided, state, tuple(placer.faults))

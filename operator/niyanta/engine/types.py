@@ -57,12 +57,12 @@ class Strategy(enum.Enum):
 class Reason(enum.Enum):
     """Reason why a worker can't take a workload, in the order the checks run (cheap first). Users read the value."""
 
+    POOL_NOT_FOR_CUSTOMER = "PoolNotForCustomer"
+    """The worker's pool lists customers, and the workload's customer is not among them."""
     NOT_READY = "NotReady"
     CORDONED = "Cordoned"
     EXCLUDED = "ExcludedAfterRejection"
     TAINT = "UntoleratedTaint"
-    POOL_NOT_FOR_CUSTOMER = "PoolNotForCustomer"
-    """The worker's pool lists customers, and the workload's customer is not among them."""
     WORKER_ID = "WorkerIdMismatch"
     POOL = "PoolMismatch"
     REGION = "RegionMismatch"
@@ -78,7 +78,8 @@ class Reason(enum.Enum):
     HOST_PORT = "HostPortTaken"
     ANTI = "AntiAffinityConflict"
     RESERVED = "ReservedForExpedited"
-    """The worker is reserved for a workload in the expedited lane that this workload's anti terms could keep away."""
+    """A workload in the expedited lane has reserved the worker: its free room is held for that workload, or this
+    workload's anti terms could keep that workload away."""
     NEAR = "NearNotSatisfied"
     GROUP = "GroupDoesNotFitTogether"
     """The worker could take one replica, but all replicas can't be placed at once."""
@@ -357,6 +358,12 @@ class DecisionFault:
     text: str
     """Type and text of the error, in one line of at most 500 characters."""
     error: Exception = field(compare=False)
+
+    @classmethod
+    def of(cls, workload: PendingWorkload, error: Exception) -> DecisionFault:
+        """The fault of a workload that raised this error."""
+        text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return cls(workload.id, workload.version, text[:500], error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,79 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from niyanta.engine.expedited.lane_state import LaneAccount, LaneSettings, LaneState
+from niyanta.engine.expedited.lane_state import LaneState
 from niyanta.engine.explain import lane_note, summary
 from niyanta.engine.queue import MINUTE_US, Queue
 from niyanta.engine.schedule import Lane, Options, schedule
-from niyanta.engine.snapshot.snapshot import WHOLE_WORKER, Snapshot
+from niyanta.engine.snapshot.snapshot import WHOLE_WORKER
 from niyanta.engine.types import (
     Charge,
-    Expression,
     Matcher,
-    Op,
-    PeerTerm,
     PendingWorkload,
-    Plan,
     Reason,
     Requirements,
-    Selector,
     Subject,
-    WorkerInfo,
+)
+from tests.engine.expedited.lanes import (
+    LANE,
+    LATE,
+    asks,
+    begun,
+    cluster,
+    follow,
+    generous,
+    half_drained,
+    runs,
+    waits,
+    worker,
 )
 from tests.engine.reference import Cluster
 from tests.engine.worlds import World, world
 
 pytestmark = pytest.mark.unit
-
-LATE = 60 * MINUTE_US
-LANE = LaneSettings()
-
-
-def worker(name: str, cpu: int = 4000, pool: str = "p") -> WorkerInfo:
-    return WorkerInfo(name, pool, (), (), (("cpu", cpu), ("pods", 20)))
-
-
-def asks(cpu: int, anti: bool = False) -> Requirements:
-    away = PeerTerm(Selector(labels=(Expression("app", Op.EXISTS),)))
-    requests = (("cpu", cpu), ("pods", 1)) if cpu else (("pods", 1),)
-    return Requirements(requests, anti=(away,) if anti else ())
-
-
-def waits(name: str, cpu: int, customer: str = "acme", queued_at: int = 0, **more: object) -> PendingWorkload:
-    requirements = asks(cpu, anti=bool(more.pop("anti", False)))
-    labels = (("app", "x"),) if requirements.anti else ()
-    subject = Subject("ns", customer, labels=labels)
-    return PendingWorkload(name, 1, 1, subject, requirements, queued_at=queued_at, **more)  # type: ignore[arg-type]
-
-
-def runs(key: str, on: str, cpu: int) -> Charge:
-    return Charge(f"{key}/1/0", on, (("cpu", cpu), ("pods", 1)), subject=Subject("ns", "other"))
-
-
-def cluster(*workers: WorkerInfo, charges: tuple[Charge, ...] = ()) -> Snapshot:
-    snapshot = Snapshot()
-    for one in workers:
-        snapshot.upsert_worker(one)
-    for charge in charges:
-        snapshot.charge(charge)
-    return snapshot
-
-
-def follow(snapshot: Snapshot, state: LaneState, waiting: list[PendingWorkload], now: int) -> Plan:
-    """A cycle in which all waiting workloads are passed to the lane and the queue is empty."""
-    return schedule(snapshot, [], now, lane=Lane(LANE, state, waiting))
-
-
-def begun(snapshot: Snapshot, waiting: list[PendingWorkload], now: int = LATE) -> LaneState:
-    plan = follow(snapshot, LaneState(), waiting, now)
-    assert plan.lane is not None
-    return plan.lane
 
 
 # --- turns -----------------------------------------------------------------------------------------------------------
@@ -153,25 +117,14 @@ def test_customers_take_turns_and_each_customers_oldest_workload_goes_first() ->
 # --- reservations ----------------------------------------------------------------------------------------------------
 
 
-def half_drained() -> tuple[Snapshot, PendingWorkload, LaneState]:
-    """`a` has 2 of 4 cores free, and is reserved for `big`, which needs 3."""
-    snapshot = cluster(
-        worker("a"), worker("b"), charges=(runs("a1", "a", 2000), runs("a2", "a", 2000), runs("b1", "b", 4000))
-    )
-    big = waits("big", 3000)
-    state = begun(snapshot, [big])
-    snapshot.release("a1/1/0")
-    plan = follow(snapshot, state, [big], LATE + 1)
-    assert plan.lane is not None
-    assert [(r.id, r.pool, r.workers) for r in plan.lane.reservations] == [("big", "p", ("a",))]
-    return snapshot, big, plan.lane
-
-
 def test_other_workloads_use_only_capacity_beside_a_reservation() -> None:
     snapshot, big, state = half_drained()
     queue = [waits("small", 500, "other"), waits("beside", 1000, "other")]
     plan = schedule(snapshot, queue, LATE + 2, lane=Lane(LANE, state, [big]))
     assert [p.id for p in plan.placements] == []
+    held = ((Reason.RESOURCE, "cpu", 1), (Reason.RESERVED, "", 1))
+    assert [(r.id, r.counts) for r in plan.rejections] == [("small", held), ("beside", held)]
+    assert summary(plan.rejections[0]) == "0/2 workers: 1 insufficient cpu, 1 held for work that has waited longer"
     snapshot.release("a2/1/0")  # room for big and one core beside it
     plan = schedule(snapshot, queue, LATE + 3, lane=Lane(LANE, state, [big]))
     assert {(p.id, p.workers, p.expedited) for p in plan.placements} == {
@@ -189,6 +142,40 @@ def test_a_reservation_stays_where_it_is_until_it_can_be_used() -> None:
         state = plan.lane
     assert lane_note(state, "big") == "in the expedited lane since 01:00 UTC; reserved worker a"
     assert lane_note(state, "other") == ""
+
+
+def test_room_that_is_free_but_held_is_reported_as_held() -> None:
+    """All of a worker is free but the last core of it, which keeps the holder waiting."""
+    snapshot = cluster(worker("a"), charges=(runs("a1", "a", 1000), runs("a2", "a", 3000)))
+    big = waits("big", 4000)
+    state = begun(snapshot, [big])
+    snapshot.release("a2/1/0")
+    queue = [waits("small", 1000, "other"), waits("large", 3500, "other"), waits("vast", 5000, "other")]
+    plan = schedule(snapshot, queue, LATE + 1, lane=Lane(LANE, state, [big]))
+    assert [(r.id, r.counts) for r in plan.rejections] == [
+        ("small", ((Reason.RESERVED, "", 1),)),
+        ("large", ((Reason.RESOURCE, "cpu", 1),)),
+        ("vast", ((Reason.RESOURCE, "cpu", 1),)),
+    ]
+
+
+def test_a_slot_that_is_held_alone_is_reported_as_held() -> None:
+    """A holder with host ports or peer terms gets its workers alone."""
+    snapshot = cluster(worker("a"), charges=(runs("a1", "a", 2000), runs("a2", "a", 2000)))
+    loner = waits("loner", 3000, anti=True)
+    state = begun(snapshot, [loner])
+    snapshot.release("a1/1/0")
+    plan = schedule(snapshot, [waits("small", 0, "other")], LATE + 1, lane=Lane(LANE, state, [loner]))
+    assert [(r.id, r.counts) for r in plan.rejections] == [("small", ((Reason.RESERVED, "", 1),))]
+
+
+def test_work_that_was_queued_anew_leaves_the_lane_until_it_has_waited_again() -> None:
+    snapshot, big, state = half_drained()
+    again = replace(big, queued_at=LATE)
+    plan = follow(snapshot, state, [again], LATE + 2)
+    assert plan.lane is not None
+    assert (dict(plan.lane.members), plan.lane.reservations) == ({}, ())
+    assert lane_note(plan.lane, "big") == ""
 
 
 def test_a_reservation_moves_when_its_worker_is_gone_and_ends_with_its_workload() -> None:
@@ -233,11 +220,6 @@ worlds = st.randoms(use_true_random=False).map(world)
 checked = settings(max_examples=60, deadline=None)
 
 
-def generous(snapshot: Snapshot) -> LaneState:
-    """Lane state with accounts as if every pool had freed a hundred workers since the last cycle."""
-    return LaneState(accounts={pool: LaneAccount(freed - 100 * WHOLE_WORKER) for pool, freed in snapshot.freed.items()})
-
-
 @checked
 @given(worlds)
 def test_the_lane_places_nothing_that_any_check_forbids(made: World) -> None:
@@ -245,7 +227,7 @@ def test_the_lane_places_nothing_that_any_check_forbids(made: World) -> None:
     lane = Lane(LANE, generous(snapshot), made.pending)
     plan = schedule(snapshot, made.pending, LATE, lane=lane)
     by_id = {workload.id: workload for workload in made.pending}
-    reference = Cluster(list(made.workers), list(made.charges))
+    reference = Cluster(list(made.workers), list(made.charges), charged_nodes=made.charged_nodes)
     for placement in plan.placements:
         workload = by_id[placement.id]
         starts = reference.starting(workload)

@@ -8,6 +8,7 @@ from niyanta.engine.snapshot.deltas import StateReplaced
 from niyanta.engine.types import (
     ZONE_TOPOLOGY,
     Charge,
+    ChargedNode,
     Expression,
     Gpu,
     Op,
@@ -62,11 +63,12 @@ def size(
     *,
     workers: tuple[WorkerInfo, ...] = (),
     charges: tuple[Charge, ...] = (),
+    charged_nodes: tuple[ChargedNode, ...] = (),
     identical: tuple[IdenticalWorkloads, ...] = (),
     options: Options | None = None,
 ) -> Sizing:
     planner = Planner()
-    planner.follow([StateReplaced(workers, charges)])
+    planner.follow([StateReplaced(workers, charges, charged_nodes)])
     return planner.size(pools, pending, identical, options or Options())
 
 

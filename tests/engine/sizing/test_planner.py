@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from niyanta.engine.placement.overlay import Options
+from niyanta.engine.placement.overlay import Options, Overlay
 from niyanta.engine.schedule import schedule
+from niyanta.engine.sizing.packing import Packing
 from niyanta.engine.sizing.planner import EmptyPool, FitKind, IdenticalWorkloads, Planner, PoolFit
 from niyanta.engine.snapshot.deltas import StateReplaced, WorkerUpserted
 from niyanta.engine.snapshot.snapshot import Snapshot
@@ -98,6 +99,55 @@ def test_work_that_fits_no_empty_worker_counts_for_no_pool_and_names_the_closest
     pool_fit = sizing.pool_fits["w0000"]
     assert (pool_fit.fit, pool_fit.pool, pool_fit.closest) == (FitKind.NOWHERE, "", "a")
     assert pool_fit.lacks == ((Reason.RESOURCE, "cpu"),)
+
+
+def test_a_pool_that_lists_customers_grows_for_these_alone() -> None:
+    closed = replace(pool("a"), templates=(replace(template("a"), customers=frozenset({"bolt"})),))
+    shared = waiting(1)[0].requirements
+    theirs = [replace(w, id=f"b{w.id}", subject=replace(SUBJECT, customer="bolt")) for w in waiting(4, shared)]
+    sizing = size([closed], [*waiting(8, shared), *theirs])
+    assert needed(sizing) == {"a": 1}
+    assert {id_ for id_, pool_fit in sizing.pool_fits.items() if pool_fit.fit is FitKind.NEW} == {w.id for w in theirs}
+    assert sizing.pool_fits["w0000"] == PoolFit(FitKind.NOWHERE), "no pool of others is named as the closest"
+    sizing = size([closed, pool("b", cpu=100)], waiting(1, shared))
+    assert sizing.pool_fits["w0000"].closest == "b"
+
+
+def test_a_gpu_node_without_its_device_plugin_is_no_error() -> None:
+    starting = replace(template("a", gpus=8), name="n1", allocatable=amounts(4000))
+    asked = Requirements(amounts(), gpu_count=1, wants_gpu=True)
+    unknown = Requirements(amounts(gpu=1))
+    for requirements in (asked, unknown):
+        sizing = size([EmptyPool("a")], waiting(2, requirements), workers=(starting,))
+        assert (sizing.faults, sizing.pool_fits["w0000"].fit) == ((), FitKind.NOWHERE)
+    sizing = size([pool("a", gpus=8)], waiting(9, asked), workers=(starting,))
+    assert (sizing.faults, needed(sizing)) == ((), {"a": 3})
+
+
+@pytest.mark.parametrize("where", ["_candidates_of", "_place", "_try_to_place", "_count", "_find_closest", "class_of"])
+def test_an_error_in_the_sizing_of_one_workload_concerns_it_alone(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bad workload has requirements of its own, as far as errors arise from these."""
+    owner = {"_find_closest": Planner, "class_of": Overlay}.get(where, Packing)
+    original = getattr(owner, where)
+    marked = Requirements(amounts(64_000 if where == "_find_closest" else 1001))
+
+    def broken(self: object, *args: object) -> object:
+        if any(getattr(arg, "requirements", arg) is marked for arg in args) or (
+            where == "_count" and getattr(args[0], "key", "") == "bad"
+        ):
+            raise ZeroDivisionError("no luck")
+        return original(self, *args)
+
+    monkeypatch.setattr(owner, where, broken)
+    bad = waiting(1, marked, first=5000)
+    more = (IdenticalWorkloads("bad", bad[0], 10), IdenticalWorkloads("good", waiting(1)[0], 4))
+    sizing = size([pool("a")], [*bad, *waiting(8)], identical=more)
+    assert [(fault.id, fault.text) for fault in sizing.faults] == [("w5000", "ZeroDivisionError: no luck")]
+    assert needed(sizing)["a"] == (4 if where == "_count" else 3)
+    assert sizing.identical["good"] == (("a", 4),)
+    assert sizing.identical["bad"] == ()
+    if where != "_count":
+        assert sizing.pool_fits["w5000"] == PoolFit(FitKind.NOWHERE)
 
 
 def test_work_over_a_customers_limit_needs_no_workers() -> None:
@@ -226,7 +276,13 @@ def test_a_second_equal_pool_changes_nothing(rng: Random) -> None:
 @given(st.randoms(use_true_random=False))
 def test_work_that_has_room_now_is_placed_by_the_next_cycle(rng: Random) -> None:
     made = worlds.world(rng)
-    sizing = size(random_pools(rng, limits=False), list(made.pending), workers=made.workers, charges=made.charges)
+    sizing = size(
+        random_pools(rng, limits=False),
+        list(made.pending),
+        workers=made.workers,
+        charges=made.charges,
+        charged_nodes=made.charged_nodes,
+    )
     plan = schedule(made.snapshot(), made.pending, 0)
     room = {id_ for id_, pool_fit in sizing.pool_fits.items() if pool_fit.fit is FitKind.ROOM}
     assert room == {placement.id for placement in plan.placements}

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from niyanta.engine.schedule import schedule
 from niyanta.engine.snapshot.deltas import (
+    ChargedNodeRemoved,
+    ChargedNodeUpserted,
     Delta,
     DeltaCursor,
     DeltaPublisher,
@@ -20,7 +22,7 @@ from niyanta.engine.snapshot.deltas import (
     WorkerUpserted,
 )
 from niyanta.engine.snapshot.snapshot import Snapshot
-from niyanta.engine.types import Charge, WorkerInfo
+from niyanta.engine.types import Charge, ChargedNode, WorkerInfo
 from tests.engine.worlds import World, charge, snapshot_of, worker, world
 
 pytestmark = pytest.mark.unit
@@ -35,17 +37,24 @@ class Observed:
     def __init__(self, made: World, *, max_unread: int) -> None:
         self.workers = {info.name: info for info in made.workers}
         self.charges = {charged.key: charged for charged in made.charges}
+        self.nodes = {node.name: node for node in made.charged_nodes}
         self.publisher = DeltaPublisher(self.state, max_unread=max_unread)
 
     def state(self) -> StateReplaced:
-        return StateReplaced(tuple(self.workers.values()), tuple(self.charges.values()))
+        return StateReplaced(tuple(self.workers.values()), tuple(self.charges.values()), tuple(self.nodes.values()))
 
     def happen(self, delta: Delta) -> None:
         match delta:
             case WorkerUpserted(info):
                 self.workers[info.name] = info
+                self.nodes.pop(info.name, None)
             case WorkerRemoved(name):
                 del self.workers[name]
+            case ChargedNodeUpserted(node):
+                self.nodes[node.name] = node
+                self.workers.pop(node.name, None)
+            case ChargedNodeRemoved(name):
+                del self.nodes[name]
             case PodCharged(charged):
                 self.charges[charged.key] = charged
             case PodReleased(key):
@@ -53,7 +62,7 @@ class Observed:
         self.publisher.publish(delta)
 
     def step(self, rng: Random) -> None:
-        match rng.randrange(5):
+        match rng.randrange(7):
             case 0:
                 self.happen(WorkerUpserted(worker(rng, rng.randrange(15))))
             case 1 if len(self.workers) > 1:
@@ -62,6 +71,11 @@ class Observed:
                 self.happen(PodCharged(charge(rng, rng.randrange(30), 15)))
             case 4 if self.charges:
                 self.happen(PodReleased(rng.choice(sorted(self.charges))))
+            case 5 if len(self.workers) > 1:
+                left = worker(rng, rng.randrange(15))
+                self.happen(ChargedNodeUpserted(ChargedNode(left.name, left.labels)))
+            case 6 if self.nodes:
+                self.happen(ChargedNodeRemoved(rng.choice(sorted(self.nodes))))
 
 
 def released(number: int) -> PodReleased:
@@ -165,7 +179,8 @@ def test_snapshots_that_follow_equal_one_built_fresh(made: World, rng: Random, m
             if rng.random() < 0.2:
                 for delta in cursor.take():
                     snapshot.apply(delta)
-    fresh = snapshot_of(tuple(observed.workers.values()), tuple(observed.charges.values()))
+    state = observed.state()
+    fresh = snapshot_of(state.workers, state.charges, state.charged_nodes)
     wanted = schedule(fresh, made.pending, now=0)
     for cursor, snapshot in readers:
         for delta in cursor.take():

@@ -1,12 +1,15 @@
 """The expedited lane bounds the wait of workloads that the queue's order alone would starve (rules: docs/queue.md).
 
 `schedule` runs it before the queue, on the same overlay. A turn places the first member (in lane order) that fits, or
-reserves workers for the first that does not. Each turn is charged to the accounts of the pools it uses.
+reserves workers for the first that does not. Each turn is charged to the accounts of the pools it uses. The work of one
+cycle is bounded; the next cycle goes on behind the member where it ended. A member whose handling raises leaves the
+lane, as a fault of the plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,6 +29,11 @@ MAX_MEMBERS_PER_CUSTOMER = 1024
 MAX_TRIES_PER_CYCLE = 256
 """Most members that one cycle tries to place."""
 
+MAX_STEPS_PER_CYCLE = 1 << 16
+"""Most steps of one cycle, about 0.3 s: a step compares one worker for a reservation, a replica counts as four."""
+
+_REPLICA_STEPS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Lane:
@@ -43,8 +51,11 @@ class Lane:
 class ExpeditedLane:
     """The expedited lane in one cycle: `run` is called before the queue, `state` after it."""
 
-    def __init__(self, placer: Placer, lane: Lane, now: int) -> None:
+    def __init__(self, placer: Placer, lane: Lane, now: int, stop: Callable[[], bool] | None = None) -> None:
         self.placer = placer
+        self._stop = stop
+        self._steps = 0
+        self._ended_at = lane.state.ended_at
         self.overlay = placer.overlay
         self.now = now
         self.share = lane.settings.share
@@ -52,25 +63,30 @@ class ExpeditedLane:
         self.waiting = {workload.id: workload for workload in lane.waited}
         self.round = lane.state.round
         self.accounts = dict(lane.state.accounts)
-        self.members = {i: member for i, member in lane.state.members.items() if i in self.waiting}
+        self.members = {i: member for i, member in lane.state.members.items() if self._still_waits(member)}
         self.reserved = {r.pool: r for r in lane.state.reservations if r.id in self.members}
         self._reserved_workers: dict[str, Bits] = {}
         """Member with a reservation -> its workers."""
-        self._possible: dict[int, tuple[RequirementClass, Bits, IntArray]] = {}
+        self._possible: dict[tuple[int, str], tuple[RequirementClass, Bits, IntArray]] = {}
+        """By requirements object and, when pools list customers, customer."""
 
     def run(self, pending: Iterable[PendingWorkload]) -> Iterable[PendingWorkload]:
-        """Give turns; returns `pending` without the workloads that were placed."""
+        """Give turns; returns `pending` without the workloads that were placed or failed."""
         self._follow()
         if not self.waiting:
             return pending
         self._enter()
         if not self.members:
-            return pending
+            return self._without_decided(pending)
         self._serve_reservations()
         if any(account.is_open(self.share) for account in self.accounts.values()):
             self._give_turns()
-        placed = {placement.id for placement in self.placer.placements}
-        return [workload for workload in pending if workload.id not in placed] if placed else pending
+        return self._without_decided(pending)
+
+    def _without_decided(self, pending: Iterable[PendingWorkload]) -> Iterable[PendingWorkload]:
+        decided = {placement.id for placement in self.placer.placements}
+        decided.update(fault.id for fault in self.placer.faults)
+        return [workload for workload in pending if workload.id not in decided] if decided else pending
 
     def state(self) -> LaneState:
         """Lane state to pass to the next cycle, without the members that this cycle placed."""
@@ -78,9 +94,25 @@ class ExpeditedLane:
         members = {i: member for i, member in self.members.items() if i not in gone}
         held = tuple([r for _, r in sorted(self.reserved.items()) if r.id not in gone])
         first = min([member.round for member in members.values()], default=0)
-        return LaneState(members, held, self.accounts, max(self.round, first) if members else 0)
+        return LaneState(members, held, self.accounts, max(self.round, first) if members else 0, self._ended_at)
+
+    def _fail(self, workload: PendingWorkload, error: Exception) -> None:
+        """Remove a workload whose handling raised from the lane, and record the fault."""
+        self.placer.fail(workload, error)
+        self.members.pop(workload.id, None)
+        self._reserved_workers.pop(workload.id, None)
+        self.reserved = {pool: r for pool, r in self.reserved.items() if r.id != workload.id}
+
+    def _is_over(self) -> bool:
+        """True when the cycle's time is over."""
+        return self._stop is not None and self._stop()
 
     # --- members ---
+
+    def _still_waits(self, member: LaneMember) -> bool:
+        """True when the member is the wait that entered: a workload that was queued anew has to wait again."""
+        workload = self.waiting.get(member.id)
+        return workload is not None and workload.queued_at == member.queued_at
 
     def _follow(self) -> None:
         """Add newly freed capacity to the accounts. A pool seen for the first time has freed nothing yet."""
@@ -100,9 +132,16 @@ class ExpeditedLane:
             last[member.customer] = max(last.get(member.customer, 0), member.round)
         for workload in newcomers:
             customer = workload.subject.customer
-            if self.now - workload.queued_at < self.after_us:
+            if self.now - workload.queued_at < self.after_us or count.get(customer, 0) >= MAX_MEMBERS_PER_CUSTOMER:
                 continue
-            if count.get(customer, 0) >= MAX_MEMBERS_PER_CUSTOMER or not self._is_possible(workload):
+            if self._is_over():
+                break
+            try:
+                possible = self._is_possible(workload)
+            except Exception as error:
+                self._fail(workload, error)
+                continue
+            if not possible:
                 continue
             count[customer] = count.get(customer, 0) + 1
             last[customer] = max(self.round, last[customer] + 1) if customer in last else self.round
@@ -120,11 +159,17 @@ class ExpeditedLane:
     def _when_empty(self, workload: PendingWorkload) -> tuple[RequirementClass, Bits, IntArray]:
         """The workload's class, the workers that could take its pod if Niyanta's pods were gone, and the pods that each
         could take, shape (capacity,)."""
-        known = self._possible.get(id(workload.requirements))
-        if known is not None:
-            return known
-        found = self._possible[id(workload.requirements)] = capacity_when_empty(self.overlay, workload.requirements)
+        kind = self._kind(workload)
+        found = self._possible.get(kind)
+        if found is None:
+            requirement_class = self.overlay.class_of(workload.requirements, workload.subject.customer)
+            workers, pods = capacity_when_empty(self.overlay, requirement_class)
+            found = self._possible[kind] = requirement_class, workers, pods
         return found
+
+    def _kind(self, workload: PendingWorkload) -> tuple[int, str]:
+        customer = workload.subject.customer if self.overlay.index.is_restricted else ""
+        return id(workload.requirements), customer
 
     # --- turns ---
 
@@ -134,19 +179,31 @@ class ExpeditedLane:
             self._reserved_workers[reservation.id] = named_workers(self.overlay.index, reservation.workers)
         for pool, reservation in sorted(self.reserved.items()):
             workload = self.waiting[reservation.id]
-            own = self._reserved_workers.pop(reservation.id)
-            if self.placer.is_at_limit(workload):
-                del self.reserved[pool]
-            elif not self.placer.attempt(workload, self._reserved_for_others()):
-                workers = self._kept(workload, reservation, own)
-                if not workers:
-                    workers = self._choose(workload, self.overlay.index.pools.get(pool, 0))
-                if workers:
-                    self._keep_reserved(workload, pool, workers, reservation.since)
-                else:
-                    del self.reserved[pool]
+            try:
+                self._serve(pool, reservation, workload)
+            except Exception as error:
+                self._fail(workload, error)
+
+    def _serve(self, pool: str, reservation: Reservation, workload: PendingWorkload) -> None:
+        own = self._reserved_workers.pop(reservation.id)
+        if self._is_over():
+            return
+        if self.placer.is_at_limit(workload):
+            del self.reserved[pool]
+        elif not self._attempt(workload, self._reserved_for_others()):
+            workers = self._kept(workload, reservation, own)
+            if not workers:
+                workers = self._choose(workload, self.overlay.index.pools.get(pool, 0))
+            if workers:
+                self._keep_reserved(workload, pool, workers, reservation.since)
             else:
-                del self.reserved[pool], self.members[workload.id]
+                del self.reserved[pool]
+        else:
+            del self.reserved[pool], self.members[workload.id]
+
+    def _attempt(self, workload: PendingWorkload, blocked: Bits) -> list[int]:
+        self._steps += _REPLICA_STEPS * workload.replicas
+        return self.placer.attempt(workload, blocked)
 
     def _kept(self, workload: PendingWorkload, reservation: Reservation, own: Bits) -> list[int]:
         """The workers of a reservation, one per replica.
@@ -166,32 +223,55 @@ class ExpeditedLane:
 
     def _give_turns(self) -> None:
         """Try the members in lane order while a pool has a share left."""
-        index = self.overlay.index
         tries = 0
-        failed: set[tuple[int, int]] = set()
+        failed: set[tuple[tuple[int, str], int]] = set()
         held = {reservation.id for reservation in self.reserved.values()}
-        for member in sorted(self.members.values(), key=LaneMember.order):
+        members = sorted(self.members.values(), key=LaneMember.order)
+        first = bisect_right(members, self._ended_at, key=LaneMember.order) if self._ended_at else 0
+        last, self._ended_at = self._ended_at, None
+        for member in members[first:] + members[:first]:
             pools = [pool for pool, account in self.accounts.items() if account.is_open(self.share)]
-            if not pools or tries == MAX_TRIES_PER_CYCLE:
+            if not pools:
                 break
             workload = self.waiting[member.id]
             if member.id in held or self.placer.is_at_limit(workload):
                 continue
-            requirement_class, possible, _ = self._when_empty(workload)
-            within = possible & _union(index.pools, pools)
-            free = sorted(set(pools) - self.reserved.keys())
-            key = (id(workload.requirements), workload.replicas)
-            if not within or (key in failed and not within & _union(index.pools, free)):
-                continue
-            tries += 1
-            workers = [] if key in failed else self.placer.attempt(workload, minus(index.alive, within))
-            if workers:
-                self._charge(requirement_class, workers)
-                del self.members[member.id]
-                continue
-            if not (requirement_class.has_peers or workload.excluded):
-                failed.add(key)
-            self._reserve(workload, free)
+            if tries == MAX_TRIES_PER_CYCLE or self._steps >= MAX_STEPS_PER_CYCLE or self._is_over():
+                self._ended_at = last
+                break
+            try:
+                tries += self._give_turn(member, workload, pools, failed)
+            except Exception as error:
+                self._fail(workload, error)
+            last = member.order()
+
+    def _give_turn(
+        self,
+        member: LaneMember,
+        workload: PendingWorkload,
+        pools: Sequence[str],
+        failed: set[tuple[tuple[int, str], int]],
+    ) -> bool:
+        """Place one member in the pools, or reserve workers for it; True if it was tried.
+
+        `failed`: kinds of workloads and replicas that found no room in this cycle.
+        """
+        index = self.overlay.index
+        requirement_class, possible, _ = self._when_empty(workload)
+        within = possible & _union(index.pools, pools)
+        free = sorted(set(pools) - self.reserved.keys())
+        key = (self._kind(workload), workload.replicas)
+        if not within or (key in failed and not within & _union(index.pools, free)):
+            return False
+        workers = [] if key in failed else self._attempt(workload, minus(index.alive, within))
+        if workers:
+            self._charge(requirement_class, workers)
+            del self.members[member.id]
+            return True
+        if not (requirement_class.has_peers or workload.excluded):
+            failed.add(key)
+        self._reserve(workload, free)
+        return True
 
     def _reserve(self, workload: PendingWorkload, pools: Sequence[str]) -> None:
         """Reserve workers in the pool that lacks the least capacity; ties are broken by the pool's name."""
@@ -224,6 +304,10 @@ class ExpeditedLane:
             near_by, starting = overlay.workers_near(near, view)
             usable &= near_by & overlay.workers_for_starting(starting)
         alone = bool(requirement_class.requirements.anti or requirement_class.requirements.host_ports)
+        numbers = to_indices(usable, overlay.snapshot.capacity)
+        if int(np.minimum(pods[numbers], 1 if alone else workload.replicas).sum()) < workload.replicas:
+            return []
+        self._steps += len(numbers) + _REPLICA_STEPS * workload.replicas
         most = {worker: 1 if alone else min(int(pods[worker]), workload.replicas) for worker in iterate(usable)}
         ordered = sorted(
             (
@@ -246,9 +330,10 @@ class ExpeditedLane:
         have = self.overlay.snapshot.allocatable[:, worker].tolist()
         missing = 0
         for resource, amount in (*requirement_class.needs, (SLOTS_RESOURCE, 1)):
-            lacking = pods * amount - self.overlay.free_list[resource][worker]
+            free = self.overlay.free_list[resource][worker] if resource >= 0 else 0
+            lacking = pods * amount - free
             if lacking > 0:
-                missing = max(missing, -(-lacking * WHOLE_WORKER // max(have[resource], 1)))
+                missing = max(missing, -(-lacking * WHOLE_WORKER // max(have[resource] if resource >= 0 else 0, 1)))
         devices = requirement_class.devices_of.get(self.overlay.gpu_resource.get(worker, ""), 0)
         lacking = pods * devices - self.overlay.free_list[DEVICES_RESOURCE][worker]
         if devices and lacking > 0:

@@ -123,3 +123,5 @@ class LaneState:
     """By pool."""
     round: int = 0
     """Round of the first member, and of a customer's first member. It never decreases while there are members."""
+    ended_at: tuple[int, int, str] | None = None
+    """`LaneMember.order` of the member after which the next cycle goes on, when this one ended at a limit."""

@@ -7,19 +7,18 @@ import numpy as np
 from niyanta.engine.placement.overlay import Overlay
 from niyanta.engine.placement.requirement_class import RequirementClass
 from niyanta.engine.snapshot.bitset import Bits, IntArray, from_bool, to_indices
-from niyanta.engine.snapshot.snapshot import DEVICES_RESOURCE, SLOTS_RESOURCE
-from niyanta.engine.types import Requirements
+from niyanta.engine.snapshot.snapshot import DEVICES_RESOURCE, MAX_AMOUNT, SLOTS_RESOURCE
 
 NO_LIMIT_PODS = 2**62
 
 
-def capacity_when_empty(overlay: Overlay, requirements: Requirements) -> tuple[RequirementClass, Bits, IntArray]:
-    """The requirement class, the workers that could take its pod when empty, and the pods of each, shape (capacity,).
+def capacity_when_empty(overlay: Overlay, requirement_class: RequirementClass) -> tuple[Bits, IntArray]:
+    """The workers that could take a pod of the class when empty, and the pods of each, shape (capacity,).
 
-    Pods that Niyanta did not make (DaemonSets, ...) count as staying.
+    Pods that Niyanta did not make (DaemonSets, ...) count as staying. A resource that no worker has ever had counts as
+    zero, and so do the GPU devices of a worker whose device plugin is not up yet. Remembers the class.
     """
     snapshot = overlay.snapshot
-    requirement_class = overlay.class_of(requirements)
     overlay.remember(requirement_class)
     mask = 0
     for part in requirement_class.levels:
@@ -29,12 +28,18 @@ def capacity_when_empty(overlay: Overlay, requirements: Requirements) -> tuple[R
         room = snapshot.allocatable - snapshot.foreign
         np.minimum(pods, room[SLOTS_RESOURCE], out=pods)
         for resource, amount in requirement_class.needs:
-            if amount:
+            if amount > MAX_AMOUNT or resource < 0:
+                pods[:] = 0
+            elif amount:
                 np.minimum(pods, room[resource] // amount, out=pods)
         for name, devices in requirement_class.devices_of.items():
             if devices:
                 workers = to_indices(overlay.index.gpu_resources[name], snapshot.capacity)
-                free = np.minimum(room[DEVICES_RESOURCE, workers], room[snapshot.resources[name], workers])
-                pods[workers] = np.minimum(pods[workers], free // devices)
+                resource = snapshot.resources.get(name, -1)
+                if resource < 0 or devices > MAX_AMOUNT:
+                    pods[workers] = 0
+                else:
+                    free = np.minimum(room[DEVICES_RESOURCE, workers], room[resource, workers])
+                    pods[workers] = np.minimum(pods[workers], free // devices)
         mask &= from_bool(pods >= 1)
-    return requirement_class, mask, pods
+    return mask, pods

@@ -6,13 +6,13 @@ The others use the overlay's sets of workers (`workers_in_conflict`, `workers_ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from niyanta.engine.placement.feasibility import Check, static_checks
 from niyanta.engine.placement.overlay import Overlay, SubjectView
 from niyanta.engine.placement.requirement_class import Counts, RequirementClass
 from niyanta.engine.snapshot.affinity_terms import AffinityTerm
-from niyanta.engine.snapshot.bitset import Bits, from_bool, minus
+from niyanta.engine.snapshot.bitset import Bits, IntArray, from_bool, minus
 from niyanta.engine.snapshot.snapshot import DEVICES_RESOURCE, SLOTS_RESOURCE
 from niyanta.engine.types import Reason
 
@@ -29,9 +29,16 @@ def all_checks(
 ) -> Iterator[Check]:
     """Every check that a pod of the class has to pass now, in the order of `Reason`, for one replica."""
     alive = overlay.index.alive
-    yield from static_checks(overlay.index, requirement_class.requirements, excluded)
-    yield from _resource_checks(overlay, requirement_class)
-    yield Reason.SLOTS, "", from_bool(overlay.free[SLOTS_RESOURCE] >= 1) & alive
+    yield from static_checks(
+        overlay.index, requirement_class.requirements, closed=requirement_class.closed, excluded=excluded
+    )
+    free = (
+        overlay.free
+        if overlay.held is None
+        else [now + held for now, held in zip(overlay.free, overlay.held, strict=True)]
+    )
+    yield from _resource_checks(overlay, requirement_class, free)
+    yield Reason.SLOTS, "", from_bool(free[SLOTS_RESOURCE] >= 1) & alive
     if requirement_class.requirements.host_ports:
         yield Reason.HOST_PORT, "", minus(alive, overlay.workers_with_ports_taken(requirement_class.requirements))
     # The workload's terms first, as given, then the carriers' by topology: the order of interning must not matter.
@@ -42,24 +49,37 @@ def all_checks(
         blocked[term.topology] = blocked.get(term.topology, 0) | overlay.carrier_bits[term.id]
     for topology, workers in blocked.items():
         yield Reason.ANTI, topology, minus(alive, workers)
-    if anti and overlay.reserved:
-        yield Reason.RESERVED, "", minus(alive, overlay.reserved)
+    if overlay.reserved:
+        yield Reason.RESERVED, "", minus(alive, overlay.reserved if anti else _without_room(overlay, requirement_class))
     if near:
         allowed, starting = overlay.workers_near(near, view)
         yield Reason.NEAR, "", allowed & overlay.workers_for_starting(starting)
 
 
-def _resource_checks(overlay: Overlay, requirement_class: RequirementClass) -> Iterator[Check]:
-    """Named resources in the order of the request (by name), then GPU devices by the worker's resource name."""
+def _without_room(overlay: Overlay, requirement_class: RequirementClass) -> Bits:
+    """Reserved workers that have no room for a pod of the class beside what is held there."""
+    lacking = minus(overlay.index.alive, from_bool(overlay.free[SLOTS_RESOURCE] >= 1))
+    for _, _, enough in _resource_checks(overlay, requirement_class, overlay.free):
+        lacking |= minus(overlay.index.alive, enough)
+    return lacking & overlay.reserved
+
+
+def _resource_checks(
+    overlay: Overlay, requirement_class: RequirementClass, free: Sequence[IntArray]
+) -> Iterator[Check]:
+    """Named resources in the order of the request (by name), then GPU devices by the worker's resource name.
+
+    `free`: one array per resource, shape (capacity,).
+    """
     alive = overlay.index.alive
     for (name, amount), (resource, _) in zip(
         requirement_class.requirements.requests, requirement_class.needs, strict=True
     ):
-        yield Reason.RESOURCE, name, from_bool(overlay.free[resource] >= amount) & alive if resource >= 0 else 0
+        yield Reason.RESOURCE, name, from_bool(free[resource] >= amount) & alive if resource >= 0 else 0
     for name, workers in sorted(overlay.index.gpu_resources.items()):
         amount = requirement_class.devices_of[name]
         if amount:
-            enough = from_bool(overlay.free[DEVICES_RESOURCE] >= amount)
+            enough = from_bool(free[DEVICES_RESOURCE] >= amount)
             yield Reason.RESOURCE, name, alive ^ minus(workers, enough)
 
 

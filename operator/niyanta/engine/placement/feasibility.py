@@ -142,14 +142,21 @@ def needs_gpu(index: WorkerIndex, requirements: Requirements) -> bool:
 # --- in order --------------------------------------------------------------------------------------------------------
 
 
-def static_checks(index: WorkerIndex, requirements: Requirements, excluded: Bits = 0) -> Iterator[Check]:
-    """Every check that depends only on the workers themselves; parts that the workload does not set are skipped."""
+def static_checks(
+    index: WorkerIndex, requirements: Requirements, *, closed: Bits = 0, excluded: Bits = 0
+) -> Iterator[Check]:
+    """Every check that depends only on the workers themselves; parts that the workload does not set are skipped.
+
+    `closed` are the workers of pools that the customer may not use.
+    """
+    if closed:
+        yield Reason.POOL_NOT_FOR_CUSTOMER, "", minus(index.alive, closed)
     yield from _state_checks(index, requirements.tolerations, excluded)
     yield from _requirement_checks(index, requirements)
 
 
 def static_mask(index: WorkerIndex, requirements: Requirements) -> Bits:
-    """Workers that pass all of `static_checks` with no worker excluded."""
+    """Workers that pass all of `static_checks` with no worker closed or excluded."""
     mask = index.usable.get(requirements.tolerations)
     if mask is None:
         mask = index.alive

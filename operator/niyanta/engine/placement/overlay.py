@@ -6,13 +6,14 @@ arrays to compare all workers at once and as lists for single workers (reading a
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
 
-from niyanta.engine.placement.requirement_class import Counts, RequirementClass, fingerprint
+from niyanta.engine.placement.class_table import ClassTable
+from niyanta.engine.placement.requirement_class import Counts, RequirementClass
 from niyanta.engine.snapshot.affinity_terms import AffinityTerm, SubjectIndex
 from niyanta.engine.snapshot.bitset import Bits, IntArray, from_bool, minus
 from niyanta.engine.snapshot.host_ports import PortBits, address, port_key, taken_workers
@@ -54,14 +55,26 @@ class SubjectView:
 
 
 class Undo:
-    """Changes of one placed pod apart from counted resources, newest last; `Overlay.take_back` reverts them."""
+    """Changes of one placed pod, newest last; `Overlay.take_back` reverts them, also those of a part of a pod."""
 
-    __slots__ = ("bits", "ports", "providers")
+    __slots__ = ("bits", "counted", "ports", "providers", "recorded")
 
     def __init__(self) -> None:
+        self.counted = self.recorded = False
+        """True once the pod's resources are counted, and once the subject's view records it."""
         self.bits: list[tuple[list[Bits], int, Bits]] = []
         self.providers: list[tuple[int, int | str]] = []
         self.ports: list[tuple[tuple[str, int], str, Bits]] = []
+
+    def clear(self) -> None:
+        """Forget the changes, so that the object can serve another pod."""
+        self.counted = self.recorded = False
+        if self.bits:
+            self.bits = []
+        if self.providers:
+            self.providers = []
+        if self.ports:
+            self.ports = []
 
 
 class Overlay:
@@ -95,9 +108,15 @@ class Overlay:
         """Workers in the order they changed."""
         self.reserved: Bits = 0
         """Workers that are reserved, entirely or in part."""
-        self._classes: dict[Hashable, list[RequirementClass]] = {}
-        self._classes_by_id: dict[int, RequirementClass] = {}
-        self._seen: set[int] = set()
+        self.held: IntArray | None = None
+        """Amounts that reservations hold, shape (resources, capacity); None without reservations."""
+        self._class_table = ClassTable(
+            snapshot,
+            self.score,
+            free_list=self.free_list,
+            free=self.free,
+            keep_gpu_workers_free=options.keep_gpu_workers_free,
+        )
         self._views: dict[tuple[str, str, str, Labels], SubjectView] = {}
         self._views_by_id: dict[int, SubjectView] = {}
         self._placed: SubjectIndex[SubjectView] = SubjectIndex()
@@ -111,33 +130,13 @@ class Overlay:
 
     # --- classes, subjects and terms ---
 
-    def class_of(self, requirements: Requirements) -> RequirementClass:
-        """The class of equal requirements; fastest when the same object is passed again."""
-        known = self._classes_by_id.get(id(requirements))
-        if known is not None and known.requirements is requirements:
-            return known
-        mark = fingerprint(requirements)
-        number = hash(mark)
-        for found in self._classes.get(mark, ()) if number in self._seen else ():
-            if found.requirements == requirements:
-                return found
-        found = RequirementClass(
-            requirements, self.snapshot, self.score, keep_gpu_workers_free=self.options.keep_gpu_workers_free
-        )
-        found.bind(self.free_list, self.free)
-        if number in self._seen:
-            self.remember(found)
-        else:
-            self._seen.add(number)
-        return found
+    def class_of(self, requirements: Requirements, customer: str) -> RequirementClass:
+        """The class of equal requirements for the customer; fastest when the same object is passed again."""
+        return self._class_table.find(requirements, customer)
 
     def remember(self, requirement_class: RequirementClass) -> None:
         """Remember a class. Worth its memory only from the second workload on, or when it was rejected."""
-        if not requirement_class.remembered:
-            requirement_class.remembered = True
-            self._classes.setdefault(fingerprint(requirement_class.requirements), []).append(requirement_class)
-            # The class keeps the object alive, so its id can't be given to another one during the cycle.
-            self._classes_by_id[id(requirement_class.requirements)] = requirement_class
+        self._class_table.remember(requirement_class)
 
     def view(self, subject: Subject) -> SubjectView:
         """The view shared by equal subjects; fastest when the same object is passed again."""
@@ -161,12 +160,17 @@ class Overlay:
             table = self.snapshot.affinity
             anti = tuple([table.intern(term, subject) for term in requirement_class.requirements.anti])
             near = tuple([table.intern(term, subject) for term in requirement_class.requirements.near])
-            found = requirement_class.own_terms[reach] = (anti, near)
-            for number in range(len(self.peer_bits), len(table.terms)):
-                self._enter(table.terms[number])
+            self.enter_new_terms()
             for term in near:
                 self._track_providers(term)
+            found = requirement_class.own_terms[reach] = (anti, near)
         return found
+
+    def enter_new_terms(self) -> None:
+        """Enter the terms that were interned since the last call. `matched` returns only terms that are entered."""
+        terms = self.snapshot.affinity.terms
+        for number in range(len(self.peer_bits), len(terms)):
+            self._enter(terms[number])
 
     def _enter(self, term: AffinityTerm) -> None:
         """Enter a term that is new in this cycle, counting pods that the cycle has placed."""
@@ -192,8 +196,8 @@ class Overlay:
         """All terms that match the subject: as a peer, or as a workload that carriers of the term keep away."""
         table = self.snapshot.affinity
         if view.seen != len(table.terms):
-            view.seen = len(table.terms)
             view.matched = table.matching(view.subject)
+            view.seen = len(table.terms)
         return view.matched
 
     # --- workers that terms and ports forbid ---
@@ -255,10 +259,11 @@ class Overlay:
         anti: tuple[AffinityTerm, ...],
         worker: int,
         workload: str,
-        undo: Undo | None = None,
+        undo: Undo,
     ) -> None:
         """Place one pod; `undo` collects the changes that `take_back` reverts."""
         self._count(requirement_class, worker, 1)
+        undo.counted = True
         matched = self.matched(view)
         for term in matched:
             self._mark_domain(self.peer_bits, term, worker, undo)
@@ -266,8 +271,7 @@ class Overlay:
                 domain = self.index.domain(term.topology, worker)
                 if domain is not None and not term.peer_bits >> worker & 1 and (term.id, domain) not in self.providers:
                     self.providers[term.id, domain] = workload
-                    if undo is not None:
-                        undo.providers.append((term.id, domain))
+                    undo.providers.append((term.id, domain))
         for term in anti:
             self._mark_domain(self.carrier_bits, term, worker, undo)
         if requirement_class.requirements.host_ports:
@@ -275,11 +279,14 @@ class Overlay:
         if not view.placed:
             self._placed.add(view)
         view.placed.append((len(self.change_log), worker, workload))
+        undo.recorded = True
 
     def take_back(self, requirement_class: RequirementClass, view: SubjectView, worker: int, undo: Undo) -> None:
-        """Undo the last `place_pod`."""
-        self._count(requirement_class, worker, -1)
-        view.placed.pop()
+        """Undo the last `place_pod`, also one that raised. Clears `undo`."""
+        if undo.counted:
+            self._count(requirement_class, worker, -1)
+        if undo.recorded:
+            view.placed.pop()
         if not view.placed:
             self._placed.discard(view)
         for bits, number, before in reversed(undo.bits):
@@ -289,6 +296,7 @@ class Overlay:
         if self._ports is not None:
             for key, ip, before in reversed(undo.ports):
                 self._ports[key][ip] = before
+        undo.clear()
 
     def reserve(self, requirement_class: RequirementClass, workers: list[int]) -> None:
         """Reserve capacity, free or not, for a workload until the end of the cycle: one worker per replica.
@@ -297,30 +305,32 @@ class Overlay:
         alone, and carriers of anti terms avoid all reserved workers, because they could keep the workload away.
         """
         alone = requirement_class.has_peers or bool(requirement_class.requirements.host_ports)
+        if self.held is None:
+            self.held = np.zeros_like(self.snapshot.used)
         for worker in workers:
+            before = [left[worker] for left in self.free_list]
             self._count(requirement_class, worker, 1)
             if alone:
                 self.free_list[SLOTS_RESOURCE][worker] = self.free[SLOTS_RESOURCE][worker] = 0
                 self.open_workers = minus(self.open_workers, 1 << worker)
+            self.held[:, worker] += [had - left[worker] for had, left in zip(before, self.free_list, strict=True)]
             self.reserved |= 1 << worker
 
-    def _mark_domain(self, bits: list[Bits], term: AffinityTerm, worker: int, undo: Undo | None) -> None:
+    def _mark_domain(self, bits: list[Bits], term: AffinityTerm, worker: int, undo: Undo) -> None:
         around = 1 << worker if term.topology == HOSTNAME_TOPOLOGY else self.index.neighbours(term.topology, worker)
         before = bits[term.id]
         after = before | around
         if after != before:
-            if undo is not None:
-                undo.bits.append((bits, term.id, before))
+            undo.bits.append((bits, term.id, before))
             bits[term.id] = after
 
-    def _take_ports(self, requirements: Requirements, worker: int, undo: Undo | None) -> None:
+    def _take_ports(self, requirements: Requirements, worker: int, undo: Undo) -> None:
         if self._ports is None:
             self._ports = {key: dict(taken) for key, taken in self.snapshot.host_ports.taken.items()}
         for port in requirements.host_ports:
             taken = self._ports.setdefault(port_key(port), {})
             before = taken.get(address(port), 0)
-            if undo is not None:
-                undo.ports.append((port_key(port), address(port), before))
+            undo.ports.append((port_key(port), address(port), before))
             taken[address(port)] = before | 1 << worker
 
     def _count(self, requirement_class: RequirementClass, worker: int, pods: int) -> None:

@@ -1,8 +1,13 @@
-"""Decides workloads one by one on a cycle's overlay: in queue order for `schedule`, in lane order for `lane`."""
+"""Decides workloads one by one on a cycle's overlay: in queue order for `schedule`, in lane order for `lane`.
+
+An error in the decision of a workload becomes its `DecisionFault`: what it took on the overlay is given back, and the
+next workload is decided.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from niyanta.engine.placement.checks import count_reasons
 from niyanta.engine.placement.feasibility import named_workers
@@ -11,13 +16,23 @@ from niyanta.engine.placement.requirement_class import Counts, RequirementClass
 from niyanta.engine.placement.selection import WorkerRanking, choose
 from niyanta.engine.snapshot.affinity_terms import AffinityTerm
 from niyanta.engine.snapshot.bitset import Bits
-from niyanta.engine.types import PendingWorkload, Placement, Reason, Rejection
+from niyanta.engine.types import DecisionFault, PendingWorkload, Placement, Reason, Rejection
 
 _MAX_RANKINGS = 256
 """Most classes with a ranking of all workers (80 bytes per worker each)."""
 
 _BY_SUBJECT = (Reason.ANTI, Reason.GROUP)
 """Reasons that depend on the subject: without them a rejection applies to every subject of the class."""
+
+
+class _Try(NamedTuple):
+    """The pods that a workload got so far, newest last."""
+
+    workload: str
+    requirement_class: RequirementClass
+    view: SubjectView
+    workers: list[int]
+    undos: list[Undo]
 
 
 class Placer:
@@ -27,20 +42,43 @@ class Placer:
         self.overlay = overlay
         self.placements: list[Placement] = []
         self.rejections: list[Rejection] = []
+        self.faults: list[DecisionFault] = []
         self.remaining = dict(overlay.options.remaining)
         """Customer with a limit -> number of its workloads that may still be placed."""
         self.replicas_placed = 0
         """Replicas that found room, of the last workload that `fit` rejected."""
         self._rankings: dict[RequirementClass, WorkerRanking] = {}
+        self._tried: _Try | None = None
+        """The last workload that was tried."""
+        self._single = Undo()
+        """Used again for each workload of one replica: most are placed, and then need no record."""
 
     def decide(self, workload: PendingWorkload) -> None:
-        """Place the workload or reject it."""
+        """Place the workload, reject it, or record its fault."""
+        try:
+            self._decide(workload)
+        except Exception as error:
+            self.fail(workload, error)
+
+    def fail(self, workload: PendingWorkload, error: Exception) -> None:
+        """Record an error in the decision of the workload, and give back all that the workload took."""
+        if self._tried is not None and self._tried.workload == workload.id:
+            self._take_back()
+            if self.placements and self.placements[-1].id == workload.id:
+                self.placements.pop()
+                if workload.subject.customer in self.remaining:
+                    self.remaining[workload.subject.customer] += 1
+        self._tried = None
+        self.overlay.enter_new_terms()
+        self.faults.append(DecisionFault.of(workload, error))
+
+    def _decide(self, workload: PendingWorkload) -> None:
         overlay = self.overlay
         if self.remaining and self.is_at_limit(workload):
             count = len(overlay.index.by_name)
             self._reject(workload, ((Reason.CONCURRENCY, workload.subject.customer, count),) if count else ())
             return
-        requirement_class = overlay.class_of(workload.requirements)
+        requirement_class = overlay.class_of(workload.requirements, workload.subject.customer)
         if requirement_class.rejected is not None and not workload.excluded:
             self._reject(workload, requirement_class.rejected)
             return
@@ -60,13 +98,12 @@ class Placer:
             if known and workload.replicas >= known[0]:
                 self._reject(workload, known[1])
                 return
-        workers, scores, undos = self._try(workload, requirement_class, view, anti, near)
+        workers, scores = self._try(workload, requirement_class, view, anti, near)
         if len(workers) == workload.replicas:
             self._accept(workload, workers, scores, near)
             return
         group = len(workers) > 0
-        while workers:
-            overlay.take_back(requirement_class, view, workers.pop(), undos.pop())
+        self._take_back()
         counts = count_reasons(
             overlay, requirement_class, view, anti, near, named_workers(overlay.index, workload.excluded)
         )
@@ -85,7 +122,7 @@ class Placer:
         """Place the workload outside `blocked` by a turn of the lane; returns its workers, or [] without recording a
         rejection."""
         overlay = self.overlay
-        requirement_class = overlay.class_of(workload.requirements)
+        requirement_class = overlay.class_of(workload.requirements, workload.subject.customer)
         if requirement_class.rejected is not None and not workload.excluded:
             return []
         return self.fit(workload, blocked, expedited=True)
@@ -103,18 +140,15 @@ class Placer:
         `accept` decides about the workers of a workload that fits; if it returns False, all changes are reverted.
         """
         overlay = self.overlay
-        requirement_class = overlay.class_of(workload.requirements)
+        requirement_class = overlay.class_of(workload.requirements, workload.subject.customer)
         view = overlay.view(workload.subject)
         anti, near = overlay.terms_of(requirement_class, view) if requirement_class.has_peers else ((), ())
-        workers, scores, undos = self._try(
-            workload, requirement_class, view, anti, near, blocked, undoable=accept is not None
-        )
+        workers, scores = self._try(workload, requirement_class, view, anti, near, blocked)
         if len(workers) == workload.replicas and (accept is None or accept(workers)):
             self._accept(workload, workers, scores, near, expedited=expedited)
             return workers
         self.replicas_placed = len(workers)
-        while workers:
-            overlay.take_back(requirement_class, view, workers.pop(), undos.pop())
+        self._take_back()
         return []
 
     def is_at_limit(self, workload: PendingWorkload) -> bool:
@@ -129,17 +163,16 @@ class Placer:
         anti: tuple[AffinityTerm, ...],
         near: tuple[AffinityTerm, ...],
         outside: Bits = 0,
-        *,
-        undoable: bool = False,
-    ) -> tuple[list[int], list[float], list[Undo]]:
+    ) -> tuple[list[int], list[float]]:
         """Place as many replicas as fit without the workers of `outside`, one after the other.
 
-        Groups get the records that `take_back` needs; a single replica only if `undoable`.
+        Returns their workers and scores.
         """
         overlay = self.overlay
         workers: list[int] = []
         scores: list[float] = []
         undos: list[Undo] = []
+        self._tried = _Try(workload.id, requirement_class, view, workers, undos)
         excluded = named_workers(overlay.index, workload.excluded) | outside if workload.excluded else outside
         if anti and overlay.reserved:
             # Carriers of anti terms on reserved workers could keep the reserving workload away.
@@ -166,15 +199,25 @@ class Placer:
             worker = found[0]
             if worker < 0:
                 break
-            if workload.replicas == 1 and not undoable:
-                overlay.place_pod(requirement_class, view, anti, worker, workload.id)
+            if workload.replicas == 1:
+                undo = self._single
+                undo.clear()
             else:
                 undo = Undo()
-                overlay.place_pod(requirement_class, view, anti, worker, workload.id, undo)
-                undos.append(undo)
+            # Recorded first, so that a pod whose placing raises is taken back as well.
             workers.append(worker)
+            undos.append(undo)
+            overlay.place_pod(requirement_class, view, anti, worker, workload.id, undo)
             scores.append(found[1])
-        return workers, scores, undos
+        return workers, scores
+
+    def _take_back(self) -> None:
+        """Take back the pods of the last workload that was tried, newest first."""
+        tried = self._tried
+        while tried is not None and tried.workers:
+            self.overlay.take_back(tried.requirement_class, tried.view, tried.workers[-1], tried.undos[-1])
+            tried.workers.pop()
+            tried.undos.pop()
 
     def _ranking_of(self, requirement_class: RequirementClass) -> WorkerRanking | None:
         """The ranking of a class that is remembered; None when `_MAX_RANKINGS` classes have one already."""
@@ -192,10 +235,6 @@ class Placer:
         *,
         expedited: bool = False,
     ) -> None:
-        if self.remaining:
-            customer = workload.subject.customer
-            if customer in self.remaining:
-                self.remaining[customer] -= 1
         infos = self.overlay.index.infos
         first = infos[workers[0]]
         self.placements.append(
@@ -210,6 +249,10 @@ class Placer:
                 expedited,
             )
         )
+        if self.remaining:
+            customer = workload.subject.customer
+            if customer in self.remaining:
+                self.remaining[customer] -= 1
 
     def _depends_on(
         self, workload: PendingWorkload, workers: list[int], near: tuple[AffinityTerm, ...]

@@ -9,7 +9,7 @@ import numpy as np
 from niyanta.engine.placement.feasibility import needs_gpu, static_mask
 from niyanta.engine.placement.scoring import levels
 from niyanta.engine.snapshot.affinity_terms import AffinityTerm
-from niyanta.engine.snapshot.bitset import Bits, IntArray
+from niyanta.engine.snapshot.bitset import Bits, IntArray, minus
 from niyanta.engine.snapshot.snapshot import DEVICES_RESOURCE, SLOTS_RESOURCE, Snapshot
 from niyanta.engine.snapshot.strategy_score import StrategyScore
 from niyanta.engine.types import CPU, MEMORY, PODS, Reason, Requirements
@@ -18,11 +18,15 @@ Counts = tuple[tuple[Reason, str, int], ...]
 
 
 class RequirementClass:
-    """Feasible workers by preference level, requested amounts by resource, and rejections of this cycle."""
+    """Feasible workers by preference level, requested amounts by resource, and rejections of this cycle.
+
+    Customers share a class if they may use the same workers.
+    """
 
     __slots__ = (
         "charges",
         "checks",
+        "closed",
         "devices",
         "devices_of",
         "gpu_count",
@@ -43,11 +47,19 @@ class RequirementClass:
     )
 
     def __init__(
-        self, requirements: Requirements, snapshot: Snapshot, score: StrategyScore, *, keep_gpu_workers_free: bool
+        self,
+        requirements: Requirements,
+        snapshot: Snapshot,
+        score: StrategyScore,
+        *,
+        closed: Bits,
+        keep_gpu_workers_free: bool,
     ) -> None:
         index = snapshot.index
         self.requirements = requirements
-        static = static_mask(index, requirements)
+        self.closed = closed
+        """Workers of pools that the customers of the class may not use."""
+        static = minus(static_mask(index, requirements), closed)
         self.needs: list[tuple[int, int]] = []
         """(resource, amount) of every requested resource, in the order of the request."""
         self.checks: list[tuple[int, int]] = []

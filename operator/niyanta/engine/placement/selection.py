@@ -133,8 +133,8 @@ class WorkerRanking:
             if len(changed) > _REBUILD_AFTER_CHANGES:
                 self._rebuild(overlay, requirement_class)
             else:
-                self.seen = len(change_log)
                 self._patch(overlay, requirement_class, changed)
+                self.seen = len(change_log)
         best, key = self.best, self.best_key
         if blocked and key >= 0 and blocked >> best & 1:
             best, key = self._best_outside(blocked, overlay.snapshot.capacity)

@@ -20,7 +20,7 @@ from niyanta.engine.placement.requirement_class import RequirementClass
 from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind, IdenticalWorkloads, PoolFit
 from niyanta.engine.snapshot.bitset import Bits, from_bool, minus, to_indices
 from niyanta.engine.snapshot.snapshot import PODS_RESOURCE, SLOTS_RESOURCE
-from niyanta.engine.types import HOSTNAME_TOPOLOGY, PODS, PendingWorkload, Requirements, WorkerInfo
+from niyanta.engine.types import HOSTNAME_TOPOLOGY, PODS, DecisionFault, PendingWorkload, WorkerInfo
 
 MAX_PACKED_WORKERS = 1024
 """Most hypothetical workers of one pool; work that needs more is counted by its class, not packed."""
@@ -75,7 +75,10 @@ class _PoolGrowth:
 
 
 class Packing:
-    """One packing: `run` once, then read `pool_fits`, `identical` and `needed`."""
+    """One packing: `run` once, then read `pool_fits`, `identical`, `faults` and `needed`.
+
+    A workload whose packing raises becomes a fault; it counts for no pool, and all others are packed.
+    """
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class Packing:
         self._refused = refused
         self.placer = Placer(overlay)
         self.pool_fits: dict[str, PoolFit] = {}
-        self.requirements: dict[str, Requirements] = {}
+        self.workloads: dict[str, PendingWorkload] = {}
         self.identical: dict[object, tuple[tuple[str, int], ...]] = {}
         self._pools = {pool.name: pool for pool in pools}
         self._hypothetical = dict(hypothetical)
@@ -109,12 +112,28 @@ class Packing:
         for placement in self.placer.placements:
             self.pool_fits[placement.id] = PoolFit(FitKind.ROOM, placement.pool)
         self._measure()
+        for fault in self.placer.faults:
+            self.pool_fits[fault.id] = PoolFit(FitKind.NOWHERE)
         for workload in pending:
-            self.requirements[workload.id] = workload.requirements
-            if workload.id not in self.pool_fits:
+            self.workloads[workload.id] = workload
+            if workload.id in self.pool_fits:
+                continue
+            try:
                 self.pool_fits[workload.id] = self._grow(workload)
+            except Exception as error:
+                self.placer.fail(workload, error)
+                self.pool_fits[workload.id] = PoolFit(FitKind.NOWHERE)
         for more in identical:
-            self.identical[more.key] = tuple(self._count(more))
+            try:
+                self.identical[more.key] = tuple(self._count(more))
+            except Exception as error:
+                self.placer.fail(more.workload, error)
+                self.identical[more.key] = ()
+
+    @property
+    def faults(self) -> tuple[DecisionFault, ...]:
+        """Workloads whose packing raised, each once."""
+        return tuple({fault.id: fault for fault in self.placer.faults}.values())
 
     def needed(self) -> dict[str, int]:
         """Pool -> workers in use after the packing."""
@@ -204,11 +223,11 @@ class Packing:
 
     def _candidates_of(self, workload: PendingWorkload) -> tuple[RequirementClass, list[str], dict[str, int]]:
         """Pools whose empty workers could take a pod, best first, and the pods per new worker, if pools can grow."""
-        requirement_class = self.overlay.class_of(workload.requirements)
+        requirement_class = self.overlay.class_of(workload.requirements, workload.subject.customer)
         known = self._candidates.get(id(requirement_class))
         if known is not None:
             return known
-        requirement_class, possible, pods_each = capacity_when_empty(self.overlay, workload.requirements)
+        possible, pods_each = capacity_when_empty(self.overlay, requirement_class)
         ranked: list[tuple[int, str]] = []
         each: dict[str, int] = {}
         for name, workers in self.overlay.index.pools.items():
@@ -238,26 +257,28 @@ class Packing:
         blocked = minus(self._all, growth.workers)
         opened: list[int] = []
         replicas_placed = -1
-        while (fit := self._try_to_place(workload, growth, blocked)) is None:
-            if simple and growth.remaining() < 1:
-                fit = FitKind.FULL
-            elif opened and self.placer.replicas_placed <= replicas_placed:
-                fit = FitKind.NEVER
-            elif not growth.closed and growth.capped and growth.remaining() >= 1:
-                growth.extra += 1 / each if simple else 0
-                fit = FitKind.NEW
-            elif not growth.closed:
-                fit = FitKind.FULL
-            if fit is not None:
-                break
-            replicas_placed = self.placer.replicas_placed
-            size = max(-(-(workload.replicas - replicas_placed) // each), 1) * growth.zones
-            batch, growth.closed = growth.closed[:size], growth.closed[size:]
-            self._open(batch)
-            opened += batch
-        idle = [worker for worker in opened if worker not in growth.used]
-        self._close(idle)
-        growth.closed = idle + growth.closed
+        try:
+            while (fit := self._try_to_place(workload, growth, blocked)) is None:
+                if simple and growth.remaining() < 1:
+                    fit = FitKind.FULL
+                elif opened and self.placer.replicas_placed <= replicas_placed:
+                    fit = FitKind.NEVER
+                elif not growth.closed and growth.capped and growth.remaining() >= 1:
+                    growth.extra += 1 / each if simple else 0
+                    fit = FitKind.NEW
+                elif not growth.closed:
+                    fit = FitKind.FULL
+                if fit is not None:
+                    break
+                replicas_placed = self.placer.replicas_placed
+                size = max(-(-(workload.replicas - replicas_placed) // each), 1) * growth.zones
+                batch, growth.closed = growth.closed[:size], growth.closed[size:]
+                self._open(batch)
+                opened += batch
+        finally:
+            idle = [worker for worker in opened if worker not in growth.used]
+            self._close(idle)
+            growth.closed = idle + growth.closed
         return fit
 
     def _try_to_place(self, workload: PendingWorkload, growth: _PoolGrowth, blocked: Bits) -> FitKind | None:

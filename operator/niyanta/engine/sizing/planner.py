@@ -24,12 +24,13 @@ from niyanta.engine.explain import nearest_miss
 from niyanta.engine.placement.capacity import capacity_when_empty
 from niyanta.engine.placement.feasibility import is_gpu_resource
 from niyanta.engine.placement.overlay import Options, Overlay
+from niyanta.engine.placement.requirement_class import RequirementClass
 from niyanta.engine.sizing.packing import MAX_PACKED_WORKERS, Packing, bits_of, hypothetical
 from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind, IdenticalWorkloads, PoolFit
 from niyanta.engine.snapshot.bitset import Bits, minus, to_indices
 from niyanta.engine.snapshot.deltas import Delta, StateReplaced
 from niyanta.engine.snapshot.snapshot import CPU_RESOURCE, MEMORY_RESOURCE, SLOTS_RESOURCE, UNLIMITED_SLOTS, Snapshot
-from niyanta.engine.types import PendingWorkload, Requirements, Subject, WorkerInfo
+from niyanta.engine.types import DecisionFault, PendingWorkload, Requirements, Subject, WorkerInfo
 
 __all__ = ["EmptyPool", "FitKind", "IdenticalWorkloads", "Planner", "PoolFit", "PoolLoad", "Sizing"]
 
@@ -39,7 +40,6 @@ MAX_WORKERS_OF_FIXED_POOL = 16
 MAX_CLOSEST_KEPT = 2000
 """Most requirement sets that fit nowhere for which the closest pool is remembered."""
 
-_NO_SUBJECT = Subject("", "")
 _KINDS = ("cpu", "memory", "gpu", "slots")
 
 
@@ -60,11 +60,15 @@ class PoolLoad:
 
 @dataclass(frozen=True, slots=True)
 class Sizing:
-    """Result of one sizing. `loads` by pool, `pool_fits` by workload id; `identical`: key -> (pool, workloads)."""
+    """Result of one sizing. `loads` by pool, `pool_fits` by workload id; `identical`: key -> (pool, workloads).
+
+    `faults`: workloads whose packing raised; they fit nowhere.
+    """
 
     loads: Mapping[str, PoolLoad]
     pool_fits: Mapping[str, PoolFit]
     identical: Mapping[object, tuple[tuple[str, int], ...]]
+    faults: tuple[DecisionFault, ...] = ()
 
 
 class Planner:
@@ -77,7 +81,8 @@ class Planner:
         """The hypothetical workers of each pool, in the order they are opened."""
         self._empty_workers = Snapshot()
         """One empty worker for each zone of each pool."""
-        self._closest: dict[int, tuple[Requirements, PoolFit]] = {}
+        self._closest: dict[tuple[int, str], tuple[Requirements, PoolFit]] = {}
+        """By requirements object and, when pools list customers, customer."""
 
     def follow(self, deltas: Iterable[Delta]) -> None:
         """Apply changes of the cluster; the hypothetical workers stay."""
@@ -105,17 +110,20 @@ class Planner:
         overlay = self._stocked_overlay(pending, identical, options)
         packing = Packing(overlay, self._pools, self._hypothetical(), refused)
         packing.run(pending, identical)
-        pool_fits = {
-            id_: self._find_closest(pool_fit, packing.requirements[id_])
-            if pool_fit.fit is FitKind.NOWHERE
-            else pool_fit
-            for id_, pool_fit in packing.pool_fits.items()
-        }
+        faults = {fault.id: fault for fault in packing.faults}
+        pool_fits = dict(packing.pool_fits)
+        for id_, pool_fit in packing.pool_fits.items():
+            if pool_fit.fit is FitKind.NOWHERE and id_ not in faults:
+                workload = packing.workloads[id_]
+                try:
+                    pool_fits[id_] = self._find_closest(pool_fit, workload)
+                except Exception as error:
+                    faults[id_] = DecisionFault.of(workload, error)
         needed = packing.needed()
         real = self._real()
         names = sorted({pool.name for pool in self._pools} | {name for name, workers in real.items() if workers})
         loads = {name: self._load(real.get(name, 0), needed.get(name, 0)) for name in names}
-        return Sizing(loads, pool_fits, packing.identical)
+        return Sizing(loads, pool_fits, packing.identical, tuple(faults.values()))
 
     # --- hypothetical workers ---
 
@@ -152,17 +160,23 @@ class Planner:
         self, overlay: Overlay, pending: Sequence[PendingWorkload], identical: Sequence[IdenticalWorkloads]
     ) -> dict[str, int]:
         """Pool -> workers that all work would fill if classes shared no worker: an upper bound."""
-        kinds: dict[int, tuple[Requirements, int]] = {}
+        kinds: dict[int, tuple[RequirementClass, int]] = {}
         for workload, count in (*((w, 1) for w in pending), *((b.workload, b.count) for b in identical)):
-            requirement_class = overlay.class_of(workload.requirements)
+            try:
+                requirement_class = overlay.class_of(workload.requirements, workload.subject.customer)
+            except Exception:  # noqa: S112 - the packing meets the same error, and reports it
+                continue
             overlay.remember(requirement_class)
-            known = kinds.get(id(requirement_class), (workload.requirements, 0))
-            kinds[id(requirement_class)] = known[0], known[1] + count * workload.replicas
+            known = kinds.get(id(requirement_class), (requirement_class, 0))[1]
+            kinds[id(requirement_class)] = requirement_class, known + count * workload.replicas
         wanted: dict[str, int] = {}
         spare = {pool: bits_of(workers) for pool, workers in self._hypothetical().items()}
-        for requirements, pods in kinds.values():
-            requirement_class, possible, pods_each = capacity_when_empty(overlay, requirements)
-            alone = requirement_class.has_peers or bool(requirements.host_ports)
+        for requirement_class, pods in kinds.values():
+            try:
+                possible, pods_each = capacity_when_empty(overlay, requirement_class)
+            except Exception:  # noqa: S112 - the packing meets the same error, and reports it
+                continue
+            alone = requirement_class.has_peers or bool(requirement_class.requirements.host_ports)
             for pool in self._pools:
                 workers = spare.get(pool.name, 0) & possible
                 if workers:
@@ -239,16 +253,21 @@ class Planner:
 
     # --- workloads without a pool ---
 
-    def _find_closest(self, pool_fit: PoolFit, requirements: Requirements) -> PoolFit:
-        """Find the pool whose empty worker lacks least. Peer terms are left out, as they depend on running pods."""
-        known = self._closest.get(id(requirements))
+    def _find_closest(self, pool_fit: PoolFit, workload: PendingWorkload) -> PoolFit:
+        """Find the pool whose empty worker lacks least, among those that the customer may use.
+
+        Peer terms are left out, as they depend on running pods.
+        """
+        requirements, customer = workload.requirements, workload.subject.customer
+        key = id(requirements), customer if self._empty_workers.index.is_restricted else ""
+        known = self._closest.get(key)
         if known is not None and known[0] is requirements:
             return known[1]
-        probe = PendingWorkload("", 0, 1, _NO_SUBJECT, replace(requirements, near=(), anti=()))
+        probe = PendingWorkload("", 0, 1, Subject("", customer), replace(requirements, near=(), anti=()))
         found = pool_fit
         for miss in nearest_miss(self._empty_workers, probe, limit=1):
             found = replace(pool_fit, closest=self._empty_workers.worker(miss.worker).pool, lacks=miss.failed)
         if len(self._closest) >= MAX_CLOSEST_KEPT:
             self._closest.clear()
-        self._closest[id(requirements)] = requirements, found
+        self._closest[key] = requirements, found
         return found

@@ -221,15 +221,18 @@ class AffinityTable:
         key = (selector.types, selector.customers, expressions, term.topology, reach)
         found = self._ids.get(key)
         if found is None:
-            found = self._ids[key] = AffinityTerm(len(self.terms), term.selector, term.topology, reach)
-            self.terms.append(found)
-            bucket = self._anchored.setdefault(reach, {})
-            for anchor in dict.fromkeys(_anchors(term.selector)):
-                bucket.setdefault(anchor, []).append(found)
+            found = AffinityTerm(len(self.terms), term.selector, term.topology, reach)
+            anchors = list(dict.fromkeys(_anchors(term.selector)))
             for entry in self.running.matching(found):
                 for worker, count in entry.workers.items():
                     self._count(found, found.peers, worker, count)
             found.refresh(self._index)
+            # Known only when complete: a term whose evaluation raises must not reach other workloads.
+            self._ids[key] = found
+            self.terms.append(found)
+            bucket = self._anchored.setdefault(reach, {})
+            for anchor in anchors:
+                bucket.setdefault(anchor, []).append(found)
         return found
 
     def matching(self, subject: Subject) -> tuple[AffinityTerm, ...]:

@@ -220,6 +220,11 @@ class WorkerIndex:
 
     # --- customers ---
 
+    @property
+    def is_restricted(self) -> bool:
+        """True when the pool of some worker lists customers."""
+        return bool(self._restricted)
+
     def closed_to(self, customer: str) -> Bits:
         """Workers of pools that list customers without this one."""
         if not self._restricted:
