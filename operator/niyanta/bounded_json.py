@@ -16,6 +16,10 @@ MAX_DEPTH = 64
 MAX_BYTES = 3 * 1024 * 1024
 """Largest document; the API server's own limit on an object is below it."""
 
+VIOLATION_KEY = "niyantaViolation"
+"""Top-level key of the stub that stands for a watched object out of bounds: the violation as text. The stub has the
+object's identity and an empty spec."""
+
 MIN_INTEGER = -(2**63)
 MAX_INTEGER = 2**63 - 1
 

@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 import pytest
 
-from niyanta.bounded_json import MAX_DEPTH, BoundedJsonError
+from niyanta.bounded_json import MAX_DEPTH, VIOLATION_KEY, BoundedJsonError
 from niyanta.cluster.api import json_scan
-from niyanta.cluster.api.bounded_objects import MAX_CONTAINERS, VIOLATION, read_event, read_object, read_page
+from niyanta.cluster.api.bounded_objects import MAX_CONTAINERS, read_event, read_object, read_page
 
 pytestmark = pytest.mark.unit
 
@@ -49,8 +49,8 @@ def test_an_object_out_of_bounds_becomes_a_stub_with_its_identity(name: str) -> 
     found = read_object(workload(BAD[name]))
     assert found["metadata"] == META
     assert found["spec"] == {}
-    assert isinstance(found[VIOLATION], str)
-    assert len(found[VIOLATION]) < 500
+    assert isinstance(found[VIOLATION_KEY], str)
+    assert len(found[VIOLATION_KEY]) < 500
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -73,8 +73,8 @@ def test_a_bad_item_leaves_the_rest_of_the_page_alone(name: str) -> None:
 
 def test_the_deepest_legal_object_is_read() -> None:
     found = read_object(workload(nested(MAX_DEPTH - 2)))
-    assert VIOLATION not in found
-    assert VIOLATION in read_object(workload(nested(MAX_DEPTH - 1)))
+    assert VIOLATION_KEY not in found
+    assert VIOLATION_KEY in read_object(workload(nested(MAX_DEPTH - 1)))
 
 
 def test_large_numbers_in_strings_are_no_numbers() -> None:
@@ -82,8 +82,8 @@ def test_large_numbers_in_strings_are_no_numbers() -> None:
 
 
 def test_users_can_neither_set_nor_hide_a_violation() -> None:
-    forged = orjson.loads(workload(b"1")) | {VIOLATION: "mine"}
-    assert VIOLATION not in read_object(orjson.dumps(forged))
+    forged = orjson.loads(workload(b"1")) | {VIOLATION_KEY: "mine"}
+    assert VIOLATION_KEY not in read_object(orjson.dumps(forged))
 
 
 def test_managed_fields_and_the_last_applied_manifest_are_dropped() -> None:

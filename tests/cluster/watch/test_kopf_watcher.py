@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from niyanta.cluster.api.bounded_objects import VIOLATION
+from niyanta.bounded_json import VIOLATION_KEY
 from niyanta.cluster.api.kinds import WORKLOADS
 from niyanta.cluster.watch.kopf_watcher import KopfWatcher
 from niyanta.settings import Settings
@@ -100,7 +100,7 @@ async def test_objects_out_of_bounds_do_not_end_the_watch(tmp_path: Path) -> Non
         await until(lambda: "last" in seen, 30)
         assert server.watches == 1, "kopf was not started again"
         assert seen["first"]["spec"]["field"] == seen["last"]["spec"]["field"] == "fine"
-        stubs = {name for name, obj in seen.items() if VIOLATION in obj}
+        stubs = {name for name, obj in seen.items() if VIOLATION_KEY in obj}
         expected = {name for name in BAD if name != "65 bits"}
         assert stubs >= {f"bad {name}" for name in expected} | {f"listed {name}" for name in expected}
         assert all(seen[name]["spec"] == {} for name in stubs)

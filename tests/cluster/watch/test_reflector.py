@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from niyanta.cluster.api.kinds import PODS
 from niyanta.cluster.api.objects import Pod
 from niyanta.cluster.watch.object_store import ObjectChange
 from niyanta.cluster.watch.reflector import Reflector, ReflectorSettings
+from niyanta.containment import CONTAINED_ERRORS, Boundary
 from tests.fakes.scripted_api_server import (
     FakeApi,
     Step,
@@ -235,3 +237,47 @@ async def test_a_large_burst_lets_other_tasks_run() -> None:
             await asyncio.sleep(0)
             longest = max(longest, loop.time() - before)
     assert longest < 0.5  # bench measures the goal of 100 ms; this finds a missing yield on a busy machine
+
+
+def bad(name: str, rv: int) -> dict[str, Any]:
+    """A pod that the decoder refuses, because a field has another type."""
+    return pod(name, rv) | {"spec": {"nodeName": 7, "containers": None}}
+
+
+async def test_an_item_that_cannot_be_decoded_is_left_out_and_its_former_state_stays() -> None:
+    deep: Any = []
+    for _ in range(600):
+        deep = [deep]
+    script = (
+        listing(10, pod("a", 1), pod("b", 2)),
+        watching(error(410, "Expired")),
+        listing(
+            20, bad("a", 15), pod("b", 16), bad("c", 17), pod("d", 18) | {"spec": {"containers": [], "deep": deep}}
+        ),
+        watching(event("MODIFIED", bad("b", 21)), event("ADDED", pod("e", 22))),
+    )
+    async with following(*script) as case:
+        await case.sees(a=1, b=16, d=18, e=22)
+        assert case.reflector.unreadable == 3
+
+
+async def test_an_error_at_one_object_stays_with_it() -> None:
+    def slim(found: Pod) -> Pod:
+        if found.name == "bad":
+            raise ValueError("an odd object")
+        return found
+
+    counted = CONTAINED_ERRORS.labels(Boundary.LISTENER.value)
+    before = counted._value.get()
+    script = (
+        listing(10, pod("bad", 1), pod("a", 2)),
+        watching(event("ADDED", pod("bad", 11)), event("ADDED", pod("b", 12))),
+    )
+    async with fake_api(*script) as api:
+        reflector = Reflector(api.connection, PODS, Pod, lambda _: None, slim=slim, settings=QUICK)
+        task = asyncio.create_task(reflector.run())
+        await until(lambda: {found.name for found in reflector.store.values()} == {"a", "b"})
+        assert reflector.relists == 1
+        assert counted._value.get() == before + 2
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

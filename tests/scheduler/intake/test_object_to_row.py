@@ -254,3 +254,11 @@ def test_a_status_that_shows_the_row_is_not_behind() -> None:
 def test_a_status_that_shows_something_else_is_behind(change: dict[str, Any]) -> None:
     assert object_to_row.status_behind(a_row(), {**copy.deepcopy(SHOWN), **change})
     assert object_to_row.status_behind(a_row(), None)
+
+
+def test_the_stub_of_an_object_out_of_bounds_fails_with_its_violation() -> None:
+    stub = workload() | {"spec": {}, "niyantaViolation": "at most 64 levels of lists and objects are allowed"}
+    reads = cast(ClusterApi, ConversionReads([customer("acme", "team")]))
+    intake = object_to_row.read_object(stub, reads, SETTINGS).intake
+    assert (intake.phase, intake.reason, intake.spec) == (Phase.FAILED, "InvalidSpec", {})
+    assert intake.message == "spec: at most 64 levels of lists and objects are allowed"

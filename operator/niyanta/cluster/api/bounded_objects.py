@@ -15,16 +15,13 @@ import orjson
 from prometheus_client import Counter
 
 from niyanta import bounded_json
-from niyanta.bounded_json import BoundedJsonError
+from niyanta.bounded_json import VIOLATION_KEY, BoundedJsonError
 from niyanta.cluster.api import json_scan
 from niyanta.observability import log
 
 logger = log.get(__name__)
 
 Manifest = dict[str, Any]
-
-VIOLATION = "niyantaViolation"
-"""Key of a stub with the violation as text."""
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
@@ -160,13 +157,13 @@ def _stub(raw: bytes, problem: str) -> Manifest:
         **({"kind": found.kind} if found.kind else {}),
         "metadata": {key: found.metadata[key] for key in _IDENTITY if key in found.metadata},
         "spec": {},
-        VIOLATION: problem,
+        VIOLATION_KEY: problem,
     }
 
 
 def _slim(found: Manifest) -> None:
     """Drop the parts of metadata that only other programs read, and a key that only stubs have."""
-    found.pop(VIOLATION, None)
+    found.pop(VIOLATION_KEY, None)
     metadata = found.get("metadata")
     if isinstance(metadata, dict):
         metadata.pop("managedFields", None)

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from niyanta.resources.labels import ATTEMPT, ENABLED, INDEX, PREFIX, WORKLOAD_UID
+from niyanta.resources.labels import ATTEMPT, ENABLED, INDEX, PREFIX, WORKLOAD_LABELS, WORKLOAD_UID
 from niyanta.scheduler.cluster_api import PodPhase
 
 Key = tuple[str, str]
@@ -142,7 +142,16 @@ class PodStatus(Base, frozen=True, gc=False):
     init_container_statuses: tuple[ContainerStatus, ...] = ()
 
 
+class PodAnnotations(Base, frozen=True, gc=False):
+    workload_labels: str = msgspec.field(default="", name=WORKLOAD_LABELS)
+
+
+class PodMetadata(ObjectMeta, frozen=True, gc=False):
+    annotations: PodAnnotations = PodAnnotations()
+
+
 class Pod(Object, frozen=True, gc=False):
+    metadata: PodMetadata = PodMetadata()
     spec: LivePodSpec = LivePodSpec()
     status: PodStatus = PodStatus()
 
@@ -192,12 +201,21 @@ class NodeStatus(Base, frozen=True, gc=False):
 
 class NodeMetadata(ObjectMeta, frozen=True, gc=False):
     annotations: dict[str, str] = {}
+    """Those under niyanta.io/ alone, after `slim`."""
 
 
 class Node(Object, frozen=True, gc=False):
     metadata: NodeMetadata = NodeMetadata()
     spec: NodeSpec = NodeSpec()
     status: NodeStatus = NodeStatus()
+
+    @property
+    def slim(self) -> Node:
+        """The node without the annotations of other programs."""
+        own = {key: value for key, value in self.metadata.annotations.items() if key.startswith(PREFIX)}
+        if len(own) == len(self.metadata.annotations):
+            return self
+        return msgspec.structs.replace(self, metadata=msgspec.structs.replace(self.metadata, annotations=own))
 
     @property
     def ready(self) -> bool:

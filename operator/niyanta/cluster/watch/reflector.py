@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Generic
 from urllib.parse import urlencode
 
 import aiohttp
@@ -23,19 +23,18 @@ from yarl import URL
 
 from niyanta.aio import Backoff, in_slices
 from niyanta.cluster.api.connection import Connection
-from niyanta.cluster.api.errors import ApiError, ApiStatus, NotSentError, error_from
+from niyanta.cluster.api.errors import ApiError, NotSentError, error_from
 from niyanta.cluster.api.kinds import ResourceKind
-from niyanta.cluster.api.objects import Key, Object, Page, T, WatchEvent
+from niyanta.cluster.api.objects import Key, Page, T
+from niyanta.cluster.watch.object_decoder import ExpiredError, ObjectDecoder, watch_error
 from niyanta.cluster.watch.object_store import ObjectChange, ObjectStore
+from niyanta.containment import Boundary, contained
 
 log = structlog.get_logger(__name__)
 
 EVENTS = Counter("niyanta_watch_events_total", "Watch events taken in, bookmarks too", ["resource"])
 RESTARTS = Counter("niyanta_watch_restarts_total", "Watches that ended, by why", ["resource", "why"])
 RELISTS = Counter("niyanta_relists_total", "Complete lists", ["resource"])
-UNREADABLE = Counter(
-    "niyanta_watch_unreadable_total", "Objects that could not be parsed and were skipped", ["resource"]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +62,6 @@ HEALTHY_SECONDS = 5.0
 """After a watch that lived longer than this, the pauses begin again with the shortest."""
 
 
-class ExpiredError(Exception):
-    """The server no longer knows the store's version: list again."""
-
-
 class Reflector(Generic[T]):
     """Keeps `store` equal to the API server's objects of one kind. Run `run()` as a task; cancel it to stop."""
 
@@ -79,21 +74,19 @@ class Reflector(Generic[T]):
         *,
         label_selector: str = "",
         metadata_only: bool = False,
+        slim: Callable[[T], T] | None = None,
         settings: ReflectorSettings | None = None,
     ) -> None:
         """`on_changes` is called in the event loop with each batch, after the store has changed. `metadata_only`: the
-        server sends the metadata of the objects alone."""
+        server sends the metadata of the objects alone. `slim` drops what nobody reads from an object."""
         self._connection = connection
         self._kind = kind
         self._on_changes = on_changes
         self._selector = {"labelSelector": label_selector} if label_selector else {}
         self._headers = {"Accept": METADATA_ONLY} if metadata_only else {}
         self._settings = settings or ReflectorSettings()
-        # The decoders' types are built from a value, which type checkers can't follow.
-        event_type: Any = WatchEvent
-        page_type: Any = Page
-        self._events: msgspec.json.Decoder[WatchEvent[T]] = msgspec.json.Decoder(event_type[model])
-        self._pages: msgspec.json.Decoder[Page[T]] = msgspec.json.Decoder(page_type[model])
+        self._slim = slim
+        self._decoder = ObjectDecoder(kind.plural, model)
         self._session: aiohttp.ClientSession | None = None
         self._response: aiohttp.ClientResponse | None = None
 
@@ -103,7 +96,6 @@ class Reflector(Generic[T]):
         """Monotonic time of the last bytes from the server; 0 before the first."""
         self.events = 0
         self.relists = 0
-        self.unreadable = 0
 
         self._wanted = 0
         self._done = 0
@@ -113,6 +105,11 @@ class Reflector(Generic[T]):
         self._watching_since = 0.0
 
     # --- public methods ----------------------------------------------------------------------------------------------
+
+    @property
+    def unreadable(self) -> int:
+        """Number of objects that could not be decoded."""
+        return self._decoder.unreadable
 
     @property
     def store(self) -> dict[Key, T]:
@@ -199,8 +196,10 @@ class Reflector(Generic[T]):
                 changes: list[ObjectChange[T]] = []
                 for obj in part:
                     seen.add(obj.key)
-                    self.objects.listed(obj, position, changes)
+                    with contained(Boundary.LISTENER, f"{self._kind.plural} {'/'.join(obj.key)}"):
+                        self.objects.listed(self._slim(obj) if self._slim else obj, position, changes)
                 self._report(changes)
+            seen |= self._decoder.kept
         await self._sweep(seen, int(version))
         self.objects.moved_to(version)
         self.relists += 1
@@ -230,7 +229,7 @@ class Reflector(Generic[T]):
             async with await self._get(params, timeout) as response:
                 body = await response.read()
             self.last_contact = time.monotonic()
-            page: Page[T] = self._pages.decode(body)
+            page = self._decoder.page(body)
             yield page
             if not page.metadata.continue_token:
                 return
@@ -276,7 +275,7 @@ class Reflector(Generic[T]):
     def _take(self, lines: Sequence[bytes]) -> None:
         """Parse some lines, apply them to the store, and report the changes once."""
         changes: list[ObjectChange[T]] = []
-        decode, apply = self._events.decode, self.objects.event
+        decode, apply = self._decoder.event, self.objects.event
         taken, version, bookmarked = 0, "", False
         try:
             for line in lines:
@@ -284,19 +283,20 @@ class Reflector(Generic[T]):
                     continue
                 try:
                     event = decode(line)
-                except msgspec.DecodeError as error:
-                    found = self._unusual(line, error)
+                except (msgspec.DecodeError, RecursionError) as error:
+                    found = self._decoder.unusual(line, error)
                     if not found:
                         continue
                     version, bookmarked = found, True
                 else:
                     if event.type == "ERROR":
-                        raise _watch_error(line)
+                        raise watch_error(line)
                     version = event.object.metadata.resource_version
                     if event.type == "BOOKMARK":
                         bookmarked = True
                     else:
-                        apply(event.type, event.object, changes)
+                        with contained(Boundary.LISTENER, f"{self._kind.plural} {'/'.join(event.object.key)}"):
+                            apply(event.type, self._slim(event.object) if self._slim else event.object, changes)
                 taken += 1
         finally:
             if version:
@@ -307,35 +307,13 @@ class Reflector(Generic[T]):
             EVENTS.labels(self._kind.plural).inc(taken)
             self._report(changes)
 
-    def _unusual(self, line: bytes, error: msgspec.DecodeError) -> str:
-        """Handle a line that isn't an object of the kind: raise for ERROR, return the version of a bookmark, else "".
-
-        Bookmarks of pods have `"containers": null`, unlike real pods; ERROR lines carry a Status.
-        """
-        try:
-            event = _bare.decode(line)
-            if event.type == "BOOKMARK":
-                return event.object.metadata.resource_version
-        except msgspec.DecodeError:
-            pass
-        else:
-            if event.type == "ERROR":
-                raise _watch_error(line)
-        self.unreadable += 1
-        UNREADABLE.labels(self._kind.plural).inc()
-        shown = line[:300].decode(errors="replace")
-        log.error("watch_event_unreadable", resource=self._kind.plural, error=str(error), line=shown)
-        return ""
-
     # --- the store ---------------------------------------------------------------------------------------------------
 
     def _report(self, changes: list[ObjectChange[T]]) -> None:
         if not changes:
             return
-        try:
+        with contained(Boundary.LISTENER, self._kind.plural):
             self._on_changes(changes)
-        except Exception:  # an error of the listener must not end the watch
-            log.exception("watch_listener_failed", resource=self._kind.plural)
 
     # --- the wire ----------------------------------------------------------------------------------------------------
 
@@ -375,22 +353,3 @@ class Reflector(Generic[T]):
         self._wake.clear()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
-
-
-class _Status(msgspec.Struct, frozen=True):
-    object: ApiStatus = ApiStatus()
-
-
-_bare = msgspec.json.Decoder(WatchEvent[Object])
-_status = msgspec.json.Decoder(_Status)
-
-
-def _watch_error(line: bytes) -> Exception:
-    """The error of an ERROR line. After 410 and internal errors (500) events may be missing: list again."""
-    try:
-        status = _status.decode(line).object
-    except msgspec.DecodeError:
-        return ExpiredError(line[:300].decode(errors="replace"))
-    if status.code in (429, 503, 504):
-        return ApiError(status.code, status.reason, status.message)
-    return ExpiredError(f"{status.code} {status.reason}: {status.message}")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from niyanta.bounded_json import VIOLATION_KEY
 from niyanta.engine.types import Requirements, Subject
 from niyanta.lifecycle import Door, Phase
 from niyanta.resources import pod_security, template_lists
@@ -95,6 +96,8 @@ def read_object(obj: Mapping[str, Any], cluster: ClusterReads, settings: Setting
     spec: WorkloadSpec | None = None
     eligible: Eligibility | None = None
     try:
+        if VIOLATION_KEY in obj:
+            raise InvalidManifestError("spec", None, str(obj[VIOLATION_KEY]))
         check_labels(labels)
         spec = parse_spec(raw)
         eligible = eligibility(meta["namespace"], spec, cluster, settings, door=Door.KUBERNETES)
