@@ -58,10 +58,12 @@ def test_node_affinity_needs_all_expressions_of_any_term(scenario: PlacementScen
 
 def test_a_taint_rejects_workloads_that_do_not_tolerate_it(scenario: PlacementScenario) -> None:
     (tainted,) = scenario.pool("tainted", 1, taints=[DEDICATED])
-    scenario.submit(workload("plain"))
-    scenario.submit(workload("other-value", pod={"tolerations": [{**DEDICATED, "value": "web"}]}))
-    scenario.submit(workload("by-value", pod={"tolerations": [DEDICATED]}))
-    scenario.submit(workload("by-key", pod={"tolerations": [{"key": "dedicated", "operator": "Exists"}]}))
+    any_value = {"key": "dedicated", "operator": "Exists"}
+    owner = scenario.add_customer("dedicated", tolerations=[any_value])
+    scenario.submit(workload("plain", customer=owner))
+    scenario.submit(workload("other-value", pod={"tolerations": [{**DEDICATED, "value": "web"}]}, customer=owner))
+    scenario.submit(workload("by-value", pod={"tolerations": [DEDICATED]}, customer=owner))
+    scenario.submit(workload("by-key", pod={"tolerations": [any_value]}, customer=owner))
     assert scenario.wait_running("by-value", "by-key") == [tainted, tainted]
     for name in ("plain", "other-value"):
         scenario.wait_pending(name, "0/1 workers", "1 untolerated taint dedicated")
