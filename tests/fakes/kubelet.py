@@ -12,6 +12,7 @@ from niyanta.cluster.api.objects import (
     Pod,
     PodStatus,
     Running,
+    StatusCondition,
     Terminated,
 )
 from tests.fakes.cluster import FakeCluster
@@ -28,6 +29,14 @@ class Kubelet:
         state = ContainerState(running=Running("2026-01-01T00:00:00Z"))
         self._move(workload_id, index, PodStatus("Running", container_statuses=(ContainerStatus("main", 0, state),)))
 
+    def run_named(self, name: str) -> None:
+        """One pending pod starts to run."""
+        pod = self._cluster.pod_named(name)
+        assert pod is not None
+        state = ContainerState(running=Running("2026-01-01T00:00:00Z"))
+        status = PodStatus("Running", container_statuses=(ContainerStatus("main", 0, state),))
+        self._cluster.set_pod(msgspec.structs.replace(pod, status=status))
+
     def succeed(self, workload_id: str, *, index: int | None = None) -> None:
         """Containers end with exit code 0."""
         self._move(workload_id, index, PodStatus("Succeeded", container_statuses=(_ended(0),)))
@@ -39,6 +48,11 @@ class Kubelet:
     def reject(self, workload_id: str, *, reason: str = "OutOfcpu") -> None:
         """The kubelet rejects pods at admission: no container starts."""
         self._move(workload_id, None, PodStatus("Failed", reason, "the node was low on cpu"))
+
+    def disrupt(self, workload_id: str, *, reason: str = "EvictionByEvictionAPI") -> None:
+        """The cluster evicts pods, and their containers end."""
+        condition = StatusCondition("DisruptionTarget", "True", reason)
+        self._move(workload_id, None, PodStatus("Failed", conditions=(condition,), container_statuses=(_ended(137),)))
 
     def stop(self, workload_id: str) -> None:
         """Pods that are being deleted end; the API server removes those without finalizers."""

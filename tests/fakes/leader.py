@@ -7,6 +7,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
 
+from prometheus_client import REGISTRY
+
+from niyanta.containment import Boundary
 from niyanta.lifecycle import Event, Phase
 from niyanta.scheduler.intake.refill import FOLLOW_AT_LEAST_SECONDS
 from niyanta.scheduler.intake.work_queue import DeletedObject, WorkQueue
@@ -45,20 +48,36 @@ async def until(condition: Callable[[], Any] | Callable[[], Awaitable[Any]], wha
         raise AssertionError(f"not within {TIMEOUT_SECONDS:g} s: {what} (last seen: {last!r})") from None
 
 
+def contained_errors(boundary: Boundary) -> float:
+    """Number of errors that this process has contained at a boundary."""
+    return REGISTRY.get_sample_value("niyanta_contained_errors_total", {"boundary": boundary.value}) or 0.0
+
+
 class InterruptibleStore:
-    """A store with simulated outages: while `away`, every operation raises StoreUnavailableError."""
+    """A store with simulated outages and errors: while `away`, every operation raises StoreUnavailableError."""
 
     def __init__(self, store: StateManager) -> None:
         self.away = False
         self.refused = 0
         """Number of operations that failed by the outage."""
+        self.before: dict[str, Callable[..., None]] = {}
+        """Operation -> function that gets its arguments and may raise."""
         self._store = store
 
     def __getattr__(self, name: str) -> Any:
         if self.away:
             self.refused += 1
             raise StoreUnavailableError("the test took Postgres away")
-        return getattr(self._store, name)
+        operation = getattr(self._store, name)
+        before = self.before.get(name)
+        if before is None:
+            return operation
+
+        async def checked(*args: Any, **kwargs: Any) -> Any:
+            before(*args, **kwargs)
+            return await operation(*args, **kwargs)
+
+        return checked
 
 
 class LeaderUnderTest:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import pytest
 
+from niyanta.containment import Boundary
 from niyanta.lifecycle import Phase
+from niyanta.store.rows import WorkerRequest
 from tests.fakes.cluster import FakeCluster
-from tests.fakes.leader import LeaderUnderTest
+from tests.fakes.leader import LeaderUnderTest, contained_errors, until
 
 pytestmark = pytest.mark.store
 
@@ -39,3 +44,44 @@ async def test_evicted_workloads_are_placed_elsewhere_and_it_counts_as_no_retry(
     await leader.pods_of(uid, 1)
     row = await leader.reaches(uid, Phase.SCHEDULED, attempt=2)
     assert (row.workers, row.failures) == (("n2",), 0)
+
+
+async def test_a_drain_query_that_raises_goes_to_the_pool_that_asks_and_the_others_are_answered(
+    leader: LeaderUnderTest, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedulable = cluster.is_schedulable
+
+    def fail(node: str) -> bool:
+        if node == "bad":
+            raise ZeroDivisionError
+        return schedulable(node)
+
+    monkeypatch.setattr(cluster, "is_schedulable", fail)
+    bad, good = await asyncio.gather(leader.is_free("bad"), leader.is_free("n1"), return_exceptions=True)
+    assert isinstance(bad, ZeroDivisionError)
+    assert good is False
+    uid = cluster.submit("job")
+    await leader.is_running(uid)
+
+
+async def test_a_task_that_raises_leaves_the_others(
+    leader: LeaderUnderTest, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contained_errors(Boundary.TIMER)
+    written = leader.store.write_leader_stats
+    statistics: list[object] = []
+
+    async def fail() -> list[WorkerRequest]:
+        raise ZeroDivisionError
+
+    async def write(*args: Any, **kwargs: Any) -> None:
+        statistics.append(args)
+        await written(*args, **kwargs)
+
+    monkeypatch.setattr(leader.store, "get_worker_requests", fail)
+    monkeypatch.setattr(leader.store, "write_leader_stats", write)
+    await until(lambda: contained_errors(Boundary.TIMER) > before, "the error is contained")
+    statistics.clear()
+    await until(lambda: statistics, "the statistics are written")
+    uid = cluster.submit("job")
+    await leader.is_running(uid)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import pytest
 
+from niyanta.containment import Boundary
 from niyanta.lifecycle import Event, Phase
+from niyanta.resources.models.workload import WorkloadSpec
 from tests.fakes.cluster import FakeCluster
-from tests.fakes.leader import LeaderUnderTest, until
+from tests.fakes.leader import LeaderUnderTest, contained_errors, until
 from tests.scheduler.conftest import MakeLeader
 
 pytestmark = pytest.mark.store
@@ -85,3 +89,43 @@ async def test_the_object_of_a_finished_workload_is_deleted_after_its_time_to_li
     assert cluster.deleted_objects == ["job"]
     assert uid not in recovered.workloads
     assert (await recovered.row(uid)).phase is Phase.SUCCEEDED, "the row stays as history"
+
+
+async def test_a_due_row_that_raises_leaves_the_others_and_comes_due_again(
+    recovered: LeaderUnderTest, cluster: FakeCluster
+) -> None:
+    before = contained_errors(Boundary.TIMER)
+    bad = await recovered.placed("bad", "n1", cpu="100m", timeoutSeconds=60, maxRetries=0)
+    good = await recovered.placed("good", "n1", cpu="100m", timeoutSeconds=60, maxRetries=0)
+    for uid in (bad, good):
+        recovered.kubelet.run(uid)
+    await recovered.observe(bad, good)
+    spec = recovered.tracked(bad).spec
+    recovered.tracked(bad).spec = cast(WorkloadSpec, None)
+    await recovered.make_due(bad)
+    await recovered.make_due(good)
+    assert contained_errors(Boundary.TIMER) == before + 1
+    assert (await recovered.row(good)).phase is Phase.FAILED
+    row = await recovered.row(bad)
+    assert row.phase is Phase.RUNNING
+    assert row.wake_at is not None
+    recovered.tracked(bad).spec = spec
+    await recovered.make_due(bad)
+    assert (await recovered.row(bad)).reason == "Timeout"
+
+
+async def test_an_object_whose_deletion_raises_leaves_the_others(
+    recovered: LeaderUnderTest, cluster: FakeCluster
+) -> None:
+    before = contained_errors(Boundary.OBJECT_WRITE)
+    ids = [await recovered.placed(name, "n1", cpu="100m", ttlSecondsAfterFinished=0) for name in ("one", "two")]
+    for uid in ids:
+        recovered.kubelet.succeed(uid)
+    await recovered.observe(*ids)
+    cluster.faults.fail("delete_workload", ZeroDivisionError("oops"))
+    await recovered.make_due(ids[0])  # both are due
+    assert contained_errors(Boundary.OBJECT_WRITE) == before + 1
+    assert len(cluster.deleted_objects) == 1
+    for uid in ids:
+        await recovered.make_due(uid)
+    assert sorted(cluster.deleted_objects) == ["one", "two"]

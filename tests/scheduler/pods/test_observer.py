@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from niyanta.cluster.api.objects import NodeTaint
+from niyanta.containment import Boundary
 from niyanta.lifecycle import Event, Phase
+from niyanta.scheduler.cluster_api import PodView
+from niyanta.scheduler.pods.worker_breakers import REJECTIONS
 from tests.fakes.cluster import FakeCluster
-from tests.fakes.leader import LeaderUnderTest, until
+from tests.fakes.leader import LeaderUnderTest, contained_errors, until
 from tests.scheduler.conftest import MakeLeader
 
 pytestmark = pytest.mark.store
@@ -195,3 +198,52 @@ async def test_an_eviction_beats_an_outcome_that_was_not_committed(leader: Leade
     await leader.decide(uid, Event.REQUEUE, "WorkerDrained")
     leader.kubelet.fail(uid)
     assert await outcome(leader, uid) == (Phase.PENDING, "WorkerDrained")
+
+
+async def test_a_workload_whose_observation_raises_leaves_the_others(
+    leader: LeaderUnderTest, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contained_errors(Boundary.POD)
+    bad, good = [await leader.placed(name, "n1", cpu="100m") for name in ("bad", "good")]
+    pods = cluster.pods
+
+    def fail(workload_id: str, owner_uid: str | None = None, *, namespace: str | None = None) -> list[PodView]:
+        if workload_id == bad:
+            raise ZeroDivisionError
+        return pods(workload_id, owner_uid, namespace=namespace)
+
+    monkeypatch.setattr(cluster, "pods", fail)
+    for uid in (bad, good):
+        leader.kubelet.run(uid)
+    await leader.observe(bad, good)
+    assert contained_errors(Boundary.POD) > before
+    assert [row.phase for row in await leader.rows([bad, good])] == [Phase.SCHEDULED, Phase.RUNNING]
+
+
+async def test_an_evicted_workload_runs_again_without_a_retry_up_to_a_maximum(
+    leader: LeaderUnderTest, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("niyanta.scheduler.pods.outcome.MOST_DISRUPTIONS", 1)
+    uid = await running(leader, maxRetries=0)
+    leader.kubelet.disrupt(uid)
+    assert await outcome(leader, uid) == (Phase.PENDING, "PodDisrupted")
+    row = await leader.row(uid)
+    assert (row.failures, row.rejections, row.excluded) == (0, 0, {})
+    await leader.place(uid, "n1")
+    await leader.created(uid)
+    leader.kubelet.disrupt(uid)
+    assert await outcome(leader, uid) == (Phase.FAILED, "PodDisrupted")
+
+
+async def test_a_worker_that_rejects_all_pods_gets_no_work(make_leader: MakeLeader, cluster: FakeCluster) -> None:
+    leader = make_leader()
+    await leader.start()
+    for number in range(REJECTIONS):
+        uid = cluster.submit(f"job-{number}", cpu="100m")
+        await leader.pods_of(uid)
+        leader.kubelet.reject(uid)
+        await leader.has_reason(uid, "RejectedByKubelet")
+    waiting = cluster.submit("job", cpu="100m")
+    await leader.has_reason(waiting, "Unschedulable")
+    cluster.add_node("n2")
+    assert (await leader.reaches(waiting, Phase.SCHEDULED)).workers == ("n2",)
