@@ -239,6 +239,28 @@ WRONG: list[Case] = [
     Case("pattern of namespaces", "Customer", {"spec.namespaces": ["team-*"]}, "spec.namespaces[0]"),
     Case("negative limit", "Customer", {"spec.maxConcurrent": -1}, "spec.maxConcurrent"),
     Case("name too long", "Customer", {"metadata.name": "c" * 64}, "metadata.name"),
+    Case(
+        "list without a toleration's key",
+        "Customer",
+        {"spec.tolerations": [{"key": "a"}, {"value": "b"}]},
+        "spec.tolerations[1].operator",
+    ),
+    Case(
+        "list with seconds",
+        "Customer",
+        {"spec.tolerations": [{"key": "a", "effect": "NoExecute", "tolerationSeconds": 5}]},
+        "tolerationSeconds",
+    ),
+    Case("pattern of topology keys", "Customer", {"spec.topologyKeys": ["*"]}, "spec.topologyKeys[0]"),
+    Case("pattern of secrets", "Customer", {"spec.secrets": ["*"]}, "spec.secrets[0]"),
+    Case("empty audience", "Customer", {"spec.tokenAudiences": [""]}, "spec.tokenAudiences[0]"),
+    Case("pattern of a pool's customers", "WorkerPool", {"spec.customers": ["*"]}, "spec.customers[0]"),
+    Case(
+        "too many customers of a pool",
+        "WorkerPool",
+        {"spec.customers": [f"c{number}" for number in range(65)]},
+        "spec.customers",
+    ),
 ]
 
 RIGHT: list[Case] = [
@@ -320,6 +342,24 @@ RIGHT: list[Case] = [
     ),
     Case("customer of every namespace", "Customer", {"spec.namespaces": ["*"], "spec.tier": "Enterprise"}),
     Case("customer without namespaces", "Customer", {"spec": {}}),
+    Case(
+        "lists of a customer",
+        "Customer",
+        {
+            "spec.topologyKeys": ["example.com/rack"],
+            "spec.tolerations": [
+                {"operator": "Exists"},
+                {"key": "gpu", "operator": "Exists", "effect": "NoSchedule"},
+                {"key": "spot", "value": "yes"},
+            ],
+            "spec.priorityClasses": ["urgent"],
+            "spec.runtimeClasses": ["gvisor"],
+            "spec.configMaps": ["settings"],
+            "spec.csiDrivers": ["secrets-store.csi.k8s.io"],
+            "spec.tokenAudiences": ["https://vault.example.com"],
+        },
+    ),
+    Case("pool of two customers", "WorkerPool", {"spec.customers": ["acme", "globex"]}),
 ]
 
 # Accepted by the API server, because CEL can't express the check, and rejected by the compile step.
