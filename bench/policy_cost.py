@@ -2,8 +2,8 @@
 
     python -m bench.policy_cost [--writes 4000]
 
-Two equal pods are written in turn by PATCH pods/status. The policy's binding leaves out the namespace of one of them, so
-the load of the machine affects both alike. The figures are quantiles of the latency, and how much the policy adds.
+Two equal pods are written in turn by PATCH pods/status. The policy's binding leaves out the namespace of one of them,
+so the load of the machine affects both alike. The figures are quantiles of the latency, and how much the policy adds.
 """
 
 from __future__ import annotations
