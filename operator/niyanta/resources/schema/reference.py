@@ -17,9 +17,10 @@ Group `niyanta.io`, version `v1alpha1`. `kubectl explain workloads.niyanta.io.sp
 template that aren't listed are passed on to the pods; see the Pod API for them.
 
 The API server checks the rules, even when the operator is not running. Other errors are found when a workload enters
-the queue, and shown in its status: templates or affinities over 64 KiB, NUL characters, requests above their limits (or
-below them, for resources that can't be overcommitted), a GPU count that differs from the template's, host ports that
-differ from containerPort with hostNetwork, overhead and nodeSelector that differ from the RuntimeClass.
+the queue, and shown in its status: templates or affinities over 64 KiB, more than 128 labels of the Workload, NUL
+characters, requests above their limits (or below them, for resources that can't be overcommitted), a GPU count that
+differs from the template's, host ports that differ from containerPort with hostNetwork, overhead and nodeSelector that
+differ from the RuntimeClass.
 """
 
 _TABLE = "| field | type | default | bounds | meaning |\n| --- | --- | --- | --- | --- |"
