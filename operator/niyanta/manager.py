@@ -132,7 +132,11 @@ class Operator:
         """Run until SIGTERM (returns 0) or until another process takes leadership (returns 1, so that the kubelet
         starts a new process)."""
         exporter = Exporter(
-            host=self.settings.metrics_host, port=self.settings.metrics_port, alive=self._alive, ready=self._ready
+            host=self.settings.metrics_host,
+            port=self.settings.metrics_port,
+            alive=self._alive,
+            ready=self._ready,
+            token_file=self.settings.metrics_token_file,
         )
         await exporter.start()
         for number in (signal.SIGTERM, signal.SIGINT):

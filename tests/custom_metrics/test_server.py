@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from niyanta.custom_metrics import server
 from niyanta.custom_metrics.documents import AGGREGATED
 from tests.custom_metrics.adapter_scenario import (
     AS_HPA,
@@ -77,7 +79,7 @@ async def test_every_caller_is_unauthorized_while_the_authority_is_unknown(tmp_p
         assert scenario.adapter.problem() == ""
 
 
-@pytest.mark.parametrize("names", ["front-proxy-client", '{"a": 1}', "[1]", '[""]'])
+@pytest.mark.parametrize("names", ["front-proxy-client", '{"a": 1}', "[1]", '[""]', "[" * 5000, f'["{"x" * 70_000}"]'])
 async def test_allowed_names_that_cannot_be_read_allow_no_caller(tmp_path: Path, names: str) -> None:
     async with running(AdapterScenario(tmp_path), **{"requestheader-allowed-names": names}) as scenario:
         assert_status(await scenario.ask(ROOT), 401, "Unauthorized", "names no requestheader-client-ca-file")
@@ -110,6 +112,33 @@ async def test_other_methods_than_get_and_head_are_refused(scenario: AdapterScen
         reply = await scenario.ask(f"{POOLS}/gpu/demand", method=method)
         assert_status(reply, 405, "MethodNotAllowed", "metrics are only read")
     assert (await scenario.ask(f"{POOLS}/gpu/demand", method="HEAD")).status == 200
+
+
+async def test_idle_connections_of_others_leave_room_for_the_front_proxy(
+    scenario: AdapterScenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 6)
+    monkeypatch.setattr(server, "MOST_OTHER_CONNECTIONS", 3)
+    context = client_context(scenario.serving.authorities)
+    opened = [
+        await asyncio.open_connection("127.0.0.1", scenario.adapter.port, ssl=context, server_hostname=HOST)
+        for _ in range(8)
+    ]
+    try:
+        async with asyncio.timeout(10):
+            for reader, _ in opened[:5]:
+                with suppress(ConnectionError):
+                    assert await reader.read() == b"", "each took the place of the oldest"
+        assert (await scenario.ask(f"{POOLS}/gpu/demand")).value == "7"
+        assert (await scenario.ask("/healthz", anonymous=True)).body == b"ok"
+    finally:
+        for _, writer in opened:
+            writer.close()
+
+
+async def test_a_connection_without_certificate_ends_with_its_first_response(scenario: AdapterScenario) -> None:
+    assert (await scenario.ask(ROOT, anonymous=True)).headers["Connection"] == "close"
+    assert "Connection" not in (await scenario.ask(ROOT)).headers
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------

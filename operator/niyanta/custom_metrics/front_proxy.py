@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
+from niyanta import bounded_json
 from niyanta.custom_metrics.documents import StatusError, StatusReason
+
+_MAX_LIST_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,12 @@ class FrontProxy:
             )
         except ValueError:
             return cls()
+
+    def trusts(self, certificate: Mapping[str, Any] | None) -> bool:
+        """True if `certificate`, in the form of `user`'s, is one of the front proxy."""
+        if not self.authorities or not certificate:
+            return False
+        return not self.allowed_names or bool(self.allowed_names & set(_common_names(certificate)))
 
     def user(self, certificate: Mapping[str, Any] | None, headers: Mapping[str, str]) -> str:
         """The user for whom the front proxy sends the request. Raises StatusError.
@@ -70,7 +77,7 @@ class FrontProxy:
 
 def _words(text: str | None) -> list[str]:
     """The words of a JSON list; empty without text. Raises ValueError if it is not a list of words."""
-    found = orjson.loads(text or "[]")
+    found = bounded_json.decode(text or "[]", max_bytes=_MAX_LIST_BYTES, max_depth=2)
     if not isinstance(found, list) or not all(isinstance(word, str) and word for word in found):
         raise ValueError("not a list of words")
     return found

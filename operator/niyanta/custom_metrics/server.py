@@ -13,7 +13,7 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from aiohttp import web
@@ -29,6 +29,10 @@ logger = log.get(__name__)
 
 MOST_CONNECTIONS = 512
 """Further connections are closed at once, because the scheduler runs in the same process."""
+
+MOST_OTHER_CONNECTIONS = 64
+"""Most of these without a certificate of the front proxy: the rest is kept for API servers. A further one takes the
+place of the oldest, and each is closed after its first response."""
 
 HANDSHAKE_SECONDS = 10.0
 """Longest time for the TLS handshake, and again for the first request."""
@@ -116,7 +120,7 @@ class AggregatedApiServer:
     async def _serve(self, context: ssl.SSLContext, front_proxy: FrontProxy) -> None:
         if self._socket is None:
             self._socket = _listen(*self._address)
-        serving = _Serving(self._api)
+        serving = _Serving(self._api, front_proxy)
         # Both servers accept from one queue for a moment, so that no connection is refused.
         await serving.start(self._socket.dup(), context)
         self._api.front_proxy = front_proxy
@@ -128,8 +132,9 @@ class AggregatedApiServer:
 class _Serving:
     """One server with one TLS context. It never changes; it is replaced."""
 
-    def __init__(self, api: CustomMetricsRoutes) -> None:
+    def __init__(self, api: CustomMetricsRoutes, front_proxy: FrontProxy) -> None:
         self._api = api
+        self._front_proxy = front_proxy
         self._loop = asyncio.get_running_loop()
         self._http = web.Server(
             self._answer,
@@ -141,6 +146,8 @@ class _Serving:
         )
         self._silent: set[asyncio.BaseProtocol] = set()
         """Connections without a request so far."""
+        self._others: dict[web.RequestHandler, None] = {}
+        """Connections that are not the front proxy's, the oldest first."""
         self._server: asyncio.Server | None = None
 
     async def start(self, listener: socket.socket, context: ssl.SSLContext) -> None:
@@ -155,12 +162,33 @@ class _Serving:
         await self._http.shutdown(SHUTDOWN_SECONDS)
 
     def _accept(self) -> asyncio.BaseProtocol:
-        if len(self._http.connections) >= MOST_CONNECTIONS:
-            return _Closing()
+        return _Entry(self._enter)
+
+    def _enter(self, transport: asyncio.BaseTransport) -> None:
+        """Give a connection whose handshake is done to the HTTP server, if there is room for it."""
+        trusted = self._front_proxy.trusts(transport.get_extra_info("peercert"))
+        if not trusted:
+            self._make_room()
+        elif len(self._http.connections) >= MOST_CONNECTIONS:
+            transport.close()
+            return
         protocol = self._http()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        if not trusted:
+            self._others[protocol] = None
         self._silent.add(protocol)
         self._loop.call_later(2 * HANDSHAKE_SECONDS, self._close_silent, protocol)
-        return protocol
+
+    def _make_room(self) -> None:
+        """Close the oldest connection that is not the front proxy's, if there are too many of them."""
+        for protocol in [other for other in self._others if other.transport is None]:  # closed
+            del self._others[protocol]
+        if len(self._others) >= MOST_OTHER_CONNECTIONS:
+            oldest = next(iter(self._others))
+            del self._others[oldest]
+            if oldest.transport is not None:
+                oldest.transport.abort()
 
     def _close_silent(self, protocol: web.RequestHandler) -> None:
         """Close a connection that has sent no request; aiohttp would wait for ever."""
@@ -173,7 +201,7 @@ class _Serving:
         started = time.perf_counter()
         self._silent.discard(request.protocol)
         if request.path in PROBES:
-            return web.Response(text="ok")
+            return self._closing(request, web.Response(text="ok"))
         query = MetricQuery(
             method=request.method,
             path=request.rel_url.raw_path,
@@ -186,19 +214,29 @@ class _Serving:
         except Exception:
             logger.exception("the metrics adapter failed to answer", path=query.path[:200])
             failure = StatusError(StatusReason.INTERNAL_ERROR, "the metrics adapter failed; its log has the error")
-            return web.json_response(failure.document(), status=500)
+            return self._closing(request, web.json_response(failure.document(), status=500))
         REQUESTS.labels(answer.about, str(answer.status)).inc()
         SECONDS.observe(time.perf_counter() - started)
-        return web.Response(
+        response = web.Response(
             status=answer.status, body=answer.body or None, headers={"Content-Type": JSON, **answer.headers}
         )
+        return self._closing(request, response)
+
+    def _closing(self, request: BaseRequest, response: web.Response) -> web.Response:
+        """The response, which ends the connection unless it is the front proxy's."""
+        if request.protocol in self._others:
+            response.force_close()
+        return response
 
 
-class _Closing(asyncio.Protocol):
-    """Closes connections beyond the limit."""
+class _Entry(asyncio.Protocol):
+    """A connection until the end of its TLS handshake, when its certificate is known."""
+
+    def __init__(self, enter: Callable[[asyncio.BaseTransport], None]) -> None:
+        self._enter = enter
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport.close()
+        self._enter(transport)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,10 +1,15 @@
-"""The HTTP server of /metrics, /healthz and /readyz, and the measurement of the event loop's stalls."""
+"""The HTTP server of /metrics, /healthz and /readyz, and the measurement of the event loop's stalls.
+
+/metrics names customers and pools: with a token (`metrics_token_file`) only callers that send it may read it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from aiohttp import web
 from prometheus_client import Histogram
@@ -23,15 +28,60 @@ TICK_SECONDS = 0.02
 Check = Callable[[], str]
 """Returns the problem; "" without one."""
 
+MOST_CONNECTIONS = 128
+"""A further connection takes the place of the oldest one: probes and scrapers send a request at once."""
+
+TOKEN_READ_SECONDS = 10.0
+"""Time after which the file with the token is read again, because it may be rotated."""
+
+
+class MetricsToken:
+    """The token in a file; without a path, no token is required. A file that can't be read refuses everybody."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._token = b""
+        self._read_at = float("-inf")
+
+    def problem(self, authorization: str) -> str:
+        """The reason for refusing a request with this Authorization header; "" if it may be answered."""
+        if not self._path:
+            return ""
+        now = time.monotonic()
+        if now - self._read_at > TOKEN_READ_SECONDS:
+            self._token = self._read()
+            self._read_at = now
+        if not self._token:
+            return "the token of /metrics can't be read"
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip().encode(), self._token):
+            return "send the header Authorization: Bearer with the token of /metrics"
+        return ""
+
+    def _read(self) -> bytes:
+        try:
+            return Path(self._path).read_bytes().strip()
+        except OSError:
+            return b""
+
 
 class Exporter:
     """The HTTP server of an operator process."""
 
-    def __init__(self, *, host: str, port: int, alive: Check, ready: Check) -> None:
+    def __init__(self, *, host: str, port: int, alive: Check, ready: Check, token_file: str = "") -> None:
         self._host = host
         self._port = port
         self._checks = {"/healthz": alive, "/readyz": ready}
+        self._token = MetricsToken(token_file)
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
+        self._rendering: asyncio.Task[bytes] | None = None
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        assert self._server is not None
+        return int(self._server.sockets[0].getsockname()[1])
 
     async def start(self) -> None:
         """Start listening."""
@@ -41,15 +91,31 @@ class Exporter:
             app.router.add_get(path, self._check)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
+        self._server = await asyncio.get_running_loop().create_server(self._accept, self._host, self._port)
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        assert self._runner is not None
+        assert self._runner.server is not None
+        connections = self._runner.server.connections
+        if len(connections) >= MOST_CONNECTIONS and (transport := connections[0].transport) is not None:
+            transport.abort()
+        return self._runner.server()
 
     async def stop(self) -> None:
         """Stop listening."""
+        if self._server is not None:
+            self._server.close()
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=await asyncio.to_thread(render), headers={"Content-Type": CONTENT_TYPE})
+    async def _metrics(self, request: web.Request) -> web.Response:
+        problem = self._token.problem(request.headers.get("Authorization", ""))
+        if problem:
+            return web.Response(text=problem + "\n", status=401, headers={"WWW-Authenticate": "Bearer"})
+        if self._rendering is None or self._rendering.done():
+            self._rendering = asyncio.create_task(asyncio.to_thread(render))
+        # Requests at the same time share one rendering.
+        return web.Response(body=await asyncio.shield(self._rendering), headers={"Content-Type": CONTENT_TYPE})
 
     async def _check(self, request: web.Request) -> web.Response:
         problem = self._checks[request.path]()

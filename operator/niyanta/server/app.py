@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
+import orjson
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -16,7 +18,7 @@ from starlette.responses import HTMLResponse, Response
 
 from niyanta import __version__
 from niyanta.observability import log
-from niyanta.server.dependencies import Dependencies, raw
+from niyanta.server.dependencies import Dependencies
 from niyanta.server.middleware import InflightLimiter
 from niyanta.server.problems import BAD_REQUEST, INTERNAL, METHOD, NOT_FOUND, UNAVAILABLE, Problem, ProblemType
 from niyanta.server.routes import batches, customers, health, pools, queue, submissions, workers, workloads
@@ -40,13 +42,21 @@ def create_app(settings: Settings) -> FastAPI:
     app.router.lifespan_context = _lifespan(settings)
     app.openapi = lambda: schema_of(app)  # type: ignore[method-assign]
 
+    @cache
+    def document() -> bytes:
+        return orjson.dumps(app.openapi())
+
+    @cache
+    def page() -> str:
+        return docs_pages.page(app.openapi())
+
     @app.get("/openapi.json", include_in_schema=False)
     async def openapi() -> Response:
-        return raw(app.openapi())
+        return Response(document(), media_type="application/json")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(docs_pages.page(app.openapi()))
+        return HTMLResponse(page())
 
     app.add_middleware(InflightLimiter, settings=settings)
     return app

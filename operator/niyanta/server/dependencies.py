@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from typing import Annotated, Any, TypeVar
 
 import orjson
@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from niyanta.lsn import HEADER
+from niyanta.observability.http import MetricsToken
 from niyanta.server.auth import Authenticator, Principal
 from niyanta.server.limits.budgets import budget_of
 from niyanta.server.problems import FORBIDDEN, NOT_FOUND, UNAVAILABLE, Problem
@@ -54,7 +55,9 @@ class Dependencies:
     rate: SubmitRate
     keys: QueueKeys
     clock: Clock
+    metrics_token: MetricsToken
     clock_read_at: float = float("-inf")
+    running: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
 
     @classmethod
     def on(cls, router: ReadRouter, settings: Settings) -> Dependencies:
@@ -73,7 +76,16 @@ class Dependencies:
             rate=SubmitRate(store),
             keys=QueueKeys(settings),
             clock=Clock(store),
+            metrics_token=MetricsToken(settings.metrics_token_file),
         )
+
+    async def shared(self, name: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The result of `make`; callers at the same time share one run of it. For endpoints that need no key."""
+        task: asyncio.Task[T] | None = self.running.get(name)
+        if task is None or task.done():
+            task = self.running[name] = asyncio.create_task(make(), name=name)
+            task.add_done_callback(_consume_result)
+        return await asyncio.shield(task)
 
     async def now(self) -> int:
         """The database's time in µs."""
