@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from niyanta.engine.explain import summary
 from niyanta.engine.placement import placer
+from niyanta.engine.placement.class_table import ClassTable
 from niyanta.engine.placement.overlay import Overlay
 from niyanta.engine.schedule import schedule
 from niyanta.engine.snapshot.snapshot import Snapshot
@@ -88,7 +89,7 @@ def test_a_pool_that_lists_customers_is_closed_to_others_whatever_they_name() ->
     assert workers(schedule(made, [wants("p")], now=0)) == {"p": ("a",)}
 
 
-STAGES = ("class_of", "terms_of", "matched", "place_pod", "take_back", "count_reasons", "_accept")
+STAGES = ("find", "terms_of", "matched", "place_pod", "take_back", "count_reasons", "_accept")
 
 
 @checked
@@ -100,7 +101,8 @@ def test_a_workload_that_raises_is_a_fault_and_leaves_no_trace(
     bad = rng.choice(made.pending)
     others = [workload for workload in made.pending if workload is not bad]
     expected = schedule(made.snapshot(), others, now=0)
-    owner: Any = placer if stage == "count_reasons" else placer.Placer if stage == "_accept" else Overlay
+    owners: dict[str, Any] = {"count_reasons": placer, "_accept": placer.Placer, "find": ClassTable}
+    owner = owners.get(stage, Overlay)
     original = getattr(owner, stage)
     decided: list[str] = []
     decide = placer.Placer._decide

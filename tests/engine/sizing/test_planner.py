@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from niyanta.engine.placement.overlay import Options, Overlay
+from niyanta.engine.placement.class_table import ClassTable
+from niyanta.engine.placement.overlay import Options
 from niyanta.engine.schedule import schedule
 from niyanta.engine.sizing.packing import Packing
 from niyanta.engine.sizing.planner import EmptyPool, FitKind, IdenticalWorkloads, Planner, PoolFit
@@ -124,10 +125,10 @@ def test_a_gpu_node_without_its_device_plugin_is_no_error() -> None:
     assert (sizing.faults, needed(sizing)) == ((), {"a": 3})
 
 
-@pytest.mark.parametrize("where", ["_candidates_of", "_place", "_try_to_place", "_count", "_find_closest", "class_of"])
+@pytest.mark.parametrize("where", ["_candidates_of", "_place", "_try_to_place", "_count", "_find_closest", "find"])
 def test_an_error_in_the_sizing_of_one_workload_concerns_it_alone(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bad workload has requirements of its own, as far as errors arise from these."""
-    owner = {"_find_closest": Planner, "class_of": Overlay}.get(where, Packing)
+    owner = {"_find_closest": Planner, "find": ClassTable}.get(where, Packing)
     original = getattr(owner, where)
     marked = Requirements(amounts(64_000 if where == "_find_closest" else 1001))
 

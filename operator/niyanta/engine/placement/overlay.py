@@ -110,13 +110,17 @@ class Overlay:
         """Workers that are reserved, entirely or in part."""
         self.held: IntArray | None = None
         """Amounts that reservations hold, shape (resources, capacity); None without reservations."""
-        self._class_table = ClassTable(
+        classes = ClassTable(
             snapshot,
             self.score,
             free_list=self.free_list,
             free=self.free,
             keep_gpu_workers_free=options.keep_gpu_workers_free,
         )
+        self.class_of = classes.find
+        """The class of some requirements for a customer."""
+        self.remember = classes.remember
+        """Remember a class until the end of the cycle."""
         self._views: dict[tuple[str, str, str, Labels], SubjectView] = {}
         self._views_by_id: dict[int, SubjectView] = {}
         self._placed: SubjectIndex[SubjectView] = SubjectIndex()
@@ -129,14 +133,6 @@ class Overlay:
         self._ports: PortBits | None = None
 
     # --- classes, subjects and terms ---
-
-    def class_of(self, requirements: Requirements, customer: str) -> RequirementClass:
-        """The class of equal requirements for the customer; fastest when the same object is passed again."""
-        return self._class_table.find(requirements, customer)
-
-    def remember(self, requirement_class: RequirementClass) -> None:
-        """Remember a class. Worth its memory only from the second workload on, or when it was rejected."""
-        self._class_table.remember(requirement_class)
 
     def view(self, subject: Subject) -> SubjectView:
         """The view shared by equal subjects; fastest when the same object is passed again."""

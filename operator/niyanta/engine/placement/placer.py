@@ -7,7 +7,6 @@ next workload is decided.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 from niyanta.engine.placement.checks import count_reasons
 from niyanta.engine.placement.feasibility import named_workers
@@ -24,15 +23,8 @@ _MAX_RANKINGS = 256
 _BY_SUBJECT = (Reason.ANTI, Reason.GROUP)
 """Reasons that depend on the subject: without them a rejection applies to every subject of the class."""
 
-
-class _Try(NamedTuple):
-    """The pods that a workload got so far, newest last."""
-
-    workload: str
-    requirement_class: RequirementClass
-    view: SubjectView
-    workers: list[int]
-    undos: list[Undo]
+_Try = tuple[str, RequirementClass, SubjectView, list[int], list[Undo]]
+"""Workload id, and the pods that the workload got so far, newest last. A plain tuple, as one is made per workload."""
 
 
 class Placer:
@@ -62,7 +54,7 @@ class Placer:
 
     def fail(self, workload: PendingWorkload, error: Exception) -> None:
         """Record an error in the decision of the workload, and give back all that the workload took."""
-        if self._tried is not None and self._tried.workload == workload.id:
+        if self._tried is not None and self._tried[0] == workload.id:
             self._take_back()
             if self.placements and self.placements[-1].id == workload.id:
                 self.placements.pop()
@@ -172,7 +164,7 @@ class Placer:
         workers: list[int] = []
         scores: list[float] = []
         undos: list[Undo] = []
-        self._tried = _Try(workload.id, requirement_class, view, workers, undos)
+        self._tried = (workload.id, requirement_class, view, workers, undos)
         excluded = named_workers(overlay.index, workload.excluded) | outside if workload.excluded else outside
         if anti and overlay.reserved:
             # Carriers of anti terms on reserved workers could keep the reserving workload away.
@@ -213,11 +205,12 @@ class Placer:
 
     def _take_back(self) -> None:
         """Take back the pods of the last workload that was tried, newest first."""
-        tried = self._tried
-        while tried is not None and tried.workers:
-            self.overlay.take_back(tried.requirement_class, tried.view, tried.workers[-1], tried.undos[-1])
-            tried.workers.pop()
-            tried.undos.pop()
+        if self._tried is not None:
+            _, requirement_class, view, workers, undos = self._tried
+            while workers:
+                self.overlay.take_back(requirement_class, view, workers[-1], undos[-1])
+                workers.pop()
+                undos.pop()
 
     def _ranking_of(self, requirement_class: RequirementClass) -> WorkerRanking | None:
         """The ranking of a class that is remembered; None when `_MAX_RANKINGS` classes have one already."""
