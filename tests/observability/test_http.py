@@ -10,7 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from niyanta.observability import http
+from niyanta.observability import http, metrics_token
 from niyanta.observability.http import Exporter
 
 pytestmark = pytest.mark.unit
@@ -36,7 +36,7 @@ async def get(exporter: Exporter, path: str, token: str = "") -> int:
 
 
 async def test_metrics_need_the_token_and_probes_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "TOKEN_READ_SECONDS", -1.0)
+    monkeypatch.setattr(metrics_token, "TOKEN_READ_SECONDS", -1.0)
     file = tmp_path / "token"
     async with serving(str(file)) as exporter:
         assert await get(exporter, "/metrics", "secret") == 401, "no file refuses everybody"

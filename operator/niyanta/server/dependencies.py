@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from niyanta.lsn import HEADER
-from niyanta.observability.http import MetricsToken
+from niyanta.observability.metrics_token import MetricsToken
 from niyanta.server.auth import Authenticator, Principal
 from niyanta.server.limits.budgets import budget_of
 from niyanta.server.problems import FORBIDDEN, NOT_FOUND, UNAVAILABLE, Problem
