@@ -17,8 +17,10 @@ from niyanta.cluster.api.errors import ApiError, WritesClosedError
 from niyanta.cluster.state.pool_info import pool_infos
 from niyanta.cluster.state.worker_info import by_age
 from niyanta.cluster.watch.resource_store import ResourceStore
+from niyanta.containment import Boundary, contained, describe, record
 from niyanta.observability import log
 from niyanta.observability.gauges import LabelLimit
+from niyanta.plain_text import plain
 from niyanta.pools.actions import GrowGroup, PoolObservation, PoolWorker, RemoveInstance, ScalingPlan, ScalingReason
 from niyanta.pools.conditions import GOOD, limited, of_plan, rules_of, unprovided
 from niyanta.pools.executor import Executor
@@ -93,7 +95,13 @@ class PoolController:
         try:
             while True:
                 self._wake.clear()
-                pause = await self._pass()
+                try:
+                    pause = await self._pass()
+                except (WritesClosedError, StaleEpochError):
+                    raise
+                except Exception as error:
+                    record(Boundary.POOL, self.name, error)
+                    self._failing, pause = True, self._backoff.next()
                 # `wake` shortens the pause, but not below the least time between passes and not after a failure.
                 await asyncio.sleep(pause if self._failing else min(pause, NEXT_STEP_SECONDS))
                 if not self._failing:
@@ -122,9 +130,8 @@ class PoolController:
             self._failing = True
             return self._backoff.next()
         except Exception as error:  # an internal error must not end the scaling of the pool
-            logger.exception("pool is not scaled", pool=self.name)
-            text = f"{type(error).__name__}: {error}"[:300]
-            return await self._failed(pool, ConditionReason.INTERNAL_ERROR, text, temporary=True)
+            record(Boundary.POOL, self.name, error)
+            return await self._failed(pool, ConditionReason.INTERNAL_ERROR, describe(error), temporary=True)
         self._failing = False
         self._backoff.reset()
         return pause
@@ -160,7 +167,7 @@ class PoolController:
         now = self._clock.now()
         ids = {instance.id for instance in group.instances}
         self._seen = {i: self._seen.get(i, now) for i in ids}
-        ready = {i.id for i in group.instances if self._nodes.is_ready(self.name, i)}
+        ready = self._nodes.ready_instances(self.name, group)
         self._unready = {i: self._unready.get(i, now) for i in ids - ready}
         workers: Sequence[PoolWorker] = self._nodes.workers(self.name, group, self._seen, self._unready)
         return PoolObservation(
@@ -185,7 +192,7 @@ class PoolController:
 
     async def _failed(self, pool: WorkerPool, reason: str, message: str, *, temporary: bool) -> float:
         rules = rules_of(pool)
-        self.conditions = (PoolCondition(ConditionType.SCALING, False, reason, message[:1000]), limited(rules))
+        self.conditions = (PoolCondition(ConditionType.SCALING, False, reason, plain(message)), limited(rules))
         self._described_at = float("-inf")
         self._failing = True
         pause = self._backoff.next() if temporary else max(self._backoff.next(), self._interval)
@@ -204,7 +211,7 @@ class PoolController:
             return
         action = ScalingAction.TROUBLE if reason else ScalingAction.RECOVERED
         words = message if reason else f"no longer {self._trouble}"
-        decision = ScalingDecision(self.name, action.value, wanted=wanted, had=had, reason=reason, message=words[:1000])
+        decision = ScalingDecision(self.name, action.value, wanted=wanted, had=had, reason=reason, message=plain(words))
         await self._scaling_record.record([decision])
         self._trouble = reason
         await self._executor.report(pool, decision)
@@ -271,8 +278,13 @@ class ScalingController:
         try:
             while True:
                 self._wake.clear()
-                await self._follow_pools()
-                self._show()
+                try:
+                    await self._follow_pools()
+                    self._show()
+                except (WritesClosedError, StaleEpochError):
+                    raise
+                except Exception as error:
+                    record(Boundary.POOL, "all pools", error)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._interval):
                         await self._wake.wait()
@@ -284,7 +296,11 @@ class ScalingController:
 
     def _show(self) -> None:
         """Set the metrics of pools with a provider."""
-        conditions = {name: self.conditions(pool) for name, pool in self._pools.items().items() if pool.spec.provider}
+        conditions: dict[str, tuple[PoolCondition, ...]] = {}
+        for name, pool in self._pools.items().items():
+            with contained(Boundary.POOL, name):
+                if pool.spec.provider is not None:
+                    conditions[name] = self.conditions(pool)
         blocked = {
             name: any(condition.type == ConditionType.SCALING and not condition.holds for condition in found)
             for name, found in conditions.items()
@@ -302,15 +318,24 @@ class ScalingController:
         await self._stop([name for name in self._tasks if self._specs[name] != wanted.get(name)])
         for name, spec in wanted.items():
             if name not in self._tasks:
-                self._start(pools[name], spec)
+                with contained(Boundary.POOL, name):
+                    self._start(pools[name], spec)
         try:
             await self._scaling_record.refresh()
             for name in sorted(self._scaling_record.pools() - wanted.keys()):
-                await self._cancel_drains(name, pools.get(name))
+                await self._end_drains(name, pools.get(name))
         except (WritesClosedError, StaleEpochError):
             raise
         except (ApiError, StoreError) as error:
-            logger.warning("drains of pools without provider were not ended", error=str(error))
+            logger.warning("drains of pools without provider were not ended", error=describe(error))
+
+    async def _end_drains(self, name: str, pool: WorkerPool | None) -> None:
+        try:
+            await self._cancel_drains(name, pool)
+        except (ApiError, StoreError):
+            raise
+        except Exception as error:
+            record(Boundary.POOL, name, error)
 
     def _start(self, pool: WorkerPool, spec: PoolProviderSpec) -> None:
         provider = self._provider_for(pool)

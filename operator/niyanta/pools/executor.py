@@ -11,6 +11,8 @@ from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from niyanta.cluster.api.errors import ApiError
+from niyanta.containment import SharedFaultError
 from niyanta.observability import log
 from niyanta.pools.actions import (
     Action,
@@ -34,6 +36,7 @@ from niyanta.pools.reasons import CancelReason
 from niyanta.pools.scaling_record import ScalingAction, ScalingRecord
 from niyanta.resources.models.worker_pool import WorkerPool
 from niyanta.scheduler.periodic.drain_queries import DrainQueries
+from niyanta.store.errors import StoreError
 from niyanta.store.leader.scaling import DrainStep, ScalingDecision
 from niyanta.store.postgres.clock import Clock
 
@@ -77,17 +80,33 @@ class Executor:
         """Size of an order to the provider that failed; None otherwise."""
 
     async def run(self, pool: WorkerPool, group: Group, plan: ScalingPlan) -> None:
-        """Do the actions of a plan in their order, steps of several removals concurrently. The first error ends the
-        run."""
+        """Do the actions of a plan in their order, steps of several removals concurrently.
+
+        The first error of the provider, the API server or Postgres ends the run. An unexpected error of one action is
+        raised when the others are done.
+        """
         instances = {instance.id: instance for instance in group.instances}
+        unexpected: list[Exception] = []
+
+        async def attempt(action: Coroutine[Any, Any, None]) -> None:
+            try:
+                await action
+            except (ProviderError, ApiError, StoreError, SharedFaultError):
+                raise
+            except Exception as error:
+                unexpected.append(error)
+
         if begins := [action for action in plan.actions if isinstance(action, BeginDrain)]:
-            await self._begin(pool, plan, begins)
+            await attempt(self._begin(pool, plan, begins))
         for kind, actions in itertools.groupby(plan.actions, key=type):
             if kind in (CordonWorker, EvictPods, RemoveInstance, CancelDrain, ReleaseInstance):
-                await self._run_concurrently([self._drain_step(pool, instances, action) for action in actions])
+                steps = [attempt(self._drain_step(pool, instances, action)) for action in actions]
+                await self._run_concurrently(steps)
                 continue
             for action in actions:
-                await self._do(pool, group, plan, action)
+                await attempt(self._do(pool, group, plan, action))
+        if unexpected:
+            raise unexpected[0]
 
     async def _do(self, pool: WorkerPool, group: Group, plan: ScalingPlan, action: Action) -> None:
         match action:

@@ -17,6 +17,7 @@ from niyanta.cluster.state.cache import ClusterCache
 from niyanta.cluster.state.pool_info import pool_infos
 from niyanta.cluster.state.worker_info import by_age
 from niyanta.cluster.watch.resource_store import ResourceStore
+from niyanta.engine.types import WorkerInfo
 from niyanta.lifecycle import Phase
 from niyanta.observability import log
 from niyanta.pools.actions import PoolWorker
@@ -28,7 +29,8 @@ from niyanta.scheduler.state import SchedulerState
 logger = log.get(__name__)
 
 COUNT_VALID_SECONDS = 0.5
-"""Time for which a count of bound workloads by worker is reused; counting reads all of them."""
+"""Time for which a count of bound workloads by worker, or of workers by pool, is reused; counting reads all of
+them."""
 
 WAS_CORDONED = " (cordoned before)"
 """Suffix of Niyanta's annotation on a node that was cordoned before the drain, and that stays cordoned after it."""
@@ -49,6 +51,8 @@ class PoolNodes:
         self._pools = pools
         self._bound: Counter[str] = Counter()
         self._counted_at = float("-inf")
+        self._by_pool: dict[str, list[WorkerInfo]] = {}
+        self._grouped_at = float("-inf")
         self._numbers = itertools.count()
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -64,21 +68,17 @@ class PoolNodes:
 
     def workers(self, pool: str, group: Group, seen: Mapping[str, int], unready: Mapping[str, int]) -> list[PoolWorker]:
         """The group's instances with their nodes. `seen`, `unready`: instance -> time since then, microseconds."""
-        by_provider_id = {
-            node.spec.provider_id: node for node in self._cache.nodes.store.values() if node.spec.provider_id
-        }
-        found = []
-        for instance in group.instances:
-            node = self._cache.node(instance.node) if instance.node else by_provider_id.get(instance.provider_id)
-            found.append(self._worker(pool, instance, node, seen=seen, unready=unready))
-        return found
+        nodes = self._nodes_of(group)
+        return [
+            self._worker(pool, instance, nodes.get(instance.id), seen=seen, unready=unready)
+            for instance in group.instances
+        ]
 
     def nodes_outside_group(self, pool: str, group: Group) -> list[str]:
         """Nodes of the pool that aren't instances of its group. They don't count, and scaling leaves them alone."""
         ids = {instance.provider_id for instance in group.instances} | {i.node for i in group.instances}
-        mine = [info.name for info in self._cache.workers.values() if info.pool == pool]
         found = []
-        for name in mine:
+        for name in (info.name for info in self._members().get(pool, ())):
             node = self._cache.node(name)
             if node is not None and name not in ids and node.spec.provider_id not in ids:
                 found.append(name)
@@ -86,16 +86,25 @@ class PoolNodes:
 
     def count(self, pool: str) -> tuple[int, int]:
         """Number of workers of the pool, and number of those that are ready and not cordoned."""
-        mine = [info for info in self._cache.workers.values() if info.pool == pool]
+        mine = self._members().get(pool, [])
         return len(mine), sum(1 for info in mine if info.ready and not info.cordoned)
 
-    def is_ready(self, pool: str, instance: Instance) -> bool:
-        """True if the instance's node is Ready and a worker of the pool."""
-        node = self._cache.node(instance.node) if instance.node else self._by_provider_id(instance.provider_id)
-        return node is not None and self._ready(pool, node)
+    def ready_instances(self, pool: str, group: Group) -> set[str]:
+        """Ids of the instances whose node is Ready and a worker of the pool."""
+        nodes = self._nodes_of(group)
+        return {id_ for id_, node in nodes.items() if self._ready(pool, node)}
 
-    def _by_provider_id(self, provider_id: str) -> Node | None:
-        return next((n for n in self._cache.nodes.store.values() if n.spec.provider_id == provider_id), None)
+    def _nodes_of(self, group: Group) -> dict[str, Node]:
+        """Instance -> its node; instances without a node are left out."""
+        by_provider_id = {
+            node.spec.provider_id: node for node in self._cache.nodes.store.values() if node.spec.provider_id
+        }
+        found = {}
+        for instance in group.instances:
+            node = self._cache.node(instance.node) if instance.node else by_provider_id.get(instance.provider_id)
+            if node is not None:
+                found[instance.id] = node
+        return found
 
     def _ready(self, pool: str, node: Node) -> bool:
         info = self._cache.worker(node.name)
@@ -131,6 +140,15 @@ class PoolNodes:
             others=tuple(sorted(f"{pod.namespace}/{pod.name}" for pod in pods if _counts(pod))),
             usage=self._usage(node.name),
         )
+
+    def _members(self) -> dict[str, list[WorkerInfo]]:
+        """Workers by pool, from one pass for all pools."""
+        if time.monotonic() - self._grouped_at > COUNT_VALID_SECONDS:
+            self._by_pool = {}
+            for info in self._cache.workers.values():
+                self._by_pool.setdefault(info.pool, []).append(info)
+            self._grouped_at = time.monotonic()
+        return self._by_pool
 
     def _workloads(self) -> Counter[str]:
         """Bound workloads by worker."""

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from niyanta.aio import in_slices
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, WritesClosedError
 from niyanta.cluster.state.cache import ClusterCache
 from niyanta.cluster.watch.resource_store import ResourceStore
+from niyanta.containment import Boundary, SharedFaultError, contained, describe, record
 from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.engine.types import CPU, MEMORY, WorkerInfo
 from niyanta.observability import log
@@ -24,6 +25,7 @@ from niyanta.resources import template_lists
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.worker_pool import WorkerPool
 from niyanta.resources.ownership import pod_selector
+from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.state import SchedulerState
 from niyanta.settings import Settings
 from niyanta.store.errors import StoreError
@@ -31,6 +33,8 @@ from niyanta.store.rows import CustomerRow, PoolRow, WorkerRow
 from niyanta.store.state import StateManager
 
 logger = log.get(__name__)
+
+Named = TypeVar("Named", WorkerRow, CustomerRow)
 
 SLICE_WORKERS = 200
 """Workers read before other tasks of the event loop run."""
@@ -84,61 +88,93 @@ class PoolStatusWriter:
             await asyncio.sleep(pause)
             pause = self._interval
             try:
-                await self._report()
+                await self.report()
             except WritesClosedError:
                 return
-            except (ApiError, StoreError) as error:
-                logger.warning("pools were not reported", error=str(error))
+            except (ApiError, StoreError, SharedFaultError) as error:
+                logger.warning("pools were not reported", error=describe(error))
+            except Exception as error:
+                record(Boundary.POOL, "statuses of pools", error)
 
-    async def _report(self) -> None:
-        rows = await self._worker_rows()
-        changed = [row for name, row in rows.items() if self._rows.get(name) != row]
-        if changed:
-            await self._store.upsert_workers(changed)
-        gone = [name for name in self._rows if name not in rows]
-        if gone:
-            await self._store.delete_workers(gone)
-        self._rows = rows
-        await self._write_customers()
-        overlaps = self._cache.overlaps()
-        pools: list[PoolRow] = []
-        for name, pool in self._pools.items().items():
-            mine = [row for row in rows.values() if row.pool == name]
-            status = self._status(pool, mine, overlaps.get(name, []))
-            if self._written.get(name) == status:
-                continue
-            pools.append(PoolRow(name, pool.spec.manifest(), status))
-            before = (pool.status or {}).get("conditions") or []
-            body = {**status, "conditions": stamped(status["conditions"], before, self._state.clock.now())}
-            await self._client.patch_pool_status(
-                pool.metadata.namespace, name, {"metadata": {"uid": pool.metadata.uid}, "status": body}
-            )
-            self._written[name] = status
+    async def report(self) -> None:
+        """Write changed workers, Customers and pools to Postgres, and the statuses of pools to their objects. Unexpected
+        errors are contained to the object that caused them."""
+        await self._report_workers()
+        await self._report_customers()
+        await self._report_pools()
 
-        if pools:
-            await self._store.upsert_pools(pools)
-        if gone_pools := [name for name in self._written if name not in self._pools.items()]:
-            await self._store.delete_pools(gone_pools)
-            for name in gone_pools:
-                del self._written[name]
-
-    async def _write_customers(self) -> None:
-        """Write changed Customers to Postgres, because the REST door doesn't read the API server."""
-        rows = {name: customer_row(customer) for name, customer in self._customers.items().items()}
-        if changed := [row for name, row in rows.items() if self._customer_rows.get(name) != row]:
-            await self._store.upsert_customers(changed)
-        for name in [name for name in self._customer_rows if name not in rows]:
-            await self._store.delete_customer(name)
-        self._customer_rows = rows
-
-    async def _worker_rows(self) -> dict[str, WorkerRow]:
+    async def _report_workers(self) -> None:
         rows: dict[str, WorkerRow] = {}
         async for part in in_slices(list(self._cache.workers.items()), SLICE_WORKERS):
-            rows |= {name: worker_row(info, self._state.snapshot) for name, info in part}
-        return rows
+            for name, info in part:
+                with contained(Boundary.WORKER, name):
+                    rows[name] = worker_row(info, self._state.snapshot)
+        changed = [row for name, row in rows.items() if self._rows.get(name) != row]
+        failed = await self._write(changed, self._store.upsert_workers, Boundary.WORKER)
+        gone = [name for name in self._rows if name not in self._cache.workers]
+        if gone:
+            await self._store.delete_workers(gone)
+        self._rows = {name: row for name, row in rows.items() if name not in failed}
+
+    async def _report_customers(self) -> None:
+        """Write changed Customers to Postgres, because the REST door doesn't read the API server."""
+        customers = self._customers.items()
+        rows: dict[str, CustomerRow] = {}
+        for name, customer in customers.items():
+            with contained(Boundary.CUSTOMER, name):
+                rows[name] = customer_row(customer)
+        changed = [row for name, row in rows.items() if self._customer_rows.get(name) != row]
+        failed = await self._write(changed, self._store.upsert_customers, Boundary.CUSTOMER)
+        for name in [name for name in self._customer_rows if name not in customers]:
+            await self._store.delete_customer(name)
+        self._customer_rows = {name: row for name, row in rows.items() if name not in failed}
+
+    async def _report_pools(self) -> None:
+        overlaps = self._cache.overlaps()
+        by_pool: dict[str, list[WorkerRow]] = {}
+        for row in self._rows.values():
+            by_pool.setdefault(row.pool, []).append(row)
+        for name, pool in self._pools.items().items():
+            try:
+                await self._report_pool(pool, by_pool.get(name, []), overlaps.get(name, []))
+            except (WritesClosedError, SharedFaultError):
+                raise
+            except ApiError as error:
+                logger.warning("the status of a pool was not written", pool=name, error=describe(error))
+            except Exception as error:
+                record(Boundary.POOL, name, error)
+        if gone := [name for name in self._written if name not in self._pools.items()]:
+            await self._store.delete_pools(gone)
+            for name in gone:
+                del self._written[name]
+
+    async def _report_pool(self, pool: WorkerPool, workers: list[WorkerRow], overlap: list[str]) -> None:
+        name = pool.metadata.name
+        status = self._status(pool, workers, overlap)
+        if self._written.get(name) == status:
+            return
+        before = (pool.status or {}).get("conditions") or []
+        body = {**status, "conditions": stamped(status["conditions"], before, self._state.clock.now())}
+        await self._client.patch_pool_status(
+            pool.metadata.namespace, name, {"metadata": {"uid": pool.metadata.uid}, "status": body}
+        )
+        await self._store.upsert_pools([PoolRow(name, pool.spec.manifest(), status)])
+        self._written[name] = status
+
+    @staticmethod
+    async def _write(
+        rows: Sequence[Named], write: Callable[[Sequence[Named]], Awaitable[None]], boundary: Boundary
+    ) -> set[str]:
+        """Write rows in one transaction, but those that raise an unexpected error; returns their names."""
+        if not rows:
+            return set()
+        batch = await in_isolation(rows, write, group=lambda row: row.name)
+        for row, error in batch.culprits:
+            record(boundary, row.name, error)
+        return {row.name for row, _ in batch.culprits}
 
     def _status(self, pool: WorkerPool, rows: list[WorkerRow], overlap: list[str]) -> dict[str, Any]:
-        ready = sum(1 for row in rows if row.ready and not row.cordoned)
+        ready = sum(row.ready and not row.cordoned for row in rows)
         stats = self._state.demand_stats
         counted = stats.pool(pool.metadata.name) if stats is not None else None
         conditions = [

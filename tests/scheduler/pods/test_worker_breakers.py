@@ -13,7 +13,7 @@ pytestmark = pytest.mark.unit
 
 
 def worker(name: str = "n1", *, cordoned: bool = False) -> WorkerInfo:
-    return WorkerInfo(name=name, pool="p", labels={}, tags={}, allocatable={"pods": 110}, cordoned=cordoned)
+    return WorkerInfo(name=name, pool="p", labels=(), tags=(), allocatable=(("pods", 110),), cordoned=cordoned)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from niyanta.containment import Boundary, contained, record
 from niyanta.observability import log
 
 logger = log.get(__name__)
@@ -23,8 +24,12 @@ M = TypeVar("M", bound=BaseModel)
 class ResourceStore(Generic[M]):
     """Resources of one kind by name. `listener` is called after each change, in the thread of the change."""
 
-    def __init__(self, model: type[M], listener: Callable[[], None], *, namespace: str | None = None) -> None:
-        """`namespace`: objects of other namespaces are ignored (WorkerPools count only in the operator's own)."""
+    def __init__(
+        self, model: type[M], listener: Callable[[], None], *, boundary: Boundary, namespace: str | None = None
+    ) -> None:
+        """`namespace`: objects of other namespaces are ignored (WorkerPools count only in the operator's own).
+        `boundary`: where errors of one object are contained."""
+        self._boundary = boundary
         self._model = model
         self._listener = listener
         self._namespace = namespace
@@ -37,6 +42,11 @@ class ResourceStore(Generic[M]):
         """All resources by name; a copy."""
         with self._lock:
             return dict(self._items)
+
+    def get(self, name: str) -> M | None:
+        """One resource; None if it doesn't exist."""
+        with self._lock:
+            return self._items.get(name)
 
     def on_event(self, kind: str, obj: Mapping[str, Any]) -> None:
         """Apply a watch event of kopf."""
@@ -51,7 +61,10 @@ class ResourceStore(Generic[M]):
         removed."""
         mine = [o for o in objects if self._namespace is None or o["metadata"].get("namespace") == self._namespace]
         names = {o["metadata"]["name"] for o in mine}
-        changed = [self._put(obj) for obj in mine]
+        changed = []
+        for obj in mine:
+            with contained(self._boundary, obj["metadata"]["name"]):
+                changed.append(self._put(obj))
         with self._lock:
             gone = [n for n in self._versions if n not in names and self._put_at.get(n, 0.0) < asked_at]
         changed += [self._remove(name) for name in gone]
@@ -64,17 +77,28 @@ class ResourceStore(Generic[M]):
         with self._lock:
             known = self._versions.get(name)
             if known is not None and known[0] == version[0] and known[1] >= version[1]:
-                return False
+                annotated = known[1] == version[1] and self._annotations(name) != (meta.get("annotations") or {})
+                if not annotated:
+                    return False
             self._versions[name] = version
             self._put_at[name] = time.monotonic()
         try:
             item = self._model.model_validate(obj)
         except ValidationError as error:
-            logger.error("a resource is left out", kind=self._model.__name__, name=name, error=str(error))
+            logger.error("a resource is left out", kind=self._model.__name__, name=name, error=str(error)[:2_000])
+            return self._forget(name)
+        except Exception as error:
+            record(self._boundary, name, error)
             return self._forget(name)
         with self._lock:
             self._items[name] = item
         return True
+
+    def _annotations(self, name: str) -> Mapping[str, Any]:
+        """Annotations of a resource, whose changes don't change its generation. Call it with the lock."""
+        found = self._items.get(name)
+        extra = getattr(getattr(found, "metadata", None), "model_extra", None) or {}
+        return extra.get("annotations") or {}
 
     def _remove(self, name: str) -> bool:
         with self._lock:
