@@ -28,7 +28,6 @@ from niyanta.cluster.status.event_recorder import EventRecorder
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
 from niyanta.cluster.watch.kopf_watcher import KopfWatcher
 from niyanta.custom_metrics.adapter import MetricsAdapter
-from niyanta.lifecycle import Door
 from niyanta.observability import log
 from niyanta.observability.http import Exporter, measure_stalls
 from niyanta.pools.controller import ScalingController
@@ -317,8 +316,8 @@ async def _until_answered(ask: Callable[[], Awaitable[None]]) -> None:
 
 
 def _live_objects(state: SchedulerState) -> set[str]:
-    """UIDs of the unfinished workloads that were submitted as Kubernetes objects."""
-    return {t.id for t in state.workloads if t.row.door is Door.KUBERNETES and not t.row.phase.terminal}
+    """UIDs of the Workload objects of unfinished workloads, from both doors."""
+    return {t.row.object[1] for t in state.workloads if t.row.object is not None and not t.row.phase.terminal}
 
 
 async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import create_autospec
 
+import msgspec
 import pytest
 from aiohttp import web
 
 from niyanta.cluster.api.client import ApiClient
+from niyanta.cluster.api.objects import LimitRange, Node, ObjectMeta, Pod, RuntimeClassObject
 from niyanta.cluster.kubernetes import KubernetesCluster
 from niyanta.cluster.resource_lists import ResourceLists
 from niyanta.cluster.state.cache import ClusterCache
+from niyanta.cluster.state.namespace_defaults import defaults_from
 from niyanta.cluster.status.event_recorder import EventRecorder
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
+from niyanta.cluster.watch.object_store import ObjectChange
+from niyanta.engine.types import Requirements, Subject
+from niyanta.resources.models.customer import Customer
+from niyanta.resources.ownership import CustomerIndex, Resolved
 from niyanta.scheduler.cluster_api import PodWriteError, WriteProblem
 from niyanta.settings import Settings
 from tests.fakes.scripted_api_server import FakeApi, Step, fake_api, owner, pod, refuse
@@ -110,6 +117,112 @@ async def test_a_refusal_that_quotes_the_fence_concerns_one_workload(
     async with cluster_on(*script) as (cluster, _, api):
         assert await refusal(cluster) is expected
         assert not any("configmaps" in request.path for request in api.requests)
+
+
+def take_in(cache: ClusterCache, **fields: Any) -> None:
+    """Put a pod into the cache, as a watch does. Fields as of `pod`; `name` and `meta` too."""
+    name, meta = fields.pop("name", "p"), fields.pop("meta", {})
+    raw = pod(name, 5, **{"labels": LABELS, "owners": [owner("w")], **fields})
+    raw["metadata"] |= meta
+    changes: list[ObjectChange[Pod]] = []
+    cache.pods.objects.event("ADDED", msgspec.convert(raw, Pod), changes)
+    cache.pods._report(changes)
+
+
+def set_node(cache: ClusterCache, *, ready: bool) -> None:
+    """Put the node n1 into the cache."""
+    conditions = [{"type": "Ready", "status": "True" if ready else "Unknown"}]
+    raw = {
+        "metadata": {"name": "n1", "uid": "n", "resourceVersion": str(int(ready))},
+        "status": {"conditions": conditions},
+    }
+    cache.nodes.objects.event("MODIFIED", msgspec.convert(raw, Node), [])
+
+
+NEEDS = Requirements(requests=(("cpu", 1_000), ("pods", 1)))
+MIRROR = {"annotations": {"kubernetes.io/config.mirror": "abc"}}
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"owners": []},
+        {"owners": [owner("another")]},
+        {"owners": [owner("w", controller=False)]},
+        {"owners": [owner("w", kind="Job", apiVersion="batch/v1")]},
+        {"owners": [owner("n", kind="Node", apiVersion="v1")], "meta": MIRROR},
+        {"namespace": "other"},
+        {"node": "n2"},
+        {"node": ""},
+        {"labels": LABELS | {"niyanta.io/index": "1"}},
+        {"labels": LABELS | {"niyanta.io/index": "-1"}},
+        {"phase": "Succeeded", "owners": [owner("another")]},
+    ],
+)
+async def test_a_forged_pod_is_no_pod_of_the_workload_but_takes_capacity(forged: dict[str, Any]) -> None:
+    async with cluster_on() as (cluster, cache, _):
+        cluster.claim("w", 1, ["n1"], NEEDS, Subject("ns", "acme"))
+        take_in(cache, name="real", meta={"uid": "real"})
+        take_in(cache, name="forged", **forged)
+        assert [found.name for found in cluster.pods("w", "w", namespace="ns")] == ["real"]
+        charged = {charge.key: charge.worker for charge in cache._usage.charges()}
+        bound = forged.get("node", "n1") and forged.get("phase") != "Succeeded"
+        assert charged.pop("w/1/0") == "n1"
+        assert list(charged.values()) == ([forged.get("node", "n1")] if bound else [])
+
+
+async def test_pods_of_past_attempts_are_known_by_owner_and_namespace() -> None:
+    async with cluster_on() as (cluster, cache, _):
+        cluster.claim("w", 2, ["n1"], NEEDS, Subject("ns", "acme"))
+        take_in(cache, name="past", node="n2")
+        assert [(found.name, found.owner_uid) for found in cluster.pods("w", "w", namespace="ns")] == [("past", "w")]
+        assert cluster.pods("w", "w", namespace="other") == []
+        assert cluster.pods("w", "another", namespace="ns") == []
+        assert len(cluster.pods("w")) == 1
+
+
+async def test_a_pod_deleted_without_grace_is_over_only_where_a_kubelet_can_tell() -> None:
+    deleted = {"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0}
+    async with cluster_on() as (cluster, cache, _):
+        take_in(cache, meta=deleted)
+        set_node(cache, ready=False)
+        assert [found.over for found in cluster.pods("w", "w")] == [False]
+        set_node(cache, ready=True)
+        assert [found.over for found in cluster.pods("w", "w")] == [True]
+        cache.nodes.store.clear()
+        assert [found.over for found in cluster.pods("w", "w")] == [True]
+
+
+async def test_one_customer_that_raises_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = CustomerIndex.__init__
+
+    def fails(self: CustomerIndex, customers: Iterable[Customer], **options: Any) -> None:
+        customers = list(customers)
+        if any(customer.metadata.name == "bad" for customer in customers):
+            raise RuntimeError("an odd customer")
+        real(self, customers, **options)
+
+    monkeypatch.setattr(CustomerIndex, "__init__", fails)
+    async with cluster_on() as (cluster, _, _api):
+        for name in ("bad", "good"):
+            cluster._customers.on_event("ADDED", customer_manifest(name))
+        cluster.customers_changed()
+        found = cluster.resolve_customer("good", None)
+        assert isinstance(found, Resolved)
+        assert cluster.customer_tier("good") == "Standard"
+
+
+def customer_manifest(name: str) -> dict[str, Any]:
+    meta = {"name": name, "uid": name, "generation": 1}
+    spec = {"tier": "Standard", "namespaces": [name]}
+    return {"apiVersion": "niyanta.io/v1alpha1", "kind": "Customer", "metadata": meta, "spec": spec}
+
+
+async def test_one_limit_range_that_raises_leaves_the_others_alone() -> None:
+    good = LimitRange(ObjectMeta("good", "ns"), {"limits": [{"type": "Container", "defaultRequest": {"cpu": "2"}}]})
+    bad = LimitRange(ObjectMeta("bad", "ns"), {"limits": 7})
+    classes = [RuntimeClassObject(ObjectMeta("bad"), overhead={"podFixed": 7}), RuntimeClassObject(ObjectMeta("good"))]
+    assert defaults_from([bad, good], classes) == defaults_from([good], classes[1:])
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ class FakeCluster(SimulatedCluster):
 
     def pods(self, workload_id: str, owner_uid: str | None = None, *, namespace: str | None = None) -> list[PodView]:
         return [
-            pod_view(pod)
+            pod_view(pod, self.node_state(pod.spec.node_name))
             for pod in self.live_pods(workload_id)
             if owner_uid in (None, pod.owner_uid) and namespace in (None, pod.namespace)
         ]

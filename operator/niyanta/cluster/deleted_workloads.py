@@ -9,6 +9,7 @@ from collections.abc import Callable
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError
 from niyanta.cluster.api.kinds import WORKLOADS
+from niyanta.containment import Boundary, contained
 from niyanta.observability import log
 
 logger = log.get(__name__)
@@ -36,7 +37,7 @@ class DeletedWorkloads:
             self._loop.call_soon_threadsafe(self._listed.set)
 
     async def run(self, live: Callable[[], set[str]]) -> None:
-        """Compare until cancelled. `live`: UIDs of the unfinished workloads that were submitted as objects."""
+        """Compare until cancelled. `live`: UIDs of the objects of unfinished workloads."""
         self._listed.clear()  # the recovery of a new leader has a list of its own
         while True:
             with contextlib.suppress(TimeoutError):
@@ -44,12 +45,16 @@ class DeletedWorkloads:
                     await self._listed.wait()
             await asyncio.sleep(SETTLE_SECONDS)
             self._listed.clear()
-            expected = live()
-            try:
-                listed = await self._client.list(WORKLOADS)
-            except ApiError as error:
-                logger.warning("workloads were not listed", error=str(error))
-                self._listed.set()
-                continue
-            for uid in expected - {item["metadata"]["uid"] for item in listed.items}:
+            with contained(Boundary.LISTENER, "deletions of workloads"):
+                try:
+                    await self._compare(live())
+                except ApiError as error:
+                    logger.warning("workloads were not listed", error=str(error))
+                    self._listed.set()
+
+    async def _compare(self, expected: set[str]) -> None:
+        listed = await self._client.list(WORKLOADS)
+        # Objects that can't be read are left out of the list: the leader reads an object again before it cancels.
+        for uid in expected - {item["metadata"].get("uid") for item in listed.items}:
+            with contained(Boundary.OBJECT, uid):
                 self._on_deleted(uid)

@@ -11,18 +11,21 @@ from typing import Any
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, ErrorKind, WritesClosedError, error_kind
 from niyanta.cluster.api.kinds import NODES, ResourceKind
+from niyanta.cluster.api.objects import Pod
 from niyanta.cluster.leadership import fence
 from niyanta.cluster.state import empty_workers
 from niyanta.cluster.state.cache import ClusterCache
-from niyanta.cluster.state.pod_view import pod_view
+from niyanta.cluster.state.namespace_defaults import defaults_from
+from niyanta.cluster.state.pod_view import number, pod_view
 from niyanta.cluster.state.pool_info import pool_infos
 from niyanta.cluster.status.event_recorder import EventRecorder
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
 from niyanta.cluster.watch.resource_store import ResourceStore
+from niyanta.containment import Boundary, contained, record
 from niyanta.engine.sizing.pool_fit import EmptyPool
 from niyanta.engine.snapshot.deltas import DeltaCursor
 from niyanta.engine.types import Requirements, Subject, WorkerInfo
-from niyanta.resources.compile.pod_resources import NamespaceDefaults, RuntimeClass
+from niyanta.resources.compile.pod_resources import NamespaceDefaults
 from niyanta.resources.labels import ATTEMPT, EPOCH, INDEX, REST_ID, WORKLOAD_UID
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.worker_pool import WorkerPool
@@ -97,7 +100,10 @@ class KubernetesCluster:
     def empty_pools(self, remembered: Mapping[str, Mapping[str, Any]]) -> Sequence[EmptyPool]:
         pools = list(self._pools.items().values())
         workers = Counter(info.pool for info in self._cache.workers.values())
-        learned = {name: empty_workers.from_record(record) for name, record in remembered.items()}
+        learned = {}
+        for name, stored in remembered.items():
+            with contained(Boundary.POOL_SIZE, name):
+                learned[name] = empty_workers.from_record(stored)
         return empty_workers.empty_pools(pools, pool_infos(pools), learned=learned, workers=workers)
 
     async def observe_empty_workers(self) -> Mapping[str, Mapping[str, Any]]:
@@ -115,10 +121,16 @@ class KubernetesCluster:
 
     def pods(self, workload_id: str, owner_uid: str | None = None, *, namespace: str | None = None) -> list[PodView]:
         return [
-            pod_view(pod)
+            pod_view(pod, self.node_state(pod.spec.node_name))
             for pod in self._cache.pods_of(workload_id)
-            if owner_uid in (None, pod.owner_uid) and namespace in (None, pod.namespace)
+            if owner_uid in (None, pod.owner_uid) and namespace in (None, pod.namespace) and self._is_in_place(pod)
         ]
+
+    def _is_in_place(self, pod: Pod) -> bool:
+        """True unless a row has its attempt, with another worker for its index."""
+        attempt, index = number(pod.labels.get(ATTEMPT)), number(pod.labels.get(INDEX))
+        workers = self._cache.claimed_workers(pod.workload_uid, attempt)
+        return workers is None or (0 <= index < len(workers) and workers[index] == pod.spec.node_name)
 
     def namespace_enabled(self, namespace: str) -> bool | None:
         return self._cache.namespace_enabled(namespace)
@@ -139,22 +151,35 @@ class KubernetesCluster:
     def resolve_customer(self, namespace: str, named: str | None) -> Resolved | Held:
         version = self._customers_version  # read first: kopf's thread may add a Customer while the index is built
         if self._index is None or self._index_of != version:
-            self._index = CustomerIndex(self._customers.items().values(), operator_namespace=self._operator_namespace)
+            self._index = self._customer_index()
             self._index_of = version
         return self._index.resolve(namespace, named)
+
+    def _customer_index(self) -> CustomerIndex:
+        customers = list(self._customers.items().values())
+        try:
+            return CustomerIndex(customers, operator_namespace=self._operator_namespace)
+        except Exception as error:
+            record(Boundary.CUSTOMER, "index of customers", error)
+        usable = []
+        for customer in customers:
+            with contained(Boundary.CUSTOMER, customer.metadata.name):
+                CustomerIndex([customer], operator_namespace=self._operator_namespace)
+                usable.append(customer)
+        return CustomerIndex(usable, operator_namespace=self._operator_namespace)
 
     def is_schedulable(self, node: str) -> bool:
         found = self._cache.node(node)
         return found is not None and not found.spec.unschedulable
 
     def customer_limits(self, customer: str) -> CustomerLimits:
-        found = self._customers.items().get(customer)
+        found = self._customers.get(customer)
         if found is None:
             return CustomerLimits()
         return CustomerLimits(found.spec.max_queue_depth, found.spec.max_concurrent)
 
     def customer_tier(self, customer: str) -> str:
-        found = self._customers.items().get(customer)
+        found = self._customers.get(customer)
         return "unknown" if found is None else found.spec.tier.value
 
     def worker_states(self) -> Mapping[tuple[str, WorkerState], int]:
@@ -171,17 +196,9 @@ class KubernetesCluster:
     def namespace_defaults(self, namespace: str) -> NamespaceDefaults:
         found = self._defaults.get(namespace)
         if found is None:
-            ranges = [
-                {"metadata": {"name": item.name}, "spec": item.spec} for item in self._cache.limit_ranges(namespace)
-            ]
-            classes = {
-                item.name: RuntimeClass.from_manifest(
-                    {"metadata": {"name": item.name}, "overhead": item.overhead, "scheduling": item.scheduling}
-                )
-                for item in self._cache.runtimes.store.values()
-            }
-            found = NamespaceDefaults.from_limit_ranges(ranges, classes)
-            self._defaults[namespace] = found
+            found = self._defaults[namespace] = defaults_from(
+                self._cache.limit_ranges(namespace), self._cache.runtimes.store.values()
+            )
         return found
 
     def defaults_changed(self, namespaces: set[str]) -> None:

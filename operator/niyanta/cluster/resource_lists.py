@@ -15,6 +15,7 @@ from niyanta.cluster.api.kinds import CUSTOMERS, WORKER_POOLS
 from niyanta.cluster.state.pool_info import pool_infos
 from niyanta.cluster.state.worker_info import PoolInfo
 from niyanta.cluster.watch.resource_store import ResourceStore
+from niyanta.containment import Boundary, contained
 from niyanta.observability import log
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.worker_pool import WorkerPool
@@ -55,30 +56,34 @@ class ResourceLists:
         self._set_pools = set_pools
         self._loop = asyncio.get_running_loop()
         self._pools_event = asyncio.Event()
-        self.customers = ResourceStore(Customer, on_customers)
-        self.pools = ResourceStore(WorkerPool, self._pools_changed, namespace=namespace)
+        self.customers = ResourceStore(Customer, on_customers, boundary=Boundary.CUSTOMER)
+        self.pools = ResourceStore(WorkerPool, self._pools_changed, boundary=Boundary.POOL, namespace=namespace)
 
     async def run(self) -> None:
         """List every 30 s until cancelled; errors are logged."""
         while True:
             await asyncio.sleep(LIST_INTERVAL_SECONDS)
-            try:
-                await self.load()
-            except ApiError as error:
-                logger.warning("customers and pools were not listed", error=str(error))
+            with contained(Boundary.LISTENER, "lists of customers and pools"):
+                try:
+                    await self.load()
+                except ApiError as error:
+                    logger.warning("customers and pools were not listed", error=str(error))
 
     async def follow_pools(self) -> None:
         """Pass changed pools to `set_pools` until cancelled."""
         while True:
             await self._pools_event.wait()
             self._pools_event.clear()
-            await self._apply_pools()
-            self._on_pools()
+            with contained(Boundary.LISTENER, "pools"):
+                await self._apply_pools()
+                self._on_pools()
 
     async def load(self) -> None:
         """List both kinds. Raises ApiError."""
         asked_at = time.monotonic()
-        self.customers.replace((await self._client.list(CUSTOMERS)).items, asked_at=asked_at)
+        customers = await self._client.list(CUSTOMERS)
+        self.customers.replace(customers.items, asked_at=asked_at)
+        asked_at = time.monotonic()
         pools = await self._client.list(WORKER_POOLS, namespace=self._namespace)
         self.pools.replace(pools.items, asked_at=asked_at)
         await self._apply_pools()

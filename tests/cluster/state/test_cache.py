@@ -9,13 +9,34 @@ import msgspec
 import pytest
 
 from niyanta.cluster.api.connection import Connection, Credentials
-from niyanta.cluster.api.objects import Node, Object, Pod
+from niyanta.cluster.api.objects import Namespace, Node, Object, Pod
+from niyanta.cluster.state import cache as cache_module
 from niyanta.cluster.state.cache import ClusterCache
 from niyanta.cluster.state.worker_info import PoolInfo
 from niyanta.cluster.watch.object_store import ObjectChange
 from niyanta.cluster.watch.reflector import Reflector
-from niyanta.engine.snapshot.deltas import PodCharged, PodReleased, StateReplaced, WorkerRemoved, WorkerUpserted
-from niyanta.engine.types import Charge, HostPort, PeerTerm, Requirements, Selector, Subject, WorkerInfo
+from niyanta.containment import CONTAINED_ERRORS, Boundary
+from niyanta.engine.snapshot.deltas import (
+    ChargedNodeRemoved,
+    ChargedNodeUpserted,
+    PodCharged,
+    PodReleased,
+    StateReplaced,
+    WorkerRemoved,
+    WorkerUpserted,
+)
+from niyanta.engine.types import (
+    Charge,
+    ChargedNode,
+    Expression,
+    HostPort,
+    Op,
+    PeerTerm,
+    Requirements,
+    Selector,
+    Subject,
+    WorkerInfo,
+)
 from tests.fakes import scripted_api_server
 
 pytestmark = pytest.mark.unit
@@ -43,6 +64,7 @@ class FedCache:
         self.version = 0
         self.workers: dict[str, WorkerInfo] = {}
         self.charges: dict[str, Charge] = {}
+        self.nodes: dict[str, ChargedNode] = {}
         self.deltas = self.cache.delta_cursor()
         self.apply()
 
@@ -90,6 +112,7 @@ class FedCache:
         for delta in self.deltas.take():
             match delta:
                 case WorkerUpserted(info):
+                    self.nodes.pop(info.name, None)
                     self.workers[info.name] = info
                     said.append(f"upsert_worker {info.name}")
                 case WorkerRemoved(name):
@@ -101,7 +124,15 @@ class FedCache:
                 case PodReleased(key):
                     del self.charges[key]
                     said.append(f"release {key}")
-                case StateReplaced(workers, charges):
+                case ChargedNodeUpserted(node):
+                    self.workers.pop(node.name, None)
+                    self.nodes[node.name] = node
+                    said.append(f"upsert_node {node.name}")
+                case ChargedNodeRemoved(name):
+                    self.nodes.pop(name, None)
+                    said.append(f"remove_node {name}")
+                case StateReplaced(workers, charges, nodes):
+                    self.nodes = {node.name: node for node in nodes}
                     self.workers = {info.name: info for info in workers}
                     self.charges = {charge.key: charge for charge in charges}
                     said += ["all", *(f"upsert_worker {name}" for name in self.workers)]
@@ -234,11 +265,187 @@ async def test_a_pod_of_an_unknown_row_counts_and_the_row_then_tells_more(case: 
     assert case.charges["w/1/0"].subject == SUBJECT
 
 
-async def test_a_pod_on_another_worker_than_its_row_counts_where_it_is(case: FedCache) -> None:
+async def test_a_pod_on_another_worker_than_its_row_counts_beside_it(case: FedCache) -> None:
     case.cache.claim("w", 1, ["n1"], NEEDS, SUBJECT)
     case.pod("p", workload="w/1/0", node="n2")
     case.apply()
-    assert case.charges["w/1/0"].worker == "n2"
+    assert {key: (charge.worker, charge.subject) for key, charge in case.charges.items()} == {
+        "w/1/0": ("n1", SUBJECT),
+        "uid-p": ("n2", None),
+    }
+    case.pod("p", workload="w/1/0", node="n2", gone=True)
+    assert case.apply() == ["release uid-p"]
+
+
+async def test_a_pod_that_was_there_before_its_row_is_charged_beside_it_too(case: FedCache) -> None:
+    case.pod("p", workload="w/1/0", node="n2")
+    case.cache.claim("w", 1, ["n1"], NEEDS, SUBJECT)
+    case.pod("real", workload="w/1/0", node="n1")
+    case.apply()
+    assert {key: charge.worker for key, charge in case.charges.items()} == {"w/1/0": "n1", "uid-p": "n2"}
+    case.cache.unclaim("w", 1)
+    case.pod("real", workload="w/1/0", node="n1", gone=True)
+    case.apply()
+    assert {key: charge.worker for key, charge in case.charges.items()} == {"w/1/0": "n2"}
+
+
+@pytest.mark.parametrize(
+    "owners",
+    [
+        [],
+        [scripted_api_server.owner("w", controller=False)],
+        [scripted_api_server.owner("w", kind="Job", apiVersion="batch/v1")],
+        [scripted_api_server.owner("w", apiVersion="example.com/v1")],
+    ],
+)
+async def test_a_pod_with_our_labels_and_another_controller_is_a_stranger(
+    case: FedCache, owners: list[dict[str, Any]]
+) -> None:
+    case.pod("p", workload="w/1/0", owners=owners)
+    assert case.apply() == ["charge uid-p"]
+    assert case.charges["uid-p"].subject is None
+    assert case.workloads == set()
+    assert case.cache.pods_of("w") == []
+    assert case.cache.workloads_on("n1") == set()
+
+
+async def test_two_pods_that_name_one_index_are_both_charged(case: FedCache) -> None:
+    case.pod("p", workload="w/1/0")
+    case.pod("forged", workload="w/1/0")
+    assert case.apply() == ["charge w/1/0", "charge uid-forged"]
+    assert case.charges["uid-forged"].subject is None
+    case.pod("p", workload="w/1/0", gone=True)
+    case.apply()
+    assert set(case.charges) == {"w/1/0"}
+
+
+# --- nodes outside pools ---------------------------------------------------------------------------------------------
+
+
+async def test_a_node_that_left_its_pool_stays_known_while_our_pods_run(case: FedCache) -> None:
+    case.node("n1", zone="a")
+    case.pod("p", workload="w/1/0")
+    case.pod("f")
+    case.apply()
+    case.node("n1", pool="none", zone="a")
+    assert case.apply() == ["remove_worker n1", "upsert_node n1"]
+    assert dict(case.nodes["n1"].labels) == {"pool": "none", "zone": "a"}
+    case.pod("p", workload="w/1/0", phase="Succeeded")
+    assert case.apply() == ["release w/1/0", "remove_node n1"]
+    case.pod("p", workload="w/1/0")
+    case.node("n1")
+    assert case.apply() == ["charge w/1/0", "upsert_node n1", "upsert_worker n1"]
+    assert case.nodes == {}
+    case.node("n1", pool="none", gone=True)
+    assert case.apply() == ["remove_worker n1"]
+
+
+async def test_nodes_without_a_pool_and_without_our_pods_are_not_told(case: FedCache) -> None:
+    case.node("n1", pool="none")
+    case.pod("f")
+    assert case.apply() == ["charge uid-f"]
+
+
+async def test_nodes_of_the_control_plane_are_workers_only_by_name(case: FedCache) -> None:
+    label = {"node-role.kubernetes.io/control-plane": ""}
+    case.node("n1", **label)
+    assert case.apply() == []
+    exists = Expression("node-role.kubernetes.io/control-plane", Op.EXISTS)
+    await case.cache.set_pools([PoolInfo("cp", match_expressions=(exists,))])
+    assert case.apply() == ["upsert_worker n1"]
+    await case.cache.set_pools([PoolInfo("every")])
+    assert case.apply() == ["remove_worker n1"]
+
+
+async def test_workers_carry_the_customers_of_their_pool(case: FedCache) -> None:
+    await case.cache.set_pools([PoolInfo("p", customers=frozenset({"acme"}))])
+    case.node("n1")
+    assert case.cache.workers["n1"].customers == {"acme"}
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_node_that_raises_is_no_worker_and_others_go_on(
+    case: FedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = cache_module.worker
+
+    def fails(node: Node, pool: PoolInfo) -> WorkerInfo:
+        if node.name == "bad":
+            raise OverflowError("an odd node")
+        return real(node, pool)
+
+    case.node("bad")
+    monkeypatch.setattr(cache_module, "worker", fails)
+    counted = CONTAINED_ERRORS.labels(Boundary.WORKER.value)
+    before = counted._value.get()
+    case.node("bad", cpu="8")
+    case.node("n1")
+    assert case.apply() == ["upsert_worker bad", "remove_worker bad", "upsert_worker n1"]
+    assert counted._value.get() == before + 1
+
+
+async def test_a_pod_that_raises_takes_a_place_and_others_go_on(
+    case: FedCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = cache_module.pod_charge
+
+    def fails(pod: Pod) -> Charge | None:
+        if pod.name == "bad":
+            raise OverflowError("an odd pod")
+        return real(pod)
+
+    monkeypatch.setattr(cache_module, "pod_charge", fails)
+    case.pod("bad", workload="w/1/0")
+    case.pod("p", workload="w/1/1")
+    assert case.apply() == ["charge w/1/0", "charge w/1/1"]
+    assert case.charges["w/1/0"].requests == (("pods", 1),)
+    case.pod("bad", workload="w/1/0", gone=True)
+    assert case.apply() == ["release w/1/0"]
+
+
+async def test_a_listener_that_raises_stops_nothing(case: FedCache) -> None:
+    def fails(_: object = None) -> None:
+        raise RuntimeError("a listener that fails")
+
+    case.cache._on_workloads = case.cache._on_nodes = fails
+    case.cache._on_room = fails
+    case.node("n1")
+    case.pod("p", workload="w/1/0")
+    assert case.apply() == ["upsert_worker n1", "charge w/1/0"]
+
+
+@pytest.mark.parametrize("amount", ["9" * 30, "1e40", "99999999999999Ei", "-5", "junk", "", "0x10", "١٢"])
+async def test_odd_amounts_stay_within_the_engines_integers(case: FedCache, amount: str) -> None:
+    case.node("n1", cpu=amount)
+    case.pod("p", workload="w/1/0", cpu=amount)
+    case.apply()
+    amounts = [value for _, value in (*case.workers["n1"].allocatable, *case.charges["w/1/0"].requests)]
+    assert all(0 <= value <= 2**50 for value in amounts)
+
+
+async def test_annotations_of_others_are_not_kept(case: FedCache) -> None:
+    raw = {"metadata": {"name": "n1", "annotations": {"niyanta.io/scale-down": "p", "other": "x" * 100_000}}}
+    assert msgspec.convert(raw, Node).slim.metadata.annotations == {"niyanta.io/scale-down": "p"}
+
+
+async def test_namespaces_are_enabled_by_their_label() -> None:
+    changed: set[str] = set()
+    cache = ClusterCache(NOWHERE, require_namespace_label=True, on_namespaces=changed.update)
+    assert cache.namespaces in cache.reflectors
+    assert cache.namespace_enabled("team") is None
+    for version, labels in enumerate(({}, {"niyanta.io/enabled": "yes"}, {"niyanta.io/enabled": "true"}), 1):
+        changed.clear()
+        raw = {"metadata": {"name": "team", "uid": "u", "resourceVersion": str(version), "labels": labels}}
+        changes: list[ObjectChange[Any]] = []
+        cache.namespaces.objects.event("MODIFIED", msgspec.convert(raw, Namespace), changes)
+        cache.namespaces._report(changes)
+        assert cache.namespace_enabled("team") is (version == 3)
+        assert bool(changed) is (version != 2)
+    free = ClusterCache(NOWHERE)
+    assert free.namespaces not in free.reflectors
+    assert free.namespace_enabled("anything") is True
 
 
 async def test_claiming_again_replaces(case: FedCache) -> None:
@@ -291,7 +498,7 @@ async def test_deltas_always_add_up_to_the_truth(seed: int) -> None:
     case = FedCache()
     nodes = [f"n{i}" for i in range(4)]
     pods: dict[str, tuple[str, str]] = {}
-    claims: set[tuple[str, int]] = set()
+    claims: dict[tuple[str, int], list[str]] = {}
     for _ in range(300):
         match rng.randrange(6):
             case 0:
@@ -300,12 +507,12 @@ async def test_deltas_always_add_up_to_the_truth(seed: int) -> None:
                 await case.cache.set_pools(rng.sample([POOL, PoolInfo("q", match_labels=(("pool", "q"),))], k=1))
             case 2:
                 claim = (rng.choice("uvw"), rng.randint(1, 2))
-                case.cache.claim(*claim, rng.choices(nodes, k=2), NEEDS, SUBJECT)
-                claims.add(claim)
+                claims[claim] = rng.choices(nodes, k=2)
+                case.cache.claim(*claim, claims[claim], NEEDS, SUBJECT)
             case 3 if claims:
                 claim = rng.choice(sorted(claims))
                 case.cache.unclaim(*claim)
-                claims.discard(claim)
+                del claims[claim]
             case _:
                 key = f"{rng.choice('uvw')}/{rng.randint(1, 2)}/{rng.randint(0, 1)}"
                 name, phase = key.replace("/", "-"), rng.choice(["Running", "Succeeded"])
@@ -319,10 +526,15 @@ async def test_deltas_always_add_up_to_the_truth(seed: int) -> None:
             case.apply()
     case.apply()
     wanted = {f"{w}/{a}/{i}" for w, a in claims for i in range(2)}
-    wanted |= {key for key, phase in pods.values() if phase == "Running"}
+    for name, (key, phase) in pods.items():
+        workload, attempt, index = key.split("/")
+        claimed = claims.get((workload, int(attempt)))
+        if phase == "Running":
+            wanted.add(key if claimed is None or claimed[int(index)] == "n0" else f"uid-{name}")
     assert set(case.charges) == wanted
+    assert case.nodes == case.cache._charged_nodes
     assert case.workers == dict(case.cache.workers)
     fresh = FedCache()
     fresh.deltas = case.cache.delta_cursor()
     fresh.apply()
-    assert (fresh.workers, fresh.charges) == (case.workers, case.charges)
+    assert (fresh.workers, fresh.charges, fresh.nodes) == (case.workers, case.charges, case.nodes)

@@ -106,7 +106,7 @@ async def test_a_shape_is_learned_from_the_smallest_ready_worker_without_its_pas
     case.node("n1", cpu="8", disk="ssd", **{ZONE_TOPOLOGY: "z1", HOSTNAME_TOPOLOGY: "n1"})
     case.node("n2", cpu="4", disk="ssd", **{ZONE_TOPOLOGY: "z2", HOSTNAME_TOPOLOGY: "n2"})
     case.node("n3", cpu="1", ready=False)
-    daemon = {"kind": "DaemonSet", "uid": "d"}
+    daemon = {"kind": "DaemonSet", "uid": "d", "controller": True}
     case.pod("agent", node="n2", owners=[daemon])
     case.pod("passing", node="n2")
     case.pod("ours", node="n2", workload="w/1/0")

@@ -43,6 +43,7 @@ def node(labels: dict[str, str] | None = None, /, *, ready: str = "True", **extr
 def pod(spec: dict[str, Any], *, labels: dict[str, str] | None = None, phase: str = "Running", owner: str = "") -> Pod:
     meta: dict[str, Any] = {"name": "p", "namespace": "ns", "uid": "pu", "resourceVersion": "5", "labels": labels or {}}
     meta["ownerReferences"] = [scripted_api_server.owner(owner)] if owner else []
+    meta["annotations"] = {"niyanta.io/workload-labels": '{"app":"x"}', "other": "y"}
     return msgspec.convert({"metadata": meta, "spec": spec, "status": {"phase": phase}}, Pod)
 
 

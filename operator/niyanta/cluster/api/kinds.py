@@ -7,9 +7,6 @@ from urllib.parse import quote
 
 from niyanta.resources.labels import GROUP, VERSION
 
-TYPE_LABEL = "niyanta.io/type"
-"""Label of a pod with its workload's type, for affinity terms."""
-
 FENCE_POLICY = "niyanta-fence"
 """Name of the ValidatingAdmissionPolicy and of the ConfigMap it reads."""
 

@@ -14,13 +14,17 @@ from typing import Any
 
 from niyanta.aio import in_slices
 from niyanta.cluster.api.connection import Connection
-from niyanta.cluster.api.kinds import LIMIT_RANGES, NAMESPACES, NODES, PODS, RUNTIME_CLASSES
+from niyanta.cluster.api.kinds import LIMIT_RANGES, NAMESPACES, NODES, RUNTIME_CLASSES
+from niyanta.cluster.api.kinds import PODS as POD_KIND
 from niyanta.cluster.api.objects import Key, LimitRange, Namespace, Node, Pod, RuntimeClassObject
 from niyanta.cluster.state.usage import UsageIndex
 from niyanta.cluster.state.worker_info import PoolInfo, by_age, pod_charge, pools_for, worker
 from niyanta.cluster.watch.object_store import ObjectChange
 from niyanta.cluster.watch.reflector import Reflector
+from niyanta.containment import Boundary, contained, record
 from niyanta.engine.snapshot.deltas import (
+    ChargedNodeRemoved,
+    ChargedNodeUpserted,
     Delta,
     DeltaCursor,
     DeltaPublisher,
@@ -30,7 +34,7 @@ from niyanta.engine.snapshot.deltas import (
     WorkerRemoved,
     WorkerUpserted,
 )
-from niyanta.engine.types import Charge, Requirements, Subject, WorkerInfo
+from niyanta.engine.types import PODS, Charge, ChargedNode, Requirements, Subject, WorkerInfo
 
 SLICE_NODES = 250
 """Nodes evaluated again before other tasks of the event loop run (some 10 ms)."""
@@ -74,8 +78,10 @@ class ClusterCache:
         self._on_room = on_room
         self._room = False
         """A change that may let waiting workloads be placed was published since the last `on_room`."""
-        self.nodes: Reflector[Node] = Reflector(connection, NODES, Node, self._nodes_changed)
-        self.pods: Reflector[Pod] = Reflector(connection, PODS, Pod, self._pods_changed)
+        self.nodes: Reflector[Node] = Reflector(
+            connection, NODES, Node, self._nodes_changed, slim=lambda node: node.slim
+        )
+        self.pods: Reflector[Pod] = Reflector(connection, POD_KIND, Pod, self._pods_changed)
         self.limits: Reflector[LimitRange] = Reflector(connection, LIMIT_RANGES, LimitRange, self._limits_changed)
         self.runtimes: Reflector[RuntimeClassObject] = Reflector(
             connection, RUNTIME_CLASSES, RuntimeClassObject, self._runtimes_changed
@@ -85,6 +91,8 @@ class ClusterCache:
         )
         self._pools: tuple[PoolInfo, ...] = ()
         self._workers: dict[str, WorkerInfo] = {}
+        self._charged_nodes: dict[str, ChargedNode] = {}
+        """Nodes that are no workers but run pods of Niyanta."""
         self._losers: dict[str, tuple[str, ...]] = {}
         """Node -> younger pools that select it too."""
         self._by_workload: dict[str, dict[Key, Pod]] = {}
@@ -135,7 +143,7 @@ class ClusterCache:
 
     def charge(self, pod: Pod) -> Charge | None:
         """Capacity that a pod takes on its node; None if it takes none."""
-        return self._usage.get(pod.charge_key)
+        return self._usage.of_pod(pod.uid, pod.charge_key)
 
     def workloads_on(self, node: str) -> set[str]:
         """UIDs of the workloads that have a pod on the node."""
@@ -191,6 +199,10 @@ class ClusterCache:
         """Stop charging an attempt that is over; its pods that still run stay charged."""
         self._usage.unclaim(workload_id, attempt)
 
+    def claimed_workers(self, workload_id: str, attempt: int) -> tuple[str, ...] | None:
+        """Workers of a claimed attempt, in index order; None if the attempt isn't claimed."""
+        return self._usage.claimed_workers(workload_id, attempt)
+
     async def set_pools(self, pools: Iterable[PoolInfo]) -> None:
         """Replace the pools and evaluate every node again, in slices. Returns at once if the pools are the same."""
         ordered = by_age(pools)
@@ -214,7 +226,8 @@ class ClusterCache:
         self._deltas.close_all()
 
     def _full_state(self) -> StateReplaced:
-        return StateReplaced(tuple(self._workers.values()), tuple(self._usage.charges()))
+        charged_nodes = tuple(self._charged_nodes.values())
+        return StateReplaced(tuple(self._workers.values()), tuple(self._usage.charges()), charged_nodes)
 
     def _publish(self, delta: Delta) -> None:
         if self._deltas.has_readers:
@@ -224,7 +237,8 @@ class ClusterCache:
     def _report_room(self) -> None:
         if self._room:
             self._room = False
-            self._on_room()
+            with contained(Boundary.LISTENER, "capacity"):
+                self._on_room()
 
     def _charge_changed(self, key: str, charge: Charge | None) -> None:
         self._publish(PodReleased(key) if charge is None else PodCharged(charge))
@@ -239,41 +253,65 @@ class ClusterCache:
             old, new = change.old, change.new
             if old is None or new is None or _placement_fields(old) != _placement_fields(new):
                 notable.add(name)
-        if notable:
-            self._on_nodes(notable)
+        with contained(Boundary.LISTENER, "nodes"):
+            if notable:
+                self._on_nodes(notable)
         self._report_room()
 
     def _update_worker(self, name: str) -> None:
-        """Find the pool of a node and publish the worker if it has changed."""
+        """Find the pool of a node and publish the worker if it has changed. A node that raises is no worker."""
         node = self.nodes.store.get(("", name))
-        pools = pools_for(node, self._pools) if node is not None else ()
-        if node is None or not pools:
-            self._losers.pop(name, None)
+        info: WorkerInfo | None = None
+        self._losers.pop(name, None)
+        with contained(Boundary.WORKER, name):
+            pools = pools_for(node, self._pools) if node is not None else ()
+            if node is not None and pools:
+                info = worker(node, pools[0])
+                if len(pools) > 1:
+                    self._losers[name] = tuple(pool.name for pool in pools[1:])
+        if info is None:
             if self._workers.pop(name, None) is not None:
                 self._publish(WorkerRemoved(name))
-            return
-        if len(pools) > 1:
-            self._losers[name] = tuple(pool.name for pool in pools[1:])
-        else:
-            self._losers.pop(name, None)
-        info = worker(node, pools[0])
-        if self._workers.get(name) != info:
+        elif self._workers.get(name) != info:
             self._workers[name] = info
             self._publish(WorkerUpserted(info))
+        self._update_charged_node(name)
+
+    def _update_charged_node(self, name: str) -> None:
+        """Publish a node that is no worker while it runs pods of Niyanta: they stay peers of others."""
+        node = self.nodes.store.get(("", name))
+        found: ChargedNode | None = None
+        if node is not None and name not in self._workers:
+            pods = self._by_node.get(name, {}).values()
+            if any(pod.workload_uid and not pod.terminal for pod in pods):
+                found = ChargedNode(name, tuple(sorted(node.metadata.labels.items())))
+        known = self._charged_nodes.get(name)
+        if found is not None and found != known:
+            self._charged_nodes[name] = found
+            self._publish(ChargedNodeUpserted(found))
+        elif found is None and known is not None:
+            del self._charged_nodes[name]
+            if name not in self._workers:  # a worker of that name has replaced it
+                self._publish(ChargedNodeRemoved(name))
 
     def _pods_changed(self, changes: list[ObjectChange[Pod]]) -> None:
         touched: set[str] = set()
         for change in changes:
-            old, new = change.old, change.new
-            if old is not None:
-                self._unindex(old, new)
-            if new is not None:
-                self._index(new)
-            self._charge(old, new)
-            touched.update(pod.workload_uid for pod in (old, new) if pod is not None)
+            with contained(Boundary.POD, "/".join(change.object.key)):
+                old, new = change.old, change.new
+                if old is not None:
+                    self._unindex(old, new)
+                if new is not None:
+                    self._index(new)
+                touched.update(pod.workload_uid for pod in (old, new) if pod is not None)
+                self._charge(old, new)
+                for node in {pod.spec.node_name for pod in (old, new) if pod is not None and pod.workload_uid}:
+                    if node not in self._workers:
+                        self._update_charged_node(node)
         touched.discard("")
-        if touched:
-            self._on_workloads(touched)
+        with contained(Boundary.LISTENER, "pods"):
+            if touched:
+                self._on_workloads(touched)
         self._report_room()
 
     def _index(self, pod: Pod) -> None:
@@ -289,11 +327,9 @@ class ClusterCache:
             _discard(self._by_node, old.spec.node_name, old.key)
 
     def _charge(self, old: Pod | None, new: Pod | None) -> None:
-        if old is not None and new is not None:
-            same = old.terminal == new.terminal and old.spec == new.spec and old.metadata.labels == new.metadata.labels
-            if same:  # most changes concern the status, and this comparison is cheaper than the sums
-                return
-        charge = pod_charge(new) if new is not None else None
+        if old is not None and new is not None and _takes_the_same(old, new):
+            return
+        charge = _charge_of(new) if new is not None else None
         if old is not None and (charge is None or charge.key != old.charge_key):
             self._usage.pod_gone(old.uid, old.charge_key)
         if new is not None and charge is not None:
@@ -314,6 +350,27 @@ class ClusterCache:
 def _placement_fields(node: Node) -> tuple[object, ...]:
     """Node fields that affect placement: readiness, cordon, taints, deletion."""
     return node.ready, node.spec.unschedulable, node.spec.taints, node.metadata.deletion_timestamp is not None
+
+
+def _takes_the_same(old: Pod, new: Pod) -> bool:
+    """True if no field has changed that a charge depends on. Most changes concern the status, and this comparison is
+    cheaper than the sums."""
+    before, now = old.metadata, new.metadata
+    return (
+        old.terminal == new.terminal
+        and old.spec == new.spec
+        and before.labels == now.labels
+        and before.owner_references == now.owner_references
+    )
+
+
+def _charge_of(pod: Pod) -> Charge | None:
+    """The charge of a pod. A pod that raises takes a place on its node; nothing else is known of it."""
+    try:
+        return pod_charge(pod)
+    except Exception as error:
+        record(Boundary.POD, f"{pod.namespace}/{pod.name}", error)
+        return Charge(key=pod.charge_key, worker=pod.spec.node_name, requests=((PODS, 1),))
 
 
 def _discard(index: dict[str, dict[Key, Pod]], name: str, key: Key) -> None:

@@ -15,6 +15,7 @@ from niyanta.aio import in_slices
 from niyanta.cluster.api.objects import Node, NodeMetadata, NodeSpec, NodeStatus, NodeTaint, Pod, StatusCondition
 from niyanta.cluster.state.cache import ClusterCache
 from niyanta.cluster.state.worker_info import DEFAULT_PODS, PoolInfo, quantities, worker
+from niyanta.containment import Boundary, contained
 from niyanta.engine.sizing.pool_fit import EmptyPool
 from niyanta.engine.types import CPU, HOSTNAME_TOPOLOGY, MEMORY, PODS, REGION_TOPOLOGY, ZONE_TOPOLOGY, Op, WorkerInfo
 from niyanta.resources.models.base import InvalidManifestError
@@ -153,7 +154,7 @@ async def observed(cache: ClusterCache) -> dict[str, EmptyWorker]:
 
 def stays(pod: Pod) -> bool:
     """True for pods that an empty worker has too: those of DaemonSets, and static pods of the node."""
-    return any(owner.kind in ("DaemonSet", "Node") for owner in pod.metadata.owner_references)
+    return any(owner.controller and owner.kind in ("DaemonSet", "Node") for owner in pod.metadata.owner_references)
 
 
 # --- for the engine --------------------------------------------------------------------------------------------------
@@ -209,13 +210,15 @@ def empty_pools(
     learned: Mapping[str, EmptyWorker],
     workers: Mapping[str, int],
 ) -> tuple[EmptyPool, ...]:
-    """All pools by name. `views` are their PoolInfos, in any order."""
+    """All pools by name. `views` are their PoolInfos, in any order. A pool that raises is left out."""
     by_name = {view.name: view for view in views}
-    return tuple(
-        empty_pool(pool, by_name[name], learned.get(name), workers.get(name, 0))
-        for name, pool in sorted((pool.metadata.name, pool) for pool in pools)
-        if name in by_name
-    )
+    found = []
+    for pool in sorted(pools, key=lambda pool: pool.metadata.name):
+        name = pool.metadata.name
+        with contained(Boundary.POOL_SIZE, name):
+            if name in by_name:
+                found.append(empty_pool(pool, by_name[name], learned.get(name), workers.get(name, 0)))
+    return tuple(found)
 
 
 def _units(amounts: Mapping[str, Any]) -> dict[str, int]:

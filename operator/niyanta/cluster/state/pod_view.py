@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from niyanta.cluster.api.objects import ContainerStatus, Pod
 from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, WORKLOAD_UID
-from niyanta.scheduler.cluster_api import PodPhase, PodView
+from niyanta.scheduler.cluster_api import NodeState, PodPhase, PodView
 
 
-def pod_view(pod: Pod) -> PodView:
-    """The pod as the outcome rules need it."""
+def pod_view(pod: Pod, node: NodeState) -> PodView:
+    """The pod as the outcome rules need it; `node` is the state of its node.
+
+    A pod that was deleted with grace period 0 is over only if its node is Ready or fenced: its containers may still run
+    on a node that is NotReady.
+    """
     meta, status = pod.metadata, pod.status
     deleting = meta.deletion_timestamp is not None
     ended = [(s, s.state.terminated) for s in _statuses(pod) if s.state is not None and s.state.terminated is not None]
@@ -23,11 +27,11 @@ def pod_view(pod: Pod) -> PodView:
         namespace=meta.namespace,
         uid=meta.uid,
         workload_id=meta.labels.get(WORKLOAD_UID, ""),
-        attempt=_number(meta.labels.get(ATTEMPT)),
-        index=_number(meta.labels.get(INDEX)),
+        attempt=number(meta.labels.get(ATTEMPT)),
+        index=number(meta.labels.get(INDEX)),
         node=pod.spec.node_name,
         phase=PodPhase(status.phase),
-        over=pod.terminal or (deleting and meta.deletion_grace_period_seconds == 0),
+        over=pod.terminal or (deleting and meta.deletion_grace_period_seconds == 0 and node is not NodeState.NOT_READY),
         deleting=deleting,
         has_finalizer=OUTCOME_FINALIZER in meta.finalizers,
         never_ran=not ended,
@@ -44,6 +48,6 @@ def _statuses(pod: Pod) -> tuple[ContainerStatus, ...]:
     return (*pod.status.init_container_statuses, *pod.status.container_statuses)
 
 
-def _number(text: str | None) -> int:
+def number(text: str | None) -> int:
     """The number in a label; -1, which matches no attempt, if the label is damaged."""
-    return int(text) if text is not None and text.isdigit() else -1
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) <= 9 else -1

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from niyanta.cluster.api.kinds import TYPE_LABEL
 from niyanta.cluster.api.objects import ContainerResources, Node, Pod, PodContainer
 from niyanta.engine.label_expressions import label_matches
 from niyanta.engine.types import (
@@ -27,7 +26,7 @@ from niyanta.engine.types import (
     Taint,
     WorkerInfo,
 )
-from niyanta.resources.labels import CUSTOMER, PREFIX
+from niyanta.resources.labels import CUSTOMER, TYPE, WORKLOAD_LABELS, workload_labels
 from niyanta.resources.models.base import InvalidManifestError
 from niyanta.resources.quantity import base_units
 
@@ -39,6 +38,10 @@ GPU_MEMORY_LABEL = "nvidia.com/gpu.memory"
 DEFAULT_PODS = 110
 """The kubelet's default, for nodes without allocatable pods."""
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104 - the value Kubernetes uses for "any address"
+CONTROL_PLANE = "node-role.kubernetes.io/control-plane"
+"""Label of the nodes of the control plane."""
+MOST_OF_A_RESOURCE = 2**50
+"""Larger amounts of a node or a pod count as this (1 PiB), so that sums over a worker's pods stay below 64 bits."""
 BLOCKING_EFFECTS = frozenset({"NoSchedule", "NoExecute"})
 
 
@@ -71,14 +74,21 @@ class PoolInfo:
     gpu: PoolGpuInfo | None = None
     slots_per_worker: int | None = None
     strategy: Strategy = Strategy.PACK
+    customers: frozenset[str] | None = None
+    """Customers that may use its workers; None: every customer."""
 
     def selects(self, labels: Mapping[str, str]) -> bool:
         """True if the pool's node selector matches. As in Kubernetes, all parts must match, and an empty selector
-        matches every node."""
+        matches every node; but one of the control plane only if the selector names its label."""
+        if CONTROL_PLANE in labels and not self._names(CONTROL_PLANE):
+            return False
         for key, value in self.match_labels:
             if labels.get(key) != value:
                 return False
         return all(label_matches(labels, e.key, e.op, e.values) for e in self.match_expressions)
+
+    def _names(self, key: str) -> bool:
+        return any(key == name for name, _ in self.match_labels) or any(key == e.key for e in self.match_expressions)
 
 
 def by_age(pools: Iterable[PoolInfo]) -> tuple[PoolInfo, ...]:
@@ -118,6 +128,7 @@ def worker(node: Node, pool: PoolInfo) -> WorkerInfo:
         # A node that is being deleted takes no new pods either.
         cordoned=node.spec.unschedulable or node.metadata.deletion_timestamp is not None,
         strategy=pool.strategy,
+        customers=pool.customers,
     )
 
 
@@ -205,15 +216,15 @@ def _sidecars(pod: Pod) -> Iterable[PodContainer]:
 
 
 def pod_subject(pod: Pod) -> Subject | None:
-    """Fields of a Niyanta pod that affinity terms match, from its labels; None for foreign pods."""
+    """Fields of a Niyanta pod that affinity terms match, from its labels and its annotation; None for foreign pods."""
     if not pod.workload_uid:
         return None
     labels = pod.metadata.labels
     return Subject(
         namespace=pod.namespace,
         customer=labels.get(CUSTOMER, ""),
-        type=labels.get(TYPE_LABEL, ""),
-        labels=_sorted({key: value for key, value in labels.items() if not key.startswith(PREFIX)}),
+        type=labels.get(TYPE, ""),
+        labels=_sorted(workload_labels({WORKLOAD_LABELS: pod.metadata.annotations.workload_labels or "{}"})),
     )
 
 
@@ -238,7 +249,7 @@ def pod_charge(pod: Pod) -> Charge | None:
 
 def quantities(amounts: Mapping[str, int]) -> Quantities:
     """Amounts sorted by name, without zeros."""
-    return tuple(sorted((name, amount) for name, amount in amounts.items() if amount))
+    return tuple(sorted((name, min(amount, MOST_OF_A_RESOURCE)) for name, amount in amounts.items() if amount))
 
 
 def _amounts(texts: Mapping[str, str]) -> dict[str, int]:
@@ -246,7 +257,7 @@ def _amounts(texts: Mapping[str, str]) -> dict[str, int]:
     found = {}
     for name, text in texts.items():
         try:
-            found[name] = base_units(name, text, name)
+            found[name] = min(base_units(name, text, name), MOST_OF_A_RESOURCE)
         except InvalidManifestError:
             found[name] = 0
     return found

@@ -11,6 +11,7 @@ from prometheus_client import Counter
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError
 from niyanta.cluster.api.kinds import WORKLOADS
+from niyanta.containment import Boundary, record
 from niyanta.observability import log
 from niyanta.scheduler.reasons import RowReason
 from niyanta.store.postgres.clock import Clock
@@ -69,6 +70,9 @@ class EventRecorder:
                 except ApiError as error:
                     DROPPED.inc()
                     logger.debug("an Event was not written", error=str(error))
+                except Exception as error:
+                    DROPPED.inc()
+                    record(Boundary.STATUS, f"{row.namespace}/{row.name}", error)
                 await asyncio.sleep(self._interval)
 
     async def _write(self, row: WorkloadRow, reason: str, message: str, *, warning: bool) -> None:

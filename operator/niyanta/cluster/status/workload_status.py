@@ -14,6 +14,7 @@ from prometheus_client import Counter
 from niyanta.aio import jittered
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, ErrorKind, WritesClosedError, error_kind
+from niyanta.containment import Boundary, contained, record
 from niyanta.engine.queue import QueueSettings, effective_priority
 from niyanta.lifecycle import Phase
 from niyanta.observability import log
@@ -81,7 +82,9 @@ class WorkloadStatusWriter:
         try:
             while True:
                 self._event.clear()
-                pause = self._start_due()
+                pause: float | None = BUSY_SECONDS
+                with contained(Boundary.STATUS, "statuses that are due"):
+                    pause = self._start_due()
                 try:
                     async with asyncio.timeout(pause):
                         await self._event.wait()
@@ -134,6 +137,8 @@ class WorkloadStatusWriter:
                 return
             self._rows.setdefault(row.id, row)
             self._schedule(row.id, jittered(RETRY_SECONDS))
+        except Exception as error:  # the status of this row stays as it is until the row changes
+            record(Boundary.STATUS, f"{row.namespace}/{row.name}", error)
         finally:
             self._busy.discard(row.id)
 
