@@ -193,7 +193,7 @@ class Settings(BaseSettings):
         0.1,
         gt=0,
         le=1,
-        description="Share of objects missing at once beyond which their workloads aren't cancelled and an alert fires",
+        description="Share of a customer's objects missing at once beyond which its workloads are held, not cancelled",
     )
     status_debounce: float = Field(
         1.0, ge=0, description="Minimum wait before a non-final status is written (coalesces transitions)"
