@@ -8,7 +8,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from niyanta.server.limits.budgets import LIMITED, InflightBudgets, RequestBudget, attach
-from niyanta.server.problems import BAD_REQUEST, UNAVAILABLE, Problem
+from niyanta.server.problems import BAD_REQUEST, NOT_FOUND, UNAVAILABLE, Problem
 from niyanta.settings import Settings
 
 SECONDS = Histogram(
@@ -63,8 +63,9 @@ class InflightLimiter:
                 problem = Problem(UNAVAILABLE, "too many requests in flight in this process", retry_after=1)
                 await problem.response()(scope, receive, sending)
             elif "\0" in scope["path"] or b"%00" in scope["query_string"]:
-                # Postgres has no texts with NUL, and no name, id or cursor contains it.
-                problem = Problem(BAD_REQUEST, "the path or the query contains a NUL character")
+                # Postgres refuses texts with NUL, and no name, id or cursor contains it.
+                kind = NOT_FOUND if "\0" in scope["path"] else BAD_REQUEST
+                problem = Problem(kind, "the path or the query contains a NUL character")
                 await problem.response()(scope, receive, sending)
             else:
                 await self._app(scope, receive, sending)

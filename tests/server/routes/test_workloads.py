@@ -44,6 +44,21 @@ async def _names(client: httpx.AsyncClient, **params: Any) -> list[str]:
     return [item["name"] async for item in _all(client, **params)]
 
 
+async def test_pages_with_large_specs_end_early(client: httpx.AsyncClient, store: RestStore) -> None:
+    items = [manifest(f"n{number}") for number in range(70)]
+    for item in items:
+        item["spec"]["template"]["metadata"] = {"annotations": {"text": "x" * 50_000}}
+    assert (await client.post("/v1/workloads:batch", content=ndjson(*items))).status_code == 202
+    page = (await client.get("/v1/workloads", params={"limit": 500, "withSpec": True})).json()
+    assert 40 <= len(page["items"]) <= 60
+    assert page["items"][0]["spec"]["template"]["metadata"]["annotations"]["text"] == "x" * 50_000
+    whole = [f"n{number}" for number in reversed(range(70))]
+    assert await _names(client, limit=500, withSpec=True) == whole
+    plain = (await client.get("/v1/workloads", params={"limit": 500})).json()
+    assert [item["name"] for item in plain["items"]] == whole
+    assert plain["items"][0]["spec"] is None
+
+
 async def test_lists_are_complete_and_newest_first(
     client: httpx.AsyncClient, admin: httpx.AsyncClient, store: RestStore, epoch: int
 ) -> None:

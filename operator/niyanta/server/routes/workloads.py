@@ -9,11 +9,13 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Query
+from starlette.requests import Request
 from starlette.responses import Response
 
 from niyanta.lifecycle import Door, Event, IllegalTransitionError, Phase
 from niyanta.server.auth import Principal
 from niyanta.server.dependencies import BoundedRoute, Caller, Dependencies, MayBeStale, Parts, answer
+from niyanta.server.limits.budgets import budget_of
 from niyanta.server.problems import BAD_REQUEST, NOT_FOUND, OTHER_DOOR, WRONG_PHASE, Problem
 from niyanta.server.schema import serializers
 from niyanta.server.schema.models import (
@@ -37,6 +39,12 @@ Limit = Annotated[int, Query(ge=1, le=500, description="Items per page.")]
 NEXT_PAGE = "`next` of the previous page."
 Cursor = Annotated[str | None, Query(max_length=200, description=NEXT_PAGE)]
 Name = Query(max_length=63, pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$")
+SPECS_AT_ONCE = 20
+"""Rows with specs that are read at once."""
+SPECS_PAGE_BYTES = 2 * 1024 * 1024
+"""Bytes of specs after which a page ends."""
+SPECS_MEMORY_BYTES = 8 * 1024 * 1024
+"""Memory for which a request with specs counts."""
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 
@@ -45,6 +53,7 @@ _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
     "", response_model=WorkloadPage, summary="List workloads, newest first", responses=problems(400, 401, 422, 503)
 )
 async def list_workloads(
+    request: Request,
     parts: Parts,
     caller: Caller,
     reads: MayBeStale,
@@ -64,7 +73,8 @@ async def list_workloads(
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
-    """A page may have fewer items than `limit`, even none: continue while `next` is set.
+    """A page may have fewer items than `limit`, even none: continue while `next` is set. With `withSpec`, a page ends
+    when its specs have more than 2 MiB.
 
     With `name`, the answer is never from a read replica: clients look a name up in order to change the workload.
     """
@@ -79,9 +89,20 @@ async def list_workloads(
         until=_bounded(created_before),
     )
     source = reads if name is None else parts.store
-    rows, last = await source.list_workloads(wanted, after=_position(cursor), limit=limit)
+    last = _position(cursor)
     now = await parts.now()
-    items = [_view(parts, row, now, with_spec=with_spec) for row in rows]
+    if not with_spec:
+        rows, last = await source.list_workloads(wanted, after=last, limit=limit, with_spec=False)
+        items = [_view(parts, row, now, with_spec=False) for row in rows]
+    else:
+        await budget_of(request).hold(SPECS_MEMORY_BYTES)
+        items, size = [], 0
+        while size < SPECS_PAGE_BYTES and len(items) < limit:
+            rows, last = await source.list_workloads(wanted, after=last, limit=min(SPECS_AT_ONCE, limit - len(items)))
+            items += [_view(parts, row, now, with_spec=True) for row in rows]
+            size += sum(row.spec_bytes for row in rows)
+            if last is None or wanted.type is not None:  # a type is searched for once
+                break
     return answer(WorkloadPage(items=items, next=None if last is None else _cursor(to_us(last.at), last.id)))
 
 
@@ -212,9 +233,8 @@ async def _move(
         text = f"it was created through Kubernetes: edit or delete workload {row.namespace}/{row.name} with kubectl"
         raise Problem(OTHER_DOOR, text)
     if row.phase not in already:
-        words = {Event.CANCEL: "Cancelled", Event.SUSPEND: "Suspended", Event.RESUME: "Resumed"}
         try:
-            row = await parts.store.move(row.id, event, reason=words[event], message="requested by REST")
+            row = await parts.store.move(row.id, event)
         except LookupError:
             raise Problem(NOT_FOUND, "there is no workload with this id") from None
         except IllegalTransitionError:

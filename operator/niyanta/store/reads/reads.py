@@ -86,9 +86,10 @@ class Reads:
         return rows[0] if rows else None
 
     async def list_workloads(
-        self, wanted: WorkloadFilter, *, after: ListPosition | None, limit: int
+        self, wanted: WorkloadFilter, *, after: ListPosition | None, limit: int, with_spec: bool = True
     ) -> tuple[list[WorkloadRow], ListPosition | None]:
-        """A page, newest first, and the start of the next page (None: this is the last)."""
+        """A page, newest first, and the start of the next page (None: this is the last). Without `with_spec`, specs are
+        empty and not read."""
         start = after or ListPosition()
         if wanted.until is not None and wanted.until < start.at:
             start = ListPosition(wanted.until, _FIRST)
@@ -111,12 +112,14 @@ class Reads:
                 ids.append(id_)
             if len(ids) == limit:
                 more = number < len(found) or len(found) == scan
-                return await self._in_order(ids), ListPosition(at, id_) if more else None
+                return await self._in_order(ids, with_spec=with_spec), ListPosition(at, id_) if more else None
         more = len(found) == scan
-        return await self._in_order(ids), ListPosition(found[-1][1], found[-1][0]) if more else None
+        rows = await self._in_order(ids, with_spec=with_spec)
+        return rows, ListPosition(found[-1][1], found[-1][0]) if more else None
 
-    async def _in_order(self, ids: list[str]) -> list[WorkloadRow]:
-        rows = {row.id: row for row in await self.get_workloads(ids)}
+    async def _in_order(self, ids: list[str], *, with_spec: bool) -> list[WorkloadRow]:
+        found = await self._source.fetch("rows_by_id" if with_spec else "rows_without_spec", {"ids": ids})
+        rows = {row.id: row for row in map(workload_row, found)}
         return [rows[id_] for id_ in ids if id_ in rows]
 
     async def get_events_page(self, id_: str, *, after: tuple[datetime, int] | None, limit: int) -> list[EventRow]:

@@ -1,6 +1,16 @@
 -- name: rows_by_id
 SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id) WHERE s.id = ANY(%(ids)s::uuid[]) ORDER BY s.id;
 
+-- name: rows_without_spec
+-- Specs may be large, and lists of workloads show none.
+SELECT {{workload_row}}
+  FROM workload_state s
+  JOIN (SELECT id, customer_id, door, namespace, name, type, labels, generation, '{}'::jsonb AS spec, class_id, replicas,
+               object_uid, object_name, coalesce(spec_bytes, 0) AS spec_bytes
+          FROM workloads) w USING (id)
+ WHERE s.id = ANY(%(ids)s::uuid[])
+ ORDER BY s.id;
+
 -- name: rows_by_worker
 SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id)
  WHERE s.workers @> ARRAY[%(worker)s]::text[] AND s.status IN ('SCHEDULED', 'RUNNING')
