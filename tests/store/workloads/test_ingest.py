@@ -48,6 +48,15 @@ async def test_a_higher_generation_edits_and_a_lower_or_equal_one_does_nothing(s
     assert await state.wrong_counters() == []
 
 
+async def test_an_edit_that_cannot_be_read_leaves_the_last_spec(state: StateManager, epoch: int) -> None:
+    row = await arrive(state, epoch=epoch, generation=1, spec={"priority": 10})
+    unreadable = intake(id=row.id, generation=2, phase=Phase.FAILED, reason="InvalidSpec", spec={}, priority=0)
+    (edited,) = await state.take_in([unreadable], epoch=epoch)
+    assert (edited.generation, edited.spec, edited.priority) == (2, {"priority": 10}, row.priority)
+    assert (edited.phase, edited.queue_key) == (row.phase, row.queue_key)
+    assert await state.wrong_counters() == []
+
+
 async def test_the_highest_generation_in_a_batch_counts(state: StateManager, epoch: int) -> None:
     old = intake(generation=1, priority=1)
     new = intake(id=old.id, generation=2, priority=2)

@@ -123,6 +123,9 @@ async def _take_in(
 
 def _edited(old: WorkloadRow, intake: WorkloadIntake, keys: QueueKeys) -> WorkloadRow:
     """`old` with the new spec. The phase doesn't change: suspending, for instance, is a separate event."""
+    if intake.phase is Phase.FAILED and not old.phase.terminal:
+        # An edit that can't be read or placed: the workload, whose pods may run, goes on with its last spec.
+        return replace(old, generation=intake.generation, version=old.version + 1)
     spec = replace(
         old,
         generation=intake.generation,
