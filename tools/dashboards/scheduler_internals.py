@@ -126,13 +126,6 @@ CONTAINMENT = Row(
             steps=((None, "green"), (1.0, "red")),
         ),
         panel(
-            "Missing objects",
-            "1: too many Workload objects are missing, so the leader cancels and places nothing.",
-            (highest("niyanta_orphans_alert"), "alert"),
-            most=1,
-            steps=((None, "green"), (1.0, "red")),
-        ),
-        panel(
             "Held by missing objects",
             "Workloads that are neither placed nor cancelled because many objects of their customer are missing.",
             (highest("niyanta_held_missing_objects", NS, "customer"), "{{customer}}"),

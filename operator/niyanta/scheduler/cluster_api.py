@@ -116,8 +116,8 @@ class CustomerLimits:
     concurrent: int | None = None
 
 
-class MissingObjectsError(SharedFaultError):
-    """More Workload objects are missing than users are likely to have deleted, or the whole kind is missing."""
+class MissingObjectsError(ClusterAwayError):
+    """The kind Workload doesn't exist, so the API server can tell nothing about its objects."""
 
 
 class ClusterReads(Protocol):

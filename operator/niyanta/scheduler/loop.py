@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from niyanta.aio import Backoff, Timer, ticking
 from niyanta.containment import Boundary, SharedFaultError, record
 from niyanta.observability import log
-from niyanta.scheduler.cluster_api import ClusterAwayError, MissingObjectsError
+from niyanta.scheduler.cluster_api import ClusterAwayError
 from niyanta.scheduler.demand.stats_collector import StatsCollector
 from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.faults.phases import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, GuardedPhases, RoundPhase
@@ -21,7 +21,7 @@ from niyanta.scheduler.intake.admission import Admission
 from niyanta.scheduler.intake.refill import Refill
 from niyanta.scheduler.intake.reviews import Reviews
 from niyanta.scheduler.intake.work_queue import PendingWork, WorkQueue
-from niyanta.scheduler.metrics import ORPHANS, LoopPhase, SchedulerMetrics
+from niyanta.scheduler.metrics import LoopPhase, SchedulerMetrics
 from niyanta.scheduler.periodic.timers import LeaderTimers
 from niyanta.scheduler.placing.cycle import Cycle
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
@@ -44,9 +44,6 @@ ASK_AGAIN_SECONDS = 0.5
 
 RECOVERY_ATTEMPTS = 5
 """Attempts at recovery before the process ends because of an unexpected error."""
-
-OBJECTS_AGAIN_SECONDS = 2.0
-"""Time until a round is repeated while too many Workload objects are missing."""
 
 
 class LeaderLoop:
@@ -226,7 +223,7 @@ class LeaderLoop:
             self._cycle_wanted = await self._cycle.run()
 
     async def _until_answered(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Repeat `work` while Postgres or the API server is away, or objects are missing."""
+        """Repeat `work` while Postgres or the API server is away."""
         while True:
             try:
                 await work()
@@ -239,13 +236,5 @@ class LeaderLoop:
                 logger.info("a transaction conflicted in Postgres; repeating the round", error=str(error))
                 self._tick()
                 await asyncio.sleep(IDLE_WINDOW_SECONDS)
-            except MissingObjectsError as error:
-                ORPHANS.set(1)
-                logger.error(
-                    "objects are missing; nothing is cancelled or placed until they are back", error=str(error)
-                )
-                self._tick()
-                await asyncio.sleep(OBJECTS_AGAIN_SECONDS)
             else:
-                ORPHANS.set(0)
                 return

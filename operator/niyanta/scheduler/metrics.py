@@ -91,9 +91,6 @@ SCORE = Histogram(
 WAIT_SECONDS = Histogram(
     "niyanta_queue_wait_seconds", "Time from queued to placed, by the customer's tier", ["tier"], buckets=_WAITS
 )
-ORPHANS = LeaderGauge(
-    "niyanta_orphans_alert", "1 while so many Workload objects are missing that nothing is cancelled or placed"
-)
 
 # Rates need a sample of 0 before the first increase.
 for _phase in LoopPhase:
@@ -181,7 +178,6 @@ class SchedulerMetrics:
     def close() -> None:
         """Remove the leader's gauges: this process no longer leads."""
         REJECTED.clear()
-        ORPHANS.clear()
 
 
 def _commit_error(error: StoreError) -> _CommitError:
