@@ -17,10 +17,11 @@ import pytest
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.connection import Connection, connect
 from niyanta.cluster.api.errors import ApiError, ErrorKind, error_kind
-from niyanta.cluster.api.kinds import NODES, PODS, WORKLOADS, ResourceKind
-from niyanta.cluster.api.objects import Object
+from niyanta.cluster.api.kinds import NAMESPACES, NODES, PODS, WORKLOADS, ResourceKind
+from niyanta.cluster.api.objects import Namespace, Object
 from niyanta.cluster.state.cache import ClusterCache
 from niyanta.cluster.state.worker_info import PoolInfo
+from niyanta.cluster.watch.object_store import ObjectChange
 from niyanta.cluster.watch.reflector import Reflector, ReflectorSettings
 from niyanta.engine.snapshot.deltas import (
     Delta,
@@ -373,3 +374,36 @@ async def test_events_are_recorded(client: ApiClient, namespace: str) -> None:
     found = await client.get(ResourceKind("events.k8s.io", "v1", "events", "Event"), "e1", namespace=namespace)
     assert found is not None
     assert found["eventTime"] == "2023-11-14T22:13:20.123456Z"
+
+
+async def test_namespaces_are_watched_by_metadata_alone(cluster: Cluster, connection: Connection, unique: str) -> None:
+    """The list and the watch have different forms; a namespace that is made, labelled and unlabelled is followed."""
+    enabled: list[bool] = []
+    made = asyncio.Event()
+
+    def changed(changes: list[ObjectChange[Namespace]]) -> None:
+        for change in changes:
+            if change.object.name == unique and change.new is not None:
+                enabled.append(change.new.enabled)
+                made.set()
+
+    reflector = Reflector(connection, NAMESPACES, Namespace, changed, metadata_only=True)
+    running = asyncio.create_task(reflector.run())
+    try:
+        async with asyncio.timeout(60):
+            await reflector.synced.wait()
+            await asyncio.to_thread(cluster.api.post, "/api/v1/namespaces", {"metadata": {"name": unique}})
+            for value in ("true", None):
+                labels = {"metadata": {"labels": {"niyanta.io/enabled": value}}}
+                await made.wait()
+                made.clear()
+                await asyncio.to_thread(cluster.api.patch, f"/api/v1/namespaces/{unique}", labels)
+            while enabled.count(False) < 2 or True not in enabled:
+                made.clear()
+                await made.wait()
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        cluster.api.delete(f"/api/v1/namespaces/{unique}")
+    assert reflector.relists == 1

@@ -53,10 +53,9 @@ class ReflectorSettings:
     backoff_longest: float = 10.0
 
 
-METADATA_ONLY = ", ".join(
-    f"application/json;as={form};g=meta.k8s.io;v=v1" for form in ("PartialObjectMetadataList", "PartialObjectMetadata")
-)
-"""Accept header for lists and watches of metadata."""
+METADATA_ONLY = "application/json;as={form};g=meta.k8s.io;v=v1"
+"""Accept header for metadata alone. A server answers a watch for the form of lists with errors, so each has its own
+form."""
 
 HEALTHY_SECONDS = 5.0
 """After a watch that lived longer than this, the pauses begin again with the shortest."""
@@ -83,7 +82,7 @@ class Reflector(Generic[T]):
         self._kind = kind
         self._on_changes = on_changes
         self._selector = {"labelSelector": label_selector} if label_selector else {}
-        self._headers = {"Accept": METADATA_ONLY} if metadata_only else {}
+        self._metadata_only = metadata_only
         self._settings = settings or ReflectorSettings()
         self._slim = slim
         self._decoder = ObjectDecoder(kind.plural, model)
@@ -105,6 +104,11 @@ class Reflector(Generic[T]):
         self._watching_since = 0.0
 
     # --- public methods ----------------------------------------------------------------------------------------------
+
+    @property
+    def resource(self) -> str:
+        """Name of the resource, in the plural."""
+        return self._kind.plural
 
     @property
     def unreadable(self) -> int:
@@ -323,7 +327,7 @@ class Reflector(Generic[T]):
         credentials = self._connection.credentials
         response = await self._session.get(
             URL(f"{self._connection.host}{self._kind.path()}?{urlencode(params)}", encoded=True),
-            headers={**self._headers, **await credentials.headers()},
+            headers={**self._accept("watch" in params), **await credentials.headers()},
             timeout=timeout,
             allow_redirects=False,
             server_hostname=self._connection.server_hostname,
@@ -338,6 +342,11 @@ class Reflector(Generic[T]):
         if response.status == 401:
             await credentials.refresh(older_than=credentials.read_at)
         raise error
+
+    def _accept(self, watch: bool) -> dict[str, str]:
+        if not self._metadata_only:
+            return {}
+        return {"Accept": METADATA_ONLY.format(form="PartialObjectMetadata" if watch else "PartialObjectMetadataList")}
 
     def _failed(self, error: Exception) -> str:
         """Log a failure and return its name. The version is kept, so that the watch resumes there."""
