@@ -11,53 +11,23 @@ from dataclasses import dataclass, field
 from niyanta.engine.types import (
     Charge,
     ChargedNode,
-    Expression,
     HostPort,
-    Matcher,
-    NodeTerm,
-    Op,
     PeerTerm,
     PendingWorkload,
     Placement,
     Plan,
     Reason,
     Rejection,
-    Scope,
-    Selector,
     Strategy,
     Subject,
     Taint,
-    Toleration,
     WorkerInfo,
 )
+from tests.engine.reference_matching import collide, matcher, matches, means, node_term, tolerated
 
 Refusal = tuple[Reason, str]
 REASONS = list(Reason)
 SHARE = 1 << 20
-
-
-def matches(labels: dict[str, str], e: Expression) -> bool:
-    have = labels.get(e.key)
-    if e.op is Op.IN:
-        return have is not None and have in e.values
-    if e.op is Op.NOT_IN:
-        return have is None or have not in e.values
-    if e.op is Op.EXISTS:
-        return have is not None
-    if e.op is Op.DOES_NOT_EXIST:
-        return have is None
-    try:
-        return have is not None and (int(have) > int(e.values[0]) if e.op is Op.GT else int(have) < int(e.values[0]))
-    except ValueError:
-        return False
-
-
-def selected(selector: Selector, subject: Subject) -> bool:
-    return (
-        (not selector.types or subject.type in selector.types)
-        and (not selector.customers or subject.customer in selector.customers)
-        and all(matches(dict(subject.labels), e) for e in selector.labels)
-    )
 
 
 @dataclass
@@ -78,6 +48,8 @@ class Cluster:
     keep_gpu_workers_free: bool = True
     charged_nodes: tuple[ChargedNode, ...] = ()
     pods: list[Pod] = field(default_factory=list)
+    moved: int = 0
+    """Groups that were placed in another domain than the first that was tried."""
 
     def __post_init__(self) -> None:
         self.by_name = {w.name: w for w in self.workers}
@@ -279,19 +251,59 @@ class Cluster:
     def place(self, w: PendingWorkload) -> Placement | Rejection:
         chosen: list[tuple[WorkerInfo, float]] = []
         starts = self.starting(w)
-        for _ in range(w.replicas):
-            able = [n for n in self.workers if self.fits(w, n, starts)]
-            if not able:
-                break
-            best = min(able, key=lambda n: self.preference(w, n))
-            chosen.append((best, self.soft(w, best)[1]))
-            self.put(w, best.name)
+        self.fill(w, starts, self.workers, chosen)
+        if 0 < len(chosen) < w.replicas and any(starts.values()):
+            del self.pods[len(self.pods) - len(chosen) :]
+            chosen = self.fill_a_domain(w, starts)
         if len(chosen) < w.replicas:
             del self.pods[len(self.pods) - len(chosen) :]
             return Rejection(w.id, w.version, len(self.workers), self.census(w, starts))
         names = tuple(n.name for n, _ in chosen)
         score = sum(s for _, s in chosen) / len(chosen)
         return Placement(w.id, w.version, w.attempt, names, score, chosen[0][0].pool, self.depends_on(w, chosen))
+
+    def fill(
+        self,
+        w: PendingWorkload,
+        starts: dict[int, bool],
+        among: list[WorkerInfo],
+        chosen: list[tuple[WorkerInfo, float]],
+    ) -> None:
+        for _ in range(w.replicas):
+            able = [n for n in among if self.fits(w, n, starts)]
+            if not able:
+                break
+            best = min(able, key=lambda n: self.preference(w, n))
+            chosen.append((best, self.soft(w, best)[1]))
+            self.put(w, best.name)
+
+    def fill_a_domain(self, w: PendingWorkload, starts: dict[int, bool]) -> list[tuple[WorkerInfo, float]]:
+        """A group that is tied to itself alone: the largest domain that holds it, of the first eight."""
+        topologies = list(dict.fromkeys(t.topology for i, t in enumerate(w.requirements.near) if starts[i]))
+        domains: dict[tuple[str, ...], list[WorkerInfo]] = {}
+        for n in self.workers:
+            if self.fits(w, n, starts):
+                domains.setdefault(tuple(str(self.domain(n, t)) for t in topologies), []).append(n)
+        held = {names: sum(min(self.room(w, n), w.replicas) for n in nodes) for names, nodes in domains.items()}
+        for names in sorted((d for d in domains if held[d] >= w.replicas), key=lambda d: (-held[d], d))[:8]:
+            chosen: list[tuple[WorkerInfo, float]] = []
+            self.fill(w, starts, domains[names], chosen)
+            if len(chosen) == w.replicas:
+                self.moved += 1
+                return chosen
+            del self.pods[len(self.pods) - len(chosen) :]
+        return []
+
+    def room(self, w: PendingWorkload, n: WorkerInfo) -> int:
+        """Most pods that fit by free capacity alone."""
+        r, room = w.requirements, [1 << 60]
+        room += [self.free(n, name) // amount for name, amount in r.requests if amount]
+        if n.gpu:
+            want = r.gpu_count + dict(r.requests).get(n.gpu.resource, 0)
+            room += [min(self.idle(n), self.free(n, n.gpu.resource)) // want] if want else []
+        if n.slots is not None:
+            room.append(n.slots - sum(1 for p in self.on(n) if p.subject is not None))
+        return max(min(room + ([1] if r.host_ports else [])), 0)
 
     def put(self, w: PendingWorkload, worker: str) -> None:
         r = w.requirements
@@ -339,49 +351,3 @@ def six_bits(capacity: int) -> int:
     while -(-capacity // step) >= 64:
         step *= 2
     return -(-capacity // step) * step
-
-
-def means(t: PeerTerm, carrier: Subject | None, other: Subject) -> bool:
-    assert carrier is not None
-    if t.scope is Scope.NAMESPACE and carrier.namespace != other.namespace:
-        return False
-    if t.scope is Scope.CUSTOMER and carrier.customer != other.customer:
-        return False
-    return selected(t.selector, other)
-
-
-def tolerated(taint: Taint, tolerations: tuple[Toleration, ...]) -> bool:
-    for t in tolerations:
-        effect = t.effect in ("", taint.effect)
-        key = t.exists if t.key == "" else t.key == taint.key
-        if effect and key and (t.exists or t.value == taint.value):
-            return True
-    return False
-
-
-def node_term(t: NodeTerm, node: WorkerInfo) -> bool:
-    if not t.expressions and not t.fields:
-        return False
-    named = {"metadata.name": node.name}
-    known = all(f.key == "metadata.name" and f.op in (Op.IN, Op.NOT_IN) for f in t.fields)
-    labels = dict(node.labels)
-    return known and all(matches(labels, e) for e in t.expressions) and all(matches(named, f) for f in t.fields)
-
-
-def matcher(m: Matcher, n: WorkerInfo) -> bool:
-    return (
-        (not m.worker_ids or n.name in m.worker_ids)
-        and (not m.pools or n.pool in m.pools)
-        and (not m.regions or n.region in m.regions)
-        and (not m.zones or n.zone in m.zones)
-        and set(m.compliance) <= n.compliance
-        and set(m.capabilities) <= n.capabilities
-        and (not m.gpu_models or bool(n.gpu and n.gpu.model.lower() in [x.lower() for x in m.gpu_models]))
-        and (not m.gpu_min_memory or bool(n.gpu and n.gpu.memory >= m.gpu_min_memory))
-        and all(matches(dict(n.tags), e) for e in m.tags)
-    )
-
-
-def collide(a: HostPort, b: HostPort) -> bool:
-    same = (a.port, a.protocol) == (b.port, b.protocol)
-    return same and ("0.0.0.0" in (a.host_ip, b.host_ip) or a.host_ip == b.host_ip)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from niyanta.engine.explain import nearest_miss
 from niyanta.engine.schedule import Options, schedule
+from niyanta.engine.types import HOSTNAME_TOPOLOGY, ZONE_TOPOLOGY, Expression, Matcher, Op, PeerTerm, Selector
 from tests.engine.reference import Cluster
-from tests.engine.worlds import world
+from tests.engine.worlds import RACK, world
 
 pytestmark = pytest.mark.unit
 
@@ -43,6 +45,28 @@ def test_each_worker_fails_the_checks_that_the_reference_finds() -> None:
         assert {name: sorted(set(f), key=str) for name, f in found.items()} == {
             name: sorted(set(f), key=str) for name, f in expected.items()
         }, f"seed {seed}"
+
+
+def test_groups_near_themselves_start_where_the_reference_starts_them() -> None:
+    moved = 0
+    for seed in range(300):
+        rng = Random(seed)
+        made = world(rng)
+        groups = []
+        for workload in made.pending:
+            near = tuple(
+                PeerTerm(Selector(labels=(Expression("gang", Op.IN, (workload.id,)),)), topology)
+                for topology in rng.choice(((ZONE_TOPOLOGY,), (RACK,), (HOSTNAME_TOPOLOGY,), (ZONE_TOPOLOGY, RACK)))
+            )
+            subject = replace(workload.subject, labels=(*workload.subject.labels, ("gang", workload.id)))
+            asked = replace(workload.requirements, near=near, hard=Matcher())
+            groups.append(replace(workload, subject=subject, requirements=asked, replicas=rng.randint(2, 6)))
+        expected = Cluster(list(made.workers), list(made.charges), charged_nodes=made.charged_nodes)
+        wanted = expected.decide(groups)
+        plan = schedule(made.snapshot(), groups, now=0)
+        assert (plan.placements, plan.rejections) == (wanted.placements, wanted.rejections), f"seed {seed}"
+        moved += expected.moved
+    assert moved > 50
 
 
 def test_the_random_worlds_cover_placements_and_rejections() -> None:

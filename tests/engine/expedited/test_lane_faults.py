@@ -12,7 +12,19 @@ from niyanta.engine.placement.placer import Placer
 from niyanta.engine.schedule import Lane, schedule
 from niyanta.engine.snapshot.bitset import Bits
 from niyanta.engine.snapshot.snapshot import Snapshot
-from niyanta.engine.types import Gpu, PendingWorkload, Reason, Requirements, Subject
+from niyanta.engine.types import (
+    ZONE_TOPOLOGY,
+    Expression,
+    Gpu,
+    Op,
+    PeerTerm,
+    PendingWorkload,
+    Reason,
+    Requirements,
+    Selector,
+    Subject,
+    WorkerInfo,
+)
 from tests.engine.expedited.lanes import LANE, LATE, begun, cluster, follow, generous, half_drained, runs, waits, worker
 
 pytestmark = pytest.mark.unit
@@ -120,6 +132,21 @@ def test_a_gpu_node_without_its_device_plugin_is_no_error_in_the_lane() -> None:
     assert plan.lane is not None
     assert dict(plan.lane.members) == {}
     assert [(r.id, r.counts) for r in plan.rejections] == [("gpu", ((Reason.RESOURCE, "nvidia.com/gpu", 1),))]
+
+
+def test_a_group_near_itself_gets_its_workers_reserved_in_one_zone() -> None:
+    def zoned(name: str, zone: str) -> WorkerInfo:
+        return replace(worker(name), labels=((ZONE_TOPOLOGY, zone),))
+
+    near = PeerTerm(Selector(labels=(Expression("app", Op.EXISTS),)), ZONE_TOPOLOGY)
+    group = waits("group", 3000, anti=True, replicas=2)
+    group = replace(group, requirements=replace(group.requirements, anti=(), near=(near,)))
+    nodes = (zoned("a", "z1"), zoned("b", "z2"), zoned("c", "z2"), zoned("d", "z3"))
+    snapshot = cluster(*nodes, charges=tuple(runs(f"r{name}", name, 4000) for name in ("b", "c")))
+    state = LaneState(begun(snapshot, [group]).members, accounts=generous(snapshot).accounts)
+    plan = follow(snapshot, state, [group], LATE + 1)
+    assert plan.lane is not None
+    assert [r.workers for r in plan.lane.reservations] == [("b", "c")], "a and d are free, but apart"
 
 
 def test_a_closed_pool_takes_no_member_of_another_customer() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from niyanta.engine.schedule import Options, schedule
 from niyanta.engine.types import (
+    HOSTNAME_TOPOLOGY,
     Charge,
     Gpu,
     Matcher,
@@ -73,6 +74,19 @@ def test_the_first_replica_of_a_group_with_a_near_term_on_itself_may_start_anywh
     assert plan.placements[0].depends_on == ()
     made.charge(Charge("web", "c", (("pods", 1),), subject=WEB))
     assert workers(schedule(made, [wants("g", together, replicas=3)], now=0)) == {"g": ("c", "c", "c")}
+
+
+def test_a_group_near_itself_is_placed_in_the_domain_that_holds_it() -> None:
+    """Pack starts in the fuller zone, which holds only a part."""
+    made = snapshot(node("a", "z1", cpu=2000), node("b", "z2", cpu=3000), node("c", "z2", cpu=2000), node("d"))
+    together = replace(POD, near=(NEAR_WEB,))
+    plan = schedule(made, [wants("g", together, replicas=5)], now=0)
+    assert workers(plan) == {"g": ("c", "c", "b", "b", "b")}
+    plan = schedule(made, [wants("g", together, replicas=6), wants("one", together)], now=0)
+    assert plan.rejections[0].counts == ((Reason.GROUP, "", 3), (Reason.NEAR, "", 1))
+    assert workers(plan) == {"one": ("a",)}
+    on_one = replace(POD, near=(replace(NEAR_WEB, topology=HOSTNAME_TOPOLOGY),))
+    assert workers(schedule(made, [wants("g", on_one, replicas=4)], now=0)) == {"g": ("d",) * 4}
 
 
 def test_a_gpu_count_is_charged_to_the_resource_of_the_worker() -> None:

@@ -18,8 +18,10 @@ from niyanta.engine.snapshot.deltas import StateReplaced, WorkerUpserted
 from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.engine.types import (
     HOSTNAME_TOPOLOGY,
+    ZONE_TOPOLOGY,
     Charge,
     Matcher,
+    PeerTerm,
     PendingWorkload,
     Reason,
     Requirements,
@@ -27,7 +29,7 @@ from niyanta.engine.types import (
     Strategy,
 )
 from tests.engine import worlds
-from tests.engine.sizing.pools import SUBJECT, amounts, needed, pool, running, size, template, waiting
+from tests.engine.sizing.pools import SELF, SUBJECT, amounts, needed, pool, running, size, template, waiting
 
 pytestmark = pytest.mark.unit
 checked = settings(max_examples=40, deadline=None)
@@ -112,6 +114,17 @@ def test_a_pool_that_lists_customers_grows_for_these_alone() -> None:
     assert sizing.pool_fits["w0000"] == PoolFit(FitKind.NOWHERE), "no pool of others is named as the closest"
     sizing = size([closed, pool("b", cpu=100)], waiting(1, shared))
     assert sizing.pool_fits["w0000"].closest == "b"
+
+
+def test_a_group_near_itself_gets_workers_of_one_zone_although_another_has_room_for_a_part() -> None:
+    asked = Requirements(amounts(), near=(PeerTerm(SELF, ZONE_TOPOLOGY),))
+    real = replace(template("a", zone="z1", cpu=3000), name="n1")
+    both = EmptyPool("a", (template("a", zone="z1"), template("a", zone="z2")))
+    sizing = size([both], waiting(1, asked, replicas=8), workers=(real,))
+    assert sizing.pool_fits["w0000"] == PoolFit(FitKind.NEW, "a")
+    pinned = EmptyPool("a", (template("a", zone="z2"),))
+    sizing = size([pinned], waiting(1, asked, replicas=8), workers=(real,))
+    assert (needed(sizing), sizing.pool_fits["w0000"]) == ({"a": 2}, PoolFit(FitKind.NEW, "a"))
 
 
 def test_a_gpu_node_without_its_device_plugin_is_no_error() -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from niyanta.engine.expedited.lane_state import LaneAccount, LaneMember, LaneSettings, LaneState, Reservation
 from niyanta.engine.placement.capacity import capacity_when_empty
+from niyanta.engine.placement.domains import split, total
 from niyanta.engine.placement.feasibility import named_workers
 from niyanta.engine.placement.placer import Placer
 from niyanta.engine.placement.requirement_class import RequirementClass
@@ -287,7 +288,7 @@ class ExpeditedLane:
             self._charge(requirement_class, best[2])
 
     def _choose(self, workload: PendingWorkload, within: Bits) -> list[int]:
-        """One worker per replica, empty if there are too few.
+        """One worker per replica, empty if there are too few; in one domain, if near terms tie the replicas together.
 
         Workers without conflicting peers or ports come first, then workers that lack the least capacity for as many
         replicas as they can take, then by name.
@@ -300,30 +301,38 @@ class ExpeditedLane:
         in_the_way = overlay.workers_in_conflict(anti, overlay.matched(view)) | overlay.workers_with_ports_taken(
             requirement_class.requirements
         )
+        parts = [usable]
         if near:
             near_by, starting = overlay.workers_near(near, view)
             usable &= near_by & overlay.workers_for_starting(starting)
+            parts = [part for _, part in split(overlay.index, starting, usable)]
         alone = bool(requirement_class.requirements.anti or requirement_class.requirements.host_ports)
-        numbers = to_indices(usable, overlay.snapshot.capacity)
-        if int(np.minimum(pods[numbers], 1 if alone else workload.replicas).sum()) < workload.replicas:
-            return []
-        self._steps += len(numbers) + _REPLICA_STEPS * workload.replicas
-        most = {worker: 1 if alone else min(int(pods[worker]), workload.replicas) for worker in iterate(usable)}
-        ordered = sorted(
-            (
-                in_the_way >> worker & 1,
-                self._missing(requirement_class, worker, count),
-                overlay.index.infos[worker].name,
-                worker,
-            )
-            for worker, count in most.items()
-        )
+        each = np.minimum(pods, 1 if alone else workload.replicas)
+        found: list[tuple[int, int, int, list[int]]] = []
+        for part in parts:
+            if total(each, part) >= workload.replicas:
+                self._steps += part.bit_count() + _REPLICA_STEPS * workload.replicas
+                workers = self._fill(requirement_class, part, each, in_the_way, workload.replicas)
+                cost = sum(self._missing(requirement_class, worker, workers.count(worker)) for worker in set(workers))
+                found.append((sum(in_the_way >> worker & 1 for worker in workers), cost, len(found), workers))
+        return min(found)[3] if found else []
+
+    def _fill(
+        self, requirement_class: RequirementClass, usable: Bits, each: IntArray, in_the_way: Bits, replicas: int
+    ) -> list[int]:
+        """The best of the usable workers, one per replica; `each`: most replicas of a worker, shape (capacity,)."""
+        infos = self.overlay.index.infos
+        ordered = []
+        for worker in iterate(usable):
+            missing = self._missing(requirement_class, worker, int(each[worker]))
+            ordered.append((in_the_way >> worker & 1, missing, infos[worker].name, worker))
+        ordered.sort()
         chosen: list[int] = []
         for _, _, _, worker in ordered:
-            chosen += [worker] * min(most[worker], workload.replicas - len(chosen))
-            if len(chosen) == workload.replicas:
-                return chosen
-        return []
+            chosen += [worker] * min(int(each[worker]), replicas - len(chosen))
+            if len(chosen) == replicas:
+                break
+        return chosen
 
     def _missing(self, requirement_class: RequirementClass, worker: int, pods: int) -> int:
         """Capacity that must be freed for `pods` pods, as the dominant share of the worker; 0 if they fit."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from niyanta.engine.placement.checks import count_reasons
+from niyanta.engine.placement.domains import domains_with_room
 from niyanta.engine.placement.feasibility import named_workers
 from niyanta.engine.placement.overlay import Overlay, SubjectView, Undo
 from niyanta.engine.placement.requirement_class import Counts, RequirementClass
 from niyanta.engine.placement.selection import WorkerRanking, choose
 from niyanta.engine.snapshot.affinity_terms import AffinityTerm
-from niyanta.engine.snapshot.bitset import Bits
+from niyanta.engine.snapshot.bitset import Bits, minus
 from niyanta.engine.types import DecisionFault, PendingWorkload, Placement, Reason, Rejection
 
 _MAX_RANKINGS = 256
@@ -90,7 +91,9 @@ class Placer:
             if known and workload.replicas >= known[0]:
                 self._reject(workload, known[1])
                 return
-        workers, scores = self._try(workload, requirement_class, view, anti, near)
+        workers, scores = self._fill(workload, requirement_class, view, anti, near)
+        if near and 0 < len(workers) < workload.replicas:
+            workers, scores = self._try_domains(workload, requirement_class, view, anti, near)
         if len(workers) == workload.replicas:
             self._accept(workload, workers, scores, near)
             return
@@ -135,11 +138,13 @@ class Placer:
         requirement_class = overlay.class_of(workload.requirements, workload.subject.customer)
         view = overlay.view(workload.subject)
         anti, near = overlay.terms_of(requirement_class, view) if requirement_class.has_peers else ((), ())
-        workers, scores = self._try(workload, requirement_class, view, anti, near, blocked)
+        workers, scores = self._fill(workload, requirement_class, view, anti, near, blocked)
+        self.replicas_placed = len(workers)
+        if near and 0 < len(workers) < workload.replicas:
+            workers, scores = self._try_domains(workload, requirement_class, view, anti, near, blocked)
         if len(workers) == workload.replicas and (accept is None or accept(workers)):
             self._accept(workload, workers, scores, near, expedited=expedited)
             return workers
-        self.replicas_placed = len(workers)
         self._take_back()
         return []
 
@@ -147,7 +152,43 @@ class Placer:
         """True when the workload's customer has reached its limit of concurrent workloads."""
         return self.remaining.get(workload.subject.customer, 1) <= 0
 
-    def _try(
+    def _try_domains(
+        self,
+        workload: PendingWorkload,
+        requirement_class: RequirementClass,
+        view: SubjectView,
+        anti: tuple[AffinityTerm, ...],
+        near: tuple[AffinityTerm, ...],
+        outside: Bits = 0,
+    ) -> tuple[list[int], list[float]]:
+        """Place a group that found no room where it started: in another domain, if near terms only tie it to itself.
+
+        Like `_fill`, but all replicas or none.
+        """
+        self._take_back()
+        overlay = self.overlay
+        near_by, starting = overlay.workers_near(near, view)
+        if not starting:
+            return [], []
+        usable = near_by & overlay.workers_for_starting(starting)
+        blocked = outside | named_workers(overlay.index, workload.excluded)
+        blocked |= overlay.workers_in_conflict(anti, overlay.matched(view))
+        blocked |= overlay.workers_with_ports_taken(requirement_class.requirements)
+        if anti:
+            blocked |= overlay.reserved
+        feasible = 0
+        for part in requirement_class.levels:
+            feasible |= part
+        feasible = minus(feasible & usable, blocked)
+        for part in domains_with_room(overlay, requirement_class, starting, feasible, workload.replicas):
+            elsewhere = outside | minus(overlay.index.alive, part)
+            workers, scores = self._fill(workload, requirement_class, view, anti, near, elsewhere)
+            if len(workers) == workload.replicas:
+                return workers, scores
+            self._take_back()
+        return [], []
+
+    def _fill(
         self,
         workload: PendingWorkload,
         requirement_class: RequirementClass,

@@ -271,7 +271,9 @@ class Packing:
                 if fit is not None:
                     break
                 replicas_placed = self.placer.replicas_placed
-                size = max(-(-(workload.replicas - replicas_placed) // each), 1) * growth.zones
+                # A group near itself may have to start in a domain without any of the replicas that found room.
+                missing = workload.replicas - (0 if workload.requirements.near else replicas_placed)
+                size = max(-(-missing // each), 1) * growth.zones
                 batch, growth.closed = growth.closed[:size], growth.closed[size:]
                 self._open(batch)
                 opened += batch
