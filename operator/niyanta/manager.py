@@ -296,8 +296,8 @@ class Operator:
         return "" if self.watcher.alive else "kopf's supervisor has ended"
 
     def _ready(self) -> str:
-        if not all(reflector.synced.is_set() for reflector in self.cache.reflectors):
-            return "nodes and pods are not listed yet"
+        if missing := self.cache.not_synced():
+            return f"not listed yet: {', '.join(missing)}"
         if not self.watcher.ready:
             return "kopf is not watching yet"
         if self.cache.silence() > SILENCE_LIMIT_SECONDS:

@@ -7,6 +7,7 @@ UID of the object, so that a later object of the same name is never changed; the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -347,9 +348,10 @@ class ApiClient:
         if found is ErrorKind.NOT_FOUND:
             return False
         if found is ErrorKind.CONFLICT and uid:
-            current = await self.get(kind, name, namespace=namespace)
-            if current is None or current["metadata"]["uid"] != uid:
-                return False
+            with contextlib.suppress(ApiError):  # nodes can't be read by name
+                current = await self.get(kind, name, namespace=namespace)
+                if current is None or current["metadata"].get("uid") != uid:
+                    return False
         raise error
 
 

@@ -119,6 +119,10 @@ class ClusterCache:
         for reflector in self.reflectors:
             await reflector.synced.wait()
 
+    def not_synced(self) -> list[str]:
+        """Resources that have not been listed yet."""
+        return [reflector.resource for reflector in self.reflectors if not reflector.synced.is_set()]
+
     async def relist_consistent(self) -> None:
         """Return when the stores are at least as new as this call (a new leader does this before it places)."""
         await asyncio.gather(*(reflector.relist_consistent() for reflector in self.reflectors))
