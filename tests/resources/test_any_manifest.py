@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from niyanta.lifecycle import Door
@@ -21,6 +21,7 @@ from niyanta.resources.models.base import InvalidManifestError, parse
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.worker_pool import WorkerPool
 from niyanta.resources.ownership import check_terms, term_uses
+from tests.resources.repeated import repeated
 
 pytestmark = pytest.mark.unit
 
@@ -145,12 +146,18 @@ def test_the_base_is_accepted() -> None:
     _handle(SPEC)
 
 
-@example(("template", "spec", "containers", 0, "env", 0, "name"), [], None)
-@given(st.sampled_from(sorted(_paths(SPEC), key=str)), JUNK | DEEP, st.none() | KEYS)
-def test_any_json_in_a_workload(path: tuple[Any, ...], junk: Any, key: str | None) -> None:
-    refusal = _refusal(lambda: _handle(_changed(SPEC, path, junk, key)))
-    assert len(refusal) < 2500
-    assert refusal.isprintable()
+@pytest.mark.poison
+@pytest.mark.timeout(1200)
+def test_any_json_in_a_workload() -> None:
+    @settings(deadline=None)
+    @example(("template", "spec", "containers", 0, "env", 0, "name"), [], None)
+    @given(st.sampled_from(sorted(_paths(SPEC), key=str)), JUNK | DEEP, st.none() | KEYS)
+    def check(path: tuple[Any, ...], junk: Any, key: str | None) -> None:
+        refusal = _refusal(lambda: _handle(_changed(SPEC, path, junk, key)))
+        assert len(refusal) < 2500
+        assert refusal.isprintable()
+
+    repeated(check)
 
 
 CUSTOMER: dict[str, Any] = {

@@ -6,11 +6,12 @@ import re
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from niyanta.resources.models.base import InvalidManifestError
 from niyanta.resources.quantity import LARGEST, PATTERN, base_units, quantities, valid
+from tests.resources.repeated import repeated
 
 pytestmark = pytest.mark.unit
 
@@ -119,13 +120,20 @@ ANYTHING = st.one_of(
 )
 
 
-@given(ANYTHING, st.sampled_from(["cpu", "memory"]))
-def test_any_value_is_a_quantity_or_refused(value: object, resource: str) -> None:
+@pytest.mark.poison
+@pytest.mark.timeout(1200)
+def test_any_value_is_a_quantity_or_refused() -> None:
     """Nothing else is raised, and the results fit 64 bits."""
-    accepted = valid(value)
-    try:
-        units = base_units(resource, value, "f")
-    except InvalidManifestError:
-        return
-    assert accepted
-    assert 0 <= units <= LARGEST
+
+    @settings(deadline=None)
+    @given(ANYTHING, st.sampled_from(["cpu", "memory"]))
+    def check(value: object, resource: str) -> None:
+        accepted = valid(value)
+        try:
+            units = base_units(resource, value, "f")
+        except InvalidManifestError:
+            return
+        assert accepted
+        assert 0 <= units <= LARGEST
+
+    repeated(check)
