@@ -1,6 +1,9 @@
 # One image for all processes: `niyanta operator`, `niyanta api`, `niyanta migrate`.
 
-FROM python:3.13-slim AS build
+# Builds of a release name the base image by digest: --build-arg BASE_IMAGE=python:3.13-slim@sha256:... (see SECURITY.md).
+ARG BASE_IMAGE=python:3.13-slim
+
+FROM ${BASE_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1
 WORKDIR /src
@@ -18,7 +21,7 @@ RUN pip wheel --no-deps --no-build-isolation --no-index --wheel-dir /dist . \
     && pip --python /opt/niyanta/bin/python install --no-deps --no-index /dist/*.whl
 
 
-FROM python:3.13-slim
+FROM ${BASE_IMAGE}
 # The root file system may be read-only: processes write only to /tmp.
 ENV PATH=/opt/niyanta/bin:$PATH \
     HOME=/tmp \

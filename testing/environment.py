@@ -63,6 +63,7 @@ class Environment:
         shed_load: bool = False,
         fast_node_loss: bool = True,
         extra_args: ExtraArgs | None = None,
+        audit: bool = False,
         adapter: bool = False,
         chart_values: Mapping[str, Any] | None = None,
         operator_env: Mapping[str, str] | None = None,
@@ -75,6 +76,7 @@ class Environment:
             operators: number of operators to start, named operator-1, ...
             durable: Postgres syncs as in production.
             shed_load, fast_node_loss, extra_args: see `Cluster.create`.
+            audit: the API server logs the requests of operators (`Cluster.audit_events`).
             adapter: HorizontalPodAutoscalers can read metrics through the API server once an operator is ready. Only
                 with kwokctl: elsewhere API servers can't reach a local process. While no operator runs, namespaces
                 can't be deleted: Kubernetes needs an answer of every APIService for that.
@@ -87,7 +89,12 @@ class Environment:
         try:
             postgres = Postgres.create(durable=durable, run=owner)
             cluster = Cluster.create(
-                name, run=owner, shed_load=shed_load, fast_node_loss=fast_node_loss, extra_args=extra_args
+                name,
+                run=owner,
+                shed_load=shed_load,
+                fast_node_loss=fast_node_loss,
+                extra_args=extra_args,
+                audited_namespace=OPERATOR_NAMESPACE if audit else "",
             )
             environment = cls(owner, cluster, postgres, logs)
             if adapter:

@@ -39,6 +39,9 @@ SET_BY_CHART = frozenset(
         "require_policies",
         "api_dsn",
         "migrate_dsn",
+        "door_role",
+        "operator_role",
+        "metrics_token_file",
     }
 )
 """Settings that are derived from other values, or that don't apply in a cluster."""

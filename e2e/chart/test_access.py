@@ -10,25 +10,26 @@ from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
 
-READ = ("get", "list", "watch")
+WATCH = ("list", "watch")
+READ = ("get", *WATCH)
 
 ADAPTER = "v1beta2.custom.metrics.k8s.io"
+ADMISSION = "admissionregistration.k8s.io"
 
 OPERATOR_MAY: list[tuple[str, str, str]] = [
     *((verb, "niyanta.io/workloads", "tenant") for verb in (*READ, "create", "delete")),
     ("patch", "niyanta.io/workloads/status", "tenant"),
-    *((verb, "niyanta.io/workerpools", "tenant") for verb in READ),
-    *((verb, "niyanta.io/customers", "") for verb in (*READ, "create")),
-    ("patch", "niyanta.io/customers/status", ""),
+    *((verb, f"niyanta.io/{kind}", "") for kind in ("workerpools", "customers") for verb in WATCH),
+    ("get", "niyanta.io/workerpools", NAMESPACE),
     *(("patch", f"niyanta.io/workerpools{part}", NAMESPACE) for part in ("", "/status")),
     *((verb, "pods", "tenant") for verb in (*READ, "create", "patch", "delete")),
-    *((verb, resource, "") for verb in READ for resource in ("nodes", "namespaces")),
+    *((verb, resource, "") for verb in WATCH for resource in ("nodes", "namespaces", "node.k8s.io/runtimeclasses")),
     ("patch", "nodes", ""),
-    *((verb, "limitranges", "tenant") for verb in READ),
-    *((verb, "node.k8s.io/runtimeclasses", "") for verb in READ),
-    *((verb, "apiextensions.k8s.io/customresourcedefinitions", "") for verb in READ),
-    *((verb, "events.k8s.io/events", "tenant") for verb in ("create", "patch")),
-    *((verb, "configmaps:niyanta-fence", NAMESPACE) for verb in ("get", "patch", "update")),
+    *((verb, "limitranges", "tenant") for verb in WATCH),
+    ("get", "apiextensions.k8s.io/customresourcedefinitions:workloads.niyanta.io", ""),
+    *(("get", f"{ADMISSION}/validatingadmissionpolic{end}:niyanta-fence", "") for end in ("ies", "ybindings")),
+    ("create", "events.k8s.io/events", "tenant"),
+    *((verb, "configmaps:niyanta-fence", NAMESPACE) for verb in ("get", "patch")),
     ("create", "configmaps", NAMESPACE),
     *((verb, "secrets:niyanta-metrics-adapter-tls", NAMESPACE) for verb in ("get", "patch")),
     *((verb, f"apiregistration.k8s.io/apiservices:{ADAPTER}", "") for verb in ("get", "patch")),
@@ -50,7 +51,13 @@ OPERATOR_MAY_NOT: list[tuple[str, str, str]] = [
     ("update", "niyanta.io/workloads/status", "tenant"),
     *((verb, "niyanta.io/workerpools", NAMESPACE) for verb in ("create", "update", "delete")),
     *(("patch", f"niyanta.io/workerpools{part}", "tenant") for part in ("", "/status", "/scale")),
-    *((verb, "niyanta.io/customers", "") for verb in ("update", "patch", "delete")),
+    *((verb, "niyanta.io/customers", "") for verb in ("get", "create", "update", "patch", "delete")),
+    *((verb, "niyanta.io/customers/status", "") for verb in ("update", "patch")),
+    *(("get", resource, "") for resource in ("nodes", "namespaces", "node.k8s.io/runtimeclasses")),
+    *((verb, "apiextensions.k8s.io/customresourcedefinitions", "") for verb in READ),
+    ("get", f"{ADMISSION}/validatingadmissionpolicies:another", ""),
+    ("patch", "events.k8s.io/events", "tenant"),
+    ("update", "configmaps:niyanta-fence", NAMESPACE),
     *((verb, "configmaps", place) for verb in READ for place in ("tenant", NAMESPACE)),
     ("create", "configmaps", "tenant"),
     ("delete", "configmaps:niyanta-fence", NAMESPACE),
@@ -64,7 +71,7 @@ OPERATOR_MAY_NOT: list[tuple[str, str, str]] = [
     ("create", "apps/deployments", "tenant"),
     ("create", "batch/jobs", "tenant"),
     ("patch", "apiextensions.k8s.io/customresourcedefinitions", ""),
-    ("patch", "admissionregistration.k8s.io/validatingadmissionpolicies", ""),
+    *((verb, f"{ADMISSION}/validatingadmissionpolicies", "") for verb in ("list", "create", "patch", "delete")),
     *((verb, "rbac.authorization.k8s.io/clusterroles", "") for verb in ("create", "bind", "escalate")),
     ("impersonate", "users", ""),
 ]

@@ -79,22 +79,22 @@ def test_the_operator_may_dispatch_and_drain_only_with_the_door(renderer: Render
     assert "create" in rules(with_door, "workloads")
     assert "patch" in rules(with_door, "nodes")
     assert rules(without, "workloads") == {"get", "list", "watch", "delete"}
-    assert rules(without, "nodes") == {"get", "list", "watch", "patch"}  # for scaling
+    assert rules(without, "nodes") == {"list", "watch", "patch"}  # for scaling
     no_drain = renderer.objects(VALUE_SETS["no drain"])
     assert "create" in rules(no_drain, "workloads")
-    assert rules(no_drain, "nodes") == {"get", "list", "watch"}
+    assert rules(no_drain, "nodes") == {"list", "watch"}
 
 
 def test_permissions_for_scaling_depend_on_its_values(renderer: Renderer) -> None:
     for name, scaling, on_nodes, on_pools in (
-        ("defaults", "true", {"patch"}, {"patch"}),
+        ("defaults", "true", {"patch"}, {"get", "patch"}),
         ("no scaling", "false", {"patch"}, set()),  # draining by REST cordons too
         ("no drain", "false", set(), set()),
-        ("simulated workers", "true", {"patch", "create", "delete"}, {"patch"}),
+        ("simulated workers", "true", {"patch", "create", "delete"}, {"get", "patch"}),
     ):
         objects = renderer.objects(VALUE_SETS[name])
-        assert rules(objects, "nodes") == {"get", "list", "watch", *on_nodes}, name
-        assert rules(objects, "workerpools") == {"get", "list", "watch"}, name
+        assert rules(objects, "nodes") == {"list", "watch", *on_nodes}, name
+        assert rules(objects, "workerpools") == {"list", "watch"}, name
         here = next(o for o in objects if o["kind"] == "Role" and o["metadata"]["name"] == "niyanta-operator")
         verbs = {verb for rule in here["rules"] if "workerpools" in rule["resources"] for verb in rule["verbs"]}
         assert verbs == on_pools, name

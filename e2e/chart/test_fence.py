@@ -148,7 +148,7 @@ def test_others_may_change_pods_of_the_operator_except_its_keys(
     set_fence("1")
     as_operator.post(PODS, workload_pod("ours", {"niyanta.io/epoch": "1"}, {"niyanta.io/note": "a"}))
     path = f"{PODS}/ours"
-    for change in (
+    refused: list[JSON] = [
         {"labels": {"niyanta.io/epoch": "2"}},
         {"labels": {"niyanta.io/epoch": None}},
         {"labels": {"niyanta.io/new": "x"}},
@@ -156,15 +156,17 @@ def test_others_may_change_pods_of_the_operator_except_its_keys(
         {"annotations": {"niyanta.io/note": "b"}},
         {"annotations": {"niyanta.io/note": None}},
         {"annotations": {"niyanta.io/new": "x"}},
-    ):
+    ]
+    for change in refused:
         with pytest.raises(ApiError, match=r"niyanta-fence.*set and changed by the operator alone"):
             installed.api.patch(path, {"metadata": change})
-    for change in (
+    allowed: list[JSON] = [
         {"labels": {"app": "x"}, "annotations": {"sim/run-for": "1h"}},
         {"labels": {"app": None}},
         {"finalizers": ["example.com/hold"]},
         {"finalizers": None},
-    ):
+    ]
+    for change in allowed:
         installed.api.patch(path, {"metadata": change})
     as_operator.patch(path, {"metadata": {"labels": {"niyanta.io/new": "x"}, "finalizers": ["niyanta.io/outcome"]}})
     as_operator.patch(path, {"metadata": {"labels": {"niyanta.io/new": None}, "finalizers": None}})

@@ -24,6 +24,20 @@ VALUE_SETS: dict[str, JSON] = {
     "replicas' secret": {
         "postgres": {**DSN["postgres"], "replicas": {"existingSecret": "pg-replicas", "key": "uris"}},
     },
+    "own connection strings": {
+        "postgres": {
+            **DSN["postgres"],
+            "operatorRole": "placer",
+            "api": {"dsn": "postgresql://door@db.example/niyanta", "role": "door"},
+            "migrate": {"existingSecret": "pg-owner", "key": "uri"},
+        },
+    },
+    "metrics with a token": {**DSN, "metrics": {"token": {"existingSecret": "metrics-token"}}},
+    "no network policies": {
+        **DSN,
+        "operator": {"networkPolicy": {"enabled": False}},
+        "api": {"networkPolicy": {"enabled": False}},
+    },
     "default customer": {**DSN, "defaultCustomer": {"enabled": True}},
     "no conditions for authors": {
         **DSN,
@@ -177,7 +191,9 @@ def test_values_enable_and_disable_objects(renderer: Renderer) -> None:
     assert everything["ValidatingAdmissionPolicy"] == everything["ValidatingAdmissionPolicyBinding"] == 4
     assert kinds("no conditions for authors")["ValidatingAdmissionPolicy"] == 3
     assert "ConfigMap" not in everything
-    assert not {"NetworkPolicy", "Ingress", "HorizontalPodAutoscaler"} & set(everything)
+    assert not {"Ingress", "HorizontalPodAutoscaler"} & set(everything)
+    assert everything["NetworkPolicy"] == 2
+    assert "NetworkPolicy" not in kinds("no network policies")
     for name in ("no replicas", "one replica", "one API replica", "no REST door"):
         assert kinds(name)["PodDisruptionBudget"] == 1, name
     assert kinds("no REST door")["Deployment"] == 1
@@ -189,8 +205,11 @@ def test_values_enable_and_disable_objects(renderer: Renderer) -> None:
     assert kinds("metrics adapter elsewhere")["APIService"] == 1
     assert kinds("everything")["NetworkPolicy"] == kinds("everything")["PodDisruptionBudget"] == 2
     assert kinds("existing secret")["Secret"] == 1
+    assert kinds("own connection strings")["Secret"] == 3
     assert "CustomResourceDefinition" not in kinds("no definitions")
-    assert set(kinds("bare")) == {"Deployment", "Secret", "CustomResourceDefinition", "PodDisruptionBudget"}
+    assert set(kinds("bare")) == {
+        *("Deployment", "Secret", "CustomResourceDefinition", "PodDisruptionBudget", "NetworkPolicy")
+    }
 
 
 @pytest.mark.e2e
@@ -239,24 +258,6 @@ def test_a_wrong_value_is_refused_by_name(renderer: Renderer, values: JSON, word
     with pytest.raises(CommandError, match="don't meet the specifications") as refusal:
         renderer.template({**DSN, **values})
     assert words in str(refusal.value)
-
-
-@pytest.mark.e2e
-def test_a_database_must_be_named_once(renderer: Renderer) -> None:
-    with pytest.raises(CommandError, match=r"set postgres\.existingSecret"):
-        renderer.template({})
-    with pytest.raises(CommandError, match="not both"):
-        renderer.template({"postgres": {"dsn": "postgresql://x", "existingSecret": "pg"}})
-    twice = {"dsns": ["postgresql://r"], "existingSecret": "pg"}
-    with pytest.raises(CommandError, match="not both"):
-        renderer.template({"postgres": {"dsn": "postgresql://x", "replicas": twice}})
-
-
-@pytest.mark.e2e
-def test_a_refusal_does_not_show_the_password(renderer: Renderer) -> None:
-    with pytest.raises(CommandError) as refusal:
-        renderer.template({"postgres": {"dsn": "postgresql://u:hunter2@h/d", "colour": "blue"}})
-    assert "hunter2" not in str(refusal.value)
 
 
 @pytest.mark.e2e
@@ -323,11 +324,11 @@ def test_every_setting_reaches_the_operator_unchanged(renderer: Renderer, monkey
 
 
 @pytest.mark.e2e
-def test_the_connection_string_comes_from_the_secret(renderer: Renderer) -> None:
-    for name, secret, key in (("defaults", "niyanta-postgres", "dsn"), ("existing secret", "pg-app", "uri")):
-        objects = renderer.objects(VALUE_SETS[name])
-        for container in containers(one(objects, "Deployment")):
-            assert environment(container)["NIYANTA_DSN"] == {"secretKeyRef": {"name": secret, "key": key}}
+def test_a_digest_takes_precedence_over_the_tag(renderer: Renderer) -> None:
+    digest = "sha256:" + "0" * 64
+    objects = renderer.objects({**DSN, "image": {"tag": "edge", "digest": digest}})
+    for container in containers(one(objects, "Deployment")):
+        assert container["image"] == f"niyanta/niyanta@{digest}"
 
 
 @pytest.mark.unit

@@ -63,6 +63,7 @@ class Cluster:
         shed_load: bool = False,
         fast_node_loss: bool = True,
         extra_args: ExtraArgs | None = None,
+        audited_namespace: str = "",
     ) -> Cluster:
         """Creates a cluster; takes 4-10 s with kwokctl.
 
@@ -73,13 +74,15 @@ class Cluster:
             fast_node_loss: a lost node is noticed in 8 s and its pods are evicted 5 s later. Each node renews its Lease
                 every 2 s for this: turn it off with more than a few hundred nodes.
             extra_args: further flags by component, without dashes.
+            audited_namespace: log the requests of this namespace's ServiceAccounts (`audit_events`; only with kwokctl).
 
         Raises:
             ClusterError: it did not come up.
             ToolError: its tools can't be built; the message says what to install.
         """
         owner = run or RunDir.create(name)
-        request = Request(f"{name}-{secrets.token_hex(3)}", owner, shed_load, fast_node_loss, extra_args)
+        unique = f"{name}-{secrets.token_hex(3)}"
+        request = Request(unique, owner, shed_load, fast_node_loss, extra_args, audited_namespace)
         try:
             plane = control_plane.create(request)
             cluster = cls(plane, request, owns_run=run is None)
@@ -104,6 +107,10 @@ class Cluster:
     def bin_dir(self) -> Path | None:
         """Folder of kubectl and helm; None when they are on PATH."""
         return self._plane.bin_dir
+
+    def audit_events(self) -> list[JSON]:
+        """The audit events so far (audit.k8s.io/v1 Event)."""
+        return [json.loads(line) for line in self._request.audit_log.read_text().splitlines()]
 
     def delete(self) -> None:
         """Deletes the cluster, and its run when it created that."""

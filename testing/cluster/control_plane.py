@@ -76,6 +76,8 @@ class Request:
         shed_load: keep API priority and fairness and the inflight limits, so that the server answers 429 under load.
         fast_node_loss: notice a lost node in 8 s instead of minutes, and evict after 5 s. Each node renews its Lease
             every 2 s for this: turn it off with more than a few hundred nodes.
+        audited_namespace: the API server logs the requests of this namespace's ServiceAccounts to `audit_log` (only a
+            control plane of kwokctl does); empty: none.
     """
 
     name: str
@@ -83,6 +85,12 @@ class Request:
     shed_load: bool = False
     fast_node_loss: bool = True
     extra_args: ExtraArgs | None = None
+    audited_namespace: str = ""
+
+    @property
+    def audit_log(self) -> Path:
+        """File with one audit event in each line."""
+        return self.run.path / "audit.log"
 
 
 def which_kind() -> Kind:
@@ -225,6 +233,7 @@ def kwokctl_config(request: Request, bin_dir: Path) -> str:
         "requestheader-client-ca-file": str(authority),
         **_REQUEST_HEADERS,
         **(_FAST_LOSS_ARGS if request.fast_node_loss else {}),
+        **(_audit_args(request) if request.audited_namespace else {}),
         **extra.get("kube-apiserver", {}),
     }
     # Nothing restarts a component that ends itself because it lost its lease while the API server hung.
@@ -259,6 +268,15 @@ def kwokctl_config(request: Request, bin_dir: Path) -> str:
         ],
     }
     return yaml.safe_dump(head, sort_keys=False, width=1000) + "---\n" + stages.render()
+
+
+def _audit_args(request: Request) -> dict[str, str]:
+    """Flags of the audit log, and its policy in a file."""
+    group = f"system:serviceaccounts:{request.audited_namespace}"
+    rules = [{"level": "Metadata", "userGroups": [group], "omitStages": ["RequestReceived"]}, {"level": "None"}]
+    policy = request.run.path / "audit-policy.yaml"
+    policy.write_text(yaml.safe_dump({"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "rules": rules}))
+    return {"audit-policy-file": str(policy), "audit-log-path": str(request.audit_log), "audit-log-mode": "blocking"}
 
 
 def _kwokctl_env(request: Request, bin_dir: Path) -> dict[str, str]:

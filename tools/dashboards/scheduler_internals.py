@@ -291,6 +291,11 @@ DOOR = Row(
             (f"sum by (instance) (niyanta_api_requests_in_hand{{{NS}}})", "{{instance}}"),
         ),
         panel(
+            "REST connections",
+            "Open connections, by process.",
+            (f"sum by (instance) (niyanta_api_connections{{{NS}}})", "{{instance}}"),
+        ),
+        panel(
             "Limited REST requests",
             "Requests and connections per second that a limit of the REST door refused or closed.",
             (rate("niyanta_api_limited_total", NS, "limit") + " > 0 or vector(0)", "{{limit}}"),

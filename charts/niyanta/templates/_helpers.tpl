@@ -84,7 +84,11 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccoun
 {{- end }}
 
 {{- define "niyanta.image" -}}
-{{ .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- if .Values.image.digest }}
+{{- .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else }}
+{{- .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- end }}
 {{- end }}
 
 {{- define "niyanta.dsnSecretName" -}}
@@ -97,6 +101,42 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccoun
 {{- else }}
 {{- fail "Niyanta needs a Postgres database: set postgres.existingSecret to the name of a Secret with the connection string under postgres.key (default `dsn`), or set postgres.dsn to the connection string." }}
 {{- end }}
+{{- end }}
+
+{{/* Secret with the connection string of `part` (api or migrate); empty if that part uses the operator's. */}}
+{{- define "niyanta.ownSecretName" -}}
+{{- $own := get .root.Values.postgres .part }}
+{{- if and $own.dsn $own.existingSecret }}
+{{- fail (printf "Set postgres.%s.dsn or postgres.%s.existingSecret, not both." .part .part) }}
+{{- else if $own.existingSecret }}
+{{- $own.existingSecret }}
+{{- else if $own.dsn }}
+{{- printf "%s-postgres-%s" (include "niyanta.fullname" .root) .part }}
+{{- end }}
+{{- end }}
+
+{{/* Variable with the connection string of `part`: its own, else the operator's. */}}
+{{- define "niyanta.dsnEnv" -}}
+{{- $secret := include "niyanta.ownSecretName" . }}
+- name: {{ if $secret }}NIYANTA_{{ upper .part }}_DSN{{ else }}NIYANTA_DSN{{ end }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ default (include "niyanta.dsnSecretName" .root) $secret }}
+      key: {{ ternary (get .root.Values.postgres .part).key .root.Values.postgres.key (ne $secret "") }}
+{{- end }}
+
+{{/* Environment of `niyanta migrate`. */}}
+{{- define "niyanta.migrateEnv" -}}
+{{ include "niyanta.dsnEnv" (dict "root" . "part" "migrate") }}
+{{- with .Values.postgres.api.role }}
+- name: NIYANTA_DOOR_ROLE
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.postgres.operatorRole }}
+- name: NIYANTA_OPERATOR_ROLE
+  value: {{ . | quote }}
+{{- end }}
+{{ include "niyanta.commonEnv" . }}
 {{- end }}
 
 {{/* Empty if there are no replicas. */}}
@@ -117,13 +157,8 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccoun
 {{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ toString . }}{{ end }}
 {{- end }}
 
-{{/* Environment of every process: database, namespace and identity, settings. */}}
+{{/* Environment of every process: namespace, identity and settings. */}}
 {{- define "niyanta.commonEnv" -}}
-- name: NIYANTA_DSN
-  valueFrom:
-    secretKeyRef:
-      name: {{ include "niyanta.dsnSecretName" . }}
-      key: {{ .Values.postgres.key }}
 - name: NIYANTA_NAMESPACE
   valueFrom:
     fieldRef:
@@ -140,8 +175,43 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccoun
 {{- end }}
 {{- end }}
 
+{{- define "niyanta.tokenEnv" -}}
+{{- if .Values.metrics.token.existingSecret }}
+- name: NIYANTA_METRICS_TOKEN_FILE
+  value: /etc/niyanta/metrics/token
+{{- end }}
+{{- end }}
+
+{{- define "niyanta.tokenMount" -}}
+{{- if .Values.metrics.token.existingSecret }}
+- name: metrics-token
+  mountPath: /etc/niyanta/metrics
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "niyanta.tokenVolume" -}}
+{{- with .Values.metrics.token }}
+{{- if .existingSecret }}
+- name: metrics-token
+  secret:
+    secretName: {{ .existingSecret }}
+    defaultMode: 0440
+    items:
+      - key: {{ .key }}
+        path: token
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- define "niyanta.env" -}}
+- name: NIYANTA_DSN
+  valueFrom:
+    secretKeyRef:
+      name: {{ include "niyanta.dsnSecretName" . }}
+      key: {{ .Values.postgres.key }}
 {{ include "niyanta.commonEnv" . }}
+{{- include "niyanta.tokenEnv" . }}
 - name: NIYANTA_SERVICE_ACCOUNT
   value: {{ include "niyanta.serviceAccountName" . }}
 - name: NIYANTA_DEFAULT_CUSTOMER
