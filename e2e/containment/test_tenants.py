@@ -77,7 +77,7 @@ def test_a_hostile_tenant(
         assert bystander.workloads.database.leader()["epoch"] > epoch
         assert door.process.running
     assert attack.errors == []
-    assert attack.created > OBJECTS / 4, "the attack did not take place"
+    assert attack.created > OBJECTS / 4, f"the attack did not take place: {attack.refused}"
     print(
         f"\nbystander beside {attack.created} hostile objects: placed p95 {p95(placed):.2f} s, longest "
         f"{max(placed):.2f} s; POST p95 {p95(posts) * 1000:.0f} ms"

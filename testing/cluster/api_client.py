@@ -71,7 +71,7 @@ class Api:
         timeout: float = 60,
     ) -> JSON:
         """One request; returns the answer as JSON (a text that is not JSON as {"text": ...}). A body of bytes is sent
-        as it is.
+        as it is, and its answer returned as text, which Python may be unable to parse.
 
         Raises:
             ApiError: the answer is not 2xx.
@@ -86,6 +86,8 @@ class Api:
         text = answer.data.decode()
         if not 200 <= answer.status < 300:
             raise ApiError(method, path, answer.status, text)
+        if isinstance(body, bytes):
+            return {"text": text}
         try:
             parsed = json.loads(text)
         except ValueError:

@@ -23,6 +23,7 @@ class TenantAttack:
 
     Attributes:
         created: number of Workload objects that the API server accepted.
+        refused: its messages for the others, without repetitions.
         errors: unexpected exceptions of the threads.
     """
 
@@ -38,6 +39,7 @@ class TenantAttack:
         self._admin = tenant.workloads.cluster.api
         self._stop = threading.Event()
         self.created = 0
+        self.refused: set[str] = set()
         self.errors: list[BaseException] = []
         parts = (self._flood_objects, self._flood_submissions, self._hold_sockets)
         self._threads = [threading.Thread(target=self._guard, args=(part,), daemon=True) for part in parts]
@@ -101,9 +103,11 @@ class TenantAttack:
             in_parallel(self._create, range(start, min(start + 50, self._objects)))
 
     def _create(self, number: int) -> None:
-        with suppress(ApiError):  # refused by the schema or a policy
+        try:
             self._user.post(self._tenant.path, self.manifest(number))
             self.created += 1
+        except ApiError as error:  # refused by the schema or a policy
+            self.refused.add(str(error).partition(":")[2][:300])
 
     def _flood_submissions(self) -> None:
         for start in range(0, self._objects, 500):
