@@ -59,7 +59,8 @@ class Event(enum.Enum):
     RETRY = "Retry"
     """The attempt failed or was lost and retries are left; counts against maxRetries."""
     REQUEUE = "Requeue"
-    """The attempt never ran, for a reason outside the workload (rejected by a kubelet); doesn't count."""
+    """The attempt didn't run, or was ended, for a reason outside the workload (rejected by a kubelet, evicted); doesn't
+    count."""
     FAIL = "Fail"
     """Retries are used up, or the API server rejects the pod permanently."""
     SUSPEND = "Suspend"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from niyanta.lifecycle import Door, Phase
 from niyanta.resources.labels import REST_ID
+from niyanta.scheduler.intake import object_to_row
+from niyanta.scheduler.pods.rest_object import rest_id
 from niyanta.scheduler.recovery.adoption import submitted_name
 from niyanta.store.postgres.pool import Pool
 from tests.fakes.cluster import FakeCluster
@@ -254,3 +258,31 @@ def test_only_objects_of_the_leader_stand_for_a_submission(id_: str) -> None:
 def test_the_name_of_a_submission_is_its_objects_without_the_suffix(name: str, submitted: str) -> None:
     labels = {REST_ID: "0a1b2c3d-0000-4000-8000-000000000000"}
     assert submitted_name({"metadata": {"name": name, "namespace": "team", "labels": labels}}) == submitted
+
+
+async def test_a_submission_that_raises_leaves_the_others(
+    old: LeaderUnderTest,
+    make_leader: MakeLeader,
+    cluster: FakeCluster,
+    pool: Pool,
+    rest_job: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    uid = await old.placed("job", "n1")
+    await old.close()
+    await emptied(pool)
+    read_object = object_to_row.read_object
+
+    def fail(obj: dict[str, Any], *args: Any) -> Any:
+        if rest_id(obj) == "" and obj["metadata"]["uid"] != uid:
+            raise ZeroDivisionError
+        return read_object(obj, *args)
+
+    monkeypatch.setattr(object_to_row, "read_object", fail)
+    leader = make_leader(adopting=True)
+    await leader.recover()
+    assert (await leader.row(uid)).phase is Phase.SCHEDULED
+    assert cluster.live_pods(rest_job)
+    async with pool.connection() as connection:
+        counted = await (await connection.execute("SELECT count(*) FROM workloads")).fetchone()
+    assert counted == (1,), "its object isn't taken for a workload of a user"

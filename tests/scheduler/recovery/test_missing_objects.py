@@ -91,6 +91,22 @@ async def test_held_rows_keep_their_placement_until_their_objects_are_back(
     assert metric("niyanta_held_missing_objects", customer="acme") is None
 
 
+async def test_held_rows_whose_pods_are_gone_take_no_capacity(
+    old: LeaderUnderTest, make_leader: MakeLeader, cluster: FakeCluster
+) -> None:
+    cluster.set_customer("umbrella", "lab")
+    lost = [await old.placed(f"lost-{number}", "n1", cpu="300m") for number in range(12)]
+    await deleted_meanwhile(old, lost)
+    for uid in lost[1:]:
+        old.kubelet.lose(uid)
+    leader = make_leader()
+    await leader.start()
+    uid = cluster.submit("job", namespace="lab", cpu="3")
+    await leader.reaches(uid, Phase.SCHEDULED)
+    assert {row.phase for row in await leader.rows(lost)} == {Phase.SCHEDULED}
+    assert cluster.charged(lost[0]) == ["n1"], "its pod still runs"
+
+
 async def test_without_any_object_rest_submissions_are_placed(
     old: LeaderUnderTest, make_leader: MakeLeader, cluster: FakeCluster, submit_rest: SubmitRest
 ) -> None:

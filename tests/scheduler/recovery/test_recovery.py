@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from niyanta.containment import Boundary
 from niyanta.lifecycle import Event, Phase
+from niyanta.scheduler.intake import object_to_row
+from niyanta.store.rows import WorkloadRow
 from tests.fakes.cluster import FakeCluster
-from tests.fakes.leader import LeaderUnderTest, until
+from tests.fakes.leader import LeaderUnderTest, contained_errors, until
 from tests.scheduler.conftest import MakeLeader
 
 pytestmark = pytest.mark.store
@@ -167,3 +172,25 @@ async def test_recovery_waits_for_postgres_and_the_api_server(make_leader: MakeL
     assert not leader.recovered.is_set()
     cluster.away = False
     await leader.reaches(uid, Phase.SCHEDULED)
+
+
+async def test_a_row_that_raises_leaves_the_others(
+    old: LeaderUnderTest, make_leader: MakeLeader, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = [await old.placed(name, "n1", cpu="100m") for name in ("bad", "good")]
+    old.kubelet.run(good)
+    await old.close()
+    read_row = object_to_row.read_row
+
+    def fail(row: WorkloadRow, *args: Any, **kwargs: Any) -> Any:
+        if row.id == bad:
+            raise ZeroDivisionError
+        return read_row(row, *args, **kwargs)
+
+    monkeypatch.setattr(object_to_row, "read_row", fail)
+    before = contained_errors(Boundary.ROW)
+    leader = make_leader()
+    await leader.recover()
+    assert contained_errors(Boundary.ROW) > before
+    assert (await leader.row(good)).phase is Phase.RUNNING
+    assert cluster.live_pods(bad), "its pods are left alone"

@@ -54,21 +54,24 @@ class Adoption:
 
     # --- rows of REST submissions -------------------------------------------------------------------------------------
 
-    async def rebuild(self, objects: Sequence[Manifest]) -> None:
+    async def rebuild(self, objects: Sequence[Manifest]) -> Sequence[Manifest]:
         """Rebuild and load the rows of REST submissions that have an object. Must run before admission, which would
-        take the objects for workloads of users."""
+        take the objects for workloads of users. Returns the objects without those that could not be rebuilt."""
         found: dict[str, tuple[str, Manifest]] = {}
         for obj in sorted(objects, key=self._owns_pods):  # a user may set the label: the object with pods prevails
             with contained(Boundary.OBJECT, str(obj["metadata"].get("uid", ""))):
                 name = submitted_name(obj)
                 if name:
                     found[rest_id(obj)] = (name, obj)
+        failed: set[str] = set()
         async for part in in_slices(list(found), BATCH_ROWS, tick=self._tick):
             rows = {row.id: row for row in await self._store.get_workloads(part)}
             lacking = [i for i in part if i not in rows]
             rows |= await self._insert({i: found[i] for i in lacking})
             for id_, row in rows.items():
                 await self._follow_object(row, found[id_][1])
+            failed |= {found[id_][1]["metadata"]["uid"] for id_ in part if id_ not in rows}
+        return [obj for obj in objects if obj["metadata"]["uid"] not in failed]
 
     def _owns_pods(self, obj: Manifest) -> bool:
         meta, id_ = obj["metadata"], rest_id(obj)

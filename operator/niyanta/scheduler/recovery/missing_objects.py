@@ -156,6 +156,8 @@ class MissingObjects:
             tracked.object_missing = True
             self._held[tracked.id] = now
             self._state.workloads.dequeue(tracked.id)
+            if tracked.row.phase.bound:  # pods that still run stay charged; those that were deleted leave their room
+                self._cluster.unclaim(tracked.id, tracked.row.attempt)
             self._reasons.add(tracked.id, RowReason.OBJECT_MISSING, message(tracked.row.customer))
         for customer, count in Counter(tracked.row.customer for tracked in missing).items():
             logger.error(
@@ -244,6 +246,9 @@ class MissingObjects:
             if tracked.row.phase.terminal:
                 continue
             self._transitions.settle(tracked)
+            row = tracked.row
+            if row.phase.bound and tracked.requirements is not None:
+                self._cluster.claim(row.id, row.attempt, row.workers, tracked.requirements, tracked.subject)
             create_missing_pods(tracked, cluster=self._cluster, creator=self._creator)
         self._work_queue.put_workloads(tracked.id for tracked in workloads)
 

@@ -68,7 +68,7 @@ class Recovery:
         objects = [obj for obj in listed.items if not obj["metadata"].get("deletionTimestamp")]
         adopting = self._state.adopting
         if adopting:
-            await self._adoption.rebuild(objects)
+            objects = list(await self._adoption.rebuild(objects))
         await self._admission.take_in(objects)
         if adopting:
             await self._adoption.follow_pods()
