@@ -18,7 +18,7 @@ import msgspec
 from niyanta.cluster.api.errors import ApiError, NotSentError
 from niyanta.cluster.api.objects import Node, Pod, PodStatus
 from niyanta.cluster.kubernetes import OUT_OF_SERVICE, worker_state
-from niyanta.cluster.state.pod_view import pod_view
+from niyanta.cluster.state.pod_view import in_place, pod_view
 from niyanta.engine.sizing.pool_fit import EmptyPool
 from niyanta.engine.snapshot.deltas import (
     DeltaCursor,
@@ -60,7 +60,9 @@ class FakeCluster(SimulatedCluster):
         return [
             pod_view(pod, self.node_state(pod.spec.node_name))
             for pod in self.live_pods(workload_id)
-            if owner_uid in (None, pod.owner_uid) and namespace in (None, pod.namespace)
+            if owner_uid in (None, pod.owner_uid)
+            and namespace in (None, pod.namespace)
+            and in_place(pod, self._usage.claimed_workers)
         ]
 
     def namespace_enabled(self, namespace: str) -> bool | None:

@@ -11,12 +11,11 @@ from typing import Any
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, ErrorKind, WritesClosedError, error_kind
 from niyanta.cluster.api.kinds import NODES, ResourceKind
-from niyanta.cluster.api.objects import Pod
 from niyanta.cluster.leadership import fence
 from niyanta.cluster.state import empty_workers
 from niyanta.cluster.state.cache import ClusterCache
 from niyanta.cluster.state.namespace_defaults import defaults_from
-from niyanta.cluster.state.pod_view import number, pod_view
+from niyanta.cluster.state.pod_view import in_place, pod_view
 from niyanta.cluster.state.pool_info import pool_infos
 from niyanta.cluster.status.event_recorder import EventRecorder
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
@@ -123,14 +122,10 @@ class KubernetesCluster:
         return [
             pod_view(pod, self.node_state(pod.spec.node_name))
             for pod in self._cache.pods_of(workload_id)
-            if owner_uid in (None, pod.owner_uid) and namespace in (None, pod.namespace) and self._is_in_place(pod)
+            if owner_uid in (None, pod.owner_uid)
+            and namespace in (None, pod.namespace)
+            and in_place(pod, self._cache.claimed_workers)
         ]
-
-    def _is_in_place(self, pod: Pod) -> bool:
-        """True unless a row has its attempt, with another worker for its index."""
-        attempt, index = number(pod.labels.get(ATTEMPT)), number(pod.labels.get(INDEX))
-        workers = self._cache.claimed_workers(pod.workload_uid, attempt)
-        return workers is None or (0 <= index < len(workers) and workers[index] == pod.spec.node_name)
 
     def namespace_enabled(self, namespace: str) -> bool | None:
         return self._cache.namespace_enabled(namespace)

@@ -239,6 +239,17 @@ async def test_a_large_burst_lets_other_tasks_run() -> None:
     assert longest < 0.5  # bench measures the goal of 100 ms; this finds a missing yield on a busy machine
 
 
+async def test_metadata_alone_is_asked_for_in_the_forms_of_lists_and_of_watches() -> None:
+    async with fake_api(listing(10, pod("a", 1)), watching()) as api:
+        reflector = Reflector(api.connection, PODS, Pod, lambda _: None, metadata_only=True, settings=QUICK)
+        task = asyncio.create_task(reflector.run())
+        await until(lambda: len(api.requests) == 2)
+        forms = [request.headers["Accept"].split(";")[1] for request in api.requests]
+        assert forms == ["as=PartialObjectMetadataList", "as=PartialObjectMetadata"]
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
 def bad(name: str, rv: int) -> dict[str, Any]:
     """A pod that the decoder refuses, because a field has another type."""
     return pod(name, rv) | {"spec": {"nodeName": 7, "containers": None}}

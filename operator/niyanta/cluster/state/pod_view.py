@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from niyanta.cluster.api.objects import ContainerStatus, Pod
 from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, WORKLOAD_UID
 from niyanta.scheduler.cluster_api import NodeState, PodPhase, PodView
@@ -42,6 +44,14 @@ def pod_view(pod: Pod, node: NodeState) -> PodView:
             (c.reason or c.type for c in status.conditions if c.type == "DisruptionTarget" and c.status == "True"), ""
         ),
     )
+
+
+def in_place(pod: Pod, claimed_workers: Callable[[str, int], Sequence[str] | None]) -> bool:
+    """True unless a row has the pod's attempt, with another worker for its index. `claimed_workers`: as of
+    `ClusterCache`."""
+    workers = claimed_workers(pod.workload_uid, number(pod.labels.get(ATTEMPT)))
+    index = number(pod.labels.get(INDEX))
+    return workers is None or (0 <= index < len(workers) and workers[index] == pod.spec.node_name)
 
 
 def _statuses(pod: Pod) -> tuple[ContainerStatus, ...]:
