@@ -76,7 +76,7 @@ class TenantAttack:
             {"hard": {"pools": [self._victim]}},
             {"hard": {"pools": [name]}},
         )
-        spec: JSON = {"affinity": kinds[number % len(kinds)], "priority": 1000, "replicas": 1 + number % 3}
+        spec: JSON = {"affinity": kinds[number % len(kinds)], "priority": 100, "replicas": 1 + number % 3}
         if number % 11 == 0:
             spec["customer"] = self._victim
         container = {
