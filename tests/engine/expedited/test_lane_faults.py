@@ -143,7 +143,9 @@ def test_a_group_near_itself_gets_its_workers_reserved_in_one_zone() -> None:
     group = replace(group, requirements=replace(group.requirements, anti=(), near=(near,)))
     nodes = (zoned("a", "z1"), zoned("b", "z2"), zoned("c", "z2"), zoned("d", "z3"))
     snapshot = cluster(*nodes, charges=tuple(runs(f"r{name}", name, 4000) for name in ("b", "c")))
-    state = LaneState(begun(snapshot, [group]).members, accounts=generous(snapshot).accounts)
+    three = replace(group, id="three", replicas=3)
+    state = LaneState(begun(snapshot, [group, three]).members, accounts=generous(snapshot).accounts)
+    assert set(state.members) == {"group"}, "no zone could ever hold three"
     plan = follow(snapshot, state, [group], LATE + 1)
     assert plan.lane is not None
     assert [r.workers for r in plan.lane.reservations] == [("b", "c")], "a and d are free, but apart"

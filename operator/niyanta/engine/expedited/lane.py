@@ -20,7 +20,8 @@ from niyanta.engine.placement.domains import split, total
 from niyanta.engine.placement.feasibility import named_workers
 from niyanta.engine.placement.placer import Placer
 from niyanta.engine.placement.requirement_class import RequirementClass
-from niyanta.engine.snapshot.bitset import Bits, IntArray, iterate, minus, to_indices
+from niyanta.engine.snapshot.affinity_terms import AffinityTerm
+from niyanta.engine.snapshot.bitset import Bits, IntArray, iterate, minus
 from niyanta.engine.snapshot.snapshot import DEVICES_RESOURCE, SLOTS_RESOURCE, WHOLE_WORKER
 from niyanta.engine.types import PendingWorkload
 
@@ -149,13 +150,16 @@ class ExpeditedLane:
             self.members[workload.id] = LaneMember(workload.id, customer, workload.queued_at, last[customer], self.now)
 
     def _is_possible(self, workload: PendingWorkload) -> bool:
-        _, workers, pods = self._when_empty(workload)
+        requirement_class, workers, pods = self._when_empty(workload)
         if not workers or (workload.replicas == 1 and not workload.excluded):
             return bool(workers)
-        usable = to_indices(
-            minus(workers, named_workers(self.overlay.index, workload.excluded)), self.overlay.snapshot.capacity
-        )
-        return int(np.minimum(pods[usable], workload.replicas).sum()) >= workload.replicas
+        usable = minus(workers, named_workers(self.overlay.index, workload.excluded))
+        starting: tuple[AffinityTerm, ...] = ()
+        if requirement_class.requirements.near:
+            view = self.overlay.view(workload.subject)
+            _, starting = self.overlay.workers_near(self.overlay.terms_of(requirement_class, view)[1], view)
+        each = np.minimum(pods, workload.replicas)
+        return any(total(each, part) >= workload.replicas for _, part in split(self.overlay.index, starting, usable))
 
     def _when_empty(self, workload: PendingWorkload) -> tuple[RequirementClass, Bits, IntArray]:
         """The workload's class, the workers that could take its pod if Niyanta's pods were gone, and the pods that each
