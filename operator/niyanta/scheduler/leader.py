@@ -12,6 +12,7 @@ from niyanta.scheduler.gauges import SchedulerGauges
 from niyanta.scheduler.intake.admission import Admission
 from niyanta.scheduler.intake.eligibility import EligibilityCheck
 from niyanta.scheduler.intake.refill import Refill
+from niyanta.scheduler.intake.rest_holds import RestHolds
 from niyanta.scheduler.intake.reviews import Reviews
 from niyanta.scheduler.intake.work_queue import WorkQueue
 from niyanta.scheduler.loop import LeaderLoop
@@ -210,6 +211,7 @@ def _make_handlers(
         reasons=reasons,
         transitions=transitions,
     )
+    refill = Refill(state, store=store, cluster=cluster, work_queue=work_queue, transitions=transitions, tick=tick)
     reviews = Reviews(
         state,
         store=store,
@@ -217,6 +219,9 @@ def _make_handlers(
         reasons=reasons,
         transitions=transitions,
         eligibility=writers.eligibility,
+        rest_holds=RestHolds(
+            state, store=store, cluster=cluster, transitions=transitions, on_released=refill.expect_more
+        ),
         tick=tick,
     )
     admission = Admission(
@@ -228,7 +233,6 @@ def _make_handlers(
         transitions=transitions,
         tick=tick,
     )
-    refill = Refill(state, store=store, cluster=cluster, work_queue=work_queue, transitions=transitions, tick=tick)
     missing_objects = MissingObjects(
         state,
         cluster=cluster,

@@ -43,6 +43,8 @@ class SchedulerState:
     """Latest statistics of demand; None before the first ones."""
     sizing_result: SizingResult = field(default_factory=SizingResult)
     """For each waiting workload, the pool that it counts for."""
+    unreviewed: dict[str, None] = field(default_factory=dict)
+    """Queued REST workloads whose eligibility this leader hasn't checked, oldest first (`intake.reviews`)."""
     unjudged_deletions: set[str] = field(default_factory=set)
     """Workloads whose objects were reported deleted while the whole kind is gone."""
     worker_breakers: WorkerBreakers = field(default_factory=WorkerBreakers)

@@ -344,6 +344,8 @@ class Transitions:
         else:
             tracked.known = set()
             workloads.enqueue(tracked, now=now)
+            if row.door is Door.REST and tracked.eligible is None:
+                self._state.unreviewed[row.id] = None
             self._track_exclusions(row, now)
             self._work_queue.wake()
 

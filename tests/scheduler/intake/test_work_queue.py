@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from niyanta.scheduler.intake.work_queue import WorkQueue
+from niyanta.scheduler.intake.work_queue import MOST_GONE, MOST_OBJECT_BYTES, MOST_OBJECTS, WorkQueue
 
 pytestmark = pytest.mark.unit
 
@@ -84,3 +84,38 @@ async def test_it_wakes_from_another_thread(work_queue: WorkQueue) -> None:
 
 async def test_waiting_ends_by_itself(work_queue: WorkQueue) -> None:
     await asyncio.wait_for(work_queue.wait(0.01), 5)
+
+
+async def test_a_change_of_labels_is_work_and_other_changes_of_metadata_are_not(work_queue: WorkQueue) -> None:
+    work_queue.put_object(obj(labels={"team": "a"}))
+    work_queue.take()
+    work_queue.put_object(obj(labels={"team": "a"}, annotations={"x": "y"}))
+    assert not work_queue.take()
+    work_queue.put_object(obj(labels={"team": "b"}))
+    assert work_queue.take().objects["u"]["metadata"]["labels"] == {"team": "b"}
+
+
+async def test_a_slice_is_bounded_and_fair_between_namespaces_and_the_rest_follows_at_once(
+    work_queue: WorkQueue,
+) -> None:
+    for number in range(2 * MOST_OBJECTS):
+        work_queue.put_object(obj(f"a-{number}", namespace="a"))
+        work_queue.put_gone(f"gone-{number}")
+    work_queue.put_object(obj("b", namespace="b"))
+    first = work_queue.take()
+    assert "b" in first.objects
+    assert (len(first.objects), len(first.gone)) == (MOST_OBJECTS, MOST_GONE)
+    await asyncio.wait_for(work_queue.wait(30), 5)
+    assert not work_queue.take(objects=False).objects
+    assert len(work_queue.take().objects) == MOST_OBJECTS
+
+
+async def test_a_slice_is_bounded_by_the_size_of_its_objects(work_queue: WorkQueue) -> None:
+    for number in range(10):
+        work_queue.put_object(obj(f"u-{number}", annotations={"large": "x" * (MOST_OBJECT_BYTES // 4)}))
+    assert 4 <= len(work_queue.take().objects) <= 5
+
+
+async def test_objects_that_no_encoder_takes_still_arrive(work_queue: WorkQueue) -> None:
+    work_queue.put_object(obj(labels={"n": 2**70}))
+    assert work_queue.take().objects["u"]["metadata"]["labels"] == {"n": 2**70}

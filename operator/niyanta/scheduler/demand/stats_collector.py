@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from niyanta.aio import Timer, in_slices
+from niyanta.containment import Boundary, contained, record
 from niyanta.engine.schedule import Options
 from niyanta.engine.sizing.planner import EmptyPool, IdenticalWorkloads, Planner, Sizing
 from niyanta.engine.snapshot.deltas import Delta
@@ -148,8 +149,8 @@ class StatsCollector:
                 return  # the leader's loop ends the leadership when its own commit fails
             except StoreError as error:
                 logger.warning("statistics of demand were not written", error=str(error))
-            except Exception:  # placement goes on without statistics, and the adapter reports that they are stale
-                logger.exception("statistics of demand were not made")
+            except Exception as error:  # placement goes on, and the adapter reports that statistics are stale
+                record(Boundary.STATISTICS, "demand", error)
             await asyncio.sleep(max(WRITE_EVERY_SECONDS - (time.monotonic() - started), WRITE_EVERY_SECONDS / 4))
 
     async def once(self) -> DemandStats:
@@ -217,8 +218,12 @@ class StatsCollector:
         ]
         for tracked in sorted(away, key=lambda tracked: (tracked.row.queued_at_us, tracked.id)):
             assert tracked.requirements is not None
-            if not tracked.applying and all(pod.over for pod in pods_of(self._cluster, tracked.row)):
-                yield tracked, pending(tracked.row, tracked.requirements, tracked.subject, now=now)
+            waiting: PendingWorkload | None = None
+            with contained(Boundary.STATISTICS, tracked.id):
+                if not tracked.applying and all(pod.over for pod in pods_of(self._cluster, tracked.row)):
+                    waiting = pending(tracked.row, tracked.requirements, tracked.subject, now=now)
+            if waiting is not None:
+                yield tracked, waiting
 
     def _options(self) -> Options:
         remaining = {}

@@ -6,11 +6,13 @@ namespaces and LimitRanges.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from niyanta.aio import gathered, in_slices, ticking
+from niyanta.bounded_json import VIOLATION_KEY
 from niyanta.containment import Boundary, SharedFaultError, contained, record
 from niyanta.lifecycle import Event, Phase
 from niyanta.observability import log
@@ -19,7 +21,7 @@ from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.intake.eligibility import EligibilityCheck, mismatch
 from niyanta.scheduler.intake.object_to_row import CompiledObject, Eligibility
-from niyanta.scheduler.intake.refused_objects import parked_object
+from niyanta.scheduler.intake.refused_objects import parked_object, unreadable_object
 from niyanta.scheduler.intake.reviews import Reviews
 from niyanta.scheduler.intake.work_queue import DeletedObject
 from niyanta.scheduler.pods.outcome import LifecycleDecision
@@ -100,6 +102,8 @@ class Admission:
     def _read(self, obj: Manifest) -> CompiledObject:
         """Convert an object to a row. An unexpected error is contained: the row is Held then."""
         try:
+            if violation := obj.get(VIOLATION_KEY):
+                return unreadable_object(obj, str(violation))
             entry = object_to_row.read_object(obj, self._cluster, self._state.settings)
         except SharedFaultError:
             raise
@@ -167,7 +171,7 @@ class Admission:
 
     async def _made_by_users(self, objects: Sequence[Manifest]) -> Sequence[Manifest]:
         """Leave out objects that were created for REST submissions, whose rows exist already."""
-        marked = {rest_id(obj) for obj in objects} - {""}
+        marked = {id_ for obj in objects if _is_uuid(id_ := rest_id(obj))}
         if not marked:
             return objects
         workloads = self._state.workloads
@@ -266,6 +270,14 @@ def suspension(tracked: TrackedWorkload) -> LifecycleDecision | None:
     if not tracked.spec.suspend and phase is Phase.SUSPENDED:
         return LifecycleDecision(Event.RESUME, RowReason.RESUMED, "")
     return None
+
+
+def _is_uuid(text: str) -> bool:
+    """True for a UUID as Postgres writes it; a user's label may hold anything."""
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
 
 
 def _namespace(obj: Manifest) -> str:

@@ -112,6 +112,10 @@ class Refill:
         """True if Postgres may hold pending rows that aren't in memory, and memory holds many."""
         return self.more and self._state.workloads.waiting_rest() >= REFILL_BELOW_ROWS
 
+    def expect_more(self) -> None:
+        """Postgres has pending rows that aren't in memory."""
+        self.more = True
+
     async def begin(self) -> None:
         """Start reading changes from now on; called before the rows are loaded."""
         self._cursor = await self._store.cursor()

@@ -17,11 +17,19 @@ MOST_REPLICAS = 2**31 - 1
 
 
 def parked_object(obj: Mapping[str, Any], error: Exception) -> CompiledObject:
-    """The Held row of an object that raised an unexpected error.
+    """The Held row of an object that raised an unexpected error. Raises KeyError if metadata has no name, namespace or
+    UID."""
+    return _refused(obj, Phase.HELD, RowReason.INTERNAL_ERROR, parked_message(error))
 
-    Its generation is 0, so that the next reading of the object (after a change, or by the next leader) replaces the
-    row's spec. Raises KeyError if metadata has no name, namespace or UID.
-    """
+
+def unreadable_object(obj: Mapping[str, Any], violation: str) -> CompiledObject:
+    """The Failed row of an object that exceeds a bound. Raises KeyError as above."""
+    return _refused(obj, Phase.FAILED, RowReason.INVALID_SPEC, violation)
+
+
+def _refused(obj: Mapping[str, Any], phase: Phase, reason: RowReason, message: str) -> CompiledObject:
+    """A row of generation 0, so that the next reading of the object (after a change, or by the next leader) replaces
+    its spec, and so that nothing in the row of a workload that is known already is replaced."""
     meta = obj["metadata"]
     namespace = str(meta["namespace"])[:LONGEST_NAME]
     spec = obj.get("spec")
@@ -41,8 +49,8 @@ def parked_object(obj: Mapping[str, Any], error: Exception) -> CompiledObject:
         replicas=replicas if isinstance(replicas, int) and 1 <= replicas <= MOST_REPLICAS else 1,
         priority=0,
         tier_weight=1,
-        phase=Phase.HELD,
-        reason=RowReason.INTERNAL_ERROR.value,
-        message=parked_message(error),
+        phase=phase,
+        reason=reason.value,
+        message=message,
     )
     return CompiledObject(intake, None, None, Subject(namespace, ""))

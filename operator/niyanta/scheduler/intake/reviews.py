@@ -7,6 +7,7 @@ each placement.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from niyanta.scheduler.cluster_api import ClusterApi
 from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.intake.eligibility import EligibilityCheck
 from niyanta.scheduler.intake.fair_queue import FairQueue
+from niyanta.scheduler.intake.rest_holds import RestHolds
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.reasons import RowReason
@@ -41,6 +43,7 @@ class Reviews:
         reasons: PendingReasons,
         transitions: Transitions,
         eligibility: EligibilityCheck,
+        rest_holds: RestHolds,
         tick: Callable[[], None],
     ) -> None:
         self._state = state
@@ -49,18 +52,21 @@ class Reviews:
         self._reasons = reasons
         self._transitions = transitions
         self._eligibility = eligibility
+        self._rest_holds = rest_holds
         self._tick = tick
         self._open: FairQueue[bool] = FairQueue()
         """Workloads to review; True: compile them again as well."""
 
     def request_all(self) -> None:
         """Customers changed: hold workloads that may no longer be queued, release those that may, and follow tiers."""
+        self._rest_holds.request()
         for tracked in self._state.workloads.select((Phase.PENDING, Phase.HELD)):
             self._request(tracked, compile_again=False)
 
     def request_namespaces(self, namespaces: Collection[str]) -> None:
         """LimitRanges or labels of these namespaces changed ("": a change for all namespaces): requests of the
         workloads that wait there may differ, and pods may be allowed or not."""
+        self._rest_holds.request()
         for tracked in self._state.workloads.select((Phase.PENDING, Phase.HELD, Phase.SUSPENDED)):
             if "" in namespaces or tracked.row.namespace in namespaces:
                 self._request(tracked, compile_again=True)
@@ -71,11 +77,22 @@ class Reviews:
 
     @property
     def unfinished(self) -> bool:
-        """True if workloads are left to review."""
-        return len(self._open) > 0
+        """True if work is left for `run_slice`."""
+        return len(self._open) > 0 or bool(self._state.unreviewed) or self._rest_holds.unfinished
 
     async def run_slice(self) -> None:
-        """Review the next workloads. Raises SharedFaultError; they are requested again then."""
+        """Review the next workloads, in memory and in Postgres. Raises SharedFaultError; they are requested again
+        then."""
+        await self._review_next()
+        await self._rest_holds.run_slice()
+
+    async def _review_next(self) -> None:
+        unreviewed = self._state.unreviewed
+        for id_ in list(itertools.islice(unreviewed, SLICE_WORKLOADS)):
+            del unreviewed[id_]
+            tracked = self._state.workloads.get(id_)
+            if tracked is not None:
+                self._request(tracked, compile_again=False)
         part = self._open.take(SLICE_WORKLOADS)
         try:
             await self._run(part)
@@ -94,9 +111,9 @@ class Reviews:
         await self.review([tracked for tracked in found.values() if tracked.row.phase is not Phase.SUSPENDED])
 
     async def finish(self) -> None:
-        """Review all workloads that are left."""
-        while self.unfinished:
-            await self.run_slice()
+        """Review all workloads in memory that are left."""
+        while len(self._open) > 0 or self._state.unreviewed:
+            await self._review_next()
 
     async def review(self, workloads: Sequence[TrackedWorkload]) -> None:
         """Review these workloads now and commit the decisions."""

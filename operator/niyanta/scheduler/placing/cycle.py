@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from niyanta.aio import Timer
+from niyanta.containment import Boundary
 from niyanta.engine.expedited.lane_state import LaneSettings, LaneState
 from niyanta.engine.schedule import Lane, Options, schedule
 from niyanta.engine.snapshot.deltas import Delta
-from niyanta.engine.types import PendingWorkload, Placement, Plan
+from niyanta.engine.types import DecisionFault, PendingWorkload, Placement, Plan
 from niyanta.lifecycle import Event
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterReads
@@ -95,6 +96,7 @@ class Cycle:
         # 4. Commit the placements; their pods start.
         self._count_placed(running, plan.placements)
         await self._commit(plan.placements)
+        self._park_faults(plan.faults)
         # 5. Explain the rejections.
         self._reasons.follow_cycle(plan.rejections, lane=self._lane, running=running)
         # 6. Count the cycle in the metrics.
@@ -168,6 +170,13 @@ class Cycle:
             ids = frozenset(p.id for p in part)
             changes = [change for p in part if (change := self._change(p, ids)) is not None]
             dropped.update(await self._transitions.place(changes, cycle=self._number))
+
+    def _park_faults(self, faults: Sequence[DecisionFault]) -> None:
+        """Park the workloads whose decision raised an unexpected error; everything else was decided."""
+        for fault in faults:
+            tracked = self._state.workloads.get(fault.id)
+            if tracked is not None:
+                self._state.parked.park(tracked, Boundary.REQUIREMENT_CLASS, fault.error)
 
     async def _hold_ineligible(self, placements: Sequence[Placement]) -> set[str]:
         """Hold workloads whose eligibility changed since they were queued; returns their ids."""

@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from niyanta.containment import Boundary, contained, record
 from niyanta.engine.expedited.lane_state import LaneState
 from niyanta.engine.explain import lane_note, nearest_miss, summary
 from niyanta.engine.types import Reason, Rejection
 from niyanta.scheduler.cluster_api import ClusterReports
+from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.workload_cache import TrackedWorkload
@@ -99,8 +101,10 @@ class PendingReasons:
             if now - tracked.noted_at < REPEAT_AFTER_SECONDS or self._awaits_sizing(tracked, rejection, now):
                 continue
             del self._uncollected[rejection.id]
-            found = self._explain(tracked, rejection)
-            if tracked.row.message == found.message:
+            found = None
+            with contained(Boundary.ROW, rejection.id):
+                found = self._explain(tracked, rejection)
+            if found is None or tracked.row.message == found.message:
                 continue
             tracked.noted_at = now
             self._unwritten[found.workload_id] = found
@@ -148,14 +152,24 @@ class PendingReasons:
             tracked = self._state.workloads.get(item.workload_id)
             if tracked is None or tracked.row.phase.terminal or tracked.row.message == item.message:
                 continue
-            details = self._state.sizing_result.reasons(tracked)
-            reasons = (*item.reasons, *misses.get(item.workload_id, ()), *details)
-            notes.append(PendingNote(item.workload_id, tracked.row.version, str(item.reason), item.message, reasons))
-        if notes:
-            self._follow_rows(await self._store.note_pending(notes, epoch=self._state.epoch))
+            with contained(Boundary.ROW, tracked.id):
+                details = self._state.sizing_result.reasons(tracked)
+                reasons = (*item.reasons, *misses.get(item.workload_id, ()), *details)
+                notes.append(PendingNote(tracked.id, tracked.row.version, str(item.reason), item.message, reasons))
+        done = await in_isolation(
+            notes, lambda part: self._store.note_pending(part, epoch=self._state.epoch), group=self._namespace
+        )
+        for note, error in done.culprits:
+            record(Boundary.ROW, note.id, error)
+        for rows in done.results:
+            self._follow_rows(rows)
         for item in batch:
             if self._unwritten.get(item.workload_id) is item:
                 del self._unwritten[item.workload_id]
+
+    def _namespace(self, note: PendingNote) -> str:
+        tracked = self._state.workloads.get(note.id)
+        return "" if tracked is None else tracked.row.namespace
 
     def _follow_rows(self, rows: Sequence[WorkloadRow]) -> None:
         for row in rows:
@@ -175,9 +189,12 @@ class PendingReasons:
         queued = [w for n in batch if n.reason == RowReason.UNSCHEDULABLE and (w := queue.get(n.workload_id))]
         found: dict[str, tuple[dict[str, Any], ...]] = {}
         for workload in queued[:NEAREST_MISSES_PER_WRITE]:
-            for miss in nearest_miss(self._state.snapshot, workload, limit=1):
-                failed = [f"{reason.value} ({detail})" if detail else reason.value for reason, detail in miss.failed]
-                found[workload.id] = ({"nearestMiss": {"worker": miss.worker, "failed": failed}},)
+            with contained(Boundary.ROW, workload.id):
+                for miss in nearest_miss(self._state.snapshot, workload, limit=1):
+                    failed = [
+                        f"{reason.value} ({detail})" if detail else reason.value for reason, detail in miss.failed
+                    ]
+                    found[workload.id] = ({"nearestMiss": {"worker": miss.worker, "failed": failed}},)
         return found
 
 
