@@ -15,7 +15,7 @@ from niyanta.store.postgres.migrate import migrate
 from niyanta.store.postgres.pool import open_pool
 from niyanta.store.rest.record import RestStore
 from niyanta.store.rest.submissions import StoredResponse, SubmissionRequest
-from niyanta.store.rows import RowChange, WorkloadIntake, WorkloadRow
+from niyanta.store.rows import CustomerRow, RowChange, WorkloadIntake, WorkloadRow
 from testing.processes.postgres import Postgres
 
 COUNT = 10_000
@@ -40,6 +40,9 @@ async def _measure(dsn: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     async with await open_pool(settings) as pool:
         record = RestStore(pool, settings)
+        await record.upsert_customers(
+            [CustomerRow(f"c{number}", "Standard", {}, (f"n{number}",)) for number in range(CUSTOMERS)]
+        )
         before, log = _sizes(dsn), _log(dsn)
         rows = [row for start in range(0, COUNT, BATCH) for row in await _submit(record, start)]
         found["log_bytes.submit"] = (_log(dsn) - log) // COUNT

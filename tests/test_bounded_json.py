@@ -32,6 +32,8 @@ def test_depths_that_end_encoders_and_decoders_are_refused(depth: int) -> None:
 def test_a_violation_names_its_path() -> None:
     with pytest.raises(BoundedJsonError, match=r"^spec\.list\[1\]\.big: integers"):
         bounded_json.decode(b'{"spec": {"list": [0, {"big": 18446744073709551615}]}}')
+    with pytest.raises(BoundedJsonError, match="64 bits"):
+        bounded_json.decode(b'{"a": 36893488147419103232}')
     assert bounded_json.violation({"a": [1, -(2**70)]}) == "a[1]: integers need 64 bits at most"
     bounded_json.check({"a": [True, MAX_INTEGER, 1.5, "x", None]})
 

@@ -61,11 +61,12 @@ def violation(value: Any, *, max_depth: int = MAX_DEPTH) -> str | None:
                 below += [(child, (path, key)) for key, child in item.items() if type(child) in _CHECKED]
             elif type(item) is list:
                 below += [(child, (path, index)) for index, child in enumerate(item) if type(child) in _CHECKED]
-            elif type(item) is int and not MIN_INTEGER <= item <= MAX_INTEGER:
+            elif type(item) in _NUMBERS and not MIN_INTEGER <= item <= MAX_INTEGER:
+                # The decoder makes floats of integers that are larger still.
                 return f"{_text(path)}: integers need 64 bits at most"
         depth += 1
         if depth >= max_depth:
-            deep = next((path for item, path in below if type(item) is not int), None)
+            deep = next((path for item, path in below if type(item) not in _NUMBERS), None)
             if deep is not None:
                 return f"{_text(deep)}: at most {max_depth} levels of lists and objects are allowed"
         level = below
@@ -75,7 +76,9 @@ def violation(value: Any, *, max_depth: int = MAX_DEPTH) -> str | None:
 _Path = Any
 """A path as linked pairs, (path of the parent, key or index); None at the root. Text is made only for an error."""
 
-_CHECKED = frozenset({dict, list, int})
+_NUMBERS = frozenset({int, float})
+
+_CHECKED = _NUMBERS | {dict, list}
 
 
 def _text(path: _Path) -> str:

@@ -16,6 +16,18 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="NIYANTA_", extra="ignore")
 
     dsn: str = Field("", description="Postgres connection string; required unless embedded_postgres is set")
+    api_dsn: str = Field(
+        "", description="Connection string of the REST door, for a role of its own; empty: that of dsn"
+    )
+    migrate_dsn: str = Field(
+        "", description="Connection string of the migrations, whose role owns the tables; empty: that of dsn"
+    )
+    door_role: str = Field(
+        "", description="Role of the REST door, to which `niyanta migrate` grants its rights; empty: grants nothing"
+    )
+    operator_role: str = Field(
+        "", description="Role of the operator, to which `niyanta migrate` grants its rights; empty: grants nothing"
+    )
     embedded_postgres: str = Field(
         "", description="Folder of an embedded Postgres to start and use instead of a DSN (demo and tests only)"
     )

@@ -11,6 +11,7 @@ from niyanta.settings import Settings
 from niyanta.store.postgres.pool import open_pool
 from niyanta.store.rest.record import RestStore
 from niyanta.store.rest.submissions import StoredResponse, SubmissionRequest
+from niyanta.store.rows import CustomerRow
 from niyanta.store.state import StateManager
 from tests.fakes import objects
 from tests.fakes.cluster import FakeCluster
@@ -81,8 +82,10 @@ async def submit_rest(settings: Settings) -> AsyncIterator[SubmitRest]:
 
         async def submit(*names: str, **fields: object) -> list[str]:
             spec = objects.restricted(objects.workload("")["spec"])
+            customer = str(fields.get("customer", "acme"))
+            await record.upsert_customers([CustomerRow(customer, "Standard", {}, ("*",))])
             items = [intake(**{"door": Door.REST, "name": name, "spec": spec, **fields}) for name in names]
-            request = SubmissionRequest("acme", items, None, lambda _: StoredResponse(202, None, keep=False))
+            request = SubmissionRequest(customer, items, None, lambda _: StoredResponse(202, None, keep=False))
             (outcome,) = await record.submit([request])
             return [verdict.row.id for verdict in outcome.verdicts if verdict.row is not None]
 

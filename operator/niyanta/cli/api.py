@@ -22,8 +22,9 @@ Load = Callable[[], "Settings"]
 Customer = Annotated[str, typer.Option(help="Customer that the key belongs to.")]
 
 
-def register(app: typer.Typer, *, load: Load, load_with_dsn: Load) -> None:
-    """Add the commands. `load` returns the settings, `load_with_dsn` the settings with a DSN."""
+def register(app: typer.Typer, *, load: Load, load_with_dsn: Load, load_door: Load) -> None:
+    """Add the commands. `load` returns the settings, `load_with_dsn` the settings with a DSN, `load_door` with that of
+    the REST door."""
 
     @app.command()
     def api() -> None:
@@ -32,7 +33,7 @@ def register(app: typer.Typer, *, load: Load, load_with_dsn: Load) -> None:
 
         from niyanta.server.main import serve
 
-        raise typer.Exit(uvloop.run(serve(load_with_dsn())))
+        raise typer.Exit(uvloop.run(serve(load_door())))
 
     @app.command("api-docs", hidden=True)
     def api_docs() -> None:

@@ -40,8 +40,11 @@ def load_settings() -> Settings:
     return settings
 
 
-def with_dsn(settings: Settings) -> Settings:
-    """Settings with a DSN; starts the embedded Postgres only if the settings request it."""
+def with_dsn(settings: Settings, own: str = "") -> Settings:
+    """Settings with a DSN: `own`, the process's own one, if it has one; starts the embedded Postgres only if the
+    settings request it."""
+    if own:
+        return settings.model_copy(update={"dsn": own})
     from niyanta.store.errors import StoreUnavailableError
     from niyanta.store.postgres.embedded import MissingDsnError, resolve_dsn
 
@@ -52,7 +55,12 @@ def with_dsn(settings: Settings) -> Settings:
         raise typer.Exit(2) from None
 
 
-api.register(app, load=load_settings, load_with_dsn=lambda: with_dsn(load_settings()))
+def _door_settings() -> Settings:
+    given = load_settings()
+    return with_dsn(given, given.api_dsn)
+
+
+api.register(app, load=load_settings, load_with_dsn=lambda: with_dsn(load_settings()), load_door=_door_settings)
 
 
 @app.command()
@@ -67,13 +75,28 @@ def operator() -> None:
 
 
 @app.command()
-def migrate() -> None:
-    """Apply the SQL migrations (safe to repeat and to run concurrently)."""
+def migrate(
+    door_role: Annotated[str, typer.Option(help="Role of the REST door to grant rights to.")] = "",
+    operator_role: Annotated[str, typer.Option(help="Role of the operator to grant rights to.")] = "",
+) -> None:
+    """Apply the SQL migrations and grant the roles' rights (safe to repeat and to run concurrently)."""
+    from niyanta.store.errors import StoreError
     from niyanta.store.postgres.migrate import migrate as apply
+    from niyanta.store.postgres.roles import grant_roles
 
-    settings = with_dsn(load_settings())
+    given = load_settings()
+    settings = with_dsn(given, given.migrate_dsn)
     applied = apply(settings.dsn)
     print(f"migrated: {', '.join(map(str, applied)) if applied else 'nothing to do'}")
+    roles = {"door": door_role or settings.door_role, "operator": operator_role or settings.operator_role}
+    try:
+        grant_roles(settings.dsn, **roles)
+    except StoreError as error:
+        print(f"niyanta: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    for part, role in roles.items():
+        if role:
+            print(f"granted: rights of the {part} to {role}")
 
 
 @app.command()

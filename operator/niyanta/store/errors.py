@@ -27,6 +27,10 @@ class ConflictError(StoreError, SharedFaultError):
     """Lost a race against a concurrent transaction; nothing was written and the call may be repeated."""
 
 
+class RowEncodingError(StoreError):
+    """A value can't be written as JSON: an integer over 64 bits, too many levels, or text that is no Unicode."""
+
+
 # The last three are not OperationalError in psycopg, although the cause is the server's state.
 _UNAVAILABLE = (
     psycopg.OperationalError,

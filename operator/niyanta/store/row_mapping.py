@@ -12,6 +12,7 @@ import orjson
 
 from niyanta.lifecycle import Door, Phase
 from niyanta.store import columns
+from niyanta.store.errors import RowEncodingError
 from niyanta.store.rows import (
     AttemptRow,
     CustomerRow,
@@ -175,8 +176,14 @@ def new_row(intake: WorkloadIntake, now_us: int, queue_key: int) -> WorkloadRow:
 
 
 def dumps(value: Any) -> str:
-    """JSON text that jsonb takes: NUL characters, which Postgres can't store, become U+FFFD."""
-    data = orjson.dumps(value)
+    """JSON text that jsonb takes: NUL characters, which Postgres can't store, become U+FFFD.
+
+    Raises RowEncodingError (integers over 64 bits, more than 254 levels, lone surrogates).
+    """
+    try:
+        data = orjson.dumps(value)
+    except orjson.JSONEncodeError as error:
+        raise RowEncodingError(str(error)) from error
     if b"\\u0000" in data:
         data = orjson.dumps(_without_nul(value))
     return data.decode()

@@ -140,7 +140,7 @@ async def test_the_roles_are_enough_for_each_process(server: Postgres) -> None:
     settings = Settings(dsn=door, db_pool_min=1)
     async with await open_pool(settings) as pool:
         record = RestStore(pool, settings)
-        await record.move(id_, Event.SUSPEND, reason="Suspended", message="")
+        await record.move(id_, Event.SUSPEND)
         assert await record.rate_acquire("acme", limit=5, expiry=1, amount=1)
         await record.prune()
         assert (await record.get_queue_depth()).total.suspended == 1

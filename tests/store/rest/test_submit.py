@@ -13,7 +13,7 @@ from niyanta.store.errors import StoreUnavailableError
 from niyanta.store.postgres.pool import open_pool
 from niyanta.store.rest.record import RestStore
 from niyanta.store.rest.submissions import ItemResult, RefusalReason, StoredResponse, SubmissionRequest
-from niyanta.store.rows import WorkloadIntake
+from niyanta.store.rows import CustomerRow, WorkloadIntake
 from tests.store.make import intake
 
 pytestmark = pytest.mark.store
@@ -22,7 +22,11 @@ pytestmark = pytest.mark.store
 @pytest.fixture
 async def record(settings: Settings) -> AsyncIterator[RestStore]:
     async with await open_pool(settings) as pool:
-        yield RestStore(pool, settings)
+        record = RestStore(pool, settings)
+        await record.upsert_customers(
+            [CustomerRow(name, "Standard", {}, ("team",)) for name in ("acme", "other", "third")]
+        )
+        yield record
 
 
 def _names(verdicts: Sequence[ItemResult]) -> StoredResponse:
@@ -115,7 +119,7 @@ async def test_finishing_frees_the_name_in_the_same_transaction(record: RestStor
     (outcome,) = await record.submit([_request("a")])
     row = outcome.verdicts[0].row
     assert row is not None
-    await record.move(row.id, Event.CANCEL, reason="Cancelled", message="")
+    await record.move(row.id, Event.CANCEL)
     async with record._pool.connection() as connection:
         cursor = await connection.execute("SELECT count(*) FROM rest_names")
         assert await cursor.fetchone() == (0,)

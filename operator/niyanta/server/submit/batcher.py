@@ -13,10 +13,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from niyanta.server.problems import UNAVAILABLE, Problem
-from niyanta.store.errors import ConflictError, StoreError, StoreUnavailableError
+from niyanta.server.problems import INVALID, UNAVAILABLE, Problem
+from niyanta.store.errors import ConflictError, RowEncodingError, StoreError, StoreUnavailableError
 from niyanta.store.rest.record import RestStore
-from niyanta.store.rest.submissions import SubmissionOutcome, SubmissionRequest
+from niyanta.store.rest.submissions import RefusedSubmissionError, SubmissionOutcome, SubmissionRequest
 
 MAX_ITEMS = 1000
 """Most items in one commit, unless a single request has more."""
@@ -124,7 +124,8 @@ class SubmissionBatcher:
             _fail(group, error)
         except StoreError as error:
             if len(group) == 1:
-                _fail(group, error)
+                refused = isinstance(error, RefusedSubmissionError | RowEncodingError)
+                _fail(group, Problem(INVALID, str(error)) if refused else error)
                 return
             for waiting in group:  # one request makes the commit fail: find it
                 await self._commit([waiting])

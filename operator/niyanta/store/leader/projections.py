@@ -58,9 +58,15 @@ class Projections(Reads):
         return [name for (name,) in await self._pool.fetch("namespace_customers", {"namespace": namespace})]
 
     async def upsert_customers(self, customers: Iterable[CustomerRow]) -> None:
-        """Insert or replace customers."""
-        records = {customer.name: asdict(customer) for customer in customers}
+        """Insert or replace customers, with the settings by which the database orders their submissions."""
+        records = {
+            customer.name: asdict(customer) | {"tier_weight": self._settings.tier_weight(customer.tier)}
+            for customer in customers
+        }
         if records:
+            settings = self._settings
+            rules = {"priority": settings.enable_priority, "aging": settings.enable_aging}
+            await self._pool.execute("write_queue_rules", rules | {"boost": settings.aging_boost_per_minute})
             await self._pool.execute("upsert_customers", {"records": dumps(list(records.values()))})
 
     async def delete_customer(self, name: str) -> None:

@@ -8,19 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Sequence
-from dataclasses import replace
 
-from niyanta.lifecycle import Event
+from niyanta.lifecycle import Event, IllegalTransitionError
 from niyanta.store.errors import StoreError
-from niyanta.store.leadership import begin
 from niyanta.store.postgres.pool import fetch
-from niyanta.store.postgres.queries import sql
 from niyanta.store.rest.submissions import SubmissionOutcome, SubmissionRequest, replay, submit
-from niyanta.store.row_mapping import checked_id, dumps, state_record, workload_row
-from niyanta.store.rows import RowChange, WorkloadRow
+from niyanta.store.row_mapping import checked_id, phase_of, workload_row
+from niyanta.store.rows import WorkloadRow
 from niyanta.store.state import StateManager
-from niyanta.store.workloads.audit import AuditLog
-from niyanta.store.workloads.transitions import transition
 
 _HINT_EVERY_SECONDS = 0.05
 
@@ -40,34 +35,25 @@ class RestStore(StateManager):
 
     async def find_answer(self, customer: str, key: str, body_hash: str) -> SubmissionOutcome | None:
         """The stored response to an idempotency key; None when the key was not used within 24 hours."""
-        rows = await self._pool.fetch("idempotency_found", {"customers": [customer], "keys": [key]})
+        rows = await self._pool.fetch("door_answers", {"customers": [customer], "keys": [key]})
         return replay(body_hash, *rows[0][2:]) if rows else None
 
-    async def move(self, id_: str, event: Event, *, reason: str, message: str) -> WorkloadRow:
-        """Cancel, suspend or resume: apply the event and set `spec.suspend` in one transaction.
+    async def move(self, id_: str, event: Event) -> WorkloadRow:
+        """Cancel, suspend or resume a REST submission, and set `spec.suspend`; in one transaction.
 
-        Raises LookupError, IllegalTransitionError.
+        Raises LookupError, IllegalTransitionError, StoreError (a workload of the Kubernetes door).
         """
+        id_ = checked_id(id_)
         async with self._pool.transaction() as connection:
-            now_us = await begin(connection, None, "")
-            rows = await fetch(connection, "lock_rows", {"ids": [checked_id(id_)]})
-            if not rows:
+            found = await fetch(connection, "door_move", {"id": id_, "event": event.value})
+            if not found:
                 raise LookupError(id_)
-            old = workload_row(rows[0])
-            change = RowChange(id=old.id, version=old.version, event=event, reason=reason, message=message)
-            new = transition(old, change, now_us=now_us, keys=self._keys)
-            if event is not Event.CANCEL:
-                suspend = {"id": new.id, "suspend": event is Event.SUSPEND}
-                ((spec, generation),) = await fetch(connection, "set_suspend", suspend)
-                new = replace(new, spec=spec, generation=generation)
-            audit = AuditLog(now_us=now_us, epoch=None)
-            audit.moved(old, new, change, cycle=None)
-            await connection.execute(sql("update_states"), {"records": dumps([state_record(new)]), "writer": 0})
-            if new.phase.terminal:
-                await connection.execute(sql("free_names"), {"ids": [new.id]})
-            await audit.flush(connection)
+            ((status, moved),) = found
+            if not moved:
+                raise IllegalTransitionError(phase_of(status), event)
+            ((record,)) = await fetch(connection, "rows_by_id", {"ids": [id_]})
         self.hint()
-        return new
+        return workload_row(record)
 
     def hint(self) -> None:
         """Notify listeners of the channel niyanta_changes, at most every 50 ms."""
@@ -90,7 +76,7 @@ class RestStore(StateManager):
     async def rate_acquire(self, key: str, *, limit: int, expiry: int, amount: int) -> bool:
         """Add `amount` to a sliding window of `expiry` seconds; False when that would exceed `limit`."""
         params = {"key": key, "limit": limit, "expiry": expiry, "amount": amount}
-        return bool(await self._pool.fetch("rate_acquire", params))
+        return bool((await self._pool.fetch("rate_acquire", params))[0][0])
 
     async def rate_window(self, key: str, *, expiry: int) -> tuple[int, float, int, float]:
         """(previous amount, seconds until it expires, current amount, seconds until it expires)."""
@@ -99,5 +85,4 @@ class RestStore(StateManager):
 
     async def prune(self) -> None:
         """Delete expired rate windows and idempotency keys."""
-        await self._pool.execute("rate_prune")
-        await self._pool.execute("idempotency_prune")
+        await self._pool.execute("door_prune")

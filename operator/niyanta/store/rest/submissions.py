@@ -2,7 +2,9 @@
 gets its stored response (idempotency).
 
 The server batches concurrent requests, because one commit per request would limit throughput by the customer's counter
-row, which is locked until the commit is on disk. Order of locks: customers, idempotency keys, names, counters.
+row, which is locked until the commit is on disk. Order of locks: idempotency keys, customers, names, counters.
+
+Rows are written by functions of the database alone, so that the REST door's role needs no right on the tables.
 """
 
 from __future__ import annotations
@@ -12,15 +14,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from niyanta.store.leadership import begin
+from psycopg import DatabaseError
+
+from niyanta.store.errors import StoreError
 from niyanta.store.postgres.pool import Connection, Pool, fetch
 from niyanta.store.postgres.queries import sql
 from niyanta.store.row_mapping import dumps, new_row
 from niyanta.store.rows import WorkloadIntake, WorkloadRow
-from niyanta.store.workloads.audit import AuditLog
-from niyanta.store.workloads.ingest import insert
-from niyanta.store.workloads.limits import Occupancy, lock_customers
 from niyanta.store.workloads.queue_key import QueueKeys
+
+REFUSED_STATE = "NY001"
+"""SQLSTATE of the door's functions when they refuse what they were given."""
+
+
+class RefusedSubmissionError(StoreError):
+    """The database refused an item that the REST door had accepted: its Customer changed, or the door is at fault."""
 
 
 class RefusalReason(enum.Enum):
@@ -85,36 +93,16 @@ class _Work:
 async def submit(pool: Pool, requests: Sequence[SubmissionRequest], *, keys: QueueKeys) -> list[SubmissionOutcome]:
     """Process all requests in one transaction, in order. Two requests mustn't share a customer and idempotency key.
 
-    Raises ConflictError, StoreUnavailableError (maybe written: repeat with the same idempotency key).
+    Postgres itself checks the items (`door_submit` in the migrations) and computes their place in the queue. Raises
+    RefusedSubmissionError, ConflictError, StoreUnavailableError (maybe written: repeat with the same idempotency key).
     """
     works = [_Work(request, [None] * len(request.items)) for request in requests]
     async with pool.transaction() as connection:
-        now_us = await begin(connection, None, "")
-        limited = [work.request.customer for work in works if work.request.limit is not None]
-        room = _Room(await lock_customers(connection, limited))
+        now_us = int((await fetch(connection, "transaction_start"))[0][0])
         await _claim_keys(connection, works)
-        await _choose(connection, [work for work in works if work.outcome is None], room)
+        await _choose(connection, [work for work in works if work.outcome is None])
         await _write(connection, works, keys=keys, now_us=now_us)
     return [work.outcome or SubmissionOutcome(None) for work in works]
-
-
-class _Room:
-    """Number of waiting workloads of each limited customer, while its lock is held."""
-
-    def __init__(self, occupied: dict[str, Occupancy]) -> None:
-        self._waiting = {name: found.waiting for name, found in occupied.items()}
-
-    def depth(self, customer: str) -> int:
-        return self._waiting.get(customer, 0)
-
-    def admit(self, request: SubmissionRequest) -> bool:
-        """Count one more workload; False when the customer is at its limit."""
-        if request.limit is None:
-            return True
-        if self._waiting[request.customer] >= request.limit:
-            return False
-        self._waiting[request.customer] += 1
-        return True
 
 
 async def _claim_keys(connection: Connection, works: Sequence[_Work]) -> None:
@@ -126,12 +114,12 @@ async def _claim_keys(connection: Connection, works: Sequence[_Work]) -> None:
         {"customer_id": customer, "key": key, "body_hash": work.request.body_hash}
         for (customer, key), work in keyed.items()
     ]
-    claimed = {tuple(row) for row in await fetch(connection, "idempotency_claim", {"records": dumps(records)})}
+    claimed = {tuple(row) for row in await fetch(connection, "door_claim_keys", {"records": dumps(records)})}
     used = [pair for pair in keyed if pair not in claimed]
     if not used:
         return
     names, texts = ([pair[place] for pair in used] for place in (0, 1))
-    found = await fetch(connection, "idempotency_found", {"customers": names, "keys": texts})
+    found = await fetch(connection, "door_answers", {"customers": names, "keys": texts})
     for customer, key, body_hash, status, body in found:
         work = keyed[customer, key]
         work.outcome = replay(work.request.body_hash, body_hash, status, body)
@@ -144,70 +132,73 @@ def replay(wanted_hash: str, body_hash: str, status: int, body: Any) -> Submissi
     return SubmissionOutcome(StoredResponse(status, body), replayed=True)
 
 
-async def _choose(connection: Connection, works: Sequence[_Work], room: _Room) -> None:
-    """Reject items whose name is taken or whose queue is full; the results of the others stay None."""
-    wanted: dict[tuple[str, str], tuple[_Work, int]] = {}
-    for work in works:
-        full = work.request.limit is not None and room.depth(work.request.customer) >= work.request.limit
-        for place, item in enumerate(work.request.items):
-            if full:
-                work.verdicts[place] = ItemResult(None, RefusalReason.QUEUE_FULL, room.depth(work.request.customer))
-            elif (item.customer, item.name) in wanted:
-                work.verdicts[place] = ItemResult(None, RefusalReason.NAME_TAKEN)
-            else:
-                wanted[item.customer, item.name] = (work, place)
-    if not wanted:
+async def _choose(connection: Connection, works: Sequence[_Work]) -> None:
+    """Take the items' names, up to the customers' limits. Sets the results of refused items; those of the others stay
+    None.
+    """
+    places = {item.id: (work, place) for work in works for place, item in enumerate(work.request.items)}
+    if not places:
         return
-    records = [
-        {"customer_id": customer, "name": name, "id": work.request.items[place].id}
-        for (customer, name), (work, place) in wanted.items()
+    limits = {work.request.customer: work.request.limit for work in works}
+    items = [
+        {"id": item.id, "customer": work.request.customer, "name": item.name}
+        for work in works
+        for item in work.request.items
     ]
-    taken = {id_ for (id_,) in await fetch(connection, "take_names", {"records": dumps(records)})}
-    unused = []
-    for work, place in wanted.values():
-        item = work.request.items[place]
-        if item.id not in taken:
-            work.verdicts[place] = ItemResult(None, RefusalReason.NAME_TAKEN)
-        elif not room.admit(work.request):
-            work.verdicts[place] = ItemResult(None, RefusalReason.QUEUE_FULL, room.depth(work.request.customer))
-            unused.append(item.id)
-    if unused:
-        await connection.execute(sql("free_names"), {"ids": unused})
+    params = {"items": dumps(items), "limits": dumps(limits)}
+    for id_, refusal, depth in await fetch(connection, "door_choose", params):
+        work, place = places[id_]
+        reason = RefusalReason(refusal)
+        work.verdicts[place] = ItemResult(None, reason, depth if reason is RefusalReason.QUEUE_FULL else 0)
 
 
 async def _write(connection: Connection, works: Sequence[_Work], *, keys: QueueKeys, now_us: int) -> None:
-    """Insert the accepted items, make the responses, and store those with a key."""
-    audit = AuditLog(now_us=now_us, epoch=None)
-    rows: list[WorkloadRow] = []
+    """Make the responses, and insert the accepted items together with the responses to requests with a key."""
+    items: list[dict[str, Any]] = []
     kept: list[dict[str, Any]] = []
-    forgotten: list[tuple[str, str]] = []
+    forgotten: list[dict[str, Any]] = []
     for work in works:
         if work.outcome is not None:
             continue
         for place, item in enumerate(work.request.items):
             if work.verdicts[place] is None:
-                # A microsecond apart, so that the queue keeps the order of the items.
-                at_us = now_us + len(rows)
+                # A microsecond apart, as `door_submit` does, so that the queue keeps the order of the items.
+                at_us = now_us + len(items)
                 row = new_row(item, at_us, keys.key(item.priority, item.tier_weight, at_us))
                 work.verdicts[place] = ItemResult(row)
-                rows.append(row)
-                audit.count(row, 1)
-                audit.event(row, "Accepted")
+                items.append(_record(item))
         verdicts = [verdict for verdict in work.verdicts if verdict is not None]
         answer = work.request.respond(verdicts)
         work.outcome = SubmissionOutcome(answer, verdicts)
         if work.request.key is not None:
-            owner = (work.request.customer, work.request.key)
+            owner = {"customer_id": work.request.customer, "key": work.request.key}
             if answer.keep:
-                kept.append(
-                    {"customer_id": owner[0], "key": owner[1], "status": answer.status, "response": answer.body}
-                )
+                kept.append(owner | {"status": answer.status, "response": answer.body})
             else:
                 forgotten.append(owner)
-    if forgotten:
-        names, texts = ([owner[place] for owner in forgotten] for place in (0, 1))
-        await connection.execute(sql("idempotency_forget"), {"customers": names, "keys": texts})
-    if kept:
-        await connection.execute(sql("idempotency_keep"), {"records": dumps(kept)})
-    await insert(connection, rows, epoch=None)
-    await audit.flush(connection)
+    if items or kept or forgotten:
+        params = {"items": dumps(items), "answers": dumps(kept), "forgotten": dumps(forgotten)}
+        try:
+            await connection.execute(sql("door_submit"), params)
+        except DatabaseError as error:
+            if error.sqlstate == REFUSED_STATE:
+                raise RefusedSubmissionError(error.diag.message_primary or str(error)) from error
+            raise
+
+
+def _record(item: WorkloadIntake) -> dict[str, Any]:
+    """An item as `door_submit` takes it; everything else about the new row is the database's decision."""
+    return {
+        "id": item.id,
+        "namespace": item.namespace,
+        "name": item.name,
+        "customer": item.customer,
+        "type": item.type,
+        "labels": item.labels,
+        "spec": item.spec,
+        "class_id": item.class_id,
+        "replicas": item.replicas,
+        "priority": item.priority,
+        "tier_weight": item.tier_weight,
+        "status": item.phase.name,
+    }

@@ -26,17 +26,23 @@ SELECT {{worker_row}}
 
 -- name: upsert_customers
 INSERT INTO customers AS c (name, tier, limits, namespaces, generation, deleted, service_accounts, secrets,
-                            allow_cluster_scope, template_lists)
+                            allow_cluster_scope, template_lists, tier_weight)
 SELECT r.*
   FROM jsonb_to_recordset(%(records)s::jsonb)
        AS r (name text, tier text, limits jsonb, namespaces text[], generation bigint, deleted boolean,
-             service_accounts text[], secrets text[], allow_cluster_scope boolean, template_lists jsonb)
+             service_accounts text[], secrets text[], allow_cluster_scope boolean, template_lists jsonb,
+             tier_weight integer)
  ORDER BY name
     ON CONFLICT (name) DO UPDATE
    SET tier = excluded.tier, limits = excluded.limits, namespaces = excluded.namespaces,
        generation = excluded.generation, deleted = excluded.deleted, service_accounts = excluded.service_accounts,
        secrets = excluded.secrets, allow_cluster_scope = excluded.allow_cluster_scope,
-       template_lists = excluded.template_lists;
+       template_lists = excluded.template_lists, tier_weight = excluded.tier_weight;
+
+-- name: write_queue_rules
+UPDATE queue_rules
+   SET enable_priority = %(priority)s, enable_aging = %(aging)s, boost_per_minute = %(boost)s
+ WHERE (enable_priority, enable_aging, boost_per_minute) IS DISTINCT FROM (%(priority)s, %(aging)s, %(boost)s::integer);
 
 -- name: delete_customer
 -- The row stays, so that the REST door can distinguish a deleted customer from one that is not known yet.
@@ -74,10 +80,7 @@ SELECT {{pool_row}} FROM pools ORDER BY name;
 
 -- name: add_worker_request
 -- Returns the open request of the same kind, if one exists.
-INSERT INTO worker_requests (worker, action, requested_by)
-SELECT name, %(action)s, %(by)s FROM workers WHERE name = %(worker)s
-    ON CONFLICT (worker, action) WHERE done_at IS NULL DO UPDATE SET requested_by = worker_requests.requested_by
-RETURNING {{worker_request_row}};
+SELECT {{worker_request_row}} FROM door_request_worker(%(worker)s, %(action)s, %(by)s);
 
 -- name: worker_requests
 SELECT {{worker_request_row}}

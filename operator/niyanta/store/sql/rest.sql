@@ -1,49 +1,23 @@
--- name: idempotency_claim
--- Waits for another transaction with the same key. Returns no row for a key that was used within 24 hours.
-INSERT INTO idempotency AS i (customer_id, key, body_hash, created_at)
-SELECT customer_id, key, decode(body_hash, 'hex'), clock_timestamp()
-  FROM jsonb_to_recordset(%(records)s::jsonb) AS r (customer_id text, key text, body_hash text)
- ORDER BY customer_id, key
-    ON CONFLICT (customer_id, key) DO UPDATE
-   SET body_hash = excluded.body_hash, status = NULL, response = NULL, created_at = excluded.created_at
- WHERE i.created_at < clock_timestamp() - interval '24 hours'
-RETURNING customer_id, key;
+-- name: door_claim_keys
+SELECT customer, idempotency_key FROM door_claim_keys(%(records)s::jsonb);
 
--- name: idempotency_found
-SELECT customer_id, key, encode(body_hash, 'hex'), status, response
-  FROM idempotency
- WHERE (customer_id, key) IN (SELECT * FROM unnest(%(customers)s::text[], %(keys)s::text[]))
-   AND status IS NOT NULL AND created_at >= clock_timestamp() - interval '24 hours';
+-- name: door_answers
+SELECT customer, idempotency_key, body_hash, status, response FROM door_answers(%(customers)s::text[], %(keys)s::text[]);
 
--- name: idempotency_keep
-UPDATE idempotency i
-   SET status = r.status, response = r.response
-  FROM jsonb_to_recordset(%(records)s::jsonb) AS r (customer_id text, key text, status integer, response jsonb)
- WHERE i.customer_id = r.customer_id AND i.key = r.key;
+-- name: door_choose
+SELECT id, refusal, depth FROM door_choose(%(items)s::jsonb, %(limits)s::jsonb);
 
--- name: idempotency_forget
-DELETE FROM idempotency
- WHERE (customer_id, key) IN (SELECT * FROM unnest(%(customers)s::text[], %(keys)s::text[]));
+-- name: door_submit
+SELECT door_submit(%(items)s::jsonb, %(answers)s::jsonb, %(forgotten)s::jsonb);
 
--- name: idempotency_prune
-DELETE FROM idempotency WHERE created_at < now() - interval '24 hours';
+-- name: door_move
+SELECT status, moved FROM door_move(%(id)s, %(event)s);
 
--- name: take_names
--- The name of a finished workload is free, however it finished. Ordered, so that two batches cannot deadlock.
-INSERT INTO rest_names AS n (customer_id, name, id)
-SELECT customer_id, name, id
-  FROM jsonb_to_recordset(%(records)s::jsonb) AS r (customer_id text, name text, id uuid)
- ORDER BY customer_id, name
-    ON CONFLICT (customer_id, name) DO UPDATE SET id = excluded.id
- WHERE EXISTS (SELECT 1 FROM workload_state s
-                WHERE s.id = n.id AND s.status IN ('SUCCEEDED', 'FAILED', 'CANCELLED'))
-RETURNING id::text;
+-- name: door_prune
+SELECT door_prune();
 
--- name: set_suspend
-UPDATE workloads
-   SET spec = jsonb_set(spec, '{suspend}', to_jsonb(%(suspend)s::boolean)), generation = generation + 1
- WHERE id = %(id)s
-RETURNING spec, generation;
+-- name: transaction_start
+SELECT (extract(epoch FROM now()) * 1000000)::bigint;
 
 -- name: list_of
 -- A page by keyset: the newest of each customer and phase asked for, merged.
@@ -146,41 +120,14 @@ SELECT count(*)
  WHERE revoked_at IS NULL
    AND expires_at > clock_timestamp() AND expires_at <= clock_timestamp() + %(days)s::float8 * interval '1 day';
 
--- name: live_keys
-SELECT {{api_key_row}}, encode(hash, 'hex')
-  FROM api_keys
- WHERE prefix = %(prefix)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp());
+-- name: live_key
+SELECT {{api_key_row}} FROM door_api_key(%(prefix)s, %(hash)s);
 
 -- name: rate_acquire
--- Sliding window of two counters. The row lock of the current one makes it exact. It takes either the whole amount or nothing.
-WITH clock AS (
-    SELECT extract(epoch FROM clock_timestamp())::float8 / %(expiry)s AS at
-), place AS (
-    SELECT floor(at)::bigint AS window, 1 - (at - floor(at)) AS left_over FROM clock
-), before AS (
-    SELECT coalesce(max(w.amount), 0) * max(place.left_over) AS weight
-      FROM place LEFT JOIN rate_windows w ON w.key = %(key)s || '/' || (place.window - 1)
-)
-INSERT INTO rate_windows AS w (key, amount, expires_at)
-SELECT %(key)s || '/' || place.window, %(amount)s, clock_timestamp() + 2 * %(expiry)s * interval '1 second'
-  FROM place, before
- WHERE before.weight + %(amount)s <= %(limit)s
-    ON CONFLICT (key) DO UPDATE SET amount = w.amount + excluded.amount
- WHERE (SELECT weight FROM before) + w.amount + excluded.amount <= %(limit)s
-RETURNING amount;
+SELECT door_rate_acquire(%(key)s, %(limit)s, %(expiry)s, %(amount)s);
 
 -- name: rate_window
-WITH clock AS (
-    SELECT extract(epoch FROM clock_timestamp())::float8 / %(expiry)s AS at
-)
-SELECT coalesce((SELECT amount FROM rate_windows WHERE key = %(key)s || '/' || (floor(at)::bigint - 1)), 0),
-       ((1 - (at - floor(at))) * %(expiry)s)::float8,
-       coalesce((SELECT amount FROM rate_windows WHERE key = %(key)s || '/' || floor(at)::bigint), 0),
-       ((2 - (at - floor(at))) * %(expiry)s)::float8
-  FROM clock;
-
--- name: rate_prune
-DELETE FROM rate_windows WHERE expires_at < clock_timestamp();
+SELECT * FROM door_rate_window(%(key)s, %(expiry)s);
 
 -- name: hint
 SELECT pg_notify('niyanta_changes', '');
