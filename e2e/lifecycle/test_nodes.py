@@ -176,7 +176,7 @@ def test_workloads_of_a_deleted_node_move_at_once(workloads: Workloads, pair: tu
     workloads.cluster.delete_nodes([node])
     status = workloads.wait("homeless", "Running", attempts=2)
     assert status["workers"] == [other(pair, node)]
-    assert workloads.database.attempts(uid)[0]["reason"] in ("NodeLost", "PodFailed")
+    assert workloads.database.attempts(uid)[0]["reason"] in ("NodeLost", "PodFailed", "PodDisrupted")
     until(lambda: not on_node(workloads, uid, node), what="the lost pod is removed", timeout=90)
 
 

@@ -202,6 +202,12 @@ def test_a_pod_that_the_cluster_ended_is_no_retry(fields: dict[str, Any]) -> Non
     assert "EvictionByEvictionAPI" in found.message
 
 
+def test_a_pod_that_was_being_evicted_when_its_node_went_is_no_retry() -> None:
+    ending = pod(disruption="DeletionByTaintManager", deleting=True)
+    found = outcome_of(attempt(phase=Phase.RUNNING), [ending, pod(1)], lambda _: NodeState.FENCED)
+    assert event(found) is Event.REQUEUE
+
+
 def test_a_pod_that_is_still_ending_decides_nothing() -> None:
     assert (
         outcome_of(attempt(phase=Phase.RUNNING), [pod(disruption="TerminationByKubelet", deleting=True)], ready) is None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from niyanta.lifecycle import Event
+from niyanta.scheduler.cluster_api import PodView
 from niyanta.scheduler.pods import pod_remover
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.leader import LeaderUnderTest, until
@@ -67,7 +70,10 @@ async def test_a_lost_lease_ends_leadership_and_is_not_repeated(leader: LeaderUn
 
 async def test_at_most_so_many_removals_are_under_way(leader: LeaderUnderTest, cluster: FakeCluster) -> None:
     width = pod_remover.CONCURRENCY
-    uids = [await leader.placed(f"job-{number}", "n1", cpu="1m") for number in range(width + 3)]
+    uids = [
+        await leader.placed(f"job-{number}", "n1", cpu="1m", namespace=f"team-{number % 3}")
+        for number in range(width + 3)
+    ]
     for operation in ("delete_pod", "release_pod"):
         cluster.faults.hang(operation, times=None)
     for uid in uids:
@@ -79,3 +85,23 @@ async def test_at_most_so_many_removals_are_under_way(leader: LeaderUnderTest, c
     for operation in ("delete_pod", "release_pod"):
         cluster.faults.clear(operation)
     await until(lambda: all(cluster.pods(uid)[0].deleting for uid in uids), "all pods are deleted")
+
+
+async def test_removals_that_fail_in_one_namespace_leave_the_others(
+    leader: LeaderUnderTest, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delete = cluster.delete_pod
+
+    async def fail(pod: PodView, *, force: bool = False) -> None:
+        if pod.namespace == "bad":
+            cluster.faults.calls["delete_pod in bad"] += 1
+            await asyncio.sleep(3600)  # a webhook that doesn't answer
+        await delete(pod, force=force)
+
+    monkeypatch.setattr(cluster, "delete_pod", fail)
+    bad = [await leader.placed(f"bad-{number}", "n1", cpu="10m", namespace="bad") for number in range(30)]
+    good = [await leader.placed(f"good-{number}", "n1", cpu="10m") for number in range(5)]
+    for uid in (*bad, *good):
+        await leader.decide(uid, Event.REQUEUE)
+    await until(lambda: all(cluster.pods(uid)[0].deleting for uid in good), "the good pods are deleted")
+    assert cluster.faults.calls["delete_pod in bad"] == pod_remover.CONCURRENCY // 2

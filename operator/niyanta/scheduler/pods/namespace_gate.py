@@ -1,5 +1,8 @@
-"""Gates of pod creation, one for each namespace: they bound the creates in flight, and stop creates in a namespace
-where they fail (a webhook that doesn't answer, an overloaded server), so that other namespaces don't wait for them."""
+"""Gates of writes of pods, one for each namespace: they bound the requests in flight, and stop requests in a namespace
+where they fail (a webhook that doesn't answer, an overloaded server), so that other namespaces don't wait for them.
+
+`pod_creator` and `pod_remover` have gates of their own.
+"""
 
 from __future__ import annotations
 
@@ -11,26 +14,30 @@ from dataclasses import dataclass
 from niyanta.scheduler.pods.breaker import Breaker
 
 FAILURES = 5
-"""Failed creates in a row that open a namespace's breaker."""
+"""Failed requests in a row that open a namespace's breaker."""
 
 FIRST_PROBE_SECONDS = 0.5
 LONGEST_PROBE_SECONDS = 10.0
 """Range of the time between two probes of an open breaker, without jitter."""
 
 GIVE_UP_SECONDS = 60.0
-"""Longest wait of a create for a breaker that is open."""
+"""Longest wait of a request for a breaker that is open."""
+
+
+REMEMBERED_GATES = 1000
+"""Gates beyond which idle ones are forgotten."""
 
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """A create that waits for its turn. `since`: monotonic seconds."""
+    """A request that waits for its turn. `since`: monotonic seconds."""
 
     turn: asyncio.Future[bool]
     since: float
 
 
 class NamespaceGate:
-    """The creates of one namespace, in the order of their arrival."""
+    """The requests of one namespace, in the order of their arrival."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -59,7 +66,7 @@ class NamespaceGate:
             raise
 
     def leave(self, succeeded: bool | None) -> None:
-        """End a turn. `succeeded`: the API server gave a definite answer; None: the create wasn't tried."""
+        """End a turn. `succeeded`: the API server gave a definite answer; None: the request wasn't sent."""
         self._in_flight -= 1
         if succeeded:
             self.breaker.succeeded()
@@ -68,7 +75,7 @@ class NamespaceGate:
         self._advance()
 
     def _advance(self) -> None:
-        """Give turns to the creates that may go, and end the wait of those that have waited too long."""
+        """Give turns to the requests that may go, and end the wait of those that have waited too long."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -100,15 +107,23 @@ class NamespaceGates:
     """The gates of one leadership."""
 
     def __init__(self, limit: int) -> None:
-        """`limit`: most creates in flight in one namespace."""
+        """`limit`: most requests in flight in one namespace."""
         self._limit = limit
         self._gates: dict[str, NamespaceGate] = {}
 
     def of(self, namespace: str) -> NamespaceGate:
-        """The gate of a namespace."""
-        return self._gates.setdefault(namespace, NamespaceGate(self._limit))
+        """The gate of a namespace, to be entered at once."""
+        found = self._gates.get(namespace)
+        if found is None:
+            if len(self._gates) >= REMEMBERED_GATES:
+                self._forget_idle()
+            found = self._gates[namespace] = NamespaceGate(self._limit)
+        return found
 
     def open_breakers(self) -> int:
-        """Number of namespaces whose breaker is open. Forgets namespaces without creates."""
-        self._gates = {namespace: gate for namespace, gate in self._gates.items() if not gate.idle}
+        """Number of namespaces whose breaker is open."""
+        self._forget_idle()
         return sum(gate.breaker.open for gate in self._gates.values())
+
+    def _forget_idle(self) -> None:
+        self._gates = {namespace: gate for namespace, gate in self._gates.items() if not gate.idle}

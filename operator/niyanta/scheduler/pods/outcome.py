@@ -186,6 +186,8 @@ def _end_of(attempt: Attempt, pod: PodView, node_state: Callable[[str], NodeStat
     if is_over(pod, node_state):
         return failed_attempt(attempt, RowReason.POD_LOST, f"pod {pod.name} on {pod.node} was deleted while it ran")
     state = node_state(pod.node)
+    if pod.disruption and state is NodeState.FENCED:
+        return _disrupted(attempt, pod)
     if state is NodeState.FENCED:
         return failed_attempt(attempt, RowReason.NODE_LOST, f"node {pod.node} is gone")
     if state is NodeState.NOT_READY and attempt.replace_lost:

@@ -1,5 +1,5 @@
 """The pod remover: deletes and releases pods that no attempt needs, in concurrent tasks. Each action on a pod runs at
-most once at a time."""
+most once at a time. Namespaces take turns, so that removals that fail in one don't hold up the others."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from niyanta.aio import Backoff
+from niyanta.containment import describe
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterApi, LeaseLostError, PodView, pods_of
+from niyanta.scheduler.pods.namespace_gate import NamespaceGates
 from niyanta.scheduler.pods.outcome import Teardown, tear_down
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.workload_cache import TrackedWorkload
@@ -36,6 +38,7 @@ class PodRemover:
         self._cluster = cluster
         self._on_lost = on_lost
         self._slots = asyncio.Semaphore(CONCURRENCY)
+        self._gates = NamespaceGates(CONCURRENCY // 2)
         self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._done: dict[tuple[str, str], None] = {}
 
@@ -86,16 +89,29 @@ class PodRemover:
         backoff = Backoff(first_seconds=FIRST_DELAY_SECONDS, longest_seconds=LONGEST_DELAY_SECONDS)
         while True:
             try:
-                async with self._slots:
-                    await act(pod)
+                await self._take_turn(pod, act)
             except LeaseLostError:
                 self._on_lost()
                 return
             except Exception as error:  # any failed removal is repeated, or the pod would stay for ever
-                logger.warning("removal of a pod is repeated", pod=pod.name, action=key[1], error=str(error))
+                logger.warning("removal of a pod is repeated", pod=pod.name, action=key[1], error=describe(error))
             else:
                 self._done[key] = None
                 while len(self._done) > REMEMBERED_ACTIONS:
                     self._done.pop(next(iter(self._done)))
                 return
             await asyncio.sleep(backoff.next())
+
+    async def _take_turn(self, pod: PodView, act: Callable[[PodView], Awaitable[None]]) -> None:
+        """Try an action when it is its namespace's turn."""
+        gate = self._gates.of(pod.namespace)
+        while not await gate.enter():
+            gate = self._gates.of(pod.namespace)
+        succeeded: bool | None = None
+        try:
+            async with self._slots:
+                succeeded = False
+                await act(pod)
+                succeeded = True
+        finally:
+            gate.leave(succeeded)
