@@ -78,7 +78,7 @@ class _GroupKey:
 )
 async def submit_batch(request: Request, parts: Parts, caller: Caller) -> Response:
     """The body is NDJSON: one manifest per line, all for one customer. Lines are committed in order, in groups of up to
-    250 lines, 1 MiB, or 8 MiB of estimated memory: the accepted items of a group in one transaction.
+    500 lines, 1 MiB, or 8 MiB of estimated memory: the accepted items of a group in one transaction.
 
     202: all items were accepted; 207: see the status of each. Any other status ends the batch; if groups before were
     committed, its detail says how many of their items were accepted. Repeat such a batch with the same Idempotency-Key:

@@ -17,7 +17,7 @@ MAX_BATCH_BYTES = 32 * 1024 * 1024
 MAX_ITEMS = 1000
 MAX_LINES = 10 * MAX_ITEMS
 """Most lines, empty ones included: each costs time."""
-GROUP_LINES = 250
+GROUP_LINES = 500
 GROUP_BYTES = 1024 * 1024
 GROUP_MEMORY_BYTES = 8 * 1024 * 1024
 """Most memory that a group of several lines is estimated to take."""
@@ -41,63 +41,77 @@ class _Grouping:
 
     def __init__(self) -> None:
         self.group = LineGroup(0)
-        self._hash = hashlib.sha256()
         self._line_number = 0
-        self._line = bytearray()
-        self._line_hash = hashlib.sha256()
-        self._blank = True
-        self._blank_lines = 0
+        self._begun = bytearray()
+        """The current line so far, when it comes in several parts."""
+        self._rest = hashlib.sha256()
+        """Of the bytes of the current line that are not kept."""
+        self._rests: list[bytes] = []
+        """Digests of those bytes of the group's lines."""
+        self._ended = 0
+        """Number of the line after the last group."""
         self._items = 0
 
     def extend(self, piece: bytes) -> None:
-        """Add bytes without a newline to the current line."""
-        self._line_hash.update(piece)
-        self._line += piece[: MAX_MANIFEST_BYTES + 1 - len(self._line)]
-        self._blank = self._blank and not piece.strip()
+        """Add a part of the current line."""
+        room = MAX_MANIFEST_BYTES + 1 - len(self._begun)
+        self._begun += piece[:room]
+        if len(piece) > room:
+            self._rest.update(piece[room:])
 
-    def end_line(self) -> LineGroup | None:
-        """End the current line; returns the group before it if the line begins another. Raises Problem (413)."""
-        done = None
+    def end_line(self, piece: bytes) -> LineGroup | None:
+        """Add the last part of the current line; returns the group before it if it begins another one.
+
+        Raises Problem (413).
+        """
+        if self._begun or len(piece) > MAX_MANIFEST_BYTES:
+            self.extend(piece)
+            piece = bytes(self._begun)
+            self._begun.clear()
         if self._line_number >= MAX_LINES:
             raise Problem(TOO_LARGE, f"a batch may have at most {MAX_LINES} lines, empty ones included")
-        if self._blank:
-            self._blank_lines += 1
-        else:
+        done = None
+        if piece and (len(piece) > MAX_MANIFEST_BYTES or not piece.isspace()):
             self._items += 1
             if self._items > MAX_ITEMS:
                 raise Problem(TOO_LARGE, f"a batch may have at most {MAX_ITEMS} items")
-            done = self._add(bytes(self._line))
+            done = self._add(piece)
         self._line_number += 1
-        self._line = bytearray()
-        self._line_hash = hashlib.sha256()
-        self._blank = True
         return done
 
     def _add(self, line: bytes) -> LineGroup | None:
         done = None
+        group = self.group
         memory = memory_of(line)
-        if self.group.lines and (
-            len(self.group.lines) >= GROUP_LINES
-            or self.group.size + len(line) > GROUP_BYTES
-            or self.group.memory + memory > GROUP_MEMORY_BYTES
+        if group.lines and (
+            len(group.lines) >= GROUP_LINES
+            or group.size + len(line) > GROUP_BYTES
+            or group.memory + memory > GROUP_MEMORY_BYTES
         ):
             done = self.finish(last=False)
-            self.group = LineGroup(done.number + 1)
-            self._hash = hashlib.sha256()
-        self.group.lines.append((self._line_number, line))
-        self.group.size += len(line)
-        self.group.memory += memory
-        self._hash.update(b"%d " % self._blank_lines)
-        self._hash.update(self._line_hash.digest())
-        self._blank_lines = 0
+            group = self.group = LineGroup(done.number + 1)
+        group.lines.append((self._line_number, line))
+        group.size += len(line)
+        group.memory += memory
+        if len(line) > MAX_MANIFEST_BYTES:
+            self._rests.append(self._rest.digest())
+            self._rest = hashlib.sha256()
         return done
 
     def finish(self, *, last: bool) -> LineGroup:
         """The current group, complete."""
-        self._hash.update(b"last" if last else b"more")
-        self.group.last = last
-        self.group.digest = self._hash.hexdigest()
-        return self.group
+        group = self.group
+        first = self._ended
+        places = [number - first for number, _ in group.lines]
+        found = hashlib.sha256(b"last" if last else b"more")
+        found.update(repr(places).encode())
+        found.update(b"\n".join(line for _, line in group.lines))
+        found.update(b"".join(self._rests))
+        self._rests.clear()
+        self._ended = group.lines[-1][0] + 1
+        group.last = last
+        group.digest = found.hexdigest()
+        return group
 
 
 async def line_groups(parts: AsyncIterator[bytes]) -> AsyncIterator[LineGroup]:
@@ -109,11 +123,10 @@ async def line_groups(parts: AsyncIterator[bytes]) -> AsyncIterator[LineGroup]:
     async for part in parts:
         *ended, rest = part.split(b"\n")
         for piece in ended:
-            grouping.extend(piece)
-            if (done := grouping.end_line()) is not None:
+            if (done := grouping.end_line(piece)) is not None:
                 yield done
         grouping.extend(rest)
-    if (done := grouping.end_line()) is not None:
+    if (done := grouping.end_line(b"")) is not None:
         yield done
     if grouping.group.lines:
         yield grouping.finish(last=True)
