@@ -108,7 +108,9 @@ def test_depth_and_pruning_agree_with_the_decoder(monkeypatch: pytest.MonkeyPatc
     for _ in range(300):
         value = _random_value(rng, 6)
         text = orjson.dumps(value)
-        assert json_scan.shape(text) == (_depth(value), _containers(value))
+        for small in (0, 1 << 16):
+            monkeypatch.setattr(json_scan, "SMALL_BYTES", small)
+            assert json_scan.shape(text) == (_depth(value), _containers(value))
         for most in range(8):
             assert orjson.loads(json_scan.pruned(text, most)) == _pruned(value, most)
 

@@ -28,6 +28,8 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 MAX_CONTAINERS = 50_000
 """Most lists and objects in one object, with its managed fields. Decoded, each takes some 60 bytes at least."""
 
+TOO_DEEP = f"at most {bounded_json.MAX_DEPTH} levels of lists and objects are allowed"
+
 OUT_OF_BOUNDS = Counter(
     "niyanta_objects_out_of_bounds_total",
     "Objects too deep, too large or with integers of more than 64 bits, as read from the API server",
@@ -78,18 +80,24 @@ T = TypeVar("T")
 
 def read_object(raw: bytes) -> Manifest:
     """One object, or its stub. Raises BoundedJsonError if not even its metadata can be read."""
-    problem = _problem(raw)
+    problem = None if len(raw) < json_scan.SMALL_BYTES else _problem(raw)
     if problem is None:
         try:
             found = orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
-            problem = f"not valid JSON: {str(error)[:200]}"
-        else:
             if not isinstance(found, dict):
                 raise BoundedJsonError("not an object")
-            problem = bounded_json.violation(found) if json_scan.has_large_integer(raw) else None
+            _slim(found)
+            # Encoded again, without managed fields, most objects have too few brackets to need a scan.
+            text = orjson.dumps(found)
+        except orjson.JSONDecodeError as error:
+            problem = f"not valid JSON: {str(error)[:200]}"
+        except orjson.JSONEncodeError:
+            problem = TOO_DEEP
+        else:
+            problem = _problem(text)
+            if problem is None and json_scan.has_large_integer(text):
+                problem = bounded_json.violation(found)
             if problem is None:
-                _slim(found)
                 return found
     return _stub(raw, problem)
 
@@ -141,7 +149,7 @@ def _problem(raw: bytes) -> str | None:
         return f"the object has {len(raw)} bytes; at most {bounded_json.MAX_BYTES} are allowed"
     levels, containers = json_scan.shape(raw)
     if levels > bounded_json.MAX_DEPTH:
-        return f"at most {bounded_json.MAX_DEPTH} levels of lists and objects are allowed"
+        return TOO_DEEP
     if containers > MAX_CONTAINERS:
         return f"the object has {containers} lists and objects; at most {MAX_CONTAINERS} are allowed"
     return None

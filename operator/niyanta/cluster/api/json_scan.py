@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,15 @@ BLOCK_BYTES = 1 << 20
 FEW_BRACKETS = 64
 """Text with fewer opening brackets than this needs no scan: it has at most as many levels."""
 
+SMALL_BYTES = 1 << 16
+"""Shorter text is scanned without numpy, whose calls cost more than such a scan."""
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEPS = [1 if chr(byte) in "[{" else -1 for byte in range(256)]
+_DIGITS_AS_ZERO = bytes(ord("0") if chr(byte) in "0123456789" else 1 for byte in range(256))
+_LONG_NUMBER = b"0" * 19
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
-_LARGE_INTEGER = re.compile(rb"[0-9]{19}")
 _OPENING = np.frombuffer(b"[{", np.uint8)
 _CLOSING = np.frombuffer(b"]}", np.uint8)
 _QUOTE, _ZERO, _SPACE = b'"0 '
@@ -30,6 +38,10 @@ def shape(text: bytes) -> tuple[int, int]:
     brackets = text.count(b"[") + text.count(b"{")
     if brackets < FEW_BRACKETS:
         return brackets, brackets
+    if len(text) < SMALL_BYTES:
+        plain = _STRING.sub(b"", text).translate(None, _NO_BRACKETS)
+        running = accumulate(map(_STEPS.__getitem__, plain))
+        return max(running, default=0), plain.count(b"[") + plain.count(b"{")
     most, number = 0, 0
     for block, levels in _scanned(text, blank_strings=True):
         most = max(most, int(levels.max()))
@@ -39,10 +51,10 @@ def shape(text: bytes) -> tuple[int, int]:
 
 def has_large_integer(text: bytes) -> bool:
     """True if the document may have an integer of more than 63 bits: 19 digits in a row outside of strings."""
-    if _LARGE_INTEGER.search(text) is None:
+    if _LONG_NUMBER not in text.translate(_DIGITS_AS_ZERO):
         return False
     plain = b"".join(block.tobytes() for block, _ in _scanned(text, blank_strings=True))
-    return _LARGE_INTEGER.search(plain) is not None
+    return _LONG_NUMBER in plain.translate(_DIGITS_AS_ZERO)
 
 
 def pruned(text: bytes, most: int) -> bytes:
