@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from e2e.chart.conftest import NAMESPACE, MakePod
+from e2e.chart.conftest import NAMESPACE, NODE, MakePod
 from testing.cluster.api_client import JSON, Api, ApiError
 from testing.cluster.cluster import Cluster
 from testing.waiting import until
@@ -180,3 +180,26 @@ def test_others_may_not_add_the_operators_keys_to_pods(
     with pytest.raises(ApiError, match="niyanta-fence"):
         installed.api.patch(f"{PODS}/theirs", {"metadata": {"labels": {"niyanta.io/epoch": "1"}}})
     installed.api.patch(f"{PODS}/theirs", {"metadata": {"labels": {"app": "x"}}})
+
+
+def test_others_may_not_set_the_operators_keys_by_status_or_binding(
+    installed: Cluster, make_pod: MakePod, set_fence: SetFence
+) -> None:
+    """A write of the status may change labels, and a binding's metadata is copied into its pod."""
+    set_fence("1")
+    pod = make_pod("theirs")
+    del pod["spec"]["nodeName"]
+    pod["spec"]["schedulerName"] = "none"
+    installed.api.post(PODS, pod)
+    forged: list[JSON] = [{"labels": {"niyanta.io/workload-uid": "x"}}, {"annotations": {"niyanta.io/score": "1"}}]
+    for metadata in forged:
+        with pytest.raises(ApiError, match="niyanta-fence"):
+            installed.api.patch(f"{PODS}/theirs/status", {"metadata": metadata})
+        binding = {"metadata": {"name": "theirs", **metadata}, "target": {"kind": "Node", "name": NODE}}
+        for path in (f"{PODS}/theirs/binding", "/api/v1/namespaces/tenant/bindings"):
+            with pytest.raises(ApiError, match="niyanta-fence"):
+                installed.api.post(path, {"apiVersion": "v1", "kind": "Binding", **binding})
+    status = {"status": {"conditions": [{"type": "Ready", "status": "False"}]}, "metadata": {"labels": {"app": "x"}}}
+    installed.api.patch(f"{PODS}/theirs/status", status)
+    target = {"kind": "Node", "name": NODE}
+    installed.api.post(f"{PODS}/theirs/binding", {"metadata": {"name": "theirs"}, "target": target})

@@ -140,6 +140,16 @@ def scale(work: Workloads) -> None:
     pool.wait_nodes(0)
 
 
+def change_the_leader(env: Environment) -> None:
+    """The next leader raises the fence."""
+    (first,) = (process for process in env.operators if not process.identity.startswith("api"))
+    second = env.start_operator(extra_env=QUICK)
+    first.terminate()
+    until(lambda: leads(second), what="the second operator leads")
+    fence = f"/api/v1/namespaces/{env.namespace}/configmaps/niyanta-fence"
+    until(lambda: env.cluster.api.get(fence)["data"]["epoch"] == "2", what="the fence is raised")
+
+
 def _requests(work: Workloads, resource: str, verb: str) -> list[JSON]:
     events = work.cluster.audit_events()
     return [
@@ -155,6 +165,7 @@ def test_the_operator_uses_all_of_its_permissions_and_no_others(
     find_the_name_taken(work)
     submit_by_rest(env, work)
     scale(work)
+    change_the_leader(env)
     events = [event for event in env.cluster.audit_events() if event["user"]["username"] == OPERATOR]
     refused = [
         event for event in events if event.get("annotations", {}).get("authorization.k8s.io/decision") == "forbid"
