@@ -236,7 +236,7 @@ class Operator:
         )
         work = [
             ("pool status", pool_status.run()),
-            ("deletions", self.deleted.run(lambda: _live_objects(state))),
+            ("deletions", self.deleted.run(lambda: live_objects(state))),
             ("API keys", report_expiring_keys(ApiKeys(self.pool))),
             ("hints", listen(self.settings.dsn, self.work_queue.put_hint)),
             *self.adapter.leader_tasks(),
@@ -315,7 +315,7 @@ async def _until_answered(ask: Callable[[], Awaitable[None]]) -> None:
     )
 
 
-def _live_objects(state: SchedulerState) -> set[str]:
+def live_objects(state: SchedulerState) -> set[str]:
     """UIDs of the Workload objects of unfinished workloads, from both doors."""
     return {t.row.object[1] for t in state.workloads if t.row.object is not None and not t.row.phase.terminal}
 

@@ -1,0 +1,29 @@
+"""The composition root: changes of the cluster reach the parts that need them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from niyanta.lifecycle import Door, Phase
+from niyanta.manager import live_objects
+from niyanta.scheduler.state import SchedulerState
+from tests.cluster.status.test_reports import row
+
+pytestmark = pytest.mark.unit
+
+
+def test_deletions_are_looked_for_among_the_objects_of_both_doors() -> None:
+    running = replace(row("a"), phase=Phase.RUNNING)
+    rest = replace(running, id="row", door=Door.REST)
+    rows = [
+        running,
+        replace(rest, object_name="rest", object_uid="uid of its object"),
+        replace(rest, id="without an object yet"),
+        row("finished"),
+    ]
+    state = cast(SchedulerState, SimpleNamespace(workloads=[SimpleNamespace(row=found) for found in rows]))
+    assert live_objects(state) == {running.id, "uid of its object"}
