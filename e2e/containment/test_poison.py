@@ -161,7 +161,7 @@ def test_rows(hostile: Tenant, bystander: Tenant, rows: HostileRows, witness: Wi
     for row in hostile_rows(victim=bystander.name, node=node):
         written += rows.write(row) is not None
         witness.check_each(row.name)
-    assert written > 40, "Postgres itself refuses the corpus"
+    assert written > 25, "Postgres itself refuses the corpus"
     witness.check("all rows")
     forged = [
         pod["metadata"]

@@ -74,7 +74,16 @@ def row_mapper(
 
 
 def _excluded(value: dict[str, str]) -> dict[str, Any]:
-    return {worker: datetime.fromisoformat(until) for worker, until in value.items()} if value else value
+    return {worker: moment for worker, until in value.items() if (moment := _moment(until))} if value else value
+
+
+def _moment(text: object) -> datetime | None:
+    """The time; None for anything else, because one row must not make the reads of others fail."""
+    try:
+        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+    return moment if moment is not None and moment.tzinfo is not None else None
 
 
 def _phase_or_none(name: str | None) -> Phase | None:

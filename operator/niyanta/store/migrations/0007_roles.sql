@@ -19,11 +19,12 @@ SELECT (CASE WHEN enable_priority THEN priority::bigint * weight * 60000000 ELSE
   FROM queue_rules
 $$;
 
--- The problem of one submission, or null. Bounds as in bounded_json.py: 64 levels, 64-bit numbers.
+-- The problem of one submission, or null. Bounds as in bounded_json.py: 64 levels, 64-bit numbers. A single expression
+-- without queries, because it is evaluated for each item.
 CREATE FUNCTION internal_submission_problem(
-    namespace text, name text, customer text, type text, labels jsonb, spec jsonb, class_id text, replicas integer,
-    priority integer, status text) RETURNS text
-LANGUAGE plpgsql STABLE AS $$
+    namespace text, name text, type text, labels jsonb, spec jsonb, class_id text, replicas integer, priority integer,
+    status text) RETURNS text
+LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
     RETURN CASE
         WHEN status IS NULL OR status NOT IN ('PENDING', 'SUSPENDED') THEN 'phase'
@@ -45,14 +46,6 @@ BEGIN
              spec,
              'strict $.** ? (@.type() == "number") ? (@ > 9223372036854775807 || @ < -9223372036854775808)', '{}', true)
              THEN 'numbers of the spec'
-        WHEN NOT EXISTS (
-             SELECT 1 FROM customers c
-              WHERE c.name = customer AND NOT c.deleted
-                AND (namespace = ANY (c.namespaces)
-                     OR ('*' = ANY (c.namespaces)
-                         AND NOT EXISTS (SELECT 1 FROM customers o
-                                          WHERE NOT o.deleted AND o.namespaces @> ARRAY[namespace]))))
-             THEN 'customer or namespace'
     END;
 END
 $$;
@@ -150,25 +143,8 @@ CREATE FUNCTION door_submit(items jsonb, answers jsonb, forgotten jsonb) RETURNS
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     problem text;
+    rules queue_rules;
 BEGIN
-    SELECT format('item %s of the submission is refused: %s', r.place,
-                  coalesce(p.problem, 'its name was not taken'))
-      INTO problem
-      FROM ROWS FROM (jsonb_to_recordset(items) AS (
-               id uuid, namespace text, name text, customer text, type text, labels jsonb, spec jsonb, class_id text,
-               replicas integer, priority integer, status text))
-           WITH ORDINALITY AS r (id, namespace, name, customer, type, labels, spec, class_id, replicas, priority, status,
-                                 place)
-     CROSS JOIN LATERAL internal_submission_problem(
-           r.namespace, r.name, r.customer, r.type, r.labels, r.spec, r.class_id, r.replicas, r.priority, r.status)
-           AS p (problem)
-     WHERE p.problem IS NOT NULL
-        OR NOT EXISTS (SELECT 1 FROM rest_names n
-                        WHERE n.customer_id = r.customer AND n.name = r.name AND n.id = r.id)
-     ORDER BY r.place LIMIT 1;
-    IF problem IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'NY001', MESSAGE = problem;
-    END IF;
     IF forgotten <> '[]' THEN
         DELETE FROM idempotency i USING jsonb_to_recordset(forgotten) AS r (customer_id text, key text)
          WHERE i.customer_id = r.customer_id AND i.key = r.key AND i.status IS NULL;
@@ -181,47 +157,76 @@ BEGIN
     IF items = '[]' THEN
         RETURN;
     END IF;
-    SELECT format('customer %s has no room for its submissions', l.customer) INTO problem
-      FROM (SELECT r.customer, count(*) AS n FROM jsonb_to_recordset(items) AS r (customer text) GROUP BY 1) AS mine,
-           internal_lock_limits((SELECT jsonb_object_agg(r.customer, NULL)
-                                   FROM jsonb_to_recordset(items) AS r (customer text))) AS l
-     WHERE l.customer = mine.customer AND l.waiting + mine.n > l.most LIMIT 1;
-    IF problem IS NOT NULL THEN
-        RAISE EXCEPTION USING ERRCODE = 'NY001', MESSAGE = problem;
-    END IF;
+    SELECT q.* INTO rules FROM queue_rules q;
     WITH item AS MATERIALIZED (
-        SELECT r.*, now() + (r.place - 1) * interval '1 microsecond' AS at,
-               coalesce(c.tier_weight, least(greatest(r.tier_weight, 1), 100)) AS weight
+        SELECT r.*, internal_submission_problem(
+               r.namespace, r.name, r.type, r.labels, r.spec, r.class_id, r.replicas, r.priority, r.status) AS problem,
+               now() + (r.place - 1) * interval '1 microsecond' AS at
           FROM ROWS FROM (jsonb_to_recordset(items) AS (
                    id uuid, namespace text, name text, customer text, type text, labels jsonb, spec jsonb,
                    class_id text, replicas integer, priority integer, tier_weight integer, status text))
                WITH ORDINALITY AS r (id, namespace, name, customer, type, labels, spec, class_id, replicas, priority,
                                      tier_weight, status, place)
-          JOIN customers c ON c.name = r.customer
+    ), owner AS MATERIALIZED (
+        SELECT u.customer, u.namespace, c.tier_weight
+          FROM (SELECT DISTINCT i.customer, i.namespace FROM item i) AS u
+          JOIN customers c ON c.name = u.customer AND NOT c.deleted
+         WHERE u.namespace = ANY (c.namespaces)
+            OR ('*' = ANY (c.namespaces)
+                AND NOT EXISTS (SELECT 1 FROM customers o
+                                 WHERE NOT o.deleted AND o.namespaces @> ARRAY[u.namespace]))
+    ), room AS MATERIALIZED (
+        SELECT l.customer
+          FROM (SELECT i.customer, count(*) AS n FROM item i GROUP BY 1) AS mine
+          JOIN internal_lock_limits((SELECT jsonb_object_agg(u.customer, NULL)
+                                       FROM (SELECT DISTINCT i.customer FROM item i) AS u)) AS l
+            ON l.customer = mine.customer
+         WHERE l.waiting + mine.n > l.most
+    ), judged AS MATERIALIZED (
+        SELECT i.*, coalesce(o.tier_weight, least(greatest(i.tier_weight, 1), 100)) AS weight,
+               CASE WHEN i.problem IS NOT NULL THEN i.problem
+                    WHEN o.customer IS NULL THEN 'its customer or namespace'
+                    WHEN n.id IS DISTINCT FROM i.id THEN 'its name was not taken'
+                    WHEN i.customer IN (SELECT r.customer FROM room r) THEN 'its customer has no room' END AS refusal
+          FROM item i
+          LEFT JOIN owner o ON o.customer = i.customer AND o.namespace = i.namespace
+          LEFT JOIN rest_names n ON n.customer_id = i.customer AND n.name = i.name
+    ), chosen AS MATERIALIZED (
+        SELECT j.*,
+               CASE WHEN rules.enable_priority THEN j.priority::bigint * j.weight * 60000000 ELSE 0 END
+               - CASE WHEN rules.enable_aging
+                      THEN rules.boost_per_minute * (extract(epoch FROM j.at) * 1000000)::bigint ELSE 0 END AS queue_key
+          FROM judged j
+         WHERE NOT EXISTS (SELECT 1 FROM judged x WHERE x.refusal IS NOT NULL)
     ), specs AS (
         INSERT INTO workloads (id, door, namespace, name, customer_id, type, labels, generation, spec, class_id,
                                replicas, created_at, spec_bytes)
         SELECT i.id, 'rest', i.namespace, i.name, i.customer, i.type, i.labels, 1, i.spec, i.class_id, i.replicas, i.at,
                octet_length(i.spec::text)
-          FROM item i ORDER BY i.id
+          FROM chosen i
     ), states AS (
         INSERT INTO workload_state (id, customer_id, class_id, status, priority, tier_weight, queue_key, queued_at,
                                     created_at, paused_at, door)
-        SELECT i.id, i.customer, i.class_id, i.status, i.priority, i.weight,
-               internal_queue_key(i.priority, i.weight, i.at), i.at, i.at,
+        SELECT i.id, i.customer, i.class_id, i.status, i.priority, i.weight, i.queue_key, i.at, i.at,
                CASE WHEN i.status = 'SUSPENDED' THEN i.at END, 'rest'
-          FROM item i
+          FROM chosen i
     ), events AS (
         INSERT INTO workload_events (workload_id, at, event, to_phase)
-        SELECT i.id, now(), 'Accepted', i.status FROM item i
+        SELECT i.id, now(), 'Accepted', i.status FROM chosen i
+    ), counters AS (
+        -- Ordered, because all writers for the customer share these rows.
+        INSERT INTO queue_counters AS c (customer_id, class_id, pending, suspended)
+        SELECT i.customer, i.class_id, count(*) FILTER (WHERE i.status = 'PENDING'),
+               count(*) FILTER (WHERE i.status = 'SUSPENDED')
+          FROM chosen i GROUP BY 1, 2 ORDER BY 1, 2
+            ON CONFLICT (customer_id, class_id) DO UPDATE
+           SET pending = c.pending + excluded.pending, suspended = c.suspended + excluded.suspended
     )
-    -- Last, and ordered, because all writers for the customer share these rows.
-    INSERT INTO queue_counters AS c (customer_id, class_id, pending, suspended)
-    SELECT i.customer, i.class_id, count(*) FILTER (WHERE i.status = 'PENDING'),
-           count(*) FILTER (WHERE i.status = 'SUSPENDED')
-      FROM item i GROUP BY 1, 2 ORDER BY 1, 2
-        ON CONFLICT (customer_id, class_id) DO UPDATE
-       SET pending = c.pending + excluded.pending, suspended = c.suspended + excluded.suspended;
+    SELECT format('item %s of the submission is refused: %s', j.place, j.refusal) INTO problem
+      FROM judged j WHERE j.refusal IS NOT NULL ORDER BY j.place LIMIT 1;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'NY001', MESSAGE = problem;
+    END IF;
 END
 $$;
 

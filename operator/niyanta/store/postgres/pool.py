@@ -56,6 +56,17 @@ TRUSTED_SECONDS = 2.0
 LOCK_TIMEOUT_MS = 2000
 """Longest wait for a lock by operations that can be repeated: acquiring leadership, changing partitions."""
 
+UNDECODABLE: dict[str, Any] = {"undecodable": "the document is too deep, or has a number out of range"}
+"""Takes the place of a JSON document in Postgres that can't be decoded. No valid spec looks like it."""
+
+
+def _loads(text: bytes | str) -> Any:
+    """A JSON document of a row. It is never an error, because that would make the reads of other rows fail too."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return dict(UNDECODABLE)
+
 
 class Pool:
     """A psycopg pool with bounded waits that raises the store's errors. Made by `open_pool`."""
@@ -153,7 +164,7 @@ class Pool:
 
     async def _configure(self, connection: Connection) -> None:
         """Apply session settings, with which the server drops dead clients whatever the host's TCP settings are."""
-        set_json_loads(orjson.loads, connection)
+        set_json_loads(_loads, connection)
         set_json_dumps(orjson.dumps, connection)
         if not self._sessions:
             return
