@@ -30,6 +30,8 @@ from niyanta.settings import Settings
 from testing.cluster.nodes import NodeSpec
 from testing.environment import Environment
 from testing.processes.niyanta import OperatorProcess
+from testing.scenarios.placement import CUSTOMERS
+from testing.scenarios.workloads import customer_manifest
 
 JOBS = ResourceKind("batch", "v1", "jobs", "Job")
 LABEL = "bench.niyanta.io/worker"
@@ -216,15 +218,12 @@ async def _metrics(operator: OperatorProcess) -> str:
 
 
 async def run_async(workers: int, count: int, jobs: int) -> dict[str, Any]:
-    environment = await asyncio.to_thread(
-        lambda: Environment.start(
-            "bench", operators=1, fast_node_loss=False, operator_env={"NIYANTA_DEFAULT_CUSTOMER": "true"}
-        )
-    )
+    environment = await asyncio.to_thread(lambda: Environment.start("bench", operators=1, fast_node_loss=False))
     try:
         cluster = environment.cluster
         for name in ("bench-workloads", "bench-pods", "bench-jobs"):
             await asyncio.to_thread(cluster.create_namespace, name)
+        await asyncio.to_thread(cluster.api.post, CUSTOMERS, customer_manifest("bench", "bench-workloads"))
         nodes = [NodeSpec(f"bench-{n:04d}", cpu="32", memory="128Gi", labels={LABEL: "true"}) for n in range(workers)]
         await asyncio.to_thread(lambda: cluster.create_nodes(nodes, timeout=600))
         settings = Settings(kubeconfig=str(cluster.kubeconfig), connections=48, request_timeout=30.0)
