@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from niyanta.cluster import deleted_workloads
-from niyanta.cluster.api.client import ApiClient, Listed
+from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError
 from niyanta.cluster.deleted_workloads import DeletedWorkloads
 from tests.fakes.scripted_api_server import until
@@ -17,22 +17,21 @@ pytestmark = pytest.mark.unit
 
 
 class ListingClient:
-    """Lists the objects of `answers` in turn; an exception is raised."""
+    """Lists the UIDs of `answers` in turn; an exception is raised."""
 
-    def __init__(self, *answers: list[dict[str, Any]] | Exception) -> None:
+    def __init__(self, *answers: set[str] | Exception) -> None:
         self.answers = list(answers)
 
-    async def list(self, _: object) -> Listed:
+    async def list_uids(self, _: object) -> set[str]:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
-        return Listed(answer, "1")
+        return answer
 
 
 async def test_odd_lists_and_listeners_that_raise_do_not_end_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deleted_workloads, "SETTLE_SECONDS", 0.0)
-    present = [{"metadata": {"uid": "a"}}, {"metadata": {"name": "without a UID"}}]
-    client = ListingClient(ApiError(500, "InternalError", ""), RecursionError("a list too deep"), present)
+    client = ListingClient(ApiError(500, "InternalError", ""), RecursionError("a list too deep"), {"a", "other"})
     told: list[str] = []
 
     def on_deleted(uid: str) -> None:

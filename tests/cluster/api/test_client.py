@@ -221,6 +221,17 @@ async def test_lists_all_chunks_and_starts_again_when_a_token_expires() -> None:
     assert listed.resource_version == "20"
 
 
+async def test_uids_are_listed_by_metadata_alone() -> None:
+    script = (
+        listing(10, pod("a", 1), token="t"),
+        refuse(410, "Expired"),
+        listing(20, pod("b", 12), {"metadata": {"name": "without a UID"}}),
+    )
+    async with fake_api(*script) as api, client_of(api) as client:
+        assert await client.list_uids(PODS) == {"uid-b", ""}
+    assert {request.headers["Accept"].split(";")[1] for request in api.requests} == {"as=PartialObjectMetadataList"}
+
+
 async def test_no_more_requests_at_once_than_connections() -> None:
     running = most = 0
 

@@ -23,7 +23,7 @@ from niyanta.cluster.api.connection import Connection
 from niyanta.cluster.api.errors import ApiError, ErrorKind, OutcomeUnknownError, error_kind
 from niyanta.cluster.api.kinds import CONFIG_MAPS, CUSTOMERS, EVENTS, PODS, WORKER_POOLS, WORKLOADS, ResourceKind
 from niyanta.cluster.api.objects import Pod
-from niyanta.cluster.api.transport import JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, Transport
+from niyanta.cluster.api.transport import JSON, JSON_PATCH, MERGE_PATCH, METADATA_LIST, STRATEGIC_PATCH, Transport
 from niyanta.resources.labels import OUTCOME_FINALIZER
 from niyanta.settings import Settings
 
@@ -263,7 +263,7 @@ class ApiClient:
         for chunk in (LIST_CHUNK_OBJECTS, LIST_CHUNK_OBJECTS, 0):
             items: list[Manifest] = []
             try:
-                async for page in self._pages(kind, namespace, label_selector, chunk):
+                async for page in self._pages(kind, chunk, namespace=namespace, label_selector=label_selector):
                     items += page["items"]
                     version = str(page["metadata"]["resourceVersion"])
                     await asyncio.sleep(0)
@@ -274,8 +274,22 @@ class ApiClient:
             return Listed(items, version)
         raise AssertionError("unreachable")
 
+    async def list_uids(self, kind: ResourceKind) -> set[str]:
+        """UIDs of all objects. Only metadata is asked for, and only UIDs are kept."""
+        for chunk in (LIST_CHUNK_OBJECTS, 0):
+            found: set[str] = set()
+            try:
+                async for page in self._pages(kind, chunk, accept=METADATA_LIST):
+                    found |= {str(item["metadata"].get("uid", "")) for item in page["items"]}
+            except ApiError as error:
+                if error_kind(error) is not ErrorKind.GONE or not chunk:
+                    raise
+            else:
+                return found
+        raise AssertionError("unreachable")
+
     async def _pages(
-        self, kind: ResourceKind, namespace: str, label_selector: str, chunk: int
+        self, kind: ResourceKind, chunk: int, *, namespace: str = "", label_selector: str = "", accept: str = JSON
     ) -> AsyncIterator[Manifest]:
         params = {"limit": str(chunk)} if chunk else {}
         if label_selector:
@@ -287,6 +301,7 @@ class ApiClient:
                 verb="list",
                 resource=kind.plural,
                 params=params,
+                accept=accept,
                 timeout=LIST_TIMEOUT_SECONDS,
             )
             # In a thread, because users choose the size of objects.

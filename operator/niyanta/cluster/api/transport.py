@@ -22,6 +22,8 @@ JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+"""Accept header of a list of metadata."""
 
 THROTTLE_ATTEMPTS = 4
 THROTTLE_LONGEST_SECONDS = 5.0
@@ -75,6 +77,7 @@ class Transport:
         params: Mapping[str, str] | None = None,
         body: bytes | None = None,
         content_type: str = JSON,
+        accept: str = JSON,
         timeout: float | None = None,  # noqa: ASYNC109 - it also goes to the server, as a query parameter
     ) -> bytes:
         """Send a request and return the body of a 2xx response; others raise ApiError or a subclass.
@@ -91,7 +94,7 @@ class Transport:
         refreshed = False
         for attempt in range(THROTTLE_ATTEMPTS):
             try:
-                return await self._once(method, url, verb, resource, body, content_type, seconds)
+                return await self._once(method, url, verb, resource, body, (accept, content_type), seconds)
             except ApiError as error:
                 if error.status == 401 and not refreshed:
                     refreshed = True
@@ -107,14 +110,22 @@ class Transport:
         raise AssertionError("unreachable")
 
     async def _once(
-        self, method: str, url: URL, verb: str, resource: str, body: bytes | None, content_type: str, seconds: float
+        self,
+        method: str,
+        url: URL,
+        verb: str,
+        resource: str,
+        body: bytes | None,
+        types: tuple[str, str],
+        seconds: float,
     ) -> bytes:
+        """Send a request once. `types`: the headers Accept and, with a body, Content-Type."""
         session = self._session
         if session is None:
             raise NotSentError("the client is closed")
-        headers = await self._connection.credentials.headers()
+        headers = {**await self._connection.credentials.headers(), "Accept": types[0]}
         if body is not None:
-            headers["Content-Type"] = content_type
+            headers["Content-Type"] = types[1]
         waiting_since = time.monotonic()
         async with self._slots:
             started = time.monotonic()
