@@ -24,7 +24,7 @@ NAMED = re.compile(r"`([\w./-]+(?:/|\.(?:py|md|toml|sql|yaml)))`")
 HOP = re.compile(r"^\| `([\w/]+\.py)` \| `([\w.]+)` \|", re.MULTILINE)
 """A row of a flow's table: file and function."""
 
-LAYER_ROW = re.compile(r"^\| (\d) \| `([\w]+)(?:/|\.py)` \|", re.MULTILINE)
+LAYER_ROW = re.compile(r"^\| (\d+) \| `([\w]+)(?:/|\.py)` \|", re.MULTILINE)
 
 ELSEWHERE = frozenset({"niyanta.io/"})
 """Code spans with a slash at their end that are no folders."""
@@ -44,7 +44,7 @@ def test_every_link_of_the_page_leads_to_a_file() -> None:
 
 
 def test_every_folder_of_the_package_is_in_the_map() -> None:
-    mapped = set(re.findall(r"^\| \d? ?\| `([\w/]+/)` \|", PAGE, re.MULTILINE))
+    mapped = set(re.findall(r"^\| \d* ?\| `([\w/]+/)` \|", PAGE, re.MULTILINE))
     folders = {
         f"{folder.relative_to(PACKAGE)}/"
         for folder in PACKAGE.rglob("*")
