@@ -18,6 +18,7 @@ class RowReason(enum.StrEnum):
     NODE_RETURNED = "NodeReturned"
     OBJECT_MISMATCH = "ObjectMismatch"
     OBJECT_MISSING = "ObjectMissing"
+    OBJECT_RETURNED = "ObjectReturned"
     PLACED = "Placed"
     POD_DISRUPTED = "PodDisrupted"
     POD_FAILED = "PodFailed"

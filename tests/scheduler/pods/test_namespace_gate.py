@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from niyanta.scheduler.pods import namespace_gate
-from niyanta.scheduler.pods.namespace_gate import FAILURES, NamespaceGate, NamespaceGates
+from niyanta.scheduler.pods.namespace_gate import FAILURES, FIRST_IN_FLIGHT, NamespaceGate, NamespaceGates
 
 pytestmark = pytest.mark.unit
 
@@ -50,6 +50,21 @@ async def test_turns_are_limited_and_given_in_order() -> None:
     await asyncio.gather(*tasks)
     gate.leave(True)
     assert gate.idle
+
+
+async def test_more_requests_go_at_once_while_they_are_answered_and_fewer_when_they_fail() -> None:
+    gate = NamespaceGate(6)
+    tasks = await started(gate, 40)
+    assert len(having_turns(tasks)) == FIRST_IN_FLIGHT
+    for _ in range(10):
+        gate.leave(True)
+        await asyncio.sleep(0)
+    assert len(having_turns(tasks)) - 10 == 6
+    gate.leave(False)
+    await asyncio.sleep(0)
+    assert len(having_turns(tasks)) - 10 == 6, "it takes the others' answers to go on"
+    for task in tasks:
+        task.cancel()
 
 
 async def test_an_open_breaker_lets_single_probes_through_until_one_succeeds() -> None:

@@ -71,7 +71,7 @@ async def test_a_lost_lease_ends_leadership_and_is_not_repeated(leader: LeaderUn
 async def test_at_most_so_many_removals_are_under_way(leader: LeaderUnderTest, cluster: FakeCluster) -> None:
     width = pod_remover.CONCURRENCY
     uids = [
-        await leader.placed(f"job-{number}", "n1", cpu="1m", namespace=f"team-{number % 3}")
+        await leader.placed(f"job-{number}", "n1", cpu="1m", namespace=f"team-{number % 9}")
         for number in range(width + 3)
     ]
     for operation in ("delete_pod", "release_pod"):
@@ -104,4 +104,4 @@ async def test_removals_that_fail_in_one_namespace_leave_the_others(
     for uid in (*bad, *good):
         await leader.decide(uid, Event.REQUEUE)
     await until(lambda: all(cluster.pods(uid)[0].deleting for uid in good), "the good pods are deleted")
-    assert cluster.faults.calls["delete_pod in bad"] == pod_remover.CONCURRENCY // 2
+    assert cluster.faults.calls["delete_pod in bad"] <= pod_remover.CONCURRENCY // 2

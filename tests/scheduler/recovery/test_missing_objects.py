@@ -162,7 +162,7 @@ async def test_an_administrator_confirms_the_deletions(
     cluster.annotate_customer("acme", {missing_objects.CONFIRM: (now - timedelta(hours=1)).isoformat()})
     await leader.check_missing_objects()
     assert {row.phase for row in await leader.rows(uids)} == {Phase.PENDING}, "a confirmation of an earlier loss"
-    cluster.annotate_customer("acme", {missing_objects.CONFIRM: now.isoformat()})
+    cluster.annotate_customer("acme", {missing_objects.CONFIRM: now.strftime("%Y-%m-%dT%H:%M:%SZ")})
     await leader.check_missing_objects()
     assert {row.phase for row in await leader.rows(uids)} == {Phase.CANCELLED}
     assert metric("niyanta_held_missing_objects", customer="acme") is None

@@ -16,6 +16,9 @@ from niyanta.scheduler.pods.breaker import Breaker
 FAILURES = 5
 """Failed requests in a row that open a namespace's breaker."""
 
+FIRST_IN_FLIGHT = 4
+"""Most requests in flight before the first answer, so that many failing namespaces together don't take all slots."""
+
 FIRST_PROBE_SECONDS = 0.5
 LONGEST_PROBE_SECONDS = 10.0
 """Range of the time between two probes of an open breaker, without jitter."""
@@ -41,6 +44,8 @@ class NamespaceGate:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._allowed = min(limit, FIRST_IN_FLIGHT)
+        """Most requests in flight now: more after each answer, fewer after each failure."""
         self._in_flight = 0
         self._waiting: deque[_Waiting] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -70,8 +75,10 @@ class NamespaceGate:
         self._in_flight -= 1
         if succeeded:
             self.breaker.succeeded()
+            self._allowed = min(self._allowed + 1, self._limit)
         elif succeeded is not None:
             self.breaker.failed()
+            self._allowed = max(self._allowed // 2, 1)
         self._advance()
 
     def _advance(self) -> None:
@@ -100,7 +107,7 @@ class NamespaceGate:
     def _has_room(self) -> bool:
         if self.breaker.open:
             return not self._in_flight and self.breaker.seconds_to_probe() <= 0
-        return self._in_flight < self._limit
+        return self._in_flight < self._allowed
 
 
 class NamespaceGates:

@@ -246,6 +246,7 @@ class MissingObjects:
             if tracked.row.phase.terminal:
                 continue
             self._transitions.settle(tracked)
+            self._reasons.add(tracked.id, RowReason.OBJECT_RETURNED, "its Workload object is back")
             row = tracked.row
             if row.phase.bound and tracked.requirements is not None:
                 self._cluster.claim(row.id, row.attempt, row.workers, tracked.requirements, tracked.subject)
@@ -284,7 +285,7 @@ def create_missing_pods(tracked: TrackedWorkload, *, cluster: ClusterApi, creato
 
 def command(customer: str) -> str:
     """The command that confirms the deletions of a Customer's objects."""
-    return f'kubectl annotate customer {customer} --overwrite {CONFIRM}="$(date -u +%Y-%m-%dT%H:%M:%SZ)"'
+    return f'kubectl annotate customers.niyanta.io {customer} --overwrite {CONFIRM}="$(date -u +%Y-%m-%dT%H:%M:%SZ)"'
 
 
 def message(customer: str) -> str:
