@@ -181,7 +181,7 @@ class Transitions:
         """Commit placements that are rebuilt from running pods, which need no creation."""
         for start in range(0, len(changes), BATCH_ROWS):
             part = changes[start : start + BATCH_ROWS]
-            result = await self._store.update_workload_status_batch(part, epoch=self._state.epoch)
+            result = await self._write(part)
             for row in result.applied:
                 tracked = self._state.workloads.get(row.id)
                 if tracked is not None and tracked.requirements is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -286,3 +287,43 @@ async def test_a_submission_that_raises_leaves_the_others(
     async with pool.connection() as connection:
         counted = await (await connection.execute("SELECT count(*) FROM workloads")).fetchone()
     assert counted == (1,), "its object isn't taken for a workload of a user"
+
+
+async def test_a_row_that_cannot_be_adopted_leaves_the_others(
+    old: LeaderUnderTest, make_leader: MakeLeader, cluster: FakeCluster, pool: Pool
+) -> None:
+    bad, good = [await old.placed(name, "n1", cpu="100m") for name in ("bad", "good")]
+    await old.close()
+    await emptied(pool)
+    leader = make_leader(adopting=True)
+    leader.outage.before["update_workload_status_batch"] = raising_for(bad)
+    await leader.recover()
+    assert (await leader.row(good)).phase is Phase.SCHEDULED
+    assert (await leader.row(bad)).phase is Phase.PENDING
+    assert cluster.live_pods(bad)
+
+
+async def test_a_submission_that_cannot_be_written_leaves_the_others(
+    old: LeaderUnderTest, make_leader: MakeLeader, pool: Pool, rest_job: str, submit_rest: SubmitRest
+) -> None:
+    (other,) = await submit_rest("other")
+    await old.follow_changes()
+    await old.place(other, "n1")
+    await old.created(other)
+    await old.close()
+    await emptied(pool)
+    leader = make_leader(adopting=True)
+    leader.outage.before["take_in"] = raising_for(rest_job)
+    await leader.recover()
+    assert (await leader.row(other)).phase is Phase.SCHEDULED
+    assert not await leader.store.get_workloads([rest_job])
+
+
+def raising_for(id_: str) -> Callable[..., None]:
+    """A check of the items of a write, which raises for one of them."""
+
+    def check(items: Sequence[Any], **_: object) -> None:
+        if id_ in {item.id for item in items}:
+            raise ZeroDivisionError
+
+    return check

@@ -13,11 +13,12 @@ from dataclasses import replace
 from typing import Any
 
 from niyanta.aio import in_slices
-from niyanta.containment import Boundary, SharedFaultError, contained, record
+from niyanta.containment import Boundary, contained, record
 from niyanta.lifecycle import Door, Event, Phase
 from niyanta.observability import log
 from niyanta.resources.labels import REST_ID
 from niyanta.scheduler.cluster_api import ClusterApi
+from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.pods.rest_object import is_object_of, rest_id
 from niyanta.scheduler.reasons import RowReason
@@ -69,7 +70,8 @@ class Adoption:
             lacking = [i for i in part if i not in rows]
             rows |= await self._insert({i: found[i] for i in lacking})
             for id_, row in rows.items():
-                await self._follow_object(row, found[id_][1])
+                with contained(Boundary.ROW, id_):
+                    await self._follow_object(row, found[id_][1])
             failed |= {found[id_][1]["metadata"]["uid"] for id_ in part if id_ not in rows}
         return [obj for obj in objects if obj["metadata"]["uid"] not in failed]
 
@@ -87,9 +89,16 @@ class Adoption:
         if not intakes:
             return {}
         # No queue limits: these submissions were accepted once.
-        rows = await self._store.take_in(intakes, epoch=self._state.epoch, queue_limits={})
+        batch = await in_isolation(
+            intakes,
+            lambda part: self._store.take_in(part, epoch=self._state.epoch, queue_limits={}),
+            group=lambda intake: intake.namespace,
+        )
+        for intake, error in batch.culprits:
+            record(Boundary.OBJECT, intake.id, error)
+        rows = {row.id: row for written in batch.results for row in written}
         logger.warning("rows of REST submissions were rebuilt from their objects", rows=len(rows))
-        return {row.id: row for row in rows}
+        return rows
 
     def _intake(self, id_: str, name: str, obj: Manifest) -> WorkloadIntake:
         labels = {key: value for key, value in (obj["metadata"].get("labels") or {}).items() if key != REST_ID}
@@ -110,13 +119,7 @@ class Adoption:
             tracked.row = row
             self._state.workloads.index_object(tracked)
             return
-        try:
-            spec, requirements, subject = object_to_row.read_row(row, self._cluster)
-        except SharedFaultError:
-            raise
-        except Exception as error:
-            record(Boundary.ROW, row.id, error)
-            return
+        spec, requirements, subject = object_to_row.read_row(row, self._cluster)
         tracked = TrackedWorkload(row, spec, requirements, subject)
         self._state.workloads.put(tracked)
         self._transitions.settle(tracked)
