@@ -22,10 +22,12 @@ from niyanta.store.leadership import Leadership
 from niyanta.store.postgres.migrate import migrate, migrations
 from niyanta.store.postgres.partitions import maintain_partitions
 from niyanta.store.postgres.pool import open_pool
+from niyanta.store.postgres.roles import grant_roles
 from niyanta.store.reads.router import open_router
 from niyanta.store.rest.record import RestStore
 from niyanta.store.rest.submissions import StoredResponse, SubmissionRequest
-from niyanta.store.rows import WorkloadRow
+from niyanta.store.rows import CustomerRow, WorkloadRow
+from niyanta.store.state import StateManager
 from testing.processes.postgres import Postgres, as_server_user
 from testing.processes.run_directory import REPO, RunDir
 from testing.processes.standby import Standby
@@ -100,6 +102,14 @@ class Record:
 
     dsn: str
 
+    def add_customer(self) -> None:
+        """Adds the Customer of the submissions, as the leader does."""
+        with psycopg.connect(self.dsn) as connection:
+            connection.execute(
+                "INSERT INTO customers (name, tier, namespaces)"
+                " VALUES ('acme', 'Standard', '{*}') ON CONFLICT DO NOTHING"
+            )
+
     async def submit(self, *names: str, patience: float = 5.0) -> list[str]:
         """Ids of accepted submissions, to which the REST door would answer 202."""
         settings = Settings(dsn=self.dsn, db_pool_min=1, statement_timeout=patience)
@@ -131,11 +141,19 @@ def identity(server: Postgres, database: str) -> str:
 
 
 async def test_the_roles_are_enough_for_each_process(server: Postgres) -> None:
-    owner = f"postgresql://niyanta@127.0.0.1:{server.port}/niyanta"
+    owner, operator, door = (
+        f"postgresql://{role}@127.0.0.1:{server.port}/niyanta"
+        for role in ("niyanta", "niyanta_operator", "niyanta_door")
+    )
     migrate(owner)
     run_sql(server, "role-replicas")
-    run_sql(server, "role-door", "niyanta")
-    door = f"postgresql://niyanta_door@127.0.0.1:{server.port}/niyanta"
+    run_sql(server, "three-roles", "niyanta")
+    grant_roles(owner, door="niyanta_door", operator="niyanta_operator")
+    settings = Settings(dsn=operator, db_pool_min=1)
+    async with await open_pool(settings) as pool:
+        assert await Leadership(pool, settings.identity, 4.0).try_acquire() == 1
+        await StateManager(pool, settings).upsert_customers([CustomerRow("acme", "Standard", {}, ("*",))])
+    await asyncio.to_thread(maintain_partitions, operator)
     (id_,) = await Record(door).submit("one")
     settings = Settings(dsn=door, db_pool_min=1)
     async with await open_pool(settings) as pool:
@@ -144,10 +162,6 @@ async def test_the_roles_are_enough_for_each_process(server: Postgres) -> None:
         assert await record.rate_acquire("acme", limit=5, expiry=1, amount=1)
         await record.prune()
         assert (await record.get_queue_depth()).total.suspended == 1
-    # The operator's part: leadership, and partitions, which only their owner may make.
-    async with await open_pool(Settings(dsn=owner, db_pool_min=1)) as pool:
-        assert await Leadership(pool, "a", 4.0).try_acquire() == 1
-    await asyncio.to_thread(maintain_partitions, owner)
     with Standby.of(server) as replica:
         reading = owner.replace(str(server.port), str(replica.port))
         async with await open_router(
@@ -162,6 +176,7 @@ async def test_a_pooler_in_transaction_mode_needs_nothing_of_a_session(server: P
     run_sql(server, "pooler")
     owner = f"postgresql://niyanta@127.0.0.1:{server.port}/niyanta"
     migrate(owner)
+    Record(owner).add_customer()
     settings = Settings(dsn=owner, db_pool_min=1, db_pool_max=2, db_transaction_pooler=True)
     async with await open_pool(settings) as pool:
         record = RestStore(pool, settings)
@@ -180,6 +195,7 @@ async def test_a_pooler_in_transaction_mode_needs_nothing_of_a_session(server: P
 def test_what_to_set_and_look_at_is_known_to_postgres(server: Postgres) -> None:
     owner = f"postgresql://niyanta@127.0.0.1:{server.port}/niyanta"
     migrate(owner)
+    Record(owner).add_customer()
     run_sql(server, "autovacuum")
     assert len(run_sql(server, "watch", "niyanta")) == 5
 
@@ -187,10 +203,11 @@ def test_what_to_set_and_look_at_is_known_to_postgres(server: Postgres) -> None:
 @pytest.mark.parametrize("release", ["this", "an older"])
 async def test_a_dump_is_restored_and_migrated(server: Postgres, release: str) -> None:
     database = server.dsn_of("niyanta")
-    known = migrations() if release == "this" else migrations()[:2]
+    known = migrations() if release == "this" else migrations()[:7]
     migrate(database, known=known)
     ids: list[str] = []
     if release == "this":
+        Record(database).add_customer()
         ids = await Record(database).submit("one", "two")
     backup = folder(server, "backup")
     run_sh(server, "dump", BACKUP=str(backup))
@@ -201,12 +218,14 @@ async def test_a_dump_is_restored_and_migrated(server: Postgres, release: str) -
     run_sql(server, "restored", "niyanta_restored")
     assert identity(server, "niyanta_restored") != identity(server, "niyanta")
     assert [row.id for row in await Record(restored).rows()] == sorted(ids)
+    Record(restored).add_customer()
     assert len(await Record(restored).submit("three")) == 1
 
 
 async def test_the_record_goes_back_to_a_moment(server: Postgres) -> None:
     database = server.dsn_of("niyanta")
     migrate(database)
+    Record(database).add_customer()
     archive, backup = folder(server, "archive"), folder(server, "backup")
     run_sql(server, "archive", ARCHIVE=str(archive))
     server.stop()
@@ -273,6 +292,7 @@ async def test_a_replica_is_made_as_the_page_says(server: Postgres) -> None:
 async def test_accepted_work_survives_the_primary_with_a_synchronous_standby(server: Postgres) -> None:
     database = server.dsn_of("niyanta")
     migrate(database)
+    Record(database).add_customer()
     with Standby.of(server) as standby:
         run_sql(server, "synchronous")
         until(
@@ -296,6 +316,7 @@ async def test_accepted_work_survives_the_primary_with_a_synchronous_standby(ser
 async def test_what_is_lost_without_one(server: Postgres) -> None:
     database = server.dsn_of("niyanta")
     migrate(database)
+    Record(database).add_customer()
     with Standby.of(server) as standby:
         await Record(database).submit("sent-over")
         await asyncio.to_thread(standby.catch_up)

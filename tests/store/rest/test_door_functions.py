@@ -144,7 +144,7 @@ async def test_the_limit_of_a_customer_holds_against_the_door_itself(
         assert refused == [], "without a limit in its own call"
         item = {**names[0], "namespace": "small", "type": "", "labels": {}, "spec": {}, "class_id": "c"}
         item |= {"replicas": 1, "priority": 1, "tier_weight": 1, "status": "PENDING"}
-        with pytest.raises(psycopg.DatabaseError, match="no room"):
+        with pytest.raises(psycopg.DatabaseError, match="has no room"):
             connection.execute("SELECT door_submit(%s, '[]', '[]')", [json.dumps([item])])
     assert (await state.get_queue_depth("small")).total.pending == 2
 
