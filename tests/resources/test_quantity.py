@@ -99,6 +99,7 @@ def test_the_error_of_a_map_names_the_key() -> None:
         quantities({"memory": "lots"}, "f")
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**9), st.sampled_from(["n", "u", "m", "", "k", "M", "G", "Ki", "Mi", "Gi"]))
 def test_rounding_goes_up_by_less_than_one_unit(number: int, suffix: str) -> None:
     powers = {"n": -9, "u": -6, "m": -3, "": 0, "k": 3, "M": 6, "G": 9}

@@ -16,6 +16,7 @@ from pydantic.alias_generators import to_camel
 
 from niyanta.engine.types import Toleration
 from niyanta.lifecycle import Door
+from niyanta.plain_text import plain
 from niyanta.resources.models.customer import Customer, CustomerSpec
 from niyanta.resources.models.pod_template import PodTemplate, Tolerated
 from niyanta.resources.ownership import Held, HeldReason
@@ -138,7 +139,7 @@ def _references(pod: Manifest) -> Iterator[TemplateUse]:
     for pattern, known in _KNOWN_SOURCES:
         for path, value in walk(pod, pattern):
             for name in sorted(as_map(value).keys() - known):
-                yield TemplateUse(f"{POD}.{path}.{name[:64]}", None, "")
+                yield TemplateUse(f"{POD}.{path}.{plain(name, 64)}", None, "")
 
 
 def unlisted(found: Iterable[TemplateUse], customer: Customer) -> list[Violation]:
@@ -188,7 +189,7 @@ def _message(use: TemplateUse, customer: Customer) -> str:
     if use.list is None:
         return "REST submissions may not use this source"
     name = customer.metadata.name
-    value = _text(use.value) if isinstance(use.value, Toleration) else use.value[:253]
+    value = _text(use.value) if isinstance(use.value, Toleration) else plain(use.value, 253)
     return (
         f"{_NOUNS[use.list]} {value} is not listed by the Customer; an administrator adds it to spec.{use.list.value}: "
         f"kubectl edit customers.niyanta.io {name}"
