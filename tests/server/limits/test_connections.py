@@ -8,11 +8,13 @@ import resource
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import orjson
 import pytest
+from prometheus_client import REGISTRY
 
 from niyanta.server.app import create_app
 from niyanta.server.limits import connections
@@ -23,6 +25,7 @@ from niyanta.settings import Settings
 from niyanta.store.postgres.pool import Pool
 from niyanta.store.rest.api_keys import ApiKeys, Role
 from niyanta.store.rest.record import RestStore
+from tests.custom_metrics.adapter_scenario import make_certificate
 from tests.server.make import manifest
 
 pytestmark = pytest.mark.store
@@ -47,7 +50,7 @@ class LiveDoor:
 
     def close(self) -> None:
         for writer in self._writers:
-            writer.close()
+            writer.transport.abort()
 
 
 @asynccontextmanager
@@ -163,6 +166,40 @@ async def test_chunks_of_one_byte_are_read(settings: Settings, store: RestStore,
             POST % key.encode() + b"Connection: close\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
         )
         assert (await _ended(reader)).startswith(b"HTTP/1.1 202 ")
+
+
+async def test_a_handshake_that_does_not_come_is_not_waited_for(
+    settings: Settings, store: RestStore, tmp_path: Path
+) -> None:
+    serving = make_certificate()
+    (tmp_path / "tls.crt").write_bytes(serving.certificate)
+    (tmp_path / "tls.key").write_bytes(serving.key)
+    tls = {"api_tls_cert": str(tmp_path / "tls.crt"), "api_tls_key": str(tmp_path / "tls.key")}
+    async with listening(settings, api_header_timeout=0.3, **tls) as door:
+        reader, _ = await door.connect()
+        assert await _ended(reader) == b""
+
+
+async def test_large_batches_of_one_key_that_stop_take_little_memory(
+    settings: Settings, store: RestStore, key: str
+) -> None:
+    filler = {"annotations": {"text": "x" * 30_000}}
+    lines = []
+    for number in range(100):
+        item = manifest(f"held-{number}")
+        item["spec"]["template"]["metadata"] = filler
+        lines.append(orjson.dumps(item) + b"\n")
+    head = POST.replace(b"workloads", b"workloads:batch").replace(b"json", b"x-ndjson") % key.encode()
+    text = head + b"Content-Length: 31000000\r\n\r\n" + b"".join(lines)
+    async with listening(settings) as door:
+        readers = [(await door.connect(text))[0] for _ in range(12)]
+        first = asyncio.create_task(readers[0].read())
+        async with asyncio.timeout(60):
+            while (await store.get_queue_depth("acme")).total.pending < 30:  # noqa: ASYNC110 - a group is in
+                await asyncio.sleep(0.05)
+        held = REGISTRY.get_sample_value("niyanta_api_submission_bytes") or 0.0
+        assert 0 < held <= settings.api_max_inflight_bytes_per_customer
+        first.cancel()
 
 
 async def test_a_new_connection_takes_the_place_of_an_idle_one(settings: Settings, store: RestStore) -> None:

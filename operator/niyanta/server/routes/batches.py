@@ -27,7 +27,7 @@ from niyanta.server.schema import serializers
 from niyanta.server.schema.models import BatchItem, BatchView, ProblemView
 from niyanta.server.schema.openapi_document import BATCH_BODY, IDEMPOTENCY, problems
 from niyanta.server.submit.backpressure import Backpressure, limit_headers, limit_of
-from niyanta.server.submit.body import body_parts, parse_object, require_media
+from niyanta.server.submit.body import announced_size, body_parts, parse_object, require_media
 from niyanta.server.submit.checks import (
     idempotency_key,
     key_reused,
@@ -38,7 +38,7 @@ from niyanta.server.submit.checks import (
     require_rate,
     target,
 )
-from niyanta.server.submit.ndjson import MAX_BATCH_BYTES, LineGroup, line_groups
+from niyanta.server.submit.ndjson import GROUP_BYTES, MAX_BATCH_BYTES, LineGroup, line_groups
 from niyanta.store.errors import ConflictError, StoreError, StoreUnavailableError
 from niyanta.store.rest.submissions import ItemResult, RefusalReason, StoredResponse
 from niyanta.store.rest.submissions import SubmissionRequest as Submission
@@ -88,7 +88,9 @@ async def submit_batch(request: Request, parts: Parts, caller: Caller) -> Respon
     with metrics.submission():
         require_media(request, "ndjson", "jsonl", "json")
         require_rate(parts, caller)
-        batch = _Batch(parts, caller, idempotency_key(request), budget_of(request))
+        budget = budget_of(request)
+        await budget.hold(announced_size(request, most=GROUP_BYTES))
+        batch = _Batch(parts, caller, idempotency_key(request), budget)
         try:
             async for group in line_groups(body_parts(request, parts.settings, most=MAX_BATCH_BYTES)):
                 await batch.take(group)

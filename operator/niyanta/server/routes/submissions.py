@@ -22,7 +22,14 @@ from niyanta.server.schema import serializers
 from niyanta.server.schema.models import Accepted
 from niyanta.server.schema.openapi_document import IDEMPOTENCY, MANIFEST_BODY, problems
 from niyanta.server.submit.backpressure import Backpressure, limit_of
-from niyanta.server.submit.body import MAX_MANIFEST_BYTES, memory_of, parse_object, read_body, require_media
+from niyanta.server.submit.body import (
+    MAX_MANIFEST_BYTES,
+    announced_size,
+    memory_of,
+    parse_object,
+    read_body,
+    require_media,
+)
 from niyanta.server.submit.checks import (
     idempotency_key,
     name_taken,
@@ -53,8 +60,10 @@ async def submit(request: Request, parts: Parts, caller: Caller) -> Response:
     with metrics.submission():
         require_media(request, "json")
         require_rate(parts, caller)
+        budget = budget_of(request)
+        await budget.hold(announced_size(request, most=MAX_MANIFEST_BYTES))
         text = await read_body(request, parts.settings, most=MAX_MANIFEST_BYTES)
-        await budget_of(request).hold(memory_of(text))
+        await budget.hold(memory_of(text))
         return await bounded(_submit(request, text, parts, caller))
 
 

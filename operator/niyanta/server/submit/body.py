@@ -57,6 +57,12 @@ class _Pace:
         return part, message.get("more_body", False)
 
 
+def announced_size(request: Request, *, most: int) -> int:
+    """Bytes of the body by its Content-Length, at most `most`; `most` if it has none."""
+    text = request.headers.get("content-length", "")
+    return min(most, int(text[:20])) if text.isdecimal() else most
+
+
 async def body_parts(request: Request, settings: Settings, *, most: int) -> AsyncIterator[bytes]:
     """The body in parts as they arrive; raises Problem when it is longer than `most` bytes or arrives too slowly."""
     announced = request.headers.get("content-length", "")
