@@ -11,6 +11,7 @@ from niyanta.containment import SharedFaultError
 from niyanta.engine.sizing.pool_fit import EmptyPool
 from niyanta.engine.snapshot.deltas import DeltaCursor
 from niyanta.engine.types import Requirements, Subject
+from niyanta.resources.compile.pod import pod_name
 from niyanta.resources.compile.pod_resources import NamespaceDefaults
 from niyanta.resources.ownership import Held, Resolved
 from niyanta.store.rows import WorkloadRow
@@ -203,8 +204,15 @@ class ClusterReads(Protocol):
 
 
 def pods_of(cluster: ClusterReads, row: WorkloadRow) -> list[PodView]:
-    """The pods of a row's workload, any attempt; none for a REST submission whose object isn't made yet."""
-    return cluster.pods(row.id, row.object[1] if row.object is not None else "", namespace=row.namespace)
+    """The pods of a row's workload, of its attempt and of earlier ones; none for a REST submission whose object isn't
+    made yet. A pod with another name, or of an attempt that was never committed, is a stranger."""
+    found = cluster.pods(row.id, row.object[1] if row.object is not None else "", namespace=row.namespace)
+    return [
+        pod
+        for pod in found
+        if 1 <= pod.attempt <= row.attempt
+        and pod.name == pod_name(row.name, row.id, attempt=pod.attempt, index=pod.index)
+    ]
 
 
 class ClusterWrites(Protocol):
