@@ -117,7 +117,8 @@ def test_alerts_use_the_namespace_and_limits_of_the_release(renderer: Renderer) 
 def test_alerts_of_disabled_components_are_left_out(renderer: Renderer) -> None:
     everything = set(rules(renderer))
     without_door = everything - set(rules(renderer, api={"enabled": False}))
-    assert without_door == {"NiyantaApiDown", "NiyantaApiErrors", "NiyantaApiSlow", "NiyantaQueueNearlyFull"}
+    of_door = {f"NiyantaApi{what}" for what in ("Down", "Errors", "Slow", "KeysExpiring")}
+    assert without_door == {*of_door, "NiyantaQueueNearlyFull"}
     without_adapter = everything - set(rules(renderer, metricsAdapter={"enabled": False}))
     assert without_adapter == {"NiyantaAdapterErrors", "NiyantaAdapterCertificateExpiring"}
     assert everything - set(rules(renderer, alerts={"disabled": ["NiyantaLoopStalls"]})) == {"NiyantaLoopStalls"}

@@ -166,8 +166,9 @@ def values_set(cluster: Cluster, renderer: Renderer, values: JSON) -> Iterator[N
 
     def apply(rendered: list[JSON]) -> None:
         chosen = [item for item in rendered if item["kind"] in ("ValidatingAdmissionPolicy", "ClusterRole")]
-        documents = yaml.safe_dump_all(chosen)
-        cluster.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=documents)
+        # As helm, so that a later upgrade finds no fields of another manager.
+        how = ("--server-side", "--force-conflicts", "--field-manager=helm")
+        cluster.kubectl("apply", *how, "-f", "-", input=yaml.safe_dump_all(chosen))
 
     apply(renderer.objects({**DSN, **values}))
     yield
