@@ -119,6 +119,7 @@ def test_a_namespace_without_customer_is_held_and_a_wildcard_customer_takes_it_i
     assert bystander.name not in message
     wildcard = f"{unique}-everybody"
     cluster.api.post(f"{GROUP}/customers", customer_manifest(wildcard, "*"))
+    bystander.open_pool(wildcard)
     try:
         until(
             lambda: status(path, "shut-out").get("phase") in ("Scheduled", "Running", "Succeeded"),

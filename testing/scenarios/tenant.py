@@ -26,15 +26,14 @@ class Tenant:
 
     def __init__(self, env: Environment, name: str, *, nodes: int = 1, cpu: str = "64", **customer: Any) -> None:
         """`customer`: further fields of the Customer's spec."""
-        self._env = env
         self._cluster = env.cluster
         self._numbers = itertools.count()
         self.name = name
         self._cluster.create_namespace(name, labels={"niyanta.io/enabled": "true"})
         self._cluster.api.post(f"{GROUP}/customers", customer_manifest(name, name, **customer))
-        self._cluster.api.post(
-            f"{GROUP}/namespaces/{env.namespace}/workerpools", pool_manifest(name, env.namespace, {TEST_LABEL: name})
-        )
+        self._pool = f"{GROUP}/namespaces/{env.namespace}/workerpools"
+        pool = pool_manifest(name, env.namespace, {TEST_LABEL: name}, customers=[name])
+        self._cluster.api.post(self._pool, pool)
         specs = [
             NodeSpec(f"{name}-{number}", cpu=cpu, memory="256Gi", pods=5_000, labels={TEST_LABEL: name})
             for number in range(nodes)
@@ -60,6 +59,10 @@ class Tenant:
         assert self._cluster.api.find(f"{base}/serviceaccounts/{ACCOUNT}")
         return Api(self._cluster.service_account_kubeconfig(self.name, ACCOUNT))
 
+    def open_pool(self, customer: str) -> None:
+        """Let the workloads of another Customer onto this tenant's workers too."""
+        self._cluster.api.patch(f"{self._pool}/{self.name}", {"spec": {"customers": [self.name, customer]}})
+
     def place(self, *, timeout: float = 60, life: Mapping[str, str] | None = None) -> float:
         """Create one small Workload and wait until it has run; returns the seconds until its placement was in its
         status. Fails after `timeout` seconds."""
@@ -83,6 +86,6 @@ class Tenant:
     def close(self) -> None:
         """Remove everything."""
         self._cluster.delete_namespace(self.name, wait=False)
-        self._cluster.api.delete(f"{GROUP}/namespaces/{self._env.namespace}/workerpools/{self.name}")
+        self._cluster.api.delete(f"{self._pool}/{self.name}")
         self._cluster.api.delete(f"{GROUP}/customers/{self.name}")
         self._cluster.delete_nodes(self._nodes)

@@ -95,6 +95,12 @@ def test_what_the_customer_does_not_allow_is_held(named: str | None, customers: 
     assert row.message
 
 
+def test_a_customer_that_is_only_claimed_is_charged_with_nothing() -> None:
+    """Otherwise a tenant could fill the queue of another one, whose name it puts into its own Workloads."""
+    row = read(workload(customer="acme"), customer("acme", "elsewhere"), customer("mine", "team")).intake
+    assert (row.phase, row.customer) == (Phase.HELD, "")
+
+
 def test_cluster_scope_needs_permission() -> None:
     affinity = {"anti": [{"types": ["x"], "scope": "Cluster"}]}
     assert read(workload(affinity=affinity), customer("acme", "team")).intake.reason == "ClusterScopeNotAllowed"

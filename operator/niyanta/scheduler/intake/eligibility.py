@@ -36,6 +36,12 @@ class EligibilityCheck:
         row = tracked.row
         if tracked.parked:
             return _held(row, RowReason.INTERNAL_ERROR.value, tracked.parked)
+        if tracked.unloaded:
+            message = (
+                f"the waiting workloads of its customer in namespace {row.namespace} use up the operator's memory for "
+                "them; it is queued when others have been placed or have ended"
+            )
+            return _held(row, RowReason.CUSTOMER_BUDGET_EXCEEDED.value, message)
         if row.door is Door.KUBERNETES and tracked.mismatch:
             return _held(row, RowReason.OBJECT_MISMATCH.value, tracked.mismatch)
         found = self._rules(tracked)
@@ -52,11 +58,13 @@ class EligibilityCheck:
             spec = spec.model_copy(update={"customer": row.customer})
         owner = self._cluster.resolve_customer(row.namespace, spec.customer)
         if isinstance(owner, Held):
-            return Eligibility(spec.customer or "", 1, owner.reason.value, owner.message)
+            claimed = row.customer if row.door is Door.REST else ""
+            return Eligibility(claimed, 1, owner.reason.value, owner.message)
         known = tracked.eligible
         if known is not None and known[0] is owner.customer and known[1] is tracked.spec:
             return known[2]
-        found = object_to_row.eligibility(row.namespace, spec, self._cluster, self._settings, door=row.door)
+        full = tracked.full_spec().model_copy(update={"customer": spec.customer})
+        found = object_to_row.eligibility(row.namespace, full, self._cluster, self._settings, door=row.door)
         tracked.eligible = owner.customer, tracked.spec, found
         return found
 

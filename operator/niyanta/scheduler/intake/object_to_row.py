@@ -64,7 +64,9 @@ def eligibility(
     """
     found = cluster.resolve_customer(namespace, spec.customer)
     if isinstance(found, Held):
-        return Eligibility(spec.customer or "", 1, found.reason.value, found.message)
+        # A name that doesn't resolve is only an author's claim: nothing is counted for a Customer because of it.
+        claimed = (spec.customer or "") if door is Door.REST else ""
+        return Eligibility(claimed, 1, found.reason.value, found.message)
     customer = found.customer
     refused = (
         check_terms(term_uses(spec.affinity), customer, topology_keys=settings.shared_topology_keys)
@@ -171,7 +173,7 @@ def _row(
         door=Door.KUBERNETES,
         namespace=meta["namespace"],
         name=meta["name"],
-        customer=eligible.customer if eligible else (spec.customer or "") if spec else "",
+        customer=eligible.customer if eligible else "",
         type=(spec.type or "") if spec else "",
         labels=labels,
         generation=int(meta.get("generation", 1)),
