@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from niyanta.lifecycle import Phase
+from niyanta.store.errors import RowEncodingError
 from niyanta.store.rows import Depth
 from niyanta.store.state import StateManager
 from tests.store.make import arrive, intake
@@ -102,3 +103,20 @@ async def test_an_id_that_is_not_a_uuid_is_rejected(state: StateManager, epoch: 
     with pytest.raises(ValueError, match="UUID"):
         await state.take_in([intake(id="job-1")], epoch=epoch)
     assert await state.get_workloads(["job-1"]) == []
+
+
+async def test_a_row_knows_the_size_of_its_spec(state: StateManager, epoch: int) -> None:
+    spec = {"template": {"text": "x" * 1000}}
+    (row,) = await state.take_in([intake(spec=spec)], epoch=epoch)
+    (edited,) = await state.take_in([intake(id=row.id, generation=2, spec={"small": 1})], epoch=epoch)
+    (read,) = await state.get_workloads([row.id])
+    assert 1000 < row.spec_bytes < 1050
+    assert edited.spec_bytes < 20
+    assert abs(read.spec_bytes - edited.spec_bytes) < 5, "Postgres writes JSON with spaces"
+
+
+async def test_a_value_that_no_encoder_can_write_is_a_named_error(state: StateManager, epoch: int) -> None:
+    good, bad = intake(name="good"), intake(spec={"number": 2**65})
+    with pytest.raises(RowEncodingError):
+        await state.take_in([good, bad], epoch=epoch)
+    assert (await state.get_queue_depth()).total == Depth()

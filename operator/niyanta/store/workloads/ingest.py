@@ -101,6 +101,7 @@ async def _take_in(
             # A microsecond apart, so that the queue keeps the order of the batch.
             at_us = now_us + place
             row = new_row(room.admit(intake), at_us, keys.key(intake.priority, intake.tier_weight, at_us))
+            row = replace(row, spec_bytes=len(dumps(row.spec)))
             new.append(row)
             audit.count(row, 1)
             audit.event(row, "Accepted")
@@ -130,6 +131,7 @@ def _edited(old: WorkloadRow, intake: WorkloadIntake, keys: QueueKeys) -> Worklo
         old,
         generation=intake.generation,
         spec=dict(intake.spec),
+        spec_bytes=len(dumps(intake.spec)),
         labels=dict(intake.labels),
         type=intake.type,
         version=old.version + 1,
