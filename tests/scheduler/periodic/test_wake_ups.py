@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
 
 from niyanta.containment import Boundary
 from niyanta.lifecycle import Event, Phase
-from niyanta.resources.models.workload import WorkloadSpec
+from niyanta.scheduler.periodic import wake_ups
+from niyanta.scheduler.pods.outcome import Attempt, LifecycleDecision
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.leader import LeaderUnderTest, contained_errors, until
 from tests.scheduler.conftest import MakeLeader
@@ -92,16 +91,22 @@ async def test_the_object_of_a_finished_workload_is_deleted_after_its_time_to_li
 
 
 async def test_a_due_row_that_raises_leaves_the_others_and_comes_due_again(
-    recovered: LeaderUnderTest, cluster: FakeCluster
+    recovered: LeaderUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contained_errors(Boundary.TIMER)
-    bad = await recovered.placed("bad", "n1", cpu="100m", timeoutSeconds=60, maxRetries=0)
+    bad = await recovered.placed("bad", "n1", cpu="100m", timeoutSeconds=60, maxRetries=7)
     good = await recovered.placed("good", "n1", cpu="100m", timeoutSeconds=60, maxRetries=0)
     for uid in (bad, good):
         recovered.kubelet.run(uid)
     await recovered.observe(bad, good)
-    spec = recovered.tracked(bad).spec
-    recovered.tracked(bad).spec = cast(WorkloadSpec, None)
+    failed_attempt = wake_ups.failed_attempt
+
+    def fail(attempt: Attempt, *args: str) -> LifecycleDecision:
+        if attempt.max_retries == 7:
+            raise ZeroDivisionError
+        return failed_attempt(attempt, *args)
+
+    monkeypatch.setattr(wake_ups, "failed_attempt", fail)
     await recovered.make_due(bad)
     await recovered.make_due(good)
     assert contained_errors(Boundary.TIMER) == before + 1
@@ -109,7 +114,7 @@ async def test_a_due_row_that_raises_leaves_the_others_and_comes_due_again(
     row = await recovered.row(bad)
     assert row.phase is Phase.RUNNING
     assert row.wake_at is not None
-    recovered.tracked(bad).spec = spec
+    monkeypatch.undo()
     await recovered.make_due(bad)
     assert (await recovered.row(bad)).reason == "Timeout"
 
