@@ -120,10 +120,11 @@ async def test_a_refusal_that_quotes_the_fence_concerns_one_workload(
 
 
 def take_in(cache: ClusterCache, **fields: Any) -> None:
-    """Put a pod into the cache, as a watch does. Fields as of `pod`; `name` and `meta` too."""
-    name, meta = fields.pop("name", "p"), fields.pop("meta", {})
+    """Put a pod into the cache, as a watch does. Fields as of `pod`; `name`, `meta` and `status` too."""
+    name, meta, status = fields.pop("name", "p"), fields.pop("meta", {}), fields.pop("status", {})
     raw = pod(name, 5, **{"labels": LABELS, "owners": [owner("w")], **fields})
     raw["metadata"] |= meta
+    raw["status"] |= status
     changes: list[ObjectChange[Pod]] = []
     cache.pods.objects.event("ADDED", msgspec.convert(raw, Pod), changes)
     cache.pods._report(changes)
@@ -191,6 +192,17 @@ async def test_a_pod_deleted_without_grace_is_over_only_where_a_kubelet_can_tell
         assert [found.over for found in cluster.pods("w", "w")] == [True]
         cache.nodes.store.clear()
         assert [found.over for found in cluster.pods("w", "w")] == [True]
+
+
+async def test_what_programs_write_about_their_end_is_short_and_can_be_stored() -> None:
+    text = "a\0b" + "x" * 100_000
+    ended = {"name": "main", "state": {"terminated": {"exitCode": 1, "reason": text, "message": text}}}
+    async with cluster_on() as (cluster, cache, _):
+        take_in(cache, status={"phase": "Failed", "containerStatuses": [ended]})
+        (found,) = cluster.pods("w", "w")
+        assert found.reason.startswith("abx")
+        assert "\0" not in found.message
+        assert len(found.reason) + len(found.message) < 1_000
 
 
 async def test_one_customer_that_raises_leaves_the_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:

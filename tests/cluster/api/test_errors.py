@@ -55,6 +55,13 @@ def test_phrases_in_text_of_users_decide_nothing(frame: str, phrase: str) -> Non
     }
 
 
+def test_messages_are_short_and_can_be_stored() -> None:
+    message = "a\0b" + "x" * 100_000
+    found = error_from(422, orjson.dumps(status(422, "Invalid", message))).message
+    assert found.startswith("abx")
+    assert len(found) < 5_000
+
+
 @pytest.mark.parametrize("details", [{}, {"causes": "text"}, {"causes": ["text", None]}, {"name": None, "kind": 7}])
 def test_odd_details_are_no_error_of_their_own(details: dict[str, object]) -> None:
     for code in (403, 409, 422, 500):

@@ -14,6 +14,9 @@ import msgspec
 
 from niyanta.cluster.api.kinds import FENCE_POLICY
 
+LONGEST_MESSAGE = 4_096
+"""Characters of an API server's message that are kept; it may quote a whole field."""
+
 FENCE_REFUSAL = f"ValidatingAdmissionPolicy '{FENCE_POLICY}' with binding '{FENCE_POLICY}' denied request: "
 QUOTA_REFUSALS = ("exceeded quota: ", "status unknown for quota: ")
 
@@ -110,15 +113,20 @@ def error_from(status: int, body: bytes, retry_after: str | None = None) -> ApiE
     """The error for an HTTP response. A body that isn't a Status (from a proxy) becomes the message."""
     try:
         parsed = _status.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         parsed = ApiStatus(message=body[:500].decode(errors="replace"))
     return ApiError(
         status,
         parsed.reason,
-        parsed.message,
+        shown_text(parsed.message, LONGEST_MESSAGE),
         details=parsed.details,
         retry_after=_seconds(retry_after, parsed.details),
     )
+
+
+def shown_text(text: str, longest: int) -> str:
+    """The beginning of a text from outside, as Postgres can store it: without NUL characters."""
+    return text[:longest].replace("\0", "")
 
 
 def _seconds(header: str | None, details: Mapping[str, Any] | None) -> float | None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from niyanta.cluster.api.errors import shown_text
 from niyanta.cluster.api.objects import ContainerStatus, Pod
 from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, WORKLOAD_UID
 from niyanta.scheduler.cluster_api import NodeState, PodPhase, PodView
+
+LONGEST_REASON = 128
+LONGEST_MESSAGE = 300
+"""Characters of a pod's reason and message that are kept: programs in its containers write them."""
 
 
 def pod_view(pod: Pod, node: NodeState) -> PodView:
@@ -37,12 +42,10 @@ def pod_view(pod: Pod, node: NodeState) -> PodView:
         deleting=deleting,
         has_finalizer=OUTCOME_FINALIZER in meta.finalizers,
         never_ran=not ended,
-        reason=reason,
-        message=message[:300],
+        reason=shown_text(reason, LONGEST_REASON),
+        message=shown_text(message, LONGEST_MESSAGE),
         owner_uid=pod.owner_uid,
-        disruption=next(
-            (c.reason or c.type for c in status.conditions if c.type == "DisruptionTarget" and c.status == "True"), ""
-        ),
+        disruption=shown_text(_disruption(pod), LONGEST_REASON),
     )
 
 
@@ -52,6 +55,12 @@ def in_place(pod: Pod, claimed_workers: Callable[[str, int], Sequence[str] | Non
     workers = claimed_workers(pod.workload_uid, number(pod.labels.get(ATTEMPT)))
     index = number(pod.labels.get(INDEX))
     return workers is None or (0 <= index < len(workers) and workers[index] == pod.spec.node_name)
+
+
+def _disruption(pod: Pod) -> str:
+    """Reason of the condition DisruptionTarget; "" without it."""
+    found = (c for c in pod.status.conditions if c.type == "DisruptionTarget" and c.status == "True")
+    return next((condition.reason or condition.type for condition in found), "")
 
 
 def _statuses(pod: Pod) -> tuple[ContainerStatus, ...]:
