@@ -16,6 +16,7 @@ from niyanta.store.postgres.pool import Pool, open_pool
 from niyanta.store.rest.api_keys import ApiKeys, Role
 from niyanta.store.rest.record import RestStore
 from niyanta.store.rows import CustomerRow
+from tests.store.door_role import door_dsn
 
 ACME = CustomerRow("acme", "Premium", {}, ("default", "acme"), service_accounts=("runner",), secrets=("pull", "data"))
 OTHER = CustomerRow("other", "Free", {}, ("other",))
@@ -42,8 +43,8 @@ async def store(pool: Pool, settings: Settings) -> RestStore:
 
 @asynccontextmanager
 async def door(settings: Settings) -> AsyncIterator[tuple[FastAPI, httpx.AsyncClient]]:
-    """The application of an API process, and a client without a key."""
-    app = create_app(settings)
+    """The application of an API process, which runs as the door's role, and a client without a key."""
+    app = create_app(settings.model_copy(update={"dsn": door_dsn(settings.dsn)}))
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://door", timeout=30) as client:

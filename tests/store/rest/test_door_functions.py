@@ -16,27 +16,21 @@ from niyanta.lifecycle import Door, Event, IllegalTransitionError, Phase
 from niyanta.settings import Settings
 from niyanta.store.errors import RowEncodingError, StoreError
 from niyanta.store.postgres.pool import open_pool
-from niyanta.store.postgres.roles import grant_roles
 from niyanta.store.rest.api_keys import ApiKeys, Role
 from niyanta.store.rest.record import RestStore
 from niyanta.store.rest.submissions import RefusedSubmissionError, StoredResponse, SubmissionRequest
 from niyanta.store.rows import CustomerRow, WorkerRow, WorkloadIntake
 from niyanta.store.state import StateManager
+from tests.store.door_role import door_dsn
 from tests.store.make import ROADS, arrive, change, intake, move
 
 pytestmark = pytest.mark.store
 
-_DOOR = "tested_door"
 
-
-@pytest.fixture
-def door_dsn(dsn: str) -> str:
+@pytest.fixture(name="door_dsn")
+def _door_dsn(dsn: str) -> str:
     """The DSN of a role that has the door's rights."""
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [_DOOR]).fetchone():
-            connection.execute(f"CREATE ROLE {_DOOR} LOGIN")  # type: ignore[arg-type]
-    grant_roles(dsn, door=_DOOR)
-    return dsn.replace("postgres@", f"{_DOOR}@")
+    return door_dsn(dsn)
 
 
 @pytest.fixture
