@@ -17,6 +17,7 @@ from niyanta.lsn import HEADER
 from niyanta.observability.metrics_token import MetricsToken
 from niyanta.server.auth import Authenticator, Principal
 from niyanta.server.limits.budgets import budget_of
+from niyanta.server.limits.turns import Turns
 from niyanta.server.problems import FORBIDDEN, NOT_FOUND, UNAVAILABLE, Problem
 from niyanta.server.read_your_writes import PATTERN, ReadYourWrites
 from niyanta.server.schema.models import ResponseModel
@@ -57,6 +58,7 @@ class Dependencies:
     clock: Clock
     metrics_token: MetricsToken
     clock_read_at: float = float("-inf")
+    turns: Turns = field(default_factory=Turns)
     running: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
 
     @classmethod

@@ -46,7 +46,7 @@ from niyanta.store.rows import CustomerRow, WorkloadIntake
 
 router = APIRouter(prefix="/v1", tags=["Workloads"])
 
-YIELD_EVERY_MANIFESTS = 25
+MANIFESTS_AT_ONCE = 10
 """Manifests parsed before the event loop may serve other requests."""
 
 
@@ -189,14 +189,14 @@ class _Batch:
         return found
 
     async def _read(self, group: LineGroup, customer: CustomerRow) -> list[_Line]:
-        lines = []
-        for count, (number, text) in enumerate(group.lines):
-            if count % YIELD_EVERY_MANIFESTS == 0:
-                await asyncio.sleep(0)
-            try:
-                lines.append(_Line(number, intake=read_manifest(self._parts, parse_object(text), customer)))
-            except Problem as problem:
-                lines.append(_Line(number, problem=problem))
+        lines: list[_Line] = []
+        while len(lines) < len(group.lines):
+            async with self._parts.turns.of(self._caller.customer):
+                for number, text in group.lines[len(lines) : len(lines) + MANIFESTS_AT_ONCE]:
+                    try:
+                        lines.append(_Line(number, intake=read_manifest(self._parts, parse_object(text), customer)))
+                    except Problem as problem:
+                        lines.append(_Line(number, problem=problem))
         group.lines.clear()  # the texts are not needed any more
         return lines
 

@@ -70,12 +70,14 @@ async def submit(request: Request, parts: Parts, caller: Caller) -> Response:
 async def _submit(request: Request, text: bytes, parts: Dependencies, caller: Principal) -> Response:
     key = idempotency_key(request)
     digest = hashlib.sha256(b"one\n" + text).hexdigest()
-    manifest = parse_object(text)
+    async with parts.turns.of(caller.customer):
+        manifest = parse_object(text)
     name = target(manifest, caller)
     if key is not None and (found := await parts.store.find_answer(name, key, digest)) is not None:
         return replayed(found, await position(parts, caller, name))
     customer = await require_customer(parts, name)
-    intake = read_manifest(parts, manifest, customer)
+    async with parts.turns.of(caller.customer):
+        intake = read_manifest(parts, manifest, customer)
     per_second = limit_of(customer, "submitRatePerSecond")
     if per_second is not None and not await parts.rate.take(name, per_second, 1):
         raise Backpressure.rate_limited(per_second)
