@@ -95,6 +95,8 @@ class FedCache:
             }
             extra.setdefault("owners", [scripted_api_server.owner(uid)])
         raw = scripted_api_server.pod(name, 0, labels=labels, **extra)
+        if "extended" in extra:
+            raw["spec"]["containers"][0]["resources"]["requests"][extra["extended"]] = "1"
         return self._event(self.cache.pods, Pod, raw, gone)
 
     def _event(self, reflector: Reflector[Any], model: type[Any], raw: dict[str, Any], gone: bool) -> Any:
@@ -423,6 +425,23 @@ async def test_odd_amounts_stay_within_the_engines_integers(case: FedCache, amou
     case.apply()
     amounts = [value for _, value in (*case.workers["n1"].allocatable, *case.charges["w/1/0"].requests)]
     assert all(0 <= value <= 2**50 for value in amounts)
+
+
+async def test_resources_that_no_worker_offers_do_not_reach_the_engine(case: FedCache) -> None:
+    for number in range(20):
+        case.pod(f"f{number}", extended=f"example.com/r{number}")
+    case.apply()
+    assert {name for charge in case.charges.values() for name, _ in charge.requests} == {"cpu", "pods"}
+    case.pod("f8", extended="example.com/r8", gone=True)
+    case.apply()
+    raw = {"metadata": {"name": "n1", "labels": {"pool": "p"}}, "status": {"allocatable": {}}}
+    raw["status"]["allocatable"] = {"cpu": "4", "example.com/r7": "2", "example.com/r8": "2"}
+    case._event(case.cache.nodes, Node, raw, gone=False)
+    assert case.apply() == ["upsert_worker n1", "charge uid-f7"]
+    assert dict(case.charges["uid-f7"].requests)["example.com/r7"] == 1
+    case.pod("late", extended="example.com/r8")
+    case.apply()
+    assert dict(case.charges["uid-late"].requests)["example.com/r8"] == 1
 
 
 async def test_annotations_of_others_are_not_kept(case: FedCache) -> None:

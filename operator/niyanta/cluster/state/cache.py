@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from niyanta.aio import in_slices
@@ -17,6 +18,7 @@ from niyanta.cluster.api.connection import Connection
 from niyanta.cluster.api.kinds import LIMIT_RANGES, NAMESPACES, NODES, RUNTIME_CLASSES
 from niyanta.cluster.api.kinds import PODS as POD_KIND
 from niyanta.cluster.api.objects import Key, LimitRange, Namespace, Node, Pod, RuntimeClassObject
+from niyanta.cluster.state.offered_resources import OfferedResources
 from niyanta.cluster.state.usage import UsageIndex
 from niyanta.cluster.state.worker_info import PoolInfo, by_age, pod_charge, pools_for, worker
 from niyanta.cluster.watch.object_store import ObjectChange
@@ -98,6 +100,7 @@ class ClusterCache:
         self._by_workload: dict[str, dict[Key, Pod]] = {}
         self._by_node: dict[str, dict[Key, Pod]] = {}
         self._usage = UsageIndex(self._charge_changed)
+        self._offered = OfferedResources()
         self._deltas = DeltaPublisher(self._full_state)
 
     @property
@@ -279,6 +282,9 @@ class ClusterCache:
         elif self._workers.get(name) != info:
             self._workers[name] = info
             self._publish(WorkerUpserted(info))
+            for key in self._offered.offer(resource for resource, _ in info.allocatable):
+                with contained(Boundary.POD, "/".join(key)):
+                    self._charge(None, self.pods.store.get(key))
         self._update_charged_node(name)
 
     def _update_charged_node(self, name: str) -> None:
@@ -335,9 +341,11 @@ class ClusterCache:
             return
         charge = _charge_of(new) if new is not None else None
         if old is not None and (charge is None or charge.key != old.charge_key):
+            self._offered.forget(old.key)
             self._usage.pod_gone(old.uid, old.charge_key)
         if new is not None and charge is not None:
-            self._usage.pod(new.uid, charge)
+            requests = self._offered.limit(new.key, charge.requests)
+            self._usage.pod(new.uid, replace(charge, requests=requests) if requests != charge.requests else charge)
 
     def _limits_changed(self, changes: list[ObjectChange[LimitRange]]) -> None:
         self._on_defaults({change.object.namespace for change in changes})
