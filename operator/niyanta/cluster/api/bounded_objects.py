@@ -126,6 +126,13 @@ def read_page(body: bytes) -> Manifest:
     return {"kind": page.kind, "apiVersion": page.apiVersion, "metadata": page.metadata, "items": items}
 
 
+def is_page(body: bytes) -> bool:
+    """True if the body is a list of objects, and not, say, a list of API groups."""
+    if b'"items"' not in body:
+        return False
+    return _decoded(_pages, body, depth=bounded_json.MAX_DEPTH + 3).items is not None
+
+
 def dropped(what: str, error: Exception) -> None:
     """Log and count an object that can't be read at all."""
     OUT_OF_BOUNDS.labels("dropped").inc()

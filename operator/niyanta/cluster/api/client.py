@@ -162,6 +162,10 @@ class ApiClient:
         """Merge `body` (`{"status": ..}`) into a WorkerPool; False if the pool doesn't exist."""
         return await self._patch_if_same(WORKER_POOLS, namespace, name, MERGE_PATCH, body, subresource="status")
 
+    async def patch_customer_status(self, name: str, body: Mapping[str, Any]) -> bool:
+        """Merge `body` (`{"status": ..}`) into a Customer; False if it doesn't exist."""
+        return await self._patch_if_same(CUSTOMERS, "", name, MERGE_PATCH, body, subresource="status")
+
     async def create_customer(self, manifest: Mapping[str, Any]) -> Created[Manifest]:
         """Create a Customer."""
         return Created(await self.create(CUSTOMERS, manifest))

@@ -36,7 +36,7 @@ class BoundedResponse(aiohttp.ClientResponse):
         """The decoded body; items of lists are bounded objects. Raises json.JSONDecodeError, as aiohttp does."""
         body = await self.read()
         try:
-            if b'"items"' in body[:LONGEST_LINE_BYTES]:
+            if bounded_objects.is_page(body):
                 return bounded_objects.read_page(body)
             return bounded_json.decode(body, max_bytes=LONGEST_LINE_BYTES)
         except BoundedJsonError as error:

@@ -1,0 +1,113 @@
+"""Statuses of Customers: counts, the limit that is reached, and a write only for a change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytest
+
+from niyanta.cluster.api.client import ApiClient
+from niyanta.cluster.status.customer_status import CustomerStatusWriter, status_of
+from niyanta.cluster.watch.resource_store import ResourceStore
+from niyanta.resources.models.customer import Customer
+from niyanta.store.postgres.clock import Clock
+from niyanta.store.rows import Depth, QueueDepth
+from niyanta.store.state import StateManager
+from tests.fakes.objects import customer
+
+pytestmark = pytest.mark.unit
+
+
+class Counters:
+    """The store's counters."""
+
+    def __init__(self, **depths: Depth) -> None:
+        self.depths = depths
+
+    async def get_queue_depth(self) -> QueueDepth:
+        return QueueDepth(Depth(), dict(self.depths))
+
+
+class StatusApi:
+    """An API server that keeps the patches of statuses, and refuses those of `broken`."""
+
+    def __init__(self) -> None:
+        self.patches: list[tuple[str, Mapping[str, Any]]] = []
+
+    async def patch_customer_status(self, name: str, body: Mapping[str, Any]) -> bool:
+        if name == "broken":
+            raise KeyError(name)
+        self.patches.append((name, body["status"]))
+        return True
+
+
+class Items:
+    """Customers by name."""
+
+    def __init__(self, *customers: Customer) -> None:
+        self.customers = {found.metadata.name: found for found in customers}
+
+    def items(self) -> dict[str, Customer]:
+        return dict(self.customers)
+
+
+class Noon:
+    """A clock that stands still."""
+
+    def now(self) -> int:
+        return 43_200_000_000
+
+
+def writer(api: StatusApi, counters: Counters, *customers: Customer) -> CustomerStatusWriter:
+    return CustomerStatusWriter(
+        client=cast(ApiClient, api),
+        store=cast(StateManager, counters),
+        customers=cast(ResourceStore[Customer], Items(*customers)),
+        clock=cast(Clock, Noon()),
+        interval_seconds=1.0,
+    )
+
+
+async def test_a_status_has_counts_and_is_written_once_for_each_change() -> None:
+    api, counters = StatusApi(), Counters(acme=Depth(pending=3, scheduled=1, running=2))
+    reports = writer(api, counters, customer("acme", "team"), customer("idle", "rest"))
+    await reports.report()
+    await reports.report()
+    assert [(name, status["pending"], status["running"]) for name, status in api.patches] == [
+        ("acme", 3, 3),
+        ("idle", 0, 0),
+    ]
+    counters.depths["acme"] = Depth(running=3)
+    await reports.report()
+    assert api.patches[-1][1]["pending"] == 0
+    assert len(api.patches) == 3
+
+
+async def test_an_error_at_one_customer_stops_no_other() -> None:
+    api = StatusApi()
+    await writer(api, Counters(), customer("broken", "a"), customer("fine", "b")).report()
+    assert [name for name, _ in api.patches] == ["fine"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "depth", "reason"),
+    [
+        ({}, Depth(pending=10**6), "BelowLimits"),
+        ({"maxConcurrent": 2}, Depth(scheduled=1, running=1), "AtMaxConcurrent"),
+        ({"maxQueueDepth": 2}, Depth(pending=2), "AtMaxQueueDepth"),
+        ({"maxQueueDepth": 2, "maxConcurrent": 3}, Depth(pending=1, running=2), "BelowLimits"),
+    ],
+)
+def test_the_condition_names_the_limit_that_is_reached(limits: dict[str, int], depth: Depth, reason: str) -> None:
+    (condition,) = status_of(customer("acme", "team", **limits), depth, {}, now_us=0)["conditions"]
+    assert (condition["reason"], condition["status"]) == (reason, "True" if reason == "BelowLimits" else "False")
+
+
+def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
+    acme = customer("acme", "team", maxConcurrent=1)
+    first = status_of(acme, Depth(), {}, now_us=0)
+    later = status_of(acme, Depth(pending=1), first, now_us=5_000_000)
+    assert later["conditions"] == first["conditions"]
+    full = status_of(acme, Depth(running=1), later, now_us=9_000_000)
+    assert full["conditions"][0]["lastTransitionTime"] == "1970-01-01T00:00:09Z"
