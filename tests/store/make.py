@@ -12,6 +12,7 @@ from niyanta.lifecycle import Door, Event, Phase
 from niyanta.store.postgres.migrate import migrate
 from niyanta.store.postgres.pool import Pool
 from niyanta.store.postgres.queries import sql
+from niyanta.store.refill import RefillRequest
 from niyanta.store.rows import RowChange, WorkloadIntake, WorkloadRow
 from niyanta.store.state import StateManager
 from testing.processes.postgres import Postgres
@@ -69,6 +70,23 @@ async def arrive(state: StateManager, *, epoch: int, phase: Phase = Phase.PENDIN
     for event in ROADS[phase]:
         row = await move(state, row, event, epoch=epoch)
     return row
+
+
+async def pending_rows(
+    state: StateManager,
+    limit: int,
+    *,
+    per_class: int = 0,
+    classes: int = 200,
+    oldest: int = 0,
+    after_class: str = "",
+) -> list[WorkloadRow]:
+    """Rows that a refill proposes, of both doors, highest key first."""
+    wanted = RefillRequest(
+        top=limit, oldest=oldest, per_class=per_class, classes=classes if per_class else 0, after_class=after_class
+    )
+    rows = await state.get_workloads((await state.get_refill(wanted)).customers)
+    return sorted(rows, key=lambda row: (-row.queue_key, row.queued_at_us, row.id))
 
 
 @contextmanager

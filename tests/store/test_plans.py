@@ -14,7 +14,7 @@ from niyanta.store.postgres.pool import Pool, open_pool
 from niyanta.store.refill import RefillRequest
 from niyanta.store.state import StateManager
 from testing.processes.postgres import Postgres
-from tests.store.make import check_plans, crowded
+from tests.store.make import check_plans, crowded, pending_rows
 
 pytestmark = pytest.mark.store
 
@@ -81,7 +81,7 @@ async def test_frequent_reads_follow_partial_indexes(big: Pool) -> None:
 
 async def test_the_refill_from_a_backlog_is_exact(big: Pool) -> None:
     state = StateManager(big, Settings())
-    rows = await state.get_pending_workloads(100, per_class=10, classes=100, oldest=10)
+    rows = await pending_rows(state, 100, per_class=10, classes=100, oldest=10)
     async with big.connection() as connection:
         expected = await (
             await connection.execute(

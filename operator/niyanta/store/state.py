@@ -238,23 +238,6 @@ class StateManager(ScalingStore):
         """Workloads that are scheduled to or running on a worker, sorted by id."""
         return await self._rows("rows_by_worker", worker=worker)
 
-    async def get_pending_workloads(
-        self,
-        limit: int,
-        *,
-        per_class: int = 0,
-        classes: int = 200,
-        oldest: int = 0,
-        after_class: str = "",
-    ) -> list[WorkloadRow]:
-        """Pending rows of both doors, highest key first; which ones, see `get_refill`."""
-        wanted = RefillRequest(
-            top=limit, oldest=oldest, per_class=per_class, classes=classes if per_class else 0, after_class=after_class
-        )
-        found = await self.get_refill(wanted)
-        rows = await self.get_workloads(found.customers)
-        return sorted(rows, key=lambda row: (-row.queue_key, row.queued_at_us, row.id))
-
     async def get_refill(self, wanted: RefillRequest, *, door: Door | None = None) -> RefillCandidates:
         """Ids of pending rows for a refill of the queue: the top rows of all, the oldest ones, and the top rows of
         classes and of customers in steps. Rows in backoff are left out. `door` None: of both doors.

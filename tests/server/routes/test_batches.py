@@ -12,6 +12,7 @@ from niyanta.store.errors import StoreUnavailableError
 from niyanta.store.rest.record import RestStore
 from niyanta.store.rest.submissions import SubmissionOutcome, SubmissionRequest
 from tests.server.make import manifest, ndjson
+from tests.store.make import pending_rows
 
 pytestmark = pytest.mark.store
 
@@ -23,7 +24,7 @@ async def test_a_batch_of_several_groups_keeps_its_order_and_is_repeated_as_a_wh
     first = await client.post("/v1/workloads:batch", content=lines, headers=headers)
     assert (first.status_code, first.json()["accepted"]) == (202, 600)
     assert [item["line"] for item in first.json()["items"]] == list(range(600))
-    rows = await store.get_pending_workloads(1000)
+    rows = await pending_rows(store, 1000)
     assert [row.id for row in rows] == [item["workload"]["id"] for item in first.json()["items"]]
     again = await client.post("/v1/workloads:batch", content=lines, headers=headers)
     assert (again.status_code, again.json()) == (202, first.json())

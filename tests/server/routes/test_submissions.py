@@ -11,7 +11,7 @@ import pytest
 from niyanta.lifecycle import Door, Event, Phase
 from niyanta.store.rest.record import RestStore
 from tests.server.make import manifest, ndjson
-from tests.store.make import change, intake
+from tests.store.make import change, intake, pending_rows
 
 pytestmark = pytest.mark.store
 
@@ -130,7 +130,7 @@ async def test_a_batch_is_repeated_as_a_whole(client: httpx.AsyncClient, store: 
     assert (first.status_code, again.json()) == (202, first.json())
     assert [item["workload"]["phase"] for item in again.json()["items"]] == ["Pending"] * 20
     assert (await store.get_queue_depth()).total.pending == 20
-    rows = await store.get_pending_workloads(100)
+    rows = await pending_rows(store, 100)
     assert [row.id for row in rows] == [item["workload"]["id"] for item in first.json()["items"]], "in their order"
 
 

@@ -14,7 +14,7 @@ from niyanta.store.rest.record import RestStore
 from niyanta.store.rows import CustomerRow
 from tests.server.conftest import door
 from tests.server.make import manifest, ndjson
-from tests.store.make import intake
+from tests.store.make import intake, pending_rows
 
 pytestmark = pytest.mark.store
 
@@ -61,7 +61,7 @@ async def test_a_batch_is_accepted_up_to_the_limit(client: httpx.AsyncClient, st
     assert int(answer.headers["Retry-After"]) >= 1
     assert (await client.post("/v1/workloads:batch", content=ndjson(manifest("c")))).json()["accepted"] == 0
     assert await store.wrong_counters() == []
-    names = {row.name for row in await store.get_pending_workloads(10)}
+    names = {row.name for row in await pending_rows(store, 10)}
     assert names == {"taken", "a", "b"}
 
 

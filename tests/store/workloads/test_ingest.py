@@ -10,7 +10,7 @@ from niyanta.lifecycle import Phase
 from niyanta.store.errors import RowEncodingError
 from niyanta.store.rows import Depth
 from niyanta.store.state import StateManager
-from tests.store.make import arrive, intake
+from tests.store.make import arrive, intake, pending_rows
 
 pytestmark = pytest.mark.store
 
@@ -31,7 +31,7 @@ async def test_a_new_workload_becomes_a_row_once(state: StateManager, epoch: int
 
 async def test_one_batch_keeps_its_order_of_arrival(state: StateManager, epoch: int) -> None:
     rows = await state.take_in([intake() for _ in range(20)], epoch=epoch)
-    assert [row.id for row in await state.get_pending_workloads(20)] == [row.id for row in rows]
+    assert [row.id for row in await pending_rows(state, 20)] == [row.id for row in rows]
     assert [row.queued_at_us - rows[0].queued_at_us for row in rows] == list(range(20))
 
 
@@ -86,7 +86,7 @@ async def test_a_workload_may_begin_outside_the_queue(state: StateManager, epoch
     assert (row.phase, row.reason) == (phase, "QueueFull")
     assert (row.finished_at is not None) == phase.terminal
     assert (row.paused_at is not None) == (not phase.terminal)
-    assert await state.get_pending_workloads(10) == []
+    assert await pending_rows(state, 10) == []
     assert await state.wrong_counters() == []
 
 

@@ -14,7 +14,7 @@ from niyanta.store.postgres.pool import Pool
 from niyanta.store.rows import WorkloadRow
 from niyanta.store.state import StateManager
 from niyanta.store.workloads.queue_key import QueueKeys
-from tests.store.make import arrive, intake, move
+from tests.store.make import arrive, intake, move, pending_rows
 
 pytestmark = pytest.mark.store
 
@@ -56,8 +56,8 @@ async def test_with_priority_or_aging_off_the_queue_follows_the_other_and_then_a
     for base, weight in ((10, 10), (10, 10), (20, 10), (10, 50)):
         rows += await state.take_in([intake(priority=base, tier_weight=weight)], epoch=None)
     expected = [rows[index].id for index in ((3, 2, 0, 1) if priority else (0, 1, 2, 3))]
-    assert [row.id for row in await state.get_pending_workloads(4)] == expected
-    assert [row.id for row in await state.get_pending_workloads(0, per_class=4)] == expected
+    assert [row.id for row in await pending_rows(state, 4)] == expected
+    assert [row.id for row in await pending_rows(state, 0, per_class=4)] == expected
 
 
 async def _shift(pool: Pool, row: WorkloadRow, minutes: float, *columns: str) -> None:
@@ -112,7 +112,7 @@ async def test_a_backoff_does_not_age_and_a_retry_keeps_its_place_otherwise(
     assert row.queued_at_us - running.queued_at_us == 2 * MINUTE
     assert row.not_before is not None
     assert row.not_before == row.wake_at
-    assert await state.get_pending_workloads(10, per_class=5, oldest=5) == [], "in backoff nothing is offered"
+    assert await pending_rows(state, 10, per_class=5, oldest=5) == [], "in backoff nothing is offered"
     placed = await move(state, row, Event.PLACE, epoch=epoch)
     assert placed.not_before is None
 
@@ -137,7 +137,7 @@ async def test_the_refill_has_the_top_of_each_class_and_the_oldest(state: StateM
     await state.take_in(wall + others, epoch=epoch)
 
     async def ids(limit: int, **how: int | str) -> list[str]:
-        return [row.id for row in await state.get_pending_workloads(limit, **how)]  # type: ignore[arg-type]
+        return [row.id for row in await pending_rows(state, limit, **how)]  # type: ignore[arg-type]
 
     top = [item.id for item in wall[:5]]
     assert await ids(5) == top
@@ -176,4 +176,4 @@ async def test_a_reassigned_workload_moves_its_counters(state: StateManager, epo
     assert (await state.get_queue_depth("new")).total.held == 1
     assert (await state.get_queue_depth("acme")).total.held == 0
     released = await move(state, moved, Event.RELEASE, epoch=epoch)
-    assert [item.id for item in await state.get_pending_workloads(5)] == [released.id]
+    assert [item.id for item in await pending_rows(state, 5)] == [released.id]

@@ -223,11 +223,12 @@ class Refill:
 
     async def _choose(self, room: RefillRoom) -> None:
         """Choose the rows to load: of those that Postgres proposes, the ones that memory lacks and has room for."""
+        is_low = self._state.workloads.waiting_rest() < REFILL_BELOW_ROWS
         wanted = RefillRequest(
-            top=WINDOW_ROWS // 2 if self._state.workloads.waiting_rest() < REFILL_BELOW_ROWS else FIRST_ROWS,
+            top=WINDOW_ROWS // 2 if is_low else FIRST_ROWS,
             oldest=REFILL_OLDEST_ROWS,
             per_class=REFILL_ROWS_PER_CLASS,
-            classes=REFILL_CLASSES,
+            classes=REFILL_CLASSES if is_low else REFILL_CLASSES // 4,
             after_class=self._after_class,
             per_customer=REFILL_ROWS_PER_CUSTOMER,
             customers=REFILL_CUSTOMERS,
