@@ -48,6 +48,13 @@ def test_the_pods_of_the_rest_door_carry_no_token(installed: Cluster) -> None:
     assert sum(len(item["endpoints"]) for item in slices["items"]) == 2
 
 
+def test_the_notes_have_the_commands_for_a_first_tenant(installed: Cluster) -> None:
+    notes = installed.helm("get", "notes", RELEASE, "--namespace", NAMESPACE)
+    assert "kubectl label namespace team-a niyanta.io/enabled=true" in notes
+    assert "kind: Customer" in notes
+    assert "niyanta apikey create --customer acme" in notes
+
+
 def test_the_policies_have_no_type_warnings(installed: Cluster) -> None:
     for name in ("niyanta-fence", "niyanta-labels", "niyanta-operator", "niyanta-authors"):
         assert installed.get("validatingadmissionpolicy", name)["status"]["typeChecking"] == {}
