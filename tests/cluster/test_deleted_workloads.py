@@ -16,7 +16,7 @@ from tests.fakes.scripted_api_server import until
 pytestmark = pytest.mark.unit
 
 
-class ListingClient:
+class UidLists:
     """Lists the UIDs of `answers` in turn; an exception is raised."""
 
     def __init__(self, *answers: set[str] | Exception) -> None:
@@ -31,7 +31,7 @@ class ListingClient:
 
 async def test_odd_lists_and_listeners_that_raise_do_not_end_the_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deleted_workloads, "SETTLE_SECONDS", 0.0)
-    client = ListingClient(ApiError(500, "InternalError", ""), RecursionError("a list too deep"), {"a", "other"})
+    client = UidLists(ApiError(500, "InternalError", ""), RecursionError("a list too deep"), {"a", "other"})
     told: list[str] = []
 
     def on_deleted(uid: str) -> None:

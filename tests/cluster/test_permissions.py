@@ -20,11 +20,10 @@ from niyanta.cluster.state.cache import ClusterCache
 from niyanta.cluster.status.event_recorder import EventRecorder
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
 from niyanta.engine.queue import QueueSettings
-from niyanta.lifecycle import Door, Phase
 from niyanta.scheduler.cluster_api import NodeState, PodPhase, PodView
 from niyanta.settings import Settings
 from niyanta.store.postgres.clock import Clock
-from niyanta.store.rows import WorkloadRow
+from tests.cluster.status.test_reports import FixedClock, row
 from tests.fakes.permissions_api_server import Permission, PermissionsApiServer, permissions_api_server
 from tests.fakes.scripted_api_server import owner, pod, until
 
@@ -32,32 +31,8 @@ pytestmark = pytest.mark.unit
 
 WATCHED = ("nodes", "pods", "limitranges", "runtimeclasses", "namespaces")
 LABELS = {"niyanta.io/workload-uid": "w", "niyanta.io/attempt": "1", "niyanta.io/index": "0", "niyanta.io/epoch": "3"}
-ROW = WorkloadRow(
-    id="w",
-    door=Door.KUBERNETES,
-    namespace="ns",
-    name="w",
-    customer="acme",
-    type="batch",
-    labels={},
-    generation=1,
-    spec={},
-    class_id="c",
-    replicas=1,
-    phase=Phase.SUCCEEDED,
-    version=1,
-    priority=0,
-    tier_weight=1,
-    queued_at_us=0,
-)
+ROW = row("w")
 VIEW = PodView("p", "ns", "p", "w", 1, 0, "n1", PodPhase.RUNNING, False, False, True, False)
-
-
-class FixedClock:
-    """The clock of the database."""
-
-    def now(self) -> int:
-        return 1_000_000
 
 
 @dataclass

@@ -24,12 +24,12 @@ class ExpiredError(Exception):
     """The server no longer knows the store's version: list again."""
 
 
-class _RawPage(msgspec.Struct, frozen=True):
+class _UndecodedPage(msgspec.Struct, frozen=True):
     metadata: ListMeta = ListMeta()
     items: list[msgspec.Raw] | None = None
 
 
-_raw_pages = msgspec.json.Decoder(_RawPage)
+_raw_pages = msgspec.json.Decoder(_UndecodedPage)
 
 
 class _Status(msgspec.Struct, frozen=True):
