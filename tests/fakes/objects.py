@@ -40,23 +40,6 @@ def customer(name: str, *namespaces: str, **spec: Any) -> Customer:
     )
 
 
-RESTRICTED: Mapping[str, Any] = {
-    "allowPrivilegeEscalation": False,
-    "capabilities": {"drop": ["ALL"]},
-    "runAsNonRoot": True,
-    "seccompProfile": {"type": "RuntimeDefault"},
-}
-"""Security context of a container under the restricted standard, which binds submissions by REST."""
-
-
-def restricted_spec(**spec: Any) -> dict[str, Any]:
-    """The spec of a workload that the REST door accepts. Arguments as of `workload`."""
-    found: dict[str, Any] = workload("", **spec)["spec"]
-    for container in found["template"]["spec"]["containers"]:
-        container["securityContext"] = dict(RESTRICTED)
-    return found
-
-
 def workload(name: str, *, namespace: str = "team", cpu: str | None = "1", **spec: Any) -> dict[str, Any]:
     """A Workload object as the API server stores it, with one container that requests `cpu` (None: nothing)."""
     container: dict[str, Any] = {"name": "main", "image": "busybox"}
