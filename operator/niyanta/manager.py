@@ -24,6 +24,7 @@ from niyanta.cluster.kubernetes import KubernetesCluster
 from niyanta.cluster.leadership.election import Candidate, Loss, Settled
 from niyanta.cluster.resource_lists import ResourceLists
 from niyanta.cluster.state.cache import ClusterCache
+from niyanta.cluster.status.customer_status import CustomerStatusWriter
 from niyanta.cluster.status.event_recorder import EventRecorder
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
 from niyanta.cluster.watch.kopf_watcher import KopfWatcher
@@ -234,8 +235,16 @@ class Operator:
             settings=self.settings,
             conditions=scaler.conditions,
         )
+        customer_status = CustomerStatusWriter(
+            client=self.client,
+            store=self.state,
+            customers=self.resources.customers,
+            clock=self.clock,
+            interval_seconds=self.settings.pool_status_interval,
+        )
         work = [
             ("pool status", pool_status.run()),
+            ("customer status", customer_status.run()),
             ("deletions", self.deleted.run(lambda: live_objects(state))),
             ("API keys", report_expiring_keys(ApiKeys(self.pool))),
             ("hints", listen(self.settings.dsn, self.work_queue.put_hint)),

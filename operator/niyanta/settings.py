@@ -66,6 +66,12 @@ class Settings(BaseSettings):
         ge=30,
         description="Lifetime of the metrics adapter's certificate, which is replaced after two thirds of it",
     )
+    customer_memory_budget: int = Field(
+        256 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Most bytes of the leader's memory for a customer's waiting workloads in one namespace; further "
+        "ones are held",
+    )
     metrics_max_customers: int = Field(
         100, ge=1, le=10_000, description="Maximum customers with separate metrics; further ones are counted as `other`"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+import structlog
 
 from niyanta.lifecycle import Door
 from niyanta.settings import Settings
@@ -21,6 +22,13 @@ from tests.store.make import intake
 
 MakeLeader = Callable[..., LeaderUnderTest]
 SubmitRest = Callable[..., Awaitable[list[str]]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def plain_tracebacks() -> None:
+    """Injected errors are logged with plain tracebacks: structlog's own ones, with all local values, take a second."""
+    renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, structlog.dev.set_exc_info, renderer])
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ async def test_a_row_of_the_kubernetes_door_is_believed_as_its_object_describes_
     await second.start()
     await second.reaches(changed, Phase.SCHEDULED)
     await second.pods_of(changed)
-    assert second.tracked(changed).spec.template.spec.containers[0].name == "main"
+    assert second.tracked(changed).full_spec().template.spec.containers[0].name == "main"
     row = await second.reaches(forged, Phase.HELD)
     assert (row.reason, "replicas" in row.message) == ("ObjectMismatch", True)
 

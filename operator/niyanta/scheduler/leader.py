@@ -14,6 +14,7 @@ from niyanta.scheduler.intake.eligibility import EligibilityCheck
 from niyanta.scheduler.intake.refill import Refill
 from niyanta.scheduler.intake.rest_holds import RestHolds
 from niyanta.scheduler.intake.reviews import Reviews
+from niyanta.scheduler.intake.unloaded import UnloadedWorkloads
 from niyanta.scheduler.intake.work_queue import WorkQueue
 from niyanta.scheduler.loop import LeaderLoop
 from niyanta.scheduler.metrics import SchedulerMetrics
@@ -140,6 +141,13 @@ def make_leader(
         recovery=handlers.recovery,
         admission=handlers.admission,
         reviews=handlers.reviews,
+        unloaded=UnloadedWorkloads(
+            state,
+            cluster=cluster,
+            admission=handlers.admission,
+            on_room=handlers.refill.expect_more,
+            tick=tick,
+        ),
         transitions=writers.transitions,
         observer=handlers.observer,
         reasons=writers.reasons,

@@ -20,6 +20,7 @@ from niyanta.scheduler.faults.phases import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_S
 from niyanta.scheduler.intake.admission import Admission
 from niyanta.scheduler.intake.refill import Refill
 from niyanta.scheduler.intake.reviews import Reviews
+from niyanta.scheduler.intake.unloaded import UnloadedWorkloads
 from niyanta.scheduler.intake.work_queue import PendingWork, WorkQueue
 from niyanta.scheduler.metrics import LoopPhase, SchedulerMetrics
 from niyanta.scheduler.periodic.timers import LeaderTimers
@@ -57,6 +58,7 @@ class LeaderLoop:
         recovery: Recovery,
         admission: Admission,
         reviews: Reviews,
+        unloaded: UnloadedWorkloads,
         transitions: Transitions,
         observer: PodObserver,
         reasons: PendingReasons,
@@ -73,6 +75,7 @@ class LeaderLoop:
         self._recovery = recovery
         self._admission = admission
         self._reviews = reviews
+        self._unloaded = unloaded
         self._transitions = transitions
         self._observer = observer
         self._reasons = reasons
@@ -147,6 +150,7 @@ class LeaderLoop:
             await run(RoundPhase.INTAKE, self._admit)
             if self._reviews.unfinished:
                 await run(RoundPhase.REVIEW, self._reviews.run_slice)
+            await run(RoundPhase.LOAD, self._unloaded.run)
         # 3. Follow pods and nodes.
         with self._metrics.phase(LoopPhase.OBSERVE):
             await run(RoundPhase.OBSERVE, self._observe)

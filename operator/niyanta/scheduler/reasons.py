@@ -11,6 +11,7 @@ class RowReason(enum.StrEnum):
 
     ADOPTED = "Adopted"
     COMPLETED = "Completed"
+    CUSTOMER_BUDGET_EXCEEDED = "CustomerBudgetExceeded"
     DELETED = "Deleted"
     INTERNAL_ERROR = "InternalError"
     INVALID_SPEC = "InvalidSpec"

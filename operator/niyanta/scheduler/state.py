@@ -45,6 +45,8 @@ class SchedulerState:
     """For each waiting workload, the pool that it counts for."""
     unreviewed: dict[str, None] = field(default_factory=dict)
     """Queued REST workloads whose eligibility this leader hasn't checked, oldest first (`intake.reviews`)."""
+    without_room: set[tuple[str, str]] = field(default_factory=set)
+    """Customers and namespaces with REST rows that were left in Postgres because their budget of memory is used up."""
     unjudged_deletions: set[str] = field(default_factory=set)
     """Workloads whose objects were reported deleted while the whole kind is gone."""
     worker_breakers: WorkerBreakers = field(default_factory=WorkerBreakers)
@@ -55,7 +57,7 @@ class SchedulerState:
     @classmethod
     def of_leadership(cls, epoch: int, settings: Settings, *, clock: Clock, adopting: bool = False) -> SchedulerState:
         """The empty state of a new leader."""
-        workloads = WorkloadCache(queue_settings(settings))
+        workloads = WorkloadCache(queue_settings(settings), budget_bytes=settings.customer_memory_budget)
         gates = NamespaceGates(max(2, settings.connections // 2))
         return cls(epoch, settings, clock, workloads, ParkedWorkloads(workloads), gates, adopting)
 

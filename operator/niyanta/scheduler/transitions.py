@@ -276,6 +276,8 @@ class Transitions:
         tracked.fence_reported = False  # the transition wrote a reason of its own
         self._cluster.write_status(row)
         self.record_event(before, row)
+        if row.phase is Phase.PENDING:
+            self._work_queue.put_capacity()  # a cycle must consider it
         self.settle(tracked)
 
     def follow(self, tracked: TrackedWorkload, row: WorkloadRow) -> None:
@@ -343,6 +345,10 @@ class Transitions:
             workloads.dequeue(row.id)
         else:
             tracked.known = set()
+            if tracked.unloaded and row.door is Door.REST:
+                workloads.drop(row.id)  # no room for it: it stays in Postgres, and `intake.refill` reads it again
+                self._state.without_room.add((row.customer, row.namespace))
+                return
             workloads.enqueue(tracked, now=now)
             if row.door is Door.REST and tracked.eligible is None:
                 self._state.unreviewed[row.id] = None

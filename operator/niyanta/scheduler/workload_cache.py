@@ -1,27 +1,58 @@
 """The leader's cache of workloads: live rows with their compiled requirements, and the queue of placeable workloads.
 
 Postgres is authoritative. The cache is loaded from it when leadership begins and updated with every commit of the
-leader.
+leader. Specs are kept as compressed text until dispatch, and the waiting workloads of a customer in a namespace share a
+budget of bytes.
 """
 
 from __future__ import annotations
 
+import sys
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import orjson
 
 from niyanta.engine.queue import Queue, QueueSettings
 from niyanta.engine.types import PendingWorkload, Requirements, Subject
 from niyanta.lifecycle import Door, Phase
+from niyanta.resources.compile.requirements import parse_spec
 from niyanta.resources.models.customer import Customer
+from niyanta.resources.models.pod_template import PodTemplate
 from niyanta.resources.models.workload import NodeLossPolicy, WorkloadSpec
 from niyanta.scheduler.intake.object_to_row import Eligibility
 from niyanta.store.rows import WorkloadRow
 
+BASE_BYTES = 2500
+"""Bytes of a workload in memory beside its spec, requirements and labels."""
+
+PARSED_SPECS = 16
+"""Specs that are kept in their parsed form, for groups whose pods are created one after the other."""
+
+_NO_SPEC: dict[str, Any] = {}
+_NO_TEMPLATE = PodTemplate.model_validate({"spec": {"containers": [{"name": "packed", "image": "packed"}]}})
+
+
+def packed_spec(spec: Mapping[str, Any]) -> bytes:
+    """A spec as compressed JSON text: parsed, it takes up to 25 times its size as text."""
+    return zlib.compress(orjson.dumps(spec), 1)
+
+
+@lru_cache(maxsize=PARSED_SPECS)
+def _parsed(packed: bytes) -> WorkloadSpec:
+    return parse_spec(orjson.loads(zlib.decompress(packed)))
+
 
 @dataclass(slots=True)
 class TrackedWorkload:
-    """One live workload in the leader's memory."""
+    """One live workload in the leader's memory.
+
+    `row` is kept without its spec, and `spec` without its template; `full_row` and `full_spec` return the whole.
+    """
 
     row: WorkloadRow
     spec: WorkloadSpec
@@ -53,6 +84,46 @@ class TrackedWorkload:
     (`intake.eligibility`)."""
     noted_at: float = 0.0
     """Monotonic time at which its pending reason was last reported, seconds."""
+    packed: bytes = field(init=False, repr=False, compare=False)
+    """The spec as compressed JSON text. For the Kubernetes door it is the watched object's."""
+    unloaded: bool = False
+    """Its spec was dropped because its customer's budget of memory is used up."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "row":
+            value = self._without_spec(value)
+        elif name == "spec":
+            value = value.model_copy(update={"template": _NO_TEMPLATE})
+        object.__setattr__(self, name, value)
+
+    def _without_spec(self, row: WorkloadRow) -> WorkloadRow:
+        known = getattr(self, "packed", None)
+        if known is None or (row.spec and row.door is Door.REST and row.generation != self.row.generation):
+            self.packed = packed_spec(row.spec)
+        return replace(row, spec=_NO_SPEC) if row.spec else row
+
+    def load(self, raw: Mapping[str, Any], spec: WorkloadSpec) -> None:
+        """Take over a spec: JSON values and their parsed form."""
+        self.packed, self.spec, self.unloaded = packed_spec(raw), spec, False
+
+    def unload(self) -> None:
+        """Drop everything whose size the author decides."""
+        self.unloaded, self.packed, self.requirements = True, b"", None
+        self.spec = self.spec.model_copy(update={"affinity": None})
+        self.subject = Subject(self.row.namespace, self.row.customer)
+        self.row = replace(self.row, labels={})
+
+    def full_spec(self) -> WorkloadSpec:
+        """The spec with its template. Callers don't change it."""
+        return _parsed(self.packed)
+
+    def full_row(self) -> WorkloadRow:
+        """The row with its spec."""
+        return replace(self.row, spec=orjson.loads(zlib.decompress(self.packed)))
+
+    def size(self) -> int:
+        """Approximate bytes in memory."""
+        return BASE_BYTES + len(self.packed) + _size((self.requirements, self.subject, self.row.labels))
 
     @property
     def id(self) -> str:
@@ -65,10 +136,43 @@ class TrackedWorkload:
         return self.spec.node_loss_policy is NodeLossPolicy.REPLACE
 
 
+_Account = tuple[str, str]
+"""Customer and namespace."""
+
+
+def _size(value: Any) -> int:
+    """Approximate bytes of a value of JSON types, tuples and dataclasses, without what small constants share."""
+    total, left = 0, [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, str | bytes):
+            total += sys.getsizeof(item)
+        elif isinstance(item, tuple | list | set | frozenset):
+            total += sys.getsizeof(item)
+            left += item
+        elif isinstance(item, dict):
+            total += sys.getsizeof(item)
+            left += [*item.keys(), *item.values()]
+        elif is_dataclass(item):
+            total += sys.getsizeof(item)
+            left += [getattr(item, part.name) for part in fields(item)]
+    return total
+
+
+def _waits(tracked: TrackedWorkload) -> bool:
+    return not tracked.row.phase.bound and not tracked.row.phase.terminal
+
+
 class WorkloadCache:
     """Live workloads by id, and the queue of the workloads that may be placed."""
 
-    def __init__(self, queue_settings: QueueSettings) -> None:
+    def __init__(self, queue_settings: QueueSettings, *, budget_bytes: int) -> None:
+        """`budget_bytes`: most bytes of the waiting workloads of one customer in one namespace."""
+        self._budget_bytes = budget_bytes
+        self._sizes: dict[str, tuple[_Account, int]] = {}
+        self._used: Counter[_Account] = Counter()
+        self.unloaded: dict[str, None] = {}
+        """Workloads without their spec, oldest first."""
         self._tracked: dict[str, TrackedWorkload] = {}
         self._by_object: dict[str, str] = {}
         self._waiting_rest: set[str] = set()
@@ -91,8 +195,38 @@ class WorkloadCache:
     def put(self, tracked: TrackedWorkload) -> None:
         """Keep a workload in memory."""
         self._tracked[tracked.id] = tracked
+        self.account(tracked)
         self._note_bound(tracked.row)
         self.index_object(tracked)
+
+    def account(self, tracked: TrackedWorkload) -> None:
+        """Count the size of a workload if it waits. One that waits beyond its customer's budget is unloaded."""
+        self._forget_size(tracked.id)
+        account, size = (tracked.row.customer, tracked.row.namespace), tracked.size()
+        if _waits(tracked) and not tracked.unloaded and self._used[account] + size > self._budget_bytes:
+            tracked.unload()
+            self.queue.remove(tracked.id)
+            size = tracked.size()
+        if tracked.unloaded:
+            self.unloaded[tracked.id] = None
+        self._count_size(tracked, account, size)
+
+    def _count_size(self, tracked: TrackedWorkload, account: _Account, size: int) -> None:
+        if _waits(tracked):
+            self._sizes[tracked.id] = account, size
+            self._used[account] += size
+
+    def _forget_size(self, workload_id: str) -> None:
+        self.unloaded.pop(workload_id, None)
+        account, size = self._sizes.pop(workload_id, (None, 0))
+        if account is not None:
+            self._used[account] -= size
+            if self._used[account] <= 0:
+                del self._used[account]
+
+    def used_bytes(self, customer: str, namespace: str) -> int:
+        """Bytes of the customer's waiting workloads in the namespace."""
+        return self._used[customer, namespace]
 
     def index_object(self, tracked: TrackedWorkload) -> None:
         """Index the row of a REST submission by the UID of its object."""
@@ -118,6 +252,7 @@ class WorkloadCache:
     def drop(self, workload_id: str) -> None:
         """Remove a workload from memory."""
         tracked = self._tracked.pop(workload_id, None)
+        self._forget_size(workload_id)
         if tracked is not None:
             self._bound[tracked.row.customer].discard(workload_id)
         if tracked is not None and tracked.row.object_uid is not None:
@@ -137,7 +272,11 @@ class WorkloadCache:
         self.queue.update(pending(tracked.row, tracked.requirements, tracked.subject, now=now))
 
     def note_phase(self, tracked: TrackedWorkload) -> None:
-        """Update the counts of pending REST rows and of customers' bound rows."""
+        """Update the counts of pending REST rows, of customers' bound rows and of their bytes."""
+        if _waits(tracked) != (tracked.id in self._sizes):
+            self._forget_size(tracked.id)
+            # One that comes back to the queue keeps its spec, whatever the budget.
+            self._count_size(tracked, (tracked.row.customer, tracked.row.namespace), tracked.size())
         self._note_bound(tracked.row)
         if tracked.row.door is Door.REST and tracked.row.phase is Phase.PENDING:
             self._waiting_rest.add(tracked.id)

@@ -63,9 +63,7 @@ class DemandReads:
     def customer_limits(self, customer: str) -> CustomerLimits:
         return CustomerLimits(concurrent=self.limits.get(customer))
 
-    def pods(
-        self, workload: str, owner_uid: str | None = None, *, namespace: str | None = None
-    ) -> list[PodView]:
+    def pods(self, workload: str, owner_uid: str | None = None, *, namespace: str | None = None) -> list[PodView]:
         return self.living.get(workload, [])
 
 

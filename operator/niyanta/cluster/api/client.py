@@ -101,7 +101,7 @@ class ApiClient:
     def _decoded_pod(self, answer: bytes) -> Pod:
         try:
             return self._pod.decode(answer)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise OutcomeUnknownError(f"the answer can't be read: {str(error)[:200]}") from error
 
     async def delete_pod(self, namespace: str, name: str, uid: str, *, grace: int | None = None) -> bool:

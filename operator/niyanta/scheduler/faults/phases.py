@@ -28,6 +28,8 @@ class RoundPhase(enum.StrEnum):
 
     INTAKE = "intake"
     REVIEW = "review"
+    LOAD = "load"
+    """Loading of workloads whose customer has room in its budget of memory again."""
     OBSERVE = "observe"
     REASONS = "reasons"
     PARKING = "parking"

@@ -97,7 +97,7 @@ class Admission:
         await self._transitions.commit(requests)
         # Reviews of Customers skip suspended workloads, so resumed ones are reviewed now.
         resumed = [request.tracked for request in requests if request.decision.event is Event.RESUME]
-        await self._reviews.review([*resumed, *self._held_by_mistake(entries)])
+        await self._reviews.review([*resumed, *self._to_review(entries)])
 
     def _read(self, obj: Manifest) -> CompiledObject:
         """Convert an object to a row. An unexpected error is contained: the row is Held then."""
@@ -140,12 +140,17 @@ class Admission:
         await self._follow_edited_times(tracked)
         return []
 
-    def _held_by_mistake(self, entries: Sequence[CompiledObject]) -> list[TrackedWorkload]:
-        """Workloads that are Held although the present state of their object may be queued: an error or a difference
-        that held them is gone."""
-        reasons = (RowReason.INTERNAL_ERROR.value, RowReason.OBJECT_MISMATCH.value)
+    def _to_review(self, entries: Sequence[CompiledObject]) -> list[TrackedWorkload]:
+        """Workloads to review now: Held although the present state of their object may be queued, because what held
+        them is gone; or without room in their customer's budget."""
+        reasons = (
+            RowReason.INTERNAL_ERROR.value,
+            RowReason.OBJECT_MISMATCH.value,
+            RowReason.CUSTOMER_BUDGET_EXCEEDED.value,
+        )
         found = (self._state.workloads.get(entry.intake.id) for entry in entries if entry.requirements is not None)
-        return [t for t in found if t is not None and t.row.phase is Phase.HELD and t.row.reason in reasons]
+        tracked = [t for t in found if t is not None]
+        return [t for t in tracked if t.unloaded or (t.row.phase is Phase.HELD and t.row.reason in reasons)]
 
     async def _park_object(self, obj: Manifest, error: Exception) -> None:
         """Park an object whose row could not be written. If the row of its own kind can't be written either, the object
@@ -191,16 +196,19 @@ class Admission:
             if entry.spec is None or (row.phase.terminal and row.wake_at is None):
                 return None
             tracked = TrackedWorkload(row, entry.spec, entry.requirements, entry.subject)
+            tracked.load(entry.intake.spec, entry.spec)
             tracked.mismatch = mismatch(entry.intake, row)
             self._state.workloads.put(tracked)
             return tracked
         if entry.spec is not None and entry.requirements is not None:
             # The watched object is believed, not the spec and the labels in its row.
-            tracked.spec, tracked.requirements, tracked.subject = entry.spec, entry.requirements, entry.subject
+            tracked.load(entry.intake.spec, entry.spec)
+            tracked.requirements, tracked.subject = entry.requirements, entry.subject
             tracked.mismatch = mismatch(entry.intake, row)
             self._state.parked.unpark(tracked)
         changed = tracked.row.version != row.version
         tracked.row = row
+        self._state.workloads.account(tracked)
         if changed:
             self._cluster.write_status(row)
         return tracked

@@ -180,7 +180,9 @@ class Reviews:
     def recompile(self, tracked: TrackedWorkload) -> None:
         """Compile a workload again, because the defaults of its namespace or its customer changed."""
         # The object's labels may be newer than the row's.
-        row = replace(tracked.row, labels=dict(tracked.subject.labels))
+        if tracked.unloaded:
+            return
+        row = replace(tracked.full_row(), labels=dict(tracked.subject.labels))
         _, requirements, tracked.subject = object_to_row.read_row(row, self._cluster)
         if requirements is not None:
             tracked.requirements = requirements

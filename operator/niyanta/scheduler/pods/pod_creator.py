@@ -201,7 +201,7 @@ class PodCreator:
             namespace=row.namespace,
             uid=row.id,
             owner=row.object,
-            spec=tracked.spec,
+            spec=tracked.full_spec(),
             attempt=row.attempt,
             index=index,
             worker=worker,

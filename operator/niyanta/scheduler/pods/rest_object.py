@@ -77,7 +77,7 @@ class RestObjects:
         row = tracked.row
         if row.door is not Door.REST or row.object_uid is not None:
             return
-        uid = await self._cluster.create_workload(row.namespace, manifest(row))
+        uid = await self._cluster.create_workload(row.namespace, manifest(tracked.full_row()))
         await self._remember(tracked, uid)
 
     async def _remember(self, tracked: TrackedWorkload, uid: str) -> None:
