@@ -33,7 +33,7 @@ def database(postgres: Postgres) -> Iterator[str]:
     admin = postgres.create_database(name)
     with psycopg.connect(admin, autocommit=True) as connection:
         for role in ("matrix_owner", *_ROLES.values()):
-            connection.execute(f"CREATE ROLE {role} LOGIN")  # type: ignore[arg-type]
+            connection.execute(f"CREATE ROLE {role} LOGIN")
         connection.execute("ALTER DATABASE roles OWNER TO matrix_owner")
     owner = admin.replace("postgres@", "matrix_owner@")
     migrate(owner)
@@ -48,12 +48,12 @@ def database(postgres: Postgres) -> Iterator[str]:
     postgres.drop_database(name)
     with psycopg.connect(postgres.dsn, autocommit=True) as connection:
         for role in ("matrix_owner", *_ROLES.values()):
-            connection.execute(f"DROP ROLE {role}")  # type: ignore[arg-type]
+            connection.execute(f"DROP ROLE {role}")
 
 
 def _rows(dsn: str, statement: str, *params: Any) -> list[tuple[Any, ...]]:
     with psycopg.connect(dsn) as connection:
-        return connection.execute(statement, params).fetchall()  # type: ignore[arg-type]
+        return connection.execute(statement, params).fetchall()
 
 
 def _table_rights(dsn: str, role: str) -> dict[str, set[str]]:

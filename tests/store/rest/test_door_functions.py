@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +18,8 @@ from niyanta.store.errors import RowEncodingError, StoreError
 from niyanta.store.postgres.pool import open_pool
 from niyanta.store.rest.api_keys import ApiKeys, Role
 from niyanta.store.rest.record import RestStore
-from niyanta.store.rest.submissions import RefusedSubmissionError, StoredResponse, SubmissionRequest
-from niyanta.store.rows import CustomerRow, WorkerRow, WorkloadIntake
+from niyanta.store.rest.submissions import ItemResult, RefusedSubmissionError, StoredResponse, SubmissionRequest
+from niyanta.store.rows import CustomerRow, WorkerRow, WorkloadIntake, WorkloadRow
 from niyanta.store.state import StateManager
 from tests.store.door_role import door_dsn
 from tests.store.make import ROADS, arrive, change, intake, move
@@ -70,15 +70,14 @@ async def test_the_database_decides_on_everything_but_the_request(record: RestSt
 
 
 async def test_the_row_in_the_answer_is_the_row_in_the_database(record: RestStore, state: StateManager) -> None:
-    rows = []
+    rows: list[WorkloadRow] = []
     items = [_rest(), _rest(phase=Phase.SUSPENDED)]
-    request = SubmissionRequest(
-        "acme",
-        items,
-        None,
-        lambda verdicts: rows.extend(v.row for v in verdicts) or StoredResponse(202, None),  # type: ignore[func-returns-value]
-    )
-    await record.submit([request])
+
+    def respond(verdicts: Sequence[ItemResult]) -> StoredResponse:
+        rows.extend(verdict.row for verdict in verdicts if verdict.row is not None)
+        return StoredResponse(202, None)
+
+    await record.submit([SubmissionRequest("acme", items, None, respond)])
     assert sorted(rows, key=lambda row: row.id) == await state.get_workloads([row.id for row in rows])
     assert await state.wrong_counters() == []
 
@@ -136,7 +135,7 @@ async def test_the_limit_of_a_customer_holds_against_the_door_itself(
     with psycopg.connect(door_dsn) as connection:
         refused = connection.execute("SELECT refusal FROM door_choose(%s, '{}')", [json.dumps(names)]).fetchall()
         assert refused == [], "without a limit in its own call"
-        item = {**names[0], "namespace": "small", "type": "", "labels": {}, "spec": {}, "class_id": "c"}
+        item: dict[str, Any] = {**names[0], "namespace": "small", "type": "", "labels": {}, "spec": {}, "class_id": "c"}
         item |= {"replicas": 1, "priority": 1, "tier_weight": 1, "status": "PENDING"}
         with pytest.raises(psycopg.DatabaseError, match="has no room"):
             connection.execute("SELECT door_submit(%s, '[]', '[]')", [json.dumps([item])])
@@ -144,7 +143,14 @@ async def test_the_limit_of_a_customer_holds_against_the_door_itself(
 
 
 async def test_an_item_without_a_name_of_its_own_is_refused(record: RestStore, door_dsn: str) -> None:
-    item = {"id": str(uuid.uuid4()), "customer": "acme", "name": "a", "namespace": "team", "type": "", "labels": {}}
+    item: dict[str, Any] = {
+        "id": str(uuid.uuid4()),
+        "customer": "acme",
+        "name": "a",
+        "namespace": "team",
+        "type": "",
+        "labels": {},
+    }
     item |= {"spec": {}, "class_id": "c", "replicas": 1, "priority": 1, "tier_weight": 1, "status": "PENDING"}
     with psycopg.connect(door_dsn) as connection, pytest.raises(psycopg.DatabaseError, match="not taken"):
         connection.execute("SELECT door_submit(%s, '[]', '[]')", [json.dumps([item])])

@@ -97,4 +97,4 @@ def _grant_functions(connection: psycopg.Connection[Any], role: str, prefix: str
 def _run(connection: psycopg.Connection[Any], statement: str, role: str, table: str = "") -> None:
     (schema,) = connection.execute("SELECT current_schema()").fetchone() or ("public",)
     parts = {"schema": sql.Identifier(schema), "role": sql.Identifier(role), "table": sql.Identifier(table or role)}
-    connection.execute(sql.SQL(statement).format(**parts))  # type: ignore[arg-type]
+    connection.execute(sql.SQL(statement).format(**parts))
