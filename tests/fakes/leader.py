@@ -204,6 +204,14 @@ class LeaderUnderTest:
         """Handle changes of Customers."""
         await self._leader.handlers.admission.review_customers()
 
+    def request_reviews(self) -> None:
+        """Tell the leader that Customers changed; `review_slice` follows."""
+        self._leader.handlers.reviews.request_all()
+
+    async def review_slice(self) -> None:
+        """Review the next workloads."""
+        await self._leader.handlers.reviews.run_slice()
+
     async def review_defaults(self, *namespaces: str) -> None:
         """Handle changes of LimitRanges."""
         self._leader.handlers.reviews.request_namespaces(namespaces)

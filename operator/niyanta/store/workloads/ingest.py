@@ -105,7 +105,7 @@ async def _take_in(
             new.append(row)
             audit.count(row, 1)
             audit.event(row, "Accepted")
-        elif intake.generation > old.generation:
+        elif (intake.generation, intake.labels) != (old.generation, old.labels) and intake.generation >= old.generation:
             row = _edited(old, intake, keys)
             edited.append(row)
             audit.count(old, -1)
