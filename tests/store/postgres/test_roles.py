@@ -8,7 +8,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from niyanta.cli import main
 from niyanta.store.postgres.migrate import Migration, migrate, migrations
 from niyanta.store.postgres.partitions import ensure_partitions, maintain_partitions
 from niyanta.store.postgres.roles import DOOR_READS, RoleError, grant_roles
@@ -158,3 +160,24 @@ def test_a_role_that_does_not_exist_or_owns_the_schema_is_an_error(database: str
         grant_roles(database, door="nobody")
     with pytest.raises(RoleError, match="owns the schema"):
         grant_roles(database, operator="matrix_owner")
+
+
+def test_the_command_migrates_with_its_own_connection_and_grants(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIYANTA_DSN", "postgresql://nowhere.invalid/none")
+    monkeypatch.setenv("NIYANTA_MIGRATE_DSN", database)
+    monkeypatch.setenv("NIYANTA_OPERATOR_ROLE", "matrix_operator")
+    done = CliRunner().invoke(main.app, ["migrate", "--door-role", "matrix_door"])
+    assert done.exit_code == 0, done.output
+    assert "granted: rights of the door to matrix_door" in done.output
+    assert "granted: rights of the operator to matrix_operator" in done.output
+    refused = CliRunner().invoke(main.app, ["migrate", "--door-role", "nobody"])
+    assert refused.exit_code == 2
+
+
+def test_the_rest_door_connects_with_its_own_string(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIYANTA_DSN", "postgresql://operator@db/niyanta")
+    assert main._door_settings().dsn == "postgresql://operator@db/niyanta"
+    monkeypatch.setenv("NIYANTA_API_DSN", "postgresql://door@db/niyanta")
+    assert main._door_settings().dsn == "postgresql://door@db/niyanta"
