@@ -128,7 +128,7 @@ CONTAINMENT = Row(
         panel(
             "Held by missing objects",
             "Workloads that are neither placed nor cancelled because many objects of their customer are missing.",
-            (highest("niyanta_held_missing_objects", NS, "customer"), "{{customer}}"),
+            (highest("niyanta_held_missing_objects", NS, "customer") + " or vector(0)", "{{customer}}"),
             steps=((None, "green"), (1.0, "red")),
         ),
         panel(
