@@ -92,7 +92,9 @@ def test_managed_fields_and_the_last_applied_manifest_are_dropped() -> None:
     assert read_object(orjson.dumps(raw))["metadata"] == META | {"annotations": {"team": "a"}}
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b"1", b'{"spec":{}', b"\xff", nested(5_000), b'{"a":' * 5_000])
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b"1", b'{"spec":{}', b"\xff", b'{"metadata":{"name":"\xa5"}}', nested(5_000), b'{"a":' * 5_000]
+)
 def test_what_is_no_object_at_all_is_refused(text: bytes) -> None:
     for read in (read_event, read_page) if text else (read_object, read_event, read_page):
         with contextlib.suppress(BoundedJsonError):

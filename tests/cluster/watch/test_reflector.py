@@ -265,11 +265,11 @@ async def test_an_item_that_cannot_be_decoded_is_left_out_and_its_former_state_s
         listing(
             20, bad("a", 15), pod("b", 16), bad("c", 17), pod("d", 18) | {"spec": {"containers": [], "deep": deep}}
         ),
-        watching(event("MODIFIED", bad("b", 21)), event("ADDED", pod("e", 22))),
+        watching(event("MODIFIED", bad("b", 21)), b'{"type":"\xa5"}\n', event("ADDED", pod("e", 22))),
     )
     async with following(*script) as case:
         await case.sees(a=1, b=16, d=18, e=22)
-        assert case.reflector.unreadable == 3
+        assert case.reflector.unreadable == 4
 
 
 async def test_an_error_at_one_object_stays_with_it() -> None:

@@ -1,7 +1,7 @@
 """Decoding of custom objects from the API server, whose depth, size and integers users choose.
 
 `client` and `kopf_watcher` use it. An object that exceeds a bound of `bounded_json` is replaced by a stub: its identity
-(see `_IDENTITY`), an empty spec, and the violation as text under the top-level key `niyantaViolation`, which
+(see `_Identity`), an empty spec, and the violation as text under the top-level key `niyantaViolation`, which
 `scheduler.intake.object_to_row` turns into a Failed row. So the object gets a status, and deletions and corrections of
 it are seen. Managed fields and the last applied manifest are dropped, because nobody reads them here.
 """
@@ -17,6 +17,7 @@ from prometheus_client import Counter
 from niyanta import bounded_json
 from niyanta.bounded_json import VIOLATION_KEY, BoundedJsonError
 from niyanta.cluster.api import json_scan
+from niyanta.cluster.api.objects import UNDECODABLE
 from niyanta.observability import log
 
 logger = log.get(__name__)
@@ -38,37 +39,44 @@ OUT_OF_BOUNDS = Counter(
 for _outcome in ("stub", "dropped"):
     OUT_OF_BOUNDS.labels(_outcome)
 
-_IDENTITY = (
-    "name",
-    "namespace",
-    "uid",
-    "resourceVersion",
-    "generation",
-    "labels",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "finalizers",
-)
-
 
 class _RawEvent(msgspec.Struct, frozen=True):
     type: str = ""
     object: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class _PageMetadata(msgspec.Struct, frozen=True, rename="camel"):
+    resource_version: str = ""
+    continue_token: str = msgspec.field(default="", name="continue")
+
+
 class _RawPage(msgspec.Struct, frozen=True):
     kind: str = ""
     apiVersion: str = ""  # noqa: N815 - the name in the document
-    metadata: dict[str, Any] = {}
+    metadata: _PageMetadata = _PageMetadata()
     items: list[msgspec.Raw] | None = None
 
 
-class _Identity(msgspec.Struct, frozen=True):
+class _StubMetadata(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """Metadata of an object that becomes a stub."""
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    labels: dict[str, str] = {}
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    finalizers: list[str] = []
+
+
+class _Identity(msgspec.Struct, frozen=True, omit_defaults=True):
     """All that is decoded of an object that becomes a stub."""
 
     apiVersion: str = ""  # noqa: N815 - the name in the document
     kind: str = ""
-    metadata: dict[str, Any] = {}
+    metadata: _StubMetadata = _StubMetadata()
 
 
 _events = msgspec.json.Decoder(_RawEvent)
@@ -123,7 +131,8 @@ def read_page(body: bytes) -> Manifest:
             item.setdefault("kind", page.kind.removesuffix("List"))
             item.setdefault("apiVersion", page.apiVersion)
         items.append(item)
-    return {"kind": page.kind, "apiVersion": page.apiVersion, "metadata": page.metadata, "items": items}
+    metadata = msgspec.to_builtins(page.metadata)
+    return {"kind": page.kind, "apiVersion": page.apiVersion, "metadata": metadata, "items": items}
 
 
 def is_page(body: bytes) -> bool:
@@ -144,10 +153,10 @@ def _decoded(decoder: msgspec.json.Decoder[T], text: bytes, *, depth: int) -> T:
     than are allowed in the object, so that `read_object` finds the violation."""
     try:
         return decoder.decode(text)
-    except (msgspec.DecodeError, RecursionError):
+    except UNDECODABLE:
         try:
             return decoder.decode(json_scan.pruned(text, depth))
-        except (msgspec.DecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise BoundedJsonError(f"can't be decoded: {str(error)[:200]}") from error
 
 
@@ -164,16 +173,11 @@ def _problem(raw: bytes) -> str | None:
 
 def _stub(raw: bytes, problem: str) -> Manifest:
     found = _decoded(_identities, raw, depth=bounded_json.MAX_DEPTH)
-    if not found.metadata:
+    if not found.metadata.name or abs(found.metadata.generation) > bounded_json.MAX_INTEGER:
         raise BoundedJsonError(f"no metadata ({problem})")
     OUT_OF_BOUNDS.labels("stub").inc()
-    return {
-        **({"apiVersion": found.apiVersion} if found.apiVersion else {}),
-        **({"kind": found.kind} if found.kind else {}),
-        "metadata": {key: found.metadata[key] for key in _IDENTITY if key in found.metadata},
-        "spec": {},
-        VIOLATION_KEY: problem,
-    }
+    stub: Manifest = msgspec.to_builtins(found)
+    return {**stub, "spec": {}, VIOLATION_KEY: problem}
 
 
 def _slim(found: Manifest) -> None:

@@ -22,7 +22,7 @@ from niyanta.cluster.api.bounded_objects import read_object, read_page
 from niyanta.cluster.api.connection import Connection
 from niyanta.cluster.api.errors import ApiError, ErrorKind, OutcomeUnknownError, error_kind
 from niyanta.cluster.api.kinds import CONFIG_MAPS, CUSTOMERS, EVENTS, PODS, WORKER_POOLS, WORKLOADS, ResourceKind
-from niyanta.cluster.api.objects import Pod
+from niyanta.cluster.api.objects import UNDECODABLE, Pod
 from niyanta.cluster.api.transport import JSON, JSON_PATCH, MERGE_PATCH, METADATA_LIST, STRATEGIC_PATCH, Transport
 from niyanta.resources.labels import OUTCOME_FINALIZER
 from niyanta.settings import Settings

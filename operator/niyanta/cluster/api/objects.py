@@ -17,6 +17,10 @@ Key = tuple[str, str]
 """(namespace, name); the namespace is empty for cluster-scoped kinds."""
 
 
+UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""Errors of a decoder about its input: another form, invalid UTF-8, too many levels."""
+
+
 class Base(msgspec.Struct, frozen=True, gc=False, rename="camel"):
     """Settings shared by all structs here: camelCase in JSON, snake_case in Python."""
 

@@ -11,7 +11,7 @@ import structlog
 from prometheus_client import Counter
 
 from niyanta.cluster.api.errors import ApiError, ApiStatus
-from niyanta.cluster.api.objects import Key, ListMeta, Object, Page, T, WatchEvent
+from niyanta.cluster.api.objects import UNDECODABLE, Key, ListMeta, Object, Page, T, WatchEvent
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +53,7 @@ class ObjectDecoder(Generic[T]):
         self._pages: msgspec.json.Decoder[Page[T]] = msgspec.json.Decoder(page_type[model])
         self._events: msgspec.json.Decoder[WatchEvent[T]] = msgspec.json.Decoder(event_type[model])
         self.event = self._events.decode
-        """A watch event of a line. Raises msgspec.DecodeError or RecursionError; `unusual` handles them."""
+        """A watch event of a line. Raises one of UNDECODABLE; `unusual` handles them."""
         self.unreadable = 0
         self.kept: set[Key] = set()
         """Objects of the last page that can't be decoded but exist."""
@@ -64,15 +64,15 @@ class ObjectDecoder(Generic[T]):
         self.kept = set()
         try:
             return self._pages.decode(body)
-        except (msgspec.DecodeError, RecursionError):
+        except UNDECODABLE:
             page = _raw_pages.decode(body)
         items = []
         for raw in page.items or ():
             try:
                 items.append(self._items.decode(raw))
-            except (msgspec.DecodeError, RecursionError) as error:
+            except UNDECODABLE as error:
                 self._left_out(bytes(raw), error)
-                with suppress(msgspec.DecodeError, RecursionError):
+                with suppress(*UNDECODABLE):
                     self.kept.add(_bare_object.decode(raw).key)
         return Page(page.metadata, items)
 
@@ -85,7 +85,7 @@ class ObjectDecoder(Generic[T]):
             event = _bare.decode(line)
             if event.type == "BOOKMARK":
                 return event.object.metadata.resource_version
-        except (msgspec.DecodeError, RecursionError):
+        except UNDECODABLE:
             pass
         else:
             if event.type == "ERROR":
@@ -105,7 +105,7 @@ def watch_error(line: bytes) -> Exception:
     """The error of an ERROR line. After 410 and internal errors (500) events may be missing: list again."""
     try:
         status = _status.decode(line).object
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return ExpiredError(line[:300].decode(errors="replace"))
     if status.code in (429, 503, 504):
         return ApiError(status.code, status.reason, status.message)

@@ -16,7 +16,6 @@ from typing import Generic
 from urllib.parse import urlencode
 
 import aiohttp
-import msgspec
 import structlog
 from prometheus_client import Counter
 from yarl import URL
@@ -25,7 +24,7 @@ from niyanta.aio import Backoff, in_slices
 from niyanta.cluster.api.connection import Connection
 from niyanta.cluster.api.errors import ApiError, NotSentError, error_from
 from niyanta.cluster.api.kinds import ResourceKind
-from niyanta.cluster.api.objects import Key, Page, T
+from niyanta.cluster.api.objects import UNDECODABLE, Key, Page, T
 from niyanta.cluster.watch.object_decoder import ExpiredError, ObjectDecoder, watch_error
 from niyanta.cluster.watch.object_store import ObjectChange, ObjectStore
 from niyanta.containment import Boundary, contained
@@ -287,7 +286,7 @@ class Reflector(Generic[T]):
                     continue
                 try:
                     event = decode(line)
-                except (msgspec.DecodeError, RecursionError) as error:
+                except UNDECODABLE as error:
                     found = self._decoder.unusual(line, error)
                     if not found:
                         continue
