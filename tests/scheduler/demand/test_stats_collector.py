@@ -11,9 +11,11 @@ from typing import Any, cast
 import pytest
 
 from niyanta.aio import Timer
+from niyanta.containment import CONTAINED_ERRORS, Boundary
+from niyanta.engine.sizing.planner import Planner, Sizing
 from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind
 from niyanta.engine.snapshot.deltas import DeltaCursor, DeltaPublisher, StateReplaced
-from niyanta.engine.types import Charge, Requirements, Subject, WorkerInfo
+from niyanta.engine.types import Charge, DecisionFault, Requirements, Subject, WorkerInfo
 from niyanta.lifecycle import Door, Phase
 from niyanta.resources.models.workload import WorkloadSpec
 from niyanta.scheduler.cluster_api import ClusterReads, CustomerLimits, PodView
@@ -236,3 +238,33 @@ async def test_shapes_are_remembered_by_the_next_leader(case: CollectorCase) -> 
     await maker.once()
     await maker.once()
     assert case.world.asked[-1] == {}
+
+
+async def test_errors_at_one_workload_are_counted_once_and_hide_no_other(
+    case: CollectorCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bad,) = case.track(1, away=True)
+    (faulty,) = case.track(1)
+    case.track(1)
+    size, pods = Planner.size, DemandReads.pods
+
+    def injected(self: Planner, *args: Any) -> Sizing:
+        sizing = size(self, *args)
+        (workload,) = [w for w in args[1] if w.id == faulty]
+        return replace(sizing, faults=(DecisionFault.of(workload, KeyError("x")),))
+
+    def failing(self: DemandReads, workload: str, *args: Any, **kwargs: Any) -> list[PodView]:
+        if workload == bad:
+            raise KeyError(workload)
+        return pods(self, workload, *args, **kwargs)
+
+    monkeypatch.setattr(Planner, "size", injected)
+    monkeypatch.setattr(DemandReads, "pods", failing)
+    packing = CONTAINED_ERRORS.labels(Boundary.POOL_SIZE.value)
+    before = packing._value.get()
+    collector = case.collector()
+    for _ in range(2):
+        made = await collector.once()
+        assert made.pools[0].queued_workloads == 2
+        case.track(1, phase=Phase.HELD)
+    assert packing._value.get() == before + 1

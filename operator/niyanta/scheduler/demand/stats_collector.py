@@ -134,6 +134,8 @@ class StatsCollector:
         self._count_backlog = Timer(BACKLOG_EVERY_SECONDS)
         self._engine_rests_until = 0.0
         self._last: tuple[_Input, Sizing] | None = None
+        self._faulty: frozenset[str] = frozenset()
+        """Workloads whose packing raised in the last sizing."""
         self._deltas = self._cluster.delta_cursor()
 
     async def run(self) -> None:
@@ -254,9 +256,17 @@ class StatsCollector:
         spent = time.monotonic() - started
         self._engine_rests_until = time.monotonic() + min(spent / ENGINE_SHARE - spent, LONGEST_ENGINE_PAUSE_SECONDS)
         self._last = wanted, sizing
+        self._report_faults(sizing)
         kinds = {kind: sizing.pool_fits[like.id] for kind, like in queue.kinds.items()}
         self._state.sizing_result = SizingResult(sizing.pool_fits, kinds, wanted.pools)
         return queue, sizing
+
+    def _report_faults(self, sizing: Sizing) -> None:
+        """Record the workloads whose packing raised an unexpected error, each once for as long as it lasts."""
+        for fault in sizing.faults:
+            if fault.id not in self._faulty:
+                record(Boundary.POOL_SIZE, fault.id, fault.error)
+        self._faulty = frozenset(fault.id for fault in sizing.faults)
 
     def _plan(self, deltas: Sequence[Delta], wanted: _Input) -> Sizing:
         self._planner.follow(deltas)
