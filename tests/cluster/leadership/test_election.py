@@ -31,10 +31,11 @@ class LeadershipInMemory:
     def __init__(self) -> None:
         self.epoch = 0
         self.looks = 0
+        self.expires_in = 0.0
 
     async def current(self) -> LeaderRecord:
         self.looks += 1
-        return LeaderRecord("", self.epoch, 0.0)
+        return LeaderRecord("", self.epoch, self.expires_in)
 
     async def try_acquire(self) -> int:
         self.epoch += 1
@@ -99,6 +100,20 @@ async def test_a_candidate_waits_until_the_policies_are_back() -> None:
         assert held.row.epoch == 0
         held.cluster.objects[BINDING] = removed
         await until(lambda: held.led == [1])
+
+
+async def test_while_another_process_leads_a_candidate_reports_no_missing_policies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise the alert would outlast the repair: a standby doesn't look again."""
+    monkeypatch.setattr(election, "ACQUIRE_INTERVAL_SECONDS", 0.01)
+    held = Election()
+    held.cluster.objects.clear()
+    async with held.running():
+        await until(lambda: MISSING._value.get() == 3)
+        held.row.expires_in = 4.0
+        await until(lambda: MISSING._value.get() == 0)
+        assert held.row.epoch == 0
 
 
 async def test_a_candidate_waits_while_the_policies_cannot_be_read() -> None:

@@ -95,7 +95,9 @@ class Candidate:
         while True:
             try:
                 before = await self._leadership.current()
-                if before.expires_in <= 0 and not await self._may_lead():
+                if before.expires_in > 0:
+                    policies.MISSING.set(0)  # the leader reports them
+                elif not await self._may_lead():
                     await asyncio.sleep(POLICIES_AWAY_INTERVAL_SECONDS)
                     continue
                 asked_at = time.monotonic()
