@@ -34,8 +34,8 @@ BINDINGS = ResourceKind(
 
 MISSING = Gauge(
     "niyanta_missing_policies",
-    "Required admission policies that are missing or switched off, as the leader or a candidate last saw; a process takes "
-    "no leadership while there are any",
+    "Required admission policies that are missing or switched off, as the leader or a candidate last saw; a process "
+    "takes no leadership while there are any",
 )
 
 
