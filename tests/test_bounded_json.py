@@ -34,6 +34,10 @@ def test_a_violation_names_its_path() -> None:
         bounded_json.decode(b'{"spec": {"list": [0, {"big": 18446744073709551615}]}}')
     with pytest.raises(BoundedJsonError, match="64 bits"):
         bounded_json.decode(b'{"a": 36893488147419103232}')
+    for text in (b'{"a": 1e300}', b'{"a": 2E19}', b'{"a": -36893488147419103232}', b"9" * 19):
+        with pytest.raises(BoundedJsonError, match="64 bits"):
+            bounded_json.decode(text)
+    assert bounded_json.decode(b'["1e300", 1e3, 9007199254740993]') == ["1e300", 1e3, 9007199254740993]
     assert bounded_json.violation({"a": [1, -(2**70)]}) == "a[1]: integers need 64 bits at most"
     bounded_json.check({"a": [True, MAX_INTEGER, 1.5, "x", None]})
 
@@ -56,3 +60,12 @@ JSON = st.recursive(
 def test_what_is_within_the_bounds_can_be_encoded_again(value: object) -> None:
     if bounded_json.violation(value) is None:
         assert bounded_json.decode(orjson.dumps(value)) is not Ellipsis
+
+
+@given(JSON)
+def test_the_fast_walk_finds_what_the_slow_one_finds(value: object) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bounded_json, "_within", lambda *_: False)
+        slow = bounded_json.violation(value, max_depth=3)
+    assert (bounded_json.violation(value, max_depth=3)) == slow
+    assert bounded_json._within(value, 3) == (slow is None)

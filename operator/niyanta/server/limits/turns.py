@@ -10,6 +10,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+LONG_SECONDS = 0.003
+"""Work that takes longer is followed by a pause of the customer's, of PAUSE times its duration: so costly manifests of
+one customer take a quarter of the loop's time at most."""
+PAUSE = 3.0
+LONGEST_PAUSE_SECONDS = 0.25
+
 
 class Turns:
     """A queue for each customer."""
@@ -21,12 +27,16 @@ class Turns:
     @asynccontextmanager
     async def of(self, customer: str) -> AsyncIterator[None]:
         """Wait for the customer's turn, and end it with the block."""
+        loop = asyncio.get_running_loop()
         lock, users = self._queues.get(customer, (asyncio.Lock(), 0))
         self._queues[customer] = (lock, users + 1)
         try:
             async with lock:
+                started = loop.time()
                 yield
-                await asyncio.sleep(0)  # requests that are ready now find the lock taken
+                taken = loop.time() - started
+                # At least once round the loop: requests that are ready now find the lock taken.
+                await asyncio.sleep(min(LONGEST_PAUSE_SECONDS, PAUSE * taken) if taken > LONG_SECONDS else 0)
         finally:
             lock, users = self._queues[customer]
             if users == 1:
