@@ -78,3 +78,19 @@ async def test_a_row_that_another_process_changed_is_left_out_of_the_plan(
     await leader.reaches(uid, Phase.CANCELLED)
     await until(lambda: uid not in leader.workloads, "the workload leaves memory")
     assert not cluster.live_pods(uid)
+
+
+async def test_room_of_a_workload_that_may_no_longer_be_placed_goes_to_the_next_cycle(
+    make_leader: MakeLeader, cluster: FakeCluster
+) -> None:
+    leader = await recovered(make_leader)
+    first, second = cluster.submit("first", namespace="closed", cpu="4"), cluster.submit("second", cpu="4")
+    await leader.take_in(first, second)
+    cluster.enabled_namespaces["closed"] = False  # nothing tells the leader
+    assert await leader.run_cycle()
+    assert [(row.phase, row.reason) for row in await leader.rows([first, second])] == [
+        (Phase.HELD, "NamespaceNotEnabled"),
+        (Phase.PENDING, ""),
+    ]
+    assert not await leader.run_cycle()
+    assert (await leader.row(second)).phase is Phase.SCHEDULED

@@ -7,21 +7,33 @@ released by customer. Each is reviewed when `refill` has brought it into memory,
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
+from niyanta.containment import Boundary, contained
 from niyanta.resources.ownership import HeldReason
 from niyanta.scheduler.cluster_api import ClusterReads
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import Transitions
+from niyanta.store.rows import WorkloadRow
 from niyanta.store.state import StateManager
 
 SLICE_ROWS = 500
 
-RULES = tuple(reason.value for reason in HeldReason)
-"""Reasons that a change of Customers or namespaces may remove."""
+RULES = tuple(reason.value for reason in HeldReason if reason is not HeldReason.NAMESPACE_NOT_ENABLED)
+"""Reasons that a change of Customers may remove."""
 
 UNKNOWN_TIER = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """Rows of one customer to look at. `namespaces` None: all."""
+
+    customer: str
+    reasons: tuple[str, ...]
+    namespaces: tuple[str, ...] | None = None
 
 
 class RestHolds:
@@ -42,34 +54,52 @@ class RestHolds:
         self._cluster = cluster
         self._transitions = transitions
         self._on_released = on_released
-        self._requested = False
-        self._customers: deque[str] = deque()
-        self._first = True
-        """A new leader looks at parked rows again, once."""
+        self._customers_changed = False
+        self._namespaces: set[str] = set()
+        self._passes: deque[_Pass] = deque()
+        self._parked: tuple[str, ...] = (RowReason.INTERNAL_ERROR.value, RowReason.OBJECT_MISMATCH.value)
+        """Reasons of parked rows, which a new leader looks at again, once."""
 
-    def request(self) -> None:
-        """Customers or namespaces changed."""
-        self._requested = True
+    def request_all(self) -> None:
+        """Customers changed."""
+        self._customers_changed = True
+
+    def request_namespaces(self, namespaces: Collection[str]) -> None:
+        """Labels of these namespaces may have changed."""
+        self._namespaces.update(name for name in namespaces if name)
 
     @property
     def unfinished(self) -> bool:
-        """True if customers are left."""
-        return self._requested or bool(self._customers)
+        """True if work is left for `run_slice`."""
+        return self._customers_changed or bool(self._namespaces) or bool(self._passes)
 
     async def run_slice(self) -> None:
         """Hold or release the next rows. May be repeated after an error."""
-        if not self._customers and self._requested:
-            depths = (await self._store.get_queue_depth()).customers
-            self._customers.extend(sorted(name for name, depth in depths.items() if depth.held or depth.pending))
-            self._requested = False
-        if not self._customers:
-            self._first = False
+        if not self._passes and (self._customers_changed or self._namespaces):
+            await self._plan()
+        if not self._passes:
             return
-        customer = self._customers[0]
-        exists = self._cluster.customer_tier(customer) != UNKNOWN_TIER
-        count = await (self._release(customer) if exists else self._hold(customer))
+        following = self._passes[0]
+        count = await (self._release(following) if self._exists(following.customer) else self._hold(following.customer))
         if count < SLICE_ROWS:
-            self._customers.popleft()
+            self._passes.popleft()
+
+    async def _plan(self) -> None:
+        """Choose the customers with rows that may have to move."""
+        depths = (await self._store.get_queue_depth()).customers
+        enabled = tuple(sorted(name for name in self._namespaces if self._cluster.namespace_enabled(name)))
+        for name, depth in sorted(depths.items()):
+            if self._customers_changed and (depth.held if self._exists(name) else depth.pending):
+                self._passes.append(_Pass(name, (*RULES, *self._parked)))
+            if enabled and depth.held:
+                self._passes.append(_Pass(name, (HeldReason.NAMESPACE_NOT_ENABLED.value,), enabled))
+        if self._customers_changed:
+            self._parked = ()
+        self._customers_changed = False
+        self._namespaces.clear()
+
+    def _exists(self, customer: str) -> bool:
+        return self._cluster.customer_tier(customer) != UNKNOWN_TIER
 
     async def _hold(self, customer: str) -> int:
         rows = await self._store.hold_rows(
@@ -79,25 +109,26 @@ class RestHolds:
             epoch=self._state.epoch,
             limit=SLICE_ROWS,
         )
-        for row in rows:
-            tracked = self._state.workloads.get(row.id)
-            if tracked is not None:
-                self._transitions.follow(tracked, row)
+        self._follow(rows)
         return len(rows)
 
-    async def _release(self, customer: str) -> int:
-        reasons = (*RULES, RowReason.OBJECT_MISMATCH.value, *((RowReason.INTERNAL_ERROR.value,) if self._first else ()))
+    async def _release(self, following: _Pass) -> int:
         rows = await self._store.release_rows(
-            customer,
+            following.customer,
             epoch=self._state.epoch,
             limit=SLICE_ROWS,
-            reasons=reasons,
-            queue_limit=self._cluster.customer_limits(customer).queue_depth,
+            reasons=following.reasons,
+            namespaces=following.namespaces,
+            queue_limit=self._cluster.customer_limits(following.customer).queue_depth,
         )
-        for row in rows:
-            tracked = self._state.workloads.get(row.id)
-            if tracked is not None:
-                self._transitions.follow(tracked, row)
+        self._follow(rows)
         if rows:
             self._on_released()
         return len(rows)
+
+    def _follow(self, rows: Sequence[WorkloadRow]) -> None:
+        for row in rows:
+            tracked = self._state.workloads.get(row.id)
+            if tracked is not None:
+                with contained(Boundary.ROW, row.id):
+                    self._transitions.follow(tracked, row)

@@ -59,14 +59,14 @@ class Reviews:
 
     def request_all(self) -> None:
         """Customers changed: hold workloads that may no longer be queued, release those that may, and follow tiers."""
-        self._rest_holds.request()
+        self._rest_holds.request_all()
         for tracked in self._state.workloads.select((Phase.PENDING, Phase.HELD)):
             self._request(tracked, compile_again=False)
 
     def request_namespaces(self, namespaces: Collection[str]) -> None:
         """LimitRanges or labels of these namespaces changed ("": a change for all namespaces): requests of the
         workloads that wait there may differ, and pods may be allowed or not."""
-        self._rest_holds.request()
+        self._rest_holds.request_namespaces(namespaces)
         for tracked in self._state.workloads.select((Phase.PENDING, Phase.HELD, Phase.SUSPENDED)):
             if "" in namespaces or tracked.row.namespace in namespaces:
                 self._request(tracked, compile_again=True)

@@ -95,14 +95,14 @@ class Cycle:
         self._lane = plan.lane or self._lane
         # 4. Commit the placements; their pods start.
         self._count_placed(running, plan.placements)
-        await self._commit(plan.placements)
+        left_out = await self._commit(plan.placements)
         self._park_faults(plan.faults)
         # 5. Explain the rejections.
         self._reasons.follow_cycle(plan.rejections, lane=self._lane, running=running)
         # 6. Count the cycle in the metrics.
         self._metrics.planned(result.seconds, plan.rejections)
         self._log(result, len(pending))
-        return plan.undecided > 0 or len(pending) >= MOST_PENDING_ROWS
+        return left_out or plan.undecided > 0 or len(pending) >= MOST_PENDING_ROWS
 
     def _lane_input(self, now: int) -> Lane | None:
         settings, queue = self._state.settings, self._state.workloads.queue
@@ -159,9 +159,10 @@ class Cycle:
                 runs, limit = running[tracked.row.customer]
                 running[tracked.row.customer] = runs + 1, limit
 
-    async def _commit(self, placements: Sequence[Placement]) -> None:
+    async def _commit(self, placements: Sequence[Placement]) -> bool:
         """Commit in batches. A workload that may no longer be placed is held instead. A placement is left out if it
-        depends on one that was held or that Postgres refused."""
+        depends on one that was held or that Postgres refused. Returns True if any was left out: others may have its
+        room."""
         dropped = await self._hold_ineligible(placements)
         for start in range(0, len(placements), BATCH_ROWS):
             batch = [p for p in placements[start : start + BATCH_ROWS] if p.id not in dropped]
@@ -170,6 +171,7 @@ class Cycle:
             ids = frozenset(p.id for p in part)
             changes = [change for p in part if (change := self._change(p, ids)) is not None]
             dropped.update(await self._transitions.place(changes, cycle=self._number))
+        return bool(dropped)
 
     def _park_faults(self, faults: Sequence[DecisionFault]) -> None:
         """Park the workloads whose decision raised an unexpected error; everything else was decided."""
