@@ -23,7 +23,7 @@ from niyanta.cluster.watch.object_store import ObjectChange
 from niyanta.engine.types import Requirements, Subject
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.ownership import CustomerIndex, Resolved
-from niyanta.scheduler.cluster_api import PodWriteError, WriteProblem
+from niyanta.scheduler.cluster_api import ClusterAwayError, ObjectReadError, PodWriteError, WriteProblem
 from niyanta.settings import Settings
 from tests.fakes.scripted_api_server import FakeApi, Step, fake_api, owner, pod, refuse
 
@@ -117,6 +117,38 @@ async def test_a_refusal_that_quotes_the_fence_concerns_one_workload(
     async with cluster_on(*script) as (cluster, _, api):
         assert await refusal(cluster) is expected
         assert not any("configmaps" in request.path for request in api.requests)
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "expected"),
+    [
+        (403, "Forbidden", WriteProblem.FORBIDDEN),
+        (409, "Conflict", WriteProblem.UNAVAILABLE),
+        (429, "TooManyRequests", WriteProblem.UNAVAILABLE),
+        (500, "InternalError", WriteProblem.UNAVAILABLE),
+    ],
+)
+async def test_an_object_whose_deletion_fails_concerns_that_object_alone(
+    code: int, reason: str, expected: WriteProblem
+) -> None:
+    async with cluster_on(refuse(code, reason, headers={"Retry-After": "0"})) as (cluster, _, _api):
+        with pytest.raises(PodWriteError) as caught:
+            await cluster.delete_workload("ns", "w", "uid")
+        assert caught.value.problem is expected
+
+
+@pytest.mark.parametrize("code", [403, 500, 503])
+async def test_an_object_that_cannot_be_read_concerns_that_object_alone(code: int) -> None:
+    async with cluster_on(refuse(code, "Any"), answer({"metadata": {}})) as (cluster, _, api):
+        with pytest.raises(ObjectReadError):
+            await cluster.get_workload("ns", "w")
+        assert "customresourcedefinitions" in api.requests[-1].path
+
+
+async def test_an_api_server_that_answers_nothing_is_away() -> None:
+    async with cluster_on(refuse(503, "ServiceUnavailable")) as (cluster, _, _api):
+        with pytest.raises(ClusterAwayError):
+            await cluster.get_workload("ns", "w")
 
 
 def take_in(cache: ClusterCache, **fields: Any) -> None:

@@ -184,7 +184,9 @@ class FakeCluster(SimulatedCluster):
         return True
 
     async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
-        await self._read("delete_workload")
+        await self.faults.before("delete_workload")
+        if self.away:
+            raise PodWriteError(WriteProblem.UNAVAILABLE, "the API server does not answer")
         if self.lease_lost:
             raise LeaseLostError("a newer leader exists")
         found = self._find_object(namespace, name)

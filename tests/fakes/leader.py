@@ -257,12 +257,18 @@ class LeaderUnderTest:
         """Write the collected pending reasons."""
         await self._leader.writers.reasons.write()
 
-    async def make_due(self, workload_id: str) -> bool:
-        """Make a row due now, and handle the due rows. Returns True if the queue may have changed."""
-        await self.store.set_wake([workload_id], 0.0, epoch=self.epoch)
+    async def make_due(self, *workload_ids: str) -> bool:
+        """Make rows due now, and handle the due rows. Returns True if the queue may have changed."""
+        await self.store.set_wake(workload_ids, 0.0, epoch=self.epoch)
         due = await self.store.get_due(100)
-        assert workload_id in {row.id for row in due}
+        assert {row.id for row in due}.issuperset(workload_ids)
         return await self._leader.wake_ups.handle(due)
+
+    async def expire(self, *workload_ids: str) -> None:
+        """Make finished rows due, and wait until each deletion of an object has succeeded or was given up."""
+        await self.make_due(*workload_ids)
+        await until(lambda: not self._leader.expiry.under_way, "the deletions end")
+        await self._leader.wake_ups.handle([])
 
     async def round(self) -> None:
         """Run one round of the loop."""

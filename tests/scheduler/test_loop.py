@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from niyanta.lifecycle import Phase
-from niyanta.scheduler.cluster_api import LeaseLostError
+from niyanta.scheduler.cluster_api import LeaseLostError, PodWriteError, WriteProblem
 from niyanta.store.errors import StaleEpochError
 from niyanta.store.postgres.pool import Pool
 from tests.fakes.cluster import FakeCluster
@@ -150,10 +150,10 @@ async def test_a_newer_epoch_in_postgres_ends_the_loop(
 async def test_a_lost_lease_found_by_a_request_of_the_loop_ends_it(
     leader: LeaderUnderTest, cluster: FakeCluster
 ) -> None:
-    uid = cluster.submit("job", ttlSecondsAfterFinished=0)
+    uid = cluster.submit("job")
     await leader.is_running(uid)
-    cluster.lease_lost = True
-    leader.kubelet.succeed(uid)
+    cluster.faults.fail("get_workload", LeaseLostError("a newer leader exists"))
+    cluster.delete_object(uid)
     task = leader.task
     assert task is not None
     await until(task.done, "the loop ends")
@@ -214,6 +214,16 @@ async def test_the_object_of_a_finished_workload_expires(leader: LeaderUnderTest
     await until(lambda: cluster.deleted_objects == ["short"], "the object is deleted")
     assert (await leader.row(uid)).phase is Phase.SUCCEEDED
     await until(lambda: uid not in leader.workloads, "memory forgets it")
+
+
+async def test_objects_that_cannot_be_deleted_stop_no_placement(leader: LeaderUnderTest, cluster: FakeCluster) -> None:
+    cluster.faults.fail("delete_workload", PodWriteError(WriteProblem.UNAVAILABLE, "a webhook failed"), times=None)
+    short = cluster.submit("short", ttlSecondsAfterFinished=0)
+    await leader.is_running(short)
+    leader.kubelet.succeed(short)
+    await until(lambda: cluster.faults.calls["delete_workload"], "the deletion fails")
+    bystander = cluster.submit("bystander", namespace="other")
+    await leader.reaches(bystander, Phase.SCHEDULED)
 
 
 async def test_the_loop_ticks_while_it_waits_for_an_answer(leader: LeaderUnderTest, cluster: FakeCluster) -> None:

@@ -35,6 +35,7 @@ from niyanta.scheduler.cluster_api import (
     LeaseLostError,
     MissingObjectsError,
     NodeState,
+    ObjectReadError,
     PodView,
     PodWriteError,
     WorkerState,
@@ -275,16 +276,23 @@ class KubernetesCluster:
                 raise
 
     async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:
-        with _as_cluster_away():
+        try:
             found = await self._client.get_workload(namespace, name)
-            if found is not None or time.monotonic() - self._kind_seen <= 1.0:
-                return found
-            crd = await self._client.get(CRDS, "workloads.niyanta.io")
-            if crd is None or crd["metadata"].get("deletionTimestamp"):
-                msg = "the CustomResourceDefinition workloads.niyanta.io is gone"
-                raise MissingObjectsError(msg)
-            self._kind_seen = time.monotonic()
+        except ApiError as error:
+            await self._check_kind()  # whose answer depends on no tenant's object, webhook or policy
+            raise ObjectReadError(error.message) from error
+        if found is None and time.monotonic() - self._kind_seen > 1.0:
+            await self._check_kind()
         return found
+
+    async def _check_kind(self) -> None:
+        """Raises MissingObjectsError if the kind Workload doesn't exist, ClusterAwayError if that can't be read."""
+        with _as_cluster_away():
+            crd = await self._client.get(CRDS, "workloads.niyanta.io")
+        if crd is None or crd["metadata"].get("deletionTimestamp"):
+            msg = "the CustomResourceDefinition workloads.niyanta.io is gone"
+            raise MissingObjectsError(msg)
+        self._kind_seen = time.monotonic()
 
     async def create_workload(self, namespace: str, manifest: Mapping[str, Any]) -> str:
         try:
@@ -314,8 +322,14 @@ class KubernetesCluster:
         return True
 
     async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
-        with _as_lease_lost(), _as_cluster_away():
-            await self._client.delete_workload(namespace, name, uid)
+        with _as_lease_lost():
+            try:
+                await self._client.delete_workload(namespace, name, uid)
+            except WritesClosedError:
+                raise
+            except ApiError as error:
+                # A webhook or policy of this namespace may be the cause, whatever the status is.
+                raise PodWriteError(PROBLEMS.get(error_kind(error), WriteProblem.UNAVAILABLE), error.message) from error
 
     def write_status(self, row: WorkloadRow) -> None:
         self._status_writer.write(row)

@@ -93,7 +93,8 @@ class WriteProblem(enum.Enum):
 
 
 class PodWriteError(Exception):
-    """A pod or a Workload object could not be created; `message` is the API server's."""
+    """A pod or a Workload object could not be created, or a Workload object not be deleted; `message` is the API
+    server's. Such an error concerns that object or its namespace, as far as its caller can know."""
 
     def __init__(self, problem: WriteProblem, message: str) -> None:
         super().__init__(f"{problem.value}: {message}")
@@ -105,8 +106,12 @@ class LeaseLostError(SharedFaultError):
     """Leadership is over: nothing may be written any more."""
 
 
+class ObjectReadError(Exception):
+    """One object can't be read, while the API server answers other requests."""
+
+
 class ClusterAwayError(SharedFaultError):
-    """The API server didn't answer, or answered with a server error; a later attempt may succeed."""
+    """The API server answers no requests, or none about the cluster as a whole; a later attempt may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +184,7 @@ class ClusterReads(Protocol):
 
     async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         """A fresh read of a Workload object; None if it doesn't exist. Raises MissingObjectsError if the whole kind
-        doesn't exist."""
+        doesn't exist, and ObjectReadError if this object alone can't be read."""
         ...
 
     def is_schedulable(self, node: str) -> bool:
@@ -252,7 +257,8 @@ class ClusterWrites(Protocol):
         ...
 
     async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
-        """Delete a Workload object if it still has that UID."""
+        """Delete a Workload object if it still has that UID; success if it is gone. Raises PodWriteError,
+        LeaseLostError."""
         ...
 
 

@@ -19,6 +19,7 @@ from niyanta.scheduler.intake.work_queue import WorkQueue
 from niyanta.scheduler.loop import LeaderLoop
 from niyanta.scheduler.metrics import SchedulerMetrics
 from niyanta.scheduler.periodic.drain_queries import DrainQueries
+from niyanta.scheduler.periodic.expiry import ObjectExpiry
 from niyanta.scheduler.periodic.maintenance import Maintenance
 from niyanta.scheduler.periodic.timers import LeaderTimers
 from niyanta.scheduler.periodic.wake_ups import WakeUps
@@ -69,6 +70,7 @@ class Leader:
     writers: RowWriters
     handlers: ChangeHandlers
     wake_ups: WakeUps
+    expiry: ObjectExpiry
     cycle: Cycle
     loop: LeaderLoop
 
@@ -80,6 +82,7 @@ class Leader:
         """Stop the tasks beside the loop, and release the capacity that placements claimed in this process."""
         self.drain_queries.cancel()
         self.handlers.missing_objects.close()
+        await self.expiry.close()
         await self.writers.creator.close()
         await self.writers.remover.close()
         for tracked in self.state.workloads.select((Phase.SCHEDULED, Phase.RUNNING)):
@@ -116,7 +119,8 @@ def make_leader(
         transitions=writers.transitions,
         tick=tick,
     )
-    wake_ups = WakeUps(state, cluster=cluster, transitions=writers.transitions, tick=tick)
+    expiry = ObjectExpiry(cluster, on_lost=on_lost)
+    wake_ups = WakeUps(state, transitions=writers.transitions, expiry=expiry)
     timers = LeaderTimers(
         state,
         store=store,
@@ -158,7 +162,7 @@ def make_leader(
         metrics=metrics,
         tick=tick,
     )
-    return Leader(state, cluster, drain_queries, writers, handlers, wake_ups, cycle, loop)
+    return Leader(state, cluster, drain_queries, writers, handlers, wake_ups, expiry, cycle, loop)
 
 
 def _make_writers(

@@ -6,14 +6,12 @@ The leader's loop reads the due rows from Postgres and passes them in; `transiti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from niyanta.aio import gathered, ticking
 from niyanta.containment import Boundary, SharedFaultError, record
 from niyanta.lifecycle import Phase
-from niyanta.observability import log
-from niyanta.scheduler.cluster_api import ClusterWrites
+from niyanta.scheduler.periodic.expiry import ObjectExpiry
 from niyanta.scheduler.pods.outcome import Attempt, failed_attempt
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
@@ -21,10 +19,9 @@ from niyanta.scheduler.transitions import TransitionRequest, Transitions
 from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.rows import WorkloadRow
 
-logger = log.get(__name__)
-
-EXPIRE_BATCH_OBJECTS = 48
-"""Most finished objects deleted concurrently."""
+EXPIRY_AGAIN_SECONDS = 300.0
+"""Time until the row of a finished workload comes due again while its object is being deleted. Long, because rows whose
+objects can't be deleted come due for ever."""
 
 UNTRACKED_AGAIN_SECONDS = 60.0
 """Time until a due row that isn't in memory comes due again."""
@@ -50,14 +47,12 @@ class WakeUps:
         self,
         state: SchedulerState,
         *,
-        cluster: ClusterWrites,
         transitions: Transitions,
-        tick: Callable[[], None],
+        expiry: ObjectExpiry,
     ) -> None:
         self._state = state
-        self._cluster = cluster
         self._transitions = transitions
-        self._tick = tick
+        self._expiry = expiry
 
     async def handle(self, due: Sequence[WorkloadRow]) -> bool:
         """Handle the due rows. Returns True if the queue may have changed."""
@@ -110,31 +105,19 @@ class WakeUps:
         return None
 
     async def _expire(self, rows: Sequence[WorkloadRow]) -> None:
-        """ttlSecondsAfterFinished is over: delete the objects. The rows stay as history."""
-        for start in range(0, len(rows), EXPIRE_BATCH_OBJECTS):
-            part = rows[start : start + EXPIRE_BATCH_OBJECTS]
-            deleted = await ticking(self._tick, gathered(self._delete_object(row) for row in part))
-            expired = [row for row, done in zip(part, deleted, strict=True) if done]
-            await self._transitions.set_wake([row.id for row in expired], None)
-            failed = [row.id for row, done in zip(part, deleted, strict=True) if not done]
-            if failed:
-                await self._transitions.set_wake(failed, FAULT_AGAIN_SECONDS)
-            for row in expired:
-                self._state.workloads.drop(row.id)
-                logger.info("finished workload expired", workload=f"{row.namespace}/{row.name}", id=row.id)
-
-    async def _delete_object(self, row: WorkloadRow) -> bool:
-        """Delete the object of a row, if it has one; False if an unexpected error prevented it."""
-        try:
-            if row.object is not None:
-                name, uid = row.object
-                await self._cluster.delete_workload(row.namespace, name, uid)
-        except SharedFaultError:
-            raise
-        except Exception as error:
-            record(Boundary.OBJECT_WRITE, row.id, error)
-            return False
-        return True
+        """ttlSecondsAfterFinished is over: the objects are deleted beside the loop. The rows stay as history. They
+        come due again meanwhile, in case that a deletion fails or that this leader ends."""
+        if rows:
+            await self._transitions.set_wake([row.id for row in rows], EXPIRY_AGAIN_SECONDS)
+            for row in rows:
+                self._expiry.submit(row)
+        expired = list(self._expiry.finished)
+        if not expired:
+            return
+        await self._transitions.set_wake([row.id for row in expired], None)
+        for gone in expired:
+            self._state.workloads.drop(gone.id)
+        del self._expiry.finished[: len(expired)]  # only now, so that a write that failed is repeated
 
 
 def _failed(tracked: TrackedWorkload, reason: RowReason, message: str) -> TransitionRequest:
