@@ -21,8 +21,8 @@ from niyanta.store.rest.record import RestStore
 from niyanta.store.rest.submissions import ItemResult, RefusedSubmissionError, StoredResponse, SubmissionRequest
 from niyanta.store.rows import CustomerRow, WorkerRow, WorkloadIntake, WorkloadRow
 from niyanta.store.state import StateManager
-from tests.store.door_role import door_dsn
 from tests.store.make import ROADS, arrive, change, intake, move
+from tests.store.roles import door_dsn
 
 pytestmark = pytest.mark.store
 

@@ -75,11 +75,11 @@ async def test_a_late_commit_is_read_in_pages_and_others_meanwhile(pool: Pool, s
 
 
 async def test_the_age_of_an_open_transaction_of_anybody_is_measured(postgres: Postgres, state: StateManager) -> None:
-    assert await state.measure_horizon() < 1.0
     with psycopg.connect(postgres.dsn) as elsewhere:
         elsewhere.execute("SELECT pg_current_xact_id()")
-        elsewhere.execute("SELECT pg_sleep(0.05)")
-        assert await state.measure_horizon() >= 0.05
+        # Older transactions, such as autovacuum's, may end first.
+        while await state.measure_horizon() < 0.05:
+            elsewhere.execute("SELECT pg_sleep(0.05)")
         assert HORIZON_AGE.collect().__next__().samples[0].value >= 0.05  # type: ignore[attr-defined]
 
 
