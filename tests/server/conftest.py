@@ -16,7 +16,7 @@ from niyanta.store.postgres.pool import Pool, open_pool
 from niyanta.store.rest.api_keys import ApiKeys, Role
 from niyanta.store.rest.record import RestStore
 from niyanta.store.rows import CustomerRow
-from tests.store.door_role import door_dsn
+from tests.store.roles import door_dsn
 
 ACME = CustomerRow("acme", "Premium", {}, ("default", "acme"), service_accounts=("runner",), secrets=("pull", "data"))
 OTHER = CustomerRow("other", "Free", {}, ("other",))
