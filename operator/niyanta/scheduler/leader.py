@@ -55,6 +55,7 @@ class ChangeHandlers:
     observer: PodObserver
     admission: Admission
     reviews: Reviews
+    unloaded: UnloadedWorkloads
     refill: Refill
     missing_objects: MissingObjects
     recovery: Recovery
@@ -109,6 +110,8 @@ def make_leader(
     )
     handlers = _make_handlers(state, writers, store=store, cluster=cluster, work_queue=work_queue, tick=tick)
     drain_queries = DrainQueries(work_queue.wake)
+    expiry = ObjectExpiry(cluster, on_lost=on_lost)
+    wake_ups = WakeUps(state, transitions=writers.transitions, expiry=expiry)
     maintenance = Maintenance(
         state,
         store=store,
@@ -119,8 +122,7 @@ def make_leader(
         transitions=writers.transitions,
         tick=tick,
     )
-    expiry = ObjectExpiry(cluster, on_lost=on_lost)
-    wake_ups = WakeUps(state, transitions=writers.transitions, expiry=expiry)
+    gauges = SchedulerGauges(state, store=store, cluster=cluster, pool_labels=metrics.pools, tick=tick)
     timers = LeaderTimers(
         state,
         store=store,
@@ -129,9 +131,26 @@ def make_leader(
         transitions=writers.transitions,
         reasons=writers.reasons,
         maintenance=maintenance,
-        gauges=SchedulerGauges(state, store=store, cluster=cluster, pool_labels=metrics.pools, tick=tick),
+        gauges=gauges,
     )
-    cycle = Cycle(
+    cycle = _make_cycle(state, writers, cluster=cluster, metrics=metrics)
+    loop = _make_loop(
+        state,
+        writers,
+        handlers,
+        store=store,
+        cluster=cluster,
+        work_queue=work_queue,
+        metrics=metrics,
+        timers=timers,
+        cycle=cycle,
+        tick=tick,
+    )
+    return Leader(state, cluster, drain_queries, writers, handlers, wake_ups, expiry, cycle, loop)
+
+
+def _make_cycle(state: SchedulerState, writers: RowWriters, *, cluster: ClusterApi, metrics: SchedulerMetrics) -> Cycle:
+    return Cycle(
         state,
         cluster=cluster,
         transitions=writers.transitions,
@@ -139,19 +158,28 @@ def make_leader(
         eligibility=writers.eligibility,
         metrics=metrics,
     )
-    loop = LeaderLoop(
+
+
+def _make_loop(
+    state: SchedulerState,
+    writers: RowWriters,
+    handlers: ChangeHandlers,
+    *,
+    store: StateManager,
+    cluster: ClusterApi,
+    work_queue: WorkQueue,
+    metrics: SchedulerMetrics,
+    timers: LeaderTimers,
+    cycle: Cycle,
+    tick: Callable[[], None],
+) -> LeaderLoop:
+    return LeaderLoop(
         state,
         work_queue=work_queue,
         recovery=handlers.recovery,
         admission=handlers.admission,
         reviews=handlers.reviews,
-        unloaded=UnloadedWorkloads(
-            state,
-            cluster=cluster,
-            admission=handlers.admission,
-            on_room=handlers.refill.expect_more,
-            tick=tick,
-        ),
+        unloaded=handlers.unloaded,
         transitions=writers.transitions,
         observer=handlers.observer,
         reasons=writers.reasons,
@@ -162,7 +190,6 @@ def make_leader(
         metrics=metrics,
         tick=tick,
     )
-    return Leader(state, cluster, drain_queries, writers, handlers, wake_ups, expiry, cycle, loop)
 
 
 def _make_writers(
@@ -183,7 +210,6 @@ def _make_writers(
         eligibility=eligibility,
         gates=state.namespace_gates,
         epoch=state.epoch,
-        concurrency=state.settings.connections,
         request_timeout=state.settings.request_timeout,
         wake=work_queue.wake,
         on_lost=on_lost,
@@ -202,6 +228,30 @@ def _make_writers(
         tick=tick,
     )
     return RowWriters(creator, remover, reasons, transitions, eligibility)
+
+
+def _make_reviews(
+    state: SchedulerState,
+    writers: RowWriters,
+    refill: Refill,
+    *,
+    store: StateManager,
+    cluster: ClusterApi,
+    tick: Callable[[], None],
+) -> Reviews:
+    transitions = writers.transitions
+    return Reviews(
+        state,
+        store=store,
+        cluster=cluster,
+        reasons=writers.reasons,
+        transitions=transitions,
+        eligibility=writers.eligibility,
+        rest_holds=RestHolds(
+            state, store=store, cluster=cluster, transitions=transitions, on_released=refill.expect_more
+        ),
+        tick=tick,
+    )
 
 
 def _make_handlers(
@@ -224,18 +274,7 @@ def _make_handlers(
         transitions=transitions,
     )
     refill = Refill(state, store=store, cluster=cluster, work_queue=work_queue, transitions=transitions, tick=tick)
-    reviews = Reviews(
-        state,
-        store=store,
-        cluster=cluster,
-        reasons=reasons,
-        transitions=transitions,
-        eligibility=writers.eligibility,
-        rest_holds=RestHolds(
-            state, store=store, cluster=cluster, transitions=transitions, on_released=refill.expect_more
-        ),
-        tick=tick,
-    )
+    reviews = _make_reviews(state, writers, refill, store=store, cluster=cluster, tick=tick)
     admission = Admission(
         state,
         store=store,
@@ -245,6 +284,7 @@ def _make_handlers(
         transitions=transitions,
         tick=tick,
     )
+    unloaded = UnloadedWorkloads(state, cluster=cluster, admission=admission, on_room=refill.expect_more, tick=tick)
     missing_objects = MissingObjects(
         state,
         cluster=cluster,
@@ -267,4 +307,4 @@ def _make_handlers(
         missing_objects=missing_objects,
         tick=tick,
     )
-    return ChangeHandlers(observer, admission, reviews, refill, missing_objects, recovery)
+    return ChangeHandlers(observer, admission, reviews, unloaded, refill, missing_objects, recovery)
