@@ -24,7 +24,10 @@ _UNITS = {"_seconds": "seconds", "_ratio": "0 to 1", "_bytes": "bytes", "_score"
 _SECTIONS = (
     ("Queue", ("niyanta_queue_", "niyanta_tier_", "niyanta_customer_", "niyanta_workloads", "niyanta_held_")),
     ("Pools", ("niyanta_pool_", "niyanta_scaling_", "niyanta_figures_")),
-    ("Placing", ("niyanta_placement", "niyanta_reject", "niyanta_anti_", "niyanta_transitions", "niyanta_open_breakers")),
+    (
+        "Placing",
+        ("niyanta_placement", "niyanta_reject", "niyanta_anti_", "niyanta_transitions", "niyanta_open_breakers"),
+    ),
     ("The leader's loop", ("niyanta_leader", "niyanta_cycle", "niyanta_commit_", "niyanta_loop_")),
     ("Custom metrics adapter", ("niyanta_adapter_",)),
     ("REST door", ("niyanta_api_",)),
