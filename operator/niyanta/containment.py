@@ -27,6 +27,8 @@ class Boundary(enum.StrEnum):
     WORKER = "worker"
     """A node."""
     ROW = "row"
+    DELTA = "delta"
+    """A change of the cluster that a snapshot of the engine could not follow."""
     REQUIREMENT_CLASS = "requirement_class"
     """Requirements that the engine could not decide on."""
     POD = "pod"
@@ -49,6 +51,8 @@ class Boundary(enum.StrEnum):
     LISTENER = "listener"
     """A listener of a watch."""
     METRICS_ADAPTER = "metrics_adapter"
+    TASK = "task"
+    """A task in the background, which is started again."""
     REQUEST = "request"
     """A request to the REST door."""
 

@@ -50,6 +50,7 @@ from niyanta.store.rest.api_keys import ApiKeys
 from niyanta.store.rest.key_expiry import report_expiring_keys
 from niyanta.store.state import StateManager
 from niyanta.store.workloads.queue_key import queue_settings
+from niyanta.supervision import supervised
 
 logger = log.get(__name__)
 
@@ -142,15 +143,15 @@ class Operator:
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self._stop.set)
         background = [
-            asyncio.create_task(coroutine, name=name)
-            for name, coroutine in (
-                ("cache", self.cache.run()),
-                ("workload status", self.status_writer.run()),
-                ("events", self.event_recorder.run()),
-                ("resource lists", self.resources.run()),
-                ("pools", self.resources.follow_pools()),
-                ("stalls", measure_stalls()),
-                ("heartbeat", self._heartbeat()),
+            asyncio.create_task(supervised(name, work), name=name)
+            for name, work in (
+                ("cache", self.cache.run),
+                ("workload status", self.status_writer.run),
+                ("events", self.event_recorder.run),
+                ("resource lists", self.resources.run),
+                ("pools", self.resources.follow_pools),
+                ("stalls", measure_stalls),
+                ("heartbeat", self._heartbeat),
                 *self.adapter.tasks(),
             )
         ]
@@ -158,11 +159,10 @@ class Operator:
         election = asyncio.create_task(self._elect(), name="election")
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         try:
-            done, _ = await asyncio.wait([election, stop, *background], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([election, stop], return_when=asyncio.FIRST_COMPLETED)
             if stop in done:
                 return 0
-            for task in done:
-                task.result()  # a background task ends only by an error, which ends the process
+            election.result()  # raises the error that ended it
             return 1
         finally:
             orderly = stop.done()
@@ -197,7 +197,9 @@ class Operator:
         beside = self._start_leader_tasks(state, scaler)
 
         async def on_recovered() -> None:
-            beside.append(asyncio.create_task(scaler.run(), name="scaling"))
+            # It also returns at once where scaling is disabled.
+            ended = self._check_lease
+            beside.append(asyncio.create_task(supervised("scaling", scaler.run, on_return=ended), name="scaling"))
             await settled()
 
         try:
@@ -243,14 +245,20 @@ class Operator:
             interval_seconds=self.settings.pool_status_interval,
         )
         work = [
-            ("pool status", pool_status.run()),
-            ("customer status", customer_status.run()),
-            ("deletions", self.deleted.run(lambda: live_objects(state))),
-            ("API keys", report_expiring_keys(ApiKeys(self.pool))),
-            ("hints", listen(self.settings.dsn, self.work_queue.put_hint)),
+            ("pool status", pool_status.run),
+            ("customer status", customer_status.run),
+            ("deletions", lambda: self.deleted.run(lambda: live_objects(state))),
+            ("API keys", lambda: report_expiring_keys(ApiKeys(self.pool))),
+            ("hints", lambda: listen(self.settings.dsn, self.work_queue.put_hint)),
             *self.adapter.leader_tasks(),
         ]
-        return [asyncio.create_task(coroutine, name=name) for name, coroutine in work]
+        # They return only when a write finds leadership lost.
+        lost = self.candidate.lost.set
+        return [asyncio.create_task(supervised(name, run, on_return=lost), name=name) for name, run in work]
+
+    def _check_lease(self) -> None:
+        if not self.lease.valid:
+            self.candidate.lost.set()
 
     async def _prepare_to_lead(self) -> None:
         """Bring the cache and the resource lists up to date before recovery."""

@@ -6,8 +6,7 @@ to the server; on the leader, certificate_rotation replaces them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
 from niyanta.cluster.api.client import ApiClient
 from niyanta.custom_metrics.certificate import ServingCertificate, ends_at
@@ -46,15 +45,15 @@ class MetricsAdapter:
         self._certificate_watcher = CertificateWatcher(client, settings, self._use)
         self._certificate_rotation = CertificateRotation(client, settings)
 
-    def tasks(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+    def tasks(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
         """Tasks of every replica, by name."""
         if not self._enabled:
             return []
-        return [("adapter stats", self._stats.run()), ("adapter certificates", self._certificate_watcher.run())]
+        return [("adapter stats", self._stats.run), ("adapter certificates", self._certificate_watcher.run)]
 
-    def leader_tasks(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+    def leader_tasks(self) -> list[tuple[str, Callable[[], Awaitable[None]]]]:
         """Tasks that run beside the leader's loop, by name."""
-        return [("adapter certificate rotation", self._certificate_rotation.run())] if self._enabled else []
+        return [("adapter certificate rotation", self._certificate_rotation.run)] if self._enabled else []
 
     def problem(self) -> str:
         """The reason for which this replica isn't ready; "" if it answers, or if the adapter is off."""

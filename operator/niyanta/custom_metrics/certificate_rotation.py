@@ -17,6 +17,7 @@ from typing import Any
 from niyanta.cluster.api.client import ApiClient, Manifest
 from niyanta.cluster.api.errors import ApiError, ErrorKind, WritesClosedError, error_kind
 from niyanta.cluster.api.kinds import API_SERVICES, SECRETS
+from niyanta.containment import Boundary, describe, record
 from niyanta.custom_metrics.certificate import (
     ServingCertificate,
     from_data,
@@ -59,18 +60,25 @@ class CertificateRotation:
         """Authorities of the last valid certificate, which replicas still serve if the Secret is emptied."""
         self._logged = ""
         """The last logged problem."""
+        self._trouble = ""
+        """The last unexpected error, which is counted once."""
 
     async def run(self) -> None:
         """Check until cancelled; after an error, the next check tries again."""
         while True:
             try:
                 await self._check()
+                self._trouble = ""
             except WritesClosedError:
                 return
             except ApiError as error:
                 # After a conflict with another client's write, the next check reads again.
                 if error_kind(error) is not ErrorKind.CONFLICT:
                     logger.warning("the metrics adapter's certificate was not maintained", error=str(error))
+            except Exception as error:  # the Secret and the APIService are edited by others
+                if describe(error) != self._trouble:
+                    record(Boundary.METRICS_ADAPTER, "certificate of the metrics adapter", error)
+                self._trouble = describe(error)
             await asyncio.sleep(CHECK_INTERVAL_SECONDS)
 
     async def _check(self) -> None:

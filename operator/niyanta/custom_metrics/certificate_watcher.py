@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, ErrorKind, error_kind
 from niyanta.cluster.api.kinds import CONFIG_MAPS, SECRETS
+from niyanta.containment import Boundary, describe, record
 from niyanta.custom_metrics.certificate import ServingCertificate, from_data
 from niyanta.custom_metrics.certificate_rotation import secret_name
 from niyanta.observability import log
@@ -53,6 +54,10 @@ class CertificateWatcher:
                 if str(error) != self._trouble:  # logged once, because the first reads are frequent
                     logger.warning("the metrics adapter's certificate was not read", error=str(error))
                 self._trouble = str(error)
+            except Exception as error:  # the Secret and the ConfigMap are edited by others
+                if describe(error) != self._trouble:
+                    record(Boundary.METRICS_ADAPTER, "certificate of the metrics adapter", error)
+                self._trouble = describe(error)
             await asyncio.sleep(READ_INTERVAL_SECONDS if self._used else FIRST_READ_INTERVAL_SECONDS)
 
     async def _read(self) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
+from niyanta.containment import Boundary, record
 from niyanta.observability import log
 from niyanta.observability.gauges import LiveGauge
 from niyanta.store.errors import StoreError
@@ -59,6 +60,11 @@ class StatsReader:
             if not self._trouble:
                 logger.warning("demand statistics were not read", error=str(error))
             self._trouble = "Postgres does not answer"
+            return
+        except Exception as error:  # such as a row of another version
+            if not self._trouble:  # counted once, because the reads are frequent
+                record(Boundary.METRICS_ADAPTER, "demand statistics", error)
+            self._trouble = "they can't be read"
             return
         self._trouble = ""
         if found is not None:
