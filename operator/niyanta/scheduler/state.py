@@ -58,7 +58,7 @@ class SchedulerState:
     def of_leadership(cls, epoch: int, settings: Settings, *, clock: Clock, adopting: bool = False) -> SchedulerState:
         """The empty state of a new leader."""
         workloads = WorkloadCache(queue_settings(settings), budget_bytes=settings.customer_memory_budget)
-        gates = NamespaceGates(max(2, settings.connections // 2))
+        gates = NamespaceGates(settings.connections)
         return cls(epoch, settings, clock, workloads, ParkedWorkloads(workloads), gates, adopting)
 
     def node_grace_over(self, tracked: TrackedWorkload) -> bool:

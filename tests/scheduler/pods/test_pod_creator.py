@@ -174,8 +174,8 @@ async def test_a_fault_of_the_creator_itself_puts_the_workload_back(
     assert (row.phase, row.reason) == (Phase.PENDING, "InternalError")
 
 
-async def test_creates_are_bounded_by_the_connections(make_leader: MakeLeader, cluster: FakeCluster) -> None:
-    leader = make_leader(connections=2)
+async def test_creates_of_one_namespace_take_half_of_the_connections(make_leader: MakeLeader, cluster: FakeCluster) -> None:
+    leader = make_leader(connections=4)
     await leader.recover()
     cluster.faults.hang("create_pod", times=None)
     uids = [cluster.submit(f"job-{number}", cpu="100m") for number in range(5)]

@@ -63,7 +63,7 @@ def refusal(problem: WriteProblem, message: str) -> LifecycleDecision:
 
 
 class PodCreator:
-    """Creates pods in concurrent tasks, with at most `concurrency` requests at a time."""
+    """Creates pods in concurrent tasks, with as many requests at a time as `gates` let through."""
 
     def __init__(
         self,
@@ -73,7 +73,6 @@ class PodCreator:
         eligibility: EligibilityCheck,
         gates: NamespaceGates,
         epoch: int,
-        concurrency: int,
         request_timeout: float,
         wake: Callable[[], None],
         on_lost: Callable[[], None],
@@ -88,7 +87,6 @@ class PodCreator:
         self._late_seconds = LATE_TIMEOUTS * request_timeout
         self._wake = wake
         self._on_lost = on_lost
-        self._slots = asyncio.Semaphore(concurrency)
         self._tasks: set[asyncio.Task[None]] = set()
         self.finished: list[CreateResult] = []
         """Results that the observer hasn't handled yet; it removes them."""
@@ -142,6 +140,10 @@ class PodCreator:
     async def _create(self, tracked: TrackedWorkload, attempt: int, index: int) -> LifecycleDecision | None:
         if not _is_current(tracked, attempt):
             raise _AttemptEndedError
+        # The manifest is made of what is checked here, whatever is followed while the request waits.
+        decision = self._eligibility.refusal(tracked, Event.REQUEUE)
+        if decision is not None:
+            return decision
         row = tracked.row
         worker = row.workers[index]
         try:
@@ -160,18 +162,18 @@ class PodCreator:
         A late create must not appear beside the pods of a later attempt: the result of a create that is given up is
         returned only when it can't be carried out any more. Raises LeaseLostError, _AttemptEndedError.
         """
-        namespace = tracked.row.namespace
+        row = tracked.row
         backoff = Backoff(first_seconds=FIRST_DELAY_SECONDS, longest_seconds=LONGEST_DELAY_SECONDS)
         tried_at, problem = None, "creates in this namespace fail"
         for _ in range(MOST_TRIES):
-            if not await self._gates.of(namespace).enter():
+            gate = self._gates.of(row.namespace, row.customer)
+            if not await gate.enter():
                 break
             answered: bool | None = None
             try:
-                if not _is_current(tracked, attempt):
+                if not _is_current(tracked, attempt) or tracked.row.namespace != row.namespace:
                     break
-                async with self._slots:
-                    await create()
+                await create()
                 answered = True
                 return None
             except PodWriteError as error:
@@ -182,7 +184,7 @@ class PodCreator:
                     return refusal(error.problem, error.message)
                 tried_at, problem = time.monotonic(), error.message
             finally:
-                self._gates.of(namespace).leave(answered)
+                gate.leave(answered)
             delay = backoff.next()
             logger.warning("create failed; repeating", id=tracked.id, error=plain(problem, 300), delay=round(delay, 2))
             await asyncio.sleep(delay)

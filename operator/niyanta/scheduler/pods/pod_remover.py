@@ -37,8 +37,7 @@ class PodRemover:
         self._state = state
         self._cluster = cluster
         self._on_lost = on_lost
-        self._slots = asyncio.Semaphore(CONCURRENCY)
-        self._gates = NamespaceGates(CONCURRENCY // 2)
+        self._gates = NamespaceGates(CONCURRENCY)
         self._under_way: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._done: dict[tuple[str, str], None] = {}
 
@@ -109,9 +108,8 @@ class PodRemover:
             gate = self._gates.of(pod.namespace)
         succeeded: bool | None = None
         try:
-            async with self._slots:
-                succeeded = False
-                await act(pod)
-                succeeded = True
+            succeeded = False
+            await act(pod)
+            succeeded = True
         finally:
             gate.leave(succeeded)
