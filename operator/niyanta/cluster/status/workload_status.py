@@ -1,11 +1,12 @@
 """Writes the status of Workload objects from their rows: coalesced, after transitions only. A status is never read back
-as authoritative."""
+as authoritative. Namespaces take turns, so that one whose writes are slow or many doesn't delay the others."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import time
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +15,7 @@ from prometheus_client import Counter
 from niyanta.aio import jittered
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, ErrorKind, WritesClosedError, error_kind
+from niyanta.cluster.status.fair_writes import NO_ANSWER, FairWrites
 from niyanta.containment import Boundary, contained, record
 from niyanta.engine.queue import QueueSettings, effective_priority
 from niyanta.lifecycle import Phase
@@ -30,7 +32,11 @@ MOST_DEBOUNCES = 5
 """A status that keeps changing, or is Scheduled, is written after this many debounces."""
 
 MOST_PATCHES = 16
-"""Most concurrent patches."""
+"""Most concurrent patches; one namespace has at most half of them."""
+
+MOST_FINAL_STATUSES = 50_000
+"""Most statuses of finished workloads that wait to be written. Beyond it, the namespace with most of them loses its
+oldest one. Statuses of other workloads take no memory of their own: the leader keeps their rows."""
 
 BUSY_SECONDS = 0.05
 """Time until a status is considered again whose previous patch is still running."""
@@ -51,9 +57,14 @@ class WorkloadStatusWriter:
         self._quiet: dict[str, tuple[float, float]] = {}
         """Workload -> (end of its debounce, latest end), monotonic seconds. Each transition restarts the debounce."""
         self._due: list[tuple[float, str]] = []
+        self._queued: set[str] = set()
+        """Workloads whose write waits for its turn."""
         self._busy: set[str] = set()
+        self._final: dict[str, dict[str, None]] = {}
+        """Namespace -> finished workloads whose status waits, in their order."""
+        self._final_count = 0
         self._event = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._writes = FairWrites(self._write, concurrency=MOST_PATCHES)
 
     def write(self, row: WorkloadRow) -> None:
         """Write the status of this row's object soon. A final phase is written at once, other phases when the row
@@ -62,7 +73,7 @@ class WorkloadStatusWriter:
             return
         now = time.monotonic()
         known = row.id in self._rows
-        self._rows[row.id] = row
+        self._keep(row)
         if row.phase.terminal:
             self._quiet.pop(row.id, None)
             self._schedule(row.id, 0.0)
@@ -72,6 +83,32 @@ class WorkloadStatusWriter:
             wanted = latest if row.phase is Phase.SCHEDULED else min(now + self._debounce, latest)
             self._quiet[row.id] = (wanted, latest)
             self._schedule(row.id, wanted - now)
+
+    def _keep(self, row: WorkloadRow) -> None:
+        self._take(row.id)
+        if not row.phase.terminal:
+            self._rows[row.id] = row
+            return
+        self._rows[row.id] = replace(row, spec={})  # the leader forgets the row, and no status shows the spec
+        ids = self._final.setdefault(row.namespace, {})
+        ids[row.id] = None
+        self._final_count += 1
+        if self._final_count > MOST_FINAL_STATUSES:
+            most = max(self._final.values(), key=len)
+            oldest = next(iter(most))
+            logger.warning("too many statuses wait; one is not written", workload=oldest)
+            self._take(oldest)
+
+    def _take(self, workload_id: str) -> WorkloadRow | None:
+        """The newest row of a workload, which then no longer waits."""
+        row = self._rows.pop(workload_id, None)
+        if row is not None and row.phase.terminal:
+            ids = self._final[row.namespace]
+            del ids[workload_id]
+            self._final_count -= 1
+            if not ids:
+                del self._final[row.namespace]
+        return row
 
     def _schedule(self, workload_id: str, delay: float) -> None:
         heapq.heappush(self._due, (time.monotonic() + delay, workload_id))
@@ -91,12 +128,12 @@ class WorkloadStatusWriter:
                 except TimeoutError:
                     pass
         finally:
-            for task in self._tasks:
-                task.cancel()
+            self._writes.close()
+            self._queued.clear()
 
     def _start_due(self) -> float | None:
-        """Start the patches that are due; returns the seconds until the next one (None if no status waits)."""
-        while self._due and len(self._tasks) < MOST_PATCHES:
+        """Queue the patches that are due; returns the seconds until the next one (None if no status waits)."""
+        while self._due:
             at, workload_id = self._due[0]
             pause = at - time.monotonic()
             if pause > 0:
@@ -106,39 +143,44 @@ class WorkloadStatusWriter:
             if wanted > time.monotonic():
                 self._schedule(workload_id, wanted - time.monotonic())
                 continue
+            row = self._rows.get(workload_id)
+            if row is None or workload_id in self._queued:
+                continue  # the write that is queued takes the newest row
             if workload_id in self._busy:
                 self._schedule(workload_id, BUSY_SECONDS)
                 return BUSY_SECONDS
-            self._quiet.pop(workload_id, None)
-            row = self._rows.pop(workload_id, None)
-            if row is None:
-                continue
-            self._busy.add(workload_id)
-            task = asyncio.create_task(self._write(row), name=f"status of {row.name}")
-            self._tasks.add(task)
-            task.add_done_callback(self._finished)
+            self._queued.add(workload_id)
+            self._writes.put(row.namespace, row.customer, workload_id)
         return None
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._event.set()
-
-    async def _write(self, row: WorkloadRow) -> None:
+    async def _write(self, workload_id: str) -> bool | None:
+        """Write the status of the newest row; returns as `FairWrites` wants it."""
+        self._queued.discard(workload_id)
+        self._quiet.pop(workload_id, None)
+        row = self._take(workload_id)
+        if row is None:
+            return None
+        self._busy.add(workload_id)
         try:
             body = status_of(row, self._queue_settings, now=self._clock.now())
             name, uid = row.object or (row.name, row.id)
             if await self._client.patch_workload_status(row.namespace, name, uid, {"status": body}):
                 PATCHES.inc()
+            return True
         except WritesClosedError:
-            return
+            return None
         except ApiError as error:
-            if error_kind(error) in (ErrorKind.NOT_FOUND, ErrorKind.INVALID):
+            kind = error_kind(error)
+            if kind in (ErrorKind.NOT_FOUND, ErrorKind.INVALID):
                 logger.warning("a status was not written", workload=f"{row.namespace}/{row.name}", error=str(error))
-                return
-            self._rows.setdefault(row.id, row)
+                return True
+            if row.id not in self._rows:
+                self._keep(row)
             self._schedule(row.id, jittered(RETRY_SECONDS))
+            return kind not in NO_ANSWER
         except Exception as error:  # the status of this row stays as it is until the row changes
             record(Boundary.STATUS, f"{row.namespace}/{row.name}", error)
+            return None
         finally:
             self._busy.discard(row.id)
 
