@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from niyanta.lifecycle import Door, Phase
+from niyanta.scheduler.workload_cache import packed_spec
 from niyanta.store.postgres.pool import Pool
 from tests.fakes import objects
 from tests.fakes.cluster import FakeCluster
@@ -120,6 +121,50 @@ async def test_a_row_of_the_kubernetes_door_is_believed_as_its_object_describes_
     assert second.tracked(changed).full_spec().template.spec.containers[0].name == "main"
     row = await second.reaches(forged, Phase.HELD)
     assert (row.reason, "replicas" in row.message) == ("ObjectMismatch", True)
+
+
+FOLLOWED = b"""
+UPDATE workload_state SET version = version + 1, changed = pg_current_xact_id(), writer = 0 WHERE id = %s
+"""
+
+CHANGES: dict[str, bytes] = {
+    "namespace": b"namespace = 'theirs'",
+    "name": b"name = 'other'",
+    "generation": b"generation = 9",
+    "replicas": b"replicas = 2, generation = 9",
+    "door": b"door = 'rest'",
+}
+
+
+@pytest.mark.parametrize("changed", [*CHANGES, "priority"])
+async def test_a_followed_change_of_a_row_does_not_change_what_its_object_said(
+    leader: LeaderUnderTest, cluster: FakeCluster, pool: Pool, changed: str
+) -> None:
+    uid = cluster.submit("job", cpu="8")
+    await leader.has_reason(uid, "Unschedulable")
+    async with pool.transaction() as connection:
+        if changed in CHANGES:
+            await connection.execute(b"UPDATE workloads SET " + CHANGES[changed] + b" WHERE id = %s", (uid,))
+        else:
+            await connection.execute(b"UPDATE workload_state SET priority = 77 WHERE id = %s", (uid,))
+        await connection.execute(FOLLOWED, (uid,))
+    before = leader.tracked(uid).row.version
+    leader.work_queue.put_hint()
+    await until(lambda: leader.tracked(uid).row.version > before, "the row is followed")
+    cluster.add_node("n2", cpu="16")
+    row = await leader.has_reason(uid, "ObjectMismatch")
+    assert row.phase is Phase.HELD
+    assert not cluster.live_pods(uid)
+
+
+async def test_a_spec_that_is_not_its_objects_is_not_placed(leader: LeaderUnderTest, cluster: FakeCluster) -> None:
+    uid = cluster.submit("job", cpu="8")
+    await leader.has_reason(uid, "Unschedulable")
+    leader.tracked(uid).packed = packed_spec(spec(hostPID=True))
+    cluster.add_node("n2", cpu="16")
+    row = await leader.has_reason(uid, "ObjectMismatch")
+    assert (row.phase, row.message.endswith(": spec")) == (Phase.HELD, True)
+    assert not cluster.live_pods(uid)
 
 
 async def test_rest_rows_follow_their_customer_out_of_the_queue_and_back(

@@ -7,6 +7,7 @@ budget of bytes.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import zlib
 from collections import Counter
@@ -25,7 +26,7 @@ from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.pod_template import PodTemplate
 from niyanta.resources.models.workload import NodeLossPolicy, WorkloadSpec
 from niyanta.scheduler.intake.object_to_row import Eligibility
-from niyanta.store.rows import WorkloadRow
+from niyanta.store.rows import WorkloadIntake, WorkloadRow
 
 BASE_BYTES = 2500
 """Bytes of a workload in memory beside its spec, requirements and labels."""
@@ -45,6 +46,25 @@ def packed_spec(spec: Mapping[str, Any]) -> bytes:
 @lru_cache(maxsize=PARSED_SPECS)
 def _parsed(packed: bytes) -> WorkloadSpec:
     return parse_spec(orjson.loads(zlib.decompress(packed)))
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedObject:
+    """What the watched object of the Kubernetes door said when it was last taken in. Its row must agree with it."""
+
+    uid: str
+    namespace: str
+    name: str
+    generation: int
+    replicas: int
+    priority: int
+    spec_digest: bytes
+    """`spec_digest` of the packed spec."""
+
+
+def spec_digest(packed: bytes) -> bytes:
+    """Digest of a packed spec, 16 bytes."""
+    return hashlib.blake2b(packed, digest_size=16).digest()
 
 
 @dataclass(slots=True)
@@ -77,8 +97,8 @@ class TrackedWorkload:
     """Its object is missing together with many others (`recovery.missing_objects`), so it isn't placed."""
     disrupted: set[int] = field(default_factory=set)
     """Attempts that the cluster ended (evictions, node shutdowns), as this leader has seen them."""
-    mismatch: str = ""
-    """Kubernetes door only: the way in which its row differs from the watched object; "": they agree."""
+    watched: WatchedObject | None = None
+    """Kubernetes door only: its object as it was last taken in; None: not yet by this leader."""
     eligible: tuple[Customer, WorkloadSpec, Eligibility] | None = None
     """The last result of the Customer's rules, and the Customer and the spec that it holds for
     (`intake.eligibility`)."""
@@ -105,6 +125,14 @@ class TrackedWorkload:
     def load(self, raw: Mapping[str, Any], spec: WorkloadSpec) -> None:
         """Take over a spec: JSON values and their parsed form."""
         self.packed, self.spec, self.unloaded = packed_spec(raw), spec, False
+
+    def load_object(self, intake: WorkloadIntake, spec: WorkloadSpec) -> None:
+        """Take over the spec of the watched object, and keep what the object says about the row."""
+        self.load(intake.spec, spec)
+        self.watched = WatchedObject(
+            *(intake.id, intake.namespace, intake.name, intake.generation, intake.replicas, intake.priority),
+            spec_digest(self.packed),
+        )
 
     def unload(self) -> None:
         """Drop everything whose size the author decides."""

@@ -19,7 +19,7 @@ from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterApi, MissingObjectsError
 from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.intake import object_to_row
-from niyanta.scheduler.intake.eligibility import EligibilityCheck, mismatch
+from niyanta.scheduler.intake.eligibility import EligibilityCheck
 from niyanta.scheduler.intake.object_to_row import CompiledObject, Eligibility
 from niyanta.scheduler.intake.refused_objects import parked_object, unreadable_object
 from niyanta.scheduler.intake.reviews import Reviews
@@ -196,16 +196,19 @@ class Admission:
             if entry.spec is None or (row.phase.terminal and row.wake_at is None):
                 return None
             tracked = TrackedWorkload(row, entry.spec, entry.requirements, entry.subject)
-            tracked.load(entry.intake.spec, entry.spec)
-            tracked.mismatch = mismatch(entry.intake, row)
+            tracked.load_object(entry.intake, entry.spec)
             self._state.workloads.put(tracked)
             return tracked
-        if entry.spec is not None and entry.requirements is not None:
+        generation, seen = entry.intake.generation, tracked.watched
+        if seen is not None and generation < seen.generation:
+            pass  # an older state of the object
+        elif entry.spec is not None and entry.requirements is not None:
             # The watched object is believed, not the spec and the labels in its row.
-            tracked.load(entry.intake.spec, entry.spec)
+            tracked.load_object(entry.intake, entry.spec)
             tracked.requirements, tracked.subject = entry.requirements, entry.subject
-            tracked.mismatch = mismatch(entry.intake, row)
             self._state.parked.unpark(tracked)
+        elif seen is not None:
+            tracked.watched = replace(seen, generation=generation)  # it goes on with its last spec
         changed = tracked.row.version != row.version
         tracked.row = row
         self._state.workloads.account(tracked)

@@ -19,9 +19,9 @@ from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.intake.object_to_row import Eligibility
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.reasons import RowReason
-from niyanta.scheduler.workload_cache import TrackedWorkload
+from niyanta.scheduler.workload_cache import TrackedWorkload, spec_digest
 from niyanta.settings import Settings
-from niyanta.store.rows import WorkloadIntake, WorkloadRow
+from niyanta.store.rows import WorkloadRow
 
 
 class EligibilityCheck:
@@ -42,8 +42,8 @@ class EligibilityCheck:
                 "them; it is queued when others have been placed or have ended"
             )
             return _held(row, RowReason.CUSTOMER_BUDGET_EXCEEDED.value, message)
-        if row.door is Door.KUBERNETES and tracked.mismatch:
-            return _held(row, RowReason.OBJECT_MISMATCH.value, tracked.mismatch)
+        if differs := mismatch(tracked):
+            return _held(row, RowReason.OBJECT_MISMATCH.value, differs)
         found = self._rules(tracked)
         if not found.held and row.door is Door.REST and found.customer != row.customer:
             message = f"the submission is for Customer {row.customer}, which its spec doesn't name"
@@ -94,15 +94,23 @@ class EligibilityCheck:
         return LifecycleDecision(event, found.reason, found.message) if found.held else None
 
 
-def mismatch(intake: WorkloadIntake, row: WorkloadRow) -> str:
-    """The first column in which a row differs from the object of its UID; "" if they agree. Only columns that affect
-    where and how often it runs are compared, and only for the same generation."""
+def mismatch(tracked: TrackedWorkload) -> str:
+    """The first way in which the row of a workload of the Kubernetes door differs from its watched object; "" if they
+    agree. The row may change at any time, so this is checked anew each time."""
+    row, watched = tracked.row, tracked.watched
+    if watched is None:
+        return "" if row.door is Door.REST else "its Workload object was not read, or cannot be placed as it is"
     if row.door is not Door.KUBERNETES:
         return "its row in Postgres is not of the Kubernetes door"
-    pairs: list[tuple[str, object, object]] = [("namespace", row.namespace, intake.namespace)]
-    pairs.append(("name", row.name, intake.name))
-    if row.generation == intake.generation:
-        pairs += [("replicas", row.replicas, intake.replicas), ("priority", row.priority, intake.priority)]
+    pairs = (
+        ("uid", row.id, watched.uid),
+        ("namespace", row.namespace, watched.namespace),
+        ("name", row.name, watched.name),
+        ("generation", row.generation, watched.generation),
+        ("replicas", row.replicas, watched.replicas),
+        ("priority", row.priority, watched.priority),
+        ("spec", spec_digest(tracked.packed), watched.spec_digest),
+    )
     for name, stored, seen in pairs:
         if stored != seen:
             return f"its row in Postgres does not agree with the Workload object: {name}"

@@ -215,13 +215,16 @@ class MissingObjects:
         listing, self._listing = self._listing, None
         self._list_at = time.monotonic() + self._backoff.next()
         try:
-            present = listing.result().present()
+            listed = listing.result()
         except ClusterAwayError as error:
             logger.warning("objects of held workloads were not listed", error=str(error))
             return
+        present = listed.present()
         back = [tracked for tracked in self._held_workloads() if _uid(tracked) in present]
         if back:
             self._backoff.reset()
+            unread = {tracked.id for tracked in back if tracked.watched is None}  # rows must agree with their objects
+            await self._admission.take_in([obj for obj in listed.items if obj["metadata"]["uid"] in unread])
             logger.info("missing objects are back", workloads=len(back))
             self._forget(back)
             self._resume(back)
