@@ -6,18 +6,24 @@ released by customer. Each is reviewed when `refill` has brought it into memory,
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from niyanta.containment import Boundary, contained
+from niyanta.aio import Backoff
+from niyanta.containment import Boundary, SharedFaultError, contained, record
+from niyanta.observability import log
 from niyanta.resources.ownership import HeldReason
 from niyanta.scheduler.cluster_api import ClusterReads
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import Transitions
+from niyanta.store.errors import ConflictError, StoreUnavailableError
 from niyanta.store.rows import WorkloadRow
 from niyanta.store.state import StateManager
+
+logger = log.get(__name__)
 
 SLICE_ROWS = 500
 
@@ -25,6 +31,10 @@ RULES = tuple(reason.value for reason in HeldReason if reason is not HeldReason.
 """Reasons that a change of Customers may remove."""
 
 UNKNOWN_TIER = "unknown"
+
+FIRST_PAUSE_SECONDS = 1.0
+LONGEST_PAUSE_SECONDS = 300.0
+"""Range of the time after which rows of a customer that could not be moved are tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +67,9 @@ class RestHolds:
         self._customers_changed = False
         self._namespaces: set[str] = set()
         self._passes: deque[_Pass] = deque()
+        self._later: dict[_Pass, float] = {}
+        """Pass that failed -> monotonic time at which it is tried again."""
+        self._backoffs: dict[_Pass, Backoff] = {}
         self._parked: tuple[str, ...] = (RowReason.INTERNAL_ERROR.value, RowReason.OBJECT_MISMATCH.value)
         """Reasons of parked rows, which a new leader looks at again, once."""
 
@@ -71,18 +84,47 @@ class RestHolds:
     @property
     def unfinished(self) -> bool:
         """True if work is left for `run_slice`."""
-        return self._customers_changed or bool(self._namespaces) or bool(self._passes)
+        return self._customers_changed or bool(self._namespaces) or bool(self._passes) or bool(self._due())
 
     async def run_slice(self) -> None:
-        """Hold or release the next rows. May be repeated after an error."""
+        """Hold or release the next rows. Customers take turns, and one whose rows can't be moved waits for a growing
+        time, also if Postgres gives no answer for them alone. May be repeated after an error."""
         if not self._passes and (self._customers_changed or self._namespaces):
             await self._plan()
+        for following in self._due():
+            del self._later[following]
+            if following not in self._passes:
+                self._passes.append(following)
         if not self._passes:
             return
         following = self._passes[0]
-        count = await (self._release(following) if self._exists(following.customer) else self._hold(following.customer))
-        if count < SLICE_ROWS:
-            self._passes.popleft()
+        self._passes.rotate(-1)
+        try:
+            move = self._release(following) if self._exists(following.customer) else self._hold(following.customer)
+            count = await move
+        except (StoreUnavailableError, ConflictError) as error:
+            logger.warning("REST rows of a customer were not moved", customer=following.customer, error=str(error))
+            self._postpone(following)
+        except SharedFaultError:
+            raise
+        except Exception as error:
+            record(Boundary.CUSTOMER, following.customer, error)
+            self._postpone(following)
+        else:
+            self._backoffs.pop(following, None)
+            if count < SLICE_ROWS:
+                self._passes.remove(following)
+
+    def _due(self) -> list[_Pass]:
+        now = time.monotonic()
+        return [following for following, at in self._later.items() if at <= now]
+
+    def _postpone(self, following: _Pass) -> None:
+        self._passes.remove(following)
+        backoff = self._backoffs.setdefault(
+            following, Backoff(first_seconds=FIRST_PAUSE_SECONDS, longest_seconds=LONGEST_PAUSE_SECONDS)
+        )
+        self._later[following] = time.monotonic() + backoff.next()
 
     async def _plan(self) -> None:
         """Choose the customers with rows that may have to move."""
