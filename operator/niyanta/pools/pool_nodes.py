@@ -137,7 +137,7 @@ class PoolNodes:
             kept=annotations.get(SCALE_DOWN_DISABLED) == "true",
             workloads=self._workloads()[node.name],
             pods=sum(1 for pod in pods if pod.workload_uid),
-            others=tuple(sorted(f"{pod.namespace}/{pod.name}" for pod in pods if _counts(pod))),
+            others=tuple(sorted(f"{pod.namespace}/{pod.name}" for pod in pods if is_foreign(pod))),
             usage=self._usage(node.name),
         )
 
@@ -250,7 +250,8 @@ def _created(node: Node) -> int:
     return int(datetime.fromisoformat(text).timestamp()) * 1_000_000 if text else 0
 
 
-def _counts(pod: Pod) -> bool:
+def is_foreign(pod: Pod) -> bool:
     """True for a foreign pod, unless it belongs to its node."""
-    owners: Iterable[str] = (owner.kind for owner in pod.metadata.owner_references)
+    # The author of a pod may add any owner; only its controller decides.
+    owners: Iterable[str] = (owner.kind for owner in pod.metadata.owner_references if owner.controller)
     return not pod.workload_uid and OF_THE_NODE.isdisjoint(owners)
