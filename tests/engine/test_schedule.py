@@ -89,6 +89,16 @@ def test_a_pool_that_lists_customers_is_closed_to_others_whatever_they_name() ->
     assert workers(schedule(made, [wants("p")], now=0)) == {"p": ("a",)}
 
 
+def test_a_worker_that_rejected_pods_of_a_customer_is_closed_to_it_alone() -> None:
+    rejecting = replace(node("a"), rejected_customers=frozenset({WEB.customer}))
+    made = snapshot(rejecting)
+    plan = schedule(made, [wants("p"), wants("q", POD, replace(WEB, customer="bolt"))], now=0)
+    assert workers(plan) == {"q": ("a",)}
+    assert [r.counts for r in plan.rejections] == [((Reason.REJECTING, "", 1),)]
+    made.upsert_worker(replace(rejecting, rejected_customers=frozenset()))
+    assert workers(schedule(made, [wants("p")], now=0)) == {"p": ("a",)}
+
+
 STAGES = ("find", "terms_of", "matched", "place_pod", "take_back", "count_reasons", "_accept")
 
 

@@ -59,6 +59,8 @@ class Reason(enum.Enum):
 
     POOL_NOT_FOR_CUSTOMER = "PoolNotForCustomer"
     """The worker's pool lists customers, and the workload's customer is not among them."""
+    REJECTING = "RejectsPods"
+    """The worker rejected pods of the workload's customer lately."""
     NOT_READY = "NotReady"
     CORDONED = "Cordoned"
     EXCLUDED = "ExcludedAfterRejection"
@@ -134,6 +136,8 @@ class WorkerInfo:
     strategy: Strategy = Strategy.PACK
     customers: frozenset[str] | None = None
     """Customers that may use the worker (its pool's `spec.customers`); None: every customer."""
+    rejected_customers: frozenset[str] = frozenset()
+    """Customers whose work the worker gets none of for a while, because it rejected pods of theirs."""
 
 
 @dataclass(frozen=True, slots=True)

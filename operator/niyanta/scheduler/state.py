@@ -50,7 +50,7 @@ class SchedulerState:
     unjudged_deletions: set[str] = field(default_factory=set)
     """Workloads whose objects were reported deleted while the whole kind is gone."""
     worker_breakers: WorkerBreakers = field(default_factory=WorkerBreakers)
-    """Workers whose kubelets reject all pods."""
+    """Workers whose kubelets reject pods."""
     exclusion_ends: dict[str, int] = field(default_factory=dict)
     """Queued workload that avoids a worker -> end of the first of its exclusions, microseconds."""
 

@@ -247,3 +247,33 @@ async def test_a_worker_that_rejects_all_pods_gets_no_work(make_leader: MakeLead
     await leader.has_reason(waiting, "Unschedulable")
     cluster.add_node("n2")
     assert (await leader.reaches(waiting, Phase.SCHEDULED)).workers == ("n2",)
+
+
+@pytest.mark.parametrize("reason", ["SysctlForbidden", "AppArmor", "PodOSNotSupported", "NodeAffinity"])
+async def test_rejections_that_depend_on_the_pod_alone_close_no_worker(
+    leader: LeaderUnderTest, cluster: FakeCluster, reason: str
+) -> None:
+    for number in range(REJECTIONS):
+        uid = await leader.placed(f"job-{number}", "n1", cpu="100m")
+        leader.kubelet.reject(uid, reason=reason)
+        await leader.observe(uid)
+    bystander = cluster.submit("bystander", cpu="100m")
+    await leader.take_in(bystander)
+    await leader.run_cycle()
+    assert (await leader.row(bystander)).workers == ("n1",)
+
+
+async def test_a_worker_that_rejects_pods_of_one_customer_takes_those_of_others(
+    leader: LeaderUnderTest, cluster: FakeCluster
+) -> None:
+    cluster.set_customer("bolt", "bolt")
+    for number in range(REJECTIONS):
+        uid = await leader.placed(f"job-{number}", "n1", cpu="100m")
+        leader.kubelet.reject(uid)
+        await leader.observe(uid)
+    own = cluster.submit("own", cpu="100m")
+    bystander = cluster.submit("bystander", namespace="bolt", cpu="100m")
+    await leader.take_in(own, bystander)
+    await leader.run_cycle()
+    assert (await leader.row(bystander)).workers == ("n1",)
+    assert (await leader.row(own)).phase is Phase.PENDING

@@ -147,10 +147,13 @@ def static_checks(
 ) -> Iterator[Check]:
     """Every check that depends only on the workers themselves; parts that the workload does not set are skipped.
 
-    `closed` are the workers of pools that the customer may not use.
+    `closed` are the workers that the customer may not use, or not for now. A worker that rejects pods counts as such
+    even where its pool is not for the customer.
     """
-    if closed:
-        yield Reason.POOL_NOT_FOR_CUSTOMER, "", minus(index.alive, closed)
+    if minus(closed, index.rejecting):
+        yield Reason.POOL_NOT_FOR_CUSTOMER, "", minus(index.alive, minus(closed, index.rejecting))
+    if closed & index.rejecting:
+        yield Reason.REJECTING, "", minus(index.alive, closed & index.rejecting)
     yield from _state_checks(index, requirements.tolerations, excluded)
     yield from _requirement_checks(index, requirements)
 

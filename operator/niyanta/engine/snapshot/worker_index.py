@@ -142,6 +142,10 @@ class WorkerIndex:
         self.charged_by_name: dict[str, int] = {}
         self._restricted: dict[frozenset[str], Bits] = {}
         """Set of customers -> workers that only these customers may use."""
+        self._rejected: dict[str, Bits] = {}
+        """Customer -> workers that get none of its work for a while."""
+        self.rejecting: Bits = 0
+        """All workers that get no work of some customer for a while."""
         self._closed: dict[str, Bits] = {}
         """Cache of `closed_to`."""
         self._domains: dict[str, dict[int, str]] = {}
@@ -162,6 +166,9 @@ class WorkerIndex:
         self.tags.add(info.tags, bit)
         if info.customers is not None:
             _set(self._restricted, info.customers, bit)
+        for customer in info.rejected_customers:
+            _set(self._rejected, customer, bit)
+            self.rejecting |= bit
         self._add_domains(worker, info.labels)
 
     def remove(self, worker: int) -> None:
@@ -180,6 +187,9 @@ class WorkerIndex:
         self.tags.remove(info.tags, bit)
         if info.customers is not None:
             _clear(self._restricted, info.customers, bit)
+        for customer in info.rejected_customers:
+            _clear(self._rejected, customer, bit)
+        self.rejecting = minus(self.rejecting, bit)
         self._remove_domains(worker)
 
     def add_charged_node(self, number: int, node: ChargedNode) -> None:
@@ -222,16 +232,16 @@ class WorkerIndex:
 
     @property
     def is_restricted(self) -> bool:
-        """True when the pool of some worker lists customers."""
-        return bool(self._restricted)
+        """True when some worker is closed to some customers."""
+        return bool(self._restricted or self._rejected)
 
     def closed_to(self, customer: str) -> Bits:
-        """Workers of pools that list customers without this one."""
-        if not self._restricted:
+        """Workers of pools that list customers without this one, and workers that rejected its pods lately."""
+        if not self.is_restricted:
             return 0
         closed = self._closed.get(customer)
         if closed is None:
-            closed = 0
+            closed = self._rejected.get(customer, 0)
             for customers, workers in self._restricted.items():
                 if customer not in customers:
                     closed |= workers

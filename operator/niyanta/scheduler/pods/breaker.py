@@ -13,7 +13,7 @@ from niyanta.observability.gauges import LeaderGauge
 
 OPEN_BREAKERS = LeaderGauge(
     "niyanta_open_breakers",
-    "Namespaces in which pods can't be created, and workers whose kubelets reject all pods, which get no work for now",
+    "Namespaces in which pods can't be created, and workers whose kubelets reject pods, which get no work for now",
     ["kind"],
 )
 

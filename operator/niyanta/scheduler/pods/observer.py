@@ -11,7 +11,7 @@ from niyanta.containment import Boundary, contained
 from niyanta.lifecycle import Event
 from niyanta.scheduler.cluster_api import ClusterReads, NodeState, PodPhase, PodView, pods_of
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
-from niyanta.scheduler.pods.outcome import Attempt, LifecycleDecision, is_rejection, outcome_of
+from niyanta.scheduler.pods.outcome import Attempt, LifecycleDecision, is_worker_fault, outcome_of
 from niyanta.scheduler.pods.pod_creator import PodCreator
 from niyanta.scheduler.pods.pod_remover import PodRemover
 from niyanta.scheduler.reasons import RowReason
@@ -83,7 +83,7 @@ class PodObserver:
         for pod in pods:
             if pod.attempt == row.attempt:
                 tracked.known.add(pod.index)
-                self._follow_kubelet(pod)
+                self._follow_kubelet(pod, row.customer)
         self._watch_node_loss(tracked)
         if tracked.applying:
             # Wait for the running creates: a decision now could start a new attempt beside a late create.
@@ -108,11 +108,11 @@ class PodObserver:
             known=frozenset(tracked.known),
         )
 
-    def _follow_kubelet(self, pod: PodView) -> None:
-        if is_rejection(pod):
-            self._state.worker_breakers.rejected(pod.node, pod.workload_id)
+    def _follow_kubelet(self, pod: PodView, customer: str) -> None:
+        if is_worker_fault(pod):
+            self._state.worker_breakers.rejected(pod.node, pod.workload_id, customer)
         elif pod.phase in (PodPhase.RUNNING, PodPhase.SUCCEEDED):
-            self._state.worker_breakers.accepted(pod.node)
+            self._state.worker_breakers.accepted(pod.node, customer)
 
     def _watch_node_loss(self, tracked: TrackedWorkload) -> None:
         lost = any(self._cluster.node_state(node) is NodeState.NOT_READY for node in tracked.row.workers)

@@ -35,6 +35,9 @@ KUBELET_REJECTIONS = frozenset(
 )
 """`status.reason` of pods that a kubelet rejected at admission; for extended resources it is OutOf<resource name>."""
 
+WORKER_FAULTS = frozenset({"UnexpectedAdmissionError", "InvalidNodeInfo", "TopologyAffinityError"})
+"""Those that tell something about the worker, such as a broken device plugin, beside OutOf<resource name>. The others
+depend on what the pod asks for."""
 
 MOST_DISRUPTIONS = 20
 """Attempts of one workload that the cluster may end before each further one counts as a retry."""
@@ -105,6 +108,11 @@ def is_rejection(pod: PodView) -> bool:
     if pod.phase is not PodPhase.FAILED or not pod.never_ran:
         return False
     return pod.reason in KUBELET_REJECTIONS or pod.reason.startswith("OutOf")
+
+
+def is_worker_fault(pod: PodView) -> bool:
+    """True if the kubelet rejected this pod for a reason that may hold for other pods too."""
+    return is_rejection(pod) and (pod.reason in WORKER_FAULTS or pod.reason.startswith("OutOf"))
 
 
 def failed_attempt(attempt: Attempt, reason: str, message: str) -> LifecycleDecision:
