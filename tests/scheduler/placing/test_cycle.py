@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from niyanta.containment import Boundary
+from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.engine.types import Reason
 from niyanta.lifecycle import Phase
 from niyanta.scheduler.placing import cycle
 from tests.fakes.cluster import FakeCluster
-from tests.fakes.leader import LeaderUnderTest, until
+from tests.fakes.leader import LeaderUnderTest, contained_errors, until
 from tests.scheduler.conftest import MakeLeader
 
 pytestmark = pytest.mark.store
@@ -94,3 +96,21 @@ async def test_room_of_a_workload_that_may_no_longer_be_placed_goes_to_the_next_
     ]
     assert not await leader.run_cycle()
     assert (await leader.row(second)).phase is Phase.SCHEDULED
+
+
+async def test_a_change_of_the_cluster_that_raises_is_followed_by_the_whole_state(
+    make_leader: MakeLeader, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = await recovered(make_leader)
+    uids = [cluster.submit(f"job-{number}", cpu="3") for number in range(2)]
+    await leader.run_cycle()
+    await leader.take_in(*uids)
+    before = contained_errors(Boundary.DELTA)
+    with monkeypatch.context() as patch:
+        patch.setattr(Snapshot, "upsert_worker", lambda *_: 1 / 0)
+        cluster.add_node("n2")
+        assert await leader.run_cycle(), "the cluster is to be read again"
+    assert contained_errors(Boundary.DELTA) > before
+    assert set(await phases(leader, uids)) == {Phase.PENDING, Phase.SCHEDULED}, "only n2 is unknown"
+    await leader.run_cycle()
+    assert await phases(leader, uids) == [Phase.SCHEDULED] * 2

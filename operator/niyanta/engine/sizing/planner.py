@@ -29,6 +29,7 @@ from niyanta.engine.sizing.packing import MAX_PACKED_WORKERS, Packing, bits_of, 
 from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind, IdenticalWorkloads, PoolFit
 from niyanta.engine.snapshot.bitset import Bits, minus, to_indices
 from niyanta.engine.snapshot.deltas import Delta, StateReplaced
+from niyanta.engine.snapshot.following import DeltaFault, follow
 from niyanta.engine.snapshot.snapshot import CPU_RESOURCE, MEMORY_RESOURCE, SLOTS_RESOURCE, UNLIMITED_SLOTS, Snapshot
 from niyanta.engine.types import DecisionFault, PendingWorkload, Requirements, Subject, WorkerInfo
 
@@ -84,14 +85,18 @@ class Planner:
         self._closest: dict[tuple[int, str], tuple[Requirements, PoolFit]] = {}
         """By requirements object and, when pools list customers, customer."""
 
-    def follow(self, deltas: Iterable[Delta]) -> None:
-        """Apply changes of the cluster; the hypothetical workers stay."""
+    def follow(self, deltas: Iterable[Delta]) -> list[DeltaFault]:
+        """Apply changes of the cluster; the hypothetical workers stay. Returns the changes that raised: when there are
+        any, the whole state has to follow."""
+        faults: list[DeltaFault] = []
         for delta in deltas:
-            self.snapshot.apply(delta)
+            self.snapshot, raised = follow(self.snapshot, [delta])
+            faults += raised
             if isinstance(delta, StateReplaced):
                 for infos in self._hypothetical_infos.values():
                     for info in infos:
                         self.snapshot.upsert_worker(info)
+        return faults
 
     def size(
         self,

@@ -105,6 +105,10 @@ class DeltaCursor:
         self._unread.append(delta)
         return True
 
+    def restart(self) -> None:
+        """Start over from the whole state at the next read, after a change could not be applied."""
+        self._publisher.close(self)
+
     def forget(self) -> None:
         """Drop unread changes; the next read returns the whole state."""
         self._unread = None
@@ -134,6 +138,12 @@ class DeltaPublisher:
         """Keep changes for a cursor from now on; returns the state before these changes."""
         self._open.append(cursor)
         return self._full_state()
+
+    def close(self, cursor: DeltaCursor) -> None:
+        """Keep no changes for a cursor until it is read again."""
+        cursor.forget()
+        if cursor in self._open:
+            self._open.remove(cursor)
 
     def publish(self, delta: Delta) -> None:
         """Give a change to every open cursor."""

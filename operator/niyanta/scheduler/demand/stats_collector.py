@@ -51,6 +51,9 @@ in the queue."""
 EMPTY_WORKERS_EVERY_SECONDS = 10.0
 BACKLOG_EVERY_SECONDS = 2.0
 LONGEST_ENGINE_PAUSE_SECONDS = 3.0
+RESTART_EVERY_SECONDS = 60.0
+"""Least time between two reads of the whole cluster because a change of it raised."""
+
 SLICE_ROWS = 2000
 """Workloads counted before other tasks of the event loop run."""
 
@@ -137,6 +140,9 @@ class StatsCollector:
         self._faulty: frozenset[str] = frozenset()
         """Workloads whose packing raised in the last sizing."""
         self._deltas = self._cluster.delta_cursor()
+        self._restart = Timer(RESTART_EVERY_SECONDS)
+        self._damaged = False
+        """A change of the cluster raised since the planner last read the whole state."""
 
     async def run(self) -> None:
         """Run until cancelled, or until another process leads."""
@@ -253,6 +259,9 @@ class StatsCollector:
             return queue, last[1]
         started = time.monotonic()
         sizing = await asyncio.to_thread(self._plan, self._deltas.take(), wanted)
+        if self._damaged and self._restart.due():
+            self._deltas.restart()
+            self._damaged = False
         spent = time.monotonic() - started
         self._engine_rests_until = time.monotonic() + min(spent / ENGINE_SHARE - spent, LONGEST_ENGINE_PAUSE_SECONDS)
         self._last = wanted, sizing
@@ -269,7 +278,10 @@ class StatsCollector:
         self._faulty = frozenset(fault.id for fault in sizing.faults)
 
     def _plan(self, deltas: Sequence[Delta], wanted: _Input) -> Sizing:
-        self._planner.follow(deltas)
+        faults = self._planner.follow(deltas)
+        for fault in faults:
+            record(Boundary.DELTA, fault.subject, fault.error)
+        self._damaged = self._damaged or bool(faults)
         return self._planner.size(wanted.pools, wanted.sized, wanted.bulk, wanted.options, wanted.refused)
 
     # --- statistics ---------------------------------------------------------------------------------------------------

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from niyanta.aio import Timer
-from niyanta.containment import Boundary
+from niyanta.containment import Boundary, record
 from niyanta.engine.expedited.lane_state import LaneSettings, LaneState
 from niyanta.engine.schedule import Lane, Options, schedule
 from niyanta.engine.snapshot.deltas import Delta
+from niyanta.engine.snapshot.following import DeltaFault, follow
 from niyanta.engine.types import DecisionFault, PendingWorkload, Placement, Plan
 from niyanta.lifecycle import Event
 from niyanta.observability import log
@@ -36,6 +37,9 @@ MOST_PENDING_ROWS = 20_000
 LANE_ENTRY_EVERY_SECONDS = 1.0
 """Least time between two searches for workloads that have waited long enough for the expedited lane: O(queue)."""
 
+RESTART_EVERY_SECONDS = 60.0
+"""Least time between two reads of the whole cluster because a change of it raised."""
+
 LANE_ENTRY_SHARE = 0.8
 """Part of max_queue_wait after which a workload may enter the lane."""
 
@@ -46,6 +50,8 @@ class EngineResult:
 
     plan: Plan
     seconds: float
+    faults: Sequence[DeltaFault] = ()
+    """Changes of the cluster that raised."""
 
 
 class Cycle:
@@ -71,6 +77,9 @@ class Cycle:
         self._number = 0
         self._lane = LaneState()
         """State to pass to the next cycle. A new leader starts with an empty lane (docs/queue.md)."""
+        self._restart = Timer(RESTART_EVERY_SECONDS)
+        self._damaged = False
+        """A change raised since the snapshot was last made from the whole state."""
         self._lane_entry = Timer(LANE_ENTRY_EVERY_SECONDS)
 
     async def run(self) -> bool:
@@ -91,6 +100,7 @@ class Cycle:
         with self._metrics.phase(LoopPhase.ENGINE):
             deltas = self._state.worker_breakers.adjust(self._deltas.take())
             result = await asyncio.to_thread(self._plan, deltas, pending, now, options=options, lane=lane)
+        again = self._follow_faults(result.faults)
         plan = result.plan
         self._lane = plan.lane or self._lane
         # 4. Commit the placements; their pods start.
@@ -102,7 +112,7 @@ class Cycle:
         # 6. Count the cycle in the metrics.
         self._metrics.planned(result.seconds, plan.rejections)
         self._log(result, len(pending))
-        return left_out or plan.undecided > 0 or len(pending) >= MOST_PENDING_ROWS
+        return again or left_out or plan.undecided > 0 or len(pending) >= MOST_PENDING_ROWS
 
     def _lane_input(self, now: int) -> Lane | None:
         settings, queue = self._state.settings, self._state.workloads.queue
@@ -141,13 +151,27 @@ class Cycle:
         lane: Lane | None,
     ) -> EngineResult:
         """Update the snapshot and plan for at most max_cycle_seconds. Runs in the engine's thread."""
-        snapshot = self._state.snapshot
         start = time.monotonic()
-        for delta in deltas:
-            snapshot.apply(delta)
+        snapshot, faults = follow(self._state.snapshot, deltas)
+        self._state.snapshot = snapshot
         end = start + self._state.settings.max_cycle_seconds
         plan = schedule(snapshot, pending, now, options=options, lane=lane, stop=lambda: time.monotonic() > end)
-        return EngineResult(plan, time.monotonic() - start)
+        return EngineResult(plan, time.monotonic() - start, faults)
+
+    def _follow_faults(self, faults: Sequence[DeltaFault]) -> bool:
+        """Record the changes that raised; True if another cycle should follow at once.
+
+        It makes the snapshot anew from the whole state. This is done rarely: a change that raises every time must not
+        make each cycle expensive.
+        """
+        for fault in faults:
+            record(Boundary.DELTA, fault.subject, fault.error)
+        self._damaged = self._damaged or bool(faults)
+        if self._damaged and self._restart.due():
+            self._deltas.restart()
+            self._damaged = False
+            return True
+        return False
 
     def _count_placed(self, running: dict[str, tuple[int, int]], placements: Sequence[Placement]) -> None:
         """Add the plan's placements to `running`, which explains the rejections of the same cycle."""
