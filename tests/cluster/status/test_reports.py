@@ -77,7 +77,7 @@ def row(name: str) -> WorkloadRow:
 
 
 def contained() -> float:
-    return CONTAINED_ERRORS.labels(Boundary.STATUS.value)._value.get()
+    return float(CONTAINED_ERRORS.labels(Boundary.STATUS.value)._value.get())
 
 
 async def test_a_status_that_raises_leaves_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:

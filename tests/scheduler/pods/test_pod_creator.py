@@ -174,7 +174,9 @@ async def test_a_fault_of_the_creator_itself_puts_the_workload_back(
     assert (row.phase, row.reason) == (Phase.PENDING, "InternalError")
 
 
-async def test_creates_of_one_namespace_take_half_of_the_connections(make_leader: MakeLeader, cluster: FakeCluster) -> None:
+async def test_creates_of_one_namespace_take_half_of_the_connections(
+    make_leader: MakeLeader, cluster: FakeCluster
+) -> None:
     leader = make_leader(connections=4)
     await leader.recover()
     cluster.faults.hang("create_pod", times=None)
