@@ -39,6 +39,10 @@ async def is_done(leader: LeaderUnderTest) -> bool:
     return not await open_drains(leader)
 
 
+def deleted(cluster: FakeCluster, uid: str, name: str) -> bool:
+    return any(pod.name == name and pod.metadata.deletion_timestamp for pod in cluster.live_pods(uid))
+
+
 async def test_a_drain_is_open_until_the_last_pod_has_ended(leader: LeaderUnderTest, cluster: FakeCluster) -> None:
     uid = cluster.submit("job")
     await leader.is_running(uid)
@@ -82,6 +86,22 @@ async def test_the_next_leader_waits_for_pods_that_the_last_one_left_stopping(
     assert await open_drains(following) == ["n1"]
     following.kubelet.stop(uid)
     await until(lambda: is_done(following), "the drain is done")
+
+
+async def test_a_forged_pod_does_not_hold_a_drain_open(leader: LeaderUnderTest, cluster: FakeCluster) -> None:
+    uid = cluster.submit("job")
+    await leader.is_running(uid)
+    labels = {"niyanta.io/workload-uid": uid, "niyanta.io/attempt": "1", "niyanta.io/index": "0"}
+    owner = {"apiVersion": "niyanta.io/v1alpha1", "kind": "Workload", "name": "x", "uid": "another", "controller": True}
+    meta = {"name": "forged", "namespace": "other", "labels": labels, "ownerReferences": [owner]}
+    await cluster.create_pod("other", {"metadata": meta, "spec": {"nodeName": "n1"}})
+    assert {pod.name for pod in cluster.pods(uid)} > {"forged"}
+    await drain(leader, "n1")
+    await leader.has_reason(uid, "WorkerDrained")
+    own = next(pod.name for pod in cluster.live_pods(uid) if pod.name != "forged")
+    await until(lambda: deleted(cluster, uid, own), "its own pod is deleted")
+    leader.kubelet.stop(uid)
+    await until(lambda: is_done(leader), "the drain is done")
 
 
 async def test_a_drain_that_raises_leaves_the_others(leader: LeaderUnderTest, cluster: FakeCluster) -> None:

@@ -6,14 +6,14 @@ workloads go back to the queue, and their pods have ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from niyanta.aio import in_slices, ticking
 from niyanta.containment import Boundary, contained
 from niyanta.lifecycle import Event, Phase
 from niyanta.observability import log
-from niyanta.scheduler.cluster_api import ClusterApi
+from niyanta.scheduler.cluster_api import ClusterApi, pods_of
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
@@ -78,7 +78,7 @@ class WorkerDrains:
         drain.requeued += await self.requeue(worker, RowReason.WORKER_DRAINED, f"worker {worker} is drained")
         placed = await self._store.get_workloads_by_worker(worker)
         drain.stopping |= {row.id for row in placed}
-        drain.stopping = {id_ for id_ in drain.stopping if self._runs_on(id_, worker)}
+        drain.stopping = await self._running_on(worker, drain.stopping)
         if not placed and not drain.stopping:
             await self._complete(request, f"cordoned; {drain.requeued} workloads went back to the queue")
 
@@ -105,8 +105,17 @@ class WorkerDrains:
         """Workloads with a running pod on the worker; also those that an earlier leader has put back already."""
         found: set[str] = set()
         async for part in in_slices(list(self._cluster.workload_ids_with_pods()), SLICE_WORKLOADS, tick=self._tick):
-            found |= {id_ for id_ in part if self._runs_on(id_, worker)}
+            found |= await self._running_on(worker, part)
         return found
 
-    def _runs_on(self, workload_id: str, worker: str) -> bool:
-        return any(pod.node == worker and not pod.over for pod in self._cluster.pods(workload_id))
+    async def _running_on(self, worker: str, workload_ids: Collection[str]) -> set[str]:
+        """Those of the workloads whose own pods run on the worker; pods of strangers, whose labels may name any
+        workload, are none of them."""
+        ids = {i for i in workload_ids if any(pod.node == worker and not pod.over for pod in self._cluster.pods(i))}
+        tracked = {i: found.row for i in ids if (found := self._state.workloads.get(i)) is not None}
+        ended = await self._store.get_workloads(ids - tracked.keys()) if ids - tracked.keys() else []
+        return {
+            row.id
+            for row in (*tracked.values(), *ended)
+            if any(pod.node == worker and not pod.over for pod in pods_of(self._cluster, row))
+        }
