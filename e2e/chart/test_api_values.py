@@ -153,12 +153,45 @@ def test_the_network_policy_of_the_door_allows_postgres_and_dns_alone(renderer: 
             "ports": [{"port": "api", "protocol": "TCP"}],
             "from": [{"podSelector": {"matchLabels": {"door": "open"}}}],
         },
-        {"ports": [{"port": "metrics", "protocol": "TCP"}]},
+        {"ports": [{"port": "metrics", "protocol": "TCP"}], "from": [{"podSelector": {}}]},
     ]
     postgres, names = door["egress"]
     assert postgres == {"ports": [{"port": 6432, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}
-    assert names == {"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}]}
-    assert {port["port"] for rule in operator["egress"] for port in rule["ports"]} == {53, 443, 6432, 6443}
+    assert {(port["port"], port["protocol"]) for port in names.pop("ports")} == {
+        (port, protocol) for port in (53, 5353) for protocol in ("UDP", "TCP")
+    }
+    assert names == {}
+    ports = {port["port"] for rule in operator["egress"] for port in rule["ports"]}
+    assert ports == {53, 5353, 6432, 443, 6443, 8443, 16443}
+
+
+def test_pods_of_the_releases_namespace_alone_may_scrape_unless_peers_are_named(renderer: Renderer) -> None:
+    monitoring = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    named = {"operator": {"networkPolicy": {"from": monitoring}}, "api": {"networkPolicy": {"metricsFrom": monitoring}}}
+    for values, peers in (({}, [{"podSelector": {}}]), (named, monitoring)):
+        objects = renderer.objects({**DSN, **values})
+        for part in ("operator", "api"):
+            rules = one(objects, "NetworkPolicy", part)["spec"]["ingress"]
+            assert [rule["from"] for rule in rules if rule["ports"][0]["port"] == "metrics"] == [peers]
+
+
+def test_only_an_operator_that_scales_on_ec2_reaches_the_addresses_of_credentials(renderer: Renderer) -> None:
+    enabled = {"networkPolicy": {"instanceMetadata": {"enabled": True}}}
+    for values, reaches in (({}, False), (enabled, True), ({**enabled, "scaling": {"enabled": False}}, False)):
+        objects = renderer.objects({**DSN, **values})
+        operator, door = (one(objects, "NetworkPolicy", part)["spec"]["egress"] for part in ("operator", "api"))
+        found = [rule for rule in operator if rule["ports"] == [{"port": 80, "protocol": "TCP"}]]
+        assert [bool(rule["to"]) for rule in found] == ([True] if reaches else [])
+        if reaches:
+            addresses = {peer["ipBlock"]["cidr"] for peer in found[0]["to"]}
+            assert {"169.254.169.254/32", "fd00:ec2::254/128"} <= addresses
+        assert all(port["port"] != 80 for rule in door for port in rule["ports"])
+
+
+def test_namespaces_are_watched_only_for_their_label(renderer: Renderer) -> None:
+    for needed in (True, False):
+        objects = renderer.objects({**DSN, "policies": {"requireNamespaceLabel": needed}})
+        assert rules(objects, "namespaces") == ({"list", "watch"} if needed else set())
 
 
 def test_the_ingress_exposes_the_api_and_no_metrics(renderer: Renderer) -> None:

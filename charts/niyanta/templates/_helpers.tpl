@@ -242,6 +242,15 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
+{{/* Peers of a NetworkPolicy that may scrape: those given, else the pods of the release's namespace. */}}
+{{- define "niyanta.scrapers" -}}
+{{- with . }}
+{{- toYaml . }}
+{{- else -}}
+- podSelector: {}
+{{- end }}
+{{- end }}
+
 {{/* Egress rule of a NetworkPolicy: ports, and peers if any are given. */}}
 {{- define "niyanta.egress" -}}
 - ports:
