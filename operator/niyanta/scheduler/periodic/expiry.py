@@ -43,6 +43,7 @@ class Expired:
 
     id: str
     namespace: str
+    customer: str
     name: str
 
 
@@ -68,14 +69,14 @@ class ObjectExpiry:
         """Start deleting the object of a finished row. Nothing happens if it is being deleted already, or while too
         many others are: the row comes due again."""
         if row.object is None:
-            self.finished.append(Expired(row.id, row.namespace, row.name))
+            self.finished.append(Expired(row.id, row.namespace, row.customer, row.name))
             return
         full = len(self._under_way) >= MOST_UNDER_WAY or len(self.finished) >= MOST_UNDER_WAY
         if full or row.id in self._under_way or self._in_namespace[row.namespace] >= MOST_UNDER_WAY_IN_NAMESPACE:
             return
         name, uid = row.object
         task = asyncio.create_task(
-            self._run(Expired(row.id, row.namespace, row.name), name, uid), name=f"expire {row.id}"
+            self._run(Expired(row.id, row.namespace, row.customer, row.name), name, uid), name=f"expire {row.id}"
         )
         self._under_way[row.id] = task
         self._in_namespace[row.namespace] += 1
@@ -98,7 +99,7 @@ class ObjectExpiry:
         backoff = Backoff(first_seconds=FIRST_DELAY_SECONDS, longest_seconds=LONGEST_DELAY_SECONDS)
         problem: PodWriteError | None = None
         for _ in range(MOST_TRIES):
-            gate = self._gates.of(row.namespace)
+            gate = self._gates.of(row.namespace, row.customer)
             if not await gate.enter():
                 return
             succeeded = False
