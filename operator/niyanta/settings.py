@@ -69,8 +69,8 @@ class Settings(BaseSettings):
     customer_memory_budget: int = Field(
         256 * 1024 * 1024,
         ge=1024 * 1024,
-        description="Most bytes of the leader's memory for a customer's waiting workloads in one namespace; further "
-        "ones are held",
+        description="Most bytes of the leader's memory for a customer's workloads in one namespace; a customer has "
+        "1.5 times as much, and all customers have twice as much. Further waiting workloads are held",
     )
     metrics_max_customers: int = Field(
         100, ge=1, le=10_000, description="Maximum customers with separate metrics; further ones are counted as `other`"

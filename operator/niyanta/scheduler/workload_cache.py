@@ -1,8 +1,7 @@
 """The leader's cache of workloads: live rows with their compiled requirements, and the queue of placeable workloads.
 
 Postgres is authoritative. The cache is loaded from it when leadership begins and updated with every commit of the
-leader. Specs are kept as compressed text until dispatch, and the waiting workloads of a customer in a namespace share a
-budget of bytes.
+leader. Specs are kept as compressed text until dispatch, and all workloads share a budget of bytes.
 """
 
 from __future__ import annotations
@@ -30,6 +29,9 @@ from niyanta.store.rows import WorkloadIntake, WorkloadRow
 
 BASE_BYTES = 2500
 """Bytes of a workload in memory beside its spec, requirements and labels."""
+
+SMALL_CUSTOMER_PART = 32
+"""A customer that uses at most this part of the memory for workloads may use the last quarter of it."""
 
 PARSED_SPECS = 16
 """Specs that are kept in their parsed form, for groups whose pods are created one after the other."""
@@ -99,8 +101,8 @@ class TrackedWorkload:
     """Attempts that the cluster ended (evictions, node shutdowns), as this leader has seen them."""
     watched: WatchedObject | None = None
     """Kubernetes door only: its object as it was last taken in; None: not yet by this leader."""
-    eligible: tuple[Customer, WorkloadSpec, Eligibility] | None = None
-    """The last result of the Customer's rules, and the Customer and the spec that it holds for
+    eligible: tuple[Customer, tuple[bytes, str, Door], Eligibility] | None = None
+    """The last result of the Customer's rules, and the Customer and what was checked: packed spec, namespace and door
     (`intake.eligibility`)."""
     noted_at: float = 0.0
     """Monotonic time at which its pending reason was last reported, seconds."""
@@ -117,8 +119,7 @@ class TrackedWorkload:
         object.__setattr__(self, name, value)
 
     def _without_spec(self, row: WorkloadRow) -> WorkloadRow:
-        known = getattr(self, "packed", None)
-        if known is None or (row.spec and row.door is Door.REST and row.generation != self.row.generation):
+        if not hasattr(self, "packed"):  # a later row never brings a spec that wasn't compiled and checked
             self.packed = packed_spec(row.spec)
         return replace(row, spec=_NO_SPEC) if row.spec else row
 
@@ -136,10 +137,15 @@ class TrackedWorkload:
 
     def unload(self) -> None:
         """Drop everything whose size the author decides."""
-        self.unloaded, self.packed, self.requirements = True, b"", None
-        self.spec = self.spec.model_copy(update={"affinity": None})
+        self.unloaded = True
+        self.drop_spec()
         self.subject = Subject(self.row.namespace, self.row.customer)
         self.row = replace(self.row, labels={})
+
+    def drop_spec(self) -> None:
+        """Drop the spec and what was compiled from it; enough is left to end and to delete the workload."""
+        self.packed, self.requirements, self.eligible = b"", None, None
+        self.spec = self.spec.model_copy(update={"affinity": None})
 
     def full_spec(self) -> WorkloadSpec:
         """The spec with its template. Callers don't change it."""
@@ -187,18 +193,77 @@ def _size(value: Any) -> int:
     return total
 
 
+def _account(row: WorkloadRow) -> _Account:
+    return row.customer, row.namespace
+
+
 def _waits(tracked: TrackedWorkload) -> bool:
     return not tracked.row.phase.bound and not tracked.row.phase.terminal
+
+
+class MemoryBudget:
+    """Bytes of the workloads in memory: of a customer in a namespace, of a customer, and in total.
+
+    The last quarter of the total is left to customers that use little, so that a few large ones don't shut out others.
+    """
+
+    def __init__(self, account_bytes: int) -> None:
+        """`account_bytes`: most bytes of a customer in one namespace; half of the total."""
+        self._account_bytes = account_bytes
+        self._customer_bytes = account_bytes * 3 // 2
+        self._total_bytes = account_bytes * 2
+        self._sizes: dict[str, tuple[_Account, int]] = {}
+        self._accounts: Counter[_Account] = Counter()
+        self._customers: Counter[str] = Counter()
+        self.total = 0
+        """Bytes of all workloads."""
+
+    def has_room(self, account: _Account, size: int) -> bool:
+        """True if a workload of this size may be kept."""
+        of_customer = self._customers[account[0]] + size
+        is_small = of_customer <= self._total_bytes // SMALL_CUSTOMER_PART
+        return (
+            self._accounts[account] + size <= self._account_bytes
+            and of_customer <= self._customer_bytes
+            and self.total + size <= (self._total_bytes if is_small else self._total_bytes * 3 // 4)
+        )
+
+    def account(self, workload_id: str) -> _Account | None:
+        """The account that a workload is counted for; None if it isn't counted."""
+        return self._sizes.get(workload_id, (None, 0))[0]
+
+    def count(self, workload_id: str, account: _Account, size: int) -> None:
+        """Count a workload, instead of what was counted for it before."""
+        self.forget(workload_id)
+        self._sizes[workload_id] = account, size
+        self._add(account, size)
+
+    def forget(self, workload_id: str) -> None:
+        """A workload is no longer in memory."""
+        account, size = self._sizes.pop(workload_id, (None, 0))
+        if account is not None:
+            self._add(account, -size)
+
+    def _add(self, account: _Account, size: int) -> None:
+        self.total += size
+        self._accounts[account] += size
+        self._customers[account[0]] += size
+        if self._accounts[account] <= 0:
+            del self._accounts[account]
+        if self._customers[account[0]] <= 0:
+            del self._customers[account[0]]
+
+    def used(self, customer: str, namespace: str) -> int:
+        """Bytes of the customer's workloads in the namespace."""
+        return self._accounts[customer, namespace]
 
 
 class WorkloadCache:
     """Live workloads by id, and the queue of the workloads that may be placed."""
 
     def __init__(self, queue_settings: QueueSettings, *, budget_bytes: int) -> None:
-        """`budget_bytes`: most bytes of the waiting workloads of one customer in one namespace."""
-        self._budget_bytes = budget_bytes
-        self._sizes: dict[str, tuple[_Account, int]] = {}
-        self._used: Counter[_Account] = Counter()
+        """`budget_bytes`: most bytes of one customer in one namespace (`MemoryBudget`)."""
+        self.memory = MemoryBudget(budget_bytes)
         self.unloaded: dict[str, None] = {}
         """Workloads without their spec, oldest first."""
         self._tracked: dict[str, TrackedWorkload] = {}
@@ -228,33 +293,26 @@ class WorkloadCache:
         self.index_object(tracked)
 
     def account(self, tracked: TrackedWorkload) -> None:
-        """Count the size of a workload if it waits. One that waits beyond its customer's budget is unloaded."""
+        """Count the size of a workload. One that waits beyond the budget is unloaded, and a finished one keeps no
+        spec."""
         self._forget_size(tracked.id)
-        account, size = (tracked.row.customer, tracked.row.namespace), tracked.size()
-        if _waits(tracked) and not tracked.unloaded and self._used[account] + size > self._budget_bytes:
+        account = _account(tracked.row)
+        if tracked.row.phase.terminal:
+            tracked.drop_spec()
+        elif _waits(tracked) and not tracked.unloaded and not self.memory.has_room(account, tracked.size()):
             tracked.unload()
             self.queue.remove(tracked.id)
-            size = tracked.size()
-        if tracked.unloaded:
+        if tracked.unloaded and _waits(tracked):
             self.unloaded[tracked.id] = None
-        self._count_size(tracked, account, size)
-
-    def _count_size(self, tracked: TrackedWorkload, account: _Account, size: int) -> None:
-        if _waits(tracked):
-            self._sizes[tracked.id] = account, size
-            self._used[account] += size
+        self.memory.count(tracked.id, account, tracked.size())
 
     def _forget_size(self, workload_id: str) -> None:
         self.unloaded.pop(workload_id, None)
-        account, size = self._sizes.pop(workload_id, (None, 0))
-        if account is not None:
-            self._used[account] -= size
-            if self._used[account] <= 0:
-                del self._used[account]
+        self.memory.forget(workload_id)
 
     def used_bytes(self, customer: str, namespace: str) -> int:
-        """Bytes of the customer's waiting workloads in the namespace."""
-        return self._used[customer, namespace]
+        """Bytes of the customer's workloads in the namespace."""
+        return self.memory.used(customer, namespace)
 
     def index_object(self, tracked: TrackedWorkload) -> None:
         """Index the row of a REST submission by the UID of its object."""
@@ -301,10 +359,12 @@ class WorkloadCache:
 
     def note_phase(self, tracked: TrackedWorkload) -> None:
         """Update the counts of pending REST rows, of customers' bound rows and of their bytes."""
-        if _waits(tracked) != (tracked.id in self._sizes):
-            self._forget_size(tracked.id)
-            # One that comes back to the queue keeps its spec, whatever the budget.
-            self._count_size(tracked, (tracked.row.customer, tracked.row.namespace), tracked.size())
+        if tracked.id not in self._tracked:
+            return
+        if tracked.row.phase.terminal and tracked.packed:
+            self.account(tracked)
+        elif self.memory.account(tracked.id) != (account := _account(tracked.row)):
+            self.memory.count(tracked.id, account, tracked.size())
         self._note_bound(tracked.row)
         if tracked.row.door is Door.REST and tracked.row.phase is Phase.PENDING:
             self._waiting_rest.add(tracked.id)

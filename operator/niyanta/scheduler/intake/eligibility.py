@@ -60,12 +60,12 @@ class EligibilityCheck:
         if isinstance(owner, Held):
             claimed = row.customer if row.door is Door.REST else ""
             return Eligibility(claimed, 1, owner.reason.value, owner.message)
-        known = tracked.eligible
-        if known is not None and known[0] is owner.customer and known[1] is tracked.spec:
+        known, checked = tracked.eligible, (tracked.packed, row.namespace, row.door)
+        if known is not None and known[0] is owner.customer and known[1] == checked:
             return known[2]
         full = tracked.full_spec().model_copy(update={"customer": spec.customer})
         found = object_to_row.eligibility(row.namespace, full, self._cluster, self._settings, door=row.door)
-        tracked.eligible = owner.customer, tracked.spec, found
+        tracked.eligible = owner.customer, checked, found
         return found
 
     def in_namespace(self, eligible: Eligibility, namespace: str) -> Eligibility:

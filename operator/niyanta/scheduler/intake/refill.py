@@ -175,7 +175,11 @@ class Refill:
         if tracked is not None:
             if tracked.row.version >= row.version:
                 return False
+            replaced = row.door is Door.REST and row.generation != tracked.row.generation
             self._transitions.follow(tracked, row)
+            if replaced and row.phase is Phase.PENDING and not tracked.applying:
+                self._state.workloads.drop(row.id)  # its spec is read, compiled and checked anew
+                self._chosen.append((row.id, row.customer))
             return True
         if row.phase is not Phase.PENDING or row.door is not Door.REST:
             return False

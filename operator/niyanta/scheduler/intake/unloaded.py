@@ -64,8 +64,8 @@ class UnloadedWorkloads:
                 await self._admission.take_in([obj])
 
     def _has_room(self, customer: str, namespace: str) -> bool:
-        used = self._state.workloads.used_bytes(customer, namespace)
-        return used < (1 - ROOM_SHARE) * self._state.settings.customer_memory_budget
+        spare = int(ROOM_SHARE * self._state.settings.customer_memory_budget)
+        return self._state.workloads.memory.has_room((customer, namespace), spare)
 
     async def _read(self, tracked: TrackedWorkload) -> Manifest | None:
         """The object of a workload; None if it can't be loaded now."""
