@@ -64,7 +64,7 @@ async def test_frequent_reads_follow_partial_indexes(big: Pool) -> None:
         ("rows_by_worker", {"worker": "w7"}, ["workload_state_workers"]),
         ("rows_active", {"after": first, "limit": 500}, ["workload_state_active"]),
         ("rows_tracked", {"after": first, "limit": 500}, ["workload_state_tracked"]),
-        ("lock_full", {"customer": "c1", "limit": 100}, ["workload_state_full"]),
+        ("lock_full", {"customer": "c1", "limit": 100, "seen": []}, ["workload_state_full"]),
         (
             "changes_window",
             {"xid": "99999999", "id": first, "end": "99999999", "limit": 50, "not_by": 1},

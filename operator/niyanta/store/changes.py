@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from niyanta.observability.gauges import LeaderGauge, Values
 from niyanta.store.postgres.pool import Pool
-from niyanta.store.row_mapping import workload_row
+from niyanta.store.row_mapping import record_id, workload_rows
 from niyanta.store.rows import Cursor, WorkloadRow
 
 SHOWN_SECONDS = 60.0
@@ -46,24 +47,24 @@ async def changes_since(
     snapshot = await _snapshot(pool)
     # Transaction ids decrease only when the database was replaced (restore, failover to a lagging standby).
     start = cursor if cursor.xid <= snapshot.end else Cursor()
-    rows: list[tuple[WorkloadRow, int]] = []
+    late: list[tuple[Any, ...]] = []
     if ended := [xid for xid in start.missed if xid not in snapshot.running]:
         xid, id_ = start.late
         params = {"ended": list(map(str, ended)), "xid": str(xid), "id": id_, "limit": limit, "not_by": not_by}
-        rows = [(workload_row(record), record[-1]) for record in await pool.fetch("changes_late", params)]
-        if len(rows) == limit:
-            last, xid = rows[-1]
+        late = await pool.fetch("changes_late", params)
+        if len(late) == limit:
+            xid = late[-1][-1]
             unread = tuple(missed for missed in start.missed if missed in snapshot.running or missed >= xid)
-            return [row for row, _ in rows], Cursor(start.xid, start.id, unread, (xid, last.id), more=True)
-    room = limit - len(rows)
+            return workload_rows(late), Cursor(start.xid, start.id, unread, (xid, record_id(late[-1])), more=True)
+    room = limit - len(late)
     params = {"xid": str(start.xid), "id": start.id, "end": str(snapshot.end), "limit": room, "not_by": not_by}
-    window = [(workload_row(record), record[-1]) for record in await pool.fetch("changes_window", params)]
+    window = await pool.fetch("changes_window", params)
     more = len(window) == room
-    to_xid, to_id = (window[-1][1], window[-1][0].id) if more else (snapshot.end, Cursor().id)
+    to_xid, to_id = (window[-1][-1], record_id(window[-1])) if more else (snapshot.end, Cursor().id)
     passed = {xid for xid in snapshot.running if xid <= to_xid}
     missed = tuple(sorted(passed.intersection(start.missed) | {xid for xid in passed if xid >= start.xid}))
     # A row may be in both parts when it changed between the two statements; the later one is newer.
-    found = {row.id: row for row, _ in (*rows, *window)}
+    found = {row.id: row for row in workload_rows((*late, *window))}
     return list(found.values()), Cursor(to_xid, to_id, missed, more=more)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import orjson
 
+from niyanta.containment import Boundary
+from niyanta.containment import record as record_error
 from niyanta.lifecycle import Door, Phase
 from niyanta.store import columns
 from niyanta.store.errors import RowEncodingError
@@ -98,6 +100,29 @@ workload_row = row_mapper(
     workers=tuple,
     excluded=_excluded,
 )
+_ID = tuple(columns.WORKLOAD).index("id")
+
+
+def record_id(record: Sequence[Any]) -> str:
+    """The id in a record of `workload_row`, which is readable also if the rest is not. Paging goes on by it."""
+    return str(record[_ID])
+
+
+def workload_rows(records: Iterable[Sequence[Any]]) -> list[WorkloadRow]:
+    """The rows of these records. One that can't be mapped is logged, counted and left out: rows that an older release
+    stored were never checked (migration 0009), and one of them must not make the reads of others fail."""
+    return [row for record in records if (row := readable_row(record)) is not None]
+
+
+def readable_row(record: Sequence[Any]) -> WorkloadRow | None:
+    """The row of a record; None if it can't be mapped, which is logged and counted."""
+    try:
+        return workload_row(record)
+    except Exception as error:
+        record_error(Boundary.ROW, record_id(record), error)
+        return None
+
+
 event_row = row_mapper(EventRow, columns.EVENT, from_phase=_phase_or_none, to_phase=_PHASES.__getitem__, workers=tuple)
 attempt_row = row_mapper(AttemptRow, columns.ATTEMPT, workers=tuple)
 worker_row = row_mapper(WorkerRow, columns.WORKER)

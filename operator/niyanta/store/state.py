@@ -20,7 +20,15 @@ from niyanta.store.postgres.partitions import maintain_partitions
 from niyanta.store.postgres.pool import Pool, fetch
 from niyanta.store.postgres.queries import sql
 from niyanta.store.refill import RefillCandidates, RefillRequest, refill_candidates
-from niyanta.store.row_mapping import checked_id, dumps, event_row, state_record, workload_row
+from niyanta.store.row_mapping import (
+    checked_id,
+    dumps,
+    event_row,
+    record_id,
+    state_record,
+    workload_row,
+    workload_rows,
+)
 from niyanta.store.rows import BatchResult, Cursor, EventRow, PendingNote, RowChange, WorkloadIntake, WorkloadRow
 from niyanta.store.workloads import customer_holds, ingest, limits, transitions
 from niyanta.store.workloads.audit import AuditLog
@@ -162,7 +170,7 @@ class StateManager(ScalingStore):
             records = dumps([asdict(note) for note in {note.id: note for note in notes}.values()])
             written = await fetch(connection, "note_pending", {"records": records, "epoch": epoch})
             rows = await fetch(connection, "rows_by_id", {"ids": [id_ for (id_,) in written]}) if written else []
-        return [workload_row(row) for row in rows]
+        return workload_rows(rows)
 
     async def set_wake(self, ids: Iterable[str], seconds: float | None, *, epoch: int | None) -> None:
         """Set the wake-up time of these rows, in seconds from now; None clears it. No new version.
@@ -213,15 +221,16 @@ class StateManager(ScalingStore):
             async with self._pool.transaction() as connection:
                 await begin(connection, epoch, self._settings.identity)
                 page = {"customer": customer, "after": after, "limit": _PAGE_ROWS}
-                rows = [workload_row(row) for row in await fetch(connection, "lock_customer_rows", page)]
+                records = await fetch(connection, "lock_customer_rows", page)
+                rows = workload_rows(records)
                 new = [fresh for row in rows if (fresh := self._retiered(row, tier_weight)) is not row]
                 if new:
-                    records = dumps([state_record(row) for row in new])
-                    await connection.execute(sql("update_states"), {"records": records, "writer": epoch or 0})
+                    states = dumps([state_record(row) for row in new])
+                    await connection.execute(sql("update_states"), {"records": states, "writer": epoch or 0})
             changed += new
-            if len(rows) < _PAGE_ROWS:
+            if len(records) < _PAGE_ROWS:
                 return changed
-            after = rows[-1].id
+            after = record_id(records[-1])
 
     def _retiered(self, row: WorkloadRow, tier_weight: int) -> WorkloadRow:
         """The row with the new weight and key; `row` itself when both are right already."""
@@ -261,13 +270,13 @@ class StateManager(ScalingStore):
         """
         after = _FIRST
         statement = "rows_tracked" if pending_doors == (Door.KUBERNETES,) else "rows_active"
-        while rows := await self._rows(statement, after=after, limit=chunk):
-            for row in rows:
+        while records := await self._pool.fetch(statement, {"after": after, "limit": chunk}):
+            for row in workload_rows(records):
                 if pending_doors is None or row.phase.bound or row.wake_at or row.door in pending_doors:
                     yield row
-            if len(rows) < chunk:
+            if len(records) < chunk:
                 return
-            after = rows[-1].id
+            after = record_id(records[-1])
 
     # --- The change cursor -------------------------------------------------------------------------------------------
 
@@ -312,4 +321,4 @@ class StateManager(ScalingStore):
         await asyncio.to_thread(maintain_partitions, self._settings.dsn)
 
     async def _rows(self, statement: str, **params: object) -> list[WorkloadRow]:
-        return [workload_row(row) for row in await self._pool.fetch(statement, params)]
+        return workload_rows(await self._pool.fetch(statement, params))

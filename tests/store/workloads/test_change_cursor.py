@@ -78,8 +78,9 @@ async def test_the_age_of_an_open_transaction_of_anybody_is_measured(postgres: P
     with psycopg.connect(postgres.dsn) as elsewhere:
         elsewhere.execute("SELECT pg_current_xact_id()")
         # Older transactions, such as autovacuum's, may end first.
-        while await state.measure_horizon() < 0.05:
-            elsewhere.execute("SELECT pg_sleep(0.05)")
+        async with asyncio.timeout(60):
+            while await state.measure_horizon() < 0.05:
+                elsewhere.execute("SELECT pg_sleep(0.05)")
         assert HORIZON_AGE.collect().__next__().samples[0].value >= 0.05  # type: ignore[attr-defined]
 
 

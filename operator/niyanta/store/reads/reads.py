@@ -22,7 +22,7 @@ from niyanta.store.row_mapping import (
     from_us,
     pool_row,
     worker_row,
-    workload_row,
+    workload_rows,
 )
 from niyanta.store.rows import AttemptRow, CustomerRow, Depth, EventRow, PoolRow, QueueDepth, WorkerRow, WorkloadRow
 
@@ -78,7 +78,7 @@ class Reads:
     async def get_workloads(self, ids: Iterable[str]) -> list[WorkloadRow]:
         """Rows by id, sorted by id; unknown and malformed ids are left out."""
         known = [text for id_ in ids if (text := _uuid_or_none(id_)) is not None]
-        return [workload_row(row) for row in await self._source.fetch("rows_by_id", {"ids": known})] if known else []
+        return workload_rows(await self._source.fetch("rows_by_id", {"ids": known})) if known else []
 
     async def get_workload(self, id_: str) -> WorkloadRow | None:
         """One row; None for an unknown or malformed id."""
@@ -119,7 +119,7 @@ class Reads:
 
     async def _in_order(self, ids: list[str], *, with_spec: bool) -> list[WorkloadRow]:
         found = await self._source.fetch("rows_by_id" if with_spec else "rows_without_spec", {"ids": ids})
-        rows = {row.id: row for row in map(workload_row, found)}
+        rows = {row.id: row for row in workload_rows(found)}
         return [rows[id_] for id_ in ids if id_ in rows]
 
     async def get_events_page(self, id_: str, *, after: tuple[datetime, int] | None, limit: int) -> list[EventRow]:

@@ -15,6 +15,7 @@ SELECT customer_id, sum(pending)::bigint, sum(pending + held + suspended)::bigin
 SELECT {{workload_row}}
   FROM workload_state s JOIN workloads w USING (id)
  WHERE s.status = 'HELD' AND s.reason = 'QueueFull' AND s.customer_id = %(customer)s
+   AND s.id <> ALL(%(seen)s::uuid[])
  ORDER BY s.queue_key DESC, s.queued_at, s.id
  LIMIT %(limit)s
    FOR NO KEY UPDATE OF s;
@@ -27,6 +28,7 @@ SELECT {{workload_row}}
    AND (%(reasons)s::text[] IS NULL OR s.reason = ANY(%(reasons)s::text[]))
    AND (%(not_reason)s::text IS NULL OR s.reason <> %(not_reason)s)
    AND (%(namespaces)s::text[] IS NULL OR w.namespace = ANY(%(namespaces)s::text[]))
+   AND s.id <> ALL(%(seen)s::uuid[])
  ORDER BY s.queue_key DESC, s.queued_at, s.id
  LIMIT %(limit)s
    FOR NO KEY UPDATE OF s;

@@ -9,12 +9,12 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from niyanta.lifecycle import Event
-from niyanta.store.postgres.pool import Connection, fetch
+from niyanta.store.postgres.pool import Connection
 from niyanta.store.postgres.queries import sql
-from niyanta.store.row_mapping import dumps, state_record, workload_row
+from niyanta.store.row_mapping import dumps, state_record
 from niyanta.store.rows import RowChange, WorkloadRow
 from niyanta.store.workloads.audit import AuditLog
-from niyanta.store.workloads.limits import QUEUE_FULL, full_message, lock_customers
+from niyanta.store.workloads.limits import QUEUE_FULL, full_message, lock_customers, lock_readable
 from niyanta.store.workloads.queue_key import QueueKeys
 from niyanta.store.workloads.transitions import transition
 
@@ -34,7 +34,7 @@ async def hold_rows(
     """Hold Pending REST rows of the customer (in `namespaces`, if given). Inside a transaction."""
     params = {"customer": customer, "status": "PENDING", "limit": limit}
     params |= {"namespaces": None if namespaces is None else list(namespaces), "reasons": None, "not_reason": None}
-    rows = map(workload_row, await fetch(connection, "lock_rest_rows", params))
+    rows = await lock_readable(connection, "lock_rest_rows", params)
     audit = AuditLog(now_us=now_us, epoch=epoch)
     held = []
     for row in rows:
@@ -65,7 +65,7 @@ async def release_rows(
     params = {"customer": customer, "status": "HELD", "limit": limit, "not_reason": QUEUE_FULL}
     params |= {"namespaces": None if namespaces is None else list(namespaces)}
     params |= {"reasons": None if reasons is None else list(reasons)}
-    rows = map(workload_row, await fetch(connection, "lock_rest_rows", params))
+    rows = await lock_readable(connection, "lock_rest_rows", params)
     audit = AuditLog(now_us=now_us, epoch=epoch)
     pending = occupied[customer].pending
     moved = []

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from niyanta.lifecycle import Event
 from niyanta.store.postgres.pool import Connection, fetch
 from niyanta.store.postgres.queries import sql
-from niyanta.store.row_mapping import dumps, state_record, workload_row
+from niyanta.store.row_mapping import dumps, record_id, state_record, workload_rows
 from niyanta.store.rows import RowChange, WorkloadRow
 from niyanta.store.workloads.audit import AuditLog
 from niyanta.store.workloads.queue_key import QueueKeys
@@ -56,6 +57,20 @@ def limited(customers: Iterable[str], limits: Mapping[str, int | None]) -> list[
     return [name for name in customers if limits.get(name) is not None]
 
 
+async def lock_readable(connection: Connection, statement: str, params: Mapping[str, Any]) -> list[WorkloadRow]:
+    """Up to `limit` rows that the statement locks, without those that can't be mapped. They are asked for with others
+    in their place, because callers take fewer than `limit` rows for the end."""
+    rows: list[WorkloadRow] = []
+    seen: list[str] = []
+    while (room := params["limit"] - len(rows)) > 0:
+        records = await fetch(connection, statement, {**params, "limit": room, "seen": seen})
+        rows += workload_rows(records)
+        seen += map(record_id, records)
+        if len(records) < room:
+            break
+    return rows
+
+
 async def release_held(
     connection: Connection, customer: str, limit: int | None, *, keys: QueueKeys, now_us: int, epoch: int | None
 ) -> list[WorkloadRow]:
@@ -66,7 +81,7 @@ async def release_held(
         room = min(room, limit - occupied[customer].pending)
     if room <= 0:
         return []
-    rows = map(workload_row, await fetch(connection, "lock_full", {"customer": customer, "limit": room}))
+    rows = await lock_readable(connection, "lock_full", {"customer": customer, "limit": room})
     audit = AuditLog(now_us=now_us, epoch=epoch)
     released = []
     for row in rows:
