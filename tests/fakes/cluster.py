@@ -23,7 +23,7 @@ from niyanta.engine.sizing.pool_fit import EmptyPool
 from niyanta.engine.snapshot.deltas import (
     DeltaCursor,
 )
-from niyanta.engine.types import Requirements, Subject
+from niyanta.engine.types import Requirements, Subject, WorkerInfo
 from niyanta.resources.compile.pod_resources import NamespaceDefaults
 from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, REST_ID
 from niyanta.resources.ownership import CustomerIndex, Held, Resolved
@@ -76,6 +76,9 @@ class FakeCluster(SimulatedCluster):
         if found is None or any(taint.key == OUT_OF_SERVICE for taint in found.spec.taints):
             return NodeState.FENCED
         return NodeState.READY if found.ready else NodeState.NOT_READY
+
+    def worker(self, name: str) -> WorkerInfo | None:
+        return self._workers.get(name)
 
     def gpu_resource(self, worker: str) -> str | None:
         info = self._workers.get(worker)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from niyanta.cluster.state.worker_info import PoolInfo
 from niyanta.lifecycle import Door, Phase
 from niyanta.scheduler.workload_cache import packed_spec
 from niyanta.store.postgres.pool import Pool
@@ -165,6 +166,33 @@ async def test_a_spec_that_is_not_its_objects_is_not_placed(leader: LeaderUnderT
     row = await leader.has_reason(uid, "ObjectMismatch")
     assert (row.phase, row.message.endswith(": spec")) == (Phase.HELD, True)
     assert not cluster.live_pods(uid)
+
+
+async def test_a_row_that_claims_to_be_placed_gets_pods_on_workers_of_its_customer_alone(
+    leader: LeaderUnderTest, cluster: FakeCluster, pool: Pool
+) -> None:
+    cluster.set_pools(
+        PoolInfo("theirs", "1", match_labels=(("t", "1"),), customers=frozenset({"beta"})), PoolInfo("pool-a", "2")
+    )
+    cluster.add_node("theirs", labels={"t": "1"})
+    claims = {"nowhere": "{control-plane}", "theirs": "{theirs}", "many": "{n1,n1,n1}"}
+    uids = {name: cluster.submit(name, cpu="8") for name in claims}
+    for uid in uids.values():
+        await leader.has_reason(uid, "Unschedulable")
+    for name, workers in claims.items():
+        async with pool.transaction() as connection:
+            await connection.execute(
+                b"UPDATE workload_state SET status = 'SCHEDULED', attempt = 1, workers = %s WHERE id = %s",
+                (workers, uids[name]),
+            )
+            await connection.execute(FOLLOWED, (uids[name],))
+    leader.work_queue.put_hint()
+    for uid in uids.values():
+        await until(
+            lambda uid=uid: any(row.reason == "WorkerChanged" for row in cluster.statuses[uid]),
+            "it is back in the queue",
+        )
+        assert not cluster.live_pods(uid)
 
 
 async def test_rest_rows_follow_their_customer_out_of_the_queue_and_back(

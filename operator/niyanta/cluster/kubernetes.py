@@ -140,6 +140,9 @@ class KubernetesCluster:
             return NodeState.FENCED
         return NodeState.READY if found.ready else NodeState.NOT_READY
 
+    def worker(self, name: str) -> WorkerInfo | None:
+        return self._cache.worker(name)
+
     def gpu_resource(self, worker: str) -> str | None:
         info = self._cache.worker(worker)
         return info.gpu.resource if info is not None and info.gpu is not None else None

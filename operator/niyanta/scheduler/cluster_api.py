@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from niyanta.containment import SharedFaultError
 from niyanta.engine.sizing.pool_fit import EmptyPool
 from niyanta.engine.snapshot.deltas import DeltaCursor
-from niyanta.engine.types import Requirements, Subject
+from niyanta.engine.types import Requirements, Subject, WorkerInfo
 from niyanta.resources.compile.pod import pod_name
 from niyanta.resources.compile.pod_resources import NamespaceDefaults
 from niyanta.resources.ownership import Held, Resolved
@@ -163,6 +163,10 @@ class ClusterReads(Protocol):
 
     def node_state(self, node: str) -> NodeState:
         """State of a node; FENCED if there is no such node."""
+        ...
+
+    def worker(self, name: str) -> WorkerInfo | None:
+        """A worker as the engine sees it; None if the node doesn't exist or belongs to no pool."""
         ...
 
     def gpu_resource(self, worker: str) -> str | None:

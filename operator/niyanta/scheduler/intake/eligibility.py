@@ -93,6 +93,21 @@ class EligibilityCheck:
             return LifecycleDecision(event, RowReason.INTERNAL_ERROR, parked_message(error))
         return LifecycleDecision(event, found.reason, found.message) if found.held else None
 
+    def worker_refusal(self, tracked: TrackedWorkload, worker: str) -> LifecycleDecision | None:
+        """Back to the queue with the reason, if a pod of the workload may not be created on `worker` now. Pods are
+        bound by name, past taints and selectors, so the worker is believed from the watched nodes and pools alone."""
+        refused = self.refusal(tracked, Event.REQUEUE)
+        if refused is not None:
+            return refused
+        info, customer = self._cluster.worker(worker), self.of(tracked).customer
+        if info is None:
+            message = f"node {worker} is no worker of a pool"
+        elif info.customers is not None and customer not in info.customers:
+            message = f"pool {info.pool} of worker {worker} is not for Customer {customer}"
+        else:
+            return None
+        return LifecycleDecision(Event.REQUEUE, RowReason.WORKER_CHANGED, message)
+
 
 def mismatch(tracked: TrackedWorkload) -> str:
     """The first way in which the row of a workload of the Kubernetes door differs from its watched object; "" if they

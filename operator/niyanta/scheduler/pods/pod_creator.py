@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from niyanta.aio import Backoff
@@ -49,6 +50,14 @@ class CreateResult:
     workload_id: str
     attempt: int
     decision: LifecycleDecision | None
+
+
+class _RefusedError(Exception):
+    """The pod may not be created as its row says now."""
+
+    def __init__(self, decision: LifecycleDecision) -> None:
+        super().__init__(decision.message)
+        self.decision = decision
 
 
 class _AttemptEndedError(Exception):
@@ -126,33 +135,44 @@ class PodCreator:
         """Create the object of a REST submission, then all pods; the decision of the first refusal."""
         decision = self._eligibility.refusal(tracked, Event.REQUEUE)  # it may have changed since the placement
         if decision is None:
-            decision = await self._until_definite(tracked, attempt, lambda: self._rest_objects.ensure(tracked))
-        for index in range(len(tracked.row.workers)):
+            decision = await self._until_definite(tracked, attempt, lambda: self._create_object(tracked))
+        for index in range(tracked.row.replicas):
             if decision is not None:
                 break
             if index in tracked.known:
                 continue
-            decision = await self._create(tracked, attempt, index)
+            if not _is_current(tracked, attempt):
+                raise _AttemptEndedError
+            decision = await self._until_definite(
+                tracked, attempt, partial(self._create_pod, tracked, index), index=index
+            )
             if decision is None:
                 tracked.known.add(index)
         return decision
 
-    async def _create(self, tracked: TrackedWorkload, attempt: int, index: int) -> LifecycleDecision | None:
-        if not _is_current(tracked, attempt):
-            raise _AttemptEndedError
-        # The manifest is made of what is checked here, whatever is followed while the request waits.
-        decision = self._eligibility.refusal(tracked, Event.REQUEUE)
-        if decision is not None:
-            return decision
+    async def _create_object(self, tracked: TrackedWorkload) -> None:
+        refused = self._eligibility.refusal(tracked, Event.REQUEUE)
+        if refused is not None:
+            raise _RefusedError(refused)
+        await self._rest_objects.ensure(tracked)
+
+    async def _create_pod(self, tracked: TrackedWorkload, index: int) -> None:
+        """Check the row and its worker, and send the request without a pause between: the row may have changed since
+        the placement. Raises _RefusedError, PodWriteError."""
         row = tracked.row
+        if len(row.workers) != row.replicas:
+            message = f"the row names {len(row.workers)} workers for {row.replicas} replicas"
+            raise _RefusedError(LifecycleDecision(Event.REQUEUE, RowReason.WORKER_CHANGED, message))
         worker = row.workers[index]
+        refused = self._eligibility.worker_refusal(tracked, worker)
+        if refused is not None:
+            raise _RefusedError(refused)
         try:
             manifest = self._manifest(tracked, index, worker)
         except ValueError as error:
-            return LifecycleDecision(Event.REQUEUE, RowReason.WORKER_CHANGED, str(error), exclude=worker)
-        return await self._until_definite(
-            tracked, attempt, lambda: self._cluster.create_pod(row.namespace, manifest), index=index
-        )
+            decision = LifecycleDecision(Event.REQUEUE, RowReason.WORKER_CHANGED, str(error), exclude=worker)
+            raise _RefusedError(decision) from error
+        await self._cluster.create_pod(row.namespace, manifest)
 
     async def _until_definite(
         self, tracked: TrackedWorkload, attempt: int, create: Callable[[], Awaitable[None]], *, index: int | None = None
@@ -165,6 +185,7 @@ class PodCreator:
         row = tracked.row
         backoff = Backoff(first_seconds=FIRST_DELAY_SECONDS, longest_seconds=LONGEST_DELAY_SECONDS)
         tried_at, problem = None, "creates in this namespace fail"
+        refused: LifecycleDecision | None = None
         for _ in range(MOST_TRIES):
             gate = self._gates.of(row.namespace, row.customer)
             if not await gate.enter():
@@ -176,6 +197,9 @@ class PodCreator:
                 await create()
                 answered = True
                 return None
+            except _RefusedError as error:
+                refused = error.decision
+                break
             except PodWriteError as error:
                 answered = error.problem is not WriteProblem.UNAVAILABLE
                 if error.problem is WriteProblem.FENCED:
@@ -194,6 +218,8 @@ class PodCreator:
             raise _AttemptEndedError
         if index is not None and index in tracked.known:
             return None  # the observer has seen the pod meanwhile
+        if refused is not None:
+            return refused
         return LifecycleDecision(Event.REQUEUE, WriteProblem.UNAVAILABLE.value, f"pods can't be created: {problem}")
 
     def _manifest(self, tracked: TrackedWorkload, index: int, worker: str) -> dict[str, Any]:
