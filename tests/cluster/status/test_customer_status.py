@@ -8,7 +8,8 @@ from typing import Any, cast
 import pytest
 
 from niyanta.cluster.api.client import ApiClient
-from niyanta.cluster.status.customer_status import CustomerStatusWriter, status_of
+from niyanta.cluster.api.errors import ApiError
+from niyanta.cluster.status.customer_status import MAX_FAILURES, CustomerStatusWriter, status_of
 from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.resources.models.customer import Customer
 from niyanta.store.postgres.clock import Clock
@@ -34,10 +35,14 @@ class StatusApi:
 
     def __init__(self) -> None:
         self.patches: list[tuple[str, Mapping[str, Any]]] = []
+        self.requests = 0
 
     async def patch_customer_status(self, name: str, body: Mapping[str, Any]) -> bool:
+        self.requests += 1
         if name == "broken":
             raise KeyError(name)
+        if name.startswith("unanswered"):
+            raise ApiError(500, "", "a webhook failed")
         self.patches.append((name, body["status"]))
         return True
 
@@ -111,3 +116,19 @@ def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
     assert later["conditions"] == first["conditions"]
     full = status_of(acme, Depth(running=1), later, now_us=9_000_000)
     assert full["conditions"][0]["lastTransitionTime"] == "1970-01-01T00:00:09Z"
+
+
+async def test_a_failing_write_of_one_customer_leaves_the_others_their_statuses() -> None:
+    api, counters = StatusApi(), Counters()
+    reports = writer(api, counters, customer("unanswered", "first"), customer("acme", "team"))
+    await reports.report()
+    await reports.report()
+    assert [name for name, _ in api.patches] == ["acme"]
+
+
+async def test_a_pass_ends_while_the_api_server_answers_nobody() -> None:
+    api, counters = StatusApi(), Counters()
+    customers = [customer(f"unanswered-{number}", f"team-{number}") for number in range(MAX_FAILURES + 3)]
+    with pytest.raises(ApiError):
+        await writer(api, counters, *customers).report()
+    assert api.requests == MAX_FAILURES

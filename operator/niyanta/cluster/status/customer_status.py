@@ -27,6 +27,9 @@ logger = log.get(__name__)
 WITHIN_LIMITS = "WithinLimits"
 """Type of the condition."""
 
+MAX_FAILURES = 5
+"""Failures of the API server itself (no answer, or a 5xx) in a row that end a pass."""
+
 
 class CustomerStatusWriter:
     """Writes Customer statuses under one leadership."""
@@ -61,19 +64,23 @@ class CustomerStatusWriter:
                 record(Boundary.STATUS, "statuses of customers", error)
 
     async def report(self) -> None:
-        """Write the statuses that changed. An unexpected error is contained to its Customer."""
+        """Write the statuses that changed. An error is contained to its Customer; the pass ends, with the last error,
+        after MAX_FAILURES in a row, because then the API server answers nobody."""
         depths = (await self._store.get_queue_depth()).customers
         customers = self._customers.items()
         self._written = {name: status for name, status in self._written.items() if name in customers}
+        failures = 0
         for name, customer in customers.items():
             try:
                 await self._report(customer, depths.get(name, Depth()))
+                failures = 0
             except SharedFaultError:
                 raise
             except Exception as error:
-                if isinstance(error, ApiError) and not 400 <= error.status < 500:
-                    raise  # it concerns every Customer
                 record(Boundary.CUSTOMER, name, error)
+                failures += isinstance(error, ApiError) and not 400 <= error.status < 500
+                if failures >= MAX_FAILURES:
+                    raise
 
     async def _report(self, customer: Customer, depth: Depth) -> None:
         name = customer.metadata.name
