@@ -32,7 +32,9 @@ def test_a_customer_has_at_most_its_limit_of_requests() -> None:
         found.enter("acme")
     with pytest.raises(Problem, match="too-many-requests") as refused:
         found.enter("acme")
-    assert refused.value.detail == "the customer has 3 requests in flight in this process, the limit is 3"
+    assert refused.value.detail == (
+        "the customer has 3 requests in flight in this process, and may have at most 3 while there is room"
+    )
     found.enter("other")
     found.leave("acme")
     found.enter("acme")
@@ -46,8 +48,9 @@ def test_customers_at_their_limits_leave_room_for_one_more() -> None:
             for _ in range(64):
                 found.enter(name)
     found.enter("d")
-    with pytest.raises(Problem):
+    with pytest.raises(Problem) as refused:
         found.enter("a")
+    assert "at most 64 " in str(refused.value.detail), "the limit as configured, whatever others hold"
 
 
 @pytest.mark.unit
@@ -97,7 +100,7 @@ async def test_slow_bodies_of_one_customer_leave_the_door_open_to_others(
                 if refused.status_code == 429:
                     break
         assert refused.json()["type"] == "urn:niyanta:problem:too-many-requests"
-        assert "the limit is 3" in refused.json()["detail"]
+        assert "at most 3 " in refused.json()["detail"]
         assert refused.headers["Retry-After"] == "1"
         body = manifest()
         body["metadata"]["namespace"] = "other"

@@ -47,8 +47,11 @@ class InflightBudgets:
         most = max(1, min(self._most_requests_each, self._most_requests - self._requests_total))
         if self._requests[customer] >= most:
             LIMITED.labels("customer_requests").inc()
-            found = self._requests[customer]
-            text = f"the customer has {found} requests in flight in this process, the limit is {most}"
+            # The limit as configured: what is free now would show the load of others.
+            text = (
+                f"the customer has {self._requests[customer]} requests in flight in this process, and may have at "
+                f"most {self._most_requests_each} while there is room"
+            )
             raise Problem(TOO_MANY, text, retry_after=1)
         self._requests[customer] += 1
         self._requests_total += 1
@@ -69,10 +72,9 @@ class InflightBudgets:
                     await self._released.wait()
             except TimeoutError:
                 LIMITED.labels("customer_bytes").inc()
-                most = min(self._most_bytes_each, self._most_bytes - self._bytes_total)
                 text = (
                     f"the customer's submissions in flight in this process take {self._bytes[customer]} bytes, this "
-                    f"one would add {amount}, and the limit is {max(0, most)}"
+                    f"one would add {amount}, and they may take at most {self._most_bytes_each} while there is room"
                 )
                 raise Problem(TOO_MANY, text, retry_after=1) from None
         self._bytes[customer] += amount
@@ -100,7 +102,7 @@ def _subtract(counts: Multiset[str], customer: str, amount: int) -> None:
 
 
 class RequestBudget:
-    """What one request takes of its customer's budgets. Before `charge` it takes nothing."""
+    """The part of its customer's budgets that one request takes; nothing before `charge`."""
 
     def __init__(self, budgets: InflightBudgets) -> None:
         self._budgets = budgets
