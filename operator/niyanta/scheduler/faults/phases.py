@@ -36,7 +36,6 @@ class RoundPhase(enum.StrEnum):
     REFILL = "refill"
     TIMERS = "timers"
     CYCLE = "cycle"
-    CUSTOMER_STATUS = "customer_status"
 
 
 ESSENTIAL = frozenset({RoundPhase.INTAKE, RoundPhase.OBSERVE, RoundPhase.CYCLE})
