@@ -232,7 +232,8 @@ async def test_uids_are_listed_by_metadata_alone() -> None:
     assert {request.headers["Accept"].split(";")[1] for request in api.requests} == {"as=PartialObjectMetadataList"}
 
 
-async def test_no_more_requests_at_once_than_connections() -> None:
+async def test_no_more_requests_at_once_than_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("niyanta.cluster.api.client.OTHER_CONNECTIONS", 0)
     running = most = 0
 
     async def slow(_: web.Request) -> web.StreamResponse:

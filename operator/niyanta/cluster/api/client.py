@@ -49,6 +49,11 @@ class Listed:
     resource_version: str
 
 
+OTHER_CONNECTIONS = 48
+"""Connections beside those for creates of pods: for as many removals of pods, statuses and Events as may be under way,
+so that slow ones don't take the connections of creates."""
+
+
 class ApiClient:
     """Asynchronous client. Use as `async with ApiClient(...) as client`."""
 
@@ -58,7 +63,7 @@ class ApiClient:
         """`may_write` is called right before each write is sent; False raises WritesClosedError (ErrorKind.FENCED)."""
         self._transport = Transport(
             connection,
-            connections=settings.connections,
+            connections=settings.connections + OTHER_CONNECTIONS,
             request_timeout=settings.request_timeout,
             may_write=may_write,
         )
