@@ -68,6 +68,9 @@ class FakeCluster(SimulatedCluster):
     def namespace_enabled(self, namespace: str) -> bool | None:
         return self.enabled_namespaces.get(namespace, True)
 
+    def namespace_gone(self, namespace: str) -> bool:
+        return namespace in self.gone_namespaces
+
     def workload_ids_with_pods(self) -> Iterable[str]:
         return sorted({pod.workload_uid for pod in self._pods.values()} - {""})
 

@@ -60,6 +60,7 @@ class SimulatedCluster:
         """The CustomResourceDefinition of Workloads was deleted."""
         self.enabled_namespaces: dict[str, bool | None] = {}
         """Answers of `namespace_enabled`; True for all others."""
+        self.gone_namespaces: set[str] = set()
         self.pool_list: list[EmptyPool] = []
         self.statuses: dict[str, list[WorkloadRow]] = {}
         """Rows passed to `write_status`, by id, in order."""

@@ -131,6 +131,9 @@ class KubernetesCluster:
     def namespace_enabled(self, namespace: str) -> bool | None:
         return self._cache.namespace_enabled(namespace)
 
+    def namespace_gone(self, namespace: str) -> bool:
+        return self._cache.namespace_gone(namespace)
+
     def workload_ids_with_pods(self) -> Iterable[str]:
         return list(self._cache.workloads_with_pods())
 

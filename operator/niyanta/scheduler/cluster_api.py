@@ -161,6 +161,10 @@ class ClusterReads(Protocol):
         `require_namespace_label` is off. None: the namespace isn't known."""
         ...
 
+    def namespace_gone(self, namespace: str) -> bool:
+        """True if a namespace doesn't exist or is being deleted, with everything in it. False if it isn't known."""
+        ...
+
     def node_state(self, node: str) -> NodeState:
         """State of a node; FENCED if there is no such node."""
         ...

@@ -467,6 +467,16 @@ async def test_namespaces_are_enabled_by_their_label() -> None:
     assert free.namespace_enabled("anything") is True
 
 
+async def test_a_namespace_is_gone_when_it_is_deleted_or_being_deleted() -> None:
+    cache = ClusterCache(NOWHERE, require_namespace_label=True)
+    assert not cache.namespace_gone("team"), "nothing is known before the first list"
+    for name, deletion in (("team", None), ("leaving", "2026-01-01T00:00:00Z")):
+        raw = {"metadata": {"name": name, "uid": name, "resourceVersion": "1", "deletionTimestamp": deletion}}
+        cache.namespaces.objects.event("ADDED", msgspec.convert(raw, Namespace), [])
+    assert [cache.namespace_gone(name) for name in ("team", "leaving", "absent")] == [False, True, True]
+    assert not ClusterCache(NOWHERE).namespace_gone("absent"), "namespaces aren't watched"
+
+
 async def test_claiming_again_replaces(case: FedCache) -> None:
     case.cache.claim("w", 1, ["n1", "n2", "n3"], NEEDS, SUBJECT)
     case.apply()

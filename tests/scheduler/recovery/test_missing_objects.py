@@ -181,6 +181,57 @@ async def test_an_object_made_again_under_the_same_name_shows_that_the_first_was
     assert {row.phase for row in await leader.rows(again)} == {Phase.PENDING}
 
 
+async def test_a_namespace_that_is_gone_proves_the_deletions_and_its_pods_are_released(
+    old: LeaderUnderTest, make_leader: MakeLeader, cluster: FakeCluster
+) -> None:
+    uids = [await old.placed(f"job-{number}", "n1", cpu="100m") for number in range(12)]
+    await deleted_meanwhile(old, uids)
+    cluster.delete_customer("acme")
+    cluster.gone_namespaces.add("team")
+    leader = make_leader()
+    await leader.start()
+    for uid in uids:
+        await leader.reaches(uid, Phase.CANCELLED)
+    for uid in uids:
+        leader.kubelet.stop(uid)
+    await until(lambda: not any(cluster.live_pods(uid) for uid in uids), "the pods are gone")
+
+
+async def test_a_namespace_deleted_while_its_rows_are_held_ends_them(
+    old: LeaderUnderTest, make_leader: MakeLeader, cluster: FakeCluster
+) -> None:
+    uids = [cluster.submit(f"job-{number}", cpu="100m") for number in range(12)]
+    await old.take_in(*uids)
+    await deleted_meanwhile(old, uids)
+    leader = make_leader()
+    await leader.recover()
+    await leader.check_missing_objects()
+    assert {row.phase for row in await leader.rows(uids)} == {Phase.PENDING}
+    cluster.gone_namespaces.add("team")
+    await leader.check_missing_objects()
+    assert {row.phase for row in await leader.rows(uids)} == {Phase.CANCELLED}
+
+
+async def test_the_absence_of_a_customer_confirms_the_deletions_after_a_time(
+    old: LeaderUnderTest, make_leader: MakeLeader, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uids = [cluster.submit(f"job-{number}", cpu="100m") for number in range(12)]
+    await old.take_in(*uids)
+    await deleted_meanwhile(old, uids)
+    leader = make_leader()
+    await leader.recover()
+    monkeypatch.setattr(missing_objects, "CUSTOMER_GONE_SECONDS", 0.0)
+    await leader.check_missing_objects()
+    assert {row.phase for row in await leader.rows(uids)} == {Phase.PENDING}, "its Customer exists"
+    cluster.delete_customer("acme")
+    monkeypatch.setattr(missing_objects, "CUSTOMER_GONE_SECONDS", 3600.0)
+    await leader.check_missing_objects()
+    assert {row.phase for row in await leader.rows(uids)} == {Phase.PENDING}, "it may be restored"
+    monkeypatch.setattr(missing_objects, "CUSTOMER_GONE_SECONDS", 0.0)
+    await leader.check_missing_objects()
+    assert {row.phase for row in await leader.rows(uids)} == {Phase.CANCELLED}
+
+
 async def released(leader: LeaderUnderTest, uid: str) -> bool:
     await leader.check_missing_objects()
     return not leader.tracked(uid).object_missing

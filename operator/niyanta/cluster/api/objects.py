@@ -245,6 +245,11 @@ class Namespace(Object, frozen=True, gc=False):
         """True if it has the label that lets the operator create pods in it."""
         return self.metadata.labels.get(ENABLED) == "true"
 
+    @property
+    def terminating(self) -> bool:
+        """True while it is being deleted with everything in it."""
+        return self.metadata.deletion_timestamp is not None
+
 
 T = TypeVar("T", bound=Object)
 

@@ -190,6 +190,15 @@ class ClusterCache:
         found = self.namespaces.store.get(("", namespace))
         return None if found is None else found.enabled
 
+    def namespace_gone(self, namespace: str) -> bool:
+        """True if a namespace doesn't exist or is being deleted. False if that isn't known: without the label's
+        requirement namespaces aren't watched."""
+        known = self.namespaces.store
+        if not self._require_namespace_label or not known:
+            return False
+        found = known.get(("", namespace))
+        return found is None or found.terminating
+
     # --- placements of the scheduler ---------------------------------------------------------------------------------
 
     def assume(self, pod: Pod) -> bool:

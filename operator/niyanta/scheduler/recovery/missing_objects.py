@@ -5,6 +5,10 @@ number are not believed to be deleted on purpose.
 lists `*`): beyond a number and a share of the live workloads, only the rows of that Customer are held. A held row keeps
 its phase; it isn't placed, and its pods are left alone, until its object is back or an administrator confirms the
 deletions by an annotation of the Customer. Everything else goes on.
+
+A namespace that is gone, or is being deleted, proves the deletions of its objects: its rows are cancelled, whatever
+their number, and the finalizers of its pods are released. A Customer that is gone can't be annotated: after an hour its
+absence confirms the deletions of its objects.
 """
 
 from __future__ import annotations
@@ -43,6 +47,9 @@ LONGEST_LIST_SECONDS = 60.0
 
 CONFIRM = "niyanta.io/confirm-deletions"
 """Annotation of a Customer: the time at which an administrator confirmed the deletions, RFC 3339."""
+
+CUSTOMER_GONE_SECONDS = 3600.0
+"""Time after which the absence of a held row's Customer confirms the deletion of its object."""
 
 CONFIRMATION_SECONDS = 600.0
 """Time for which a confirmation holds, so that it survives a change of leaders but confirms no later loss."""
@@ -105,12 +112,15 @@ class MissingObjects:
         self._labels = LabelLimit(state.settings.metrics_max_customers)
         self._listing: asyncio.Task[ListedObjects] | None = None
         self._list_at = 0.0
+        self._kind_gone = False
+        """No object can be read, so that no deletion can be confirmed."""
         self._backoff = Backoff(first_seconds=FIRST_LIST_SECONDS, longest_seconds=LONGEST_LIST_SECONDS)
 
     # --- judging -----------------------------------------------------------------------------------------------------
 
     async def judge(self, objects: ListedObjects) -> None:
         """Cancel the workloads whose objects were deleted, and hold those of a loss that is too great."""
+        self._kind_gone = objects.kind_gone
         present = objects.present()
         names = set(present.values())
         groups: defaultdict[tuple[str, str], list[TrackedWorkload]] = defaultdict(list)
@@ -125,8 +135,8 @@ class MissingObjects:
             live[group] += 1
             if uid in present or tracked.object_missing:
                 continue
-            if (tracked.row.namespace, name) in names:
-                deleted.append(tracked)  # another object has its name, so this one was deleted for certain
+            if (tracked.row.namespace, name) in names or self._is_namespace_gone(tracked):
+                deleted.append(tracked)  # for certain: another object has its name, or its namespace was deleted
             else:
                 groups[group].append(tracked)
         lost = sum(map(len, groups.values()))
@@ -144,6 +154,9 @@ class MissingObjects:
         found = self._cluster.resolve_customer(row.namespace, row.customer)
         by_name = isinstance(found, Resolved) and not found.wildcard
         return row.customer, "" if by_name else row.namespace
+
+    def _is_namespace_gone(self, tracked: TrackedWorkload) -> bool:
+        return not self._kind_gone and self._cluster.namespace_gone(tracked.row.namespace)
 
     async def _cancel(self, deleted: Sequence[TrackedWorkload]) -> None:
         await self._admission.take_gone([DeletedObject(uid) for t in deleted if (uid := _uid(t))])
@@ -176,7 +189,8 @@ class MissingObjects:
         self._hold_unjudged()
         if not self._held:
             return
-        await self._cancel_confirmed()
+        if not self._kind_gone:
+            await self._cancel_confirmed()
         await self._follow_list()
 
     def _hold_unjudged(self) -> None:
@@ -185,6 +199,7 @@ class MissingObjects:
         self._state.unjudged_deletions.clear()
         missing = [t for t in unjudged if not t.object_missing and not t.row.phase.terminal]
         if missing:
+            self._kind_gone = True
             self._hold(missing, live=len(missing))
 
     async def _cancel_confirmed(self) -> None:
@@ -195,7 +210,9 @@ class MissingObjects:
         confirmed = [
             tracked
             for tracked in held
-            if (at := times[tracked.row.namespace, tracked.row.customer]) is not None and at >= since[tracked.id]
+            if ((at := times[tracked.row.namespace, tracked.row.customer]) is not None and at >= since[tracked.id])
+            or self._is_namespace_gone(tracked)
+            or self._outlived_customer(tracked)
         ]
         if not confirmed:
             return
@@ -203,6 +220,11 @@ class MissingObjects:
         self._forget(confirmed)
         await self._cancel(confirmed)
         self._resume([tracked for tracked in confirmed if not tracked.object_missing])
+
+    def _outlived_customer(self, tracked: TrackedWorkload) -> bool:
+        """True if the Customer is gone, and the row has been held for a time in which it could have been restored."""
+        held_seconds = (self._state.clock.now() - self._held[tracked.id]) / 1e6
+        return held_seconds >= CUSTOMER_GONE_SECONDS and self._cluster.customer_tier(tracked.row.customer) == "unknown"
 
     async def _follow_list(self) -> None:
         """List all objects from time to time, in a task of its own; release the workloads whose objects are back."""
@@ -219,6 +241,7 @@ class MissingObjects:
         except ClusterAwayError as error:
             logger.warning("objects of held workloads were not listed", error=str(error))
             return
+        self._kind_gone = listed.kind_gone
         present = listed.present()
         back = [tracked for tracked in self._held_workloads() if _uid(tracked) in present]
         if back:
