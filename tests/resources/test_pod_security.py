@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from niyanta.resources.pod_security import check_template
+from niyanta.resources.pod_security import REFUSED_ANNOTATIONS, check_template
 from tests.server.make import SAFE
 
 pytestmark = pytest.mark.unit
@@ -151,7 +151,7 @@ ALLOWED: list[tuple[str, dict[str, Any]]] = [
     ("container ports", {"c/ports": [{"containerPort": 80}, {"containerPort": 81, "hostPort": 0}]}),
     ("probe of itself", {"c/livenessProbe": {"httpGet": {"port": 1, "path": "/"}}}),
     ("apparmor", {f"{SC}/appArmorProfile": {"type": "RuntimeDefault"}}),
-    ("apparmor annotation", {"m/annotations": {"container.apparmor.security.beta.kubernetes.io/c": "localhost/p"}}),
+    ("annotations", {"m/annotations": {"example.com/iam.amazonaws.com": "x", "iam.amazonaws.community/role": "x"}}),
     ("selinux", {f"c/{SC}/seLinuxOptions": {"type": "container_t", "level": "s0"}}),
     ("proc mount", {f"c/{SC}/procMount": "Default"}),
     ("uid", {f"{SC}/runAsUser": 1000}),
@@ -163,3 +163,10 @@ ALLOWED: list[tuple[str, dict[str, Any]]] = [
 @pytest.mark.parametrize("changes", [case[1] for case in ALLOWED], ids=[case[0] for case in ALLOWED])
 def test_the_standard_allows(changes: dict[str, Any]) -> None:
     assert check_template(template(**changes)) == []
+
+
+@pytest.mark.parametrize("prefix", REFUSED_ANNOTATIONS)
+def test_annotations_that_give_identities_and_secrets_are_refused(prefix: str) -> None:
+    (found,) = check_template(template(**{"m/annotations": {f"{prefix}x": "", "example.com/team": "a"}}))
+    assert found.field == f"spec.template.metadata.annotations[{prefix}x]"
+    assert prefix in found.message

@@ -1,5 +1,6 @@
 """Rules for pod templates submitted by REST: the restricted Pod Security standard (Kubernetes 1.37). The REST door
-checks them, and the leader again before it queues a row.
+checks them, and the leader again before it queues a row. Annotations by which other controllers give a pod an identity
+or a secret are refused too, because the author has no account in the cluster that would be allowed to use these.
 
 The rules are data: `RULES` has, for each control, the paths it reads and the values it allows. Fields that the models
 don't validate can hold any JSON, so everything that isn't expressly allowed is a violation. One point is stricter than
@@ -14,7 +15,17 @@ from typing import Any
 
 from niyanta.resources.template_fields import POD, Manifest, Violation, as_list, as_map, containers_of, walk
 
-APPARMOR_ANNOTATION = "container.apparmor.security.beta.kubernetes.io/"
+REFUSED_ANNOTATIONS = (
+    "azure.workload.identity/",
+    "container.apparmor.security.beta.kubernetes.io/",
+    "eks.amazonaws.com/",
+    "iam.amazonaws.com/",
+    "iam.gke.io/",
+    "sidecar.istio.io/",
+    "vault.hashicorp.com/",
+)
+"""Prefixes of annotations that node agents and webhooks act on: cloud identities, secrets, sidecars, and AppArmor's
+old form, which `appArmorProfile` replaces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +172,7 @@ def check_template(template: Manifest) -> list[Violation]:
     ]
     found += _volumes(pod)
     found += _inherited(pod)
-    found += _apparmor_annotations(as_map(template.get("metadata")))
+    found += _annotations(as_map(template.get("metadata")))
     return found
 
 
@@ -193,9 +204,8 @@ def _inherited(pod: Manifest) -> Iterator[Violation]:
             yield Violation(f"{POD}.{path}.securityContext.seccompProfile.type", message)
 
 
-def _apparmor_annotations(metadata: Manifest) -> Iterator[Violation]:
-    for key, value in sorted(as_map(metadata.get("annotations")).items()):
-        allowed = value in ("", "runtime/default") or str(value).startswith("localhost/")
-        if key.startswith(APPARMOR_ANNOTATION) and not allowed:
+def _annotations(metadata: Manifest) -> Iterator[Violation]:
+    for key in sorted(as_map(metadata.get("annotations"))):
+        if prefix := next((prefix for prefix in REFUSED_ANNOTATIONS if key.startswith(prefix)), None):
             field = f"spec.template.metadata.annotations[{key}]"
-            yield Violation(field, "must be runtime/default or localhost/... (AppArmor)")
+            yield Violation(field, f"annotations under {prefix} are not allowed for submissions by REST")

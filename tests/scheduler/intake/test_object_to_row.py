@@ -203,9 +203,17 @@ SAFE = {
 }
 
 
-def held_by_rest(owner: Customer, namespace: str = "team", *, safe: bool = True, **pod: Any) -> str:
+def held_by_rest(
+    owner: Customer,
+    namespace: str = "team",
+    *,
+    safe: bool = True,
+    annotations: dict[str, str] | None = None,
+    **pod: Any,
+) -> str:
     """Reason why a row of the REST door is held; "" if it is not."""
     raw = workload()["spec"]
+    raw["template"]["metadata"] = {"annotations": annotations or {}}
     raw["template"]["spec"].update(pod)
     if safe:
         raw["template"]["spec"]["containers"][0]["securityContext"] = SAFE
@@ -222,6 +230,8 @@ def test_rows_of_the_rest_door_are_checked_as_the_door_does() -> None:
     assert held_by_rest(acme, volumes=[volume]) == ""
     assert held_by_rest(customer("acme", "team"), volumes=[volume]) == "TemplateNotAllowed"
     assert held_by_rest(acme, safe=False) == "TemplateNotAllowed"
+    assert held_by_rest(acme, annotations={"example.com/team": "a"}) == ""
+    assert held_by_rest(acme, annotations={"iam.amazonaws.com/role": "admin"}) == "TemplateNotAllowed"
     assert held_by_rest(acme, volumes=[{"name": "v", "hostPath": {"path": "/"}}]) == "TemplateNotAllowed"
     assert held_by_rest(acme, serviceAccountName="admin") == "TemplateNotAllowed"
     assert held_by_rest(acme, namespace="kube-system") == "NamespaceNotAllowed"
@@ -268,3 +278,11 @@ def test_the_stub_of_an_object_out_of_bounds_fails_with_its_violation() -> None:
     intake = object_to_row.read_object(stub, reads, SETTINGS).intake
     assert (intake.phase, intake.reason, intake.spec) == (Phase.FAILED, "InvalidSpec", {})
     assert intake.message == "spec: at most 64 levels of lists and objects are allowed"
+
+
+def test_a_small_template_that_takes_much_memory_is_an_invalid_spec_that_is_not_stored() -> None:
+    obj = workload()
+    obj["spec"]["template"]["spec"]["dnsConfig"] = {"options": [[] for _ in range(5_000)]}
+    intake = object_to_row.read_object(obj, cast("ClusterApi", ConversionReads()), SETTINGS).intake
+    assert (intake.phase, intake.reason, intake.spec) == (Phase.FAILED, "InvalidSpec", {})
+    assert intake.message.startswith("spec: at most 5000 values")
