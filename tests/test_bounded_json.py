@@ -69,3 +69,11 @@ def test_the_fast_walk_finds_what_the_slow_one_finds(value: object) -> None:
         slow = bounded_json.violation(value, max_depth=3)
     assert (bounded_json.violation(value, max_depth=3)) == slow
     assert bounded_json._within(value, 3) == (slow is None)
+
+
+def test_the_number_of_values_is_bounded_at_all_levels_together() -> None:
+    value = {"a": [[]] * 5, "b": {"c": "text"}}  # with itself: 9 values
+    assert bounded_json.violation(value, max_values=9) is None
+    found = bounded_json.violation(value, max_values=8)
+    assert found is not None
+    assert found.startswith("the document: at most 8 values")

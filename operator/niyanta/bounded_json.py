@@ -20,6 +20,9 @@ VIOLATION_KEY = "niyantaViolation"
 """Top-level key of the stub that stands for a watched object out of bounds: the violation as text. The stub has the
 object's identity and an empty spec."""
 
+ROOT = "the document"
+"""Stands for the path of a violation that concerns the document as a whole."""
+
 MIN_INTEGER = -(2**63)
 MAX_INTEGER = 2**63 - 1
 
@@ -63,10 +66,10 @@ def check(value: Any, *, max_depth: int = MAX_DEPTH) -> None:
         raise BoundedJsonError(problem)
 
 
-def violation(value: Any, *, max_depth: int = MAX_DEPTH) -> str | None:
+def violation(value: Any, *, max_depth: int = MAX_DEPTH, max_values: int | None = None) -> str | None:
     """The first violation of a bound in a decoded value, level by level, as text with its path; None if there is
-    none."""
-    if _within(value, max_depth):
+    none. `max_values`: most values of all kinds, at all levels."""
+    if _within(value, max_depth, max_values):
         return None
     level: list[tuple[Any, _Path]] = [(value, None)]
     depth = 0
@@ -86,15 +89,20 @@ def violation(value: Any, *, max_depth: int = MAX_DEPTH) -> str | None:
             if deep is not None:
                 return f"{_text(deep)}: at most {max_depth} levels of lists and objects are allowed"
         level = below
-    return None
+    if max_values is None:
+        return None
+    return f"{ROOT}: at most {max_values} values (objects, lists, strings, ...) are allowed"
 
 
-def _within(value: Any, max_depth: int) -> bool:
+def _within(value: Any, max_depth: int, max_values: int | None = None) -> bool:
     """True if there is no violation: the same walk without paths, which takes a tenth of the time."""
     level = [value]
-    depth = 0
+    depth = number = 0
     while level:
         depth += 1
+        number += len(level)
+        if max_values is not None and number > max_values:
+            return False
         below: list[Any] = []
         for item in level:
             kind = type(item)
@@ -125,4 +133,4 @@ def _text(path: _Path) -> str:
     text = ""
     for key in reversed(keys[-12:]):
         text += f"[{key}]" if isinstance(key, int) else f".{str(key)[:64]}" if text else str(key)[:64]
-    return (text or "the document") + ("..." if len(keys) > 12 else "")
+    return (text or ROOT) + ("..." if len(keys) > 12 else "")

@@ -12,7 +12,7 @@ import pytest
 
 from niyanta.bounded_json import MAX_DEPTH, VIOLATION_KEY, BoundedJsonError
 from niyanta.cluster.api import json_scan
-from niyanta.cluster.api.bounded_objects import MAX_CONTAINERS, read_event, read_object, read_page
+from niyanta.cluster.api.bounded_objects import MAX_CONTAINERS, MAX_VALUES, read_event, read_object, read_page
 
 pytestmark = pytest.mark.unit
 
@@ -40,6 +40,8 @@ BAD = {
     "5000 digits": b"1" * 5_000,
     "infinity": b"1e400",
     "dense": b"[" + b",".join([b"[]"] * (MAX_CONTAINERS + 1)) + b"]",
+    "many values": b"[" + b",".join([b'""'] * (MAX_VALUES + 1)) + b"]",
+    "600 KiB": b'"' + b"x" * (600 * 1024) + b'"',
     "4 MiB": b'"' + b"x" * (4 * 1024 * 1024) + b'"',
 }
 

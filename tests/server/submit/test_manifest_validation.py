@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import httpx
@@ -69,3 +70,11 @@ async def test_labels_of_the_operator_are_refused(client: httpx.AsyncClient) -> 
     body["metadata"]["labels"] = {"niyanta.io/rest-id": "x"}
     answer = await client.post("/v1/workloads", json=body)
     assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, "metadata.labels")
+
+
+async def test_a_small_template_that_takes_much_memory_is_refused(client: httpx.AsyncClient) -> None:
+    manifest = _made_safe(copy.deepcopy(_of_workloads(RIGHT)[0].manifest))
+    manifest["spec"]["template"]["spec"]["dnsConfig"] = {"x": [[]] * 5_000}
+    answer = await client.post("/v1/workloads", json=manifest)
+    assert answer.status_code == 422
+    assert "at most 5000 values" in answer.json()["detail"]

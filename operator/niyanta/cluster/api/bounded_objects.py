@@ -26,8 +26,13 @@ Manifest = dict[str, Any]
 
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
-MAX_CONTAINERS = 50_000
+MAX_RAW_CONTAINERS = 50_000
 """Most lists and objects in one object, with its managed fields. Decoded, each takes some 60 bytes at least."""
+
+MAX_CONTAINERS = 5_000
+MAX_VALUES = 10_000
+MAX_OBJECT_BYTES = 512 * 1024
+"""Bounds of an object without its managed fields. Thousands of objects may be in memory at the same time."""
 
 TOO_DEEP = f"at most {bounded_json.MAX_DEPTH} levels of lists and objects are allowed"
 
@@ -88,7 +93,9 @@ T = TypeVar("T")
 
 def read_object(raw: bytes) -> Manifest:
     """One object, or its stub. Raises BoundedJsonError if not even its metadata can be read."""
-    problem = None if len(raw) < json_scan.SMALL_BYTES else _problem(raw)
+    problem = None
+    if len(raw) >= json_scan.SMALL_BYTES:
+        problem = _problem(raw, most_bytes=bounded_json.MAX_BYTES, most_containers=MAX_RAW_CONTAINERS)
     if problem is None:
         try:
             found = orjson.loads(raw)
@@ -102,9 +109,9 @@ def read_object(raw: bytes) -> Manifest:
         except orjson.JSONEncodeError:
             problem = TOO_DEEP
         else:
-            problem = _problem(text)
-            if problem is None and json_scan.has_large_integer(text):
-                problem = bounded_json.violation(found)
+            problem = _problem(text, most_bytes=MAX_OBJECT_BYTES, most_containers=MAX_CONTAINERS)
+            if problem is None and (text.count(b",") > MAX_VALUES or json_scan.has_large_integer(text)):
+                problem = bounded_json.violation(found, max_values=MAX_VALUES)
             if problem is None:
                 return found
     return _stub(raw, problem)
@@ -160,14 +167,14 @@ def _decoded(decoder: msgspec.json.Decoder[T], text: bytes, *, depth: int) -> T:
             raise BoundedJsonError(f"can't be decoded: {str(error)[:200]}") from error
 
 
-def _problem(raw: bytes) -> str | None:
-    if len(raw) > bounded_json.MAX_BYTES:
-        return f"the object has {len(raw)} bytes; at most {bounded_json.MAX_BYTES} are allowed"
+def _problem(raw: bytes, *, most_bytes: int, most_containers: int) -> str | None:
+    if len(raw) > most_bytes:
+        return f"the object has {len(raw)} bytes; at most {most_bytes} are allowed"
     levels, containers = json_scan.shape(raw)
     if levels > bounded_json.MAX_DEPTH:
         return TOO_DEEP
-    if containers > MAX_CONTAINERS:
-        return f"the object has {containers} lists and objects; at most {MAX_CONTAINERS} are allowed"
+    if containers > most_containers:
+        return f"the object has {containers} lists and objects; at most {most_containers} are allowed"
     return None
 
 

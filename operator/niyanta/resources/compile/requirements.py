@@ -27,6 +27,9 @@ from niyanta.resources.quantity import base_units
 
 POD_PATH = "spec.template.spec"
 
+MAX_VALUES = 5_000
+"""Most JSON values (objects, lists, strings, ...) in a spec. Decoded, a short text may take 20 times its size."""
+
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
@@ -51,12 +54,14 @@ def parse_spec(spec: Mapping[str, Any]) -> WorkloadSpec:
 
 
 def _check_bounds(value: Any, root: str) -> None:
-    """Raise InvalidManifestError for a value that is too deep, or has integers that are too large, to be encoded again.
-    Specs come from objects, requests and rows, and the template keeps fields that no model describes."""
-    problem = bounded_json.violation(value)
+    """Raise InvalidManifestError for a value that is too deep, or has integers that are too large, to be encoded again,
+    or that takes much memory. Specs come from objects, requests and rows, and the template keeps fields that no model
+    describes."""
+    problem = bounded_json.violation(value, max_values=MAX_VALUES)
     if problem is not None:
         path, _, message = problem.partition(": ")
-        raise InvalidManifestError(f"{root}.{path}".lstrip("."), None, message)
+        path = "" if path == bounded_json.ROOT else path
+        raise InvalidManifestError(f"{root}.{path}".strip("."), None, message)
 
 
 def is_gpu_resource(name: str) -> bool:
