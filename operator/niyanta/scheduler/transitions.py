@@ -161,15 +161,17 @@ class Transitions:
         tracked = self._state.workloads.get(workload_id)
         return "" if tracked is None else tracked.row.namespace
 
-    def _apply(self, row: WorkloadRow, decision: LifecycleDecision) -> None:
+    def _apply(self, row: WorkloadRow, decision: LifecycleDecision, *, adopted: bool = False) -> None:
         """Apply a row that moved; an unexpected error parks its workload. The row is committed already, so memory must
-        follow it in any case."""
+        follow it in any case. `adopted`: its pods exist."""
         tracked = self._state.workloads.get(row.id)
         if tracked is None:
             return
         try:
+            if adopted and row.phase.bound and tracked.requirements is not None:
+                self._cluster.claim(row.id, row.attempt, row.workers, tracked.requirements, tracked.subject)
             self.after(row, decision)
-            if decision.event is Event.PLACE:
+            if decision.event is Event.PLACE and not adopted:
                 self.start(tracked)
         except SharedFaultError:
             raise
@@ -183,11 +185,7 @@ class Transitions:
             part = changes[start : start + BATCH_ROWS]
             result = await self._write(part)
             for row in result.applied:
-                tracked = self._state.workloads.get(row.id)
-                if tracked is not None and tracked.requirements is not None:
-                    if row.phase.bound:
-                        self._cluster.claim(row.id, row.attempt, row.workers, tracked.requirements, tracked.subject)
-                    self.after(row, LifecycleDecision(Event.PLACE, row.reason, row.message))
+                self._apply(row, LifecycleDecision(Event.PLACE, row.reason, row.message), adopted=True)
 
     async def release_held(self, customer: str, queue_depth: int | None) -> int:
         """Release workloads held for a full queue, in queue order, up to the store's batch size; returns their
@@ -195,8 +193,7 @@ class Transitions:
         self._tick()
         rows = await self._store.release_held(customer, queue_depth, epoch=self._state.epoch)
         for row in rows:
-            if row.id in self._state.workloads:
-                self.after(row, LifecycleDecision(Event.RELEASE, row.reason, row.message))
+            self._apply(row, LifecycleDecision(Event.RELEASE, row.reason, row.message))
         return len(rows)
 
     async def set_wake(self, workload_ids: Sequence[str], seconds: float | None) -> None:

@@ -10,9 +10,11 @@ import pytest
 from niyanta.lifecycle import Door, Phase
 from niyanta.resources.labels import REST_ID
 from niyanta.scheduler.intake import object_to_row
+from niyanta.scheduler.pods.observer import PodObserver
 from niyanta.scheduler.pods.rest_object import rest_id
 from niyanta.scheduler.recovery.adoption import submitted_name
 from niyanta.store.postgres.pool import Pool
+from niyanta.store.rows import WorkloadRow
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.leader import LeaderUnderTest
 from tests.scheduler.conftest import MakeLeader, SubmitRest
@@ -76,6 +78,56 @@ async def test_an_adopted_placement_takes_its_capacity(
     second = cluster.submit("second", cpu="3")
     await leader.has_reason(second, "Unschedulable")
     assert (await leader.row(uid)).phase is Phase.RUNNING
+
+
+async def test_a_row_whose_adoption_fails_ends_no_recovery(
+    old: LeaderUnderTest,
+    make_leader: MakeLeader,
+    cluster: FakeCluster,
+    pool: Pool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bad, good = [await old.placed(name, "n1", cpu="1") for name in ("bad", "good")]
+    for uid in (bad, good):
+        old.kubelet.run(uid)
+    await old.close()
+    await emptied(pool)
+    write_status = cluster.write_status
+
+    def write(row: WorkloadRow) -> None:
+        if row.id == bad and row.phase.bound:
+            raise ZeroDivisionError("its status can't be made")
+        write_status(row)
+
+    monkeypatch.setattr(cluster, "write_status", write)
+    leader = make_leader(adopting=True)
+    await leader.recover()
+    assert (await leader.row(good)).phase is Phase.RUNNING
+    assert (await leader.row(bad)).workers == ("n1",)
+    assert leader.tracked(bad).row.phase.bound, "memory follows what was committed"
+    assert cluster.charged(bad) == ["n1"]
+
+
+async def test_a_row_whose_pods_cannot_be_observed_ends_no_recovery(
+    old: LeaderUnderTest,
+    make_leader: MakeLeader,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bad, good = [await old.placed(name, "n1", cpu="1") for name in ("bad", "good")]
+    for uid in (bad, good):
+        old.kubelet.run(uid)
+    await old.close()
+    observe = PodObserver.observe
+
+    async def failing(self: PodObserver, ids: Sequence[str]) -> None:
+        if bad in ids:
+            raise ZeroDivisionError("its pods can't be observed")
+        await observe(self, ids)
+
+    monkeypatch.setattr(PodObserver, "observe", failing)
+    leader = make_leader()
+    await leader.recover()
+    assert [row.phase for row in await leader.rows([bad, good])] == [Phase.SCHEDULED, Phase.RUNNING]
 
 
 async def test_a_workload_that_succeeded_after_the_backup_is_not_run_again(

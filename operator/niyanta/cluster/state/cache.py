@@ -191,12 +191,10 @@ class ClusterCache:
         return None if found is None else found.enabled
 
     def namespace_gone(self, namespace: str) -> bool:
-        """True if a namespace doesn't exist or is being deleted. False if that isn't known: without the label's
-        requirement namespaces aren't watched."""
-        known = self.namespaces.store
-        if not self._require_namespace_label or not known:
+        """True if a namespace doesn't exist or is being deleted. False if namespaces aren't watched."""
+        if not self._require_namespace_label or not self.namespaces.store:
             return False
-        found = known.get(("", namespace))
+        found = self.namespaces.store.get(("", namespace))
         return found is None or found.terminating
 
     # --- placements of the scheduler ---------------------------------------------------------------------------------

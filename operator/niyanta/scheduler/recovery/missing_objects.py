@@ -22,6 +22,7 @@ from datetime import datetime
 from typing import Any
 
 from niyanta.aio import Backoff
+from niyanta.containment import Boundary, contained
 from niyanta.lifecycle import Phase
 from niyanta.observability import log
 from niyanta.observability.gauges import LabelLimit, LeaderGauge
@@ -131,14 +132,15 @@ class MissingObjects:
             if reference is None or tracked.row.phase.terminal:
                 continue
             name, uid = reference
-            group = self._group(tracked)
-            live[group] += 1
-            if uid in present or tracked.object_missing:
-                continue
-            if (tracked.row.namespace, name) in names or self._is_namespace_gone(tracked):
-                deleted.append(tracked)  # for certain: another object has its name, or its namespace was deleted
-            else:
-                groups[group].append(tracked)
+            with contained(Boundary.ROW, tracked.id):
+                group = self._group(tracked)
+                live[group] += 1
+                if uid in present or tracked.object_missing:
+                    continue
+                if (tracked.row.namespace, name) in names or self._is_namespace_gone(tracked):
+                    deleted.append(tracked)  # for certain: another object has its name, or its namespace was deleted
+                else:
+                    groups[group].append(tracked)
         lost = sum(map(len, groups.values()))
         everything = objects.kind_gone or (not present and lost > FEW_OBJECTS)
         for group, missing in groups.items():

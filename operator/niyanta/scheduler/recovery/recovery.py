@@ -16,6 +16,7 @@ from niyanta.lifecycle import Door
 from niyanta.observability import log
 from niyanta.resources.models.base import InvalidManifestError
 from niyanta.scheduler.cluster_api import ClusterApi
+from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.intake.admission import Admission
 from niyanta.scheduler.intake.refill import Refill
@@ -81,7 +82,9 @@ class Recovery:
         known = {tracked.id for tracked in self._state.workloads}
         seen = [*known, *(i for i in self._cluster.workload_ids_with_pods() if i not in known)]
         async for part in in_slices(seen, BATCH_ROWS, tick=self._tick):
-            await self._observer.observe(part)
+            done = await in_isolation(part, self._observer.observe, group=str)
+            for workload_id, error in done.culprits:
+                record(Boundary.POD, workload_id, error)
         self._write_statuses(listed.items)
         logger.info(
             "recovery is done",
@@ -110,7 +113,8 @@ class Recovery:
             self._state.workloads.put(tracked)
             self._tick()
             if row.phase.bound and requirements is not None:
-                self._cluster.claim(row.id, row.attempt, row.workers, requirements, subject)
+                with contained(Boundary.ROW, row.id):
+                    self._cluster.claim(row.id, row.attempt, row.workers, requirements, subject)
 
     def _write_statuses(self, objects: Sequence[Mapping[str, Any]]) -> None:
         """Write the statuses that the last leader didn't write. Only these: a failover must not rewrite all objects."""
