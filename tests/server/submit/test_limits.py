@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from niyanta.server.dependencies import Dependencies
+from niyanta.server.problems import Problem
 from niyanta.server.submit import backpressure
 from niyanta.settings import Settings
 from niyanta.store.rest.record import RestStore
@@ -110,9 +111,26 @@ async def test_at_capacity_retry_after_comes_from_the_measured_placement_rate(
         refused = await client.post("/v1/workloads", json=manifest())
         assert (refused.status_code, refused.json()["type"]) == (503, "urn:niyanta:problem:at-capacity")
         assert refused.headers["Retry-After"] == "6"
+        assert refused.json()["detail"] == (
+            "the queue has no room for 1 more workloads of this customer, which has 0 waiting"
+        )
         batch = await client.post("/v1/workloads:batch", content=ndjson(*(manifest() for _ in range(3))))
         assert (batch.status_code, batch.headers["Retry-After"]) == (503, "18")
     assert (await store.get_queue_depth("acme")).total.pending == 0
+
+
+async def test_a_customer_without_a_limit_leaves_room_in_the_queue_to_others(
+    settings: Settings, store: RestStore, key: str
+) -> None:
+    await store.upsert_customers([CustomerRow("acme", "Premium", {}, ("acme",))])
+    await store.take_in([intake(customer="acme") for _ in range(50)], epoch=None)
+    async with door(settings.model_copy(update={"max_queue_depth": 100})) as (app, client):
+        client.headers["Authorization"] = f"Bearer {key}"
+        assert (await client.post("/v1/workloads", json=manifest())).status_code == 503
+        pressure = app.state.dependencies.pressure
+        await pressure.require_capacity("other", 25)
+        with pytest.raises(Problem, match="at-capacity"):
+            await pressure.require_capacity("other", 26)
 
 
 async def test_without_a_placement_rate_retry_after_has_a_default(

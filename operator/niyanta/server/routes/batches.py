@@ -215,7 +215,7 @@ class _Batch:
         limit = limit_of(customer, "maxQueueDepth")
         answers = _GroupAnswer(lines, limit)
         if good:
-            await self._parts.pressure.require_capacity(len(good))
+            await self._parts.pressure.require_capacity(customer.name, len(good))
             hash_ = of_group.digest if of_group.key is not None else ""
             outcome = await self._parts.batcher.submit(
                 Submission(customer.name, good, limit, answers.answer, key=of_group.key, body_hash=hash_)

@@ -81,7 +81,7 @@ async def _submit(request: Request, text: bytes, parts: Dependencies, caller: Pr
     per_second = limit_of(customer, "submitRatePerSecond")
     if per_second is not None and not await parts.rate.take(name, per_second, 1):
         raise Backpressure.rate_limited(per_second)
-    await parts.pressure.require_capacity(1)
+    await parts.pressure.require_capacity(name, 1)
     limit = limit_of(customer, "maxQueueDepth")
     outcome = await parts.batcher.submit(
         Submission(name, [intake], limit, _one_answer, key=key, body_hash=digest if key is not None else "")

@@ -1,7 +1,8 @@
 """Queue limits and the Retry-After of refused submissions, from the leader's measured placement rate.
 
-A customer's own limit is exact: the store checks it under the customer's lock. The limit of the whole queue compares
-with a sum that is up to 100 ms old, so all API processes together may exceed it by what they accept in that time.
+A customer's own limit is exact: the store checks it under the customer's lock. Of the whole queue each customer may
+have at most half of what the others leave free, so nobody can fill it for all. This compares with counts that are up to
+100 ms old, so all API processes together may exceed it by what they accept in that time.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Backpressure:
         self._store = store
         self._capacity = settings.max_queue_depth
         QUEUE_LIMIT.set(self._capacity)
-        self._depth = Cached(DEPTH_CACHE_SECONDS, store.waiting_total)
+        self._waiting = Cached(DEPTH_CACHE_SECONDS, store.waiting_by_customer)
         self._rate = Cached(STATS_CACHE_SECONDS, self._load_rate)
         self._pools = Cached(CUSTOMER_CACHE_SECONDS, store.get_pools)
         self._tiers = Cached(CUSTOMER_CACHE_SECONDS, self._load_tiers)
@@ -125,14 +126,16 @@ class Backpressure:
 
     async def depth(self) -> int:
         """Waiting workloads of all customers together, at most DEPTH_CACHE_SECONDS old."""
-        return await self._depth.get()
+        return sum((await self._waiting.get()).values())
 
-    async def require_capacity(self, count: int) -> None:
-        """Raises Problem (503) when the whole queue has no room for `count` more."""
-        depth = await self._depth.get()
-        over = depth + count - self._capacity
+    async def require_capacity(self, customer: str, count: int) -> None:
+        """Raises Problem (503) when the whole queue has no room for `count` more of this customer. Its message names
+        neither the depth of the queue nor the share, which would show the backlogs of others."""
+        waiting = await self._waiting.get()
+        own = waiting.get(customer, 0)
+        over = own + count - share_of(self._capacity, sum(waiting.values()) - own)
         if over > 0:
-            detail = f"{depth} workloads are waiting, the limit is {self._capacity}"
+            detail = f"the queue has no room for {count} more workloads of this customer, which has {own} waiting"
             raise Problem(AT_CAPACITY, detail, retry_after=(await self.placement_rate()).seconds_for(over))
 
     async def queue_full(self, customer: CustomerRow, limit: int, depth: int, count: int) -> Problem:
@@ -154,6 +157,12 @@ class Backpressure:
             retry_after=1.0,
             headers=limit_headers("rate", per_second, 0, 1.0),
         )
+
+
+def share_of(capacity: int, others: int) -> int:
+    """Number of workloads that one customer may have waiting while those of all others are `others`: half of what is
+    free, rounded up."""
+    return (max(0, capacity - others) + 1) // 2
 
 
 def limit_headers(name: str, limit: int, remaining: int, reset: float) -> dict[str, str]:

@@ -67,9 +67,9 @@ class RestStore(StateManager):
 
     # --- Pressure ----------------------------------------------------------------------------------------------------
 
-    async def waiting_total(self) -> int:
-        """Number of waiting workloads of all customers, from counters."""
-        return int((await self._pool.fetch("waiting_total"))[0][0])
+    async def waiting_by_customer(self) -> dict[str, int]:
+        """Numbers of waiting workloads (also held and suspended ones) by customer, from counters."""
+        return {customer: int(count) for customer, count in await self._pool.fetch("waiting_by_customer")}
 
     # --- Rate windows ------------------------------------------------------------------------------------------------
 
