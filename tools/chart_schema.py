@@ -36,6 +36,7 @@ SET_BY_CHART = frozenset(
         "default_customer",
         "enable_scaling",
         "require_namespace_label",
+        "require_authors_policy",
         "require_policies",
         "api_dsn",
         "migrate_dsn",

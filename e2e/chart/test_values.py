@@ -319,7 +319,7 @@ def test_every_setting_reaches_the_operator_unchanged(renderer: Renderer, monkey
         read = Settings()
         assert {name: getattr(read, name) for name in wanted} == wanted
         assert read.default_customer is False
-        assert read.require_policies is True
+        assert read.require_policies is read.require_authors_policy is True
         assert read.service_account == "niyanta-operator"
 
 

@@ -91,6 +91,10 @@ class Settings(BaseSettings):
         default=True,
         description="Take leadership only if the admission policies of the chart are in the cluster and deny",
     )
+    require_authors_policy: bool = Field(
+        default=False,
+        description="Count the policy niyanta-authors among the missing ones too; leadership doesn't depend on it",
+    )
     default_customer: bool = Field(
         default=False, description="Create the Customer `default` (Standard, every tenant namespace) when it is missing"
     )
@@ -158,8 +162,8 @@ class Settings(BaseSettings):
     max_queue_depth: int = Field(
         1_000_000,
         ge=0,
-        description="Maximum waiting workloads of all customers before the REST door answers 503 (the sum is up to "
-        "100 ms old)",
+        description="Maximum waiting workloads of all customers. Each customer may have half of what the others leave "
+        "free before the REST door answers 503 (counts are up to 100 ms old)",
     )
 
     lease: float = Field(4.0, gt=1, description="Duration of leadership without a renewal")

@@ -220,6 +220,8 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccoun
   value: {{ .Values.policies.requireNamespaceLabel | quote }}
 - name: NIYANTA_REQUIRE_POLICIES
   value: {{ .Values.fence.enabled | quote }}
+- name: NIYANTA_REQUIRE_AUTHORS_POLICY
+  value: {{ ternary "true" "false" (ne (include "niyanta.authorsPolicyOn" .) "") | quote }}
 - name: NIYANTA_ENABLE_SCALING
   value: {{ .Values.scaling.enabled | quote }}
 - name: NIYANTA_METRICS_PORT
@@ -240,6 +242,11 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities:
   drop: [ALL]
+{{- end }}
+
+{{/* "true" if the policy niyanta-authors is part of the release. */}}
+{{- define "niyanta.authorsPolicyOn" -}}
+{{- if and .Values.fence.enabled (or .Values.policies.authors.requirePodCreate .Values.policies.authors.requireServiceAccountUse) }}true{{ end }}
 {{- end }}
 
 {{/* Peers of a NetworkPolicy that may scrape: those given, else the pods of the release's namespace. */}}

@@ -6,7 +6,7 @@ from typing import Any
 
 from niyanta.cluster.api.errors import ApiError
 from niyanta.cluster.api.kinds import ResourceKind
-from niyanta.cluster.leadership.policies import BINDINGS, POLICIES, REQUIRED
+from niyanta.cluster.leadership.policies import AUTHORS, BINDINGS, COVERED, POLICIES, REQUIRED
 
 
 class PoliciesInMemory:
@@ -16,12 +16,20 @@ class PoliciesInMemory:
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.error: ApiError | None = None
         self.reads = 0
-        for name in REQUIRED:
+        for name in (*REQUIRED, AUTHORS):
             self.install(name)
 
     def install(self, name: str) -> None:
         """Create the policy and its binding as the chart does, with the defaults of the API server."""
-        self.objects[POLICIES.plural, name] = {"spec": {"failurePolicy": "Fail"}}
+        operations, resources = COVERED[name]
+        rule = {"operations": sorted(operations), "resources": sorted(resources)}
+        self.objects[POLICIES.plural, name] = {
+            "spec": {
+                "failurePolicy": "Fail",
+                "matchConstraints": {"resourceRules": [rule], "namespaceSelector": {}, "objectSelector": {}},
+                "validations": [{"expression": "true"}],
+            }
+        }
         self.objects[BINDINGS.plural, name] = {
             "spec": {
                 "policyName": name,

@@ -13,7 +13,7 @@ from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError
 from niyanta.cluster.leadership import election, fence
 from niyanta.cluster.leadership.election import Candidate, Settled
-from niyanta.cluster.leadership.policies import BINDINGS, MISSING
+from niyanta.cluster.leadership.policies import AUTHORS, BINDINGS, MISSING, POLICIES
 from niyanta.scheduler.lease import Lease
 from niyanta.settings import Settings
 from niyanta.store.leadership import LeaderRecord, Leadership
@@ -136,6 +136,14 @@ async def test_a_leader_goes_on_without_policies_and_reports_them() -> None:
         asked = held.cluster.reads
         await until(lambda: held.cluster.reads > asked + 20)
         assert (held.led, held.row.epoch) == ([1], 1)
+
+
+async def test_a_missing_policy_on_authors_is_reported_and_keeps_nobody_from_leading() -> None:
+    held = Election(require_authors_policy=True)
+    del held.cluster.objects[POLICIES.plural, AUTHORS]
+    async with held.running():
+        await until(lambda: held.led == [1])
+        assert MISSING._value.get() == 1
 
 
 async def test_without_the_setting_policies_are_not_asked_for() -> None:

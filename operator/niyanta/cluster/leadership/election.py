@@ -117,14 +117,16 @@ class Candidate:
         if not self._settings.require_policies:
             return True
         try:
-            found = await policies.missing(self._client)
+            found = await policies.missing(self._client, authors=self._settings.require_authors_policy)
         except ApiError as error:
             logger.warning("the admission policies were not read; not a candidate", error=str(error))
             return False
+        needed = tuple(name for name in found if name in policies.REQUIRED)
         if found and found != self._missing:
-            logger.error("admission policies are missing; not a candidate", policies=found)
+            event = "admission policies are missing; not a candidate" if needed else "admission policies are missing"
+            logger.error(event, policies=found)
         self._missing = found
-        return not found
+        return not needed
 
     async def _hold(self, epoch: int, lead: Lead, *, orderly: bool) -> Loss:
         self.lost.clear()
@@ -224,7 +226,7 @@ class Candidate:
         while self._settings.require_policies:
             await asyncio.sleep(POLICIES_INTERVAL_SECONDS)
             try:
-                found = await policies.missing(self._client)
+                found = await policies.missing(self._client, authors=self._settings.require_authors_policy)
             except ApiError as error:
                 logger.warning("the admission policies were not read", error=str(error))
                 continue
