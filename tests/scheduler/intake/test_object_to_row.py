@@ -203,9 +203,17 @@ SAFE = {
 }
 
 
-def held_by_rest(owner: Customer, namespace: str = "team", *, safe: bool = True, **pod: Any) -> str:
+def held_by_rest(
+    owner: Customer,
+    namespace: str = "team",
+    *,
+    safe: bool = True,
+    annotations: dict[str, str] | None = None,
+    **pod: Any,
+) -> str:
     """Reason why a row of the REST door is held; "" if it is not."""
     raw = workload()["spec"]
+    raw["template"]["metadata"] = {"annotations": annotations or {}}
     raw["template"]["spec"].update(pod)
     if safe:
         raw["template"]["spec"]["containers"][0]["securityContext"] = SAFE
@@ -222,6 +230,8 @@ def test_rows_of_the_rest_door_are_checked_as_the_door_does() -> None:
     assert held_by_rest(acme, volumes=[volume]) == ""
     assert held_by_rest(customer("acme", "team"), volumes=[volume]) == "TemplateNotAllowed"
     assert held_by_rest(acme, safe=False) == "TemplateNotAllowed"
+    assert held_by_rest(acme, annotations={"example.com/team": "a"}) == ""
+    assert held_by_rest(acme, annotations={"iam.amazonaws.com/role": "admin"}) == "TemplateNotAllowed"
     assert held_by_rest(acme, volumes=[{"name": "v", "hostPath": {"path": "/"}}]) == "TemplateNotAllowed"
     assert held_by_rest(acme, serviceAccountName="admin") == "TemplateNotAllowed"
     assert held_by_rest(acme, namespace="kube-system") == "NamespaceNotAllowed"
