@@ -105,6 +105,7 @@ class Operator:
             status_writer=self.status_writer,
             event_recorder=self.event_recorder,
             operator_namespace=settings.namespace,
+            queue_share=-(-settings.max_queue_depth // 2) or None,
         )
         self.metrics = SchedulerMetrics(customer_tier=self.cluster.customer_tier, most_pools=settings.metrics_max_pools)
         self.watcher = KopfWatcher(

@@ -163,7 +163,8 @@ class Settings(BaseSettings):
         1_000_000,
         ge=0,
         description="Maximum waiting workloads of all customers. Each customer may have half of what the others leave "
-        "free before the REST door answers 503 (counts are up to 100 ms old)",
+        "free before the REST door answers 503 (counts are up to 100 ms old), and half of all before its further "
+        "Workload objects are held (QueueFull)",
     )
 
     lease: float = Field(4.0, gt=1, description="Duration of leadership without a renewal")

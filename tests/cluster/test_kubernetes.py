@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 from unittest.mock import create_autospec
 
 import msgspec
@@ -20,11 +21,13 @@ from niyanta.cluster.state.namespace_defaults import defaults_from
 from niyanta.cluster.status.event_recorder import EventRecorder
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
 from niyanta.cluster.watch.object_store import ObjectChange
+from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.engine.types import Requirements, Subject
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.ownership import CustomerIndex, Resolved
 from niyanta.scheduler.cluster_api import ClusterAwayError, ObjectReadError, PodWriteError, WriteProblem
 from niyanta.settings import Settings
+from tests.fakes.objects import customer
 from tests.fakes.scripted_api_server import FakeApi, Step, fake_api, owner, pod, refuse
 
 pytestmark = pytest.mark.unit
@@ -287,3 +290,22 @@ async def test_an_existing_pod_is_taken_only_if_it_is_the_same(other: dict[str, 
     async with cluster_on(taken, forged) as (cluster, cache, _):
         assert await refusal(cluster) is WriteProblem.NAME_TAKEN
         assert cache.pods.store == {}
+
+
+def test_every_customer_has_a_share_of_the_queue_at_most() -> None:
+    limits = {"unlimited": None, "low": 10, "high": 1_000}
+    customers = SimpleNamespace(
+        get={name: customer(name, name, maxQueueDepth=most) for name, most in limits.items()}.get
+    )
+    for share, expected in ((500, (500, 10, 500)), (None, (None, 10, 1_000))):
+        cluster = KubernetesCluster(
+            cache=create_autospec(ClusterCache, instance=True),
+            client=create_autospec(ApiClient, instance=True),
+            customers=cast("ResourceStore[Customer]", customers),
+            pools=create_autospec(ResourceStore, instance=True),
+            status_writer=create_autospec(WorkloadStatusWriter, instance=True),
+            event_recorder=create_autospec(EventRecorder, instance=True),
+            operator_namespace="system",
+            queue_share=share,
+        )
+        assert tuple(cluster.customer_limits(name).queue_depth for name in limits) == expected

@@ -78,8 +78,11 @@ class KubernetesCluster:
         status_writer: WorkloadStatusWriter,
         event_recorder: EventRecorder,
         operator_namespace: str,
+        queue_share: int | None = None,
     ) -> None:
+        """`queue_share`: waiting workloads that any one customer may have, with or without a limit of its own."""
         self._operator_namespace = operator_namespace
+        self._queue_share = queue_share
         self._index: CustomerIndex | None = None
         self._index_of = 0
         self._customers_version = 0
@@ -178,7 +181,8 @@ class KubernetesCluster:
         found = self._customers.get(customer)
         if found is None:
             return CustomerLimits()
-        return CustomerLimits(found.spec.max_queue_depth, found.spec.max_concurrent)
+        depths = [most for most in (found.spec.max_queue_depth, self._queue_share) if most is not None]
+        return CustomerLimits(min(depths, default=None), found.spec.max_concurrent)
 
     def customer_tier(self, customer: str) -> str:
         found = self._customers.get(customer)
