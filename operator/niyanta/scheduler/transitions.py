@@ -206,7 +206,7 @@ class Transitions:
         ids = list(workload_ids)
         if not ids:
             return
-        for row in await self._store.get_workloads(ids):
+        for row in await self._store.get_workloads(ids, with_spec=False):
             tracked = self._state.workloads.get(row.id)
             if tracked is not None:
                 try:

@@ -34,6 +34,9 @@ WORKLOAD: Final = (
 )
 """Columns of `workload_state s JOIN workloads w`."""
 
+WORKLOAD_WITHOUT_SPEC: Final = WORKLOAD | {"spec": "'{}'::jsonb"}
+"""The same with an empty spec. Specs may be large, and take up to 20 times as much memory when they are decoded."""
+
 EVENT: Final = _same(
     *("id", "workload_id", "at", "event", "from_phase", "to_phase", "attempt", "workers", "score", "reason", "message"),
     *("reasons", "epoch", "cycle"),
@@ -73,6 +76,7 @@ FRAGMENTS: Final = {
     f"{name}_row": ", ".join(columns.values())
     for name, columns in {
         "workload": WORKLOAD,
+        "workload_without_spec": WORKLOAD_WITHOUT_SPEC,
         "event": EVENT,
         "attempt": ATTEMPT,
         "worker": WORKER,

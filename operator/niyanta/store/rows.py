@@ -35,7 +35,8 @@ class WorkloadRow:
     type: str
     labels: dict[str, str]
     generation: int
-    spec: dict[str, Any]
+    spec: dict[str, Any] = field(compare=False)
+    """Empty in rows that were read without it: those of changes and of pages, and those that were moved."""
     class_id: str
     replicas: int
     phase: Phase

@@ -8,7 +8,7 @@ lead (the REST door) and is protected only by row versions.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from niyanta.lifecycle import Door
@@ -36,6 +36,12 @@ from niyanta.store.workloads.queue_key import QueueKeys
 
 _FIRST = Cursor().id
 _PAGE_ROWS = 1000
+
+SPEC_BYTES_AT_ONCE = 1024 * 1024
+"""Most bytes of specs read at once, as text; decoded, they take up to 20 times as much memory."""
+
+UNKNOWN_SPEC_BYTES = 64 * 1024
+"""Assumed for rows that were stored before the bytes of their specs were."""
 
 
 class StateManager(ScalingStore):
@@ -271,12 +277,25 @@ class StateManager(ScalingStore):
         after = _FIRST
         statement = "rows_tracked" if pending_doors == (Door.KUBERNETES,) else "rows_active"
         while records := await self._pool.fetch(statement, {"after": after, "limit": chunk}):
-            for row in workload_rows(records):
-                if pending_doors is None or row.phase.bound or row.wake_at or row.door in pending_doors:
+            page = [
+                row
+                for row in workload_rows(records)
+                if pending_doors is None or row.phase.bound or row.wake_at or row.door in pending_doors
+            ]
+            async for row in self.with_specs(page):
+                if row.wake_at or not row.phase.terminal:
                     yield row
             if len(records) < chunk:
                 return
             after = record_id(records[-1])
+
+    async def with_specs(self, rows: Iterable[WorkloadRow]) -> AsyncIterator[WorkloadRow]:
+        """These rows, read again with their specs, a few MiB at once. Rows that don't exist any more are left out."""
+        for group in _groups(rows):
+            found = {row.id: row for row in await self.get_workloads(group)}
+            for id_ in group:
+                if id_ in found:
+                    yield found.pop(id_)
 
     # --- The change cursor -------------------------------------------------------------------------------------------
 
@@ -322,3 +341,18 @@ class StateManager(ScalingStore):
 
     async def _rows(self, statement: str, **params: object) -> list[WorkloadRow]:
         return workload_rows(await self._pool.fetch(statement, params))
+
+
+def _groups(rows: Iterable[WorkloadRow]) -> Iterator[list[str]]:
+    """Ids of the rows, in groups whose specs have at most SPEC_BYTES_AT_ONCE bytes."""
+    group: list[str] = []
+    size = 0
+    for row in rows:
+        bytes_ = row.spec_bytes or UNKNOWN_SPEC_BYTES
+        size += bytes_
+        if group and size > SPEC_BYTES_AT_ONCE:
+            yield group
+            group, size = [], bytes_
+        group.append(row.id)
+    if group:
+        yield group

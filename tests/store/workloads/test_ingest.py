@@ -53,7 +53,9 @@ async def test_an_edit_that_cannot_be_read_leaves_the_last_spec(state: StateMana
     row = await arrive(state, epoch=epoch, generation=1, spec={"priority": 10})
     unreadable = intake(id=row.id, generation=2, phase=Phase.FAILED, reason="InvalidSpec", spec={}, priority=0)
     (edited,) = await state.take_in([unreadable], epoch=epoch)
-    assert (edited.generation, edited.spec, edited.priority) == (2, {"priority": 10}, row.priority)
+    stored = await state.get_workload(row.id)
+    assert stored is not None
+    assert (edited.generation, stored.spec, edited.priority) == (2, {"priority": 10}, row.priority)
     assert (edited.phase, edited.queue_key) == (row.phase, row.queue_key)
     assert await state.wrong_counters() == []
 

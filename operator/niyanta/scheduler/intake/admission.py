@@ -181,7 +181,7 @@ class Admission:
             return objects
         workloads = self._state.workloads
         known = {i: tracked.row for i in marked if (tracked := workloads.get(i)) is not None}
-        known |= {row.id: row for row in await self._store.get_workloads(marked - known.keys())}
+        known |= {row.id: row for row in await self._store.get_workloads(marked - known.keys(), with_spec=False)}
         return [obj for obj in objects if (row := known.get(rest_id(obj))) is None or not is_object_of(obj, row)]
 
     def _track(self, obj: Manifest, entry: CompiledObject, row: WorkloadRow) -> TrackedWorkload | None:

@@ -8,6 +8,7 @@ changes lag behind.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -103,6 +104,8 @@ class Refill:
         self._after_customer = ""
         self._chosen: deque[tuple[str, str]] = deque()
         """Id and customer of rows that the last refill chose and that are not loaded yet."""
+        self._arrived: list[str] = []
+        """Ids of new rows among the changes, which carry no specs."""
         self._unreadable: dict[str, int] = {}
         """Row that could not be read -> its version."""
         self._unheld: list[tuple[WorkloadRow, Exception]] = []
@@ -147,11 +150,20 @@ class Refill:
             async for part in in_slices(rows, SLICE_ROWS, tick=self._tick):
                 for row in part:
                     news = self._contained(row, lambda row: self._changed(row, room)) or news
+            news = await self._load_arrived() or news
             if not self._cursor.more:
                 return news
         # Rows may wait behind the changes that were not read yet.
         self.more = True
         return news
+
+    async def _load_arrived(self) -> bool:
+        arrived, self._arrived = self._arrived, []
+        try:
+            return await self._load(arrived)
+        except SharedFaultError:
+            self.more = True  # they are found again in Postgres
+            raise
 
     def _contained(self, row: WorkloadRow, handle: Callable[[WorkloadRow], bool]) -> bool:
         """Handle one row; a row on which the code raises is left out, and Held later in the round."""
@@ -179,14 +191,15 @@ class Refill:
             self._transitions.follow(tracked, row)
             if replaced and row.phase is Phase.PENDING and not tracked.applying:
                 self._state.workloads.drop(row.id)  # its spec is read, compiled and checked anew
-                self._chosen.append((row.id, row.customer))
+                self._arrived.append(row.id)
             return True
         if row.phase is not Phase.PENDING or row.door is not Door.REST:
             return False
         if not room.admit(row.customer, Claim.ANY):
             self.more = True
             return False
-        return self._track(row)
+        self._arrived.append(row.id)
+        return False
 
     def _track(self, row: WorkloadRow) -> bool:
         spec, requirements, subject = object_to_row.read_row(row, self._cluster)
@@ -255,13 +268,18 @@ class Refill:
             logger.info("queue refilled", rows=len(self._chosen), more=self.more)
 
     async def _load(self, ids: Sequence[str]) -> bool:
-        rows = {row.id: row for row in await self._store.get_workloads(ids)}
+        if not ids:
+            return False
+        rows = {row.id: row for row in await self._store.get_workloads(ids, with_spec=False)}
         ordered = [row for id_ in ids if (row := rows.get(id_)) is not None and row.phase is Phase.PENDING]
-        loaded = False
-        async for part in in_slices(ordered, SLICE_ROWS, tick=self._tick):
-            for row in part:
-                if self._state.workloads.get(row.id) is None:
-                    loaded = self._contained(row, self._track) or loaded
+        loaded, place = False, 0
+        async for row in self._store.with_specs(ordered):
+            if place % SLICE_ROWS == 0:
+                self._tick()
+                await asyncio.sleep(0)
+            place += 1
+            if row.phase is Phase.PENDING and self._state.workloads.get(row.id) is None:
+                loaded = self._contained(row, self._track) or loaded
         return loaded
 
     # --- Unreadable rows ---------------------------------------------------------------------------------------------

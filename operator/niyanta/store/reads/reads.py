@@ -75,10 +75,12 @@ class Reads:
 
     # --- Workloads ---------------------------------------------------------------------------------------------------
 
-    async def get_workloads(self, ids: Iterable[str]) -> list[WorkloadRow]:
-        """Rows by id, sorted by id; unknown and malformed ids are left out."""
+    async def get_workloads(self, ids: Iterable[str], *, with_spec: bool = True) -> list[WorkloadRow]:
+        """Rows by id, sorted by id; unknown and malformed ids are left out. Without `with_spec`, specs are empty and
+        not read."""
         known = [text for id_ in ids if (text := _uuid_or_none(id_)) is not None]
-        return workload_rows(await self._source.fetch("rows_by_id", {"ids": known})) if known else []
+        statement = "rows_by_id" if with_spec else "rows_without_spec"
+        return workload_rows(await self._source.fetch(statement, {"ids": known})) if known else []
 
     async def get_workload(self, id_: str) -> WorkloadRow | None:
         """One row; None for an unknown or malformed id."""

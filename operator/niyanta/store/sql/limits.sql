@@ -12,7 +12,7 @@ SELECT customer_id, sum(pending)::bigint, sum(pending + held + suspended)::bigin
 
 -- name: lock_full
 -- The first workloads in queue order that are held because the queue is full.
-SELECT {{workload_row}}
+SELECT {{workload_without_spec_row}}
   FROM workload_state s JOIN workloads w USING (id)
  WHERE s.status = 'HELD' AND s.reason = 'QueueFull' AND s.customer_id = %(customer)s
    AND s.id <> ALL(%(seen)s::uuid[])
@@ -22,7 +22,7 @@ SELECT {{workload_row}}
 
 -- name: lock_rest_rows
 -- A customer's REST rows of a phase, in queue order.
-SELECT {{workload_row}}
+SELECT {{workload_without_spec_row}}
   FROM workload_state s JOIN workloads w USING (id)
  WHERE s.customer_id = %(customer)s AND s.status = %(status)s AND s.door = 'rest'
    AND (%(reasons)s::text[] IS NULL OR s.reason = ANY(%(reasons)s::text[]))

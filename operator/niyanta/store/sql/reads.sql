@@ -12,18 +12,18 @@ SELECT {{workload_row}}
  ORDER BY s.id;
 
 -- name: rows_by_worker
-SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id)
+SELECT {{workload_without_spec_row}} FROM workload_state s JOIN workloads w USING (id)
  WHERE s.workers @> ARRAY[%(worker)s]::text[] AND s.status IN ('SCHEDULED', 'RUNNING')
  ORDER BY s.id;
 
 -- name: rows_due
-SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id)
+SELECT {{workload_without_spec_row}} FROM workload_state s JOIN workloads w USING (id)
  WHERE s.wake_at <= clock_timestamp()
  ORDER BY s.wake_at
  LIMIT %(limit)s;
 
 -- name: rows_active
-SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id)
+SELECT {{workload_without_spec_row}} FROM workload_state s JOIN workloads w USING (id)
  WHERE (s.status IN ('PENDING', 'HELD', 'SCHEDULED', 'RUNNING', 'SUSPENDED') OR s.wake_at IS NOT NULL)
    AND s.id > %(after)s::uuid
  ORDER BY s.id
@@ -31,7 +31,7 @@ SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id)
 
 -- name: rows_tracked
 -- rows_active without the waiting REST submissions.
-SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id)
+SELECT {{workload_without_spec_row}} FROM workload_state s JOIN workloads w USING (id)
  WHERE (s.status IN ('SCHEDULED', 'RUNNING') OR s.wake_at IS NOT NULL
         OR (s.door = 'kubernetes' AND s.status IN ('PENDING', 'HELD', 'SUSPENDED')))
    AND s.id > %(after)s::uuid
@@ -99,7 +99,7 @@ SELECT pg_snapshot_xmax(now)::text::bigint, ARRAY(SELECT pg_snapshot_xip(now)::t
   FROM pg_current_snapshot() AS now;
 
 -- name: changes_window
-SELECT {{workload_row}}, s.changed::text::bigint
+SELECT {{workload_without_spec_row}}, s.changed::text::bigint
   FROM workload_state s JOIN workloads w USING (id)
  WHERE (s.changed, s.id) > (%(xid)s::text::xid8, %(id)s::uuid) AND s.changed < %(end)s::text::xid8
    AND (%(not_by)s::bigint IS NULL OR s.writer <> %(not_by)s)
@@ -108,7 +108,7 @@ SELECT {{workload_row}}, s.changed::text::bigint
 
 -- name: changes_late
 -- Changes of transactions that were in progress when the rows around them were read.
-SELECT {{workload_row}}, s.changed::text::bigint
+SELECT {{workload_without_spec_row}}, s.changed::text::bigint
   FROM workload_state s JOIN workloads w USING (id)
  WHERE s.changed = ANY(%(ended)s::text[]::xid8[])
    AND NOT (s.changed = %(xid)s::text::xid8 AND s.id <= %(id)s::uuid)

@@ -6,7 +6,7 @@ pool text, workers text[], score real, reason text, message text, excluded jsonb
 
 -- name: lock_rows
 -- Ordered, so that two batches cannot deadlock.
-SELECT {{workload_row}}
+SELECT {{workload_without_spec_row}}
   FROM workload_state s JOIN workloads w USING (id)
  WHERE s.id = ANY(%(ids)s::uuid[])
  ORDER BY s.id
@@ -33,9 +33,10 @@ SELECT r.id, w.customer_id, r.class_id, r.status, r.version, r.priority, r.tier_
   JOIN workloads w ON w.id = r.id;
 
 -- name: update_specs
+-- A record whose spec is null keeps the stored one.
 UPDATE workloads w
-   SET labels = r.labels, generation = r.generation, spec = r.spec, class_id = r.class_id, type = r.type,
-       spec_bytes = octet_length(r.spec::text)
+   SET labels = r.labels, generation = r.generation, spec = coalesce(r.spec, w.spec), class_id = r.class_id,
+       type = r.type, spec_bytes = coalesce(octet_length(r.spec::text), w.spec_bytes)
   FROM jsonb_to_recordset(%(records)s::jsonb)
        AS r (id uuid, labels jsonb, generation bigint, spec jsonb, class_id text, type text)
  WHERE w.id = r.id;
@@ -133,7 +134,7 @@ UPDATE workload_state SET customer_id = %(customer)s WHERE id = %(id)s;
 
 -- name: lock_customer_rows
 -- A page of a customer's unfinished rows, for a new tier.
-SELECT {{workload_row}}
+SELECT {{workload_without_spec_row}}
   FROM workload_state s JOIN workloads w USING (id)
  WHERE s.customer_id = %(customer)s AND s.id > %(after)s::uuid
    AND (s.status IN ('PENDING', 'HELD', 'SCHEDULED', 'RUNNING', 'SUSPENDED') OR s.wake_at IS NOT NULL)

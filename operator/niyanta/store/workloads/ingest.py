@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from niyanta.lifecycle import Phase
 from niyanta.store.errors import ConflictError
@@ -116,10 +117,15 @@ async def _take_in(
         rows[row.id] = row
     await insert(connection, new, epoch=epoch)
     if edited:
-        await connection.execute(sql("update_specs"), {"records": dumps([spec_record(row) for row in edited])})
+        await connection.execute(sql("update_specs"), {"records": dumps([_edited_spec(row) for row in edited])})
         await connection.execute(sql("update_states"), _states(edited, epoch))
     await audit.flush(connection)
     return rows
+
+
+def _edited_spec(row: WorkloadRow) -> dict[str, Any]:
+    """The columns of workloads. Rows are locked without their specs, so an empty one is the stored one."""
+    return spec_record(row) | ({} if row.spec else {"spec": None})
 
 
 def _edited(old: WorkloadRow, intake: WorkloadIntake, keys: QueueKeys) -> WorkloadRow:
