@@ -83,6 +83,7 @@ class Leader:
         """Stop the tasks beside the loop, and release the capacity that placements claimed in this process."""
         self.drain_queries.cancel()
         self.handlers.missing_objects.close()
+        await self.handlers.unloaded.close()
         await self.expiry.close()
         await self.writers.creator.close()
         await self.writers.remover.close()
@@ -284,7 +285,7 @@ def _make_handlers(
         transitions=transitions,
         tick=tick,
     )
-    unloaded = UnloadedWorkloads(state, cluster=cluster, admission=admission, on_room=refill.expect_more, tick=tick)
+    unloaded = UnloadedWorkloads(state, cluster=cluster, admission=admission, on_room=refill.expect_more)
     missing_objects = MissingObjects(
         state,
         cluster=cluster,
