@@ -51,7 +51,8 @@ def work(env: Environment) -> Workloads:
     env.cluster.create_nodes([NodeSpec("audited-0", labels={NODE_LABEL: NAME})])
     env.cluster.api.post(f"{GROUP}/customers", customer_manifest(NAME, NAME))
     env.cluster.api.post(POOLS, pool_manifest(NAME, env.namespace, {NODE_LABEL: NAME}))
-    operator = env.start_operator(extra_env={**QUICK, "NIYANTA_DEFAULT_CUSTOMER": "true"})
+    everything = {"NIYANTA_DEFAULT_CUSTOMER": "true", "NIYANTA_REQUIRE_AUTHORS_POLICY": "true"}
+    operator = env.start_operator(extra_env={**QUICK, **everything})
     until(lambda: leads(operator), what="the operator leads")
     return Workloads(env.cluster, OperatorDatabase(env.dsn), NAME, NAME)
 
