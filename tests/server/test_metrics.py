@@ -6,9 +6,13 @@ import asyncio
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from prometheus_client import REGISTRY
 
+from niyanta.server.app import create_ops_app
+from niyanta.settings import Settings
 from niyanta.store.rest.record import RestStore
+from tests.server.conftest import door
 from tests.server.make import manifest, ndjson
 
 pytestmark = pytest.mark.store
@@ -48,10 +52,24 @@ async def test_every_submission_is_counted_once(client: httpx.AsyncClient, store
     }
 
 
-async def test_metrics_have_the_depth_and_limit_of_the_queue(client: httpx.AsyncClient, store: RestStore) -> None:
-    for number in range(3):
-        await client.post("/v1/workloads", json=manifest(f"job-{number}"))
-    async with asyncio.timeout(30):
-        while "\nniyanta_api_queue_depth 3.0\n" not in (text := (await client.get("/metrics")).text):  # noqa: ASYNC110
-            await asyncio.sleep(0.05)  # the sum may be 100 ms old
+async def test_metrics_have_the_depth_and_limit_of_the_queue(settings: Settings, store: RestStore, key: str) -> None:
+    async with door(settings) as (app, client), operations(app) as ops:
+        client.headers["Authorization"] = f"Bearer {key}"
+        for number in range(3):
+            await client.post("/v1/workloads", json=manifest(f"job-{number}"))
+        async with asyncio.timeout(30):
+            while "\nniyanta_api_queue_depth 3.0\n" not in (text := (await ops.get("/metrics")).text):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)  # the sum may be 100 ms old
     assert "\nniyanta_api_queue_limit 1e+06\n" in text
+
+
+async def test_metrics_are_on_the_metrics_port_alone(settings: Settings, store: RestStore) -> None:
+    async with door(settings) as (app, client), operations(app) as ops:
+        assert (await ops.get("/metrics")).status_code == 200
+        assert (await client.get("/metrics")).status_code == 404
+        assert (await client.get("/healthz")).status_code == (await ops.get("/healthz")).status_code == 200
+
+
+def operations(app: FastAPI) -> httpx.AsyncClient:
+    """A client of the metrics port."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(create_ops_app(app)), base_url="http://operations")

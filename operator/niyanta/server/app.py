@@ -66,6 +66,7 @@ def create_ops_app(main: FastAPI) -> FastAPI:
     """Only health and metrics, of the process that serves `main`."""
     app = _bare("Niyanta operations")
     app.include_router(health.router)
+    app.include_router(health.metrics_router)
     app.state = main.state
     return app
 

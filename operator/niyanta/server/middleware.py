@@ -21,7 +21,7 @@ ANSWERS = Counter("niyanta_api_answers_total", "Answers by status", ["method", "
 IN_FLIGHT = Gauge("niyanta_api_requests_in_hand", "Requests in flight")
 
 _METHODS = frozenset(("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"))
-_UNLIMITED = frozenset(("/healthz", "/metrics"))
+_UNLIMITED = frozenset(("/healthz",))
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"cache-control", b"no-store"),

@@ -1,4 +1,5 @@
-"""/healthz, /readyz and /metrics, on the REST door's port and on the metrics port."""
+"""/healthz and /readyz, on the REST door's port and on the metrics port, and /metrics on the latter alone: it names
+customers, and who may scrape is limited by port."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from niyanta.server.problems import UNAUTHORIZED, Problem
 from niyanta.store.errors import StoreError
 
 router = APIRouter(tags=["Operations"])
+metrics_router = APIRouter()
 
 READY_TIMEOUT_SECONDS = 2.0
 DEPTH_TIMEOUT_SECONDS = 1.0
@@ -44,7 +46,7 @@ async def readyz(parts: Parts) -> Response:
     return PlainTextResponse("ok\n")
 
 
-@router.get("/metrics", response_class=PlainTextResponse, summary="Prometheus metrics")
+@metrics_router.get("/metrics", response_class=PlainTextResponse, summary="Prometheus metrics")
 async def metrics_endpoint(request: Request, parts: Parts) -> Response:
     """The metrics of this process; docs/metrics.md lists them. Needs a token if `NIYANTA_METRICS_TOKEN_FILE` is set."""
     problem = parts.metrics_token.problem(request.headers.get("authorization", ""))
