@@ -97,8 +97,8 @@ class PoolStatusWriter:
                 record(Boundary.POOL, "statuses of pools", error)
 
     async def report(self) -> None:
-        """Write changed workers, Customers and pools to Postgres, and the statuses of pools to their objects. Unexpected
-        errors are contained to the object that caused them."""
+        """Write changed workers, Customers and pools to Postgres, and the statuses of pools to their objects.
+        Unexpected errors are contained to the object that caused them."""
         await self._report_workers()
         await self._report_customers()
         await self._report_pools()

@@ -52,7 +52,8 @@ def _parsed(packed: bytes) -> WorkloadSpec:
 
 @dataclass(frozen=True, slots=True)
 class WatchedObject:
-    """What the watched object of the Kubernetes door said when it was last taken in. Its row must agree with it."""
+    """Identity and spec of the watched object of the Kubernetes door when it was last taken in, with which its row must
+    agree."""
 
     uid: str
     namespace: str

@@ -109,8 +109,8 @@ class WorkerDrains:
         return found
 
     async def _running_on(self, worker: str, workload_ids: Collection[str]) -> set[str]:
-        """Those of the workloads whose own pods run on the worker; pods of strangers, whose labels may name any
-        workload, are none of them."""
+        """Ids of the given workloads whose own pods run on the worker. Pods of strangers, whose labels may name any
+        workload, don't count."""
         ids = {i for i in workload_ids if any(pod.node == worker and not pod.over for pod in self._cluster.pods(i))}
         tracked = {i: found.row for i in ids if (found := self._state.workloads.get(i)) is not None}
         ended = await self._store.get_workloads(ids - tracked.keys()) if ids - tracked.keys() else []
