@@ -186,8 +186,8 @@ class ClusterReads(Protocol):
         ...
 
     async def list_workloads(self) -> list[Mapping[str, Any]]:
-        """All Workload objects, from a consistent list of the current state. Raises MissingObjectsError if the whole
-        kind doesn't exist."""
+        """All Workload objects, from a consistent list of the current state. They may have a `size`, the bytes of their
+        spec and status as text. Raises MissingObjectsError if the whole kind doesn't exist."""
         ...
 
     async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from tests.store.make import intake
 
 pytestmark = pytest.mark.store
 
-DENSE = {"template": {"x": [[] for _ in range(20_000)]}}
+DENSE: dict[str, Any] = {"template": {"x": [[] for _ in range(20_000)]}}
 """60 KB as text, and 1.2 MiB decoded."""
 
 

@@ -23,6 +23,7 @@ from niyanta.cluster.api.connection import Connection
 from niyanta.cluster.api.errors import ApiError, ErrorKind, OutcomeUnknownError, error_kind
 from niyanta.cluster.api.kinds import CONFIG_MAPS, CUSTOMERS, EVENTS, PODS, WORKER_POOLS, WORKLOADS, ResourceKind
 from niyanta.cluster.api.objects import UNDECODABLE, Pod
+from niyanta.cluster.api.packed_objects import PackedManifest
 from niyanta.cluster.api.transport import JSON, JSON_PATCH, MERGE_PATCH, METADATA_LIST, STRATEGIC_PATCH, Transport
 from niyanta.resources.labels import OUTCOME_FINALIZER
 from niyanta.settings import Settings
@@ -30,7 +31,7 @@ from niyanta.settings import Settings
 Manifest = dict[str, Any]
 T = TypeVar("T")
 
-LIST_CHUNK_OBJECTS = 250
+LIST_CHUNK_OBJECTS = 100
 LIST_TIMEOUT_SECONDS = 60.0
 
 
@@ -43,9 +44,9 @@ class Created(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """All objects of a kind at `resource_version`."""
+    """All objects of a kind at `resource_version`, as `ApiClient.list` was told to keep them."""
 
-    items: list[Manifest]
+    items: list[Any]
     resource_version: str
 
 
@@ -137,7 +138,7 @@ class ApiClient:
 
     async def list_workloads(self) -> Listed:
         """Every Workload of the cluster, from a consistent list."""
-        return await self.list(WORKLOADS)
+        return await self.list(WORKLOADS, keep=PackedManifest)
 
     async def patch_workload_status(self, namespace: str, name: str, uid: str, body: Mapping[str, Any]) -> bool:
         """Replace the status of the Workload with that UID by `body["status"]`; False if the Workload is gone.
@@ -264,16 +265,18 @@ class ApiClient:
         """Delete the object with that UID; False if it is gone."""
         return await self._delete(kind, namespace, name, uid)
 
-    async def list(self, kind: ResourceKind, *, namespace: str = "", label_selector: str = "") -> Listed:
-        """All objects, in chunks, from a consistent list (never from a stale cache).
+    async def list(
+        self, kind: ResourceKind, *, namespace: str = "", label_selector: str = "", keep: type[Any] = dict
+    ) -> Listed:
+        """All objects, in chunks, from a consistent list (never from a stale cache), each made a `keep`.
 
         If the server no longer knows the version between two chunks, the list starts again, at last without chunks.
         """
         for chunk in (LIST_CHUNK_OBJECTS, LIST_CHUNK_OBJECTS, 0):
-            items: list[Manifest] = []
+            items: list[Any] = []
             try:
                 async for page in self._pages(kind, chunk, namespace=namespace, label_selector=label_selector):
-                    items += page["items"]
+                    items += await asyncio.to_thread(list, map(keep, page["items"]))
                     version = str(page["metadata"]["resourceVersion"])
                     await asyncio.sleep(0)
             except ApiError as error:

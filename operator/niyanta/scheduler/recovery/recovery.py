@@ -7,7 +7,7 @@ removed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from niyanta.aio import in_slices, ticking
@@ -30,6 +30,9 @@ from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.state import StateManager
 
 logger = log.get(__name__)
+
+OBJECT_BYTES_AT_ONCE = 2 * 1024 * 1024
+"""Most bytes of objects, as text, that are compiled at once; decoded, they take up to 20 times as much memory."""
 
 
 class Recovery:
@@ -70,7 +73,8 @@ class Recovery:
         adopting = self._state.adopting
         if adopting:
             objects = list(await self._adoption.rebuild(objects))
-        await self._admission.take_in(objects)
+        for some in _parts(objects):
+            await self._admission.take_in(some)
         if adopting:
             await self._adoption.follow_pods()
             self._state.adopting = False
@@ -118,9 +122,25 @@ class Recovery:
 
     def _write_statuses(self, objects: Sequence[Mapping[str, Any]]) -> None:
         """Write the statuses that the last leader didn't write. Only these: a failover must not rewrite all objects."""
-        statuses = {obj["metadata"]["uid"]: obj.get("status") for obj in objects}
+        listed = {obj["metadata"]["uid"]: obj for obj in objects}
         for tracked in self._state.workloads:
             _, uid = tracked.row.object or ("", "")
             with contained(Boundary.STATUS, tracked.id):
-                if uid in statuses and object_to_row.status_behind(tracked.row, statuses[uid]):
+                if uid in listed and object_to_row.status_behind(tracked.row, listed[uid].get("status")):
                     self._cluster.write_status(tracked.row)
+
+
+def _parts(objects: Sequence[Mapping[str, Any]]) -> Iterator[Sequence[Mapping[str, Any]]]:
+    """The objects in parts of at most BATCH_ROWS objects and OBJECT_BYTES_AT_ONCE bytes. A listed object knows its
+    `size` (`ClusterReads.list_workloads`)."""
+    part: list[Mapping[str, Any]] = []
+    size = 0
+    for obj in objects:
+        bytes_ = getattr(obj, "size", 0)
+        if part and (len(part) == BATCH_ROWS or size + bytes_ > OBJECT_BYTES_AT_ONCE):
+            yield part
+            part, size = [], 0
+        part.append(obj)
+        size += bytes_
+    if part:
+        yield part
