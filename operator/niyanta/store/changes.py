@@ -11,13 +11,9 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from niyanta.observability.gauges import LeaderGauge, Values
 from niyanta.store.postgres.pool import Pool
 from niyanta.store.row_mapping import record_id, workload_rows
 from niyanta.store.rows import Cursor, WorkloadRow
-
-SHOWN_SECONDS = 60.0
-"""The gauge of the horizon's age shows nothing when it was not measured for this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +74,6 @@ class HorizonWatch:
     def __init__(self) -> None:
         self._oldest = 0
         self._since = 0.0
-        self._shown: tuple[float, float] | None = None
 
     async def measure(self, pool: Pool) -> float:
         """The age in seconds; 0 when no transaction is open. Raises StoreUnavailableError."""
@@ -86,19 +81,4 @@ class HorizonWatch:
         now = time.monotonic()
         if oldest != self._oldest:
             self._oldest, self._since = oldest, now
-        age = max(reported or 0.0, now - self._since if oldest < end else 0.0)
-        self._shown = (now, age)
-        HORIZON_AGE.ask(self._samples)
-        return age
-
-    def _samples(self) -> Values:
-        if self._shown is None or time.monotonic() - self._shown[0] > SHOWN_SECONDS:
-            return {}
-        return {(): self._shown[1]}
-
-
-HORIZON_AGE = LeaderGauge(
-    "niyanta_database_horizon_age_seconds",
-    "Age of the oldest open transaction on the Postgres server, in any database, as the leader sees it; dead rows that "
-    "are younger stay",
-)
+        return max(reported or 0.0, now - self._since if oldest < end else 0.0)

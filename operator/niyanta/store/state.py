@@ -314,7 +314,7 @@ class StateManager(ScalingStore):
         return await changes_since(self._pool, cursor, limit=limit, not_by=not_by)
 
     async def measure_horizon(self) -> float:
-        """Age in seconds of the oldest open transaction on the server, also shown as a metric."""
+        """Age in seconds of the oldest open transaction on the server."""
         return await self._horizon.measure(self._pool)
 
     # --- Audit, counters, clock --------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from niyanta.scheduler.cluster_api import ClusterReads
 from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.intake.refill_room import Claim, RefillRoom
 from niyanta.scheduler.intake.work_queue import WorkQueue
+from niyanta.scheduler.periodic.horizon import HorizonGauge
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import Transitions
@@ -54,8 +55,6 @@ FOLLOW_AT_LEAST_SECONDS = 0.05
 
 REFILL_EVERY_SECONDS = 1.0
 """Least time between two refills, so that refills without new rows don't become a busy loop."""
-
-MEASURE_HORIZON_EVERY_SECONDS = 10.0
 
 REFILL_ROWS_PER_CLASS = 50
 REFILL_CLASSES = 200
@@ -98,7 +97,7 @@ class Refill:
         self._cursor = Cursor()
         self._followed_at = 0.0
         self._refilled_at = 0.0
-        self._measured_at = 0.0
+        self._horizon = HorizonGauge(store)
         self._after_class = ""
         """The requirements class after which the next refill looks at classes; "": at the first."""
         self._after_customer = ""
@@ -136,7 +135,7 @@ class Refill:
         news = await self._apply_changes(room)
         news = await self._refill(room) or news
         await self._hold_unreadable()
-        await self._measure_horizon()
+        await self._horizon.measure()
         if self._cursor.more or self._chosen:
             self._work_queue.wake()
         return news
@@ -296,12 +295,6 @@ class Refill:
         result = await self._store.update_workload_status_batch(changes, epoch=self._state.epoch)
         for row in result.applied:
             self._unreadable[row.id] = row.version
-
-    async def _measure_horizon(self) -> None:
-        now = time.monotonic()
-        if now - self._measured_at >= MEASURE_HORIZON_EVERY_SECONDS:
-            self._measured_at = now
-            await self._store.measure_horizon()
 
 
 class UnreadableRowError(Exception):
