@@ -319,8 +319,15 @@ def test_every_setting_reaches_the_operator_unchanged(renderer: Renderer, monkey
         read = Settings()
         assert {name: getattr(read, name) for name in wanted} == wanted
         assert read.default_customer is False
-        assert read.require_policies is read.require_authors_policy is True
+        assert read.require_policies is True
         assert read.service_account == "niyanta-operator"
+
+
+@pytest.mark.e2e
+def test_the_operator_asks_for_the_policy_on_authors_where_it_is_part_of_the_release(renderer: Renderer) -> None:
+    for name, asks in (("defaults", "true"), ("no conditions for authors", "false"), ("bare", "false")):
+        (operator,) = one(renderer.objects(VALUE_SETS[name]), "Deployment")["spec"]["template"]["spec"]["containers"]
+        assert environment(operator)["NIYANTA_REQUIRE_AUTHORS_POLICY"] == asks, name
 
 
 @pytest.mark.e2e
