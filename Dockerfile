@@ -1,6 +1,6 @@
 # One image for all processes: `niyanta operator`, `niyanta api`, `niyanta migrate`.
 
-# Builds of a release name the base image by digest: --build-arg BASE_IMAGE=python:3.13-slim@sha256:... (see SECURITY.md).
+# Builds of a release name the base image by digest: --build-arg BASE_IMAGE=python:3.13-slim@sha256:... (docs/security.md).
 ARG BASE_IMAGE=python:3.13-slim
 
 FROM ${BASE_IMAGE} AS build
