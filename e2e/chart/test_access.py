@@ -19,6 +19,7 @@ ADMISSION = "admissionregistration.k8s.io"
 OPERATOR_MAY: list[tuple[str, str, str]] = [
     *((verb, "niyanta.io/workloads", "tenant") for verb in (*READ, "create", "delete")),
     ("patch", "niyanta.io/workloads/status", "tenant"),
+    ("patch", "niyanta.io/customers/status", ""),
     *((verb, f"niyanta.io/{kind}", "") for kind in ("workerpools", "customers") for verb in WATCH),
     ("get", "niyanta.io/workerpools", NAMESPACE),
     *(("patch", f"niyanta.io/workerpools{part}", NAMESPACE) for part in ("", "/status")),
@@ -52,7 +53,7 @@ OPERATOR_MAY_NOT: list[tuple[str, str, str]] = [
     *((verb, "niyanta.io/workerpools", NAMESPACE) for verb in ("create", "update", "delete")),
     *(("patch", f"niyanta.io/workerpools{part}", "tenant") for part in ("", "/status", "/scale")),
     *((verb, "niyanta.io/customers", "") for verb in ("get", "create", "update", "patch", "delete")),
-    *((verb, "niyanta.io/customers/status", "") for verb in ("update", "patch")),
+    ("update", "niyanta.io/customers/status", ""),
     *(("get", resource, "") for resource in ("nodes", "namespaces", "node.k8s.io/runtimeclasses")),
     *((verb, "apiextensions.k8s.io/customresourcedefinitions", "") for verb in READ),
     ("get", f"{ADMISSION}/validatingadmissionpolicies:another", ""),
