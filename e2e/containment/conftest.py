@@ -21,7 +21,8 @@ PLACED_WITHIN_SECONDS = 5.0 if LONG else 60.0
 
 @pytest.fixture
 def hostile(env: Environment, operator: OperatorProcess, unique: str) -> Iterator[Tenant]:
-    tenant = Tenant(env, f"{unique}-a")
+    # Enough room for all that it creates: a queue that waits for room is another matter.
+    tenant = Tenant(env, f"{unique}-a", nodes=4, cpu="5000")
     yield tenant
     tenant.close()
 

@@ -87,6 +87,20 @@ def test_a_hostile_tenant(
         assert p95(posts) < POST_P95_SECONDS
 
 
+if LONG:
+
+    @pytest.mark.xfail(strict=True, raises=AssertionError, reason="each cycle offers the whole queue, from its head")
+    def test_a_wall_of_unplaceable_work(
+        env: Environment, operator: OperatorProcess, hostile: Tenant, bystander: Tenant, door: RestDoor
+    ) -> None:
+        """Thousands of workloads of another tenant that fit nowhere take the time of nobody else."""
+        client = door.client_of(bystander.name)
+        with TenantAttack(hostile, door, bystander.name, objects=OBJECTS, sockets=0, wall=True) as attack:
+            until(lambda: attack.created > OBJECTS / 2, what="the wall stands", timeout=300, interval=1)
+            placed, _ = probe(bystander, client, PROBES // 4)
+        assert p95(placed) < PLACED_P95_SECONDS
+
+
 @pytest.fixture
 def unlisted(cluster: Cluster, unique: str) -> Iterator[str]:
     """A namespace that no Customer lists by name."""

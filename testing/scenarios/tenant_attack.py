@@ -18,6 +18,13 @@ from testing.scenarios.tenant import Tenant
 WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
 
 
+UNPLACEABLE = (4, 5)
+"""Kinds of `TenantAttack.manifest` that no worker can take."""
+
+FEW_OBJECTS = 200
+"""Objects among which some are unplaceable without `wall`."""
+
+
 class TenantAttack:
     """Threads of the hostile tenant; as a context manager it stops and joins them.
 
@@ -27,14 +34,17 @@ class TenantAttack:
         errors: unexpected exceptions of the threads.
     """
 
-    def __init__(self, tenant: Tenant, door: RestDoor, victim: str, *, objects: int, sockets: int) -> None:
+    def __init__(
+        self, tenant: Tenant, door: RestDoor, victim: str, *, objects: int, sockets: int, wall: bool = False
+    ) -> None:
         """`objects`: Workload objects and REST submissions to create; `victim`: the other tenant's Customer and
-        namespace."""
+        namespace; `wall`: all of them can be placed nowhere, and no two are alike."""
         self._tenant = tenant
         self._door = door
         self._victim = victim
         self._objects = objects
         self._sockets = sockets
+        self._wall = wall
         self._user: Api = tenant.user()
         self._admin = tenant.workloads.cluster.api
         self._stop = threading.Event()
@@ -76,7 +86,12 @@ class TenantAttack:
             {"hard": {"pools": [self._victim]}},
             {"hard": {"pools": [name]}},
         )
-        spec: JSON = {"affinity": kinds[number % len(kinds)], "priority": 100, "replicas": 1 + number % 3}
+        kind = number % len(kinds)
+        if self._wall:
+            kind = UNPLACEABLE[number % len(UNPLACEABLE)]
+        elif kind in UNPLACEABLE and number >= FEW_OBJECTS:
+            kind = len(kinds) - 1
+        spec: JSON = {"affinity": kinds[kind], "priority": 100, "replicas": 1 + number % 3}
         if number % 11 == 0:
             spec["customer"] = self._victim
         container = {
