@@ -56,13 +56,5 @@ async def test_customers_are_replaced_and_marked_when_deleted(state: StateManage
     assert await state.get_customers() == [acme, free]
     await state.delete_customer("acme")
     assert await state.get_customers() == [replace(acme, deleted=True), free]
-    assert await state.get_namespace_customers("team-a") == []
     await state.upsert_customers([acme])
     assert await state.get_customers() == [acme, free]
-
-
-async def test_a_namespace_has_the_customers_that_list_it_by_name(state: StateManager) -> None:
-    rows = {"b": ("team",), "a": ("team", "*"), "all": ("*",), "else": ("teams",)}
-    await state.upsert_customers([CustomerRow(name, "Free", {}, namespaces) for name, namespaces in rows.items()])
-    assert await state.get_namespace_customers("team") == ["a", "b"]
-    assert await state.get_namespace_customers("unlisted") == []

@@ -53,10 +53,6 @@ class Projections(Reads):
         rows = await self._pool.fetch("customers", {"name": name})
         return customer_row(rows[0]) if rows else None
 
-    async def get_namespace_customers(self, namespace: str) -> list[str]:
-        """Names of the customers that list this namespace by its name (not by `*`), sorted; deleted ones left out."""
-        return [name for (name,) in await self._pool.fetch("namespace_customers", {"namespace": namespace})]
-
     async def upsert_customers(self, customers: Iterable[CustomerRow]) -> None:
         """Insert or replace customers, with the settings by which the database orders their submissions."""
         records = {

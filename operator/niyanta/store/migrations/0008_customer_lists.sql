@@ -2,8 +2,6 @@
 
 -- template_lists: camelCase field of the Customer -> its list.
 ALTER TABLE customers ADD COLUMN template_lists jsonb NOT NULL DEFAULT '{}';
--- Customers that list a namespace by name.
-CREATE INDEX customers_namespaces ON customers USING gin (namespaces);
 
 -- Bytes of the spec as JSON text, for budgets of memory. Null in rows of older releases: readers compute it.
 ALTER TABLE workloads ADD COLUMN spec_bytes integer;

@@ -54,9 +54,6 @@ SELECT {{customer_row}}
  WHERE %(name)s::text IS NULL OR name = %(name)s
  ORDER BY name;
 
--- name: namespace_customers
-SELECT name FROM customers WHERE NOT deleted AND namespaces @> ARRAY[%(namespace)s]::text[] ORDER BY name;
-
 -- name: workers
 SELECT {{worker_row}}
   FROM workers
