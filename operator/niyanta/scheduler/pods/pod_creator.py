@@ -210,7 +210,13 @@ class PodCreator:
             finally:
                 gate.leave(answered)
             delay = backoff.next()
-            logger.warning("create failed; repeating", id=tracked.id, error=plain(problem, 300), delay=round(delay, 2))
+            logger.warning(
+                "create failed; repeating",
+                namespace=tracked.row.namespace,
+                id=tracked.id,
+                error=plain(problem, 300),
+                delay=round(delay, 2),
+            )
             await asyncio.sleep(delay)
         if tried_at is not None:
             await asyncio.sleep(tried_at + self._late_seconds - time.monotonic())
