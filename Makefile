@@ -5,7 +5,7 @@ SHELL := bash
 PY := .venv/bin/python
 BIN := .venv/bin
 PYTEST := $(PY) -m pytest $(PYTEST_ARGS)
-PARALLEL := -n 2 --dist worksteal
+PARALLEL := -n 4 --dist worksteal
 CONTROL_PLANES ?= 3
 SIDE_BY_SIDE := -n $(CONTROL_PLANES) --dist loadfile --no-loadscope-reorder
 

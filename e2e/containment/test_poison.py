@@ -1,5 +1,5 @@
 """Hostile input through both doors, as rows and as forged pods: the leader lives on with the same epoch, and a
-bystander in another namespace is placed, also after a restart of the operator.
+bystander in another namespace is placed, also after a restart of everything.
 
 The corpus is in `testing/scenarios/hostile_input.py` and `hostile_rows.py`. `make poison` runs this with a bystander
 after each single input, and checks that it is placed within 5 seconds.
@@ -15,6 +15,7 @@ import pytest
 from e2e.conftest import QUICK, leads
 from e2e.containment.conftest import LONG, PLACED_WITHIN_SECONDS
 from testing.cluster.api_client import JSON, Api, ApiError
+from testing.cluster.control_plane import Kind
 from testing.environment import Environment
 from testing.processes.niyanta import OperatorProcess
 from testing.processes.rest_door import RestDoor, restricted
@@ -54,10 +55,16 @@ class Witness:
         if LONG:
             self.check(after)
 
-    def check_after_restart(self) -> None:
-        """End the operator, start a new one, and place the bystander's work."""
+    def check_after_restart(self, door: RestDoor | None = None) -> None:
+        """Restart everything and place the bystander's work: operator, REST door, API server, Postgres."""
         self._operator.sigkill()
+        if self._env.cluster.kind is Kind.KWOK:
+            self._env.cluster.restart_api_server()
+        self._env.postgres.stop()
+        self._env.postgres.start()
         fresh = self._env.start_operator(extra_env=QUICK)
+        if door is not None:
+            door.restart()
         until(lambda: leads(fresh), what="the new operator leads", timeout=60)
         self._bystander.place()
         assert fresh.running
@@ -125,14 +132,15 @@ def test_submissions(hostile: Tenant, bystander: Tenant, door: RestDoor, witness
     )
     assert response.status_code < 500, response.text[:500]
     witness.check("all submissions")
-    submit_and_wait(other, bystander)
+    submit_and_wait(other, bystander, "by-rest")
     assert door.process.running
-    witness.check_after_restart()
+    witness.check_after_restart(door)
+    submit_and_wait(door.client_of(bystander.name), bystander, "by-rest-again")
 
 
-def submit_and_wait(client: httpx.Client, tenant: Tenant) -> None:
+def submit_and_wait(client: httpx.Client, tenant: Tenant, name: str) -> None:
     """Submit one Workload of a tenant by REST and wait until it is placed."""
-    manifest = restricted(tenant.workloads.manifest("by-rest", cpu="10m", memory="8Mi"))
+    manifest = restricted(tenant.workloads.manifest(name, cpu="10m", memory="8Mi"))
     response = client.post("/v1/workloads", json=manifest)
     assert response.status_code == 202, response.text
     id_ = response.json()["id"]
@@ -153,7 +161,7 @@ def rows(env: Environment, hostile: Tenant, door: RestDoor) -> Iterator[HostileR
     made.remove()
 
 
-def test_rows(hostile: Tenant, bystander: Tenant, rows: HostileRows, witness: Witness) -> None:
+def test_rows(hostile: Tenant, bystander: Tenant, door: RestDoor, rows: HostileRows, witness: Witness) -> None:
     """Rows that nobody but the database's owner can write. None becomes a pod outside the hostile tenant's
     namespace."""
     node = f"{bystander.name}-0"
@@ -170,7 +178,7 @@ def test_rows(hostile: Tenant, bystander: Tenant, rows: HostileRows, witness: Wi
         and pod["metadata"]["namespace"] != hostile.name
     ]
     assert forged == []
-    witness.check_after_restart()
+    witness.check_after_restart(door)
 
 
 # --- forged pods -----------------------------------------------------------------------------------------------------

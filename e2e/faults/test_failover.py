@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import psutil
 import psycopg
 import pytest
 
@@ -181,8 +180,7 @@ def test_the_leader_outlives_an_api_server_that_hangs_during_a_burst(
     its lease, repeats creates whose answers were lost, and each workload runs once."""
     if env.cluster.kind is not Kind.KWOK:
         pytest.skip("the API server is not a process of this machine")
-    pid_file = env.run.path / "kwok" / "clusters" / env.cluster.name / "pids" / "kube-apiserver.pid"
-    server = psutil.Process(int(pid_file.read_text()))
+    server = env.cluster.api_server()
     epoch = workloads.database.leader()["epoch"]
     with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
         uids = wait_for_a_burst(workloads, nodes, run_for="1s")

@@ -16,9 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
-from testing.cluster import control_plane, stages
+from testing.cluster import components, control_plane, stages
 from testing.cluster.api_client import JSON, Api, ApiError, in_parallel
 from testing.cluster.control_plane import ControlPlane, ExtraArgs, Kind, Request
 from testing.cluster.nodes import FAKE, NodeSpec, is_usable, ready_status
@@ -111,6 +112,20 @@ class Cluster:
     def audit_events(self) -> list[JSON]:
         """The audit events so far (audit.k8s.io/v1 Event)."""
         return [json.loads(line) for line in self._request.audit_log.read_text().splitlines()]
+
+    def api_server(self) -> psutil.Process:
+        """The API server's process, of a control plane that kwokctl started."""
+        return components.process_of(self._request.run, self.name, components.API_SERVER)
+
+    def restart_api_server(self, *, timeout: float = 120) -> None:
+        """Kills the API server, starts another on the same etcd, and waits until it is ready."""
+        components.replace(
+            self._request.run,
+            self.name,
+            components.API_SERVER,
+            ready=lambda: self.kubectl("get", "--raw", "/readyz"),
+            timeout=timeout,
+        )
 
     def delete(self) -> None:
         """Deletes the cluster, and its run when it created that."""

@@ -68,7 +68,8 @@ class RestDoor:
         )
 
     def restart(self) -> None:
-        """Starts another process at the same address, after the first was killed."""
+        """Kills the process if it still runs, and starts another at the same address."""
+        self.process.sigkill()
         self.process = self._start()
 
     def close(self) -> None:
