@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from testing.cluster.api_client import JSON
+from testing.scenarios.workloads import node_names
 
 
 def workers_of(status: JSON) -> str:
     """`worker x3, other` of a status."""
     found: dict[str, int] = {}
-    for worker in status.get("workers") or []:
+    for worker in node_names(status):
         found[worker] = found.get(worker, 0) + 1
     return ", ".join(f"{name} x{count}" if count > 1 else name for name, count in found.items())
 
 
 def score(status: JSON) -> str:
-    return f"{status['score']:g}" if status.get("score") is not None else ""
+    return str(status["score"]) if status.get("score") is not None else ""
 
 
 def where(status: JSON) -> str:
@@ -26,10 +27,10 @@ def where(status: JSON) -> str:
 
 def outcome(status: JSON) -> str:
     phase = status.get("phase", "not accepted")
-    if not status.get("workers"):
+    if not status.get("assignments"):
         return f"{phase}: {status.get('message') or status.get('reason', '')}"
     tries = f", attempt {status['attempts']}" if status.get("attempts", 1) > 1 else ""
-    return f"{phase} on {workers_of(status)} (pool {status['pool']}, score {score(status)}{tries})"
+    return f"{phase} on {workers_of(status)} (pool {status['assignments'][0].get('poolName')}, score {score(status)}{tries})"
 
 
 def requirements(spec: JSON) -> str:
@@ -38,7 +39,7 @@ def requirements(spec: JSON) -> str:
     hard = affinity.get("hard", {})
     parts = [f"{spec['replicas']} pods together"] if spec.get("replicas", 1) > 1 else []
     parts += [f"capability {spec['type']}"] if spec.get("type") else []
-    if gpu := hard.get("gpu"):
+    if gpu := spec.get("gpu"):
         parts.append(f"{gpu.get('count', 1)} GPU of {' or '.join(gpu.get('models', ['any model']))}")
     parts += [f"{name} {' and '.join(hard[name])}" for name in ("regions", "compliance") if hard.get(name)]
     parts += [_expression(item) for item in hard.get("workerExpressions", [])]

@@ -46,7 +46,8 @@ IMPOSSIBLE: JSON = {
     "kind": "Workload",
     "metadata": {"name": "medical-training", "namespace": "team-a"},
     "spec": {
-        "affinity": {"hard": {"regions": ["eu-west"], "compliance": ["hipaa"], "gpu": {"models": ["A100"]}}},
+        "gpu": {"models": ["A100"]},
+        "affinity": {"hard": {"regions": ["eu-west"], "compliance": ["hipaa"]}},
         "template": {"spec": {"containers": [{"name": "main", "image": "busybox:1.37"}]}},
     },
 }

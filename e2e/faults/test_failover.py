@@ -165,7 +165,7 @@ def test_a_deleted_fence_is_restored(env: Environment, workloads: Workloads, nod
     path = f"/api/v1/namespaces/{env.namespace}/configmaps/niyanta-fence"
     before = fence_history(workloads.cluster.api, env.namespace)
     workloads.cluster.api.delete(path)
-    uid = workloads.apply("unlucky", maxRetries=0)
+    uid = workloads.apply("unlucky", backoffLimit=0)
     workloads.wait("unlucky", "Running")
     assert fence_history(workloads.cluster.api, env.namespace)["epoch"] == before["epoch"]
     row = workloads.database.row(uid)

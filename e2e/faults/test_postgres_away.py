@@ -25,7 +25,7 @@ def test_work_continues_after_an_outage_of_postgres(
     nodes(1, cpu="4")
     endless = workloads.apply("endless", cpu="1")
     lasting = workloads.create(
-        workloads.manifest(f"w{i:02}", cpu="300m", life={"run_for": "3s"}, maxRetries=0) for i in range(40)
+        workloads.manifest(f"w{i:02}", cpu="300m", life={"run_for": "3s"}, backoffLimit=0) for i in range(40)
     )
     with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
         until(lambda: workloads.database.count(lasting, "RUNNING") >= 8, what="some run")

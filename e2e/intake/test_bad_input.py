@@ -175,7 +175,7 @@ def test_a_workload_waits_for_a_full_quota(workloads: Workloads, nodes: Nodes) -
     path = quota(workloads, pods="1")
     first = workloads.apply("first")
     workloads.wait("first", "Running")
-    second = workloads.apply("second", maxRetries=0)
+    second = workloads.apply("second", backoffLimit=0)
     status = workloads.wait_message("second", "QuotaExceeded", "exceeded quota: quota")
     assert status["phase"] in ("Pending", "Scheduled")
     workloads.delete("first")
@@ -189,7 +189,7 @@ def test_a_group_beyond_a_quota_runs_all_or_none(workloads: Workloads, nodes: No
     """The quota allows two pods of three: they are deleted again, until it allows all three."""
     nodes(3)
     path = quota(workloads, pods="2")
-    uid = workloads.apply("group", replicas=3, maxRetries=0)
+    uid = workloads.apply("group", replicas=3, backoffLimit=0)
     workloads.wait_message("group", "QuotaExceeded", "exceeded quota")
     until(lambda: not workloads.pods(uid), what="the pods within the quota are deleted", interval=0.02)
     events = {event["event"] for event in workloads.database.events(uid)}
@@ -223,7 +223,7 @@ def test_a_pod_waits_while_its_namespace_forbids_it(workloads: Workloads, nodes:
     path = f"/api/v1/namespaces/{workloads.namespace}"
     level = "pod-security.kubernetes.io/enforce"
     workloads.cluster.api.patch(path, {"metadata": {"labels": {level: "restricted"}}})
-    uid = workloads.apply("loose", maxRetries=0)
+    uid = workloads.apply("loose", backoffLimit=0)
     workloads.wait_message("loose", "PodForbidden", "violates PodSecurity")
     assert not workloads.pods(uid)
     workloads.cluster.api.patch(path, {"metadata": {"labels": {level: None}}})
@@ -236,7 +236,7 @@ def test_a_pod_that_the_api_server_refuses_fails_the_workload_after_one_request(
     """The schema of Workload accepts the environment variable, and the validation of Pod refuses it."""
     nodes(1)
     before = metric(operator.metrics(), "niyanta_kubernetes_request_seconds_count", **REFUSED, code="422")
-    body = workloads.manifest("broken", maxRetries=5)
+    body = workloads.manifest("broken", backoffLimit=5)
     body["spec"]["template"]["spec"]["containers"][0]["env"] = [{"name": "A=B", "value": "x"}]
     (uid,) = workloads.apply_all(body)
     status = workloads.wait("broken", "Failed", reason="PodRefused")

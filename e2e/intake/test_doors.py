@@ -20,7 +20,7 @@ from niyanta.store.rows import RowChange
 from niyanta.store.state import StateManager
 from testing.environment import Environment
 from testing.processes.rest_door import RestDoor, phase_of, restricted
-from testing.scenarios.workloads import GROUP, OperatorDatabase, Workloads, customer_manifest
+from testing.scenarios.workloads import GROUP, OperatorDatabase, Workloads, customer_manifest, node_names
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -51,11 +51,12 @@ def test_a_manifest_is_placed_alike_through_both_doors(door: RestDoor, workloads
     id_ = door.submit(by_rest)
     first = workloads.wait("one", "Running")
     second = door.wait(id_, "Running")
-    assert first["workers"] == [wanted]
+    assert node_names(first) == [wanted]
     name = f"two-{id_.replace('-', '')[:8]}"
     object_ = until(lambda: workloads.find(name), what="the submission became an object")
     status = workloads.wait(name, "Running")
-    assert status["workers"] == [wanted]
+    assert node_names(status) == [wanted]
+    assert second["assignments"] == status["assignments"]
     assert second["id"] == id_
     owners = {ref["uid"] for pod in workloads.pods(id_) for ref in pod["metadata"]["ownerReferences"]}
     assert object_ is not None

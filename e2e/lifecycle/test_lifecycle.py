@@ -45,7 +45,7 @@ def test_a_pod_that_fails_twice_is_tried_again_with_backoff_and_succeeds(workloa
     """The end of each attempt is set by annotations of its running pod."""
     nodes(2)
     with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
-        uid = workloads.apply("flaky", maxRetries=3)
+        uid = workloads.apply("flaky", backoffLimit=3)
         for attempt, code in ((1, "7"), (2, "7"), (3, "0")):
             pod = running_pod(workloads, uid, attempt)
             set_life(workloads, pod, sim_exit=code, sim_run_for="1ms")
@@ -72,7 +72,7 @@ def test_a_pod_that_fails_twice_is_tried_again_with_backoff_and_succeeds(workloa
 
 def test_a_workload_without_retries_left_fails_with_a_message(workloads: Workloads, nodes: Nodes) -> None:
     nodes(1)
-    uid = workloads.apply("hopeless", maxRetries=1, life={"run_for": "10ms", "exit_code": "3"})
+    uid = workloads.apply("hopeless", backoffLimit=1, life={"run_for": "10ms", "exit_code": "3"})
     status = workloads.wait("hopeless", "Failed")
     assert status["attempts"] == 2
     assert "exited with code 3" in status["message"]
@@ -88,7 +88,7 @@ def test_one_failing_pod_ends_the_attempt_of_its_group(workloads: Workloads, nod
     """The next attempt of a group of 4 starts when all pods of the first are gone; they stop within 2 s here."""
     nodes(4, cpu="1")
     with PodRecorder(workloads.cluster, workloads.namespace) as recorder:
-        uid = workloads.apply("group", replicas=4, cpu="800m", maxRetries=1, life={"stop_after": "2s"})
+        uid = workloads.apply("group", replicas=4, cpu="800m", backoffLimit=1, life={"stop_after": "2s"})
         workloads.wait("group", "Running")
         victim = running_pod(workloads, uid, 1)
         set_life(workloads, victim, sim_exit="1", sim_run_for="1ms")
@@ -209,7 +209,7 @@ def test_a_timeout_ends_the_attempt(
 ) -> None:
     """It counts as a failed attempt: after one retry the Workload is Failed, with no pod left."""
     nodes(1)
-    uid = workloads.apply("late", maxRetries=1, life=life, **fields)
+    uid = workloads.apply("late", backoffLimit=1, life=life, **fields)
     status = workloads.wait("late", "Failed")
     assert status["reason"] == reason
     assert words in status["message"]
@@ -219,7 +219,7 @@ def test_a_timeout_ends_the_attempt(
 
 def test_an_edit_of_the_timeout_counts_from_the_start_of_the_run(workloads: Workloads, nodes: Nodes) -> None:
     nodes(1)
-    workloads.apply("edited", maxRetries=0)
+    workloads.apply("edited", backoffLimit=0)
     workloads.wait("edited", "Running")
     workloads.edit("edited", timeoutSeconds=1)
     assert workloads.wait("edited", "Failed")["reason"] == "Timeout"
@@ -239,7 +239,7 @@ def test_a_finished_object_expires_and_its_row_stays(workloads: Workloads, nodes
 
 def test_a_pod_deleted_by_hand_is_a_failed_attempt(workloads: Workloads, nodes: Nodes) -> None:
     nodes(1)
-    uid = workloads.apply("orphaned", maxRetries=1)
+    uid = workloads.apply("orphaned", backoffLimit=1)
     pod = running_pod(workloads, uid, 1)
     workloads.cluster.kubectl("delete", "pod", pod["metadata"]["name"], "-n", workloads.namespace, "--wait=false")
     workloads.wait("orphaned", "Running", attempts=2)

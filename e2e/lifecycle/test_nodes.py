@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from testing.cluster.cluster import Cluster
-from testing.scenarios.workloads import ATTEMPT, PodRecorder, Workloads
+from testing.scenarios.workloads import ATTEMPT, PodRecorder, Workloads, node_names
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -71,11 +71,11 @@ def on_node(workloads: Workloads, uid: str, node: str) -> list[str]:
 def test_workloads_of_a_drained_node_move_to_another(workloads: Workloads, pair: tuple[str, str]) -> None:
     """`kubectl drain` cordons the node and evicts pods through the eviction API."""
     with PodRecorder(workloads.cluster, workloads.namespace):
-        workloads.apply("moves", maxRetries=2)
-        (before,) = workloads.wait("moves", "Running")["workers"]
+        workloads.apply("moves", backoffLimit=2)
+        (before,) = node_names(workloads.wait("moves", "Running"))
         workloads.cluster.kubectl("drain", before, "--ignore-daemonsets", "--force", "--timeout=60s")
         status = workloads.wait("moves", "Running", attempts=2)
-    assert status["workers"] == [other(pair, before)]
+    assert node_names(status) == [other(pair, before)]
 
 
 def other(pair: tuple[str, str], node: str) -> str:
@@ -87,18 +87,18 @@ def test_workloads_leave_a_not_ready_node_that_still_stops_its_pods(
 ) -> None:
     """The kubelet confirms evictions, so that no fence is needed under nodeLossPolicy Wait."""
     with PodRecorder(workloads.cluster, workloads.namespace):
-        workloads.apply("leaves", maxRetries=2)
-        (before,) = workloads.wait("leaves", "Running")["workers"]
+        workloads.apply("leaves", backoffLimit=2)
+        (before,) = node_names(workloads.wait("leaves", "Running"))
         workloads.cluster.set_node_ready(before, False)
         status = workloads.wait("leaves", "Running", attempts=2)
-    assert status["workers"] == [other(pair, before)]
+    assert node_names(status) == [other(pair, before)]
     workloads.cluster.set_node_ready(before, True)
 
 
 def test_a_node_that_is_not_ready_for_a_moment_keeps_its_workloads(workloads: Workloads, pair: tuple[str, str]) -> None:
     """It is Ready again before the eviction (5 s here): the attempt goes on, and its status is Running again."""
     uid = workloads.apply("stays")
-    (node,) = workloads.wait("stays", "Running")["workers"]
+    (node,) = node_names(workloads.wait("stays", "Running"))
     workloads.cluster.set_node_ready(node, False)
     workloads.cluster.set_node_ready(node, True)
     until(
@@ -115,8 +115,8 @@ def test_a_node_that_is_not_ready_for_a_moment_keeps_its_workloads(workloads: Wo
 
 def lose(workloads: Workloads, name: str, cut_off: Callable[[str], None], **fields: object) -> tuple[str, str]:
     """Runs a Workload and partitions its node; returns its UID and the node."""
-    uid = workloads.apply(name, maxRetries=2, **fields)
-    (node,) = workloads.wait(name, "Running")["workers"]
+    uid = workloads.apply(name, backoffLimit=2, **fields)
+    (node,) = node_names(workloads.wait(name, "Running"))
     cut_off(node)
     return uid, node
 
@@ -152,7 +152,7 @@ def test_workloads_of_a_partitioned_node_wait_until_it_is_fenced(
         status = workloads.wait("careful", "Running", attempts=2, timeout=90)
         until(lambda: "1" not in on_node(workloads, uid, node), what="the lost pod is gone", timeout=90)
     if fence != "node returns":
-        assert status["workers"] == [other(pair, node)]
+        assert node_names(status) == [other(pair, node)]
     assert len(workloads.live_pods(uid)) == 1
 
 
@@ -162,7 +162,7 @@ def test_workloads_that_allow_it_leave_a_partitioned_node_after_the_grace_period
     """nodeLossPolicy Replace (at-least-once), with a grace period of 5 s."""
     uid, node = lose(workloads, "eager", cut_off, nodeLossPolicy="Replace")
     status = workloads.wait("eager", "Running", attempts=2)
-    assert status["workers"] == [other(pair, node)]
+    assert node_names(status) == [other(pair, node)]
     first, second = workloads.database.attempts(uid)
     assert first["reason"] == "NodeLost"
     noticed = next(e for e in workloads.database.events(uid) if e["reason"] in ("WaitingForNodeFence", "NodeLost"))
@@ -171,11 +171,11 @@ def test_workloads_that_allow_it_leave_a_partitioned_node_after_the_grace_period
 
 
 def test_workloads_of_a_deleted_node_move_at_once(workloads: Workloads, pair: tuple[str, str]) -> None:
-    uid = workloads.apply("homeless", maxRetries=2)
-    (node,) = workloads.wait("homeless", "Running")["workers"]
+    uid = workloads.apply("homeless", backoffLimit=2)
+    (node,) = node_names(workloads.wait("homeless", "Running"))
     workloads.cluster.delete_nodes([node])
     status = workloads.wait("homeless", "Running", attempts=2)
-    assert status["workers"] == [other(pair, node)]
+    assert node_names(status) == [other(pair, node)]
     assert workloads.database.attempts(uid)[0]["reason"] in ("NodeLost", "PodFailed", "PodDisrupted")
     until(lambda: not on_node(workloads, uid, node), what="the lost pod is removed", timeout=90)
 
@@ -205,12 +205,12 @@ def reject(workloads: Workloads, uid: str, attempt: int) -> str:
 
 
 def test_a_pod_rejected_by_a_kubelet_moves_without_a_retry(workloads: Workloads, nodes: Nodes) -> None:
-    """maxRetries is 0. The patched status is Failed with OutOfcpu, without container statuses."""
+    """backoffLimit is 0. The patched status is Failed with OutOfcpu, without container statuses."""
     nodes(2)
-    uid = workloads.apply("refused", maxRetries=0, life={"start_after": "2s"})
+    uid = workloads.apply("refused", backoffLimit=0, life={"start_after": "2s"})
     node = reject(workloads, uid, 1)
     status = workloads.wait("refused", "Running", attempts=2)
-    assert status["workers"] != [node]
+    assert node_names(status) != [node]
     first = workloads.database.attempts(uid)[0]
     assert (first["outcome"], first["reason"]) == ("Requeue", "RejectedByKubelet")
     row = workloads.database.row(uid)
@@ -223,7 +223,7 @@ def test_a_pod_rejected_by_a_kubelet_moves_without_a_retry(workloads: Workloads,
 def test_the_only_worker_is_tried_again_after_its_exclusion(workloads: Workloads, nodes: Nodes) -> None:
     """The exclusion lasts 4 s here (60 s by default); the Workload is Unschedulable meanwhile."""
     nodes(1)
-    uid = workloads.apply("patient", maxRetries=0, life={"start_after": "2s"})
+    uid = workloads.apply("patient", backoffLimit=0, life={"start_after": "2s"})
     reject(workloads, uid, 1)
     workloads.wait_message("patient", "Unschedulable")
     workloads.wait("patient", "Running", attempts=2)
@@ -232,8 +232,8 @@ def test_the_only_worker_is_tried_again_after_its_exclusion(workloads: Workloads
 def test_a_rejected_pod_requeues_its_group(workloads: Workloads, nodes: Nodes) -> None:
     nodes(3, cpu="1")
     with PodRecorder(workloads.cluster, workloads.namespace):
-        uid = workloads.apply("group", replicas=2, cpu="800m", maxRetries=0, life={"start_after": "2s"})
+        uid = workloads.apply("group", replicas=2, cpu="800m", backoffLimit=0, life={"start_after": "2s"})
         node = reject(workloads, uid, 1)
         status = workloads.wait("group", "Running", attempts=2)
-    assert node not in status["workers"]
+    assert node not in node_names(status)
     assert len(workloads.live_pods(uid)) == 2

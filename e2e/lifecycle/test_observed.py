@@ -65,7 +65,7 @@ def test_a_plain_workload_costs_few_writes(workloads: Workloads, nodes: Nodes, l
 
 def test_events_of_a_workload_follow_its_transitions(workloads: Workloads, nodes: Nodes) -> None:
     """One Unschedulable although every cycle finds it so again; then Scheduled, Retrying, Failed."""
-    uid = workloads.apply("story", cpu="2", maxRetries=1, life={"run_for": "500ms", "exit_code": "9"})
+    uid = workloads.apply("story", cpu="2", backoffLimit=1, life={"run_for": "500ms", "exit_code": "9"})
     told = workloads.wait_event(uid, "Unschedulable")
     assert told["type"] == "Warning"
     nodes(3, cpu="1")  # too small: the message changes, and no Event follows

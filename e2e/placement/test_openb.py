@@ -50,11 +50,11 @@ def pool_of(model: str) -> JSON:
 
 def workload_of(row: dict[str, str]) -> JSON:
     gpus = int(row["num_gpu"])
-    hard: JSON = {}
+    more: JSON = {}
     if gpus:
         models = sorted(set(row["gpu_spec"].split("|"))) if row["gpu_spec"] else []
-        hard = {"gpu": {"count": gpus, **({"models": models} if models else {})}}
-    made = workload(row["name"], cpu=f"{row['cpu_milli']}m", memory=f"{row['memory_mib']}Mi", hard=hard)
+        more = {"gpu": {"count": gpus, **({"models": models} if models else {})}}
+    made = workload(row["name"], cpu=f"{row['cpu_milli']}m", memory=f"{row['memory_mib']}Mi", **more)
     made["metadata"]["namespace"] = NAMESPACE
     return made
 

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from testing.scenarios.placement import PlacementScenario, workload
+from testing.scenarios.workloads import node_names
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -16,7 +17,7 @@ T4 = {"gpu": {"model": "T4", "count": 2, "memory": "16Gi"}}
 
 
 def gpu(*models: str, count: int = 1, **more: str) -> dict[str, object]:
-    return {"gpu": {"models": list(models), "count": count, **more}}
+    return {"models": list(models), "count": count, **more}
 
 
 # GPU
@@ -27,14 +28,14 @@ def test_gpu_workloads_run_only_on_workers_with_that_gpu(scenario: PlacementScen
     a100 = scenario.pool("a100", 1, spec=A100, gpus=4)
     t4 = scenario.pool("t4", 1, spec=T4, gpus=2)
     scenario.submit(
-        workload("one-of-a100", hard=gpu("A100", count=2)),
-        workload("one-of-t4", hard=gpu("T4")),
-        workload("big-memory", hard={"gpu": {"minMemory": "40Gi"}}),
-        workload("any", hard={"gpu": {"count": 1}}),
+        workload("one-of-a100", gpu=gpu("A100", count=2)),
+        workload("one-of-t4", gpu=gpu("T4")),
+        workload("big-memory", gpu={"minMemory": "40Gi"}),
+        workload("any", gpu={"count": 1}),
     )
     assert scenario.wait_running("one-of-a100", "one-of-t4", "big-memory") == [a100[0], t4[0], a100[0]]
     assert scenario.wait_running("any")[0] in (*a100, *t4)
-    scenario.submit(workload("too-many", hard=gpu("A100", count=4)), workload("unknown", hard=gpu("H100")))
+    scenario.submit(workload("too-many", gpu=gpu("A100", count=4)), workload("unknown", gpu=gpu("H100")))
     scenario.wait_pending("too-many", "0/4 workers", "3 GPU model is not A100", "1 insufficient nvidia.com/gpu")
     scenario.wait_pending("unknown", "0/4 workers", "4 GPU model is not H100")
     scenario.check()
@@ -46,7 +47,7 @@ def test_labels_of_a_node_describe_its_gpu_when_its_pool_does_not(scenario: Plac
     scenario.pool("plain", 1, cpu="64")
     (labelled,) = scenario.pool("labelled", 1, gpus=2, labels=labels)
     scenario.submit(
-        workload("by-model", hard=gpu("L40S", minMemory="40Gi")),
+        workload("by-model", gpu=gpu("L40S", minMemory="40Gi")),
         workload("by-template", requests={"nvidia.com/gpu": "1"}),
     )
     assert scenario.wait_running("by-model", "by-template") == [labelled, labelled]
@@ -63,7 +64,7 @@ def test_a_pool_may_name_another_gpu_resource(scenario: PlacementScenario) -> No
         gpus=2,
         gpu_resource="example.com/accelerator",
     )
-    scenario.submit(workload("odd", hard=gpu("MI300X", count=2)))
+    scenario.submit(workload("odd", gpu=gpu("MI300X", count=2)))
     assert scenario.wait_running("odd") == [node]
     (pod,) = scenario.pods("odd")
     assert pod["spec"]["containers"][0]["resources"]["requests"]["example.com/accelerator"] == "2"
@@ -73,7 +74,7 @@ def test_a_pool_may_name_another_gpu_resource(scenario: PlacementScenario) -> No
 def test_workloads_without_gpu_use_gpu_workers_last(scenario: PlacementScenario) -> None:
     # Pack alone would prefer the GPU workers, because they are fuller.
     with_gpu = scenario.pool("a100", 2, spec=A100, gpus=4, cpu="8")
-    scenario.submit(workload("training", cpu="4", hard=gpu("A100")))
+    scenario.submit(workload("training", cpu="4", gpu=gpu("A100")))
     scenario.wait_running("training")
     (plain,) = scenario.pool("cpu", 1, cpu="4")
     scenario.submit(*(workload(f"etl-{number}", cpu="2") for number in range(2)))
@@ -95,7 +96,7 @@ def test_soft_terms_rank_workers_that_have_room(scenario: PlacementScenario) -> 
     for number in range(4):
         scenario.submit(workload(f"report-{number}", soft=soft))
         status = scenario.wait_phase(f"report-{number}", "Running")
-        seen.append((status["workers"], status["score"]))
+        seen.append((node_names(status), status["score"]))
     assert seen == [([west], 75), ([west], 75), ([ssd], 25), ([hdd], 0)]
     scenario.submit(workload("no-wish"))
     assert scenario.wait_phase("no-wish", "Running")["score"] == 50
@@ -139,7 +140,7 @@ def test_region_zone_pool_and_worker_are_hard_terms(scenario: PlacementScenario)
         workload("in-eu", hard={"regions": ["eu"]}),
         workload("in-us-1", hard={"zones": ["us-1", "us-2"]}),
         workload("in-pool", hard={"pools": [f"{scenario.unique}-labelled"]}),
-        workload("on-worker", hard={"workerIds": [by_pool]}),
+        workload("on-worker", hard={"nodeNames": [by_pool]}),
         workload("nowhere", hard={"regions": ["ap"]}),
     )
     workers = scenario.wait_running("in-eu", "in-us-1", "in-pool", "on-worker")
@@ -279,9 +280,9 @@ def test_the_message_names_every_reason_with_its_count(scenario: PlacementScenar
     scenario.pool("plain", 3, spec={"region": "eu"})
     scenario.pool("gpu-us", 2, spec=us, gpus=4)
     scenario.pool("gpu-eu", 1, spec={"region": "eu", **A100}, gpus=4)
-    scenario.submit(workload("first", hard={"regions": ["eu"], **gpu("A100", count=3)}))
+    scenario.submit(workload("first", hard={"regions": ["eu"]}, gpu=gpu("A100", count=3)))
     scenario.wait_running("first")
-    scenario.submit(workload("second", hard={"regions": ["eu"], **gpu("A100", count=2)}))
+    scenario.submit(workload("second", hard={"regions": ["eu"]}, gpu=gpu("A100", count=2)))
     wanted = ("0/6 workers: ", "3 GPU model is not A100", "2 not in region eu", "1 insufficient nvidia.com/gpu")
     status = scenario.wait_pending("second", *wanted)
     assert status["reason"] == "Unschedulable"

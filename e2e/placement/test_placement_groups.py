@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from testing.scenarios.placement import PlacementScenario, workload
+from testing.scenarios.workloads import node_names
 from testing.waiting import until
 
 pytestmark = pytest.mark.e2e
@@ -17,10 +18,10 @@ def test_no_replica_of_eight_runs_while_one_lacks_room(scenario: PlacementScenar
     # Seven GPUs: a second worker with three.
     scenario.add_nodes("gpu", 1, gpus=3)
     scenario.wait_pool(f"{scenario.unique}-gpu", 2)
-    scenario.submit(workload("pretrain", replicas=8, hard={"gpu": {"models": ["A100"], "count": 1}}))
+    scenario.submit(workload("pretrain", replicas=8, gpu={"models": ["A100"], "count": 1}))
     scenario.wait_pending("pretrain", "0/2 workers", "2 have room for one replica but not for all replicas together")
     # The pending group reserves nothing: other workloads use the room.
-    scenario.submit(workload("small", hard={"gpu": {"models": ["A100"], "count": 4}}))
+    scenario.submit(workload("small", gpu={"models": ["A100"], "count": 4}))
     scenario.wait_running("small")
     scenario.delete("small")
     scenario.add_nodes("gpu", 1, gpus=1)
@@ -29,7 +30,7 @@ def test_no_replica_of_eight_runs_while_one_lacks_room(scenario: PlacementScenar
     assert sorted(pod["metadata"]["labels"]["niyanta.io/index"] for pod in pods) == [str(n) for n in range(8)]
     assert {pod["metadata"]["labels"]["niyanta.io/attempt"] for pod in pods} == {"1"}
     status = scenario.status("pretrain")
-    assert sorted(status["workers"]) == scenario.nodes_of("pretrain")
+    assert sorted(node_names(status)) == scenario.nodes_of("pretrain")
     scenario.check()
 
 

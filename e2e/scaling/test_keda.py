@@ -72,7 +72,7 @@ def test_keda_scales_a_pool_from_zero_and_back(
     until(lambda: not workers_of(env.cluster, name), what="the empty pool went to zero", timeout=120)
     work = Workloads(env.cluster, OperatorDatabase(env.dsn), SPACE, name)
     manifests = [
-        work.manifest(f"w-{number}", hard={"gpu": {"models": ["A100"], "count": 1}}, life={"run_for": "25s"})
+        work.manifest(f"w-{number}", gpu={"models": ["A100"], "count": 1}, life={"run_for": "25s"})
         for number in range(64)
     ]
     with Timeline(env, name, SPACE) as timeline, PodRecorder(env.cluster, SPACE) as recorder:

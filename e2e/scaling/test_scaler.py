@@ -98,7 +98,7 @@ def test_after_the_drain_timeout_a_workload_moves_as_a_new_attempt(pool: ScaledP
     pool.kubectl_scale(1)
     (left,) = pool.wait_nodes(1)
     name = "moves" if left == first else "stays"
-    pool.workloads.wait(name, "Running", attempts=2, workers=[left])
+    pool.workloads.wait(name, "Running", attempts=2, placement=left)
     uid = pool.workloads.uid(name)
     attempts = pool.workloads.database.attempts(uid)
     assert (attempts[0]["outcome"], attempts[0]["reason"]) == ("Requeue", "WorkerScaledDown")

@@ -69,7 +69,7 @@ def counted(database: OperatorDatabase, pool: str, **expected: Any) -> dict[str,
 def test_the_first_of_two_equal_pools_at_zero_gets_all_demand(work: Workloads, pool: Callable[..., str]) -> None:
     growing = {"provider": {"kwok": {}}, "replicas": 0, "workerShape": SHAPE, "gpu": GPU}
     first, second = pool("a", **growing), pool("b", **growing)
-    asked = {"hard": {"gpu": {"models": ["A100"], "count": 2}, "pools": [first, second]}}
+    asked = {"gpu": {"models": ["A100"], "count": 2}, "hard": {"pools": [first, second]}}
     uids = [work.apply(f"w{number}", cpu="1", **asked) for number in range(5)]
 
     status = work.wait_message("w0", "Unschedulable", f"would fit on an empty worker of pool {first}")

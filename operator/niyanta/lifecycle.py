@@ -57,7 +57,7 @@ class Event(enum.Enum):
     SUCCEED = "Succeed"
     """All pods of the attempt succeeded."""
     RETRY = "Retry"
-    """The attempt failed or was lost and retries are left; counts against maxRetries."""
+    """The attempt failed or was lost and retries are left; counts against backoffLimit."""
     REQUEUE = "Requeue"
     """The attempt didn't run, or was ended, for a reason outside the workload (rejected by a kubelet, evicted); doesn't
     count."""

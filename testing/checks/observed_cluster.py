@@ -124,7 +124,7 @@ class RequestedWorkload:
     def gpus(self) -> int:
         """GPUs of one pod; 0 when it requests no GPU."""
         written = next((int(value) for name, value in taken_by(self.pod).items() if name.endswith("/gpu")), 0)
-        gpu = self.hard.get("gpu")
+        gpu = self.spec.get("gpu")
         return int(gpu.get("count") or written or 1) if gpu is not None else written
 
     def needs(self, worker: Worker) -> dict[str, Decimal]:
@@ -138,7 +138,7 @@ class RequestedWorkload:
         """Reason that the worker is unsuitable whatever runs there; None when it is suitable."""
         hard, offer = self.hard, worker.pool_spec
         any_of = {
-            "workerIds": worker.name,
+            "nodeNames": worker.name,
             "pools": worker.pool["metadata"]["name"],
             "regions": worker.region,
             "zones": worker.zone,
@@ -161,7 +161,7 @@ class RequestedWorkload:
             return None
         if worker.gpu_resource is None:
             return "it has no GPU"
-        gpu = self.hard.get("gpu") or {}
+        gpu = self.spec.get("gpu") or {}
         if gpu.get("models") and worker.gpu_model not in gpu["models"]:
             return f"GPU model {worker.gpu_model} is not of {gpu['models']}"
         if worker.gpu_memory < amount(gpu.get("minMemory", 0)):

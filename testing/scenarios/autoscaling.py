@@ -106,6 +106,6 @@ def gpu_workloads(work: Workloads, count: int, seconds: tuple[int, int] | None =
         return {"run_for": f"{first + (last - first) * number / count:.1f}s"}
 
     return [
-        work.manifest(f"w-{number}", hard={"gpu": {"models": ["A100"], "count": 1}, **hard}, life=life(number))
+        work.manifest(f"w-{number}", gpu={"models": ["A100"], "count": 1}, hard=hard, life=life(number))
         for number in range(count)
     ]

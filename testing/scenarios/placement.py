@@ -10,6 +10,7 @@ from testing.checks.placement_checker import needlessly_waiting, violations
 from testing.cluster.api_client import JSON, in_parallel
 from testing.cluster.cluster import Cluster, NodeSpec
 from testing.processes.niyanta import OPERATOR_NAMESPACE
+from testing.scenarios.workloads import node_names
 from testing.waiting import ConditionTimeoutError, until
 
 GROUP = "/apis/niyanta.io/v1alpha1"
@@ -185,7 +186,7 @@ class PlacementScenario:
     def wait_running(self, *names: str, namespace: str | None = None, timeout: float = 60) -> list[str]:
         """Waits until the Workloads run; returns the worker of the first pod of each."""
         statuses = [self.wait_phase(name, "Running", namespace=namespace, timeout=timeout) for name in names]
-        return [status["workers"][0] for status in statuses]
+        return [node_names(status)[0] for status in statuses]
 
     def wait_pending(self, name: str, *words: str, namespace: str | None = None) -> JSON:
         """Waits until it is Pending with all these words in its message, and asserts that it has no pods."""

@@ -11,7 +11,7 @@ from testing.cluster import stages
 from testing.cluster.api_client import JSON
 from testing.cluster.cluster import Cluster
 from testing.scenarios.placement import POOLS, TEST_LABEL
-from testing.scenarios.workloads import Workloads
+from testing.scenarios.workloads import Workloads, node_names
 from testing.waiting import until
 
 SCALE_DOWN_MARK = "niyanta.io/scale-down"
@@ -95,7 +95,7 @@ class ScaledPool:
         """Applies Workloads of 1 cpu and waits until they run; returns the worker of each."""
         for name in names:
             self.workloads.apply(name, cpu="1", life=life)
-        return {name: self.workloads.wait(name, "Running")["workers"][0] for name in names}
+        return {name: node_names(self.workloads.wait(name, "Running"))[0] for name in names}
 
     def end_workload(self, name: str) -> None:
         """Lets the pods of the workload succeed now."""

@@ -82,7 +82,7 @@ class TenantAttack:
             {"anti": [{"workloadSelector": {}, "topologyKey": "kubernetes.io/os", "scope": "Namespace"}]},
             {"anti": [{"customers": [self._victim], "scope": "Cluster"}]},
             {"anti": [{"types": [f"t{number}-{term}"]} for term in range(8)]},
-            {"hard": {"workerIds": [f"{self._victim}-0"]}},
+            {"hard": {"nodeNames": [f"{self._victim}-0"]}},
             {"hard": {"pools": [self._victim]}},
             {"hard": {"pools": [name]}},
         )

@@ -40,6 +40,11 @@ _LIVES = {
 }
 
 
+def node_names(status: JSON) -> list[str]:
+    """Node of each pod, by index, from a Workload's status or from the REST door."""
+    return [entry["nodeName"] for entry in status.get("assignments") or []]
+
+
 class Workloads:
     """The Workloads of one test's namespace; `pool` is the WorkerPool that all of them require."""
 

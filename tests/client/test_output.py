@@ -65,7 +65,7 @@ def test_usage_of_a_worker_is_shown_or_empty_if_hidden() -> None:
 
 
 def test_an_event_is_one_line() -> None:
-    event = {"at": None, "fromPhase": "Pending", "toPhase": "Scheduled", "workers": ["n1"], "reason": "Placed"}
+    event = {"at": None, "fromPhase": "Pending", "toPhase": "Scheduled", "nodeNames": ["n1"], "reason": "Placed"}
     assert tables.event_line({"name": "a"}, event) == "--:--:-- a Pending -> Scheduled on n1 (Placed)"
     assert tables.event_line({"name": "a"}, {"toPhase": "Pending"}) == "--:--:-- a Pending"
 

@@ -116,8 +116,8 @@ class Cluster:
         for key in sorted({t.key for t in node.taints if not tolerated(t, r.tolerations)}):
             yield Reason.TAINT, key
         h = r.hard
-        if h.worker_ids and node.name not in h.worker_ids:
-            yield Reason.WORKER_ID, ""
+        if h.node_names and node.name not in h.node_names:
+            yield Reason.NODE_NAME, ""
         if h.pools and node.pool not in h.pools:
             yield Reason.POOL, ""
         if h.regions and node.region not in h.regions:

@@ -71,7 +71,7 @@ def node_term(t: NodeTerm, node: WorkerInfo) -> bool:
 
 def matcher(m: Matcher, n: WorkerInfo) -> bool:
     return (
-        (not m.worker_ids or n.name in m.worker_ids)
+        (not m.node_names or n.name in m.node_names)
         and (not m.pools or n.pool in m.pools)
         and (not m.regions or n.region in m.regions)
         and (not m.zones or n.zone in m.zones)

@@ -75,7 +75,7 @@ def test_a_pool_that_lists_customers_is_closed_to_others_whatever_they_name() ->
     bolt = replace(WEB, customer="bolt")
     ways = [
         POD,
-        replace(POD, hard=Matcher(worker_ids=("a",))),
+        replace(POD, hard=Matcher(node_names=("a",))),
         replace(POD, hard=Matcher(pools=("pool",))),
         replace(POD, hard=Matcher(tags=(Expression("none", Op.DOES_NOT_EXIST),))),
         replace(POD, node_terms=(NodeTerm((), (Expression("metadata.name", Op.IN, ("a",)),)),)),

@@ -187,7 +187,7 @@ def expression(rng: Random) -> Expression:
 def matcher(rng: Random, percent: int) -> Matcher:
     """A matcher in which each part is set with a probability of about `percent`."""
     return Matcher(
-        worker_ids=tuple(f"w{rng.randrange(14):02}" for _ in range(4)) if chance(rng, percent // 3) else (),
+        node_names=tuple(f"w{rng.randrange(14):02}" for _ in range(4)) if chance(rng, percent // 3) else (),
         pools=some(rng, POOLS, 60) if chance(rng, percent // 2) else (),
         regions=some(rng, ("eu-west", "us-east"), 60) if chance(rng, percent) else (),
         zones=some(rng, ZONES, 60) if chance(rng, percent // 2) else (),

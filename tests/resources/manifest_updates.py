@@ -10,8 +10,9 @@ CHANGES_ALLOWED: dict[str, Any] = {
     "priority": 90,
     "suspend": True,
     "timeoutSeconds": 60,
-    "maxRetries": 0,
+    "backoffLimit": 0,
     "ttlSecondsAfterFinished": 1,
+    "expectedDurationSeconds": 90,
 }
 """Fields of the spec that may change, with a new value."""
 
@@ -19,6 +20,7 @@ CHANGES_REFUSED: dict[str, Any] = {
     "customer": "other",
     "type": "other",
     "replicas": 2,
+    "gpu": {"count": 2},
     "affinity": {"hard": {"regions": ["eu"]}},
     "template": {"spec": {"containers": [{**MAIN_CONTAINER, "image": "other"}]}},
     "startTimeoutSeconds": 5,
@@ -42,10 +44,10 @@ TEMPLATE_CHANGES: dict[str, dict[str, Any]] = {
     "cpu to memory": {"containers": [{**MAIN_CONTAINER, "command": ["x"], "resources": {"requests": {"memory": 1}}}]},
     "another quantity": {"containers": [{**MAIN_CONTAINER, "command": ["x"], "resources": {"requests": {"cpu": 2}}}]},
     "order of init containers": {"initContainers": [{"name": "b", "image": "i"}, {"name": "a", "image": "i"}]},
-    "emptyDir to hostPath": {"volumes": [{"name": "v", "hostPath": {}}]},
+    "emptyDir to hostPath": {"volumes": [{"name": "v", "hostPath": {"path": "/a"}}]},
     "inside of emptyDir": {"volumes": [{"name": "v", "emptyDir": {"medium": "Memory"}}]},
     "key inside of dnsConfig": {"dnsConfig": {"nameservers": ["x"]}},
-    "dnsConfig to hostAliases": {"dnsConfig": None, "hostAliases": {"searches": ["x"]}},
+    "dnsConfig to hostAliases": {"dnsConfig": None, "hostAliases": [{"ip": "10.0.0.1"}]},
     "grace": {"terminationGracePeriodSeconds": 6},
     "grace to deadline": {"terminationGracePeriodSeconds": None, "activeDeadlineSeconds": 5},
 }

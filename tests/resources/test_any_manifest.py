@@ -32,12 +32,12 @@ SPEC: dict[str, Any] = {
     "priority": 10,
     "replicas": 2,
     "timeoutSeconds": 60,
+    "gpu": {"models": ["A100"], "count": 1, "minMemory": "40Gi"},
     "affinity": {
         "hard": {
-            "workerIds": ["n"],
+            "nodeNames": ["n"],
             "workerTags": {"a": "b"},
             "workerExpressions": [{"key": "k", "operator": "Gt", "values": ["1"]}],
-            "gpu": {"models": ["A100"], "count": 1, "minMemory": "40Gi"},
             "near": [{"workloadSelector": SELECTOR, "topologyKey": "topology.kubernetes.io/zone"}],
         },
         "soft": [{"weight": 5, "regions": ["eu"]}],

@@ -72,17 +72,17 @@ def test_every_container_gets_the_variables_that_the_user_did_not_set() -> None:
 
 
 def test_gpus_go_to_the_first_container_under_the_workers_resource_name() -> None:
-    made = pod({"affinity": {"hard": {"gpu": {"count": 2}}}})["spec"]["containers"]
+    made = pod({"gpu": {"count": 2}})["spec"]["containers"]
     assert made[0]["resources"] == {"limits": {"amd.com/gpu": "2"}}
     assert "resources" not in made[1]
     with pytest.raises(ValueError, match="node-7 has no GPU resource"):
-        pod({"affinity": {"hard": {"gpu": {}}}}, worker_gpu_resource=None)
+        pod({"gpu": {}}, worker_gpu_resource=None)
 
 
 def test_a_template_that_asks_for_gpus_itself_gets_no_more() -> None:
     resources = {"limits": {"nvidia.com/gpu": 2}}
     template = {"spec": {"containers": [{"name": "a", "image": "i", "resources": resources}]}}
-    made = pod({"affinity": {"hard": {"gpu": {"models": ["A100"]}}}}, template)
+    made = pod({"gpu": {"models": ["A100"]}}, template)
     assert made["spec"]["containers"][0]["resources"] == resources
 
 

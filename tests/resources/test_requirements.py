@@ -42,13 +42,13 @@ def test_hard_soft_anti_and_near() -> None:
     found = compiled(
         {
             "type": "video",
+            "gpu": {"models": ["H100", "A100"], "minMemory": "40Gi"},
             "affinity": {
                 "hard": {
-                    "workerIds": ["b", "a", "b"],
+                    "nodeNames": ["b", "a", "b"],
                     "workerTags": {"disk": "ssd"},
                     "workerExpressions": [{"key": "cores", "operator": "Gt", "values": ["8"]}],
                     "capabilities": ["ffmpeg"],
-                    "gpu": {"models": ["H100", "A100"], "minMemory": "40Gi"},
                     "regions": ["eu"],
                     "zones": ["eu-1"],
                     "pools": ["p"],
@@ -64,7 +64,7 @@ def test_hard_soft_anti_and_near() -> None:
         }
     ).requirements
     assert found.hard == Matcher(
-        worker_ids=("a", "b"),
+        node_names=("a", "b"),
         pools=("p",),
         regions=("eu",),
         zones=("eu-1",),
@@ -84,30 +84,30 @@ def test_hard_soft_anti_and_near() -> None:
 
 
 @pytest.mark.parametrize(
-    ("hard", "containers", "count", "wants"),
+    ("gpu", "containers", "count", "wants"),
     [
         (None, None, 0, False),
-        ({"gpu": {}}, None, 1, True),
-        ({"gpu": {"count": 4}}, None, 4, True),
+        ({}, None, 1, True),
+        ({"count": 4}, None, 4, True),
         (None, gpus("nvidia.com/gpu", 2), 0, True),
-        ({"gpu": {"models": ["A100"]}}, gpus("nvidia.com/gpu", 2), 0, True),
-        ({"gpu": {"count": 2}}, gpus("nvidia.com/gpu", 2), 0, True),
+        ({"models": ["A100"]}, gpus("nvidia.com/gpu", 2), 0, True),
+        ({"count": 2}, gpus("nvidia.com/gpu", 2), 0, True),
         (None, gpus("nvidia.com/gpu", 0), 0, False),
         (None, gpus("example.com/fpga", 1), 0, False),
     ],
 )
-def test_a_gpu_can_be_requested_by_affinity_or_template(hard: Any, containers: Any, count: int, wants: bool) -> None:
+def test_gpus_are_requested_by_the_spec_or_by_the_template(gpu: Any, containers: Any, count: int, wants: bool) -> None:
     pod = {"containers": containers} if containers else {}
-    found = compiled({"affinity": {"hard": hard}} if hard else {}, **pod).requirements
+    found = compiled({"gpu": gpu} if gpu is not None else {}, **pod).requirements
     assert (found.gpu_count, found.wants_gpu) == (count, wants)
 
 
 def test_two_different_gpu_counts_are_rejected() -> None:
     with pytest.raises(
         InvalidManifestError,
-        match=r"spec\.affinity\.hard\.gpu\.count: must equal the number that the template requests \(1\)",
+        match=r"spec\.gpu\.count: must equal the number that the template requests \(1\)",
     ):
-        compiled({"affinity": {"hard": {"gpu": {"count": 2}}}}, containers=gpus("amd.com/gpu", 1))
+        compiled({"gpu": {"count": 2}}, containers=gpus("amd.com/gpu", 1))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_requests_are_per_pod_whatever_the_replicas() -> None:
 
 WORDS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=4)
 HARD = st.fixed_dictionaries(
-    {"workerIds": WORDS, "capabilities": WORDS, "regions": WORDS, "zones": WORDS, "compliance": WORDS},
+    {"nodeNames": WORDS, "capabilities": WORDS, "regions": WORDS, "zones": WORDS, "compliance": WORDS},
     optional={"workerTags": st.dictionaries(st.sampled_from("xyz"), st.sampled_from("pq"))},
 )
 ANTI = st.lists(st.fixed_dictionaries({"types": WORDS.filter(bool)}), max_size=3)

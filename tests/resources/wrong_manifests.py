@@ -90,16 +90,19 @@ WRONG: list[Case] = [
     _workload("priority 101", "spec.priority", 101),
     _workload("timeout 0", "spec.timeoutSeconds", 0),
     _workload("start timeout 0", "spec.startTimeoutSeconds", 0),
-    _workload("negative retries", "spec.maxRetries", -1),
+    _workload("negative retries", "spec.backoffLimit", -1),
     _workload("negative ttl", "spec.ttlSecondsAfterFinished", -1),
     _workload("unknown node loss policy", "spec.nodeLossPolicy", "Ignore"),
     _workload("suspend as text", "spec.suspend", "yes"),
+    _workload("expected duration 0", "spec.expectedDurationSeconds", 0),
     _workload("customer with a slash", "spec.customer", "a/b"),
+    _workload("customer with a capital letter", "spec.customer", "Acme"),
+    _workload("customer with a dot", "spec.customer", "a.b"),
     _workload("empty customer", "spec.customer", ""),
     _workload("type too long", "spec.type", _LONG),
     # affinity.hard
-    _hard("worker id with a space", {"workerIds": ["node 1"]}, "workerIds[0]"),
-    _hard("too many worker ids", {"workerIds": ["n"] * 257}, "workerIds"),
+    _hard("node name with a space", {"nodeNames": ["node 1"]}, "nodeNames[0]"),
+    _hard("too many node names", {"nodeNames": ["n"] * 257}, "nodeNames"),
     _hard("tag with a wrong key", {"workerTags": {"-bad": "x"}}, "workerTags"),
     _hard("tag with a wrong value", {"workerTags": {"a": "b c"}}, "workerTags.a"),
     _hard("In without values", _expression("In"), _VALUES),
@@ -108,10 +111,13 @@ WRONG: list[Case] = [
     _hard("Lt with a word", _expression("Lt", "ten"), _VALUES),
     _hard("unknown operator", _expression("Like", "a"), "workerExpressions[0].operator"),
     _hard("expression without key", {"workerExpressions": [{"operator": "Exists"}]}, "workerExpressions[0].key"),
-    _hard("gpu count 0", {"gpu": {"count": 0}}, "gpu.count"),
-    _hard("gpu memory not a quantity", {"gpu": {"minMemory": "lots"}}, "gpu.minMemory"),
-    _hard("gpu memory a fraction", {"gpu": {"minMemory": 1.5}}, "gpu.minMemory"),
-    _hard("gpu memory negative", {"gpu": {"minMemory": "-1Gi"}}, "gpu.minMemory"),
+    _hard("gpus as a condition", {"gpu": {"count": 1}}, "gpu"),
+    # gpu
+    _workload("gpu count 0", "spec.gpu.count", 0),
+    _workload("gpu count 65", "spec.gpu.count", 65),
+    _workload("gpu memory not a quantity", "spec.gpu.minMemory", "lots"),
+    _workload("gpu memory a fraction", "spec.gpu.minMemory", 1.5),
+    _workload("gpu memory negative", "spec.gpu.minMemory", "-1Gi"),
     _hard("regions as text", {"regions": "eu"}, "regions"),
     _hard("compliance as object", {"compliance": {"hipaa": True}}, "compliance"),
     _hard("near without selector", {"near": [{"topologyKey": "kubernetes.io/hostname"}]}, "near[0]"),
@@ -132,6 +138,7 @@ WRONG: list[Case] = [
     _soft("preference with a gpu count", {"weight": 10, "gpu": {"models": ["A100"], "count": 1}}, ".gpu.count"),
     _soft("preference with near", {"weight": 10, "near": [{"types": ["a"]}]}, ".near"),
     _anti("anti without selector", {"topologyKey": "kubernetes.io/hostname"}),
+    _anti("customer in capitals", {"customers": ["ACME"], "scope": "Cluster"}, ".customers[0]"),
     _anti("customers in scope Namespace", {"customers": ["other"]}, ".customers"),
     _anti("customers in scope Customer", {"customers": ["other"], "scope": "Customer"}, ".customers"),
     _anti("unknown scope", {"types": ["a"], "scope": "World"}, ".scope"),
@@ -237,6 +244,7 @@ WRONG: list[Case] = [
     Case("unknown tier", "Customer", {"spec.tier": "Gold"}, "spec.tier"),
     Case("namespace of the cluster", "Customer", {"spec.namespaces": ["kube-system"]}, "spec.namespaces"),
     Case("pattern of namespaces", "Customer", {"spec.namespaces": ["team-*"]}, "spec.namespaces[0]"),
+    Case("priority limit above 100", "Customer", {"spec.maxPriority": 101}, "spec.maxPriority"),
     Case("negative limit", "Customer", {"spec.maxConcurrent": -1}, "spec.maxConcurrent"),
     Case("name too long", "Customer", {"metadata.name": "c" * 64}, "metadata.name"),
     Case(
@@ -275,16 +283,16 @@ RIGHT: list[Case] = [
         "everything in affinity",
         "Workload",
         {
+            "spec.gpu": {"models": ["A100", "H100"], "count": 2, "minMemory": "40Gi"},
             "spec.affinity": {
                 "hard": {
-                    "workerIds": ["node-1.example.com"],
+                    "nodeNames": ["node-1.example.com"],
                     "workerTags": {"example.com/disk": "ssd", "empty": ""},
                     "workerExpressions": [
                         {"key": "cores", "operator": "Gt", "values": ["-8"]},
                         {"key": "spot", "operator": "DoesNotExist"},
                     ],
                     "capabilities": ["ffmpeg"],
-                    "gpu": {"models": ["A100", "H100"], "count": 2, "minMemory": "40Gi"},
                     "regions": ["eu-west-1"],
                     "zones": ["eu-west-1a"],
                     "pools": ["gpu"],
@@ -341,6 +349,7 @@ RIGHT: list[Case] = [
         },
     ),
     Case("customer of every namespace", "Customer", {"spec.namespaces": ["*"], "spec.tier": "Enterprise"}),
+    Case("customer of low priorities", "Customer", {"spec.maxPriority": 0}),
     Case("customer without namespaces", "Customer", {"spec": {}}),
     Case(
         "lists of a customer",
@@ -376,10 +385,10 @@ UNSEEN: list[Case] = [
         "GPU count in two places",
         "Workload",
         {
-            "spec.affinity.hard.gpu.count": 2,
+            "spec.gpu.count": 2,
             f"{POD}.containers": [{**MAIN_CONTAINER, "resources": {"limits": {"nvidia.com/gpu": 1}}}],
         },
-        "spec.affinity.hard.gpu.count",
+        "spec.gpu.count",
     ),
     Case(
         "host port other than the container's",
@@ -398,7 +407,7 @@ UNSEEN.append(
     Case(
         "affinity too big",
         "Workload",
-        {"spec.affinity.soft": [{"weight": 1, "workerIds": ["n" * 240] * 250}] * 2},
+        {"spec.affinity.soft": [{"weight": 1, "nodeNames": ["n" * 240] * 250}] * 2},
         "spec.affinity",
     )
 )

@@ -163,7 +163,7 @@ async def test_a_lost_lease_found_by_a_request_of_the_loop_ends_it(
 async def test_pods_that_do_not_run_in_time_are_an_attempt_that_failed(
     leader: LeaderUnderTest, cluster: FakeCluster
 ) -> None:
-    uid = cluster.submit("slow", startTimeoutSeconds=1, maxRetries=0)
+    uid = cluster.submit("slow", startTimeoutSeconds=1, backoffLimit=0)
     await leader.pods_of(uid)
     failed = await leader.reaches(uid, Phase.FAILED)
     assert failed.reason == "StartTimeout"
@@ -171,7 +171,7 @@ async def test_pods_that_do_not_run_in_time_are_an_attempt_that_failed(
 
 async def test_the_time_to_start_begins_when_the_pods_exist(leader: LeaderUnderTest, cluster: FakeCluster) -> None:
     hang = cluster.faults.hang("create_pod")
-    uid = cluster.submit("slow", startTimeoutSeconds=1, maxRetries=0)
+    uid = cluster.submit("slow", startTimeoutSeconds=1, backoffLimit=0)
     first = await leader.reaches(uid, Phase.SCHEDULED)
 
     async def put_off() -> bool:
@@ -187,7 +187,7 @@ async def test_the_time_to_start_begins_when_the_pods_exist(leader: LeaderUnderT
 async def test_a_workload_that_runs_too_long_fails_and_its_pods_go(
     leader: LeaderUnderTest, cluster: FakeCluster
 ) -> None:
-    uid = cluster.submit("long", timeoutSeconds=1, maxRetries=0)
+    uid = cluster.submit("long", timeoutSeconds=1, backoffLimit=0)
     await leader.is_running(uid)
     failed = await leader.reaches(uid, Phase.FAILED)
     assert failed.reason == "Timeout"
@@ -197,7 +197,7 @@ async def test_a_workload_that_runs_too_long_fails_and_its_pods_go(
 async def test_a_failed_attempt_is_retried_after_its_backoff_when_its_pods_are_over(
     leader: LeaderUnderTest, cluster: FakeCluster
 ) -> None:
-    uid = cluster.submit("flaky", maxRetries=1)
+    uid = cluster.submit("flaky", backoffLimit=1)
     await leader.is_running(uid)
     leader.kubelet.fail(uid)
     second = await leader.reaches(uid, Phase.SCHEDULED, attempt=2)

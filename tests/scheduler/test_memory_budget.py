@@ -60,10 +60,10 @@ def test_dense_templates_take_little_memory() -> None:
 
 @pytest.mark.unit
 def test_a_spec_is_whole_again_when_it_is_needed() -> None:
-    spec = objects.workload("", maxRetries=4)["spec"]
+    spec = objects.workload("", backoffLimit=4)["spec"]
     row = new_row(intake(spec=spec, door=Door.REST), 1, 1)
     tracked = TrackedWorkload(row, parse_spec(spec), None, Subject("team", "acme"))
-    assert tracked.spec.max_retries == 4
+    assert tracked.spec.backoff_limit == 4
     assert tracked.full_spec() == parse_spec(spec)
     assert tracked.full_row() == row
     assert not tracked.row.spec

@@ -149,7 +149,7 @@ async def test_a_finished_workload_leaves_memory_at_once_unless_its_object_is_to
 async def test_transitions_that_concern_users_write_statuses_and_events(
     leader: LeaderUnderTest, cluster: FakeCluster
 ) -> None:
-    uid = await leader.placed("job", "n1", maxRetries=1)
+    uid = await leader.placed("job", "n1", backoffLimit=1)
     await leader.decide(uid, Event.RETRY, "PodFailed", "exit code 1")
     (held,) = await admitted(leader, "held")
     await leader.decide(held, Event.HOLD, "QueueFull", "wait")
@@ -164,7 +164,7 @@ async def test_transitions_that_concern_users_write_statuses_and_events(
 async def test_each_retry_waits_longer_up_to_a_limit(make_leader: MakeLeader, failures: int, seconds: float) -> None:
     leader = make_leader(retry_backoff=2.0, retry_backoff_max=5.0)
     await leader.recover()
-    (uid,) = await admitted(leader, "job", maxRetries=5)
+    (uid,) = await admitted(leader, "job", backoffLimit=5)
     for _ in range(failures + 1):
         await leader.place(uid, "n1")
         await leader.created(uid)

@@ -107,9 +107,8 @@ def _mutated(value: Any, path: tuple[Any, ...], new: Any) -> Any:
 
 def test_no_mutation_of_a_valid_manifest_causes_a_server_error(rest: DoorThread) -> None:
     """Replaces each field of a manifest with each odd value; schemathesis seldom goes this deep."""
-    right = manifest(
-        "m", affinity={"hard": {"gpu": {"models": ["A"]}, "workerTags": {"a": "b"}}, "anti": [{"types": ["x"]}]}
-    )
+    affinity = {"hard": {"workerTags": {"a": "b"}}, "anti": [{"types": ["x"]}]}
+    right = manifest("m", gpu={"models": ["A"]}, affinity=affinity)
     right["metadata"]["labels"] = {"a": "b"}
     pod = right["spec"]["template"]["spec"]
     pod["volumes"] = [{"name": "v", "secret": {"secretName": "data"}}]

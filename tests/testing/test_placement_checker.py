@@ -54,7 +54,7 @@ def found(nodes: list[Any], pods: list[Any], workloads: list[Any]) -> str:
 
 
 def test_correct_placements_have_no_violations() -> None:
-    first, second = asked("first", hard={"gpu": {"models": ["A100"], "count": 2}}), asked("second", replicas=2)
+    first, second = asked("first", gpu={"models": ["A100"], "count": 2}), asked("second", replicas=2)
     pods = [pod(first, "n0", gpus=2), pod(second, "n0"), pod(second, "n1", index=1), pod(None, "n1", cpu="7")]
     assert found([node("n0", gpus=2), node("n1", gpus=2)], pods, [first, second]) == ""
 
@@ -66,8 +66,8 @@ def test_correct_placements_have_no_violations() -> None:
         ("1 of 2 pods", {"replicas": 2}, [("n0", 0, "1", 0)]),
         ("live more than once", {"replicas": 2}, [("n0", 0, "1", 0), ("n1", 0, "1", 0)]),
         ("more than slots", {"replicas": 3}, [("n0", n, "1", 0) for n in range(3)]),
-        ("GPU model A100", {"hard": {"gpu": {"models": ["H100"]}}}, [("n0", 0, "1", 1)]),
-        ("takes 1 nvidia.com/gpu, asked for 2", {"hard": {"gpu": {"count": 2}}}, [("n0", 0, "1", 1)]),
+        ("GPU model A100", {"gpu": {"models": ["H100"]}}, [("n0", 0, "1", 1)]),
+        ("takes 1 nvidia.com/gpu, asked for 2", {"gpu": {"count": 2}}, [("n0", 0, "1", 1)]),
         ("takes 1 cpu, asked for 2", {"cpu": "2"}, [("n0", 0, "1", 0)]),
         ("zones: a", {"hard": {"zones": ["b"]}}, [("n0", 0, "1", 0)]),
         ("lacks capabilities", {"type": "etl"}, [("n0", 0, "1", 0)]),

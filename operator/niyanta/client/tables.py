@@ -40,9 +40,15 @@ def text(name: str) -> Callable[[Any], str]:
     return lambda item: number(item.get(name)) if not isinstance(item.get(name), list) else joined(item[name])
 
 
-def _workers(item: Any) -> str:
-    workers = item.get("workers") or []
-    return joined(workers) if len(workers) <= 2 else f"{workers[0]} (+{len(workers) - 1})"
+def _nodes(item: Any) -> str:
+    nodes = item.get("nodeNames") or []
+    return joined(nodes) if len(nodes) <= 2 else f"{nodes[0]} (+{len(nodes) - 1})"
+
+
+def _pools(item: Any) -> str:
+    """Pools of a workload's workers."""
+    found = (entry.get("poolName") for entry in item.get("assignments") or ())
+    return joined(list(dict.fromkeys(name for name in found if name)))
 
 
 def _reason(item: Any) -> str:
@@ -51,7 +57,7 @@ def _reason(item: Any) -> str:
 
 def _run_time(item: Any) -> str:
     """Run time of the current or last attempt."""
-    start, end = parse_time(item.get("startedAt")), parse_time(item.get("finishedAt"))
+    start, end = parse_time(item.get("startTime")), parse_time(item.get("completionTime"))
     return duration(((end or datetime.now(UTC)) - start).total_seconds()) if start else ""
 
 
@@ -84,16 +90,16 @@ WORKLOADS = (
     Column("Name", text("name")),
     Column("Id", text("id")),
     Column("Phase", phase_of, style=phase_style),
+    Column("Pods", text("pods"), right=True),
     Column("Customer", text("customer")),
     Column("Priority", text("effectivePriority"), right=True),
-    Column("Worker", _workers),
-    Column("Score", text("score"), right=True),
+    Column("Placement", text("placement")),
     Column("Age", lambda item: age(item.get("createdAt"))),
     Column("Reason", _reason),
     Column("Namespace", text("namespace"), wide=True),
     Column("Type", text("type"), wide=True),
-    Column("Pods", text("replicas"), wide=True, right=True),
-    Column("Pool", text("pool"), wide=True),
+    Column("Score", text("score"), wide=True, right=True),
+    Column("Pool", _pools, wide=True),
     Column("Attempts", text("attempts"), wide=True, right=True),
     Column("Duration", _run_time, wide=True),
     Column("Door", text("door"), wide=True),
@@ -115,7 +121,7 @@ EVENTS = (
     Column("From", text("fromPhase")),
     Column("To", text("toPhase"), style=lambda item: _STYLES.get(str(item.get("toPhase")), "")),
     Column("Attempt", text("attempt"), right=True),
-    Column("Workers", _workers),
+    Column("Workers", _nodes),
     Column("Reason", text("reason")),
     Column("Message", text("message")),
     Column("At", text("at"), wide=True),
@@ -253,7 +259,7 @@ def event_line(item: Mapping[str, Any], event: Mapping[str, Any]) -> str:
     clock = at.astimezone().strftime("%H:%M:%S") if at else "--:--:--"
     before, after = event.get("fromPhase"), event.get("toPhase")
     move = f"{before} -> {after}" if before and before != after else str(after)
-    where = f" on {_workers(event)}" if event.get("workers") else ""
+    where = f" on {_nodes(event)}" if event.get("nodeNames") else ""
     reason = ": ".join(str(part) for part in (event.get("reason"), event.get("message")) if part)
     return f"{clock} {item.get('name')} {move}{where}" + (f" ({reason})" if reason else "")
 
@@ -264,9 +270,9 @@ def explanation(item: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[t
     reason = ": ".join(str(part) for part in (found.get("reason"), found.get("message")) if part)
     yield "Phase", phase_of(found) + (f" ({reason})" if reason else "")
     yield "Priority", f"{number(found.get('effectivePriority'))}  = {found.get('priorityFormula', '')}"
-    if item.get("workers"):
+    if placed := item.get("assignments"):
         score = f", score {number(item.get('score'))}" if item.get("score") is not None else ""
-        yield "Workers", f"{joined(item['workers'])} (pool {item.get('pool')}{score})"
+        yield "Workers", f"{joined([entry.get('nodeName') for entry in placed])} (pool {_pools(item)}{score})"
     if position := found.get("position"):
         more = "" if position.get("exact", True) else "at least "
         yield "Queue", f"{more}{position.get('ahead')} ahead"

@@ -49,7 +49,7 @@ _PLAIN = {
     Reason.EXCLUDED: "rejected a pod of this workload within the last minute",
     Reason.POOL_NOT_FOR_CUSTOMER: "in pools that are not for this customer",
     Reason.REJECTING: "closed for now, because they rejected pods",
-    Reason.WORKER_ID: "not among the named workers",
+    Reason.NODE_NAME: "not among the named workers",
     Reason.POOL: "not in a requested pool",
     Reason.REGION: "not in a requested region",
     Reason.ZONE: "not in a requested zone",

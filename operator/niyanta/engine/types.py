@@ -65,7 +65,7 @@ class Reason(enum.Enum):
     CORDONED = "Cordoned"
     EXCLUDED = "ExcludedAfterRejection"
     TAINT = "UntoleratedTaint"
-    WORKER_ID = "WorkerIdMismatch"
+    NODE_NAME = "NodeNameMismatch"
     POOL = "PoolMismatch"
     REGION = "RegionMismatch"
     ZONE = "ZoneMismatch"
@@ -167,11 +167,11 @@ class Expression:
 class Matcher:
     """Conditions on a worker: all parts that are given must match. Used for `affinity.hard` and for each soft term.
 
-    worker_ids, regions, zones, pools, gpu_models: any of. capabilities, compliance, tags: all of. gpu_models and
+    node_names, regions, zones, pools, gpu_models: any of. capabilities, compliance, tags: all of. gpu_models and
     gpu_min_memory (bytes) match only workers that have a GPU.
     """
 
-    worker_ids: tuple[str, ...] = ()
+    node_names: tuple[str, ...] = ()
     pools: tuple[str, ...] = ()
     regions: tuple[str, ...] = ()
     zones: tuple[str, ...] = ()

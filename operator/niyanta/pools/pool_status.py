@@ -224,6 +224,7 @@ def customer_row(customer: Customer) -> CustomerRow:
         "maxQueueDepth": spec.max_queue_depth,
         "maxConcurrent": spec.max_concurrent,
         "submitRatePerSecond": spec.submit_rate_per_second,
+        "maxPriority": spec.max_priority,
     }
     return CustomerRow(
         name=customer.metadata.name,

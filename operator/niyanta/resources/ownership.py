@@ -28,6 +28,7 @@ class HeldReason(enum.Enum):
     CLUSTER_SCOPE_NOT_ALLOWED = "ClusterScopeNotAllowed"
     TOPOLOGY_KEY_NOT_ALLOWED = "TopologyKeyNotAllowed"
     TEMPLATE_NOT_ALLOWED = "TemplateNotAllowed"
+    PRIORITY_ABOVE_MAXIMUM = "PriorityAboveMaximum"
     NAMESPACE_NOT_ENABLED = "NamespaceNotEnabled"
 
 
@@ -174,6 +175,18 @@ def _topology_key(field: str, key: str, customer: Customer) -> Held:
         f"spec.topologyKeys: kubectl edit customers.niyanta.io {customer.metadata.name}"
     )
     return Held(HeldReason.TOPOLOGY_KEY_NOT_ALLOWED, message, field)
+
+
+def check_priority(priority: int, customer: Customer) -> Held | None:
+    """Held when `priority` is above the customer's maxPriority."""
+    most, name = customer.spec.max_priority, customer.metadata.name
+    if most is None or priority <= most:
+        return None
+    message = (
+        f"spec.priority: {priority} is above maxPriority {most} of Customer {name}; lower it, or have an administrator "
+        f"raise the limit: kubectl edit customers.niyanta.io {name}"
+    )
+    return Held(HeldReason.PRIORITY_ABOVE_MAXIMUM, message, "spec.priority")
 
 
 # --- Pools -----------------------------------------------------------------------------------------------------------

@@ -102,15 +102,17 @@ class TrackedWorkload:
     """Attempts that the cluster ended (evictions, node shutdowns), as this leader has seen them."""
     watched: WatchedObject | None = None
     """Kubernetes door only: its object as it was last taken in; None: not yet by this leader."""
-    eligible: tuple[Customer, tuple[bytes, str, Door], Eligibility] | None = None
-    """The last result of the Customer's rules, and the Customer and what was checked: packed spec, namespace and door
-    (`intake.eligibility`)."""
+    eligible: tuple[Customer, tuple[bytes, str, Door, int], Eligibility] | None = None
+    """The last result of the Customer's rules, and the Customer and what was checked: packed spec, namespace, door
+    and priority (`intake.eligibility`)."""
     noted_at: float = 0.0
     """Monotonic time at which its pending reason was last reported, seconds."""
     packed: bytes = field(init=False, repr=False, compare=False)
     """The spec as compressed JSON text. For the Kubernetes door it is the watched object's."""
     unloaded: bool = False
     """Its spec was dropped because its customer's budget of memory is used up."""
+    finished_noted: bool = False
+    """It is finished, and its object was noted for its deletion (`periodic.finished_objects`)."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "row":
@@ -146,7 +148,7 @@ class TrackedWorkload:
     def drop_spec(self) -> None:
         """Drop the spec and what was compiled from it; enough is left to end and to delete the workload."""
         self.packed, self.requirements, self.eligible = b"", None, None
-        self.spec = self.spec.model_copy(update={"affinity": None})
+        self.spec = self.spec.model_copy(update={"affinity": None, "gpu": None})
 
     def full_spec(self) -> WorkloadSpec:
         """The spec with its template. Callers don't change it."""

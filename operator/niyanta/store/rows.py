@@ -218,8 +218,8 @@ class WorkerRow:
 
 @dataclass(frozen=True, slots=True)
 class CustomerRow:
-    """A Customer as the REST door needs it; `limits` holds maxQueueDepth, maxConcurrent, submitRatePerSecond (absent or
-    None: no limit). `service_accounts` and `secrets` are what its REST submissions may use."""
+    """A Customer as the REST door needs it; `limits` holds maxQueueDepth, maxConcurrent, submitRatePerSecond and
+    maxPriority (absent or None: no limit). `service_accounts` and `secrets` are what its REST submissions may use."""
 
     name: str
     tier: str

@@ -29,7 +29,7 @@ def test_workloads_without_gpu_leave_gpu_workers_free_unless_the_option_is_off()
     made.charge(Charge("x", "a-gpu", (("cpu", 500), ("pods", 1))))
     assert workers(schedule(made, [wants("p")], now=0)) == {"p": ("b",)}
     free = Options(keep_gpu_workers_free=False)
-    small = wants("p", replace(POD, hard=Matcher(worker_ids=("a-gpu",))))
+    small = wants("p", replace(POD, hard=Matcher(node_names=("a-gpu",))))
     assert workers(schedule(made, [small], now=0, options=free)) == {"p": ("a-gpu",)}
     assert workers(schedule(made, [small], now=0)) == {"p": ("a-gpu",)}
 
@@ -55,7 +55,7 @@ def test_a_running_carrier_keeps_newcomers_away_and_release_lets_them_in() -> No
 def test_near_waits_for_its_peer_follows_it_and_names_it_only_when_it_relies_on_this_plan() -> None:
     made = snapshot(node("a", "z1"), node("b", "z2", cpu=1000))
     follower = wants("follower", replace(POD, near=(NEAR_DB,)))
-    leader = wants("leader", replace(POD, hard=Matcher(worker_ids=("b",))), DB)
+    leader = wants("leader", replace(POD, hard=Matcher(node_names=("b",))), DB)
     assert schedule(made, [follower], now=0).rejections[0].counts == ((Reason.NEAR, "", 2),)
     other = node("c", "z2")
     made.upsert_worker(other)

@@ -94,7 +94,7 @@ def test_absurd_amounts_of_nodes_and_pods_are_bounded() -> None:
         requests = (("cpu", 1000 * huge), ("memory", huge), ("pods", 1))
         made.charge(Charge(f"x{number}", "b", requests))
     giant = replace(POD, requests=(("cpu", 1000 * huge), ("memory", huge), ("pods", 1)))
-    on_b = replace(POD, hard=Matcher(worker_ids=("b",)))
+    on_b = replace(POD, hard=Matcher(node_names=("b",)))
     plan = schedule(made, [wants("p", on_b), wants("q"), wants("r", giant)], now=0)
     assert plan.faults == ()
     assert workers(plan) == {"q": ("a",)}

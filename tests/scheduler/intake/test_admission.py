@@ -53,6 +53,28 @@ async def test_a_new_tier_counts_for_everything_that_waits(leader: LeaderUnderTe
     assert {leader.tracked(uid).row.tier_weight for uid in uids} == {100}
 
 
+async def test_a_priority_above_the_customers_maximum_is_held_until_either_changes(
+    leader: LeaderUnderTest, cluster: FakeCluster
+) -> None:
+    cluster.set_customer("acme", "*", maxPriority=50)
+    uid = cluster.submit("job", priority=60)
+    await leader.take_in(uid)
+    row = await leader.row(uid)
+    assert (row.phase, row.reason, row.customer) == (Phase.HELD, "PriorityAboveMaximum", "acme")
+    assert row.message.startswith("spec.priority: 60 is above maxPriority 50 of Customer acme;")
+    cluster.edit(uid, priority=50)
+    await leader.take_in(uid)
+    assert (await leader.row(uid)).phase is Phase.PENDING
+    cluster.edit(uid, priority=51)
+    await leader.take_in(uid)
+    assert (await leader.row(uid)).reason == "PriorityAboveMaximum"
+    assert uid not in leader.workloads.queue
+    cluster.set_customer("acme", "*", maxPriority=51)
+    await leader.review_customers()
+    assert (await leader.row(uid)).phase is Phase.PENDING
+    assert uid in leader.workloads.queue
+
+
 async def test_workloads_beyond_the_queue_depth_are_held_and_released_as_room_appears(
     make_leader: MakeLeader, cluster: FakeCluster
 ) -> None:

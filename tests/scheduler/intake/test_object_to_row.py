@@ -101,6 +101,13 @@ def test_a_customer_that_is_only_claimed_is_charged_with_nothing() -> None:
     assert (row.phase, row.customer) == (Phase.HELD, "")
 
 
+@pytest.mark.parametrize(("most", "phase"), [(None, Phase.PENDING), (30, Phase.PENDING), (29, Phase.HELD)])
+def test_a_priority_above_the_customers_maximum_is_held(most: int | None, phase: Phase) -> None:
+    limit = {} if most is None else {"maxPriority": most}
+    row = read(workload(priority=30), customer("acme", "team", **limit)).intake
+    assert (row.phase, row.reason) == (phase, "PriorityAboveMaximum" if phase is Phase.HELD else "")
+
+
 def test_cluster_scope_needs_permission() -> None:
     affinity = {"anti": [{"types": ["x"], "scope": "Cluster"}]}
     assert read(workload(affinity=affinity), customer("acme", "team")).intake.reason == "ClusterScopeNotAllowed"
@@ -257,7 +264,13 @@ def test_a_stored_row_compiles_to_the_same_as_its_object() -> None:
     assert (spec, requirements, subject) == (entry.spec, entry.requirements, entry.subject)
 
 
-SHOWN = {"phase": "Running", "observedGeneration": 2, "attempts": 1, "workers": ["a"], "reason": "Started"}
+SHOWN = {
+    "phase": "Running",
+    "observedGeneration": 2,
+    "attempts": 1,
+    "assignments": [{"index": 0, "nodeName": "a"}],
+    "reason": "Started",
+}
 
 
 def test_a_status_that_shows_the_row_is_not_behind() -> None:
@@ -265,7 +278,7 @@ def test_a_status_that_shows_the_row_is_not_behind() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"phase": "Scheduled"}, {"observedGeneration": 1}, {"attempts": 0}, {"workers": []}, {"reason": "x"}]
+    "change", [{"phase": "Scheduled"}, {"observedGeneration": 1}, {"attempts": 0}, {"assignments": []}, {"reason": "x"}]
 )
 def test_a_status_that_shows_something_else_is_behind(change: dict[str, Any]) -> None:
     assert object_to_row.status_behind(a_row(), {**copy.deepcopy(SHOWN), **change})

@@ -35,7 +35,7 @@ async def test_a_cordoned_worker_is_free_when_nothing_is_placed_on_it(
 async def test_evicted_workloads_are_placed_elsewhere_and_it_counts_as_no_retry(
     leader: LeaderUnderTest, cluster: FakeCluster
 ) -> None:
-    uid = cluster.submit("job", maxRetries=0)
+    uid = cluster.submit("job", backoffLimit=0)
     await leader.is_running(uid)
     cluster.add_node("n2")
     await cluster.cordon("n1")

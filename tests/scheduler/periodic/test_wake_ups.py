@@ -29,7 +29,7 @@ async def recovered(make_leader: MakeLeader) -> LeaderUnderTest:
 async def test_an_ended_backoff_returns_the_workload_to_the_queue(
     recovered: LeaderUnderTest, cluster: FakeCluster
 ) -> None:
-    uid = await recovered.placed("job", "n1", maxRetries=1)
+    uid = await recovered.placed("job", "n1", backoffLimit=1)
     await recovered.decide(uid, Event.RETRY)
     await until(lambda: cluster.live_pods(uid)[0].metadata.deletion_timestamp, "the pod is deleted")
     recovered.kubelet.stop(uid)
@@ -43,7 +43,7 @@ async def test_an_ended_backoff_returns_the_workload_to_the_queue(
 
 
 async def test_a_run_beyond_its_timeout_fails(recovered: LeaderUnderTest) -> None:
-    uid = await recovered.placed("job", "n1", timeoutSeconds=60, maxRetries=0)
+    uid = await recovered.placed("job", "n1", timeoutSeconds=60, backoffLimit=0)
     recovered.kubelet.run(uid)
     await recovered.observe(uid)
     await recovered.make_due(uid)
@@ -53,7 +53,7 @@ async def test_a_run_beyond_its_timeout_fails(recovered: LeaderUnderTest) -> Non
 
 
 async def test_an_attempt_whose_pods_start_too_late_has_failed(recovered: LeaderUnderTest) -> None:
-    uid = await recovered.placed("job", "n1", maxRetries=1)
+    uid = await recovered.placed("job", "n1", backoffLimit=1)
     await recovered.make_due(uid)
     row = await recovered.row(uid)
     assert (row.phase, row.reason, row.failures) == (Phase.PENDING, "StartTimeout", 1)
@@ -97,15 +97,15 @@ async def test_a_due_row_that_raises_leaves_the_others_and_comes_due_again(
     recovered: LeaderUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contained_errors(Boundary.TIMER)
-    bad = await recovered.placed("bad", "n1", cpu="100m", timeoutSeconds=60, maxRetries=7)
-    good = await recovered.placed("good", "n1", cpu="100m", timeoutSeconds=60, maxRetries=0)
+    bad = await recovered.placed("bad", "n1", cpu="100m", timeoutSeconds=60, backoffLimit=7)
+    good = await recovered.placed("good", "n1", cpu="100m", timeoutSeconds=60, backoffLimit=0)
     for uid in (bad, good):
         recovered.kubelet.run(uid)
     await recovered.observe(bad, good)
     failed_attempt = wake_ups.failed_attempt
 
     def fail(attempt: Attempt, *args: str) -> LifecycleDecision:
-        if attempt.max_retries == 7:
+        if attempt.backoff_limit == 7:
             raise ZeroDivisionError
         return failed_attempt(attempt, *args)
 
@@ -164,7 +164,7 @@ async def test_an_object_whose_deletion_is_refused_is_tried_again_later(
 
 async def test_deletions_that_hang_hold_up_no_due_row(recovered: LeaderUnderTest, cluster: FakeCluster) -> None:
     hung = await finished(recovered, "one", "two", "three")
-    job = await recovered.placed("job", "n1", cpu="100m", timeoutSeconds=60, maxRetries=0)
+    job = await recovered.placed("job", "n1", cpu="100m", timeoutSeconds=60, backoffLimit=0)
     recovered.kubelet.run(job)
     await recovered.observe(job)
     cluster.faults.hang("delete_workload", times=None)

@@ -49,7 +49,7 @@ async def test_a_pod_that_ends_before_it_was_seen_running_succeeds_all_the_same(
 async def test_one_failed_pod_fails_the_whole_attempt_and_the_others_are_removed(
     leader: LeaderUnderTest, cluster: FakeCluster
 ) -> None:
-    uid = await leader.placed("group", "n1", "n1", replicas=2, maxRetries=1)
+    uid = await leader.placed("group", "n1", "n1", replicas=2, backoffLimit=1)
     leader.kubelet.run(uid)
     leader.kubelet.fail(uid, index=1, exit_code=7)
     phase, reason = await outcome(leader, uid)
@@ -61,7 +61,7 @@ async def test_one_failed_pod_fails_the_whole_attempt_and_the_others_are_removed
 
 
 async def test_a_pod_that_disappears_is_lost(leader: LeaderUnderTest) -> None:
-    uid = await running(leader, maxRetries=0)
+    uid = await running(leader, backoffLimit=0)
     leader.kubelet.lose(uid)
     assert await outcome(leader, uid) == (Phase.FAILED, "PodLost")
 
@@ -69,7 +69,7 @@ async def test_a_pod_that_disappears_is_lost(leader: LeaderUnderTest) -> None:
 async def test_a_pod_that_somebody_deletes_while_it_runs_is_lost_when_it_is_over(
     leader: LeaderUnderTest, cluster: FakeCluster
 ) -> None:
-    uid = await running(leader, maxRetries=0)
+    uid = await running(leader, backoffLimit=0)
     cluster.begin_deletion(cluster.live_pods(uid)[0], grace_seconds=30)
     assert (await outcome(leader, uid))[0] is Phase.RUNNING
     leader.kubelet.stop(uid)
@@ -79,7 +79,7 @@ async def test_a_pod_that_somebody_deletes_while_it_runs_is_lost_when_it_is_over
 async def test_a_kubelets_rejection_puts_the_workload_back_without_its_worker(
     leader: LeaderUnderTest, cluster: FakeCluster
 ) -> None:
-    uid = await leader.placed("job", "n1", maxRetries=0)
+    uid = await leader.placed("job", "n1", backoffLimit=0)
     leader.kubelet.reject(uid)
     assert await outcome(leader, uid) == (Phase.PENDING, "RejectedByKubelet")
     row = await leader.row(uid)
@@ -99,7 +99,7 @@ async def test_after_a_rejection_another_worker_is_chosen(make_leader: MakeLeade
 async def test_too_many_rejections_count_as_a_failure(make_leader: MakeLeader) -> None:
     leader = make_leader(kubelet_rejections_max=0)
     await leader.recover()
-    uid = await leader.placed("job", "n1", maxRetries=0)
+    uid = await leader.placed("job", "n1", backoffLimit=0)
     leader.kubelet.reject(uid)
     assert await outcome(leader, uid) == (Phase.FAILED, "RejectedByKubelet")
 
@@ -123,7 +123,7 @@ async def test_by_default_a_workload_waits_for_its_lost_node_and_says_so(
 async def test_with_replace_a_lost_nodes_pods_are_replaced_after_the_grace(
     leader: LeaderUnderTest, cluster: FakeCluster
 ) -> None:
-    uid = await running(leader, nodeLossPolicy="Replace", maxRetries=1)
+    uid = await running(leader, nodeLossPolicy="Replace", backoffLimit=1)
     cluster.add_node("n1", ready=False)
     assert await outcome(leader, uid) == (Phase.PENDING, "NodeLost")
     await until(lambda: not cluster.live_pods(uid), "its pod is removed by force")
@@ -134,7 +134,7 @@ async def test_with_replace_nothing_happens_before_the_grace_is_over(
 ) -> None:
     leader = make_leader(node_loss_grace=3600.0)
     await leader.recover()
-    uid = await running(leader, nodeLossPolicy="Replace", maxRetries=1)
+    uid = await running(leader, nodeLossPolicy="Replace", backoffLimit=1)
     cluster.add_node("n1", ready=False)
     assert (await outcome(leader, uid))[0] is Phase.RUNNING
     assert not cluster.pods(uid)[0].deleting
@@ -144,7 +144,7 @@ async def test_with_replace_nothing_happens_before_the_grace_is_over(
 async def test_a_node_with_the_out_of_service_taint_is_lost_whatever_the_policy(
     leader: LeaderUnderTest, cluster: FakeCluster, policy: str
 ) -> None:
-    uid = await running(leader, nodeLossPolicy=policy, maxRetries=1)
+    uid = await running(leader, nodeLossPolicy=policy, backoffLimit=1)
     taint = NodeTaint("node.kubernetes.io/out-of-service", "nodeshutdown", "NoExecute")
     cluster.add_node("n1", ready=False, taints=(taint,))
     assert await outcome(leader, uid) == (Phase.PENDING, "NodeLost")
@@ -152,14 +152,14 @@ async def test_a_node_with_the_out_of_service_taint_is_lost_whatever_the_policy(
 
 
 async def test_a_deleted_node_is_lost(leader: LeaderUnderTest, cluster: FakeCluster) -> None:
-    uid = await running(leader, maxRetries=1)
+    uid = await running(leader, backoffLimit=1)
     cluster.remove_node("n1")
     assert await outcome(leader, uid) == (Phase.PENDING, "NodeLost")
     await until(lambda: not cluster.live_pods(uid), "its pod is removed by force")
 
 
 async def test_while_pods_are_being_created_nothing_is_decided(leader: LeaderUnderTest, cluster: FakeCluster) -> None:
-    uid = cluster.submit("group", replicas=2, maxRetries=1)
+    uid = cluster.submit("group", replicas=2, backoffLimit=1)
     await leader.take_in(uid)
     await cluster_hang_after_first(leader, uid)
     leader.kubelet.fail(uid)
@@ -194,7 +194,7 @@ async def test_pods_of_a_workload_that_is_over_and_forgotten_are_released(
 
 
 async def test_an_eviction_beats_an_outcome_that_was_not_committed(leader: LeaderUnderTest) -> None:
-    uid = await running(leader, maxRetries=0)
+    uid = await running(leader, backoffLimit=0)
     await leader.decide(uid, Event.REQUEUE, "WorkerDrained")
     leader.kubelet.fail(uid)
     assert await outcome(leader, uid) == (Phase.PENDING, "WorkerDrained")
@@ -224,7 +224,7 @@ async def test_an_evicted_workload_runs_again_without_a_retry_up_to_a_maximum(
     leader: LeaderUnderTest, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("niyanta.scheduler.pods.outcome.MOST_DISRUPTIONS", 1)
-    uid = await running(leader, maxRetries=0)
+    uid = await running(leader, backoffLimit=0)
     leader.kubelet.disrupt(uid)
     assert await outcome(leader, uid) == (Phase.PENDING, "PodDisrupted")
     row = await leader.row(uid)

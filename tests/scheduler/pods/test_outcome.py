@@ -28,7 +28,7 @@ def attempt(**fields: Any) -> Attempt:
         "workers": ("a", "b"),
         "failures": 0,
         "rejections": 0,
-        "max_retries": 3,
+        "backoff_limit": 3,
         "max_rejections": 10,
         "replace_lost": False,
         "known": frozenset(),
@@ -101,14 +101,14 @@ def test_retries_are_counted_in_words() -> None:
     assert (first.event, first.message) == (Event.RETRY, "it broke; retry 2 of 3")
     last = failed_attempt(attempt(failures=3), "PodFailed", "it broke")
     assert (last.event, last.message) == (Event.FAIL, "it broke; 3 of 3 retries used")
-    assert failed_attempt(attempt(max_retries=0), "PodFailed", "x").event is Event.FAIL
+    assert failed_attempt(attempt(backoff_limit=0), "PodFailed", "x").event is Event.FAIL
 
 
 @pytest.mark.parametrize("reason", ["OutOfcpu", "OutOfnvidia.com/gpu", "NodeAffinity", "UnexpectedAdmissionError"])
 def test_a_refusal_by_the_kubelet_costs_no_retry_and_excludes_the_worker(reason: str) -> None:
     refused = pod(1, "Failed", never_ran=True, reason=reason)
     assert is_rejection(refused)
-    found = outcome_of(attempt(max_retries=0, rejections=9), [refused], ready)
+    found = outcome_of(attempt(backoff_limit=0, rejections=9), [refused], ready)
     assert found is not None
     assert (found.event, found.exclude) == (Event.REQUEUE, "b")
 
@@ -196,7 +196,7 @@ def test_pods_on_lost_nodes_are_removed_by_force(state: NodeState, replace: bool
 @pytest.mark.parametrize("fields", [{"phase": "Failed"}, {"over": True, "deleting": True}])
 def test_a_pod_that_the_cluster_ended_is_no_retry(fields: dict[str, Any]) -> None:
     ended = pod(disruption="EvictionByEvictionAPI", **fields)
-    found = outcome_of(attempt(max_retries=0), [ended, pod(1)], ready)
+    found = outcome_of(attempt(backoff_limit=0), [ended, pod(1)], ready)
     assert found is not None
     assert (found.event, found.reason, found.exclude) == (Event.REQUEUE, "PodDisrupted", "")
     assert "EvictionByEvictionAPI" in found.message

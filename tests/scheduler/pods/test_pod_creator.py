@@ -71,7 +71,7 @@ async def test_a_refusal_that_is_not_the_workloads_fault_puts_it_back_and_counts
     leader: LeaderUnderTest, cluster: FakeCluster, problem: WriteProblem
 ) -> None:
     cluster.faults.fail("create_pod", PodWriteError(problem, "no"))
-    uid = await leader.placed("job", "n1", maxRetries=0)
+    uid = await leader.placed("job", "n1", backoffLimit=0)
     await leader.observe()
     row = await leader.row(uid)
     assert (row.phase, row.reason, row.failures, row.rejections) == (Phase.PENDING, problem.value, 0, 0)
@@ -250,7 +250,7 @@ async def test_a_create_that_fails_often_puts_the_workload_back_and_counts_no_re
     leader = make_leader(request_timeout=0.01)
     await leader.recover()
     cluster.faults.fail("create_pod", UNAVAILABLE, times=None)
-    uid = await leader.placed("job", "n1", maxRetries=0)
+    uid = await leader.placed("job", "n1", backoffLimit=0)
     assert cluster.faults.calls["create_pod"] == pod_creator.MOST_TRIES
     await leader.observe()
     row = await leader.row(uid)

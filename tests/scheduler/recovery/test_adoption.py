@@ -164,7 +164,7 @@ async def test_a_placed_row_follows_pods_of_a_later_attempt(
     old: LeaderUnderTest, make_leader: MakeLeader, cluster: FakeCluster, pool: Pool
 ) -> None:
     cluster.add_node("n2")
-    uid = await old.placed("job", "n1", maxRetries=1)
+    uid = await old.placed("job", "n1", backoffLimit=1)
     old.kubelet.run(uid)
     await old.observe(uid)
     await backed_up(pool)
@@ -190,7 +190,7 @@ async def test_a_placed_row_follows_pods_of_a_later_attempt(
 async def test_a_group_that_lacks_pods_of_its_later_attempt_runs_again_under_a_new_number(
     old: LeaderUnderTest, make_leader: MakeLeader, cluster: FakeCluster, pool: Pool, replicas: int
 ) -> None:
-    uid = cluster.submit("group", replicas=replicas + 1, cpu="100m", maxRetries=1)
+    uid = cluster.submit("group", replicas=replicas + 1, cpu="100m", backoffLimit=1)
     await old.take_in(uid)
     await backed_up(pool)
     await old.place(uid, *["n1"] * (replicas + 1))

@@ -72,7 +72,7 @@ async def test_held_rows_keep_their_placement_until_their_objects_are_back(
 ) -> None:
     monkeypatch.setattr(missing_objects, "FIRST_LIST_SECONDS", 0.01)
     monkeypatch.setattr(maintenance, "MISSING_OBJECTS_EVERY_SECONDS", 0.01)
-    running = await old.placed("running", "n1", cpu="100m", maxRetries=0)
+    running = await old.placed("running", "n1", cpu="100m", backoffLimit=0)
     old.kubelet.run(running)
     await old.observe(running)
     waiting = [cluster.submit(f"job-{number}", cpu="100m") for number in range(12)]

@@ -63,7 +63,7 @@ async def test_only_the_missing_pods_of_a_group_are_created(
 async def test_a_running_workload_whose_pod_vanished_meanwhile_is_tried_again(
     old: LeaderUnderTest, make_leader: MakeLeader, cluster: FakeCluster
 ) -> None:
-    uid = await old.placed("job", "n1", maxRetries=1)
+    uid = await old.placed("job", "n1", backoffLimit=1)
     old.kubelet.run(uid)
     await old.observe(uid)
     await old.close()
@@ -116,7 +116,7 @@ async def test_pods_of_no_attempt_are_removed(
 async def test_pods_of_an_earlier_attempt_are_removed_before_the_next_is_placed(
     old: LeaderUnderTest, make_leader: MakeLeader, cluster: FakeCluster
 ) -> None:
-    uid = await old.placed("job", "n1", maxRetries=1)
+    uid = await old.placed("job", "n1", backoffLimit=1)
     old.kubelet.run(uid)
     await old.observe(uid)
     cluster.faults.fail("delete_pod", RuntimeError("lost"), times=None)

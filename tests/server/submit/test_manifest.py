@@ -92,6 +92,17 @@ def test_terms_may_use_listed_topology_keys_and_scopes() -> None:
     assert read(anti(scope="Cluster"), acme(allow_cluster_scope=True))
 
 
+def test_a_priority_above_the_customers_maximum_is_refused() -> None:
+    row = acme(limits={"maxPriority": 40})
+    assert read(manifest(priority=40), row).priority == 40
+    with pytest.raises(Problem) as refusal:
+        read(manifest(priority=41), row)
+    assert (refusal.value.kind, refusal.value.kind.status) == (NOT_ALLOWED, 422)
+    (error,) = refusal.value.errors
+    assert error["field"] == "spec.priority"
+    assert error["message"].startswith("41 is above maxPriority 40 of Customer acme;")
+
+
 def test_scope_customer_of_a_wildcard_customer_has_the_class_of_scope_namespace() -> None:
     wildcard = CustomerRow("acme", "Standard", namespaces=("*", "acme"))
     reader = ManifestReader(operator_namespace="niyanta-system")

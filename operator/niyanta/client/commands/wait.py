@@ -75,7 +75,7 @@ class PrintedState:
 
 def _print_new_events(context: Context, progress: Progress, item: dict[str, Any], printed: PrintedState) -> None:
     """Fetch events only when the workload has changed, so that watching many is cheap."""
-    state = tuple(item.get(key) for key in ("phase", "attempts", "reason", "failures", "workers"))
+    state = tuple(item.get(key) for key in ("phase", "attempts", "reason", "failures", "placement"))
     if state == printed.state:
         return
     printed.state = state

@@ -203,8 +203,8 @@ def _taint_checks(index: WorkerIndex, tolerations: tuple[Toleration, ...]) -> It
 
 
 def _matcher_checks(index: WorkerIndex, matcher: Matcher, *, needs_gpu: bool) -> Iterator[Check]:
-    if matcher.worker_ids:
-        yield Reason.WORKER_ID, "", named_workers(index, matcher.worker_ids)
+    if matcher.node_names:
+        yield Reason.NODE_NAME, "", named_workers(index, matcher.node_names)
     if matcher.pools:
         yield Reason.POOL, "", any_of(index.pools, matcher.pools)
     if matcher.regions:

@@ -137,7 +137,7 @@ def fingerprint(requirements: Requirements) -> Hashable:
         requirements.requests,
         requirements.gpu_count,
         requirements.node_selector,
-        hard.worker_ids,
+        hard.node_names,
         hard.pools,
         hard.regions,
         hard.zones,

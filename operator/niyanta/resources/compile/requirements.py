@@ -19,10 +19,10 @@ from niyanta import bounded_json
 from niyanta.engine import types as engine
 from niyanta.engine.types import Expression, Matcher, NodeTerm, Op, PeerTerm, Requirements, Selector, SoftTerm, Subject
 from niyanta.resources.compile.pod_resources import NamespaceDefaults, RuntimeClass, pod_requests, runtime_class
-from niyanta.resources.models.affinity import Affinity, Anti, HardGpu, LabelSelector, MatcherFields, Near, SoftGpu
+from niyanta.resources.models.affinity import Affinity, Anti, LabelSelector, MatcherFields, Near, SoftGpu
 from niyanta.resources.models.base import InvalidManifestError, parse
 from niyanta.resources.models.pod_template import Container, InitContainer, NodeSelectorTerm, PodSpec
-from niyanta.resources.models.workload import Workload, WorkloadSpec
+from niyanta.resources.models.workload import GpuRequest, Workload, WorkloadSpec
 from niyanta.resources.quantity import base_units
 
 POD_PATH = "spec.template.spec"
@@ -80,9 +80,9 @@ def injected_gpus(spec: WorkloadSpec) -> int:
     """GPU devices that the operator adds to the first container as the worker's GPU resource (0: none).
 
     A template that requests GPUs itself gets none. Raises InvalidManifestError when its number differs from
-    `affinity.hard.gpu.count`.
+    `spec.gpu.count`.
     """
-    gpu = _hard_gpu(spec.affinity)
+    gpu = spec.gpu
     if gpu is None:
         return 0
     named = pod_requests(spec.template.spec, NamespaceDefaults())
@@ -91,7 +91,7 @@ def injected_gpus(spec: WorkloadSpec) -> int:
         return gpu.count or 1
     if gpu.count is not None and gpu.count != own:
         raise InvalidManifestError(
-            "spec.affinity.hard.gpu.count",
+            "spec.gpu.count",
             gpu.count,
             f"must equal the number that the template requests ({own}); set only one of them",
         )
@@ -130,7 +130,7 @@ def compile_workload(
         tolerations=_tolerations(pod, overlay),
         host_ports=_host_ports(pod),
         gpu_count=gpu_count,
-        wants_gpu=_hard_gpu(spec.affinity) is not None or any(map(is_gpu_resource, requests)),
+        wants_gpu=spec.gpu is not None or any(map(is_gpu_resource, requests)),
     )
     subject = Subject(namespace, customer, spec.type or "", tuple(sorted(labels.items())))
     return Compiled(requirements, subject, spec.replicas, class_id(requirements))
@@ -149,21 +149,19 @@ def _sorted(values: Iterable[Any]) -> tuple[Any, ...]:
     return found if len(found) < 2 else tuple(sorted(found, key=_text))
 
 
-def _hard_gpu(affinity: Affinity | None) -> HardGpu | None:
-    return affinity.hard.gpu if affinity and affinity.hard else None
-
-
 def _expressions(labels: Mapping[str, str], expressions: Iterable[Any]) -> tuple[Expression, ...]:
     found = {Expression(key, Op.IN, (value,)) for key, value in labels.items()}
     found |= {Expression(item.key, item.operator, _sorted_words(item.values)) for item in expressions}
     return _sorted(found)
 
 
-def _matcher(part: MatcherFields, gpu: HardGpu | SoftGpu | None, path: str, more: Iterable[str] = ()) -> Matcher:
-    """`more`: capabilities that are required besides those in `part`."""
+def _matcher(
+    part: MatcherFields, gpu: GpuRequest | SoftGpu | None, path: str, more: Iterable[str] = ()
+) -> Matcher:
+    """`path`: of the object that has the field gpu. `more`: capabilities that are required besides those in `part`."""
     memory = gpu.min_memory if gpu else None
     return Matcher(
-        worker_ids=_sorted_words(part.worker_ids),
+        node_names=_sorted_words(part.node_names),
         pools=_sorted_words(part.pools),
         regions=_sorted_words(part.regions),
         zones=_sorted_words(part.zones),
@@ -178,7 +176,7 @@ def _matcher(part: MatcherFields, gpu: HardGpu | SoftGpu | None, path: str, more
 def _hard(spec: WorkloadSpec) -> Matcher:
     part = spec.affinity.hard if spec.affinity else None
     capability = [spec.type] if spec.type else []
-    return _matcher(part or MatcherFields(), part.gpu if part else None, "spec.affinity.hard", capability)
+    return _matcher(part or MatcherFields(), spec.gpu, "spec", capability)
 
 
 def _soft(affinity: Affinity, pod: PodSpec) -> tuple[SoftTerm, ...]:

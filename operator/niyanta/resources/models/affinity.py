@@ -15,6 +15,7 @@ from niyanta.resources import quantity
 from niyanta.resources.models.base import (
     LABEL_KEY_PATTERN,
     LABEL_VALUE_PATTERN,
+    CustomerName,
     LabelKey,
     LabelValue,
     Model,
@@ -139,20 +140,6 @@ class LabelSelector(Model):
         return not self.match_labels and not self.match_expressions
 
 
-class HardGpu(Model):
-    """GPUs that one pod needs."""
-
-    models: Words = Field(default_factory=list, description="Any of these GPU models.")
-    count: int | None = Field(
-        None,
-        ge=1,
-        le=64,
-        description="Devices per pod, injected as the GPU resource of the pool (nvidia.com/gpu). Default: the number "
-        "that the template requests, or 1.",
-    )
-    min_memory: Quantity | None = Field(None, description="Minimum memory of one device, for instance 40Gi.")
-
-
 class SoftGpu(Model):
     """Preferred GPUs."""
 
@@ -170,8 +157,8 @@ class SoftGpu(Model):
 class MatcherFields(Model):
     """Conditions on a worker; all that are given must match."""
 
-    worker_ids: Annotated[list[NodeName], Field(max_length=256)] = Field(
-        default_factory=list, description="Any of these workers, by node name."
+    node_names: Annotated[list[NodeName], Field(max_length=256)] = Field(
+        default_factory=list, description="Any of these workers, by the name of their node."
     )
     worker_tags: LabelMap = Field(
         default_factory=dict, description="All of these tags: labels of the node and tags of its pool."
@@ -186,7 +173,7 @@ class MatcherFields(Model):
     compliance: Words = Field(default_factory=list, description="All of these compliance regimes.")
 
 
-_MATCHERS = ("workerIds", "workerTags", "workerExpressions", "capabilities", "regions", "zones", "pools", "compliance")
+_MATCHERS = ("nodeNames", "workerTags", "workerExpressions", "capabilities", "regions", "zones", "pools", "compliance")
 
 
 def _given(name: str) -> str:
@@ -214,7 +201,6 @@ class Near(Model):
 class Hard(MatcherFields):
     """Conditions that a worker must match."""
 
-    gpu: HardGpu | None = Field(None, description="GPUs that one pod needs.")
     near: Annotated[list[Near], Field(max_length=8)] = Field(
         default_factory=list, description="Running workloads of the same namespace to share a topology domain with."
     )
@@ -238,7 +224,7 @@ class Anti(Model):
     """Workloads that must not share a topology domain with this one. Applies in both directions."""
 
     types: Words = Field(default_factory=list, description="Workloads of any of these types.")
-    customers: Words = Field(
+    customers: Annotated[list[CustomerName], Field(max_length=64)] = Field(
         default_factory=list, description="Workloads of any of these customers; needs scope Cluster."
     )
     workload_selector: LabelSelector | None = Field(

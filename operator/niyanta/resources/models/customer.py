@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import Annotated, Any, ClassVar, Literal
 
+from annotated_types import MaxLen
 from pydantic import Field
 
 from niyanta.resources.labels import API_VERSION
@@ -50,6 +51,9 @@ class CustomerSpec(Model):
     )
     max_concurrent: int | None = Field(
         None, ge=0, le=1_000_000, description="Maximum number of running workloads. Default: no limit."
+    )
+    max_priority: int | None = Field(
+        None, ge=0, le=100, description="Maximum spec.priority of its workloads, before the tier. Default: no limit."
     )
     submit_rate_per_second: int | None = Field(
         None, ge=0, le=100_000, description="Maximum submissions per second through the REST door. Default: no limit."
@@ -110,6 +114,9 @@ class CustomerStatus(Model):
     observed_generation: int | None = Field(None, description="Generation of the spec that this status describes.")
     pending: int | None = Field(None, ge=0, description="Number of pending workloads.")
     running: int | None = Field(None, ge=0, description="Number of running workloads.")
+    usage: Annotated[dict[str, Annotated[str, Field(max_length=40)]], MaxLen(64)] = Field(
+        default_factory=dict, description="What the placed pods of its workloads request, by resource."
+    )
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
         default_factory=list,
         description="Conditions of the customer.",

@@ -347,7 +347,7 @@ class PodSpec(OpenModel):
         None, description="Rejected: gang scheduling by kube-scheduler; use spec.replicas."
     )
     rules: ClassVar[tuple[Rule, ...]] = (
-        _unset("nodeName", "is set by the operator; to name workers use spec.affinity.hard.workerIds"),
+        _unset("nodeName", "is set by the operator; to name workers use spec.affinity.hard.nodeNames"),
         _unset("schedulerName", "must not be set, the operator schedules the pods"),
         Rule(
             "!has(self.priorityClassName) || !self.priorityClassName.startsWith('system-')",

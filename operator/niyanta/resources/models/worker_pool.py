@@ -81,7 +81,7 @@ class WorkerPoolSpec(Model):
     node_selector: LabelSelector = Field(description="Labels of the nodes of this pool.")
     customers: Annotated[list[DnsLabel], Field(max_length=64)] = Field(
         default_factory=list,
-        description="Customers whose workloads may run on the workers, however they name them (pools, workerIds, "
+        description="Customers whose workloads may run on the workers, however they name them (pools, nodeNames, "
         "workerTags). Default: every Customer.",
     )
     region: Word | None = Field(None, description="Region of the workers. Default: the node's label.")

@@ -16,6 +16,7 @@ from niyanta.bounded_json import VIOLATION_KEY
 from niyanta.containment import Boundary, SharedFaultError, contained, record
 from niyanta.lifecycle import Event, Phase
 from niyanta.observability import log
+from niyanta.resources.ownership import HeldReason
 from niyanta.scheduler.cluster_api import ClusterApi, MissingObjectsError
 from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.intake import object_to_row
@@ -142,15 +143,24 @@ class Admission:
 
     def _to_review(self, entries: Sequence[CompiledObject]) -> list[TrackedWorkload]:
         """Workloads to review now: Held although the present state of their object may be queued, because what held
-        them is gone; or without room in their customer's budget."""
+        them is gone; Pending although an edit, of the priority, holds them; or without room in their customer's
+        budget."""
         reasons = (
             RowReason.INTERNAL_ERROR.value,
             RowReason.OBJECT_MISMATCH.value,
             RowReason.CUSTOMER_BUDGET_EXCEEDED.value,
+            HeldReason.PRIORITY_ABOVE_MAXIMUM.value,
         )
-        found = (self._state.workloads.get(entry.intake.id) for entry in entries if entry.requirements is not None)
-        tracked = [t for t in found if t is not None]
-        return [t for t in tracked if t.unloaded or (t.row.phase is Phase.HELD and t.row.reason in reasons)]
+        found: list[TrackedWorkload] = []
+        for entry in entries:
+            tracked = self._state.workloads.get(entry.intake.id) if entry.requirements is not None else None
+            if tracked is None:
+                continue
+            raised = tracked.row.phase is Phase.PENDING and entry.intake.phase is Phase.HELD
+            released = tracked.row.phase is Phase.HELD and tracked.row.reason in reasons
+            if tracked.unloaded or raised or released:
+                found.append(tracked)
+        return found
 
     async def _park_object(self, obj: Manifest, error: Exception) -> None:
         """Park an object whose row could not be written. If the row of its own kind can't be written either, the object

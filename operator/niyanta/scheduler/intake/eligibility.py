@@ -51,8 +51,8 @@ class EligibilityCheck:
         return found if found.held else self.in_namespace(found, row.namespace)
 
     def _rules(self, tracked: TrackedWorkload) -> Eligibility:
-        """Ownership and the Customer's lists. The result is kept until the spec or the Customer changes, because the
-        check reads the whole template."""
+        """Ownership, the Customer's maximum priority and its lists. The result is kept until the spec, the priority or
+        the Customer changes, because the check reads the whole template."""
         row, spec = tracked.row, tracked.spec
         if row.door is Door.REST and spec.customer is None:
             spec = spec.model_copy(update={"customer": row.customer})
@@ -60,10 +60,11 @@ class EligibilityCheck:
         if isinstance(owner, Held):
             claimed = row.customer if row.door is Door.REST else ""
             return Eligibility(claimed, 1, owner.reason.value, owner.message)
-        known, checked = tracked.eligible, (tracked.packed, row.namespace, row.door)
+        priority = max(row.priority, spec.priority)  # the queue goes by the row's
+        known, checked = tracked.eligible, (tracked.packed, row.namespace, row.door, priority)
         if known is not None and known[0] is owner.customer and known[1] == checked:
             return known[2]
-        full = tracked.full_spec().model_copy(update={"customer": spec.customer})
+        full = tracked.full_spec().model_copy(update={"customer": spec.customer, "priority": priority})
         found = object_to_row.eligibility(row.namespace, full, self._cluster, self._settings, door=row.door)
         tracked.eligible = owner.customer, checked, found
         return found

@@ -16,12 +16,13 @@ from niyanta.bounded_json import VIOLATION_KEY
 from niyanta.engine.types import Requirements, Subject
 from niyanta.lifecycle import Door, Phase
 from niyanta.resources import pod_security, template_lists
+from niyanta.resources.assignments import node_names
 from niyanta.resources.compile.requirements import compile_workload, parse_spec
 from niyanta.resources.models.base import InvalidManifestError
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.meta import check_labels
 from niyanta.resources.models.workload import WorkloadSpec
-from niyanta.resources.ownership import Held, HeldReason, check_terms, term_uses
+from niyanta.resources.ownership import Held, HeldReason, check_priority, check_terms, term_uses
 from niyanta.scheduler.cluster_api import ClusterReads
 from niyanta.scheduler.reasons import RowReason
 from niyanta.settings import Settings
@@ -69,7 +70,8 @@ def eligibility(
         return Eligibility(claimed, 1, found.reason.value, found.message)
     customer = found.customer
     refused = (
-        check_terms(term_uses(spec.affinity), customer, topology_keys=settings.shared_topology_keys)
+        check_priority(spec.priority, customer)
+        or check_terms(term_uses(spec.affinity), customer, topology_keys=settings.shared_topology_keys)
         or template_lists.violation(spec.template, customer, door)
         or (_rest_violation(namespace, spec, customer) if door is Door.REST else None)
     )
@@ -113,9 +115,13 @@ def read_object(obj: Mapping[str, Any], cluster: ClusterReads, settings: Setting
         )
     except InvalidManifestError as refused:
         row = _row(meta, raw, labels if spec else {}, spec=spec, eligible=eligible)
-        ttl = None if spec is None else float(spec.ttl_seconds_after_finished)
+        ttl = None if spec is None else spec.ttl_seconds_after_finished
         failed = replace(
-            row, phase=Phase.FAILED, reason=RowReason.INVALID_SPEC.value, message=str(refused), wake_in_seconds=ttl
+            row,
+            phase=Phase.FAILED,
+            reason=RowReason.INVALID_SPEC.value,
+            message=str(refused),
+            wake_in_seconds=None if ttl is None else float(ttl),
         )
         return CompiledObject(failed, spec, None, Subject(meta["namespace"], row.customer))
     row = _row(meta, raw, labels, spec=spec, eligible=eligible)
@@ -134,7 +140,7 @@ def status_behind(row: WorkloadRow, status: Mapping[str, Any] | None) -> bool:
         shown.get("phase") != row.phase.value
         or shown.get("observedGeneration") != row.generation
         or shown.get("attempts") != row.attempt
-        or tuple(shown.get("workers") or ()) != row.workers
+        or node_names(shown.get("assignments")) != row.workers
         or (shown.get("reason") or "") != row.reason
     )
 

@@ -123,7 +123,7 @@ class WakeUps:
 def _failed(tracked: TrackedWorkload, reason: RowReason, message: str) -> TransitionRequest:
     attempt = Attempt.of(
         tracked.row,
-        max_retries=tracked.spec.max_retries,
+        backoff_limit=tracked.spec.backoff_limit,
         max_rejections=0,
         replace_lost=False,
         known=frozenset(tracked.known),

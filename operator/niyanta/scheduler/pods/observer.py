@@ -101,7 +101,7 @@ class PodObserver:
     def _attempt(self, tracked: TrackedWorkload) -> Attempt:
         return Attempt.of(
             tracked.row,
-            max_retries=tracked.spec.max_retries,
+            backoff_limit=tracked.spec.backoff_limit,
             max_rejections=self._state.settings.kubelet_rejections_max,
             disruptions=len(tracked.disrupted),
             replace_lost=tracked.replace_lost and self._state.node_grace_over(tracked),

@@ -52,7 +52,7 @@ class Attempt:
     workers: Sequence[str]
     failures: int
     rejections: int
-    max_retries: int
+    backoff_limit: int
     max_rejections: int
     replace_lost: bool
     """nodeLossPolicy is Replace, and the node's grace period is over."""
@@ -65,7 +65,7 @@ class Attempt:
         cls,
         row: WorkloadRow,
         *,
-        max_retries: int,
+        backoff_limit: int,
         max_rejections: int,
         replace_lost: bool,
         known: frozenset[int],
@@ -78,7 +78,7 @@ class Attempt:
             workers=row.workers,
             failures=row.failures,
             rejections=row.rejections,
-            max_retries=max_retries,
+            backoff_limit=backoff_limit,
             max_rejections=max_rejections,
             replace_lost=replace_lost,
             known=known,
@@ -117,11 +117,11 @@ def is_worker_fault(pod: PodView) -> bool:
 
 def failed_attempt(attempt: Attempt, reason: str, message: str) -> LifecycleDecision:
     """Retry while retries are left, else fail."""
-    if attempt.failures < attempt.max_retries:
+    if attempt.failures < attempt.backoff_limit:
         return LifecycleDecision(
-            Event.RETRY, reason, f"{message}; retry {attempt.failures + 1} of {attempt.max_retries}"
+            Event.RETRY, reason, f"{message}; retry {attempt.failures + 1} of {attempt.backoff_limit}"
         )
-    used = f"{attempt.failures} of {attempt.max_retries} retries used"
+    used = f"{attempt.failures} of {attempt.backoff_limit} retries used"
     return LifecycleDecision(Event.FAIL, reason, f"{message}; {used}")
 
 

@@ -61,8 +61,17 @@ class BatchView(ResponseModel):
     items: list[BatchItem]
 
 
+class AssignmentView(ResponseModel):
+    """Worker of one pod."""
+
+    index: int = Field(description="Index of the pod, from 0.")
+    node_name: str
+    pool_name: str | None = Field(None, description="WorkerPool of the node.")
+    pod_name: str
+
+
 class WorkloadView(ResponseModel):
-    """A workload."""
+    """A workload. Fields of its status have the names of `status` of a Workload object."""
 
     id: str
     name: str
@@ -81,14 +90,15 @@ class WorkloadView(ResponseModel):
     replicas: int
     attempts: int
     failures: int
-    pool: str
-    workers: list[str]
-    score: float | None
+    pods: str = Field(description="Ready and wanted pods at the last transition, such as 3/3.")
+    placement: str = Field(description="Node of its pods, or the number of workers, such as 3 workers.")
+    assignments: list[AssignmentView] = Field(description="Worker of each pod of the current or last attempt.")
+    score: int | None = Field(description="Score of the placement, 0 to 100.")
     created_at: datetime | None
-    queued_at: datetime
-    scheduled_at: datetime | None
-    started_at: datetime | None
-    finished_at: datetime | None
+    queued_time: datetime
+    scheduled_time: datetime | None
+    start_time: datetime | None
+    completion_time: datetime | None
     object_name: str | None = Field(description="Name of its Workload object in Kubernetes; null if it has none yet.")
     spec: dict[str, Any] | None = Field(None, description="The spec; in lists only with `withSpec`.")
 
@@ -108,8 +118,8 @@ class EventView(ResponseModel):
     from_phase: str | None
     to_phase: str
     attempt: int
-    workers: list[str]
-    score: float | None
+    node_names: list[str] = Field(description="Worker of each pod, by index.")
+    score: int | None
     reason: str
     message: str
     reasons: list[Any]
@@ -119,12 +129,12 @@ class AttemptView(ResponseModel):
     """One attempt to run the workload."""
 
     attempt: int
-    workers: list[str]
-    pool: str
-    score: float | None
-    scheduled_at: datetime | None
-    started_at: datetime | None
-    finished_at: datetime | None
+    node_names: list[str] = Field(description="Worker of each pod, by index.")
+    pool_name: str = Field(description="WorkerPool of the workers.")
+    score: int | None
+    scheduled_time: datetime | None
+    start_time: datetime | None
+    completion_time: datetime | None
     outcome: str = Field(description="Event that ended the attempt; empty while it runs.")
     reason: str
 

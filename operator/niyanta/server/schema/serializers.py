@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from niyanta.lifecycle import Door
+from niyanta.resources.assignments import assignments, placement_text, pods_text
 from niyanta.server.schema.models import (
     Accepted,
+    AssignmentView,
     AttemptView,
     CustomerView,
     DecisionView,
@@ -50,17 +52,27 @@ def workload(row: WorkloadRow, *, effective_priority: int, with_spec: bool) -> W
         replicas=row.replicas,
         attempts=row.attempt,
         failures=row.failures,
-        pool=row.pool,
-        workers=list(row.workers),
-        score=row.score,
+        pods=pods_text(row.phase, row.replicas),
+        placement=placement_text(row.workers),
+        assignments=_assignments(row),
+        score=_whole(row.score),
         created_at=row.created_at,
-        queued_at=from_us(row.queued_at_us),
-        scheduled_at=row.scheduled_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
+        queued_time=from_us(row.queued_at_us),
+        scheduled_time=row.scheduled_at,
+        start_time=row.started_at,
+        completion_time=row.finished_at,
         object_name=row.object_name if row.door is Door.REST else row.name,
         spec=row.spec if with_spec else None,
     )
+
+
+def _assignments(row: WorkloadRow) -> list[AssignmentView]:
+    found = assignments(row.name, row.id, attempt=row.attempt, workers=row.workers, pool=row.pool)
+    return [AssignmentView.model_validate(entry) for entry in found]
+
+
+def _whole(score: float | None) -> int | None:
+    return None if score is None else round(score)
 
 
 def accepted(row: WorkloadRow) -> Accepted:
@@ -83,8 +95,8 @@ def event(row: EventRow) -> EventView:
         from_phase=row.from_phase.value if row.from_phase else None,
         to_phase=row.to_phase.value,
         attempt=row.attempt,
-        workers=list(row.workers),
-        score=row.score,
+        node_names=list(row.workers),
+        score=_whole(row.score),
         reason=row.reason,
         message=row.message,
         reasons=row.reasons,
@@ -95,12 +107,12 @@ def attempt(row: AttemptRow) -> AttemptView:
     """An attempt."""
     return AttemptView(
         attempt=row.attempt,
-        workers=list(row.workers),
-        pool=row.pool,
-        score=row.score,
-        scheduled_at=row.scheduled_at,
-        started_at=row.started_at,
-        finished_at=row.finished_at,
+        node_names=list(row.workers),
+        pool_name=row.pool,
+        score=_whole(row.score),
+        scheduled_time=row.scheduled_at,
+        start_time=row.started_at,
+        completion_time=row.finished_at,
         outcome=row.outcome,
         reason=row.reason,
     )

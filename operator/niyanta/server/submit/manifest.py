@@ -24,7 +24,7 @@ from niyanta.resources.models.base import InvalidManifestError, parse
 from niyanta.resources.models.customer import EVERY_NAMESPACE, Customer
 from niyanta.resources.models.meta import Metadata, check_labels
 from niyanta.resources.models.workload import MAX_SUBMITTED_NAME, Workload
-from niyanta.resources.ownership import TermUse, check_terms, term_uses
+from niyanta.resources.ownership import TermUse, check_priority, check_terms, term_uses
 from niyanta.resources.template_fields import Violation
 from niyanta.resources.template_lists import TemplateUse
 from niyanta.server.problems import INVALID, NOT_ALLOWED, POD_SECURITY, REFERENCE, Problem, ProblemType
@@ -98,7 +98,8 @@ class ManifestReader:
     def _check_customer(self, compiled: CompiledSpec, row: CustomerRow) -> None:
         """Raise Problem if the Customer or the restricted standard doesn't allow the spec."""
         customer = self._customer(row)
-        held = check_terms(compiled.terms, customer, topology_keys=self._topology_keys)
+        held = check_priority(compiled.priority, customer)
+        held = held or check_terms(compiled.terms, customer, topology_keys=self._topology_keys)
         if held is not None:
             raise _refusal(NOT_ALLOWED, [Violation(held.field, held.message.removeprefix(f"{held.field}: "))])
         if compiled.violations:
@@ -113,6 +114,7 @@ class ManifestReader:
         if known is not None and known[0] == row:
             return known[1]
         spec = {
+            "maxPriority": row.limits.get("maxPriority"),
             "allowClusterScope": row.allow_cluster_scope,
             "serviceAccounts": list(row.service_accounts),
             "secrets": list(row.secrets),
