@@ -22,10 +22,12 @@ from niyanta.cluster.api.kinds import CUSTOMERS, WORKER_POOLS, WORKLOADS
 from niyanta.cluster.deleted_workloads import DeletedWorkloads
 from niyanta.cluster.kubernetes import KubernetesCluster
 from niyanta.cluster.leadership.election import Candidate, Loss, Settled
+from niyanta.cluster.old_objects import OldFormError, open_transport, refuse_old_form
 from niyanta.cluster.resource_lists import ResourceLists
 from niyanta.cluster.state.cache import ClusterCache
 from niyanta.cluster.status.customer_status import CustomerStatusWriter
 from niyanta.cluster.status.event_recorder import EventRecorder
+from niyanta.cluster.status.shown_statuses import ShownStatuses
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
 from niyanta.cluster.watch.kopf_watcher import KopfWatcher
 from niyanta.custom_metrics.adapter import MetricsAdapter
@@ -45,6 +47,7 @@ from niyanta.store.errors import StoreUnavailableError
 from niyanta.store.leadership import Leadership
 from niyanta.store.postgres.clock import Clock
 from niyanta.store.postgres.notify import listen
+from niyanta.store.postgres.old_rows import missing_migrations
 from niyanta.store.postgres.pool import Pool, open_pool
 from niyanta.store.rest.api_keys import ApiKeys
 from niyanta.store.rest.key_expiry import report_expiring_keys
@@ -78,7 +81,10 @@ class Operator:
         self.state = StateManager(pool, settings)
         self.clock = Clock(self.state)
         queue = queue_settings(settings)
-        self.status_writer = WorkloadStatusWriter(client, self.clock, debounce=settings.status_debounce, queue=queue)
+        self.shown_statuses = ShownStatuses()
+        self.status_writer = WorkloadStatusWriter(
+            client, self.clock, debounce=settings.status_debounce, queue=queue, shown=self.shown_statuses
+        )
         self.event_recorder = EventRecorder(client, self.clock, per_second=settings.events_per_second)
         self.cache = ClusterCache(
             connect(settings),
@@ -176,9 +182,18 @@ class Operator:
             await exporter.stop()
 
     async def _elect(self) -> Loss:
+        await _until_answered(self._refuse_old_form)
         await self.cache.synced()
         await _until_answered(self.resources.load)
         return await self.candidate.run(self._lead)
+
+    async def _refuse_old_form(self) -> None:
+        """Raise OldFormError beside objects, definitions or a schema of an earlier release."""
+        if missing := await missing_migrations(self.pool):
+            raise OldFormError(f"the database lacks migrations: run `niyanta migrate` ({', '.join(missing)})")
+        connection = connect(self.settings)
+        async with open_transport(connection, request_timeout=self.settings.request_timeout) as transport:
+            await refuse_old_form(transport)
 
     async def _lead(self, epoch: int, adopting: bool, settled: Settled) -> None:
         """Run the leader's tasks; ends by LeaseLostError, StaleEpochError or cancellation."""
@@ -243,7 +258,8 @@ class Operator:
             store=self.state,
             customers=self.resources.customers,
             clock=self.clock,
-            interval_seconds=self.settings.pool_status_interval,
+            cache=self.cache,
+            interval_seconds=self.settings.customer_status_interval,
         )
         work = [
             ("pool status", pool_status.run),
@@ -274,6 +290,7 @@ class Operator:
     # --- changes -----------------------------------------------------------------------------------------------------
 
     def _workload_event(self, kind: str, obj: Mapping[str, Any]) -> None:
+        self.shown_statuses.on_event(kind, obj)
         if kind == "DELETED":
             self.work_queue.put_gone(obj["metadata"]["uid"])
             return
@@ -334,8 +351,10 @@ async def _until_answered(ask: Callable[[], Awaitable[None]]) -> None:
 
 
 def live_objects(state: SchedulerState) -> set[str]:
-    """UIDs of the Workload objects of unfinished workloads, from both doors."""
-    return {t.row.object[1] for t in state.workloads if t.row.object is not None and not t.row.phase.terminal}
+    """UIDs of the Workload objects that should exist: those of unfinished workloads, from both doors, and finished
+    ones that weren't deleted."""
+    unfinished = {t.row.object[1] for t in state.workloads if t.row.object is not None and not t.row.phase.terminal}
+    return unfinished | state.finished_objects.uids()
 
 
 async def _cancel(tasks: list[asyncio.Task[Any]]) -> None:
@@ -357,4 +376,8 @@ async def operate(settings: Settings) -> int:
         )
         operator = Operator(settings, pool, client)
         lease_box.append(operator.lease)
-        return await operator.run()
+        try:
+            return await operator.run()
+        except OldFormError as error:
+            logger.error("the operator refuses to start", problem=str(error))
+            return 1

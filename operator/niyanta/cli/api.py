@@ -22,11 +22,11 @@ Load = Callable[[], "Settings"]
 Customer = Annotated[str, typer.Option(help="Customer that the key belongs to.")]
 
 
-def register(app: typer.Typer, *, load: Load, load_with_dsn: Load, load_door: Load) -> None:
-    """Add the commands. `load` returns the settings, `load_with_dsn` the settings with a DSN, `load_door` with that of
-    the REST door."""
+def register(app: typer.Typer, *, load: Load, load_with_dsn: Load, load_door: Load, panel: str) -> None:
+    """Add the commands, under the heading `panel`. `load` returns the settings, `load_with_dsn` the settings with a
+    DSN, `load_door` with that of the REST door."""
 
-    @app.command()
+    @app.command(rich_help_panel=panel)
     def api() -> None:
         """Run the REST door (the server of the REST API). It needs Postgres, and no access to Kubernetes."""
         import uvloop
@@ -43,7 +43,7 @@ def register(app: typer.Typer, *, load: Load, load_with_dsn: Load, load_door: Lo
 
         print(markdown(create_app(load()).openapi()), end="")
 
-    app.add_typer(_keys(load_with_dsn), name="apikey", help="Create, list and revoke API keys.")
+    app.add_typer(_keys(load_with_dsn), name="apikey", help="Create, list and revoke API keys.", rich_help_panel=panel)
 
 
 def _keys(load: Load) -> typer.Typer:

@@ -19,7 +19,25 @@ if TYPE_CHECKING:
     from niyanta.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, help="Place batch and GPU workloads on the right workers.")
+SERVER_PANEL = "Server commands"
+"""Heading of the commands in `--help` that processes and administrators run; the client's come before them."""
+
 register.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    """Place batch and GPU workloads on the right workers."""
 
 
 def load_settings() -> Settings:
@@ -60,10 +78,16 @@ def _door_settings() -> Settings:
     return with_dsn(given, given.api_dsn)
 
 
-api.register(app, load=load_settings, load_with_dsn=lambda: with_dsn(load_settings()), load_door=_door_settings)
+api.register(
+    app,
+    load=load_settings,
+    load_with_dsn=lambda: with_dsn(load_settings()),
+    load_door=_door_settings,
+    panel=SERVER_PANEL,
+)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER_PANEL)
 def operator() -> None:
     """Run the operator: watch the custom resources, and place workloads while it is the leader."""
     import uvloop
@@ -74,22 +98,45 @@ def operator() -> None:
     raise typer.Exit(uvloop.run(operate(settings)))
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER_PANEL)
 def migrate(
     door_role: Annotated[str, typer.Option(help="Role of the REST door to grant rights to.")] = "",
     operator_role: Annotated[str, typer.Option(help="Role of the operator to grant rights to.")] = "",
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Change nothing; list rows and objects of earlier releases, exit with 1 if any."),
+    ] = False,
+    database_only: Annotated[
+        bool, typer.Option("--database-only", help="With --check: look at the database, not at the cluster.")
+    ] = False,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False, help="Change nothing; write the cluster's objects as manifests of this release there."
+        ),
+    ] = None,
 ) -> None:
     """Apply the SQL migrations and grant the roles' rights (safe to repeat and to run concurrently)."""
+    from niyanta.cli import upgrade
+
+    given = load_settings()
+    if export is not None:
+        raise typer.Exit(upgrade.export(given, export))
+    settings = with_dsn(given, given.migrate_dsn)
+    if check:
+        raise typer.Exit(upgrade.check(given, dsn=settings.dsn, database_only=database_only))
+    _apply_migrations(settings, door_role=door_role, operator_role=operator_role)
+
+
+def _apply_migrations(settings: Settings, *, door_role: str, operator_role: str) -> None:
     from niyanta.store.errors import StoreError
     from niyanta.store.postgres.migrate import migrate as apply
     from niyanta.store.postgres.roles import grant_roles
 
-    given = load_settings()
-    settings = with_dsn(given, given.migrate_dsn)
-    applied = apply(settings.dsn)
-    print(f"migrated: {', '.join(map(str, applied)) if applied else 'nothing to do'}")
     roles = {"door": door_role or settings.door_role, "operator": operator_role or settings.operator_role}
     try:
+        applied = apply(settings.dsn)
+        print(f"migrated: {', '.join(map(str, applied)) if applied else 'nothing to do'}")
         grant_roles(settings.dsn, **roles)
     except StoreError as error:
         print(f"niyanta: {error}", file=sys.stderr)
@@ -99,7 +146,18 @@ def migrate(
             print(f"granted: rights of the {part} to {role}")
 
 
-@app.command()
+@app.command("release-finalizers", rich_help_panel=SERVER_PANEL)
+def release_finalizers(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; print the number of pods.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Also while pods of the operator run.")] = False,
+) -> None:
+    """Remove the finalizer of Niyanta's pods, after the operator was stopped for good (see docs/uninstall.md)."""
+    from niyanta.cli import upgrade
+
+    raise typer.Exit(upgrade.release_finalizers(load_settings(), dry_run=dry_run, force=force))
+
+
+@app.command(rich_help_panel=SERVER_PANEL)
 def crds(
     out: Annotated[Path, typer.Option(help="Folder of the CRDs.")] = Path("crds"),
     chart: Annotated[Path, typer.Option(help="Folder of the chart's copies, which are templates.")] = Path(
@@ -119,7 +177,7 @@ def crds(
     definitions.write_chart(chart)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER_PANEL)
 def settings() -> None:
     """Print docs/settings.md: every setting with its default and meaning."""
     print(settings_page(), end="")
@@ -153,7 +211,7 @@ def metrics_docs() -> None:
     print(page(by_process()), end="")
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER_PANEL)
 def reference() -> None:
     """Print docs/cli.md: every command with its options."""
     from niyanta.client.reference import render
@@ -169,7 +227,7 @@ def resource_docs() -> None:
     print(render_reference(), end="")
 
 
-@app.command()
+@app.command(rich_help_panel=SERVER_PANEL)
 def version() -> None:
     """Print the version."""
     print(__version__)

@@ -1,0 +1,98 @@
+"""Objects and definitions of earlier releases are found, and an operator refuses to start beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from aiohttp import web
+
+from niyanta.cluster.old_objects import (
+    OldFormError,
+    OldObject,
+    find_old_objects,
+    is_definition_old,
+    open_transport,
+    refuse_old_form,
+)
+from niyanta.resources.labels import REST_ID
+from testing.processes.run_directory import REPO
+from tests.fakes.scripted_api_server import Step, fake_api, refuse
+
+pytestmark = pytest.mark.unit
+
+OWNED = [{"manager": "kubectl", "fieldsV1": {"f:spec": {"f:maxRetries": {}}}}]
+OLD = REPO / "testing" / "data" / "crds" / "before-v0.1.0-alpha.1" / "workloads.niyanta.io.yaml"
+
+
+def workload(name: str, *, managed: list[dict[str, Any]] | None = None, **more: Any) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": "team", "managedFields": managed or [], **more.pop("metadata", {})}
+    return {"metadata": metadata, "spec": {}, **more}
+
+
+def answer(body: dict[str, Any]) -> Step:
+    async def step(_: web.Request) -> web.StreamResponse:
+        return web.json_response(body)
+
+    return step
+
+
+def page(*items: dict[str, Any], token: str = "") -> Step:
+    return answer({"metadata": {"resourceVersion": "1", "continue": token}, "items": list(items)})
+
+
+def definition(*, old: bool) -> Step:
+    found = yaml.safe_load(OLD.read_text(encoding="utf-8"))
+    if not old:
+        schema = found["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+        schema["properties"]["spec"]["properties"]["backoffLimit"] = {"type": "integer"}
+    return answer(found)
+
+
+async def test_old_objects_are_listed_up_to_a_bound_and_all_are_counted() -> None:
+    submission = workload("job-0123abcd", managed=OWNED, metadata={"labels": {REST_ID: "0123abcd-0000-4000-8000-0"}})
+    own_label = workload("mine", managed=OWNED, metadata={"labels": {REST_ID: "0123abcd-0000-4000-8000-0"}})
+    before = workload("before", spec={"affinity": {"soft": [{"weight": 1, "workerIds": ["n"]}]}})
+    pages = (page(workload("new"), before, token="next"), page(submission, own_label, workload("b", managed=OWNED)))
+    async with fake_api(*pages) as api, open_transport(api.connection, request_timeout=1.0) as transport:
+        found = await find_old_objects(transport, most=2, metadata_only=False)
+    assert found.total == 3
+    assert found.first == [
+        OldObject("team", "before", ("spec.affinity.soft[0].workerIds",)),
+        OldObject("team", "mine", ("spec.maxRetries",)),
+    ]
+    assert api.queries()[1]["continue"] == "next"
+
+
+@pytest.mark.parametrize("metadata_only", [True, False])
+async def test_only_the_check_reads_whole_objects(metadata_only: bool) -> None:
+    async with fake_api(page()) as api, open_transport(api.connection, request_timeout=1.0) as transport:
+        await find_old_objects(transport, most=2, metadata_only=metadata_only)
+    assert ("PartialObjectMetadataList" in api.requests[0].headers["Accept"]) is metadata_only
+
+
+@pytest.mark.parametrize(
+    ("step", "old"),
+    [
+        (definition(old=True), True),
+        (definition(old=False), False),
+        (refuse(404, "NotFound"), False),
+        (refuse(403, "Forbidden"), False),
+    ],
+)
+async def test_a_definition_without_the_present_names_is_old(step: Step, old: bool) -> None:
+    async with fake_api(step) as api, open_transport(api.connection, request_timeout=1.0) as transport:
+        assert await is_definition_old(transport) is old
+
+
+async def test_an_operator_says_which_command_helps() -> None:
+    async with fake_api(definition(old=True)) as api, open_transport(api.connection, request_timeout=1.0) as transport:
+        with pytest.raises(OldFormError, match="kubectl apply --server-side -f crds/"):
+            await refuse_old_form(transport)
+    olds = [workload(f"w{n}", managed=OWNED) for n in range(5)]
+    steps = (definition(old=False), page(*olds), definition(old=False), page(workload("new")))
+    async with fake_api(*steps) as api, open_transport(api.connection, request_timeout=1.0) as transport:
+        with pytest.raises(OldFormError, match=r"^5 Workload objects .* team/w0 \(spec.maxRetries\).*migrate --check"):
+            await refuse_old_form(transport)
+        await refuse_old_form(transport)
