@@ -169,6 +169,23 @@ def test_after_the_drain_timeout_what_runs_goes_back_to_the_queue_first() -> Non
     assert len(pool.removed) == 1
 
 
+def test_without_a_timeout_a_drain_waits_for_the_work_however_long() -> None:
+    assert ScalingRules(replicas=0).drain_timeout is None
+    pool = world(0, 2, drain_timeout=None)
+    busy, shared = pool.workers
+    pool.change(busy, workloads=1, pods=1)
+    pool.change(shared, workloads=1, pods=1)
+    pool.settle()
+    pool.change(shared, workloads=0, pods=0, others=("team/theirs",))
+    pool.pass_time(10_000_000)
+    pool.settle()
+    assert set(pool.kinds()) == {"BeginDrain", "CordonWorker"}
+    assert pool.drains.keys() == {busy, shared}
+    pool.change(busy, workloads=0, pods=0)
+    pool.settle()
+    assert [worker.instance for worker, _ in pool.removed] == [busy]
+
+
 def test_a_dead_node_is_removed_though_nobody_stops_its_pods() -> None:
     pool = world(0, 1)
     (name,) = pool.workers

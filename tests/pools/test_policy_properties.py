@@ -37,7 +37,7 @@ RULES = st.builds(
     maximum=st.one_of(st.none(), st.integers(2, 6)),
     up_cooldown=st.sampled_from([0, 30]),
     down_cooldown=st.sampled_from([0, 30]),
-    drain_timeout=st.just(TIMEOUT),
+    drain_timeout=st.sampled_from([TIMEOUT, None]),
     ready_timeout=st.just(60),
 )
 
@@ -62,6 +62,7 @@ class Watched(PoolWorld):
                 staying = self.workers.keys() - self.drains.keys()
                 assert len(staying) - 1 >= bounded_replicas(self.rules), "fewer than wanted would be left"
             case EvictPods(_, drain):
+                assert self.rules.drain_timeout is not None
                 assert self.now - drain.started_at >= TIMEOUT * SECOND_US
             case RemoveInstance(worker, drain):
                 assert worker.instance in self.drains
@@ -71,6 +72,7 @@ class Watched(PoolWorld):
                 assert not worker.others
                 if worker.pods:
                     assert not worker.ready
+                    assert self.rules.drain_timeout is not None
                     assert self.now - drain.started_at >= TIMEOUT * SECOND_US
                 assert self.desired - 1 >= self.group_minimum
         super().do(action)  # type: ignore[arg-type]

@@ -17,7 +17,8 @@ class ScalingRules:
     maximum: int | None = None
     up_cooldown: int = 0
     down_cooldown: int = 60
-    drain_timeout: int = 3600
+    drain_timeout: int | None = None
+    """None: a drain waits for the work, however long it takes."""
     ready_timeout: int = 600
 
 

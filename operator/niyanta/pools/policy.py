@@ -171,7 +171,7 @@ class _Decision:
 
     def _next_step(self, worker: PoolWorker, drain: Drain) -> Iterator[Action]:
         """The next step of a drain."""
-        over = self.now >= drain.started_at + self.view.rules.drain_timeout * SECOND_US
+        over = self._timed_out(drain)
         if worker.node and not worker.cordoned and self._uncordoned_by_others(drain):
             yield self._cancel(worker, CancelReason.UNCORDONED, uncordon=False)
         elif worker.node and not (worker.cordoned and worker.marked and drain.cordoned_at is not None):
@@ -186,6 +186,10 @@ class _Decision:
             # No kubelet stops the pods of a dead node; its removal does. Their workloads were evicted before.
             dead = not worker.ready and not worker.workloads and drain.evicted_at is not None and not worker.others
             yield RemoveInstance(worker, drain) if dead else EvictPods(worker, drain)
+
+    def _timed_out(self, drain: Drain) -> bool:
+        timeout = self.view.rules.drain_timeout
+        return timeout is not None and self.now >= drain.started_at + timeout * SECOND_US
 
     def _uncordoned_by_others(self, drain: Drain) -> bool:
         if drain.cordoned_at is None or drain.removing_at is not None:

@@ -9,13 +9,14 @@ from pydantic import Field
 from niyanta.engine.types import Strategy
 from niyanta.resources.labels import API_VERSION
 from niyanta.resources.models.affinity import LabelMap, LabelSelector, Quantity, Words
-from niyanta.resources.models.base import DnsLabel, LabelKey, Model, Rule, Word
+from niyanta.resources.models.base import CustomerName, LabelKey, Model, Rule, Word
 from niyanta.resources.models.meta import Condition, Metadata, name_rule
 from niyanta.resources.models.pod_template import OpenObject
 from niyanta.resources.models.worker_shape import WorkerShape
 
 MAX_POOL_NAME = 63
 MAX_WORKERS = 100_000
+MAX_DRAIN_SECONDS = 604_800
 
 
 class PoolGpu(Model):
@@ -63,12 +64,13 @@ class Scaling(Model):
     scale_down_cooldown_seconds: int = Field(
         60, ge=0, le=86_400, description="Minimum time between any scaling of the pool and the next removal of workers."
     )
-    drain_timeout_seconds: int = Field(
-        3600,
+    drain_timeout_seconds: int | None = Field(
+        None,
         ge=0,
-        le=604_800,
-        description="Maximum time that a worker waits for its workloads to end before it is removed. Workloads that "
-        "still run then go back to the queue; their next attempt doesn't count as a retry.",
+        le=MAX_DRAIN_SECONDS,
+        description="Time after which a worker that is being removed no longer waits for its workloads to end: those "
+        "that still run go back to the queue, and their next attempt doesn't count as a retry. Default: it waits "
+        "until they have ended, however long that takes.",
     )
     ready_timeout_seconds: int = Field(
         600, ge=1, le=86_400, description="A worker that is not Ready for this long is reported."
@@ -79,7 +81,7 @@ class WorkerPoolSpec(Model):
     """Nodes of the pool, their properties, and their number."""
 
     node_selector: LabelSelector = Field(description="Labels of the nodes of this pool.")
-    customers: Annotated[list[DnsLabel], Field(max_length=64)] = Field(
+    customers: Annotated[list[CustomerName], Field(max_length=64)] = Field(
         default_factory=list,
         description="Customers whose workloads may run on the workers, however they name them (pools, nodeNames, "
         "workerTags). Default: every Customer.",
@@ -138,12 +140,12 @@ class WorkerPoolSpec(Model):
 
 
 class Utilization(Model):
-    """Share of the pool's allocatable that is in use, 0 to 1."""
+    """Percentage of the pool's allocatable that is in use: 100 when all of it is."""
 
-    cpu: float | None = Field(None, description="Share of cpu.")
-    memory: float | None = Field(None, description="Share of memory.")
-    gpu: float | None = Field(None, description="Share of GPU devices.")
-    slots: float | None = Field(None, description="Share of slots.")
+    cpu: int | None = Field(None, ge=0, description="Percentage of cpu in use.")
+    memory: int | None = Field(None, ge=0, description="Percentage of memory in use.")
+    gpu: int | None = Field(None, ge=0, description="Percentage of GPU devices in use.")
+    slots: int | None = Field(None, ge=0, description="Percentage of slots in use.")
 
 
 class WorkerPoolStatus(Model):
@@ -159,7 +161,7 @@ class WorkerPoolStatus(Model):
         None, ge=0, description="Pending workloads that count for this pool; each counts for at most one pool."
     )
     running_workloads: int | None = Field(None, ge=0, description="Number of workloads running in this pool.")
-    utilization: Utilization | None = Field(None, description="Share of the pool's capacity in use, 0 to 1.")
+    utilization: Utilization | None = Field(None, description="Percentage of the pool's capacity in use.")
     conditions: Annotated[list[Condition], Field(max_length=16)] = Field(
         default_factory=list,
         description="Conditions of the pool.",
