@@ -36,6 +36,10 @@ demo: control-plane ## Show Niyanta at work on a real Kubernetes control plane
 picture: control-plane ## Show the demo, and draw it into docs/images/demo.svg
 	@$(PY) -m demo.main --picture docs/images/demo.svg
 
+.PHONY: kubectl-page
+kubectl-page: control-plane ## Write docs/kubectl.md: kubectl's commands and answers on a real control plane
+	@$(PY) -m demo.kubectl_page
+
 .PHONY: up
 up: control-plane ## Leave an environment running: cluster, Postgres, chart, one operator, REST door; print what to type
 	@$(PY) -m demo.up
@@ -46,7 +50,7 @@ down: venv ## Remove the environment of `make up`
 
 .PHONY: test
 test: venv lint tools ## Lint, then every test: those without a cluster, then those on control planes, side by side
-	@$(PYTEST) -m "not e2e and not keda" $(PARALLEL)
+	@$(PYTEST) -m "not e2e and not keda and not oldest" $(PARALLEL)
 	@$(PYTEST) -m e2e $(SIDE_BY_SIDE)
 
 .PHONY: check
@@ -78,22 +82,38 @@ e2e-keda: venv ## Tests against KEDA and prometheus-adapter; building them takes
 	@$(PY) -m testing.cluster.build --keda
 	@$(PYTEST) -m keda
 
+.PHONY: e2e-oldest
+e2e-oldest: venv ## Wrong manifests against the oldest supported API server; building it takes minutes
+	@$(PY) -m testing.cluster.build --oldest
+	@$(PYTEST) -m oldest
+
 .PHONY: bench
 bench: control-plane ## Benchmarks: a table on the screen, JSON in bench/results/
 	@$(PY) -m bench
+
+.PHONY: template-schema
+template-schema: control-plane ## Extract the schema of pod templates from the test cluster's API server
+	@$(PY) -m testing.cluster.template_schema
 
 .PHONY: crds
 crds: venv ## Write crds/ from the models
 	@$(BIN)/niyanta crds --out crds
 
+.PHONY: freeze-crds
+freeze-crds: crds ## Before VERSION is tagged: keep a copy of its CRDs, from which upgrade tests start
+	@[[ "$(VERSION)" =~ ^v[0-9]+\.[0-9]+\.[0-9]+ ]] || { echo "make freeze-crds VERSION=v1.2.3" >&2; exit 2; }
+	@if git rev-parse --quiet --verify "refs/tags/$(VERSION)" >/dev/null; then echo "$(VERSION) is tagged: its copy stays" >&2; exit 1; fi
+	@rm -rf "testing/data/crds/$(VERSION)" && cp -r crds "testing/data/crds/$(VERSION)"
+
 .PHONY: docs
-docs: crds ## Write what is generated: CRDs, pages of docs/, the chart's schema and dashboards
+docs: crds ## Write what is generated: CRDs, pages of docs/, the chart's schema, README and dashboards
 	@$(BIN)/niyanta resource-docs > docs/resources.md
 	@$(BIN)/niyanta settings > docs/settings.md
 	@$(BIN)/niyanta reference > docs/cli.md
 	@$(BIN)/niyanta api-docs > docs/api.md
 	@$(BIN)/niyanta metrics-docs > docs/metrics.md
 	@$(PY) tools/chart_schema.py
+	@$(PY) tools/chart_readme.py
 	@$(PY) tools/dashboards/generate.py
 
 .PHONY: lint
