@@ -25,7 +25,13 @@ from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.engine.types import Requirements, Subject
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.ownership import CustomerIndex, Resolved
-from niyanta.scheduler.cluster_api import ClusterAwayError, ObjectReadError, PodWriteError, WriteProblem
+from niyanta.scheduler.cluster_api import (
+    ClusterAwayError,
+    NodeWriteError,
+    ObjectReadError,
+    PodWriteError,
+    WriteProblem,
+)
 from niyanta.settings import Settings
 from tests.fakes.objects import customer
 from tests.fakes.scripted_api_server import FakeApi, Step, fake_api, owner, pod, refuse
@@ -201,7 +207,7 @@ async def test_a_forged_pod_is_no_pod_of_the_workload_but_takes_capacity(forged:
         take_in(cache, name="real", meta={"uid": "real"})
         take_in(cache, name="forged", **forged)
         assert [found.name for found in cluster.pods("w", "w", namespace="ns")] == ["real"]
-        charged = {charge.key: charge.worker for charge in cache._usage.charges()}
+        charged = {charge.key: charge.worker for charge in cache.usage.charges()}
         bound = forged.get("node", "n1") and forged.get("phase") != "Succeeded"
         assert charged.pop("w/1/0") == "n1"
         assert list(charged.values()) == ([forged.get("node", "n1")] if bound else [])
@@ -309,3 +315,28 @@ def test_every_customer_has_a_share_of_the_queue_at_most() -> None:
             queue_share=share,
         )
         assert tuple(cluster.customer_limits(name).queue_depth for name in limits) == expected
+
+
+async def test_a_node_is_cordoned_and_uncordoned_and_may_be_gone() -> None:
+    bodies = []
+
+    async def patched(request: web.Request) -> web.StreamResponse:
+        bodies.append(await request.json())
+        return web.json_response({"metadata": {"name": "n1"}})
+
+    async with cluster_on(patched, patched, refuse(404, "NotFound")) as (cluster, _, _api):
+        assert await cluster.cordon("n1")
+        assert await cluster.uncordon("n1")
+        assert not await cluster.uncordon("n1")
+    assert bodies == [{"spec": {"unschedulable": True}}, {"spec": {"unschedulable": None}}]
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "refused"),
+    [(403, "Forbidden", True), (422, "Invalid", True), (500, "InternalError", False), (409, "Conflict", False)],
+)
+async def test_a_node_that_cannot_be_written_is_refused_or_tried_again(code: int, reason: str, refused: bool) -> None:
+    async with cluster_on(refuse(code, reason, "no")) as (cluster, _, _api):
+        with pytest.raises(NodeWriteError) as caught:
+            await cluster.cordon("n1")
+        assert caught.value.refused is refused

@@ -91,7 +91,7 @@ async def operations(denied: Permission | None) -> AsyncIterator[Operations]:
             ("get", "pods"): lambda: client.get_pod("ns", "p"),
             ("delete", "pods"): lambda: cluster.delete_pod(VIEW),
             ("patch", "pods"): lambda: cluster.release_pod(VIEW),
-            ("patch", "nodes"): lambda: cluster.cordon("n1"),
+            ("patch", "nodes"): lambda: cluster.uncordon("n1"),
             ("create", "workloads"): lambda: cluster.create_workload("ns", workload),
             ("get", "workloads"): lambda: cluster.get_workload("ns", "w"),
             ("list", "workloads"): cluster.list_workloads,

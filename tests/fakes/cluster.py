@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from niyanta.cluster.api.errors import ApiError, NotSentError
-from niyanta.cluster.api.objects import Node, Pod, PodStatus
+from niyanta.cluster.api.objects import Pod, PodStatus
 from niyanta.cluster.kubernetes import OUT_OF_SERVICE, worker_state
 from niyanta.cluster.state.pod_view import in_place, pod_view
 from niyanta.engine.sizing.pool_fit import EmptyPool
@@ -182,10 +182,18 @@ class FakeCluster(SimulatedCluster):
         return str(found["metadata"]["uid"])
 
     async def cordon(self, node: str) -> bool:
-        fault = await self._write("cordon")
-        if node not in self._nodes:
+        return await self._set_unschedulable("cordon", node, True)
+
+    async def uncordon(self, node: str) -> bool:
+        return await self._set_unschedulable("uncordon", node, False)
+
+    async def _set_unschedulable(self, operation: str, node: str, value: bool) -> bool:
+        fault = await self._write(operation)
+        found = self._nodes.get(node)
+        if found is None:
             return False
-        self.set_node(msgspec.structs.replace(self._nodes[node], spec=_cordoned(self._nodes[node])))
+        spec = msgspec.structs.replace(found.spec, unschedulable=value)
+        self.set_node(msgspec.structs.replace(found, spec=spec))
         self.faults.after(fault)
         return True
 
@@ -236,10 +244,6 @@ class FakeCluster(SimulatedCluster):
     def _same_pod(self, view: PodView) -> Pod | None:
         found = self._pods.get((view.namespace, view.name))
         return found if found is not None and found.uid == view.uid else None
-
-
-def _cordoned(node: Node) -> Any:
-    return msgspec.structs.replace(node.spec, unschedulable=True)
 
 
 def _is_wanted(found: Pod, manifest: Mapping[str, Any]) -> bool:

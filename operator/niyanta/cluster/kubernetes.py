@@ -35,6 +35,7 @@ from niyanta.scheduler.cluster_api import (
     LeaseLostError,
     MissingObjectsError,
     NodeState,
+    NodeWriteError,
     ObjectReadError,
     PodView,
     PodWriteError,
@@ -322,13 +323,23 @@ class KubernetesCluster:
         return str(found["metadata"]["uid"])
 
     async def cordon(self, node: str) -> bool:
+        return await self._set_unschedulable(node, True)
+
+    async def uncordon(self, node: str) -> bool:
+        return await self._set_unschedulable(node, None)
+
+    async def _set_unschedulable(self, node: str, value: bool | None) -> bool:
         with _as_lease_lost():
             try:
-                await self._client.patch(NODES, node, {"spec": {"unschedulable": True}})
-            except ApiError as error:
-                if error_kind(error) is ErrorKind.NOT_FOUND:
-                    return False
+                await self._client.patch(NODES, node, {"spec": {"unschedulable": value}})
+            except WritesClosedError:
                 raise
+            except ApiError as error:
+                kind = error_kind(error)
+                if kind is ErrorKind.NOT_FOUND:
+                    return False
+                refused = kind in (ErrorKind.FORBIDDEN, ErrorKind.INVALID)
+                raise NodeWriteError(error.message, refused=refused) from error
         return True
 
     async def delete_workload(self, namespace: str, name: str, uid: str) -> None:

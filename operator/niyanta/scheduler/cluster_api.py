@@ -102,6 +102,16 @@ class PodWriteError(Exception):
         self.message = message
 
 
+class NodeWriteError(Exception):
+    """A node could not be cordoned or uncordoned; `message` is the API server's. `refused`: a later attempt would fail
+    too, until rights or policies change."""
+
+    def __init__(self, message: str, *, refused: bool) -> None:
+        super().__init__(message)
+        self.message = message
+        self.refused = refused
+
+
 class LeaseLostError(SharedFaultError):
     """Leadership is over: nothing may be written any more."""
 
@@ -261,7 +271,11 @@ class ClusterWrites(Protocol):
         ...
 
     async def cordon(self, node: str) -> bool:
-        """Cordon a node; False if it doesn't exist."""
+        """Cordon a node; False if it doesn't exist. Raises NodeWriteError."""
+        ...
+
+    async def uncordon(self, node: str) -> bool:
+        """Uncordon a node, whoever has cordoned it; False if it doesn't exist. Raises NodeWriteError."""
         ...
 
     async def delete_workload(self, namespace: str, name: str, uid: str) -> None:

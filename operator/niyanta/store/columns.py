@@ -57,7 +57,9 @@ CUSTOMER: Final = _same(
 )
 POOL: Final = _same("name", "spec", "status", "updated_at")
 WORKER_REQUEST: Final = _same(
-    "id", "worker", "action", "requested_by", "requested_at", "done_at", "message", id="id::text"
+    *("id", "worker", "action", "requested_by", "requested_at", "evict_at", "begun_at", "done_at", "outcome"),
+    "message",
+    id="id::text",
 )
 SCALING_DECISION: Final = _same(
     *("id", "at", "epoch", "pool", "action", "worker", "instance", "wanted", "had", "reason", "message")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -244,17 +245,47 @@ class PoolRow:
     updated_at: datetime | None = None
 
 
+class WorkerAction(enum.StrEnum):
+    """Requests about a worker."""
+
+    CORDON = "cordon"
+    UNCORDON = "uncordon"
+    DRAIN = "drain"
+
+
+class RequestOutcome(enum.StrEnum):
+    """Ends of a request about a worker."""
+
+    DONE = "Done"
+    FAILED = "Failed"
+    REPLACED = "Replaced"
+    """A later request, or another client, took its place."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerRequest:
-    """A request of an admin by REST; `done_at` None: the leader hasn't done it yet. `action`: drain."""
+    """A request of an admin by REST."""
 
     id: str
     worker: str
     action: str
+    """A WorkerAction."""
     requested_by: str
     requested_at: datetime
+    evict_at: datetime | None = None
+    """Time from which a drain puts workloads back into the queue; None: it waits for their end."""
+    begun_at: datetime | None = None
+    """Time at which the leader had cordoned the worker for a drain; None: not yet."""
     done_at: datetime | None = None
+    """None: the leader hasn't done it yet."""
+    outcome: str | None = None
+    """A RequestOutcome; None while it is open."""
     message: str = ""
+
+    @property
+    def draining(self) -> bool:
+        """True for a drain that isn't over."""
+        return self.action == WorkerAction.DRAIN and self.done_at is None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Drains requested by REST stay open until their worker is free, and each is on its own."""
+"""Drains requested by REST stay open until their worker is free, evict only if asked to, and each is on its own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from niyanta.containment import Boundary
 from niyanta.lifecycle import Phase
 from niyanta.scheduler.periodic import maintenance
-from niyanta.store.rows import WorkerRow
+from niyanta.store.rows import WorkerAction, WorkerRow
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.leader import LeaderUnderTest, contained_errors, until
 from tests.scheduler.conftest import MakeLeader
@@ -24,11 +24,17 @@ async def leader(make_leader: MakeLeader, monkeypatch: pytest.MonkeyPatch) -> Le
     return leader
 
 
-async def drain(leader: LeaderUnderTest, *workers: str) -> None:
-    """A user requests drains by REST."""
+async def drain(leader: LeaderUnderTest, *workers: str, evict_after: int | None = 0) -> None:
+    """A user requests drains by REST, with eviction at once unless `evict_after` says otherwise."""
     await leader.store.upsert_workers([WorkerRow(name, "pool-a") for name in workers])
     for name in workers:
-        assert await leader.store.add_worker_request(name, action="drain", by="ops")
+        assert await leader.store.add_worker_request(name, action=WorkerAction.DRAIN, by="ops", evict_after=evict_after)
+
+
+async def message(leader: LeaderUnderTest) -> str:
+    """Message of the only open request."""
+    (request,) = await leader.store.get_worker_requests()
+    return request.message
 
 
 async def open_drains(leader: LeaderUnderTest) -> list[str]:
@@ -39,8 +45,75 @@ async def is_done(leader: LeaderUnderTest) -> bool:
     return not await open_drains(leader)
 
 
+async def passes(leader: LeaderUnderTest, count: int = 3) -> None:
+    """Wait until the leader has looked at the requests that often."""
+    seen = 0
+
+    def one() -> None:
+        nonlocal seen
+        seen += 1
+
+    leader.outage.before["get_worker_requests"] = one
+    await until(lambda: seen > count, "the leader looks at the requests")
+
+
 def deleted(cluster: FakeCluster, uid: str, name: str) -> bool:
     return any(pod.name == name and pod.metadata.deletion_timestamp for pod in cluster.live_pods(uid))
+
+
+async def test_a_drain_waits_for_the_work_unless_it_is_asked_to_evict(
+    leader: LeaderUnderTest, cluster: FakeCluster
+) -> None:
+    uid = cluster.submit("job")
+    await leader.is_running(uid)
+    await drain(leader, "n1", evict_after=None)
+
+    async def reported() -> bool:
+        return await message(leader) == "cordoned; 1 workloads still run there"
+
+    await until(reported, "the leader reports the drain")
+    assert not cluster.is_schedulable("n1")
+    await passes(leader)
+    assert (await leader.row(uid)).phase is Phase.RUNNING
+    assert cluster.faults.calls["cordon"] == 1
+    leader.kubelet.succeed(uid)
+    await until(lambda: is_done(leader), "the drain is done")
+    assert (await leader.row(uid)).phase is Phase.SUCCEEDED
+
+
+async def test_a_drain_that_is_asked_anew_with_an_eviction_evicts(
+    leader: LeaderUnderTest, cluster: FakeCluster
+) -> None:
+    uid = cluster.submit("job")
+    await leader.is_running(uid)
+    await drain(leader, "n1", evict_after=None)
+    await until(lambda: not cluster.is_schedulable("n1"), "the worker is cordoned")
+    await drain(leader, "n1", evict_after=0)
+    await leader.has_reason(uid, "WorkerDrained")
+    await until(lambda: cluster.live_pods(uid)[0].metadata.deletion_timestamp, "the pod is deleted")
+    leader.kubelet.stop(uid)
+    await until(lambda: is_done(leader), "the drain is done")
+
+
+async def test_a_drain_ends_when_another_client_uncordons_the_node(
+    leader: LeaderUnderTest, cluster: FakeCluster
+) -> None:
+    uid = cluster.submit("job")
+    await leader.is_running(uid)
+    await drain(leader, "n1", evict_after=None)
+    (request,) = await leader.store.get_worker_requests()
+
+    async def begun() -> bool:
+        (found,) = await leader.store.get_worker_requests()
+        return found.begun_at is not None
+
+    await until(begun, "the leader reports the drain")
+    await cluster.uncordon("n1")
+    await until(lambda: is_done(leader), "the drain has ended")
+    ended = await leader.store.get_worker_request("n1", request.id)
+    assert ended is not None
+    assert (ended.outcome, ended.message) == ("Replaced", "another client uncordoned the node meanwhile")
+    assert cluster.is_schedulable("n1")
 
 
 async def test_a_drain_is_open_until_the_last_pod_has_ended(leader: LeaderUnderTest, cluster: FakeCluster) -> None:
@@ -79,10 +152,9 @@ async def test_the_next_leader_waits_for_pods_that_the_last_one_left_stopping(
     await leader.has_reason(uid, "WorkerDrained")
     await until(lambda: cluster.live_pods(uid)[0].metadata.deletion_timestamp, "the pod is deleted")
     await leader.close()
-    before = cluster.faults.calls["cordon"]
     following = make_leader()
     await following.start()
-    await until(lambda: cluster.faults.calls["cordon"] > before, "the next leader goes on with the drain")
+    await passes(following)
     assert await open_drains(following) == ["n1"]
     following.kubelet.stop(uid)
     await until(lambda: is_done(following), "the drain is done")

@@ -7,7 +7,15 @@ import pytest
 from niyanta.lifecycle import Door, Event
 from niyanta.store.errors import StaleEpochError
 from niyanta.store.postgres.pool import Pool
-from niyanta.store.rows import CustomerRow, PendingNote, PoolRow, WorkerRow
+from niyanta.store.rows import (
+    CustomerRow,
+    PendingNote,
+    PoolRow,
+    RequestOutcome,
+    WorkerAction,
+    WorkerRequest,
+    WorkerRow,
+)
 from niyanta.store.state import StateManager
 from tests.store.make import arrive, change, intake, move
 
@@ -74,19 +82,71 @@ async def test_the_leaders_statistics_have_an_age(state: StateManager, epoch: in
         await state.write_leader_stats({}, epoch=epoch + 1)
 
 
-async def test_a_drain_is_requested_once_and_done_once(state: StateManager, epoch: int) -> None:
-    assert await state.add_worker_request("w1", action="drain", by="ops") is None, "unknown worker"
+async def _asked(state: StateManager, worker: str, action: WorkerAction, **more: int) -> WorkerRequest:
+    found = await state.add_worker_request(worker, action=action, by="ops", **more)
+    assert found is not None
+    return found
+
+
+async def test_a_request_is_open_once_and_done_once(state: StateManager, epoch: int) -> None:
+    assert await state.add_worker_request("w1", action=WorkerAction.DRAIN, by="ops") is None, "unknown worker"
+    await state.upsert_workers([WorkerRow("w1", "pool"), WorkerRow("w2", "pool")])
+    first = await _asked(state, "w1", WorkerAction.DRAIN)
+    assert (first.draining, first.evict_at, first.outcome) == (True, None, None)
+    again = await state.add_worker_request("w1", action=WorkerAction.DRAIN, by="else", evict_after=60)
+    assert again is not None
+    assert (again.id, again.requested_by) == (first.id, "else")
+    assert again.evict_at is not None
+    assert 59 < (again.evict_at - again.requested_at).total_seconds() < 61
+    cordon = await _asked(state, "w1", WorkerAction.CORDON)
+    assert await state.get_worker_requests() == [again, cordon]
+    await state.complete_worker_request(first, outcome=RequestOutcome.DONE, message="drained", epoch=epoch)
+    assert await state.get_worker_requests() == [again, cordon], "asked anew since it was read"
+    await state.complete_worker_request(again, outcome=RequestOutcome.DONE, message="drained", epoch=epoch)
+    assert await state.get_worker_requests() == [cordon]
+    done = await state.get_worker_request("w1", first.id)
+    assert done is not None
+    assert (done.outcome, done.message, done.draining) == (RequestOutcome.DONE, "drained", False)
+    assert await state.get_worker_request("w2", first.id) is None
+    assert (await _asked(state, "w1", WorkerAction.DRAIN)).id != first.id
+    with pytest.raises(StaleEpochError):
+        await state.complete_worker_request(cordon, outcome=RequestOutcome.DONE, message="", epoch=epoch + 1)
+
+
+async def test_reports_of_drains_are_kept_until_they_are_asked_anew(state: StateManager, epoch: int) -> None:
     await state.upsert_workers([WorkerRow("w1", "pool")])
-    first = await state.add_worker_request("w1", action="drain", by="ops")
-    again = await state.add_worker_request("w1", action="drain", by="else")
-    assert first is not None
-    assert again == first
-    assert await state.get_worker_requests() == [first]
-    await state.complete_worker_request(first.id, message="cordoned", epoch=epoch)
-    assert await state.get_worker_requests() == []
-    later = await state.add_worker_request("w1", action="drain", by="ops")
-    assert later is not None
-    assert later.id != first.id
+    request = await _asked(state, "w1", WorkerAction.DRAIN)
+    await state.report_worker_requests({request: "1 workload"}, epoch=epoch)
+    (begun,) = await state.get_worker_requests()
+    assert begun.begun_at is not None
+    await state.report_worker_requests({begun: "none"}, epoch=epoch)
+    (later,) = await state.get_worker_requests()
+    assert (later.begun_at, later.message) == (begun.begun_at, "none")
+    anew = await _asked(state, "w1", WorkerAction.DRAIN)
+    assert (anew.begun_at, anew.message) == (None, "")
+    await state.report_worker_requests({later: "late"}, epoch=epoch)
+    assert await state.get_worker_requests() == [anew]
+
+
+async def test_the_last_request_about_a_worker_is_its_open_drain_or_the_newest(state: StateManager, epoch: int) -> None:
+    await state.upsert_workers([WorkerRow(name, "pool") for name in ("w1", "w2", "w3")])
+    drain = await _asked(state, "w1", WorkerAction.DRAIN)
+    for name in ("w1", "w2"):
+        await _asked(state, name, WorkerAction.CORDON)
+    newest = await _asked(state, "w2", WorkerAction.UNCORDON)
+    assert await state.get_last_worker_requests(["w1", "w2", "w3"]) == {"w1": drain, "w2": newest}
+
+
+async def test_requests_that_ended_long_ago_are_deleted(state: StateManager, epoch: int) -> None:
+    await state.upsert_workers([WorkerRow("w1", "pool")])
+    old = await _asked(state, "w1", WorkerAction.CORDON)
+    await state.complete_worker_request(old, outcome=RequestOutcome.DONE, message="", epoch=epoch)
+    async with state._pool.transaction() as connection:
+        await connection.execute("UPDATE worker_requests SET done_at = now() - interval '31 days'")
+    new = await _asked(state, "w1", WorkerAction.CORDON)
+    await state.complete_worker_request(new, outcome=RequestOutcome.DONE, message="", epoch=epoch)
+    assert await state.get_worker_request("w1", old.id) is None
+    assert await state.get_worker_request("w1", new.id) is not None
 
 
 async def test_pools_and_customers_are_projected(state: StateManager) -> None:

@@ -19,7 +19,7 @@ from niyanta.store.postgres.pool import open_pool
 from niyanta.store.rest.api_keys import ApiKeys, Role
 from niyanta.store.rest.record import RestStore
 from niyanta.store.rest.submissions import ItemResult, RefusedSubmissionError, StoredResponse, SubmissionRequest
-from niyanta.store.rows import CustomerRow, WorkerRow, WorkloadIntake, WorkloadRow
+from niyanta.store.rows import CustomerRow, WorkerAction, WorkerRow, WorkloadIntake, WorkloadRow
 from niyanta.store.state import StateManager
 from tests.store.make import ROADS, arrive, change, intake, move
 from tests.store.roles import door_dsn
@@ -224,6 +224,35 @@ async def test_moves_are_those_of_the_table_of_transitions(
     assert await state.wrong_counters() == []
 
 
+@pytest.mark.parametrize(
+    ("action", "evict_after"),
+    [("reboot", None), (None, None), ("cordon", 5), ("uncordon", 0), ("drain", -1), ("drain", 604_801)],
+)
+async def test_a_request_about_a_worker_that_the_door_should_have_refused_is_refused(
+    record: RestStore, state: StateManager, door_dsn: str, action: str | None, evict_after: int | None
+) -> None:
+    await state.upsert_workers([WorkerRow("w1", "pool")])
+    with psycopg.connect(door_dsn) as connection:
+        with pytest.raises(psycopg.DatabaseError, match="request for a worker is refused"):
+            connection.execute("SELECT door_request_worker('w1', %s, 'x', %s::integer)", [action, evict_after])
+        connection.rollback()
+        for statement in ("UPDATE worker_requests SET message = 'x'", "DELETE FROM worker_requests"):
+            with pytest.raises(errors.InsufficientPrivilege):
+                connection.execute(statement)
+            connection.rollback()
+    assert await state.get_worker_requests() == []
+
+
+async def test_a_door_of_the_last_release_asks_for_drains_without_eviction(
+    record: RestStore, state: StateManager, door_dsn: str
+) -> None:
+    await state.upsert_workers([WorkerRow("w1", "pool")])
+    with psycopg.connect(door_dsn, autocommit=True) as connection:
+        connection.execute("SELECT door_request_worker('w1', 'drain', 'x')")
+    (request,) = await state.get_worker_requests()
+    assert (request.draining, request.evict_at) == (True, None)
+
+
 async def test_a_key_is_found_by_its_hash_and_the_table_is_out_of_reach(
     record: RestStore, state: StateManager, door_dsn: str
 ) -> None:
@@ -246,9 +275,12 @@ async def test_the_doors_role_does_everything_the_door_does(record: RestStore, s
     assert not await record.rate_acquire("acme", limit=5, expiry=1, amount=4)
     assert (await record.rate_window("acme", expiry=1))[2] in (0, 4)
     await state.upsert_workers([WorkerRow("w1", "pool")])
-    request = await record.add_worker_request("w1", action="drain", by="acme")
-    assert request == await record.add_worker_request("w1", action="drain", by="acme")
-    assert await record.add_worker_request("unknown", action="drain", by="acme") is None
+    for action in WorkerAction:
+        request = await record.add_worker_request("w1", action=action, by="acme")
+        assert request is not None
+        assert await record.get_worker_request("w1", request.id) == request
+    assert (await record.get_last_worker_requests(["w1"]))["w1"].action == WorkerAction.DRAIN
+    assert await record.add_worker_request("unknown", action=WorkerAction.DRAIN, by="acme") is None
     await record.prune()
     assert sum((await record.waiting_by_customer()).values()) == 1
     assert await record.get_figures() is None

@@ -12,6 +12,7 @@ from niyanta.scheduler.cluster_api import ClusterApi
 from niyanta.scheduler.intake.work_queue import WorkQueue
 from niyanta.scheduler.periodic.drain_queries import DrainQueries, DrainQuery
 from niyanta.scheduler.periodic.worker_drains import WorkerDrains
+from niyanta.scheduler.periodic.worker_requests import WorkerRequests
 from niyanta.scheduler.recovery.missing_objects import MissingObjects
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import Transitions
@@ -20,7 +21,7 @@ from niyanta.store.workloads.limits import QUEUE_FULL, RELEASE_AT_ONCE
 
 RELEASE_EVERY_SECONDS = 1.0
 MISSING_OBJECTS_EVERY_SECONDS = 1.0
-WORKER_REQUESTS_EVERY_SECONDS = 2.0
+WORKER_REQUESTS_EVERY_SECONDS = 1.0
 PARTITIONS_EVERY_SECONDS = 3600.0
 """Partitions are created days ahead, so an hourly check is enough."""
 
@@ -51,6 +52,7 @@ class Maintenance:
         self._missing_objects = missing_objects
         self._transitions = transitions
         self._worker_drains = WorkerDrains(state, store=store, cluster=cluster, transitions=transitions, tick=tick)
+        self._requests = WorkerRequests(state, store=store, cluster=cluster, drains=self._worker_drains, tick=tick)
         self._release = Timer(RELEASE_EVERY_SECONDS)
         self._missing = Timer(MISSING_OBJECTS_EVERY_SECONDS)
         self._worker_requests = Timer(WORKER_REQUESTS_EVERY_SECONDS)
@@ -63,7 +65,7 @@ class Maintenance:
         tasks = (
             (self._release, "release of held workloads", self._release_held),
             (self._missing, "missing objects", self._missing_objects.check),
-            (self._worker_requests, "drains", self._worker_drains.run),
+            (self._worker_requests, "requests about workers", self._requests.run),
             (self._stats, "statistics for the REST door", self._write_stats),
             (self._partitions, "partitions", self._store.maintain_partitions),
         )

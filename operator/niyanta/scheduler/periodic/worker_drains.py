@@ -1,30 +1,32 @@
-"""Drains that users requested by REST. A request stays open until the worker is free: the node is cordoned, its
-workloads go back to the queue, and their pods have ended.
+"""Drains that users requested by REST: how far each one is, and the eviction of workloads from a worker.
 
-`maintenance` runs it in the leader's loop. Workloads whose pods are just being created are put back in a later pass.
+A drain is over when no workload is placed on the worker and none of their pods runs there any more. It waits for the
+workloads' own end, unless its request has a time of eviction: from then on they go back to the queue. Workloads whose
+pods are just being created are put back in a later step. `worker_requests` takes the drains further; `maintenance`
+evicts for pool scaling.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from niyanta.aio import in_slices, ticking
-from niyanta.containment import Boundary, contained
+from niyanta.aio import in_slices
 from niyanta.lifecycle import Event, Phase
-from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterApi, pods_of
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import TransitionRequest, Transitions
+from niyanta.scheduler.workload_cache import TrackedWorkload
+from niyanta.store.row_mapping import to_us
 from niyanta.store.rows import WorkerRequest
 from niyanta.store.state import StateManager
 
-logger = log.get(__name__)
-
 SLICE_WORKLOADS = 200
 """Workloads whose pods are read before other tasks of the event loop run."""
+
+_BOUND = (Phase.SCHEDULED, Phase.RUNNING)
 
 
 @dataclass(slots=True)
@@ -35,6 +37,20 @@ class WorkerDrain:
     """Workloads that this leader has put back into the queue."""
     stopping: set[str] = field(default_factory=set)
     """Workloads that may still have running pods on the worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrainProgress:
+    """State of a drain after a step. `left`: workloads that are still placed on the worker, or run there."""
+
+    left: int
+    requeued: int
+
+    @property
+    def message(self) -> str:
+        """The state in words."""
+        evicted = f"; {self.requeued} workloads went back to the queue" if self.requeued else ""
+        return (f"cordoned; {self.left} workloads still run there" if self.left else "drained") + evicted
 
 
 class WorkerDrains:
@@ -57,44 +73,43 @@ class WorkerDrains:
         self._drains: dict[str, WorkerDrain] = {}
         """Request -> its drain."""
 
-    async def run(self) -> None:
-        """Take each requested drain a step further."""
-        requests = await self._store.get_worker_requests()
-        open_ids = {request.id for request in requests}
+    def keep(self, open_ids: Collection[str]) -> None:
+        """Forget the drains of requests that are no longer open."""
         self._drains = {id_: drain for id_, drain in self._drains.items() if id_ in open_ids}
-        for request in requests:
-            with contained(Boundary.DRAIN, request.worker):
-                await self._drain(request)
 
-    async def _drain(self, request: WorkerRequest) -> None:
+    def bound_to(self, workers: Collection[str]) -> Mapping[str, Sequence[TrackedWorkload]]:
+        """Worker -> workloads that are placed there; one pass over all placed workloads."""
+        found: dict[str, list[TrackedWorkload]] = {worker: [] for worker in workers}
+        if found:
+            for tracked in self._state.workloads.select(_BOUND):
+                for worker in found.keys() & set(tracked.row.workers):
+                    found[worker].append(tracked)
+        return found
+
+    async def step(self, request: WorkerRequest, bound: Sequence[TrackedWorkload]) -> DrainProgress:
+        """Take the drain of a cordoned worker a step further. `bound`: workloads that are placed there.
+
+        No cycle runs at this time, and the next one knows of the cordon, so a worker that is free now stays free.
+        """
         worker = request.worker
         drain = self._drains.get(request.id)
-        takes_work = drain is None or self._cluster.is_schedulable(worker)
-        if takes_work and not await ticking(self._tick, self._cluster.cordon(worker)):
-            await self._complete(request, "the node doesn't exist any more")
-            return
         if drain is None:
             drain = self._drains[request.id] = WorkerDrain(stopping=await self._workloads_with_pods_on(worker))
-        drain.requeued += await self.requeue(worker, RowReason.WORKER_DRAINED, f"worker {worker} is drained")
-        placed = await self._store.get_workloads_by_worker(worker)
-        drain.stopping |= {row.id for row in placed}
+        placed = {tracked.id for tracked in bound}
+        drain.stopping |= placed
+        if request.evict_at is not None and to_us(request.evict_at) <= self._state.clock.now():
+            drain.requeued += await self.requeue(worker, RowReason.WORKER_DRAINED, f"worker {worker} is drained")
+            placed = {tracked.id for tracked in self.bound_to([worker])[worker]}
+        if not placed:
+            placed = {row.id for row in await self._store.get_workloads_by_worker(worker)}
+            drain.stopping |= placed
         drain.stopping = await self._running_on(worker, drain.stopping)
-        if not placed and not drain.stopping:
-            await self._complete(request, f"cordoned; {drain.requeued} workloads went back to the queue")
-
-    async def _complete(self, request: WorkerRequest, message: str) -> None:
-        await self._store.complete_worker_request(request.id, message=message, epoch=self._state.epoch)
-        self._drains.pop(request.id, None)
-        logger.info("worker drained", worker=request.worker, by=request.requested_by, outcome=message)
+        return DrainProgress(len(placed | drain.stopping), drain.requeued)
 
     async def requeue(self, worker: str, reason: str, message: str) -> int:
         """Put the workloads on a worker back into the queue as fresh attempts, but those whose pods are just being
         created; returns their number."""
-        bound = [
-            tracked
-            for tracked in self._state.workloads.select((Phase.SCHEDULED, Phase.RUNNING))
-            if worker in tracked.row.workers and not tracked.applying
-        ]
+        bound = [tracked for tracked in self.bound_to([worker])[worker] if not tracked.applying]
         decision = LifecycleDecision(Event.REQUEUE, reason, message)
         await self._transitions.commit([TransitionRequest(tracked, decision) for tracked in bound])
         for drain in self._drains.values():

@@ -63,6 +63,7 @@ async def list_workloads(
     type_: Annotated[str | None, Name, Query(alias="type", description="Workload type.")] = None,
     name: Annotated[str | None, Name, Query(description="Name of the workload or of its Workload object.")] = None,
     customer: Annotated[str | None, Name, Query(description="Only workloads of this customer (admin).")] = None,
+    namespace: Annotated[str | None, Name, Query(description="Only workloads of this namespace.")] = None,
     created_after: Annotated[
         datetime | None, Query(alias="createdAfter", description="Created at or after this time.")
     ] = None,
@@ -87,6 +88,7 @@ async def list_workloads(
         name=name,
         since=_bounded(created_after),
         until=_bounded(created_before),
+        namespace=namespace,
     )
     source = reads if name is None else parts.store
     last = _position(cursor)
@@ -101,7 +103,7 @@ async def list_workloads(
             rows, last = await source.list_workloads(wanted, after=last, limit=min(SPECS_AT_ONCE, limit - len(items)))
             items += [_view(parts, row, now, with_spec=True) for row in rows]
             size += sum(row.spec_bytes for row in rows)
-            if last is None or wanted.type is not None:  # a type is searched for once
+            if last is None or wanted.scans:  # a type or namespace is searched for once
                 break
     return answer(WorkloadPage(items=items, next=None if last is None else _cursor(to_us(last.at), last.id)))
 

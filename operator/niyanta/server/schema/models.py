@@ -258,6 +258,25 @@ class QueueDepthView(ResponseModel):
     )
 
 
+class WorkerRequestView(ResponseModel):
+    """A request to cordon, uncordon or drain a worker, which the leader carries out."""
+
+    id: str
+    worker: str
+    action: str = Field(description="cordon, uncordon or drain.")
+    requested_by: str = Field(description="Customer and id of the API key, for instance acme/0f0e...")
+    requested_at: datetime
+    evict_at: datetime | None = Field(
+        description="Time from which a drain puts workloads back into the queue; null: it waits for their end."
+    )
+    begun_at: datetime | None = Field(description="Time at which the worker was cordoned for a drain.")
+    done_at: datetime | None = Field(description="Null while the request is open.")
+    outcome: str | None = Field(
+        description="Done, Failed, or Replaced: a later request or another client took its place."
+    )
+    message: str
+
+
 class WorkerView(ResponseModel):
     """A worker. Quantities are in base units (cpu: millicores, memory: bytes)."""
 
@@ -273,6 +292,8 @@ class WorkerView(ResponseModel):
     slots_used: int | None = Field(description="Only for admins.")
     ready: bool
     cordoned: bool
+    draining: bool = Field(description="True while a requested drain waits until no workload runs there.")
+    request: WorkerRequestView | None = Field(description="Open drain, or else the last request; only for admins.")
     updated_at: datetime | None
 
 
@@ -340,18 +361,6 @@ class DecisionPage(ResponseModel):
 
     items: list[DecisionView]
     next: str | None = Field(None, description="Cursor of the next page; null on the last page.")
-
-
-class DrainView(ResponseModel):
-    """A request to drain a worker; the leader cordons it."""
-
-    id: str
-    worker: str
-    action: str
-    requested_by: str
-    requested_at: datetime
-    done_at: datetime | None
-    message: str
 
 
 class CustomerList(ResponseModel):

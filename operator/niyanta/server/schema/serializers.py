@@ -13,13 +13,13 @@ from niyanta.server.schema.models import (
     AttemptView,
     CustomerView,
     DecisionView,
-    DrainView,
     EventView,
     PoolStatsView,
     PoolView,
     QueueCounts,
     ReasonCount,
     ResponseModel,
+    WorkerRequestView,
     WorkerView,
     WorkloadView,
 )
@@ -135,12 +135,13 @@ def counts(depth: Depth) -> QueueCounts:
     return QueueCounts(**{name: getattr(depth, name) for name in QueueCounts.model_fields})
 
 
-def worker(row: WorkerRow, *, admin: bool) -> WorkerView:
-    """A worker, without its usage unless for an admin."""
-    known = {name: getattr(row, name) for name in WorkerView.model_fields}
+def worker(row: WorkerRow, request: WorkerRequest | None, *, admin: bool) -> WorkerView:
+    """A worker, without its usage and the request about it unless for an admin."""
+    known = {name: getattr(row, name) for name in WorkerView.model_fields if hasattr(row, name)}
     if not admin:
         known |= {"used": None, "free": None, "slots_used": None}
-    return WorkerView(**known)
+    shown = worker_request(request) if request is not None and admin else None
+    return WorkerView(**known, draining=request is not None and request.draining, request=shown)
 
 
 def pool(row: PoolRow, *, admin: bool) -> PoolView:
@@ -168,9 +169,9 @@ def decision(row: ScalingDecisionRow) -> DecisionView:
     return DecisionView(**{name: getattr(row, name) for name in DecisionView.model_fields})
 
 
-def drain(row: WorkerRequest) -> DrainView:
-    """A request to drain a worker."""
-    return DrainView(**{name: getattr(row, name) for name in DrainView.model_fields})
+def worker_request(row: WorkerRequest) -> WorkerRequestView:
+    """A request about a worker."""
+    return WorkerRequestView(**{name: getattr(row, name) for name in WorkerRequestView.model_fields})
 
 
 def body(view: ResponseModel) -> Any:

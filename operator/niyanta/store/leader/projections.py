@@ -16,7 +16,7 @@ from niyanta.store.postgres.pool import Pool, fetch
 from niyanta.store.postgres.queries import sql
 from niyanta.store.reads.reads import Reads
 from niyanta.store.row_mapping import checked_id, customer_row, dumps, worker_request, worker_row
-from niyanta.store.rows import CustomerRow, PoolRow, WorkerRequest, WorkerRow
+from niyanta.store.rows import CustomerRow, PoolRow, RequestOutcome, WorkerAction, WorkerRequest, WorkerRow
 
 
 class Projections(Reads):
@@ -83,20 +83,45 @@ class Projections(Reads):
 
     # --- Requests for workers ----------------------------------------------------------------------------------------
 
-    async def add_worker_request(self, worker: str, *, action: str, by: str) -> WorkerRequest | None:
-        """Add a request for the leader, or return the open request of the same kind. None for an unknown worker."""
-        rows = await self._pool.fetch("add_worker_request", {"worker": worker, "action": action, "by": by})
+    async def add_worker_request(
+        self, worker: str, *, action: WorkerAction, by: str, evict_after: int | None = None
+    ) -> WorkerRequest | None:
+        """Add a request for the leader, or ask the open request of the same kind anew. None for an unknown worker.
+        `evict_after`: seconds after which a drain evicts; None: never."""
+        params = {"worker": worker, "action": action.value, "by": by, "evict_after": evict_after}
+        rows = await self._pool.fetch("add_worker_request", params)
+        return worker_request(rows[0]) if rows else None
+
+    async def get_worker_request(self, worker: str, id_: str) -> WorkerRequest | None:
+        """A request about that worker, open or done; None if there is none with this UUID."""
+        rows = await self._pool.fetch("worker_request", {"id": checked_id(id_), "worker": worker})
         return worker_request(rows[0]) if rows else None
 
     async def get_worker_requests(self) -> list[WorkerRequest]:
         """Open requests, oldest first."""
         return [worker_request(row) for row in await self._pool.fetch("worker_requests")]
 
-    async def complete_worker_request(self, id_: str, *, message: str, epoch: int | None) -> None:
-        """Mark a request as done; `message` has the result or the error. Raises StaleEpochError."""
+    async def report_worker_requests(self, messages: Mapping[WorkerRequest, str], *, epoch: int | None) -> None:
+        """Record that the workers of these drains are cordoned, and how far each has come. Raises StaleEpochError."""
+        records = [
+            {"id": request.id, "requested_at": request.requested_at, "message": message}
+            for request, message in messages.items()
+        ]
         async with self._pool.transaction() as connection:
             await begin(connection, epoch, self._settings.identity)
-            await connection.execute(sql("complete_worker_request"), {"id": checked_id(id_), "message": message})
+            await connection.execute(sql("report_worker_requests"), {"records": dumps(records)})
+
+    async def complete_worker_request(
+        self, request: WorkerRequest, *, outcome: RequestOutcome, message: str, epoch: int | None
+    ) -> None:
+        """End a request, unless it was asked anew meanwhile, and delete those that ended 30 days ago. Raises
+        StaleEpochError."""
+        params = {"id": request.id, "requested_at": request.requested_at}
+        params |= {"outcome": outcome.value, "message": message}
+        async with self._pool.transaction() as connection:
+            await begin(connection, epoch, self._settings.identity)
+            await connection.execute(sql("complete_worker_request"), params)
+            await connection.execute(sql("prune_worker_requests"))
 
     # --- The leader's statistics -------------------------------------------------------------------------------------
 

@@ -21,14 +21,25 @@ from niyanta.store.row_mapping import (
     event_row,
     from_us,
     pool_row,
+    worker_request,
     worker_row,
     workload_rows,
 )
-from niyanta.store.rows import AttemptRow, CustomerRow, Depth, EventRow, PoolRow, QueueDepth, WorkerRow, WorkloadRow
+from niyanta.store.rows import (
+    AttemptRow,
+    CustomerRow,
+    Depth,
+    EventRow,
+    PoolRow,
+    QueueDepth,
+    WorkerRequest,
+    WorkerRow,
+    WorkloadRow,
+)
 
 EXACT_POSITIONS = 10_000
 SCAN_ROWS = 2_000
-"""Most rows scanned for one page of a listing when a filter has no index (type); such pages may be short."""
+"""Most rows scanned for one page of a listing when a filter has no index (type, namespace); such pages may be short."""
 _SUFFIX = re.compile(r"(.+)-[0-9a-f]{8}\Z")
 """Name of a submission's Workload object: the submission's name and a suffix, see `scheduler.pods.rest_object`."""
 _FIRST = "00000000-0000-0000-0000-000000000000"
@@ -65,6 +76,16 @@ class WorkloadFilter:
     name: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    namespace: str | None = None
+
+    @property
+    def scans(self) -> bool:
+        """True if rows are scanned for a filter that has no index."""
+        return self.type is not None or self.namespace is not None
+
+    def admits(self, type_: str, namespace: str) -> bool:
+        """True for rows that pass the filters without an index."""
+        return self.type in (None, type_) and self.namespace in (None, namespace)
 
 
 class Reads:
@@ -95,7 +116,7 @@ class Reads:
         start = after or ListPosition()
         if wanted.until is not None and wanted.until < start.at:
             start = ListPosition(wanted.until, _FIRST)
-        scan = SCAN_ROWS if wanted.type is not None else limit + 1
+        scan = SCAN_ROWS if wanted.scans else limit + 1
         params: dict[str, Any] = {"at": start.at, "id": start.id, "limit": scan}
         params["since"] = wanted.since or _BEGINNING
         if wanted.customer is None and not wanted.phases and wanted.name is None:
@@ -109,8 +130,8 @@ class Reads:
                 params |= {"name": wanted.name, "stems": [wanted.name, *_SUFFIX.findall(wanted.name)]}
             found = await self._source.fetch("list_of" if wanted.name is None else "list_named", params)
         ids: list[str] = []
-        for number, (id_, at, type_) in enumerate(found, start=1):
-            if wanted.type is None or type_ == wanted.type:
+        for number, (id_, at, type_, namespace) in enumerate(found, start=1):
+            if wanted.admits(type_, namespace):
                 ids.append(id_)
             if len(ids) == limit:
                 more = number < len(found) or len(found) == scan
@@ -166,6 +187,11 @@ class Reads:
         """A page of all workers by name, after the name `after`."""
         params = {"pool": pool, "after": after, "limit": limit}
         return [worker_row(row) for row in await self._source.fetch("workers", params)]
+
+    async def get_last_worker_requests(self, workers: Iterable[str]) -> dict[str, WorkerRequest]:
+        """Worker -> its open drain, or else the last request about it; workers without requests are left out."""
+        rows = await self._source.fetch("last_worker_requests", {"workers": list(workers)})
+        return {found.worker: found for found in map(worker_request, rows)}
 
     async def get_customers(self) -> list[CustomerRow]:
         """All customers, deleted ones too, by name."""

@@ -76,8 +76,17 @@ DELETE FROM pools WHERE name = ANY(%(names)s::text[]);
 SELECT {{pool_row}} FROM pools ORDER BY name;
 
 -- name: add_worker_request
--- Returns the open request of the same kind, if one exists.
-SELECT {{worker_request_row}} FROM door_request_worker(%(worker)s, %(action)s, %(by)s);
+SELECT {{worker_request_row}} FROM door_request_worker(%(worker)s, %(action)s, %(by)s, %(evict_after)s);
+
+-- name: worker_request
+SELECT {{worker_request_row}} FROM worker_requests WHERE id = %(id)s AND worker = %(worker)s;
+
+-- name: last_worker_requests
+-- An open drain comes before later requests, because it goes on.
+SELECT DISTINCT ON (worker) {{worker_request_row}}
+  FROM worker_requests
+ WHERE worker = ANY(%(workers)s::text[])
+ ORDER BY worker, (action = 'drain' AND done_at IS NULL) DESC, requested_at DESC, id;
 
 -- name: worker_requests
 SELECT {{worker_request_row}}
@@ -86,7 +95,19 @@ SELECT {{worker_request_row}}
  ORDER BY requested_at, id;
 
 -- name: complete_worker_request
-UPDATE worker_requests SET done_at = clock_timestamp(), message = %(message)s WHERE id = %(id)s AND done_at IS NULL;
+-- A request that was asked anew meanwhile stays open.
+UPDATE worker_requests
+   SET done_at = clock_timestamp(), outcome = %(outcome)s, message = %(message)s
+ WHERE id = %(id)s AND requested_at = %(requested_at)s AND done_at IS NULL;
+
+-- name: prune_worker_requests
+DELETE FROM worker_requests WHERE done_at < clock_timestamp() - interval '30 days';
+
+-- name: report_worker_requests
+UPDATE worker_requests AS w
+   SET begun_at = coalesce(w.begun_at, clock_timestamp()), message = r.message
+  FROM jsonb_to_recordset(%(records)s::jsonb) AS r (id uuid, requested_at timestamptz, message text)
+ WHERE w.id = r.id AND w.requested_at = r.requested_at AND w.done_at IS NULL;
 
 -- name: write_leader_stats
 UPDATE leader_stats SET stats = %(stats)s::jsonb, updated_at = clock_timestamp();

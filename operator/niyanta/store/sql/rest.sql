@@ -21,7 +21,7 @@ SELECT (extract(epoch FROM now()) * 1000000)::bigint;
 
 -- name: list_of
 -- A page by keyset: the newest of each customer and phase asked for, merged.
-SELECT found.id::text, found.created_at, w.type
+SELECT found.id::text, found.created_at, w.type, w.namespace
   FROM unnest(%(customers)s::text[]) AS customer (id) CROSS JOIN unnest(%(statuses)s::text[]) AS phase (status)
  CROSS JOIN LATERAL (
        SELECT s.id, s.created_at FROM workload_state s
@@ -33,17 +33,17 @@ SELECT found.id::text, found.created_at, w.type
  LIMIT %(limit)s;
 
 -- name: list_all
-SELECT w.id::text, w.created_at, w.type FROM workloads w
+SELECT w.id::text, w.created_at, w.type, w.namespace FROM workloads w
  WHERE w.created_at >= %(since)s::timestamptz AND (w.created_at, w.id) < (%(at)s::timestamptz, %(id)s::uuid)
  ORDER BY w.created_at DESC, w.id DESC
  LIMIT %(limit)s;
 
 -- name: list_named
 -- The same for a name, which may be that of a submission's Workload object: the submission's name and a suffix.
-SELECT found.id::text, found.created_at, found.type
+SELECT found.id::text, found.created_at, found.type, found.namespace
   FROM unnest(%(customers)s::text[]) AS customer (id) CROSS JOIN unnest(%(stems)s::text[]) AS called (name)
  CROSS JOIN LATERAL (
-       SELECT w.id, w.created_at, w.type FROM workloads w JOIN workload_state s ON s.id = w.id
+       SELECT w.id, w.created_at, w.type, w.namespace FROM workloads w JOIN workload_state s ON s.id = w.id
         WHERE w.customer_id = customer.id AND w.name = called.name
           AND (w.name = %(name)s OR w.object_name = %(name)s)
           AND s.status = ANY(%(statuses)s::text[]) AND w.created_at >= %(since)s::timestamptz
