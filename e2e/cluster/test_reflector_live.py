@@ -340,21 +340,13 @@ async def test_a_terminating_namespace(client: ApiClient, cluster: Cluster, name
         await client.remove_pod_finalizer(namespace, "held", held.uid)
 
 
-async def test_a_workloads_status_names_its_uid(client: ApiClient, namespace: str) -> None:
+async def test_deleting_a_workload_names_its_uid(client: ApiClient, namespace: str) -> None:
     spec = {"template": {"spec": {"containers": [{"name": "main", "image": "busybox"}]}}}
     manifest = {"apiVersion": WORKLOADS.api_version, "kind": "Workload", "metadata": {"name": "w"}, "spec": spec}
     uid = (await client.create_workload(namespace, manifest)).obj["metadata"]["uid"]
-    body = {"status": {"phase": "Pending", "message": "of this test"}}  # an operator may run here and write its own
-    assert await client.patch_workload_status(namespace, "w", "another-uid", body) is False
-    found = await client.get_workload(namespace, "w") or {}
-    assert found.get("status", {}).get("message") != "of this test"
-    assert await client.patch_workload_status(namespace, "w", uid, body) is True
-    wrong = {"status": {"phase": "NoSuchPhase"}}
-    assert await refused(client.patch_workload_status(namespace, "w", uid, wrong)) is ErrorKind.INVALID
     assert await client.delete_workload(namespace, "w", "another-uid") is False
     assert await client.delete_workload(namespace, "w", uid) is True
     assert await client.get_workload(namespace, "w") is None
-    assert await client.patch_workload_status(namespace, "w", uid, body) is False
 
 
 async def test_a_config_map_is_compared_and_swapped(client: ApiClient, namespace: str) -> None:

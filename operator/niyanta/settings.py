@@ -218,8 +218,34 @@ class Settings(BaseSettings):
         le=1,
         description="Share of a customer's objects missing at once beyond which its workloads are held, not cancelled",
     )
+    rest_object_ttl_seconds: int = Field(
+        3600,
+        ge=0,
+        le=31_536_000,
+        description="Time until the object of a finished REST submission is deleted, unless its "
+        "ttlSecondsAfterFinished says otherwise; objects that users made have no time to live unless they set one",
+    )
+    finished_objects_per_namespace: int = Field(
+        1_000, ge=1, le=1_000_000, description="Finished Workload objects kept in a namespace; the oldest are deleted"
+    )
+    finished_objects: int = Field(
+        20_000, ge=1, le=1_000_000, description="Finished Workload objects kept in all; the oldest are deleted"
+    )
+    finished_object_deletions_per_second: float = Field(
+        50.0, gt=0, description="Maximum rate at which finished Workload objects are deleted"
+    )
+    finished_row_retention_days: int = Field(
+        30,
+        ge=1,
+        le=36_500,
+        description="Days after its end until a workload's row is deleted from Postgres; one whose object still exists "
+        "stays. Its events are kept for 30 days at most",
+    )
     status_debounce: float = Field(
         1.0, ge=0, description="Minimum wait before a non-final status is written (coalesces transitions)"
+    )
+    customer_status_interval: float = Field(
+        30.0, gt=0, description="Minimum time between two status writes of a Customer"
     )
     pool_status_interval: float = Field(5.0, gt=0, description="Minimum time between two status writes of a WorkerPool")
     enable_scaling: bool = Field(default=True, description="Add and remove workers of WorkerPools that have a provider")

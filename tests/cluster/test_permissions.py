@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
@@ -18,6 +18,7 @@ from niyanta.cluster.leadership import fence
 from niyanta.cluster.resource_lists import ResourceLists
 from niyanta.cluster.state.cache import ClusterCache
 from niyanta.cluster.status.event_recorder import EventRecorder
+from niyanta.cluster.status.shown_statuses import ShownStatuses
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
 from niyanta.engine.queue import QueueSettings
 from niyanta.scheduler.cluster_api import NodeState, PodPhase, PodView
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.unit
 
 WATCHED = ("nodes", "pods", "limitranges", "runtimeclasses", "namespaces")
 LABELS = {"niyanta.io/workload-uid": "w", "niyanta.io/attempt": "1", "niyanta.io/index": "0", "niyanta.io/epoch": "3"}
-ROW = row("w")
+ROW = replace(row("w"), id="w")
 VIEW = PodView("p", "ns", "p", "w", 1, 0, "n1", PodPhase.RUNNING, False, False, True, False)
 
 
@@ -68,7 +69,7 @@ async def operations(denied: Permission | None) -> AsyncIterator[Operations]:
         lists = ResourceLists(client, namespace="system", on_customers=_idle, on_pools=_idle, set_pools=cache.set_pools)
         clock = cast(Clock, FixedClock())
         queue = QueueSettings()
-        statuses = WorkloadStatusWriter(client, clock, debounce=0.01, queue=queue)
+        statuses = WorkloadStatusWriter(client, clock, debounce=0.01, queue=queue, shown=ShownStatuses())
         events = EventRecorder(client, clock, per_second=1_000.0)
         deleted = DeletedWorkloads(client, on_deleted=lambda _: None)
         cluster = KubernetesCluster(

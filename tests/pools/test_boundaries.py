@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from niyanta.cluster.api.errors import ApiError, WritesClosedError
+from niyanta.cluster.api.kinds import WORKER_POOLS, ResourceKind
 from niyanta.containment import Boundary
 from niyanta.engine.types import WorkerInfo
 from niyanta.pools.actions import PoolWorker, ReleaseInstance, ScalingPlan, ScalingReason
@@ -63,9 +64,13 @@ class Recorder:
         for name in names:
             del self.rows[name]
 
-    async def patch_pool_status(self, namespace: str, name: str, body: Mapping[str, Any]) -> None:
+    async def apply_status(
+        self, kind: ResourceKind, name: str, uid: str, status: Mapping[str, Any], *, namespace: str
+    ) -> str:
+        assert (kind, uid) == (WORKER_POOLS, f"uid-{name}")
         self._check(f"status of {name}")
-        self.statuses[name] = body["status"]
+        self.statuses[name] = status
+        return "7"
 
 
 class Reported:

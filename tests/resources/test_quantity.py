@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from niyanta.resources.models.base import InvalidManifestError
-from niyanta.resources.quantity import LARGEST, PATTERN, base_units, quantities, valid
+from niyanta.resources.quantity import LARGEST, PATTERN, base_units, quantities, to_text, valid
 from tests.resources.repeated import repeated
 
 pytestmark = pytest.mark.unit
@@ -51,6 +51,27 @@ pytestmark = pytest.mark.unit
 )
 def test_a_quantity_in_base_units(resource: str, value: object, units: int) -> None:
     assert base_units(resource, value, "f") == units
+
+
+@pytest.mark.parametrize(
+    ("resource", "units", "text"),
+    [
+        ("cpu", 0, "0"),
+        ("cpu", 1500, "1500m"),
+        ("cpu", 2000, "2"),
+        ("memory", 0, "0"),
+        ("memory", 1, "1"),
+        ("memory", 1500 * 2**20, "1500Mi"),
+        ("memory", 2**31, "2Gi"),
+        ("memory", 2**50, "1024Ti"),
+        ("ephemeral-storage", 2**10, "1Ki"),
+        ("hugepages-2Mi", 4 * 2**20, "4Mi"),
+        ("nvidia.com/gpu", 1024, "1024"),
+    ],
+)
+def test_base_units_as_a_quantity(resource: str, units: int, text: str) -> None:
+    assert to_text(resource, units) == text
+    assert base_units(resource, text, "f") == units
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from niyanta.aio import in_slices
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, WritesClosedError
+from niyanta.cluster.api.kinds import WORKER_POOLS
 from niyanta.cluster.state.cache import ClusterCache
 from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.containment import Boundary, SharedFaultError, contained, describe, record
@@ -77,7 +78,10 @@ class PoolStatusWriter:
         self._customers = customers
         self._conditions = conditions
         self._interval = settings.pool_status_interval
-        self._written: dict[str, dict[str, Any]] = {}
+        self._written: dict[str, tuple[str, dict[str, Any]]] = {}
+        """Name of a pool -> its UID and its status as last written."""
+        self._stamped: dict[str, Sequence[Mapping[str, Any]]] = {}
+        """UID of a pool -> its conditions as last written, whose times stay."""
         self._rows: dict[str, WorkerRow] = {}
         self._customer_rows: dict[str, CustomerRow] = {}
 
@@ -147,19 +151,21 @@ class PoolStatusWriter:
             await self._store.delete_pools(gone)
             for name in gone:
                 del self._written[name]
+        uids = {pool.metadata.uid for pool in self._pools.items().values()}
+        self._stamped = {uid: conditions for uid, conditions in self._stamped.items() if uid in uids}
 
     async def _report_pool(self, pool: WorkerPool, workers: list[WorkerRow], overlap: list[str]) -> None:
-        name = pool.metadata.name
+        name, uid = pool.metadata.name, pool.metadata.uid
         status = self._status(pool, workers, overlap)
-        if self._written.get(name) == status:
+        if self._written.get(name) == (uid, status):
             return
-        before = (pool.status or {}).get("conditions") or []
-        body = {**status, "conditions": stamped(status["conditions"], before, self._state.clock.now())}
-        await self._client.patch_pool_status(
-            pool.metadata.namespace, name, {"metadata": {"uid": pool.metadata.uid}, "status": body}
-        )
+        before = self._stamped.get(uid) or (pool.status or {}).get("conditions") or []
+        conditions = stamped(status["conditions"], before, self._state.clock.now())
+        body = {**status, "conditions": conditions}
+        await self._client.apply_status(WORKER_POOLS, name, uid, body, namespace=pool.metadata.namespace)
         await self._store.upsert_pools([PoolRow(name, pool.spec.manifest(), status)])
-        self._written[name] = status
+        self._written[name] = uid, status
+        self._stamped[uid] = conditions
 
     @staticmethod
     async def _write(
@@ -181,8 +187,8 @@ class PoolStatusWriter:
             _condition(
                 pool,
                 ConditionType.READY,
-                holds=ready > 0,
-                reason=ConditionReason.WORKERS_READY if ready else _not_ready_reason(rows, overlap),
+                holds=ready > 0 or wants_none(pool),
+                reason=_ready_reason(pool, ready, rows, overlap),
             ),
             _condition(
                 pool,
@@ -260,8 +266,8 @@ def worker_row(info: WorkerInfo, snapshot: Snapshot) -> WorkerRow:
     )
 
 
-def utilization(rows: Iterable[WorkerRow]) -> dict[str, float | None]:
-    """Taken share (0 to 1) of cpu, memory, gpu and slots over these workers; None if they don't offer the resource."""
+def utilization(rows: Iterable[WorkerRow]) -> dict[str, int]:
+    """Percentage in use of cpu, memory, gpu and slots over these workers, without those that they don't offer."""
     total: dict[str, int] = {}
     taken: dict[str, int] = {}
     for row in rows:
@@ -275,12 +281,23 @@ def utilization(rows: Iterable[WorkerRow]) -> dict[str, float | None]:
             total["slots"] = total.get("slots", 0) + row.slots
             taken["slots"] = taken.get("slots", 0) + row.slots_used
     return {
-        kind: round(taken[kind] / total[kind], 3) if total.get(kind) else None
-        for kind in ("cpu", "memory", "gpu", "slots")
+        kind: round(100 * taken[kind] / total[kind]) for kind in ("cpu", "memory", "gpu", "slots") if total.get(kind)
     }
 
 
-def _not_ready_reason(rows: list[WorkerRow], overlap: list[str]) -> ConditionReason:
+def wants_none(pool: WorkerPool) -> bool:
+    """True if the pool is meant to have no workers."""
+    spec = pool.spec
+    if spec.max_replicas == 0:
+        return True
+    return spec.replicas == 0 and spec.min_replicas == 0
+
+
+def _ready_reason(pool: WorkerPool, ready: int, rows: list[WorkerRow], overlap: list[str]) -> ConditionReason:
+    if ready:
+        return ConditionReason.WORKERS_READY
+    if wants_none(pool):
+        return ConditionReason.NO_WORKERS_WANTED
     if rows:
         return ConditionReason.NO_WORKER_READY
     return ConditionReason.ALL_NODES_OF_OLDER_POOLS if overlap else ConditionReason.NO_NODE_SELECTED

@@ -25,6 +25,7 @@ class ConditionReason(enum.StrEnum):
     NO_NODE_SELECTED = "NoNodeSelected"
     NO_OVERLAP = "NoOverlap"
     NO_PROVIDER = "NoProvider"
+    NO_WORKERS_WANTED = "NoWorkersWanted"
     NO_WORKER_READY = "NoWorkerReady"
     SCALING_DISABLED = "ScalingDisabled"
     TOO_FEW_REPLICAS = "TooFewReplicas"

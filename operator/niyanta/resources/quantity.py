@@ -15,7 +15,7 @@ from typing import Any
 from kubernetes.utils.quantity import parse_quantity
 
 from niyanta.engine.types import CPU
-from niyanta.resources.models.base import InvalidManifestError
+from niyanta.resources.models.base import PRESERVE, InvalidManifestError
 
 PATTERN = r"^[+]?([0-9]{1,19}([.][0-9]{0,9})?|[.][0-9]{1,9})([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]{1,2})?$"
 """Grammar of a non-negative quantity, with a bounded number of digits."""
@@ -23,6 +23,12 @@ PATTERN = r"^[+]?([0-9]{1,19}([.][0-9]{0,9})?|[.][0-9]{1,9})([KMGTPE]i|[numkMGTP
 MAX_CHARACTERS = 40
 """Longest text of a quantity; PATTERN allows no longer one."""
 
+OPEN_SCHEMA: Mapping[str, Any] = {PRESERVE: True, "pattern": PATTERN, "minimum": 0, "maxItems": 0, "maxProperties": 0}
+"""Schema of a quantity in a pod template. Not int-or-string: pods accept `cpu: 0.5`. The pattern applies to strings,
+the minimum to numbers, the other bounds to lists and objects; booleans are refused when it is parsed."""
+
+_BYTES = frozenset({"memory", "ephemeral-storage"})
+_BINARY = tuple((suffix, 2 ** (10 * power)) for power, suffix in reversed(tuple(enumerate(("Ki", "Mi", "Gi", "Ti"), 1))))
 _GRAMMAR = re.compile(PATTERN)
 LARGEST = 2**63 - 1
 """Largest quantity: Kubernetes caps them at int64 as well."""
@@ -52,6 +58,17 @@ def _units(text: str, scale: int) -> int | None:
     # Floats are converted through text: Decimal(0.1) is a little more than 0.1 and would round up to 101 millicores.
     amount: Decimal = parse_quantity(text) * scale  # type: ignore[no-untyped-call]
     return int(amount.to_integral_value(ROUND_CEILING)) if amount <= LARGEST else None
+
+
+def to_text(resource: str, units: int) -> str:
+    """The quantity of so many base units, as Kubernetes writes it: `1500m` of cpu, `2Gi` of memory, `8` devices."""
+    if resource == CPU:
+        return f"{units}m" if units % 1000 else str(units // 1000)
+    if resource in _BYTES or resource.startswith("hugepages-"):
+        for suffix, size in _BINARY:
+            if units and units % size == 0:
+                return f"{units // size}{suffix}"
+    return str(units)
 
 
 def base_units(resource: str, value: object, field: str) -> int:

@@ -193,21 +193,6 @@ async def test_removing_the_finalizer_names_the_uid_and_leaves_others() -> None:
     }
 
 
-async def test_a_status_is_not_written_on_a_newer_object_of_the_name() -> None:
-    newer = {"metadata": {"name": "w", "uid": "another"}}
-    script = (refuse(422, "Invalid", "the server rejected our request"), answer(200, newer))
-    async with fake_api(*script) as api, client_of(api) as client:
-        assert await client.patch_workload_status("ns", "w", "uid-w", {"status": {"phase": "Running"}}) is False
-
-
-async def test_a_refused_status_of_the_right_object_is_an_error() -> None:
-    same = {"metadata": {"name": "w", "uid": "uid-w"}}
-    script = (refuse(422, "Invalid", "the server rejected our request"), answer(200, same))
-    async with fake_api(*script) as api, client_of(api) as client:
-        with pytest.raises(ApiError):
-            await client.patch_workload_status("ns", "w", "uid-w", {"status": {"phase": "Running"}})
-
-
 async def test_lists_all_chunks_and_starts_again_when_a_token_expires() -> None:
     script = (
         listing(10, pod("a", 1), token="t"),

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError
+from niyanta.cluster.api.kinds import CUSTOMERS, ResourceKind
+from niyanta.cluster.state.cache import ClusterCache
+from niyanta.cluster.state.usage import UsageIndex
 from niyanta.cluster.status.customer_status import MAX_FAILURES, CustomerStatusWriter, status_of
 from niyanta.cluster.watch.resource_store import ResourceStore
-from niyanta.resources.models.customer import Customer
+from niyanta.resources.models.base import parse
+from niyanta.resources.models.customer import Customer, CustomerStatus
 from niyanta.store.postgres.clock import Clock
 from niyanta.store.rows import Depth, QueueDepth
 from niyanta.store.state import StateManager
@@ -37,14 +42,15 @@ class StatusApi:
         self.patches: list[tuple[str, Mapping[str, Any]]] = []
         self.requests = 0
 
-    async def patch_customer_status(self, name: str, body: Mapping[str, Any]) -> bool:
+    async def apply_status(self, kind: ResourceKind, name: str, uid: str, status: Mapping[str, Any]) -> str:
+        assert kind is CUSTOMERS
         self.requests += 1
         if name == "broken":
             raise KeyError(name)
         if name.startswith("unanswered"):
             raise ApiError(500, "", "a webhook failed")
-        self.patches.append((name, body["status"]))
-        return True
+        self.patches.append((name, status))
+        return "7"
 
 
 class Items:
@@ -67,6 +73,7 @@ class Noon:
 def writer(api: StatusApi, counters: Counters, *customers: Customer) -> CustomerStatusWriter:
     return CustomerStatusWriter(
         client=cast(ApiClient, api),
+        cache=cast(ClusterCache, SimpleNamespace(usage=UsageIndex(lambda *_: None), workers={})),
         store=cast(StateManager, counters),
         customers=cast(ResourceStore[Customer], Items(*customers)),
         clock=cast(Clock, Noon()),
@@ -105,17 +112,42 @@ async def test_an_error_at_one_customer_stops_no_other() -> None:
     ],
 )
 def test_the_condition_names_the_limit_that_is_reached(limits: dict[str, int], depth: Depth, reason: str) -> None:
-    (condition,) = status_of(customer("acme", "team", **limits), depth, {}, now_us=0)["conditions"]
+    ready, condition = status_of(customer("acme", "team", **limits), depth, {}, usage={}, now_us=0)["conditions"]
+    assert (ready["type"], ready["status"]) == ("Ready", "True")
     assert (condition["reason"], condition["status"]) == (reason, "True" if reason == "BelowLimits" else "False")
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
     acme = customer("acme", "team", maxConcurrent=1)
-    first = status_of(acme, Depth(), {}, now_us=0)
-    later = status_of(acme, Depth(pending=1), first, now_us=5_000_000)
+    first = status_of(acme, Depth(), {}, usage={}, now_us=0)
+    later = status_of(acme, Depth(pending=1), first, usage={"cpu": 1500}, now_us=5_000_000)
     assert later["conditions"] == first["conditions"]
-    full = status_of(acme, Depth(running=1), later, now_us=9_000_000)
-    assert full["conditions"][0]["lastTransitionTime"] == "1970-01-01T00:00:09Z"
+    assert later["usage"] == {"cpu": "1500m"}
+    full = status_of(acme, Depth(running=1), later, usage={}, now_us=9_000_000)
+    assert [c["lastTransitionTime"] for c in full["conditions"]] == ["1970-01-01T00:00:00Z", "1970-01-01T00:00:09Z"]
+
+
+def test_a_customer_without_namespaces_is_not_ready() -> None:
+    ready = status_of(customer("acme"), Depth(), {}, usage={}, now_us=0)["conditions"][0]
+    assert (ready["status"], ready["reason"]) == ("False", "NoNamespaces")
+
+
+def test_a_status_has_the_form_of_the_resource() -> None:
+    found = status_of(customer("acme", "team"), Depth(), {}, usage={"memory": 2**31, "pods": 3}, now_us=0)
+    assert parse(CustomerStatus, found).usage == {"memory": "2Gi", "pods": "3"}
+
+
+async def test_a_remade_customer_gets_a_status_again() -> None:
+    api, items = StatusApi(), Items(customer("acme", "team"))
+    reports = writer(api, Counters())
+    reports._customers = cast(ResourceStore[Customer], items)
+    await reports.report()
+    remade = customer("acme", "team")
+    items.customers["acme"] = remade.model_copy(
+        update={"metadata": remade.metadata.model_copy(update={"uid": "another"})}
+    )
+    await reports.report()
+    assert len(api.patches) == 2
 
 
 async def test_a_failing_write_of_one_customer_leaves_the_others_their_statuses() -> None:

@@ -10,8 +10,12 @@ from typing import Any, cast
 import pytest
 
 from niyanta.cluster.api.client import ApiClient
+from niyanta.cluster.api.kinds import ResourceKind
+from niyanta.cluster.api.pod_lane import PodLane
 from niyanta.cluster.status import event_recorder, workload_status
 from niyanta.cluster.status.event_recorder import EventRecorder
+from niyanta.cluster.status.shown_statuses import ShownStatuses
+from niyanta.cluster.status.status_fields import status_of
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
 from niyanta.containment import CONTAINED_ERRORS, Boundary
 from niyanta.engine.queue import QueueSettings
@@ -31,21 +35,24 @@ class RecordingClient:
         self.written: list[str] = []
         self.waiting = 0
         self.released = asyncio.Event()
+        self.pod_lane = PodLane()
 
-    async def patch_workload_status(self, namespace: str, name: str, uid: str, body: dict[str, Any]) -> bool:
-        return await self._write(namespace, name)
+    async def apply_status(
+        self, kind: ResourceKind, name: str, uid: str, status: dict[str, Any], *, namespace: str, version: str
+    ) -> str:
+        await self._write(namespace, name)
+        return "7"
 
     async def create_event(self, namespace: str, *, regarding: dict[str, str], **_: Any) -> None:
         await self._write(namespace, regarding["name"])
 
-    async def _write(self, namespace: str, name: str) -> bool:
+    async def _write(self, namespace: str, name: str) -> None:
         if namespace == "slow":
             self.waiting += 1
             await self.released.wait()
         if name == "bad":
             raise RecursionError("an object that can't be encoded")
         self.written.append(name)
-        return True
 
 
 class FixedClock:
@@ -76,13 +83,23 @@ def row(name: str) -> WorkloadRow:
     )
 
 
+def status_writer(client: RecordingClient, *, debounce: float = 0.01) -> WorkloadStatusWriter:
+    return WorkloadStatusWriter(
+        cast(ApiClient, client),
+        cast(Clock, FixedClock()),
+        debounce=debounce,
+        queue=QueueSettings(),
+        shown=ShownStatuses(),
+    )
+
+
 def contained() -> float:
     return float(CONTAINED_ERRORS.labels(Boundary.STATUS.value)._value.get())
 
 
 async def test_a_status_that_raises_leaves_others_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     client, before = RecordingClient(), contained()
-    real = workload_status.status_of
+    real = status_of
 
     def fails(found: WorkloadRow, *arguments: Any, **options: Any) -> dict[str, Any]:
         if found.name == "odd":
@@ -90,9 +107,7 @@ async def test_a_status_that_raises_leaves_others_alone(monkeypatch: pytest.Monk
         return real(found, *arguments, **options)
 
     monkeypatch.setattr(workload_status, "status_of", fails)
-    writer = WorkloadStatusWriter(
-        cast(ApiClient, client), cast(Clock, FixedClock()), debounce=0.01, queue=QueueSettings()
-    )
+    writer = status_writer(client)
     task = asyncio.create_task(writer.run())
     for name in ("bad", "odd", "good"):
         writer.write(row(name))
@@ -124,9 +139,7 @@ async def client() -> RecordingClient:
 
 @pytest.fixture
 async def statuses(client: RecordingClient) -> AsyncIterator[WorkloadStatusWriter]:
-    writer = WorkloadStatusWriter(
-        cast(ApiClient, client), cast(Clock, FixedClock()), debounce=0.01, queue=QueueSettings()
-    )
+    writer = status_writer(client)
     task = asyncio.create_task(writer.run())
     yield writer
     task.cancel()
@@ -155,7 +168,7 @@ async def test_slow_statuses_of_one_namespace_do_not_delay_others(
     await until(lambda: client.waiting > 0)
     statuses.write(of_tenant("quick", "other"))
     await until(lambda: client.written == ["quick"])
-    assert client.waiting <= workload_status.MOST_PATCHES // 2
+    assert client.waiting <= workload_status.MOST_AT_ONCE // 2
     client.released.set()
     await until(lambda: len(client.written) == 101)
 

@@ -21,10 +21,12 @@ from niyanta.bounded_json import BoundedJsonError
 from niyanta.cluster.api.bounded_objects import read_object, read_page
 from niyanta.cluster.api.connection import Connection
 from niyanta.cluster.api.errors import ApiError, ErrorKind, OutcomeUnknownError, error_kind
-from niyanta.cluster.api.kinds import CONFIG_MAPS, CUSTOMERS, EVENTS, PODS, WORKER_POOLS, WORKLOADS, ResourceKind
+from niyanta.cluster.api.kinds import CONFIG_MAPS, CUSTOMERS, EVENTS, PODS, WORKLOADS, ResourceKind
 from niyanta.cluster.api.objects import UNDECODABLE, Pod
 from niyanta.cluster.api.packed_objects import PackedManifest
-from niyanta.cluster.api.transport import JSON, JSON_PATCH, MERGE_PATCH, METADATA_LIST, STRATEGIC_PATCH, Transport
+from niyanta.cluster.api.pod_lane import PodLane
+from niyanta.cluster.api.status_apply import StatusApply
+from niyanta.cluster.api.transport import JSON, MERGE_PATCH, METADATA_LIST, STRATEGIC_PATCH, Transport
 from niyanta.resources.labels import OUTCOME_FINALIZER
 from niyanta.settings import Settings
 
@@ -68,6 +70,9 @@ class ApiClient:
             request_timeout=settings.request_timeout,
             may_write=may_write,
         )
+        self._statuses = StatusApply(self._transport)
+        self.pod_lane = PodLane()
+        """The creates of pods under way, which other writes may wait for."""
         self._instance = settings.identity[:128]
         self._pod = msgspec.json.Decoder(Pod)
 
@@ -84,14 +89,15 @@ class ApiClient:
 
     async def create_pod(self, namespace: str, manifest: Mapping[str, Any]) -> Created[Pod]:
         """Create a bound pod. Unknown fields are refused (INVALID) instead of being dropped."""
-        answer = await self._transport.send(
-            "POST",
-            PODS.path(namespace),
-            verb="create",
-            resource="pods",
-            params={"fieldValidation": "Strict"},
-            body=orjson.dumps(manifest),
-        )
+        with self.pod_lane:
+            answer = await self._transport.send(
+                "POST",
+                PODS.path(namespace),
+                verb="create",
+                resource="pods",
+                params={"fieldValidation": "Strict"},
+                body=orjson.dumps(manifest),
+            )
         return Created(self._decoded_pod(answer))
 
     async def get_pod(self, namespace: str, name: str) -> Pod | None:
@@ -140,37 +146,19 @@ class ApiClient:
         """Every Workload of the cluster, from a consistent list."""
         return await self.list(WORKLOADS, keep=PackedManifest)
 
-    async def patch_workload_status(self, namespace: str, name: str, uid: str, body: Mapping[str, Any]) -> bool:
-        """Replace the status of the Workload with that UID by `body["status"]`; False if the Workload is gone.
-
-        It is a JSON patch with a test of the UID: a merge patch of a custom resource's status ignores metadata.uid and
-        would change a newer object of the same name (observed on 1.37). Null values in the status are left out.
-        """
-        status = {key: value for key, value in body["status"].items() if value is not None}
-        patch = [
-            {"op": "test", "path": "/metadata/uid", "value": uid},
-            {"op": "add", "path": "/status", "value": status},
-        ]
-        try:
-            return await self._patch_if_same(
-                WORKLOADS, namespace, name, JSON_PATCH, patch, uid=uid, subresource="status"
-            )
-        except ApiError as error:
-            # A failed test has no causes; any other 422 names the fields.
-            if error.status != 422 or error.causes:
-                raise
-            found = await self.get_workload(namespace, name)
-            if found is not None and found["metadata"]["uid"] == uid:
-                raise
-            return False
-
-    async def patch_pool_status(self, namespace: str, name: str, body: Mapping[str, Any]) -> bool:
-        """Merge `body` (`{"status": ..}`) into a WorkerPool; False if the pool doesn't exist."""
-        return await self._patch_if_same(WORKER_POOLS, namespace, name, MERGE_PATCH, body, subresource="status")
-
-    async def patch_customer_status(self, name: str, body: Mapping[str, Any]) -> bool:
-        """Merge `body` (`{"status": ..}`) into a Customer; False if it doesn't exist."""
-        return await self._patch_if_same(CUSTOMERS, "", name, MERGE_PATCH, body, subresource="status")
+    async def apply_status(
+        self,
+        kind: ResourceKind,
+        name: str,
+        uid: str,
+        status: Mapping[str, Any],
+        *,
+        namespace: str = "",
+        version: str = "",
+    ) -> str | None:
+        """Apply a status to the object with that UID, and return the object's new version; None if it is gone. See
+        `StatusApply.apply`."""
+        return await self._statuses.apply(kind, namespace, name, uid, status, version=version)
 
     async def create_customer(self, manifest: Mapping[str, Any]) -> Created[Manifest]:
         """Create a Customer."""

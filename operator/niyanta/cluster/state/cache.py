@@ -99,7 +99,7 @@ class ClusterCache:
         """Node -> younger pools that select it too."""
         self._by_workload: dict[str, dict[Key, Pod]] = {}
         self._by_node: dict[str, dict[Key, Pod]] = {}
-        self._usage = UsageIndex(self._charge_changed)
+        self.usage = UsageIndex(self._charge_changed)
         self._offered = OfferedResources()
         self._deltas = DeltaPublisher(self._full_state)
 
@@ -150,7 +150,7 @@ class ClusterCache:
 
     def charge(self, pod: Pod) -> Charge | None:
         """Capacity that a pod takes on its node; None if it takes none."""
-        return self._usage.of_pod(pod.uid, pod.charge_key)
+        return self.usage.of_pod(pod.uid, pod.charge_key)
 
     def workloads_on(self, node: str) -> set[str]:
         """UIDs of the workloads that have a pod on the node."""
@@ -207,15 +207,15 @@ class ClusterCache:
         self, workload_id: str, attempt: int, workers: Sequence[str], requirements: Requirements, subject: Subject
     ) -> None:
         """Charge a committed placement to its workers' capacity, before its pods are observed."""
-        self._usage.claim(workload_id, attempt, workers=workers, requirements=requirements, subject=subject)
+        self.usage.claim(workload_id, attempt, workers=workers, requirements=requirements, subject=subject)
 
     def unclaim(self, workload_id: str, attempt: int) -> None:
         """Stop charging an attempt that is over; its pods that still run stay charged."""
-        self._usage.unclaim(workload_id, attempt)
+        self.usage.unclaim(workload_id, attempt)
 
     def claimed_workers(self, workload_id: str, attempt: int) -> tuple[str, ...] | None:
         """Workers of a claimed attempt, in index order; None if the attempt isn't claimed."""
-        return self._usage.claimed_workers(workload_id, attempt)
+        return self.usage.claimed_workers(workload_id, attempt)
 
     async def set_pools(self, pools: Iterable[PoolInfo]) -> None:
         """Replace the pools and evaluate every node again, in slices. Returns at once if the pools are the same."""
@@ -241,7 +241,7 @@ class ClusterCache:
 
     def _full_state(self) -> StateReplaced:
         charged_nodes = tuple(self._charged_nodes.values())
-        return StateReplaced(tuple(self._workers.values()), tuple(self._usage.charges()), charged_nodes)
+        return StateReplaced(tuple(self._workers.values()), tuple(self.usage.charges()), charged_nodes)
 
     def _publish(self, delta: Delta) -> None:
         if self._deltas.has_readers:
@@ -349,10 +349,10 @@ class ClusterCache:
         charge = _charge_of(new) if new is not None else None
         if old is not None and (charge is None or charge.key != old.charge_key):
             self._offered.forget(old.key)
-            self._usage.pod_gone(old.uid, old.charge_key)
+            self.usage.pod_gone(old.uid, old.charge_key)
         if new is not None and charge is not None:
             requests = self._offered.limit(new.key, charge.requests)
-            self._usage.pod(new.uid, replace(charge, requests=requests) if requests != charge.requests else charge)
+            self.usage.pod(new.uid, replace(charge, requests=requests) if requests != charge.requests else charge)
 
     def _limits_changed(self, changes: list[ObjectChange[LimitRange]]) -> None:
         self._on_defaults({change.object.namespace for change in changes})

@@ -1,6 +1,6 @@
-"""Writes the statuses of Customers while this process leads: counts of workloads, and whether a limit is reached.
+"""Writes the statuses of Customers while this process leads: counts of workloads, resources in use, and conditions.
 
-The counts come from the counters in Postgres, so they include the backlog that isn't in memory. A status is written at
+The counts come from the counters in Postgres, so they include the backlog that isn't in memory. A status is applied at
 most once per interval and Customer, and only if it changed.
 """
 
@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, WritesClosedError
+from niyanta.cluster.api.kinds import CUSTOMERS
+from niyanta.cluster.state.cache import ClusterCache
+from niyanta.cluster.status.conditions import stamp
+from niyanta.cluster.status.customer_usage import as_quantities, usage_by_customer
 from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.containment import Boundary, SharedFaultError, record
 from niyanta.observability import log
@@ -24,8 +27,14 @@ from niyanta.store.state import StateManager
 
 logger = log.get(__name__)
 
+READY = "Ready"
+"""Type of a condition: workloads may belong to the Customer."""
+
 WITHIN_LIMITS = "WithinLimits"
-"""Type of the condition."""
+"""Type of a condition: no limit of the Customer is reached."""
+
+FIRST_REPORT_SECONDS = 2.0
+"""Longest time until the first report of a leader."""
 
 MAX_FAILURES = 5
 """Failures of the API server itself (no answer, or a 5xx) in a row that end a pass."""
@@ -39,21 +48,26 @@ class CustomerStatusWriter:
         *,
         client: ApiClient,
         store: StateManager,
+        cache: ClusterCache,
         customers: ResourceStore[Customer],
         clock: Clock,
         interval_seconds: float,
     ) -> None:
         self._client = client
         self._store = store
+        self._cache = cache
         self._customers = customers
         self._clock = clock
         self._interval = interval_seconds
-        self._written: dict[str, dict[str, Any]] = {}
+        self._written: dict[tuple[str, str], dict[str, Any]] = {}
+        """Name and UID of a Customer -> its status as last written."""
 
     async def run(self) -> None:
         """Report until cancelled; after an error, the next pass reports again."""
+        pause = min(FIRST_REPORT_SECONDS, self._interval)
         while True:
-            await asyncio.sleep(self._interval)
+            await asyncio.sleep(pause)
+            pause = self._interval
             try:
                 await self.report()
             except WritesClosedError:
@@ -67,12 +81,14 @@ class CustomerStatusWriter:
         """Write the statuses that changed. An error is contained to its Customer; the pass ends, with the last error,
         after MAX_FAILURES in a row, because then the API server answers nobody."""
         depths = (await self._store.get_queue_depth()).customers
+        usage = await usage_by_customer(self._cache.usage.charges(), self._cache.workers)
         customers = self._customers.items()
-        self._written = {name: status for name, status in self._written.items() if name in customers}
+        present = {(name, customer.metadata.uid) for name, customer in customers.items()}
+        self._written = {key: status for key, status in self._written.items() if key in present}
         failures = 0
         for name, customer in customers.items():
             try:
-                await self._report(customer, depths.get(name, Depth()))
+                await self._report(customer, depths.get(name, Depth()), usage.get(name, {}))
                 failures = 0
             except SharedFaultError:
                 raise
@@ -82,36 +98,59 @@ class CustomerStatusWriter:
                 if failures >= MAX_FAILURES:
                     raise
 
-    async def _report(self, customer: Customer, depth: Depth) -> None:
-        name = customer.metadata.name
-        before = self._written.get(name, customer.status or {})
-        status = status_of(customer, depth, before, now_us=self._clock.now())
-        if status != self._written.get(name) and await self._client.patch_customer_status(name, {"status": status}):
-            self._written[name] = status
+    async def _report(self, customer: Customer, depth: Depth, usage: Mapping[str, int]) -> None:
+        name, uid = customer.metadata.name, customer.metadata.uid
+        written = self._written.get((name, uid))
+        before = customer.status or {} if written is None else written
+        status = status_of(customer, depth, before, usage=usage, now_us=self._clock.now())
+        if status == written:
+            return
+        if await self._client.apply_status(CUSTOMERS, name, uid, status) is not None:
+            self._written[name, uid] = status
 
 
-def status_of(customer: Customer, depth: Depth, before: Mapping[str, Any], *, now_us: int) -> dict[str, Any]:
-    """The status of a Customer. `before` is its present one: a condition keeps its time until its status changes."""
-    spec, running = customer.spec, depth.scheduled + depth.running
-    reason, message = "BelowLimits", ""
-    if spec.max_concurrent is not None and running >= spec.max_concurrent:
-        reason, message = "AtMaxConcurrent", f"maxConcurrent {spec.max_concurrent} is reached; further workloads wait"
-    elif spec.max_queue_depth is not None and depth.pending >= spec.max_queue_depth:
-        reason, message = "AtMaxQueueDepth", f"maxQueueDepth {spec.max_queue_depth} is reached; further ones are held"
-    holds = "True" if reason == "BelowLimits" else "False"
-    known: Mapping[str, Any] = next((c for c in before.get("conditions") or () if c.get("type") == WITHIN_LIMITS), {})
-    time = known.get("lastTransitionTime") if known.get("status") == holds else None
+def status_of(
+    customer: Customer, depth: Depth, before: Mapping[str, Any], *, usage: Mapping[str, int], now_us: int
+) -> dict[str, Any]:
+    """The status of a Customer. `before` is its present one: a condition keeps its time until its status changes.
+    `usage`: resource -> base units that its placed pods request."""
+    known = {condition.get("type"): condition for condition in before.get("conditions") or ()}
+    conditions = []
+    for kind, holds, reason, message in (_ready(customer), _within_limits(customer, depth)):
+        status = "True" if holds else "False"
+        was = known.get(kind, {})
+        time = was.get("lastTransitionTime") if was.get("status") == status else None
+        conditions.append(
+            {
+                "type": kind,
+                "status": status,
+                "observedGeneration": customer.metadata.generation,
+                "lastTransitionTime": time or stamp(now_us / 1e6),
+                "reason": reason,
+                "message": message,
+            }
+        )
     return {
         "observedGeneration": customer.metadata.generation,
         "pending": depth.pending,
-        "running": running,
-        "conditions": [
-            {
-                "type": WITHIN_LIMITS,
-                "status": holds,
-                "reason": reason,
-                "message": message,
-                "lastTransitionTime": time or datetime.fromtimestamp(now_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            }
-        ],
+        "running": depth.scheduled + depth.running,
+        "usage": as_quantities(usage),
+        "conditions": conditions,
     }
+
+
+def _ready(customer: Customer) -> tuple[str, bool, str, str]:
+    if customer.spec.namespaces:
+        return READY, True, "NamespacesListed", ""
+    return READY, False, "NoNamespaces", "namespaces: it lists none, so that no workload can belong to it"
+
+
+def _within_limits(customer: Customer, depth: Depth) -> tuple[str, bool, str, str]:
+    spec, running = customer.spec, depth.scheduled + depth.running
+    if spec.max_concurrent is not None and running >= spec.max_concurrent:
+        message = f"maxConcurrent {spec.max_concurrent} is reached; further workloads wait"
+        return WITHIN_LIMITS, False, "AtMaxConcurrent", message
+    if spec.max_queue_depth is not None and depth.pending >= spec.max_queue_depth:
+        message = f"maxQueueDepth {spec.max_queue_depth} is reached; further ones are held"
+        return WITHIN_LIMITS, False, "AtMaxQueueDepth", message
+    return WITHIN_LIMITS, True, "BelowLimits", ""

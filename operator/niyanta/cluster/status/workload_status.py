@@ -1,38 +1,58 @@
-"""Writes the status of Workload objects from their rows: coalesced, after transitions only. A status is never read back
-as authoritative. Namespaces take turns, so that one whose writes are slow or many doesn't delay the others."""
+"""Writes the status of Workload objects from their rows, after transitions only. A status is never read back as
+authoritative.
+
+Only the last state of a row is written. A write waits while the row still changes, while creates of pods are under way
+and while the API server answers slowly, because the kubelets need the same server; but it is sent MOST_WAIT_SECONDS
+after its change at the latest. Only Scheduled, which Running follows, may wait for longer. Namespaces take turns, so
+that one whose writes are slow or many doesn't delay the others. If the server can't do the writes that are due, they
+wait for their turn, one for each workload, and the pods' kubelets share the server with at most MOST_AT_ONCE of them.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import time
-from dataclasses import replace
-from datetime import datetime
-from typing import Any
+from dataclasses import dataclass, replace
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 
 from niyanta.aio import jittered
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, ErrorKind, WritesClosedError, error_kind
+from niyanta.cluster.api.kinds import WORKLOADS
+from niyanta.cluster.status.conditions import Since, followed
 from niyanta.cluster.status.fair_writes import NO_ANSWER, FairWrites
+from niyanta.cluster.status.shown_statuses import ShownStatuses
+from niyanta.cluster.status.status_fields import status_of
+from niyanta.cluster.status.write_pace import WritePace
 from niyanta.containment import Boundary, contained, record
-from niyanta.engine.queue import QueueSettings, effective_priority
+from niyanta.engine.queue import QueueSettings
 from niyanta.lifecycle import Phase
 from niyanta.observability import log
-from niyanta.scheduler.reasons import RowReason
 from niyanta.store.postgres.clock import Clock
-from niyanta.store.rows import WorkloadRow, worker_names
+from niyanta.store.rows import WorkloadRow
 
 logger = log.get(__name__)
 
 PATCHES = Counter("niyanta_status_patches_total", "Status patches of Workloads written")
+DELAY = Histogram(
+    "niyanta_status_delay_seconds",
+    "Time from a workload's change to its written status",
+    buckets=(0.1, 0.5, 1, 2, 5, 7.5, 10, 20, 60, 120),
+)
 
-MOST_DEBOUNCES = 5
-"""A status that keeps changing, or is Scheduled, is written after this many debounces."""
+MOST_WAIT_SECONDS = 5.0
+"""Longest time from a change to its turn among the writes that are due."""
 
-MOST_PATCHES = 16
-"""Most concurrent patches; one namespace has at most half of them."""
+MOST_SCHEDULED_WAIT_SECONDS = 60.0
+"""The same for Scheduled while the server is busy."""
+
+SCHEDULED_DEBOUNCES = 4
+"""Debounces that Scheduled waits on a server that isn't busy: most pods run by then."""
+
+MOST_AT_ONCE = 8
+"""Most patches under way whose time has come, and as many that yield; one namespace has at most half of either."""
 
 MOST_FINAL_STATUSES = 50_000
 """Most statuses of finished workloads that wait to be written. Beyond it, the namespace with most of them loses its
@@ -41,57 +61,94 @@ oldest one. Statuses of other workloads take no memory of their own: the leader 
 BUSY_SECONDS = 0.05
 """Time until a status is considered again whose previous patch is still running."""
 
+YIELD_SECONDS = 1.0
+"""Time until Scheduled is considered again on a busy server."""
+
 RETRY_SECONDS = 2.0
 """Longest pause before a failed patch is repeated."""
 
 
-class WorkloadStatusWriter:
-    """Keeps the newest row of each workload whose status is outdated, and writes the status when its debounce ends."""
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """The newest row of a workload whose status is outdated. Times are monotonic seconds."""
 
-    def __init__(self, client: ApiClient, clock: Clock, *, debounce: float, queue: QueueSettings) -> None:
+    row: WorkloadRow
+    since: Since
+    changed: float
+    """Time of the oldest change that isn't written."""
+    due: float
+    """Start of its wait for a turn that yields."""
+    latest: float
+    """Start of its wait for a turn that doesn't."""
+    yielding: bool = False
+    """It is among the writes that yield."""
+    urgent: bool = False
+    """It is among the writes that don't."""
+
+    @property
+    def scheduled(self) -> bool:
+        """True if its next state will soon make this one old."""
+        return self.row.phase is Phase.SCHEDULED
+
+
+class WorkloadStatusWriter:
+    """Keeps the newest row of each workload whose status is outdated, and writes the status when its turn comes."""
+
+    def __init__(
+        self, client: ApiClient, clock: Clock, *, debounce: float, queue: QueueSettings, shown: ShownStatuses
+    ) -> None:
+        """`shown`: what the watch knows of the objects. `debounce`: seconds without a change before a write."""
         self._client = client
         self._clock = clock
         self._debounce = debounce
         self._queue_settings = queue
-        self._rows: dict[str, WorkloadRow] = {}
-        self._quiet: dict[str, tuple[float, float]] = {}
-        """Workload -> (end of its debounce, latest end), monotonic seconds. Each transition restarts the debounce."""
+        self._shown = shown
+        self._pace = WritePace()
+        self._waiting: dict[str, _Waiting] = {}
         self._due: list[tuple[float, str]] = []
-        self._queued: set[str] = set()
-        """Workloads whose write waits for its turn."""
-        self._busy: set[str] = set()
+        self._busy: dict[str, _Waiting] = {}
+        """States whose patch is under way."""
         self._final: dict[str, dict[str, None]] = {}
         """Namespace -> finished workloads whose status waits, in their order."""
         self._final_count = 0
         self._event = asyncio.Event()
-        self._writes = FairWrites(self._write, concurrency=MOST_PATCHES)
+        self._yielding = FairWrites(self._write_yielding, concurrency=MOST_AT_ONCE)
+        self._urgent = FairWrites(self._write, concurrency=MOST_AT_ONCE)
 
     def write(self, row: WorkloadRow) -> None:
-        """Write the status of this row's object soon. A final phase is written at once, other phases when the row
-        hasn't changed for the debounce, so that a quick start takes one write."""
+        """Write the status of this row's object soon: a final phase as soon as the server has time, other phases when
+        the row hasn't changed for the debounce, so that a quick start takes one write."""
         if row.object is None:
             return
         now = time.monotonic()
-        known = row.id in self._rows
-        self._keep(row)
+        old = self._waiting.get(row.id)
+        known = old or self._busy.get(row.id)
+        before = self._shown.get(row.object[1]).since if known is None else known.since
+        since = followed(row, before, now=self._clock.now() / 1e6)
         if row.phase.terminal:
-            self._quiet.pop(row.id, None)
-            self._schedule(row.id, 0.0)
-        elif not known or row.id in self._quiet:
-            latest = self._quiet[row.id][1] if row.id in self._quiet else now + MOST_DEBOUNCES * self._debounce
-            # Most pods start within seconds: Scheduled is written only for slow ones.
-            wanted = latest if row.phase is Phase.SCHEDULED else min(now + self._debounce, latest)
-            self._quiet[row.id] = (wanted, latest)
-            self._schedule(row.id, wanted - now)
+            due, most = now, MOST_WAIT_SECONDS
+        elif row.phase is Phase.SCHEDULED:  # most pods start within seconds
+            due, most = now + SCHEDULED_DEBOUNCES * self._debounce, MOST_SCHEDULED_WAIT_SECONDS
+        else:
+            due, most = now + self._debounce, MOST_WAIT_SECONDS
+        latest = now + most
+        if old is not None and old.scheduled >= (row.phase is Phase.SCHEDULED):
+            latest = min(latest, old.latest)
+        changed = now if old is None or old.scheduled else old.changed
+        self._keep(_Waiting(row, since, changed, min(due, latest), latest), old)
 
-    def _keep(self, row: WorkloadRow) -> None:
-        self._take(row.id)
+    def _keep(self, waiting: _Waiting, old: _Waiting | None) -> None:
+        """Let a state wait for its turn, in the place of an older one."""
+        row = waiting.row
+        if old is not None:
+            self._take(row.id)
+            waiting.yielding, waiting.urgent = old.yielding, old.urgent
+        self._waiting[row.id] = waiting
+        self._schedule(row.id, waiting.due)
         if not row.phase.terminal:
-            self._rows[row.id] = row
             return
-        self._rows[row.id] = replace(row, spec={})  # the leader forgets the row, and no status shows the spec
-        ids = self._final.setdefault(row.namespace, {})
-        ids[row.id] = None
+        waiting.row = replace(row, spec={})  # the leader forgets the row, and no status shows the spec
+        self._final.setdefault(row.namespace, {})[row.id] = None
         self._final_count += 1
         if self._final_count > MOST_FINAL_STATUSES:
             most = max(self._final.values(), key=len)
@@ -99,19 +156,19 @@ class WorkloadStatusWriter:
             logger.warning("too many statuses wait; one is not written", workload=oldest)
             self._take(oldest)
 
-    def _take(self, workload_id: str) -> WorkloadRow | None:
-        """The newest row of a workload, which then no longer waits."""
-        row = self._rows.pop(workload_id, None)
-        if row is not None and row.phase.terminal:
-            ids = self._final[row.namespace]
+    def _take(self, workload_id: str) -> _Waiting | None:
+        """The newest state of a workload, which then no longer waits."""
+        waiting = self._waiting.pop(workload_id, None)
+        if waiting is not None and waiting.row.phase.terminal:
+            ids = self._final[waiting.row.namespace]
             del ids[workload_id]
             self._final_count -= 1
             if not ids:
-                del self._final[row.namespace]
-        return row
+                del self._final[waiting.row.namespace]
+        return waiting
 
-    def _schedule(self, workload_id: str, delay: float) -> None:
-        heapq.heappush(self._due, (time.monotonic() + delay, workload_id))
+    def _schedule(self, workload_id: str, at: float) -> None:
+        heapq.heappush(self._due, (at, workload_id))
         self._event.set()
 
     async def run(self) -> None:
@@ -128,137 +185,121 @@ class WorkloadStatusWriter:
                 except TimeoutError:
                     pass
         finally:
-            self._writes.close()
-            self._queued.clear()
+            self._yielding.close()
+            self._urgent.close()
+            for workload_id, waiting in self._waiting.items():
+                waiting.yielding = waiting.urgent = False
+                self._schedule(workload_id, waiting.due)
 
     def _start_due(self) -> float | None:
-        """Queue the patches that are due; returns the seconds until the next one (None if no status waits)."""
+        """Queue the writes that are due; returns the seconds until the next one (None if no status waits)."""
         while self._due:
             at, workload_id = self._due[0]
-            pause = at - time.monotonic()
-            if pause > 0:
-                return pause
+            now = time.monotonic()
+            if at > now:
+                return at - now
             heapq.heappop(self._due)
-            wanted = self._quiet.get(workload_id, (0.0, 0.0))[0]
-            if wanted > time.monotonic():
-                self._schedule(workload_id, wanted - time.monotonic())
-                continue
-            row = self._rows.get(workload_id)
-            if row is None or workload_id in self._queued:
-                continue  # the write that is queued takes the newest row
-            if workload_id in self._busy:
-                self._schedule(workload_id, BUSY_SECONDS)
-                return BUSY_SECONDS
-            self._queued.add(workload_id)
-            self._writes.put(row.namespace, row.customer, workload_id)
+            waiting = self._waiting.get(workload_id)
+            if waiting is not None:
+                self._queue(workload_id, waiting, now)
         return None
 
-    async def _write(self, workload_id: str) -> bool | None:
-        """Write the status of the newest row; returns as `FairWrites` wants it."""
-        self._queued.discard(workload_id)
-        self._quiet.pop(workload_id, None)
-        row = self._take(workload_id)
-        if row is None:
+    def _queue(self, workload_id: str, waiting: _Waiting, now: float) -> None:
+        """Put a status among the writes that yield when it is due, and later among those that don't."""
+        row = waiting.row
+        if waiting.urgent:
+            return
+        if now >= waiting.latest:
+            waiting.urgent = True
+            self._urgent.put(row.namespace, row.customer, workload_id)
+        elif now < waiting.due:
+            pass  # the debounce began again, and another entry of the heap has its end
+        elif waiting.scheduled and self._server_busy(now):
+            self._put_off(workload_id, waiting, now)
+        else:
+            self._schedule(workload_id, waiting.latest)
+            if not waiting.yielding:
+                waiting.yielding = True
+                self._yielding.put(row.namespace, row.customer, workload_id)
+
+    def _put_off(self, workload_id: str, waiting: _Waiting, now: float) -> None:
+        """Let Scheduled wait on: Running may follow, and takes no more writes than both."""
+        waiting.yielding = False
+        waiting.due = min(now + YIELD_SECONDS, waiting.latest)
+        self._schedule(workload_id, waiting.due)
+
+    def _server_busy(self, now: float) -> bool:
+        return self._client.pod_lane.busy or self._pace.slow(now)
+
+    async def _write_yielding(self, workload_id: str) -> bool | None:
+        """Write a status when creates of pods and the pace of writes leave room for it; gives up when it is urgent."""
+        waiting = self._waiting.get(workload_id)
+        if waiting is None or waiting.urgent:
             return None
-        self._busy.add(workload_id)
+        now = time.monotonic()
+        if waiting.scheduled and self._server_busy(now):
+            self._put_off(workload_id, waiting, now)
+            return None
+        if not await self._client.pod_lane.quiet(waiting.latest - now):
+            return None
+        pause = self._pace.take(time.monotonic())
+        if pause > 0:
+            await asyncio.sleep(min(pause, max(waiting.latest - time.monotonic(), 0.0)))
+        return await self._write(workload_id)
+
+    async def _write(self, workload_id: str) -> bool | None:
+        """Write the newest status of a workload; returns as `FairWrites` wants it."""
+        if workload_id in self._busy:
+            waiting = self._waiting.get(workload_id)
+            if waiting is not None:
+                waiting.yielding = waiting.urgent = False
+                self._schedule(workload_id, time.monotonic() + BUSY_SECONDS)
+            return None
+        waiting = self._take(workload_id)
+        if waiting is None:
+            return None
+        self._busy[workload_id] = waiting
         try:
-            body = status_of(row, self._queue_settings, now=self._clock.now())
-            name, uid = row.object or (row.name, row.id)
-            if await self._client.patch_workload_status(row.namespace, name, uid, {"status": body}):
-                PATCHES.inc()
+            await self._apply(waiting)
             return True
         except WritesClosedError:
             return None
         except ApiError as error:
-            kind = error_kind(error)
-            if kind in (ErrorKind.NOT_FOUND, ErrorKind.INVALID):
-                logger.warning("a status was not written", workload=f"{row.namespace}/{row.name}", error=str(error))
-                return True
-            if row.id not in self._rows:
-                self._keep(row)
-            self._schedule(row.id, jittered(RETRY_SECONDS))
-            return kind not in NO_ANSWER
+            return self._failed(waiting, error)
         except Exception as error:  # the status of this row stays as it is until the row changes
-            record(Boundary.STATUS, f"{row.namespace}/{row.name}", error)
+            record(Boundary.STATUS, f"{waiting.row.namespace}/{waiting.row.name}", error)
             return None
         finally:
-            self._busy.discard(row.id)
+            del self._busy[workload_id]
 
+    async def _apply(self, waiting: _Waiting) -> None:
+        row = waiting.row
+        name, uid = row.object or (row.name, row.id)
+        status = status_of(row, waiting.since, self._queue_settings, now=self._clock.now())
+        known = self._shown.get(uid).version
+        began = time.monotonic()
+        version = await self._client.apply_status(
+            WORKLOADS, name, uid, status, namespace=row.namespace, version=str(known or "")
+        )
+        now = time.monotonic()
+        self._pace.answered(now - began, now)
+        if version is not None:
+            self._shown.wrote(uid, version, waiting.since, finished=row.phase.terminal)
+            PATCHES.inc()
+            DELAY.observe(now - waiting.changed)
 
-def status_of(row: WorkloadRow, queue: QueueSettings, *, now: int) -> dict[str, Any]:
-    """The status of a row; fields that don't apply are null. `now` (microseconds of the database's clock) is the time
-    for which effectivePriority is computed."""
-    return {
-        "observedGeneration": row.generation,
-        "phase": row.phase.value,
-        "customer": row.customer or None,
-        "workers": list(row.workers) or None,
-        "pool": row.pool or None,
-        "score": None if row.score is None else round(row.score, 1),
-        "effectivePriority": int(
-            effective_priority(row.priority, row.tier_weight, queued_at=row.queued_at_us, now=now, settings=queue)
-        ),
-        "attempts": row.attempt,
-        "queuedAt": _stamp(row.queued_at_us / 1e6),
-        "scheduledAt": _time(row.scheduled_at),
-        "startedAt": _time(row.started_at),
-        "finishedAt": _time(row.finished_at),
-        "reason": row.reason or None,
-        "message": row.message[:1024] or None,
-        "conditions": conditions_of(row, now=now),
-    }
-
-
-def conditions_of(row: WorkloadRow, *, now: int) -> list[dict[str, Any]]:
-    """The conditions Accepted, Scheduled and Finished, with transition times from the row."""
-    phase = row.phase
-    began = _time(row.created_at) or _stamp(now / 1e6)
-    accepted = phase is not Phase.HELD and not (phase is Phase.FAILED and row.attempt == 0)
-    placed = phase.bound or (phase.terminal and row.attempt > 0)
-    finished = phase.terminal
-    scheduled_at = _time(row.scheduled_at) or began
-    return [
-        _condition(
-            row,
-            "Accepted",
-            holds=accepted,
-            at=began,
-            reason="Accepted" if accepted else row.reason,
-            message="" if accepted else row.message,
-        ),
-        _condition(
-            row,
-            "Scheduled",
-            holds=placed,
-            at=scheduled_at,
-            reason=RowReason.PLACED if placed else row.reason,
-            message=f"on {worker_names(row.workers)}" if placed else row.message,
-        ),
-        _condition(
-            row,
-            "Finished",
-            holds=finished,
-            at=_time(row.finished_at) or began,
-            reason=row.reason if finished else phase.value,
-            message=row.message if finished else "",
-        ),
-    ]
-
-
-def _condition(row: WorkloadRow, kind: str, *, holds: bool, at: str, reason: str, message: str) -> dict[str, Any]:
-    return {
-        "type": kind,
-        "status": "True" if holds else "False",
-        "observedGeneration": row.generation,
-        "lastTransitionTime": at,
-        "reason": reason or row.phase.value,
-        "message": message[:1024],
-    }
-
-
-def _time(at: datetime | None) -> str | None:
-    return None if at is None else _stamp(at.timestamp())
-
-
-def _stamp(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+    def _failed(self, waiting: _Waiting, error: ApiError) -> bool:
+        """Repeat a failed write later, unless the server refuses it for good; returns as `FairWrites` wants it."""
+        row, kind = waiting.row, error_kind(error)
+        if kind in (ErrorKind.NOT_FOUND, ErrorKind.INVALID):
+            logger.warning("a status was not written", workload=f"{row.namespace}/{row.name}", error=str(error))
+            return True
+        now = time.monotonic()
+        answered = kind not in NO_ANSWER
+        if not answered:
+            self._pace.failed(now)
+        if row.id not in self._waiting:
+            due = now + jittered(RETRY_SECONDS)
+            latest = max(due, now + MOST_WAIT_SECONDS)
+            self._keep(_Waiting(row, waiting.since, waiting.changed, due, latest), None)
+        return answered
