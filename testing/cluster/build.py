@@ -27,6 +27,9 @@ MODULE = Path(__file__).resolve().parent
 REPO = MODULE.parent.parent
 MIN_GO = (1, 26)
 KUBERNETES_VERSION = "v1.37.2"
+OLDEST = "kubernetes-1.32"
+"""Module of the oldest API server that is supported."""
+OLDEST_KUBERNETES_VERSION = "v1.32.13"
 VERSION_PACKAGE = "k8s.io/component-base/version"
 
 
@@ -61,6 +64,7 @@ TOOLS: tuple[Tool, ...] = (
     Tool("promtool", "github.com/prometheus/prometheus/cmd/promtool", module="prometheus", tags=PROMETHEUS_TAGS),
     Tool("keda-operator", "github.com/kedacore/keda/v2/cmd/operator", module="keda"),
     Tool("keda-adapter", "github.com/kedacore/keda/v2/cmd/adapter", module="keda"),
+    Tool("kube-apiserver-1.32", "k8s.io/kubernetes/cmd/kube-apiserver", module=OLDEST),
     Tool("prometheus-adapter", "sigs.k8s.io/prometheus-adapter/cmd/adapter", module="prometheus-adapter"),
 )
 BY_NAME = {tool.name: tool for tool in TOOLS}
@@ -71,7 +75,10 @@ TESTS_ONLY = ("kubeconform", "prometheus", "promtool")
 OTHERS = ("keda-operator", "keda-adapter", "prometheus-adapter")
 """Tools that only `make e2e-keda` needs; they build for about 12 minutes."""
 
-CONTROL_PLANE = tuple(t.name for t in TOOLS if t.name not in {*TESTS_ONLY, *OTHERS, "kind"})
+OLDEST_API_SERVER = "kube-apiserver-1.32"
+"""Tool that only `make e2e-oldest` needs."""
+
+CONTROL_PLANE = tuple(t.name for t in TOOLS if t.name not in {*TESTS_ONLY, *OTHERS, OLDEST_API_SERVER, "kind"})
 """Tools that the demo and `make up` need."""
 
 WITH_DOCKER = ("kind", "kubectl", "helm", "kwok")
@@ -82,15 +89,16 @@ class ToolError(RuntimeError):
     """The tools can't be built; the message says how to proceed."""
 
 
-def ldflags() -> str:
+def ldflags(module: str = "") -> str:
     """Linker flags. Without the version the server reports v0.0.0, which some clients refuse."""
-    major, minor, _ = KUBERNETES_VERSION.lstrip("v").split(".")
-    values = {"gitVersion": KUBERNETES_VERSION, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
+    version = OLDEST_KUBERNETES_VERSION if module == OLDEST else KUBERNETES_VERSION
+    major, minor, _ = version.lstrip("v").split(".")
+    values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
     return " ".join(["-s -w", *(f"-X {VERSION_PACKAGE}.{key}={value}" for key, value in values.items())])
 
 
 def build_command(tool: Tool, output: Path) -> list[str]:
-    flags = ["-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", ldflags()]
+    flags = ["-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", ldflags(tool.module)]
     if tool.tags:
         flags += ["-tags", tool.tags]
     return ["go", "build", *flags, "-o", str(output), tool.package]
@@ -117,7 +125,7 @@ def source_hash(module: str = "") -> str:
     digest = hashlib.sha256()
     for name in ("go.mod", "go.sum"):
         digest.update((MODULE / module / name).read_bytes())
-    digest.update(ldflags().encode())
+    digest.update(ldflags(module).encode())
     for tool in TOOLS:
         if tool.module == module:
             digest.update(tool.tags.encode())
@@ -323,6 +331,7 @@ def main() -> int:
     parser.add_argument("tools", nargs="*", metavar="TOOL", help=f"any of: {', '.join(BY_NAME)}")
     parser.add_argument("--control-plane", action="store_true", help="only what the demo needs")
     parser.add_argument("--keda", action="store_true", help="the control plane, KEDA and prometheus-adapter")
+    parser.add_argument("--oldest", action="store_true", help="the control plane and the oldest supported API server")
     parser.add_argument("--print-stamp", action="store_true", help="print the stamp and build nothing")
     options = parser.parse_args()
     if unknown := set(options.tools) - set(BY_NAME):
@@ -332,8 +341,9 @@ def main() -> int:
             go = go_version()
             print(stamp(go) if go else source_hash())
             return 0
-        others = ("prometheus", *OTHERS) if options.keda else ()
-        ensure_tools(options.tools or (*needed_here(control_plane=options.control_plane or options.keda), *others))
+        others = (*(("prometheus", *OTHERS) if options.keda else ()), *((OLDEST_API_SERVER,) if options.oldest else ()))
+        small = options.control_plane or options.keda or options.oldest
+        ensure_tools(options.tools or (*needed_here(control_plane=small), *others))
     except ToolError as error:
         print(error, file=sys.stderr)
         return 1

@@ -65,6 +65,7 @@ class Cluster:
         fast_node_loss: bool = True,
         extra_args: ExtraArgs | None = None,
         audited_namespace: str = "",
+        oldest: bool = False,
     ) -> Cluster:
         """Creates a cluster; takes 4-10 s with kwokctl.
 
@@ -76,6 +77,7 @@ class Cluster:
                 every 2 s for this: turn it off with more than a few hundred nodes.
             extra_args: further flags by component, without dashes.
             audited_namespace: log the requests of this namespace's ServiceAccounts (`audit_events`; only with kwokctl).
+            oldest: the oldest supported API server, without controllers: no pod runs there.
 
         Raises:
             ClusterError: it did not come up.
@@ -83,7 +85,7 @@ class Cluster:
         """
         owner = run or RunDir.create(name)
         unique = f"{name}-{secrets.token_hex(3)}"
-        request = Request(unique, owner, shed_load, fast_node_loss, extra_args, audited_namespace)
+        request = Request(unique, owner, shed_load, fast_node_loss, extra_args, audited_namespace, oldest)
         try:
             plane = control_plane.create(request)
             cluster = cls(plane, request, owns_run=run is None)
@@ -321,6 +323,8 @@ class Cluster:
     def _settle(self) -> None:
         """Waits until the API server is ready and pods can be created in its first namespace."""
         until(lambda: self.api.get("/readyz"), what="the API server is ready", tolerate=True)
+        if self._request.oldest:
+            return
         account = "/api/v1/namespaces/default/serviceaccounts/default"
         until(lambda: self.api.find(account), what="the controllers work", tolerate=True)
         if self.kind is not Kind.KWOK and not self.api.items("/api/v1/nodes"):

@@ -78,6 +78,7 @@ class Request:
             every 2 s for this: turn it off with more than a few hundred nodes.
         audited_namespace: the API server logs the requests of this namespace's ServiceAccounts to `audit_log` (only a
             control plane of kwokctl does); empty: none.
+        oldest: the oldest supported API server, with etcd and without controllers (only made by kwokctl).
     """
 
     name: str
@@ -86,6 +87,7 @@ class Request:
     fast_node_loss: bool = True
     extra_args: ExtraArgs | None = None
     audited_namespace: str = ""
+    oldest: bool = False
 
     @property
     def audit_log(self) -> Path:
@@ -102,7 +104,7 @@ def which_kind() -> Kind:
 def create(request: Request) -> ControlPlane:
     """Creates a control plane of the kind that this machine supports."""
     makers = {Kind.EXISTING: _use_existing, Kind.KIND: _create_kind, Kind.KWOK: _create_kwok}
-    return makers[which_kind()](request)
+    return makers[Kind.KWOK if request.oldest else which_kind()](request)
 
 
 def delete(plane: ControlPlane, request: Request) -> None:
@@ -190,7 +192,7 @@ def _start_kwok(request: Request, kubeconfig: Path) -> None:
 
 
 def _create_kwok(request: Request) -> ControlPlane:
-    bin_dir = build.ensure_tools(build.CONTROL_PLANE)
+    bin_dir = build.ensure_tools((*build.CONTROL_PLANE, *([build.OLDEST_API_SERVER] if request.oldest else [])))
     kubeconfig = request.run.path / "kubeconfig"
     config = request.run.path / "kwokctl.yaml"
     (request.run.path / "kwok").mkdir(mode=0o700, exist_ok=True)  # holds private keys
@@ -247,11 +249,13 @@ def kwokctl_config(request: Request, bin_dir: Path) -> str:
         "runtime": "binary",
         "securePort": True,
         "bindAddress": "127.0.0.1",
-        "kubeVersion": build.KUBERNETES_VERSION,
+        "kubeVersion": build.OLDEST_KUBERNETES_VERSION if request.oldest else build.KUBERNETES_VERSION,
+        "disableKubeControllerManager": request.oldest,
+        "disableKubeScheduler": request.oldest,
         "disableQPSLimits": not request.shed_load,
         "heartbeatFactor": 0.2 if request.fast_node_loss else 1.0,
         "etcdBinary": str(bin_dir / "etcd"),
-        "kubeApiserverBinary": str(bin_dir / "kube-apiserver"),
+        "kubeApiserverBinary": str(bin_dir / (build.OLDEST_API_SERVER if request.oldest else "kube-apiserver")),
         "kubeControllerManagerBinary": str(bin_dir / "kube-controller-manager"),
         "kubeSchedulerBinary": str(bin_dir / "kube-scheduler"),
         "kubectlBinary": str(bin_dir / "kubectl"),

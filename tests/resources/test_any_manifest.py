@@ -25,6 +25,7 @@ from tests.resources.repeated import repeated
 
 pytestmark = pytest.mark.unit
 
+_TOKEN = {"audience": "a", "path": "t"}
 SELECTOR = {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "k", "operator": "In", "values": ["v"]}]}
 SPEC: dict[str, Any] = {
     "customer": "acme",
@@ -50,11 +51,11 @@ SPEC: dict[str, Any] = {
                 {
                     "name": "main",
                     "image": "i",
-                    "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s"}}}],
+                    "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
                     "envFrom": [{"configMapRef": {"name": "m"}}],
                     "ports": [{"containerPort": 80, "hostPort": 80}],
                     "resources": {"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": 1.5, "memory": "1Gi"}},
-                    "securityContext": {"capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "x"}},
+                    "securityContext": {"capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "Localhost"}},
                 }
             ],
             "initContainers": [{"name": "before", "image": "i", "restartPolicy": "Always"}],
@@ -67,9 +68,9 @@ SPEC: dict[str, Any] = {
                     }
                 }
             },
-            "volumes": [{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"audience": "a"}}]}}],
+            "volumes": [{"name": "v", "projected": {"sources": [{"serviceAccountToken": _TOKEN}]}}],
             "terminationGracePeriodSeconds": 0,
-            "securityContext": {"sysctls": [{"name": "x"}]},
+            "securityContext": {"sysctls": [{"name": "x", "value": "1"}]},
             "priorityClassName": "p",
         },
     },

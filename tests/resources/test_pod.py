@@ -112,11 +112,9 @@ def test_the_template_is_kept_and_not_shared_between_pods() -> None:
     assert two["spec"]["containers"][0]["env"][0]["value"] == "1"
 
 
-@pytest.mark.parametrize(
-    ("given", "made"), [(0, 1), (-5, 1), (0.0, 1), (1, 1), (30, 30), (None, None), ("0", "0"), (False, False)]
-)
+@pytest.mark.parametrize(("given", "made"), [(0, 1), (-5, 1), (0.0, 1), (1, 1), (30, 30), (None, None)])
 def test_pods_have_time_to_end(given: Any, made: Any) -> None:
-    """A grace period of 0 would drop the pod before its containers have ended; other types are the API server's."""
+    """A grace period of 0 would drop the pod before its containers have ended."""
     containers = [{"name": "a", "image": "i"}]
     spec = {"containers": containers, "terminationGracePeriodSeconds": given}
     assert pod(template={"spec": spec})["spec"].get("terminationGracePeriodSeconds") == made

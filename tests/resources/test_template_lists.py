@@ -9,7 +9,7 @@ import pytest
 
 from niyanta.engine.types import Toleration
 from niyanta.lifecycle import Door
-from niyanta.resources.models.base import parse
+from niyanta.resources.models.base import InvalidManifestError, parse
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.pod_template import PodTemplate
 from niyanta.resources.ownership import HeldReason
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.unit
 
 
 def customer(**spec: Any) -> Customer:
-    return parse(Customer, {"metadata": {"name": "acme"}, "spec": spec})
+    return parse(Customer, {"metadata": {"name": "acme"}, "spec": {"csiDrivers": ["listed"], **spec}})
 
 
 def template(*, container: Any = None, init: Any = None, **pod: Any) -> PodTemplate:
@@ -33,7 +33,16 @@ def projected(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def csi(**fields: Any) -> dict[str, Any]:
-    return {"volumes": [{"name": "v", "csi": fields}]}
+    return {"volumes": [{"name": "v", "csi": {"driver": "listed", **fields}}]}
+
+
+REQUIRED: dict[str, dict[str, Any]] = {
+    "cephfs": {"monitors": ["m"]},
+    "flexVolume": {"driver": "d"},
+    "scaleIO": {"gateway": "g", "system": "s"},
+    "storageos": {},
+}
+"""Volume source -> fields that the Pod API requires."""
 
 
 REFERENCES: list[tuple[str, dict[str, Any], str, str]] = [
@@ -49,15 +58,25 @@ REFERENCES: list[tuple[str, dict[str, Any], str, str]] = [
         "secrets",
         "volumes[0].csi.volumeAttributes.secretProviderClass",
     ),
-    ("azure file", {"volumes": [{"name": "v", "azureFile": {"secretName": "x"}}]}, "secrets", "azureFile.secretName"),
+    (
+        "azure file",
+        {"volumes": [{"name": "v", "azureFile": {"secretName": "x", "shareName": "s"}}]},
+        "secrets",
+        "azureFile.secretName",
+    ),
     *(
-        (kind, {"volumes": [{"name": "v", kind: {"secretRef": {"name": "x"}}}]}, "secrets", f"{kind}.secretRef.name")
-        for kind in ("cephfs", "flexVolume", "scaleIO", "storageos")
+        (
+            kind,
+            {"volumes": [{"name": "v", kind: {**required, "secretRef": {"name": "x"}}}]},
+            "secrets",
+            f"{kind}.secretRef.name",
+        )
+        for kind, required in REQUIRED.items()
     ),
     *(
         (
             f"{kind} of {group}",
-            {group: {"env": [{"name": "A"}, {"name": "B", "valueFrom": {f"{kind}KeyRef": {"name": "x"}}}]}},
+            {group: {"env": [{"name": "A"}, {"name": "B", "valueFrom": {f"{kind}KeyRef": {"name": "x", "key": "k"}}}]}},
             f"{kind}s",
             f"env[1].valueFrom.{kind}KeyRef.name",
         )
@@ -101,14 +120,18 @@ def test_a_reference_of_a_rest_submission_needs_an_entry(fields: dict[str, Any],
     assert violation(made, customer(), Door.KUBERNETES) is None
 
 
+FIELD = {"fieldRef": {"fieldPath": "metadata.name"}}
+CERTIFICATE = {"podCertificate": {"signerName": "x", "keyType": "ED25519"}}
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {"serviceAccountName": "default"},
         projected({"serviceAccountToken": {"path": "t"}}),
         projected({"serviceAccountToken": {"path": "t", "audience": ""}}),
-        projected({"clusterTrustBundle": {"name": "b"}}),
-        {"container": {"env": [{"name": "A", "value": "b"}, {"name": "B", "valueFrom": {"fieldRef": {}}}]}},
+        projected({"clusterTrustBundle": {"name": "b", "path": "p"}}),
+        {"container": {"env": [{"name": "A", "value": "b"}, {"name": "B", "valueFrom": FIELD}]}},
         {"volumes": [{"name": "v", "emptyDir": {}}]},
     ],
 )
@@ -116,23 +139,24 @@ def test_what_every_pod_may_use_needs_no_entry(fields: dict[str, Any]) -> None:
     assert violation(template(**fields), customer(), Door.REST) is None
 
 
+def test_sources_that_no_list_binds_are_refused() -> None:
+    refused = violation(template(**projected(CERTIFICATE)), customer(), Door.REST)
+    assert refused is not None
+    assert refused.field.endswith("volumes[1].projected.sources[1].podCertificate")
+
+
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
-        (projected({"podCertificate": {"signerName": "x"}}), "volumes[1].projected.sources[1].podCertificate"),
         ({"container": {"env": [{"name": "A", "valueFrom": {"vaultRef": {}}}]}}, "env[0].valueFrom.vaultRef"),
         ({"init": {"envFrom": [{"vaultRef": {}}]}}, "initContainers[0].envFrom[0].vaultRef"),
+        ({"volumes": [{"name": "v", "secret": {"secretName": ["x"]}}]}, "volumes[0].secret.secretName"),
     ],
 )
-def test_unknown_sources_are_refused(fields: dict[str, Any], field: str) -> None:
-    refused = violation(template(**fields), customer(), Door.REST)
-    assert refused is not None
-    assert refused.field.endswith(field)
-
-
-def test_a_name_that_is_no_string_matches_no_entry() -> None:
-    made = template(volumes=[{"name": "v", "secret": {"secretName": ["x"]}}])
-    assert violation(made, customer(secrets=["x"]), Door.REST) is not None
+def test_sources_that_the_pod_api_does_not_have_are_errors(fields: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidManifestError) as refusal:
+        template(**fields)
+    assert refusal.value.field.endswith(field)
 
 
 @pytest.mark.parametrize("door", list(Door))
@@ -237,4 +261,4 @@ def test_the_lists_survive_the_projection() -> None:
     record = to_record(customer(**lists, namespaces=["a"], secrets=["s"]))
     assert record == lists
     assert from_record({**record, "addedLater": ["x"], "namespaces": ["*"]}) == lists
-    assert to_record(customer()) == {}
+    assert to_record(customer(csiDrivers=[])) == {}

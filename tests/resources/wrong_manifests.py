@@ -60,7 +60,7 @@ def _node_affinity(name: str, term: Any, field: str) -> Case:
 
 
 def _volume(source: str) -> Case:
-    volume = {"name": "data", source: {"claimName": "x"}}
+    volume = {"name": "data", source: {}}
     return _workload(f"volume {source}", f"{POD}.volumes", [volume], f"{POD}.volumes[0].{source}")
 
 
@@ -68,6 +68,8 @@ def _expression(operator: str, *values: str) -> dict[str, Any]:
     return {"workerExpressions": [{"key": "disk", "operator": operator, "values": list(values)}]}
 
 
+_OPEN = {"port": True}
+_REFERENCE = {"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name", "path": "x"}}}
 _VALUES = "workerExpressions[0].values"
 _LONG = "x" * 64
 
@@ -161,6 +163,31 @@ WRONG: list[Case] = [
     _container("port 0", ".ports[0].containerPort", ports=[{"containerPort": 0}]),
     _container("host port 70000", ".ports[0].hostPort", ports=[{"containerPort": 80, "hostPort": 70000}]),
     _container("unknown protocol", ".ports[0].protocol", ports=[{"containerPort": 80, "protocol": "ICMP"}]),
+    _container("a quantity as a list", ".resources.requests.cpu", resources={"requests": {"cpu": [1]}}),
+    _container("a quantity as an object", ".resources.requests.cpu", resources={"requests": {"cpu": {"a": 1}}}),
+    # Fields of the pod template without a model
+    _container("a misspelt command", ".commnad", commnad=["x"]),
+    _container("a pull policy as a number", ".imagePullPolicy", imagePullPolicy=17),
+    _container("arguments as text", ".args", args="x"),
+    _container("a variable's value as a number", ".env[0].value", env=[{"name": "A", "value": 5}]),
+    _container("a variable without a name", ".env[0].name", env=[{"value": "5"}]),
+    _container("a misspelt key of a reference", ".env[0].valueFrom.fieldRef.path", env=[_REFERENCE]),
+    _container("a probe's port as a boolean", ".livenessProbe.tcpSocket.port", livenessProbe={"tcpSocket": _OPEN}),
+    _container("a period over 32 bits", ".livenessProbe.periodSeconds", livenessProbe={"periodSeconds": 2**31}),
+    _container("a user as a fraction", ".securityContext.runAsUser", securityContext={"runAsUser": 1.5}),
+    _container("a long image", ".image", image="x" * 1025),
+    _workload("fields in snake case", f"{POD}.init_containers", [MAIN_CONTAINER]),
+    _workload("host PID as text", f"{POD}.hostPID", "yes"),
+    _workload("host aliases as an object", f"{POD}.hostAliases", {"ip": "10.0.0.1"}),
+    _workload("unknown volume source", f"{POD}.volumes", [{"name": "v", "floppy": {}}], f"{POD}.volumes[0].floppy"),
+    _workload(
+        "size of a volume as text",
+        f"{POD}.volumes",
+        [{"name": "v", "emptyDir": {"sizeLimit": "large"}}],
+        f"{POD}.volumes[0].emptyDir.sizeLimit",
+    ),
+    _workload("name in the template's metadata", "spec.template.metadata.name", "a"),
+    # Refused fields
     _workload("node name", f"{POD}.nodeName", "node-1"),
     _workload("scheduler name", f"{POD}.schedulerName", "default-scheduler"),
     _workload("system priority class", f"{POD}.priorityClassName", "system-node-critical"),
@@ -271,6 +298,8 @@ WRONG: list[Case] = [
     ),
 ]
 
+_LABELS = {"fieldPath": "metadata.labels"}
+
 RIGHT: list[Case] = [
     Case("smallest", "Workload", {}),
     Case("name of 48", "Workload", {"metadata.name": "n" * 48}),
@@ -278,6 +307,53 @@ RIGHT: list[Case] = [
     Case("nulls in maps", "Workload", {f"{POD}.nodeSelector": {"a": None}}),
     Case("whole number written as a fraction", "Workload", {"spec.priority": 20.0}),
     Case("fields of the Pod API", "Workload", {f"{POD}.terminationGracePeriodSeconds": 5, f"{POD}.hostPID": False}),
+    Case(
+        "lists with duplicates that pods may have",
+        "Workload",
+        {
+            f"{POD}.containers": [
+                {
+                    **MAIN_CONTAINER,
+                    "env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}],
+                    "ports": [{"containerPort": 80}, {"containerPort": 80}],
+                }
+            ],
+            f"{POD}.tolerations": [{"operator": "Exists"}, {"operator": "Exists"}],
+            f"{POD}.imagePullSecrets": [{"name": "a"}, {"name": "a"}],
+        },
+    ),
+    Case(
+        "most of a container",
+        "Workload",
+        {
+            f"{POD}.containers": [
+                {
+                    **MAIN_CONTAINER,
+                    "command": ["sh", "-c"],
+                    "args": ["sleep 1", ""],
+                    "imagePullPolicy": "",
+                    "env": [{"name": "NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}],
+                    "envFrom": [{"prefix": "A_", "configMapRef": {"name": "c", "optional": True}}],
+                    "livenessProbe": {"httpGet": {"port": "web", "path": "/"}, "periodSeconds": 5.0},
+                    "readinessProbe": {"tcpSocket": {"port": 80}, "initialDelaySeconds": 1},
+                    "lifecycle": {"preStop": {"sleep": {"seconds": 1}}},
+                    "ports": [{"containerPort": 80, "name": "web"}],
+                    "securityContext": {"runAsUser": 1000, "capabilities": {"drop": ["ALL"]}},
+                    "volumeMounts": [{"name": "tmp", "mountPath": "/tmp", "readOnly": False}],
+                }
+            ],
+            f"{POD}.securityContext": {"fsGroup": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+            f"{POD}.volumes": [
+                {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}},
+                {
+                    "name": "all",
+                    "projected": {"sources": [{"downwardAPI": {"items": [{"path": "a", "fieldRef": _LABELS}]}}]},
+                },
+                {"name": "host", "hostPath": {"path": "/data", "type": ""}},
+            ],
+            f"{POD}.dnsConfig": {"nameservers": ["10.0.0.1"], "options": [{"name": "ndots", "value": "2"}]},
+        },
+    ),
     Case("a template made by kubectl", "Workload", {"spec.template.metadata": {"creationTimestamp": None}}),
     Case(
         "everything in affinity",
@@ -305,7 +381,7 @@ RIGHT: list[Case] = [
                     {"customers": ["rival"], "scope": "Cluster", "topologyKey": "topology.kubernetes.io/zone"},
                     {"workloadSelector": {}},
                 ],
-            }
+            },
         },
     ),
     Case(
@@ -373,9 +449,8 @@ RIGHT: list[Case] = [
 
 # Accepted by the API server, because CEL can't express the check, and rejected by the compile step.
 UNSEEN: list[Case] = [
-    _container("template too big", "", env=[{"name": "BIG", "value": "x" * 70_000}]),
+    _container("template too big", "", env=[{"name": name, "value": "x" * 35_000} for name in ("A", "B")]),
     _container("NUL in a template", "", args=["a\0b"]),
-    _container("quantity as a list", ".resources.requests.cpu", resources={"requests": {"cpu": [1]}}),
     _container("quantity as a boolean", ".resources.requests.cpu", resources={"requests": {"cpu": True}}),
     _container(
         "request above its limit", ".resources.requests.cpu", resources={"requests": {"cpu": 2}, "limits": {"cpu": 1}}

@@ -17,6 +17,7 @@ from tests.server.make import manifest
 
 pytestmark = pytest.mark.unit
 
+VAULT_TOKEN = {"audience": "vault", "path": "token"}
 LISTS: dict[str, Any] = {
     "topologyKeys": ["example.com/rack"],
     "tolerations": [{"key": "gpu", "operator": "Exists", "value": "", "effect": ""}],
@@ -54,9 +55,7 @@ def anti(**term: Any) -> dict[str, Any]:
         (with_pod(volumes=[{"name": "v", "configMap": {"name": "settings"}}]), "volumes[0].configMap.name"),
         (with_pod(volumes=[{"name": "v", "csi": {"driver": "secrets-store.csi.k8s.io"}}]), "volumes[0].csi.driver"),
         (
-            with_pod(
-                volumes=[{"name": "v", "projected": {"sources": [{"serviceAccountToken": {"audience": "vault"}}]}}]
-            ),
+            with_pod(volumes=[{"name": "v", "projected": {"sources": [{"serviceAccountToken": VAULT_TOKEN}]}}]),
             "volumes[0].projected.sources[0].serviceAccountToken.audience",
         ),
     ],

@@ -19,8 +19,9 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 VALIDATIONS = "x-kubernetes-validations"
-PASSED_ON = "Passed on to the pods; see the Pod API."
 PRESERVE = "x-kubernetes-preserve-unknown-fields"
+REFUSED = "x-refused"
+"""Key of the schema of a field that a rule refuses: the CRD has only its types, so that the rule's message is shown."""
 
 
 class InvalidManifestError(ValueError):
@@ -168,8 +169,6 @@ class Model(BaseModel):
         body = handler.resolve_ref_schema(found)
         rules: tuple[Rule | Transition, ...] = (*cls.rules, *cls.transitions)
         validations = [as_validation(rule) for rule in rules if rule.cel]
-        for name in getattr(cls, "passed_on", ()):
-            body["properties"][name] = {PRESERVE: True, "description": PASSED_ON}
         if validations:
             body[VALIDATIONS] = validations
         return found
@@ -180,12 +179,7 @@ class Model(BaseModel):
 
 
 class OpenModel(Model):
-    """A part of the pod template: only fields that affect placement are modelled, the others are kept unchanged.
-
-    `passed_on` are fields of which the CRD has only the name; `pod_fields` explains why.
-    """
-
-    passed_on: ClassVar[tuple[str, ...]] = ()
+    """A part of the pod template: only fields that affect placement are modelled, the others are kept unchanged."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -208,7 +202,7 @@ def manifest_errors(error: ValidationError, root: str = "") -> list[InvalidManif
     for item in error.errors(include_url=False):
         context = item.get("ctx", {})
         path = (root + _path(item["loc"]) + str(context.get("field", ""))).lstrip(".")
-        value = None if item["type"] in ("missing", "rule") else item["input"]
+        value = context.get("value") if item["type"] in ("missing", "rule") else item["input"]
         message = {"missing": "Required value", "extra_forbidden": "unknown field"}.get(item["type"], item["msg"])
         found.append(InvalidManifestError(path or "(root)", value, message))
     return found

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from annotated_types import MaxLen
-from pydantic import BeforeValidator, Field, PlainValidator, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from niyanta.engine.types import Op
 from niyanta.resources import quantity
-from niyanta.resources.compile import pod_fields
 from niyanta.resources.labels import PREFIX
 from niyanta.resources.models.affinity import LabelMap, NodeExpression, Operator, checked_quantity, only
 from niyanta.resources.models.base import (
     LABEL_KEY_PATTERN,
     PRESERVE,
+    REFUSED,
     DnsLabel,
     LabelValue,
     Model,
@@ -30,21 +38,19 @@ from niyanta.resources.models.base import (
     Ruled,
     without_nulls,
 )
+from niyanta.resources.schema import pod_checker
 
 MAX_TEMPLATE_BYTES = 64 * 1024
 
 TemplateQuantity = Annotated[
     str | int | float,
     PlainValidator(checked_quantity),
-    # Not int-or-string: pod templates in use have `cpu: 0.5`, which pods accept. The pattern applies only to strings;
-    # other types are rejected when the template is compiled.
-    WithJsonSchema({PRESERVE: True, "pattern": quantity.PATTERN, "minimum": 0}),
+    WithJsonSchema(dict(quantity.OPEN_SCHEMA)),
 ]
 ResourceMap = Annotated[dict[str, TemplateQuantity], MaxLen(32), BeforeValidator(without_nulls)]
 OpenObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object", PRESERVE: True})]
-OpenList = Annotated[
-    list[Any], WithJsonSchema({"type": "array", "maxItems": 32, "items": {"type": "object", PRESERVE: True}})
-]
+RefusedObject = Annotated[dict[str, Any], WithJsonSchema({"type": "object", REFUSED: True})]
+RefusedList = Annotated[list[Any], WithJsonSchema({"type": "array", REFUSED: True, "items": {"type": "object"}})]
 
 
 def _unset(field: str, message: str) -> Rule:
@@ -83,8 +89,6 @@ class TemplateMetadata(Model):
 class ContainerResourceSpec(OpenModel):
     """Requests and limits."""
 
-    passed_on: ClassVar[tuple[str, ...]] = pod_fields.RESOURCES
-
     requests: ResourceMap = Field(default_factory=dict, description="Resources reserved on the worker.")
     limits: ResourceMap = Field(
         default_factory=dict, description="Maximum resource usage; also the request when no request is given."
@@ -93,8 +97,6 @@ class ContainerResourceSpec(OpenModel):
 
 class ContainerPort(OpenModel):
     """A port of a container."""
-
-    passed_on: ClassVar[tuple[str, ...]] = pod_fields.PORT
 
     container_port: int = Field(ge=1, le=65535, description="Port in the container.")
     host_port: int | None = Field(None, ge=0, le=65535, description="Port taken on the worker.")
@@ -110,8 +112,6 @@ class ContainerPort(OpenModel):
 class BaseContainer(OpenModel):
     """Fields that containers and init containers share."""
 
-    passed_on: ClassVar[tuple[str, ...]] = pod_fields.CONTAINER
-
     name: DnsLabel = Field(description="Name of the container.")
     image: str = Field(min_length=1, max_length=1024, description="Image to run.")
     resources: ContainerResourceSpec | None = Field(None, description="Requests and limits of the container.")
@@ -121,7 +121,7 @@ class BaseContainer(OpenModel):
 
 
 class Container(BaseContainer):
-    """A container of the pod; see the Pod API for the fields that aren't listed."""
+    """A container of the pod."""
 
     restart_policy: Literal["Always", "OnFailure", "Never"] | None = Field(
         None, description="Restart policy of this container; Always is rejected."
@@ -249,43 +249,37 @@ class PodAffinityGroup(Model):
     """Affinity of the pod template: only node affinity."""
 
     node_affinity: NodeAffinity | None = Field(None, description="Node affinity, enforced by placement.")
-    pod_affinity: OpenObject | None = Field(None, description="Rejected: use affinity.hard.near of the Workload.")
-    pod_anti_affinity: OpenObject | None = Field(None, description="Rejected: use affinity.anti of the Workload.")
+    pod_affinity: RefusedObject | None = Field(None, description="Rejected: use affinity.hard.near of the Workload.")
+    pod_anti_affinity: RefusedObject | None = Field(None, description="Rejected: use affinity.anti of the Workload.")
     rules: ClassVar[tuple[Rule, ...]] = (
         _unset("podAffinity", "use spec.affinity.hard.near of the Workload"),
         _unset("podAntiAffinity", "use spec.affinity.anti of the Workload"),
     )
 
 
-class Volume(OpenModel):
-    """A volume that needs no binding; see the Pod API for the fields that aren't listed."""
+_BINDING = "Rejected: needs binding by kube-scheduler."
+_CHECKS = "Rejected: needs kube-scheduler's checks."
 
-    passed_on: ClassVar[tuple[str, ...]] = pod_fields.VOLUME
+
+class Volume(OpenModel):
+    """A volume that needs no binding."""
 
     name: DnsLabel = Field(description="Name of the volume.")
-    persistent_volume_claim: OpenObject | None = Field(None, description="Rejected: needs binding by kube-scheduler.")
-    ephemeral: OpenObject | None = Field(None, description="Rejected: needs binding by kube-scheduler.")
-    aws_elastic_block_store: OpenObject | None = Field(None, description="Rejected: needs kube-scheduler's checks.")
-    gce_persistent_disk: OpenObject | None = Field(None, description="Rejected: needs kube-scheduler's checks.")
-    azure_disk: OpenObject | None = Field(None, description="Rejected: needs kube-scheduler's checks.")
-    cinder: OpenObject | None = Field(None, description="Rejected: needs kube-scheduler's checks.")
-    vsphere_volume: OpenObject | None = Field(None, description="Rejected: needs kube-scheduler's checks.")
-    portworx_volume: OpenObject | None = Field(None, description="Rejected: needs kube-scheduler's checks.")
-    iscsi: OpenObject | None = Field(None, description="Rejected: needs kube-scheduler's checks.")
-    rbd: OpenObject | None = Field(None, description="Rejected: needs kube-scheduler's checks.")
+    persistent_volume_claim: RefusedObject | None = Field(None, description=_BINDING)
+    ephemeral: RefusedObject | None = Field(None, description=_BINDING)
+    aws_elastic_block_store: RefusedObject | None = Field(None, description=_CHECKS)
+    gce_persistent_disk: RefusedObject | None = Field(None, description=_CHECKS)
+    azure_disk: RefusedObject | None = Field(None, description=_CHECKS)
+    cinder: RefusedObject | None = Field(None, description=_CHECKS)
+    vsphere_volume: RefusedObject | None = Field(None, description=_CHECKS)
+    portworx_volume: RefusedObject | None = Field(None, description=_CHECKS)
+    iscsi: RefusedObject | None = Field(None, description=_CHECKS)
+    rbd: RefusedObject | None = Field(None, description=_CHECKS)
     rules: ClassVar[tuple[Rule, ...]] = tuple(
         _unset(field, "volumes that need binding or attaching by kube-scheduler aren't supported")
         for field in (
-            "persistentVolumeClaim",
-            "ephemeral",
-            "awsElasticBlockStore",
-            "gcePersistentDisk",
-            "azureDisk",
-            "cinder",
-            "vsphereVolume",
-            "portworxVolume",
-            "iscsi",
-            "rbd",
+            *("persistentVolumeClaim", "ephemeral", "awsElasticBlockStore", "gcePersistentDisk", "azureDisk"),
+            *("cinder", "vsphereVolume", "portworxVolume", "iscsi", "rbd"),
         )
     )
 
@@ -302,9 +296,7 @@ _UNIQUE = Ruled(
 
 
 class PodSpec(OpenModel):
-    """Spec of the pods. Fields that aren't listed are passed on; see the Pod API."""
-
-    passed_on: ClassVar[tuple[str, ...]] = pod_fields.POD_SPEC
+    """Spec of the pods. Fields without a model are passed on."""
 
     containers: Annotated[list[Container], Field(min_length=1, max_length=16), _UNIQUE] = Field(
         description="Containers of the pod."
@@ -336,14 +328,11 @@ class PodSpec(OpenModel):
     scheduler_name: Annotated[str, Field(max_length=253)] | None = Field(
         None, description="Rejected: the operator schedules the pods."
     )
-    topology_spread_constraints: OpenList | None = Field(None, description="Rejected: use spec.affinity.anti.")
-    resource_claims: OpenList | None = Field(None, description="Rejected: claims need kube-scheduler.")
-    scheduling_gates: OpenList | None = Field(None, description="Rejected: use spec.suspend.")
-    ephemeral_containers: OpenList | None = Field(None, description="Rejected: only for running pods.")
-    workload_ref: OpenObject | None = Field(
-        None, description="Rejected: gang scheduling by kube-scheduler; use spec.replicas."
-    )
-    scheduling_group: OpenObject | None = Field(
+    topology_spread_constraints: RefusedList | None = Field(None, description="Rejected: use spec.affinity.anti.")
+    resource_claims: RefusedList | None = Field(None, description="Rejected: claims need kube-scheduler.")
+    scheduling_gates: RefusedList | None = Field(None, description="Rejected: use spec.suspend.")
+    ephemeral_containers: RefusedList | None = Field(None, description="Rejected: only for running pods.")
+    scheduling_group: RefusedObject | None = Field(
         None, description="Rejected: gang scheduling by kube-scheduler; use spec.replicas."
     )
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -365,13 +354,8 @@ class PodSpec(OpenModel):
         _unset("resourceClaims", "dynamic resource claims aren't supported"),
         _unset("schedulingGates", "use spec.suspend of the Workload"),
         _unset("ephemeralContainers", "can't be part of a template"),
-        _unset("workloadRef", "use spec.replicas of the Workload, which are placed all or none"),
         _unset("schedulingGroup", "use spec.replicas of the Workload, which are placed all or none"),
     )
-
-
-def _json(template: PodTemplate) -> bytes:
-    return json.dumps(template.manifest(), separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def _has_nul(value: Any) -> bool:
@@ -382,18 +366,29 @@ def _has_nul(value: Any) -> bool:
     return isinstance(value, str) and "\0" in value
 
 
+def _wrong(message: str, field: str = "", value: object = None) -> PydanticCustomError:
+    return PydanticCustomError("rule", "{reason}", {"reason": message, "field": field, "value": value})
+
+
 class PodTemplate(Model):
-    """The pod template."""
+    """The pod template. Fields without a model are checked by the definitions of the Pod API."""
 
     metadata: TemplateMetadata | None = Field(None, description="Labels and annotations of the pods.")
     spec: PodSpec = Field(description="Spec of the pods.")
-    rules: ClassVar[tuple[Rule, ...]] = (
-        # CEL has no access to preserved unknown fields and can't measure an object's size.
-        Rule(
-            "",
-            lambda t: len(_json(t)) <= MAX_TEMPLATE_BYTES,
-            f"Too long: may not be more than {MAX_TEMPLATE_BYTES} bytes as JSON",
-        ),
-        # Postgres can't store NUL in JSON, and CEL can't search all fields for it.
-        Rule("", lambda t: b"\\u0000" not in _json(t) or not _has_nul(t.manifest()), "must not contain NUL characters"),
-    )
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _check_whole(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """After the models, whose messages say more than those of the definitions. CEL can't measure an object's size,
+        nor search it."""
+        found = handler(data)
+        error = pod_checker.first_error(data["spec"]) if isinstance(data, dict) else None
+        if error is not None:
+            raise _wrong(error.message, f".spec.{error.field}", error.value)
+        manifest = found.manifest()
+        text = json.dumps(manifest, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > MAX_TEMPLATE_BYTES:
+            raise _wrong(f"Too long: may not be more than {MAX_TEMPLATE_BYTES} bytes as JSON")
+        if b"\\u0000" in text and _has_nul(manifest):  # Postgres can't store NUL in JSON
+            raise _wrong("must not contain NUL characters")
+        return found

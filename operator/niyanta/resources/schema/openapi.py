@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from niyanta.resources.models.base import PRESERVE, VALIDATIONS, Model
+from niyanta.resources.models.base import PRESERVE, REFUSED, VALIDATIONS, Model
 
 Schema = dict[str, Any]
 
 _PLAIN = (
     *("description", "format", "enum", "minimum", "maximum", "minLength", "maxLength", "pattern"),
     *("minItems", "maxItems", "maxProperties", "required", VALIDATIONS, PRESERVE, "x-kubernetes-int-or-string"),
-    *("x-kubernetes-list-type", "x-kubernetes-list-map-keys"),
+    *("x-kubernetes-list-type", "x-kubernetes-list-map-keys", REFUSED),
 )
 _HANDLED = frozenset(
     ("title", "default", "additionalProperties", "type", "properties", "items", "anyOf", "const", "$ref", "$defs")
@@ -45,7 +45,7 @@ def _resolved(schema: Schema, definitions: dict[str, Schema]) -> Schema:
 
 def _own(schema: Schema, where: str) -> Schema:
     """The keys of a schema except nested schemas."""
-    unknown = schema.keys() - _HANDLED - set(_PLAIN)
+    unknown = schema.keys() - _HANDLED - set(_PLAIN) - {"exclusiveMaximum"}
     if unknown:
         raise ValueError(f"{where}: a structural schema does not support {sorted(unknown)}")
     out: Schema = {}
@@ -53,6 +53,8 @@ def _own(schema: Schema, where: str) -> Schema:
         out["type"] = schema["type"]
     if schema.get("type") == "integer":
         out["format"] = "int64"
+        if "exclusiveMaximum" in schema:
+            out["maximum"] = schema["exclusiveMaximum"] - 1
     if "const" in schema:
         out["enum"] = [schema["const"]]
     for key in _PLAIN:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from niyanta.resources.models.base import PASSED_ON, VALIDATIONS
+from niyanta.resources.models.base import VALIDATIONS
 from niyanta.resources.schema.crds import KINDS, definition
 from niyanta.resources.schema.openapi import Schema
 
@@ -13,14 +13,14 @@ _HEADER = """# Resources
 
 <!-- Generated from operator/niyanta/resources; edit the models, not this file. -->
 
-Group `niyanta.io`, version `v1alpha1`. `kubectl explain workloads.niyanta.io.spec` shows the same. Fields of the pod
-template that aren't listed are passed on to the pods; see the Pod API for them.
+Group `niyanta.io`, version `v1alpha1`. `kubectl explain workloads.niyanta.io.spec` shows the same, and also the fields
+of the pod template that aren't listed here: those of the Pod API of Kubernetes 1.37, which are passed on to the pods.
 
-The API server checks the rules, even when the operator is not running. Other errors are found when a workload enters
-the queue, and shown in its status: templates or affinities over 64 KiB, more than 128 labels of the Workload, NUL
-characters, requests above their limits (or below them, for resources that can't be overcommitted), a GPU count that
-differs from the template's, host ports that differ from containerPort with hostNetwork, overhead and nodeSelector that
-differ from the RuntimeClass.
+The API server checks fields, types and rules, even when the operator is not running, and the REST door checks the same.
+Other errors are found when a workload enters the queue, and shown in its status: templates or affinities over 64 KiB,
+more than 128 labels of the Workload, NUL characters, requests above their limits (or below them, for resources that
+can't be overcommitted), a GPU count that differs from the template's, host ports that differ from containerPort with
+hostNetwork, overhead and nodeSelector that differ from the RuntimeClass.
 """
 
 _TABLE = "| field | type | default | bounds | meaning |\n| --- | --- | --- | --- | --- |"
@@ -51,8 +51,6 @@ def _bounds(schema: Schema) -> str:
 
 def _rows(schema: Schema, path: str) -> Iterator[str]:
     for name, part in schema.get("properties", {}).items():
-        if part.get("description") == PASSED_ON:
-            continue
         here = f"{path}.{name}" if path else name
         required = name in schema.get("required", ())
         default = "required" if required else f"`{part['default']}`" if "default" in part else ""
@@ -77,7 +75,7 @@ def render_reference() -> str:
     """The text of docs/resources.md."""
     out = [_HEADER]
     for kind in KINDS:
-        made = definition(kind)
+        made = definition(kind, modelled=True)
         names = made["spec"]["names"]
         root = made["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
         out.append(f"## {names['kind']} (`{kind.plural}.niyanta.io`, `{kind.short}`)\n\n{root['description']}\n")
