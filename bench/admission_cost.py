@@ -89,7 +89,7 @@ def status(group: str, name: str, number: int) -> JSON:
         {"index": index, "nodeName": f"node-{index}", "poolName": "gpu", "podName": f"{name}-1-{index}"}
         for index in range(2)
     ]
-    found = {"phase": "Running", "customer": "acme", "assignments": assigned, "conditions": conditions}
+    found: JSON = {"phase": "Running", "customer": "acme", "assignments": assigned, "conditions": conditions}
     found["attempts"] = number
     return {"apiVersion": f"{group}/v1alpha1", "kind": "Workload", "metadata": {"name": name}, "status": found}
 

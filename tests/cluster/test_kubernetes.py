@@ -93,6 +93,16 @@ async def refusal(cluster: KubernetesCluster) -> WriteProblem:
     return caught.value.problem
 
 
+async def test_a_field_that_the_server_does_not_know_concerns_one_workload_and_is_named() -> None:
+    message = 'Pod in version "v1" cannot be handled as a Pod: strict decoding error: unknown field "spec.hostnam"'
+    # The pod doesn't exist when it is looked for.
+    async with cluster_on(refuse(400, "BadRequest", message), refuse(404, "NotFound")) as (cluster, _, _api):
+        with pytest.raises(PodWriteError) as caught:
+            await cluster.create_pod("ns", MANIFEST)
+    assert caught.value.problem is WriteProblem.INVALID
+    assert 'unknown field "spec.hostnam"' in caught.value.message
+
+
 @pytest.mark.parametrize(
     ("code", "fence", "expected"),
     [

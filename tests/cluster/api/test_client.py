@@ -90,6 +90,7 @@ async def test_a_created_pod_comes_back_as_the_server_stored_it() -> None:
     (request,) = api.requests
     assert request.path == "/api/v1/namespaces/ns/pods"
     assert request.query["timeout"] == "1000ms"
+    assert request.query["fieldValidation"] == "Strict"
     assert request.headers["Authorization"] == "Bearer one"
 
 
