@@ -22,7 +22,7 @@ def test_a_manifest_for_kubectl_is_submitted_and_shown_in_every_format(user: Use
     id_ = user.niyanta("submit", "-f", user.file(user.manifest("thumbnails", priority=20)), "-o", "id")[0].strip()
     out, err = user.niyanta("get", id_)
     assert out.split()[:3] == ["NAME", "ID", "PHASE"]
-    assert out.splitlines()[1].split()[:4] == ["thumbnails", id_, "Pending", user.customer]
+    assert out.splitlines()[1].split()[:5] == ["thumbnails", id_, "Pending", "0/1", user.customer]
     assert (err, len(out.splitlines())) == ("", 2)
     assert user.json("get", "thumbnails")["spec"]["priority"] == 20
     assert yaml.safe_load(user.niyanta("get", f"{user.namespace}/thumbnails", "-o", "yaml")[0])["id"] == id_
@@ -79,6 +79,41 @@ def test_a_wait_beyond_the_timeout_ends_with_5_and_the_workload_continues(user: 
     _, err = user.niyanta("wait", "slow", "--timeout", "0.5", code=5)
     assert "not finished after 0.5 s: 1 of 1 (1 Pending)" in err
     assert user.phase(id_) == "Pending"
+
+
+@pytest.mark.parametrize(
+    ("condition", "events", "code"),
+    [
+        ("scheduled", [Event.PLACE], 0),
+        ("running", [Event.PLACE, Event.START], 0),
+        ("condition=Running", [Event.PLACE, Event.START, Event.SUCCEED], 0),
+        ("running", [Event.PLACE, Event.START, Event.FAIL], 1),
+        ("succeeded", [Event.CANCEL], 1),
+        ("condition=Succeeded=True", [Event.PLACE, Event.START, Event.SUCCEED], 0),
+        ("Finished", [Event.PLACE, Event.START, Event.FAIL], 1),
+    ],
+)
+def test_a_wait_ends_with_its_condition_or_when_that_cannot_come(
+    user: User, condition: str, events: list[Event], code: int
+) -> None:
+    id_ = user.submit("w")
+    user.door.database.move(id_, *events)
+    assert user.json("wait", "w", "--for", condition, code=code)["id"] == id_
+
+
+def test_a_wait_for_something_unknown_names_the_conditions(user: User) -> None:
+    _, err = user.niyanta("wait", "w", "--for", "deleted", code=2)
+    assert "finished, succeeded, running, scheduled" in " ".join(err.split())
+
+
+def test_names_are_printed_for_pipes_and_lists_are_filtered_by_namespace(user: User) -> None:
+    ids = [user.submit(name) for name in ("a", "b")]
+    names = "workloads.niyanta.io/b\nworkloads.niyanta.io/a\n"
+    assert user.niyanta("list", "-n", user.namespace, "-o", "name")[0] == names
+    assert user.niyanta("list", "-n", "elsewhere", "-o", "name")[0] == ""
+    assert user.niyanta("get", "a", "-o", "name")[0] == "workloads.niyanta.io/a\n"
+    assert user.json("get", "workloads.niyanta.io/a")["id"] == ids[0]
+    assert user.json("cancel", "workload.niyanta.io/b")["id"] == ids[1]
 
 
 def test_suspend_resume_and_cancel_by_name_and_id(user: User) -> None:
@@ -160,8 +195,6 @@ def test_an_admin_sees_customers_workers_and_pools(new_user: NewUser, door: Door
     assert "25%" in admin.niyanta("workers")[0]
     assert "25%" not in customer.niyanta("workers")[0]
     assert "1/2" in admin.niyanta("pools")[0]
-    assert "Cordoned" in admin.niyanta("drain", "node-1")[0]
-    customer.niyanta("drain", "node-1", code=3)
     out, _ = admin.niyanta("queue-depth")
     assert any(line.split() == ["customer", customer.customer, "1"] for line in out.splitlines())
 

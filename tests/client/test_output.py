@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from niyanta.cli.main import app
 from niyanta.client import output, tables
@@ -62,6 +63,26 @@ def test_usage_of_a_worker_is_shown_or_empty_if_hidden() -> None:
     hidden = {**worker, "used": None, "slotsUsed": None}
     assert [cells[title](hidden) for title in shown] == ["", "8", "", ""]
     assert (top.bar(0.5), top.bar(None), top.bar(7)) == ("########........", "", "#" * 16)
+
+
+def test_a_worker_shows_who_asked_for_its_state() -> None:
+    cells = {column.title: column.cell for column in tables.WORKERS}
+    asked = {"action": "drain", "requestedBy": "acme/k", "message": "cordoned; 1 workloads still run there"}
+    shown = [
+        (cells["State"](worker), cells["Requested by"](worker))
+        for worker in (
+            {"ready": True, "cordoned": True, "draining": True, "request": asked},
+            {"ready": True, "cordoned": True, "draining": False, "request": None},
+            {"ready": True, "cordoned": False, "draining": False, "request": {**asked, "action": "uncordon"}},
+        )
+    ]
+    assert shown == [("Draining", "acme/k"), ("Cordoned", ""), ("Ready", "")]
+
+
+def test_commands_of_users_come_first_in_the_help() -> None:
+    text = CliRunner().invoke(app, ["--help"]).output
+    assert text.index(" submit ") < text.index(" drain ") < text.index(" operator ")
+    assert text.index("Commands") < text.index("Server commands")
 
 
 def test_an_event_is_one_line() -> None:

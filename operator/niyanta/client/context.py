@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from niyanta.client import output as show
 from niyanta.client.errors import ClientError, Exit
+from niyanta.client.lookup import WORKLOADS
 from niyanta.client.output import Column, Output
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ class Context:
             self.write(show.dump({"items": value} if isinstance(value, list) else value, output))
         elif output is Output.ID:
             self.write("".join(f"{item_id(item)}\n" for item in items))
+        elif output is Output.NAME:
+            self.write("".join(f"{item_name(item)}\n" for item in items))
         elif not items:
             if empty:
                 self.err.print(empty)
@@ -117,6 +120,15 @@ class Context:
 def item_id(item: Any) -> str:
     """The item's id, or its name if it has no id."""
     return show.clean(str(item.get("id") or item.get("name") or "")) if isinstance(item, Mapping) else str(item)
+
+
+def item_name(item: Any) -> str:
+    """A workload as `workloads.niyanta.io/NAME`, with the name of its object as far as it has one; any other item's
+    name or id."""
+    if not isinstance(item, Mapping):
+        return str(item)
+    name = show.clean(str(item.get("objectName") or item.get("name") or item.get("id") or ""))
+    return f"{WORKLOADS}{name}" if "phase" in item else name
 
 
 def command(function: Callable[..., Exit | None]) -> Callable[..., None]:

@@ -22,11 +22,11 @@ class Exit(enum.IntEnum):
 
 MEANINGS: Mapping[Exit, str] = {
     Exit.OK: "Success. With `--wait`: every workload succeeded.",
-    Exit.FAILED: "A workload failed or was cancelled while the command waited for it.",
+    Exit.FAILED: "A workload failed or was cancelled while the command waited for it, whatever it waited for.",
     Exit.USAGE: "Invalid usage: an option, a file or the configuration.",
-    Exit.REFUSED: "The server refused (4xx): invalid manifest, unknown workload, no permission, over a limit.",
+    Exit.REFUSED: "The server refused: invalid manifest, unknown workload or worker, no permission, over a limit.",
     Exit.UNAVAILABLE: "The server was unreachable or failed (5xx) until `retry_seconds` had passed.",
-    Exit.TIMEOUT: "`--timeout` expired before the workloads finished; they continue.",
+    Exit.TIMEOUT: "`--timeout` expired before the awaited state was reached; workloads and drains continue.",
     Exit.INTERRUPTED: "Interrupted by Ctrl-C; submitted workloads continue.",
 }
 
@@ -52,9 +52,15 @@ class UnavailableError(ClientError):
 
 
 class WaitTimeoutError(ClientError):
-    """Workloads did not finish within the timeout."""
+    """The awaited state was not reached within the timeout."""
 
     code = Exit.TIMEOUT
+
+
+class RequestEndedError(ClientError):
+    """The leader could not carry out a request about a worker, or a later request took its place."""
+
+    code = Exit.REFUSED
 
 
 class RefusedError(ClientError):

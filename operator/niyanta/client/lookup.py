@@ -1,4 +1,5 @@
-"""Finds a workload by id, name, name of its Workload object, or namespace/name."""
+"""Finds a workload by id, name, name of its Workload object, or namespace/name; each also after
+`workloads.niyanta.io/`, as `-o name` prints it."""
 
 from __future__ import annotations
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 UNFINISHED = [phase.value for phase in Phase if phase not in TERMINAL]
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.IGNORECASE)
+WORKLOADS = "workloads.niyanta.io/"
+"""Before a name: its resource, as kubectl takes it. No namespace contains a dot."""
+_RESOURCES = (WORKLOADS, "workload.niyanta.io/")
 MAX_SEARCHED = 20_000
 """Workloads of one name that are searched; beyond this the id is needed."""
 
@@ -30,6 +34,8 @@ def find(api: Api, reference: str) -> dict[str, Any]:
 
 def find_id(api: Api, reference: str) -> str:
     """Id of the workload; requests it from the server unless `reference` is an id."""
+    for prefix in _RESOURCES:
+        reference = reference.removeprefix(prefix)
     return reference.lower() if is_id(reference) else str(by_name(api, reference)["id"])
 
 

@@ -1,4 +1,4 @@
-"""Output: results on stdout in the format of -o (table, wide, json, yaml, id), everything else on stderr."""
+"""Output: results on stdout in the format of -o (table, wide, json, yaml, id, name), everything else on stderr."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Output(enum.Enum):
     JSON = "json"
     YAML = "yaml"
     ID = "id"
+    NAME = "name"
+    """As kubectl takes them: workloads.niyanta.io/NAME."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import typer
 
+from niyanta.client.commands.register import COMMANDS
 from niyanta.client.config import FILE_VARIABLE, PROFILE_VARIABLE
 from niyanta.client.context import CONNECTION
 from niyanta.client.errors import MEANINGS
@@ -41,7 +42,11 @@ key = "nyt_acme_..."
 
 A profile with its own `url` does not use the general key. Commands take a workload's id, its name, the name of its
 Workload object in Kubernetes, or `namespace/name`. A name must be unique among the unfinished workloads that the key
-can see.
+can see. Each may follow `workloads.niyanta.io/`, as `-o name` and kubectl print it:
+
+```sh
+niyanta list -n team --status held -o name | xargs kubectl describe -n team
+```
 
 ## Retries
 
@@ -80,7 +85,7 @@ def render(app: typer.Typer) -> str:
     out = [_HEADER + "".join(f"| {int(code)} | {meaning} |\n" for code, meaning in MEANINGS.items()) + _SCRIPT]
     group: Any = typer.main.get_command(app)
     commands: dict[str, Any] = group.commands
-    of_client = {name: found for name, found in commands.items() if found.rich_help_panel}
+    of_client = {name: found for name, found in commands.items() if name in COMMANDS}
     out.append("## Connection options\n\nThe commands of the next section have these options.\n")
     some = next(iter(of_client.values()))
     out.append("\n".join(_options([item for item in some.params if item.name in CONNECTION])) + "\n")

@@ -64,11 +64,20 @@ def _run_time(item: Any) -> str:
 def worker_state(item: Mapping[str, Any]) -> str:
     if not item.get("ready", True):
         return "NotReady"
+    if item.get("draining"):
+        return "Draining"
     return "Cordoned" if item.get("cordoned") else "Ready"
 
 
+def _requested_by(item: Any) -> str:
+    """Author of a request to cordon or drain the worker, for admin keys."""
+    request = item.get("request") or {}
+    closed = worker_state(item) in ("Draining", "Cordoned") and request.get("action") in ("cordon", "drain")
+    return str(request.get("requestedBy") or "") if closed else ""
+
+
 def _worker_style(item: Any) -> str:
-    return {"NotReady": "red", "Cordoned": "magenta"}.get(worker_state(item), "green")
+    return {"NotReady": "red", "Cordoned": "magenta", "Draining": "magenta"}.get(worker_state(item), "green")
 
 
 def _gpu_share(item: Any) -> str:
@@ -161,7 +170,9 @@ WORKERS = (
     Column("GPU", _gpu_share, right=True),
     Column("Model", text("gpuModel")),
     Column("Zone", text("zone")),
+    Column("Requested by", _requested_by),
     Column("Region", text("region"), wide=True),
+    Column("Request", lambda item: str((item.get("request") or {}).get("message") or ""), wide=True),
     Column("Updated", lambda item: age(item.get("updatedAt")), wide=True),
 )
 

@@ -18,7 +18,7 @@ from niyanta.store.postgres.pool import Pool, open_pool
 from niyanta.store.rest.api_keys import ApiKeys
 from niyanta.store.rest.record import RestStore
 from niyanta.store.rest.submissions import StoredResponse, SubmissionRequest
-from niyanta.store.rows import CustomerRow, PendingNote, PoolRow, WorkerRow
+from niyanta.store.rows import CustomerRow, PendingNote, PoolRow, RequestOutcome, WorkerAction, WorkerRow
 from niyanta.store.state import StateManager
 from tests.store.make import arrive, change, intake, move, pending_rows
 from tests.store.roles import door_dsn, operator_dsn
@@ -115,7 +115,12 @@ async def test_it_records_scaling_and_carries_out_requests_for_workers(state: St
     assert await state.get_drains() == []
     assert await state.last_scaled(["ScaleDown"])
     assert await state.get_scaling_decisions("gpu")
-    await state.get_worker_requests()
+    await state.upsert_workers([WorkerRow("w1", "gpu")])
+    request = await state.add_worker_request("w1", action=WorkerAction.DRAIN, by="ops")
+    assert request is not None
+    await state.report_worker_requests({request: "cordoned"}, epoch=epoch)
+    await state.complete_worker_request(request, outcome=RequestOutcome.DONE, message="drained", epoch=epoch)
+    assert await state.get_worker_requests() == []
 
 
 async def test_it_counts_the_keys_that_expire(pool: Pool, epoch: int) -> None:

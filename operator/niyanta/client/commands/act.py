@@ -1,11 +1,8 @@
-"""Commands that change workloads and workers: cancel, suspend, resume, drain."""
+"""Commands that change workloads: cancel, suspend, resume."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-from urllib.parse import quote
-
-import typer
+from typing import Any
 
 from niyanta.client import tables
 from niyanta.client.commands.query import References
@@ -31,20 +28,6 @@ def suspend(context: Context, workloads: References, output: OutputOption = Outp
 def resume(context: Context, workloads: References, output: OutputOption = Output.TABLE) -> Exit:
     """Resume suspended workloads: put them back in the queue."""
     return _act(context, "resume", workloads, output)
-
-
-@command
-def drain(
-    context: Context,
-    worker: Annotated[str, typer.Argument(metavar="WORKER", help="Name of the worker.")],
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Cordon a worker: no workload is placed on it any more, running ones continue (admin keys)."""
-    found = context.api.post(f"/v1/workers/{quote(worker, safe='')}/drain")
-    if output in (Output.JSON, Output.YAML, Output.ID):
-        context.show(found, output, ())
-    else:
-        context.out.print(f"drain of {worker} requested; `niyanta workers` shows Cordoned when it is done")
 
 
 def _act(context: Context, verb: str, references: list[str], output: Output) -> Exit:

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from niyanta.client import completion, tables
 from niyanta.client.commands.submit import Timeout, finish
+from niyanta.client.commands.wait import Awaited, awaited
 from niyanta.client.context import Context, OutputOption, command
 from niyanta.client.errors import ClientError, Exit, RefusedError, UsageError
 from niyanta.client.lookup import find, find_id
@@ -52,6 +53,9 @@ def list_(
         list[Phase] | None, typer.Option("--status", "-s", help="Phase; may be repeated.", case_sensitive=False)
     ] = None,
     type_: Annotated[str | None, typer.Option("--type", help="Workload type.")] = None,
+    namespace: Annotated[
+        str | None, typer.Option("--namespace", "-n", help="Only workloads of this namespace.")
+    ] = None,
     customer: Annotated[str | None, typer.Option(help="Only workloads of this customer (admin keys).")] = None,
     since: Annotated[
         str | None, typer.Option(help="Created at or after: a time (RFC 3339) or an age such as 90m, 12h, 7d.")
@@ -64,6 +68,7 @@ def list_(
     params: dict[str, Any] = {
         "status": [phase.value for phase in status] if status else None,
         "type": type_,
+        "namespace": namespace,
         "customer": customer,
         "createdAfter": moment(since, "--since"),
         "createdBefore": moment(until, "--until"),
@@ -100,13 +105,26 @@ def events(context: Context, workload: Reference, limit: Limit = None, output: O
 def wait_(
     context: Context,
     workloads: References,
+    for_: Annotated[
+        Awaited,
+        typer.Option(
+            "--for",
+            parser=awaited,
+            metavar="CONDITION",
+            help="finished, succeeded, running or scheduled; also written as condition=Finished, as for kubectl.",
+        ),
+    ] = Awaited.FINISHED,
     watch: Annotated[bool, typer.Option("--watch", help="Show the workloads' events as they happen.")] = False,
     timeout: Timeout = None,
     output: OutputOption = Output.TABLE,
 ) -> Exit:
-    """Wait until workloads have finished; exit code 1 if any did not succeed."""
+    """Wait until workloads have finished, or another condition.
+
+    Exit code 1 if any did not succeed. With another condition than finished, a workload that failed or was cancelled
+    ends the wait for it, because it won't meet the condition any more; one that is past it has met it.
+    """
     ids = list(dict.fromkeys(find_id(context.api, reference) for reference in workloads))
-    return finish(context, ids, timeout, watch, output, one=len(ids) == 1)
+    return finish(context, ids, timeout, watch, output, one=len(ids) == 1, state=for_)
 
 
 @command
@@ -146,7 +164,7 @@ def _customers(context: Context, name: str | None) -> list[dict[str, Any]]:
 
 @command
 def workers(context: Context, limit: Limit = None, output: OutputOption = Output.TABLE) -> None:
-    """Show the workers and their usage."""
+    """Show the workers; admin keys also see their usage, and who asked to cordon or drain them."""
     context.show(list(context.api.pages("/v1/workers", limit=limit)), output, tables.WORKERS, empty="no workers")
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from niyanta.client import manifests, tables
-from niyanta.client.commands.wait import exit_code, wait
+from niyanta.client.commands.wait import Awaited, exit_code, wait
 from niyanta.client.context import Context, OutputOption, command
 from niyanta.client.errors import ClientError, Exit, RefusedError, UsageError, describe, field_lines
 from niyanta.client.output import Output, seconds
@@ -100,16 +100,24 @@ def submit(
 
 
 def finish(
-    context: Context, ids: Sequence[str], timeout: float | None, watch: bool, output: Output, *, one: bool
+    context: Context,
+    ids: Sequence[str],
+    timeout: float | None,
+    watch: bool,
+    output: Output,
+    *,
+    one: bool,
+    state: Awaited = Awaited.FINISHED,
 ) -> Exit:
-    """Wait for the workloads and show them; OK when all succeeded."""
+    """Wait until the workloads are in that state and show them; OK when all got there, and succeeded if they
+    finished."""
     try:
-        finished = wait(context, ids, timeout=timeout, watch=watch)
+        finished = wait(context, ids, timeout=timeout, watch=watch, state=state)
     except KeyboardInterrupt:
         context.note(f"stopped waiting; the workloads continue: {' '.join(ids[:5])}")
         raise
     context.show(finished[0] if one else finished, output, tables.WORKLOADS)
-    return exit_code(finished)
+    return exit_code(finished, state)
 
 
 def _send(context: Context, found: Sequence[dict[str, Any]], key: str, results: SubmissionResults) -> None:

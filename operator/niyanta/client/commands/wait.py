@@ -1,8 +1,9 @@
-"""Waits for workloads to finish, with a progress bar and, with --watch, a line for each event."""
+"""Waits for a state of workloads, with a progress bar and, with --watch, a line for each event."""
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,16 +23,60 @@ LONGEST_PAUSE_SECONDS = 3.0
 FINISHED = frozenset(phase.value for phase in TERMINAL)
 
 
-def wait(context: Context, ids: Sequence[str], *, timeout: float | None, watch: bool) -> list[dict[str, Any]]:
-    """Wait for the workloads; returns them when finished, in the order of `ids`.
+class Awaited(enum.Enum):
+    """States to wait for, named as the conditions of a Workload."""
+
+    FINISHED = "finished"
+    SUCCEEDED = "succeeded"
+    RUNNING = "running"
+    SCHEDULED = "scheduled"
+
+    @property
+    def phases(self) -> frozenset[str]:
+        """Phases in which a workload is in this state, or past it."""
+        return _REACHED[self]
+
+
+_ON_THE_WAY = (Phase.SUCCEEDED.value, Phase.RUNNING.value, Phase.SCHEDULED.value)
+_REACHED = {
+    Awaited.FINISHED: FINISHED,
+    Awaited.SUCCEEDED: frozenset(_ON_THE_WAY[:1]),
+    Awaited.RUNNING: frozenset(_ON_THE_WAY[:2]),
+    Awaited.SCHEDULED: frozenset(_ON_THE_WAY),
+}
+
+
+def awaited(text: str | Awaited) -> Awaited:
+    """Value of --for: `finished`, `condition=Finished` or `condition=Finished=True`; raises ValueError."""
+    if isinstance(text, Awaited):
+        return text
+    word = text.strip().lower().removeprefix("condition=").removesuffix("=true")
+    try:
+        return Awaited(word)
+    except ValueError:
+        known = ", ".join(state.value for state in Awaited)
+        raise ValueError(f"{text!r} is not one of {known}") from None
+
+
+def wait(
+    context: Context,
+    ids: Sequence[str],
+    *,
+    timeout: float | None,
+    watch: bool,
+    state: Awaited = Awaited.FINISHED,
+) -> list[dict[str, Any]]:
+    """Wait for the workloads; returns them when each is in that state or has finished, in the order of `ids`.
 
     Args:
         timeout: seconds; None waits without a limit.
         watch: print a line for each event.
+        state: the state to wait for.
 
     Raises:
-        WaitTimeoutError: some did not finish within the timeout.
+        WaitTimeoutError: some were not in that state within the timeout.
     """
+    ends = state.phases | FINISHED
     deadline = None if timeout is None else time.monotonic() + timeout
     latest: dict[str, dict[str, Any]] = {}
     printed: dict[str, PrintedState] = {id_: PrintedState() for id_ in ids}
@@ -40,13 +85,13 @@ def wait(context: Context, ids: Sequence[str], *, timeout: float | None, watch: 
         task = progress.add_task("", total=len(ids))
         while True:
             for id_ in ids:
-                if phase_of(latest.get(id_)) in FINISHED:
+                if phase_of(latest.get(id_)) in ends:
                     continue
                 latest[id_] = context.api.get(f"/v1/workloads/{id_}")
                 if watch:
                     _print_new_events(context, progress, latest[id_], printed[id_])
             counts = Counter(phase_of(latest[id_]) for id_ in ids)
-            done = sum(counts[phase] for phase in FINISHED)
+            done = sum(counts[phase] for phase in ends)
             progress.update(task, completed=done, description=_summary(counts))
             if done == len(ids):
                 return [latest[id_] for id_ in ids]
@@ -55,14 +100,15 @@ def wait(context: Context, ids: Sequence[str], *, timeout: float | None, watch: 
             left = pause if deadline is None else min(pause, max(0.0, deadline - time.monotonic()))
             time.sleep(left)
             pause = min(pause * 1.3, LONGEST_PAUSE_SECONDS)
-    open_ids = [id_ for id_ in ids if phase_of(latest[id_]) not in FINISHED]
-    message = f"not finished after {timeout:g} s: {len(open_ids)} of {len(ids)} ({_summary(counts)})"
+    open_ids = [id_ for id_ in ids if phase_of(latest[id_]) not in ends]
+    message = f"not {state.value} after {timeout:g} s: {len(open_ids)} of {len(ids)} ({_summary(counts)})"
     raise WaitTimeoutError(message, *(f"{id_} is {phase_of(latest[id_])}" for id_ in open_ids[:10]))
 
 
-def exit_code(finished: Sequence[dict[str, Any]]) -> Exit:
-    """OK when all succeeded, else FAILED."""
-    return Exit.OK if all(phase_of(item) == Phase.SUCCEEDED.value for item in finished) else Exit.FAILED
+def exit_code(ended: Sequence[dict[str, Any]], state: Awaited) -> Exit:
+    """OK when all are in that state, and succeeded if they finished; else FAILED."""
+    good = Awaited.SUCCEEDED.phases if state is Awaited.FINISHED else state.phases
+    return Exit.OK if all(phase_of(item) in good for item in ended) else Exit.FAILED
 
 
 class PrintedState:
