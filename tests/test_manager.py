@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import cast
 
@@ -10,7 +11,9 @@ import pytest
 
 from niyanta.lifecycle import Door, Phase
 from niyanta.manager import live_objects
+from niyanta.scheduler.periodic.finished_objects import FinishedObjects
 from niyanta.scheduler.state import SchedulerState
+from niyanta.settings import Settings
 from tests.cluster.status.test_reports import row
 
 pytestmark = pytest.mark.unit
@@ -25,5 +28,8 @@ def test_deletions_are_looked_for_among_the_objects_of_both_doors() -> None:
         replace(rest, id="without an object yet"),
         row("finished"),
     ]
-    state = cast(SchedulerState, SimpleNamespace(workloads=[SimpleNamespace(row=found) for found in rows]))
-    assert live_objects(state) == {running.id, "uid of its object"}
+    tracked = [SimpleNamespace(row=found) for found in rows]
+    finished = FinishedObjects(Settings())
+    finished.note_row(replace(row("kept"), finished_at=datetime(2026, 1, 1, tzinfo=UTC)), None)
+    state = cast(SchedulerState, SimpleNamespace(workloads=tracked, finished_objects=finished))
+    assert live_objects(state) == {running.id, "uid of its object", "uid of kept"}

@@ -15,6 +15,8 @@ from niyanta.scheduler.intake.refill import FOLLOW_AT_LEAST_SECONDS
 from niyanta.scheduler.intake.work_queue import DeletedObject, WorkQueue
 from niyanta.scheduler.leader import make_leader
 from niyanta.scheduler.metrics import SchedulerMetrics
+from niyanta.scheduler.periodic.finished_objects import FinishedObjects
+from niyanta.scheduler.periodic.row_retention import RowRetention
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import TransitionRequest
@@ -109,6 +111,7 @@ class LeaderUnderTest:
             on_lost=self.lost.set,
             tick=self._tick,
         )
+        self._row_retention = RowRetention(self._leader.state, store=leader_store)
         self.task: asyncio.Task[None] | None = None
 
     # --- running -----------------------------------------------------------------------------------------------------
@@ -264,11 +267,27 @@ class LeaderUnderTest:
         assert {row.id for row in due}.issuperset(workload_ids)
         return await self._leader.wake_ups.handle(due)
 
-    async def expire(self, *workload_ids: str) -> None:
-        """Make finished rows due, and wait until each deletion of an object has succeeded or was given up."""
-        await self.make_due(*workload_ids)
+    @property
+    def finished_objects(self) -> FinishedObjects:
+        """Finished objects in the leader's memory."""
+        return self._leader.state.finished_objects
+
+    def allow_deletions(self, number: float) -> None:
+        """Let deletions of finished objects begin now, as after a quiet time."""
+        self._leader.expiry.allowed = number
+
+    def begin_deletions(self) -> None:
+        """Choose finished objects, and begin their deletions."""
+        self._leader.expiry.run()
+
+    async def expire(self) -> None:
+        """The same, and wait until each deletion that began has succeeded or failed."""
+        self.begin_deletions()
         await until(lambda: not self._leader.expiry.under_way, "the deletions end")
-        await self._leader.wake_ups.handle([])
+
+    async def retain_rows(self) -> None:
+        """Delete the next slice of the rows whose retention is over."""
+        await self._row_retention.run()
 
     async def round(self) -> None:
         """Run one round of the loop."""

@@ -134,16 +134,20 @@ async def test_a_pod_that_still_stops_keeps_its_charge_and_the_next_attempt_wait
     assert cluster.charged(uid) == []
 
 
-async def test_a_finished_workload_leaves_memory_at_once_unless_its_object_is_to_expire(
+async def test_a_finished_workload_leaves_memory_at_once_but_its_object_is_remembered(
     leader: LeaderUnderTest, cluster: FakeCluster
 ) -> None:
-    kept = await leader.placed("kept", "n1", ttlSecondsAfterFinished=3600)
+    ended = await leader.placed("ended", "n1", ttlSecondsAfterFinished=3600)
     (cancelled,) = await admitted(leader, "cancelled")
-    leader.kubelet.succeed(kept)
-    await leader.observe(kept)
+    leader.kubelet.succeed(ended)
+    await leader.observe(ended)
+    leader.kubelet.stop(ended)
+    await leader.observe(ended)
     await leader.decide(cancelled, Event.CANCEL)
-    assert kept in leader.workloads
-    assert cancelled not in leader.workloads
+    assert not {ended, cancelled} & {tracked.id for tracked in leader.workloads}
+    assert leader.finished_objects.uids() == {ended, cancelled}
+    row = await leader.row(ended)
+    assert row.wake_at is None, "a finished row never comes due"
 
 
 async def test_transitions_that_concern_users_write_statuses_and_events(

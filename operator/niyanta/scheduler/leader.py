@@ -11,6 +11,7 @@ from niyanta.scheduler.demand.stats_collector import StatsCollector
 from niyanta.scheduler.gauges import SchedulerGauges
 from niyanta.scheduler.intake.admission import Admission
 from niyanta.scheduler.intake.eligibility import EligibilityCheck
+from niyanta.scheduler.intake.finished_intake import FinishedIntake
 from niyanta.scheduler.intake.refill import Refill
 from niyanta.scheduler.intake.rest_holds import RestHolds
 from niyanta.scheduler.intake.reviews import Reviews
@@ -111,8 +112,8 @@ def make_leader(
     )
     handlers = _make_handlers(state, writers, store=store, cluster=cluster, work_queue=work_queue, tick=tick)
     drain_queries = DrainQueries(work_queue.wake)
-    expiry = ObjectExpiry(cluster, on_lost=on_lost)
-    wake_ups = WakeUps(state, transitions=writers.transitions, expiry=expiry)
+    expiry = ObjectExpiry(state, cluster, on_lost=on_lost)
+    wake_ups = WakeUps(state, transitions=writers.transitions)
     maintenance = Maintenance(
         state,
         store=store,
@@ -128,6 +129,7 @@ def make_leader(
         state,
         store=store,
         wake_ups=wake_ups,
+        expiry=expiry,
         observer=handlers.observer,
         transitions=writers.transitions,
         reasons=writers.reasons,
@@ -276,12 +278,14 @@ def _make_handlers(
     )
     refill = Refill(state, store=store, cluster=cluster, work_queue=work_queue, transitions=transitions, tick=tick)
     reviews = _make_reviews(state, writers, refill, store=store, cluster=cluster, tick=tick)
+    finished = FinishedIntake(state, store=store, cluster=cluster)
     admission = Admission(
         state,
         store=store,
         cluster=cluster,
         reviews=reviews,
         eligibility=writers.eligibility,
+        finished=finished,
         transitions=transitions,
         tick=tick,
     )
@@ -306,6 +310,7 @@ def _make_handlers(
         creator=writers.creator,
         adoption=Adoption(state, store=store, cluster=cluster, transitions=transitions, tick=tick),
         missing_objects=missing_objects,
+        finished=finished,
         tick=tick,
     )
     return ChangeHandlers(observer, admission, reviews, unloaded, refill, missing_objects, recovery)

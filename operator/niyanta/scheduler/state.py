@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.scheduler.demand.sizing_result import SizingResult
 from niyanta.scheduler.faults.parked import ParkedWorkloads
+from niyanta.scheduler.periodic.finished_objects import FinishedObjects
 from niyanta.scheduler.placement_rate import PlacementRate
 from niyanta.scheduler.pods.namespace_gate import NamespaceGates
 from niyanta.scheduler.pods.worker_breakers import WorkerBreakers
@@ -33,6 +34,8 @@ class SchedulerState:
     """Workloads that an unexpected error concerned."""
     namespace_gates: NamespaceGates
     """Turns of pod creation in each namespace."""
+    finished_objects: FinishedObjects
+    """Finished Workload objects that still exist."""
     adopting: bool = False
     """The database is older than the cluster (restored from a backup). Until rows have followed pods, no pod is
     removed."""
@@ -59,7 +62,8 @@ class SchedulerState:
         """The empty state of a new leader."""
         workloads = WorkloadCache(queue_settings(settings), budget_bytes=settings.customer_memory_budget)
         gates = NamespaceGates(settings.connections)
-        return cls(epoch, settings, clock, workloads, ParkedWorkloads(workloads), gates, adopting)
+        finished = FinishedObjects(settings)
+        return cls(epoch, settings, clock, workloads, ParkedWorkloads(workloads), gates, finished, adopting)
 
     def node_grace_over(self, tracked: TrackedWorkload) -> bool:
         """True if a node of the workload has been NotReady for longer than `node_loss_grace`."""

@@ -232,9 +232,6 @@ class Transitions:
             tracked.write_failures = 0
             tracked.turned_down = False
             wake = float(tracked.spec.timeout_seconds) if tracked.spec.timeout_seconds else None
-        elif decision.event in (Event.SUCCEED, Event.FAIL):
-            ttl = tracked.spec.ttl_seconds_after_finished
-            wake = float(ttl) if ttl is not None else None
         excluded = {decision.exclude: settings.kubelet_rejection_exclusion} if decision.exclude else {}
         return RowChange(
             id=tracked.id,
@@ -321,7 +318,8 @@ class Transitions:
         teardown = self._remover.remove_superseded(tracked)
         if row.phase.terminal:
             workloads.dequeue(row.id)
-            if row.wake_at is None and not teardown.waiting and not tracked.applying:
+            self._note_finished(tracked)
+            if not teardown.waiting and not tracked.applying:
                 workloads.drop(row.id)
             return
         if row.phase is not Phase.PENDING:
@@ -351,6 +349,15 @@ class Transitions:
                 self._state.unreviewed[row.id] = None
             self._track_exclusions(row, now)
             self._work_queue.wake()
+
+    def _note_finished(self, tracked: TrackedWorkload) -> None:
+        """Note once that the object of a finished workload exists. That of a REST submission that was cancelled
+        meanwhile may be made later; a row that was cancelled because its object was deleted has none."""
+        row = tracked.row
+        if tracked.finished_noted or row.object is None or row.reason == RowReason.DELETED:
+            return
+        tracked.finished_noted = True
+        self._state.finished_objects.note_row(row, tracked.spec.ttl_seconds_after_finished)
 
     # --- exclusions of workers ---------------------------------------------------------------------------------------
 

@@ -30,9 +30,10 @@ from niyanta.store.row_mapping import (
     workload_rows,
 )
 from niyanta.store.rows import BatchResult, Cursor, EventRow, PendingNote, RowChange, WorkloadIntake, WorkloadRow
-from niyanta.store.workloads import customer_holds, ingest, limits, transitions
+from niyanta.store.workloads import customer_holds, ingest, limits, retention, transitions
 from niyanta.store.workloads.audit import AuditLog
 from niyanta.store.workloads.queue_key import QueueKeys
+from niyanta.store.workloads.retention import ExpiredRow
 
 _FIRST = Cursor().id
 _PAGE_ROWS = 1000
@@ -187,6 +188,14 @@ class StateManager(ScalingStore):
             await begin(connection, epoch, self._settings.identity)
             await connection.execute(sql("set_wake"), {"ids": list(ids), "seconds": seconds})
 
+    async def delete_expired(self, ids: Sequence[str], *, days: int, epoch: int | None) -> int:
+        """Delete rows that ended more than `days` days ago, with their events and attempts; returns their number. Rows
+        that another transaction has locked stay. The caller knows that their objects are gone. Raises StaleEpochError.
+        """
+        async with self._pool.transaction() as connection:
+            await begin(connection, epoch, self._settings.identity)
+            return await retention.delete_rows(connection, ids, days=days)
+
     async def reassign(self, id_: str, *, customer: str, tier_weight: int, epoch: int | None) -> WorkloadRow:
         """Assign an unfinished workload to another customer: moves its counters, new queue key, new version.
 
@@ -264,10 +273,14 @@ class StateManager(ScalingStore):
         """Rows whose wake-up time has passed, longest overdue first."""
         return await self._rows("rows_due", limit=limit)
 
+    async def get_expired(self, *, days: int, after: ExpiredRow, limit: int) -> list[ExpiredRow]:
+        """At most `limit` rows that ended more than `days` days ago, in the order of their ends, from `after` on."""
+        return await retention.expired_rows(self._pool, days=days, after=after, limit=limit)
+
     async def get_active(
         self, *, chunk: int = _PAGE_ROWS, pending_doors: tuple[Door, ...] | None = None
     ) -> AsyncIterator[WorkloadRow]:
-        """All unfinished rows, and finished rows with a wake-up (TTL), by id; read in chunks of `chunk` rows.
+        """All unfinished rows by id; read in chunks of `chunk` rows.
 
         `pending_doors`: of rows that are neither bound nor have a wake-up, only those of these doors; None: all.
         (KUBERNETES alone has an index, so that its cost doesn't depend on the backlog of the REST door.)
@@ -283,7 +296,7 @@ class StateManager(ScalingStore):
                 if pending_doors is None or row.phase.bound or row.wake_at or row.door in pending_doors
             ]
             async for row in self.with_specs(page):
-                if row.wake_at or not row.phase.terminal:
+                if not row.phase.terminal:
                     yield row
             if len(records) < chunk:
                 return
@@ -327,9 +340,10 @@ class StateManager(ScalingStore):
         """Pending workloads by customer and requirement class, from counters."""
         return {(customer, class_id): depth for customer, class_id, depth in await self._pool.fetch("kind_depths")}
 
-    async def wrong_counters(self) -> list[str]:
-        """Counters that differ from the rows, as text; reads every row (for tests and repairs)."""
-        return [str(row) for row in await self._pool.fetch("counters_wrong")]
+    async def wrong_counters(self, *, rows_deleted: bool = False) -> list[str]:
+        """Counters that differ from the rows, as text; reads every row (for tests and repairs). `rows_deleted`: rows of
+        finished workloads were deleted, so their totals may be higher."""
+        return [str(row) for row in await self._pool.fetch("counters_wrong", {"rows_deleted": rows_deleted})]
 
     async def clock(self) -> int:
         """The database's clock in µs since 1970."""

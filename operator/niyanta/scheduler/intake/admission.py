@@ -21,6 +21,7 @@ from niyanta.scheduler.cluster_api import ClusterApi, MissingObjectsError
 from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.intake.eligibility import EligibilityCheck
+from niyanta.scheduler.intake.finished_intake import FinishedIntake
 from niyanta.scheduler.intake.object_to_row import CompiledObject, Eligibility
 from niyanta.scheduler.intake.refused_objects import parked_object, unreadable_object
 from niyanta.scheduler.intake.reviews import Reviews
@@ -56,6 +57,7 @@ class Admission:
         cluster: ClusterApi,
         reviews: Reviews,
         eligibility: EligibilityCheck,
+        finished: FinishedIntake,
         transitions: Transitions,
         tick: Callable[[], None],
     ) -> None:
@@ -64,6 +66,7 @@ class Admission:
         self._cluster = cluster
         self._reviews = reviews
         self._eligibility = eligibility
+        self._finished = finished
         self._transitions = transitions
         self._tick = tick
 
@@ -79,7 +82,7 @@ class Admission:
                 await self._park_object(obj, error)
 
     async def _take_in(self, objects: Sequence[Manifest]) -> None:
-        objects = await self._made_by_users(objects)
+        objects = await self._made_by_users(await self._finished.leave_out(objects))
         entries: list[CompiledObject] = []
         async for part in in_slices(objects, COMPILE_SLICE_OBJECTS, tick=self._tick):
             entries += [self._read(obj) for obj in part]
@@ -132,6 +135,7 @@ class Admission:
     async def _follow_object(self, obj: Manifest, entry: CompiledObject, row: WorkloadRow) -> list[TransitionRequest]:
         """Follow a row that was taken in; returns the event that the object's spec requires, if there is one."""
         tracked = self._track(obj, entry, row)
+        self._finished.note(obj, row)
         if tracked is None:
             return []
         decision = suspension(tracked)
@@ -192,7 +196,14 @@ class Admission:
         workloads = self._state.workloads
         known = {i: tracked.row for i in marked if (tracked := workloads.get(i)) is not None}
         known |= {row.id: row for row in await self._store.get_workloads(marked - known.keys(), with_spec=False)}
-        return [obj for obj in objects if (row := known.get(rest_id(obj))) is None or not is_object_of(obj, row)]
+        of_users = []
+        for obj in objects:
+            row = known.get(rest_id(obj))
+            if row is not None and is_object_of(obj, row):
+                self._finished.note(obj, row)
+            else:
+                of_users.append(obj)
+        return of_users
 
     def _track(self, obj: Manifest, entry: CompiledObject, row: WorkloadRow) -> TrackedWorkload | None:
         """Put a taken-in row into memory, or update it there; None if it needs no tracking because it is finished or
@@ -203,7 +214,7 @@ class Admission:
                 self._cluster.write_status(row)
             if row.version <= 1:
                 self._transitions.record_event(None, row)
-            if entry.spec is None or (row.phase.terminal and row.wake_at is None):
+            if entry.spec is None or row.phase.terminal:
                 return None
             tracked = TrackedWorkload(row, entry.spec, entry.requirements, entry.subject)
             tracked.load_object(entry.intake, entry.spec)
@@ -227,17 +238,10 @@ class Admission:
         return tracked
 
     async def _follow_edited_times(self, tracked: TrackedWorkload) -> None:
-        """Move the wake-up of a row after an edit: timeoutSeconds counts from the start of the run,
-        ttlSecondsAfterFinished from its end."""
+        """Move the wake-up of a row after an edit: timeoutSeconds counts from the start of the run."""
         row, spec = tracked.row, tracked.spec
-        limit: int | None
-        if row.phase is Phase.RUNNING:
-            since, limit = row.started_at, spec.timeout_seconds
-        elif row.phase in (Phase.SUCCEEDED, Phase.FAILED) and row.wake_at is not None:
-            since, limit = row.finished_at, spec.ttl_seconds_after_finished
-        else:
-            return
-        if since is None:
+        since, limit = row.started_at, spec.timeout_seconds
+        if row.phase is not Phase.RUNNING or since is None:
             return
         wanted = None if limit is None else since.timestamp() + limit
         known = None if row.wake_at is None else row.wake_at.timestamp()
@@ -247,8 +251,13 @@ class Admission:
         await self._transitions.set_wake([row.id], left)
 
     async def take_gone(self, gone: Iterable[DeletedObject]) -> None:
-        """Cancel workloads whose object was deleted, after a fresh read has confirmed it."""
-        found = [tracked for item in gone if (tracked := self._state.workloads.of_object(item.uid)) is not None]
+        """Cancel workloads whose object was deleted, after a fresh read has confirmed it. Finished ones stay as they
+        are."""
+        found: list[TrackedWorkload] = []
+        for item in gone:
+            self._state.finished_objects.forget(item.uid)
+            if (tracked := self._state.workloads.of_object(item.uid)) is not None:
+                found.append(tracked)
         live = [tracked for tracked in found if not tracked.row.phase.terminal]
         for start in range(0, len(live), CONCURRENT_LOOKUPS):
             self._tick()

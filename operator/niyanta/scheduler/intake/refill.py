@@ -192,6 +192,10 @@ class Refill:
                 self._state.workloads.drop(row.id)  # its spec is read, compiled and checked anew
                 self._arrived.append(row.id)
             return True
+        if row.phase is Phase.CANCELLED and row.object_uid not in self._state.finished_objects:
+            # By REST, while it was suspended after a placement. Its own time to live, which wasn't read, counts from
+            # the next leader on.
+            self._state.finished_objects.note_row(row, None)
         if row.phase is not Phase.PENDING or row.door is not Door.REST:
             return False
         if not room.admit(row.customer, Claim.ANY):

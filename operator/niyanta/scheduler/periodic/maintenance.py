@@ -1,5 +1,5 @@
-"""Periodic work of the leader beside placing: queue limits of customers, missing objects, drains, statistics for the
-REST door, partitions of the store."""
+"""Periodic work of the leader beside placing: queue limits of customers, missing objects, requests about
+workers, statistics for the REST door, partitions of the store."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from niyanta.lifecycle import Phase
 from niyanta.scheduler.cluster_api import ClusterApi
 from niyanta.scheduler.intake.work_queue import WorkQueue
 from niyanta.scheduler.periodic.drain_queries import DrainQueries, DrainQuery
+from niyanta.scheduler.periodic.row_retention import RowRetention
 from niyanta.scheduler.periodic.worker_drains import WorkerDrains
 from niyanta.scheduler.periodic.worker_requests import WorkerRequests
 from niyanta.scheduler.recovery.missing_objects import MissingObjects
@@ -22,6 +23,7 @@ from niyanta.store.workloads.limits import QUEUE_FULL, RELEASE_AT_ONCE
 RELEASE_EVERY_SECONDS = 1.0
 MISSING_OBJECTS_EVERY_SECONDS = 1.0
 WORKER_REQUESTS_EVERY_SECONDS = 1.0
+ROW_RETENTION_EVERY_SECONDS = 1.0
 PARTITIONS_EVERY_SECONDS = 3600.0
 """Partitions are created days ahead, so an hourly check is enough."""
 
@@ -56,6 +58,8 @@ class Maintenance:
         self._release = Timer(RELEASE_EVERY_SECONDS)
         self._missing = Timer(MISSING_OBJECTS_EVERY_SECONDS)
         self._worker_requests = Timer(WORKER_REQUESTS_EVERY_SECONDS)
+        self._row_retention = RowRetention(state, store=store)
+        self._retention = Timer(ROW_RETENTION_EVERY_SECONDS)
         self._stats = Timer(state.settings.leader_stats_interval)
         self._partitions = Timer(PARTITIONS_EVERY_SECONDS)
 
@@ -67,6 +71,7 @@ class Maintenance:
             (self._missing, "missing objects", self._missing_objects.check),
             (self._worker_requests, "requests about workers", self._requests.run),
             (self._stats, "statistics for the REST door", self._write_stats),
+            (self._retention, "retention of finished rows", self._row_retention.run),
             (self._partitions, "partitions", self._store.maintain_partitions),
         )
         for timer, name, task in tasks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from niyanta.aio import Timer
 from niyanta.containment import Boundary, contained
 from niyanta.scheduler.gauges import SchedulerGauges
+from niyanta.scheduler.periodic.expiry import ObjectExpiry
 from niyanta.scheduler.periodic.maintenance import Maintenance
 from niyanta.scheduler.periodic.wake_ups import WakeUps
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
@@ -30,6 +31,7 @@ class LeaderTimers:
         *,
         store: StateManager,
         wake_ups: WakeUps,
+        expiry: ObjectExpiry,
         observer: PodObserver,
         transitions: Transitions,
         reasons: PendingReasons,
@@ -39,6 +41,7 @@ class LeaderTimers:
         self._state = state
         self._store = store
         self._wake_ups = wake_ups
+        self._expiry = expiry
         self._observer = observer
         self._transitions = transitions
         self._reasons = reasons
@@ -56,6 +59,8 @@ class LeaderTimers:
         queue_changed = exclusions_ended = False
         with contained(Boundary.TIMER, "due rows"):
             queue_changed = await self._wake_ups.handle(await self._store.get_due(DUE_BATCH_ROWS))
+        with contained(Boundary.TIMER, "finished objects"):
+            self._expiry.run()
         with contained(Boundary.TIMER, "lost nodes"):
             await self._observer.observe([t.id for t in self._state.workloads if t.lost_since is not None])
         with contained(Boundary.TIMER, "exclusions of workers"):

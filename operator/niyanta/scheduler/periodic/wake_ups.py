@@ -1,5 +1,4 @@
-"""Wake-ups: handling of due rows. A timeout ends an attempt, an ended backoff queues a workload again, and the object
-of a finished workload expires.
+"""Wake-ups: handling of due rows. A timeout ends an attempt, and an ended backoff queues a workload again.
 
 The leader's loop reads the due rows from Postgres and passes them in; `transitions` commits the decisions.
 """
@@ -11,17 +10,12 @@ from dataclasses import dataclass
 
 from niyanta.containment import Boundary, SharedFaultError, record
 from niyanta.lifecycle import Phase
-from niyanta.scheduler.periodic.expiry import ObjectExpiry
 from niyanta.scheduler.pods.outcome import Attempt, failed_attempt
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import TransitionRequest, Transitions
 from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.rows import WorkloadRow
-
-EXPIRY_AGAIN_SECONDS = 300.0
-"""Time until the row of a finished workload comes due again while its object is being deleted. Long, because rows whose
-objects can't be deleted come due for ever."""
 
 UNTRACKED_AGAIN_SECONDS = 60.0
 """Time until a due row that isn't in memory comes due again."""
@@ -43,16 +37,9 @@ class Again:
 class WakeUps:
     """Handles due rows. A row that can't be handled yet is postponed, so that it doesn't delay others."""
 
-    def __init__(
-        self,
-        state: SchedulerState,
-        *,
-        transitions: Transitions,
-        expiry: ObjectExpiry,
-    ) -> None:
+    def __init__(self, state: SchedulerState, *, transitions: Transitions) -> None:
         self._state = state
         self._transitions = transitions
-        self._expiry = expiry
 
     async def handle(self, due: Sequence[WorkloadRow]) -> bool:
         """Handle the due rows. Returns True if the queue may have changed."""
@@ -60,8 +47,6 @@ class WakeUps:
         requests: list[TransitionRequest] = []
         put_off: dict[float | None, list[str]] = {}
         for row in due:
-            if row.phase.terminal:
-                continue
             try:
                 step = await self._step(row)
             except SharedFaultError:
@@ -77,11 +62,12 @@ class WakeUps:
         for seconds, ids in put_off.items():
             await self._transitions.set_wake(ids, seconds)
         await self._transitions.commit(requests)
-        await self._expire([row for row in due if row.phase.terminal])
         return queue_changed
 
     async def _step(self, row: WorkloadRow) -> TransitionRequest | Again | None:
         """The step that a due row needs: a transition, or a later time; None: nothing now."""
+        if row.phase.terminal:
+            return Again(None)  # earlier releases kept the time to live of its object in the row
         tracked = self._state.workloads.get(row.id)
         if tracked is None:
             return Again(UNTRACKED_AGAIN_SECONDS)
@@ -103,21 +89,6 @@ class WakeUps:
             text = f"ran longer than timeoutSeconds {tracked.spec.timeout_seconds}"
             return _failed(tracked, RowReason.TIMEOUT, text)
         return None
-
-    async def _expire(self, rows: Sequence[WorkloadRow]) -> None:
-        """ttlSecondsAfterFinished is over: the objects are deleted beside the loop. The rows stay as history. They
-        come due again meanwhile, in case that a deletion fails or that this leader ends."""
-        if rows:
-            await self._transitions.set_wake([row.id for row in rows], EXPIRY_AGAIN_SECONDS)
-            for row in rows:
-                self._expiry.submit(row)
-        expired = list(self._expiry.finished)
-        if not expired:
-            return
-        await self._transitions.set_wake([row.id for row in expired], None)
-        for gone in expired:
-            self._state.workloads.drop(gone.id)
-        del self._expiry.finished[: len(expired)]  # only now, so that a write that failed is repeated
 
 
 def _failed(tracked: TrackedWorkload, reason: RowReason, message: str) -> TransitionRequest:

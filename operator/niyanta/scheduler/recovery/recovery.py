@@ -19,6 +19,7 @@ from niyanta.scheduler.cluster_api import ClusterApi
 from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.intake.admission import Admission
+from niyanta.scheduler.intake.finished_intake import FinishedIntake
 from niyanta.scheduler.intake.refill import Refill
 from niyanta.scheduler.pods.observer import PodObserver
 from niyanta.scheduler.pods.pod_creator import PodCreator
@@ -50,6 +51,7 @@ class Recovery:
         creator: PodCreator,
         adoption: Adoption,
         missing_objects: MissingObjects,
+        finished: FinishedIntake,
         tick: Callable[[], None],
     ) -> None:
         self._state = state
@@ -61,6 +63,7 @@ class Recovery:
         self._creator = creator
         self._adoption = adoption
         self._missing_objects = missing_objects
+        self._finished = finished
         self._tick = tick
 
     async def run(self) -> None:
@@ -72,7 +75,7 @@ class Recovery:
         objects = [obj for obj in listed.items if not obj["metadata"].get("deletionTimestamp")]
         adopting = self._state.adopting
         if adopting:
-            objects = list(await self._adoption.rebuild(objects))
+            objects = list(await self._adoption.rebuild(await self._finished.leave_out(objects)))
         for some in _parts(objects):
             await self._admission.take_in(some)
         if adopting:

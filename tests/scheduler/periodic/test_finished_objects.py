@@ -1,0 +1,238 @@
+"""Finished objects: what is kept, and what is chosen for deletion."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from niyanta.lifecycle import Door, Phase
+from niyanta.scheduler.periodic.finished_objects import ChosenObject, DeletionCause, FinishedObjects
+from niyanta.settings import Settings
+from niyanta.store.rows import WorkloadRow
+
+pytestmark = pytest.mark.unit
+
+SECOND = 1_000_000
+START = datetime(2026, 1, 1, tzinfo=UTC)
+START_US = round(START.timestamp()) * SECOND
+
+
+def finished_objects(*, per_namespace: int = 1_000, total: int = 20_000, rest_ttl: int = 3600) -> FinishedObjects:
+    return FinishedObjects(
+        Settings(finished_objects_per_namespace=per_namespace, finished_objects=total, rest_object_ttl_seconds=rest_ttl)
+    )
+
+
+def row(ended_after: float, *, namespace: str = "team", door: Door = Door.KUBERNETES) -> WorkloadRow:
+    """A row that ended some seconds after START."""
+    made_for_rest = door is Door.REST
+    return WorkloadRow(
+        id=str(uuid.uuid4()),
+        door=door,
+        namespace=namespace,
+        name="job",
+        customer="acme",
+        type="",
+        labels={},
+        generation=1,
+        spec={},
+        class_id="",
+        replicas=1,
+        phase=Phase.SUCCEEDED,
+        version=4,
+        priority=10,
+        tier_weight=10,
+        queued_at_us=0,
+        finished_at=START + timedelta(seconds=ended_after),
+        object_uid=str(uuid.uuid4()) if made_for_rest else None,
+        object_name="job-1" if made_for_rest else None,
+    )
+
+
+def chosen(finished: FinishedObjects, *, seconds: float) -> list[ChosenObject]:
+    """What is chosen some seconds after START, in the order of its turns."""
+    finished.choose(START_US + round(seconds * SECOND))
+    found = []
+    while namespaces := finished.namespaces_waiting():
+        found += [item for name in namespaces if (item := finished.take(name)) is not None]
+    return found
+
+
+def uid(of: WorkloadRow) -> str:
+    assert of.object is not None
+    return of.object[1]
+
+
+def test_an_object_of_a_user_without_a_time_to_live_is_kept() -> None:
+    finished = finished_objects()
+    finished.note_row(row(0), None)
+    assert chosen(finished, seconds=10 * 365 * 86_400) == []
+    assert len(finished) == 1
+
+
+def test_an_object_goes_when_its_own_time_to_live_is_over() -> None:
+    finished = finished_objects()
+    job = row(5)
+    finished.note_row(job, 60)
+    assert chosen(finished, seconds=64.9) == []
+    (found,) = chosen(finished, seconds=65)
+    assert (found.obj.uid, found.cause) == (job.id, DeletionCause.TTL)
+
+
+@pytest.mark.parametrize(("own", "seconds"), [(None, 3600), (60, 60), (7200, 7200), (0, 0)])
+def test_an_object_of_a_rest_submission_goes_after_the_setting_or_its_own_time(own: int | None, seconds: int) -> None:
+    finished = finished_objects()
+    job = row(0, door=Door.REST)
+    finished.note_row(job, own)
+    assert chosen(finished, seconds=seconds - 1) == []
+    (found,) = chosen(finished, seconds=seconds)
+    assert found.obj.uid == job.object_uid
+
+
+def test_an_edit_of_the_time_to_live_counts_from_the_end() -> None:
+    finished = finished_objects()
+    job = row(0)
+    finished.note_row(job, 60)
+    finished.note_row(job, 600)
+    assert chosen(finished, seconds=599) == []
+    finished.note_row(job, None)
+    assert chosen(finished, seconds=10_000) == []
+    finished.note_row(job, 1)
+    assert len(chosen(finished, seconds=10_000)) == 1
+
+
+def test_a_deletion_that_waits_is_given_up_when_an_edit_keeps_the_object() -> None:
+    finished = finished_objects()
+    job = row(0)
+    finished.note_row(job, 60)
+    finished.choose(START_US + 60 * SECOND)
+    finished.note_row(job, None)
+    assert finished.namespaces_waiting() == []
+    assert uid(job) in finished
+
+
+def test_the_oldest_of_a_crowded_namespace_go() -> None:
+    finished = finished_objects(per_namespace=2)
+    rows = [row(ended) for ended in (3, 1, 2, 4)]
+    quiet = row(0, namespace="quiet")
+    for job in (*rows, quiet):
+        finished.note_row(job, None)
+    found = chosen(finished, seconds=10)
+    assert [item.obj.uid for item in found] == [rows[1].id, rows[2].id]
+    assert {item.cause for item in found} == {DeletionCause.NAMESPACE_LIMIT}
+
+
+def test_the_oldest_of_all_go_beyond_the_total() -> None:
+    finished = finished_objects(total=3)
+    rows = [row(ended, namespace=f"team-{ended}") for ended in (5, 1, 4, 2, 3)]
+    for job in rows:
+        finished.note_row(job, None)
+    found = chosen(finished, seconds=10)
+    assert [item.obj.finished_us - START_US for item in found] == [1 * SECOND, 2 * SECOND]
+    assert {item.cause for item in found} == {DeletionCause.TOTAL_LIMIT}
+
+
+def test_objects_that_cannot_be_deleted_cost_no_other_its_place() -> None:
+    finished = finished_objects(per_namespace=1_000, total=3)
+    stuck = [row(ended, namespace="stuck") for ended in range(5)]
+    for job in stuck:
+        finished.note_row(job, None)
+    for item in chosen(finished, seconds=10):
+        finished.give_back(item)
+    others = [row(20, namespace="other")]
+    finished.note_row(others[0], None)
+    finished.choose(START_US + 30 * SECOND)
+    assert finished.namespaces_waiting() == ["stuck"]
+    assert all(uid(job) in finished for job in (*stuck, *others))
+
+
+def test_a_deletion_that_failed_waits_behind_the_others_of_its_namespace() -> None:
+    finished = finished_objects(per_namespace=1)
+    rows = [row(ended) for ended in range(4)]
+    for job in rows:
+        finished.note_row(job, None)
+    finished.choose(START_US)
+    first = finished.take("team")
+    assert first is not None
+    finished.give_back(first)
+    turns = [item.obj.uid for _ in range(3) if (item := finished.take("team")) is not None]
+    assert turns == [rows[1].id, rows[2].id, rows[0].id]
+
+
+def test_namespaces_take_turns() -> None:
+    finished = finished_objects(per_namespace=1)
+    for name in ("a", "b"):
+        for ended in range(4):
+            finished.note_row(row(ended, namespace=name), None)
+    finished.choose(START_US)
+    turns = []
+    while waiting := finished.namespaces_waiting():
+        turns.append(waiting[0])
+        finished.take(waiting[0])
+    assert turns in (list("ababab"), list("bababa"))
+
+
+def test_an_object_that_is_gone_is_forgotten_wherever_it_was() -> None:
+    finished = finished_objects(per_namespace=1)
+    rows = [row(ended) for ended in range(3)]
+    for job in rows:
+        finished.note_row(job, 1)
+    finished.choose(START_US + 2 * SECOND)
+    under_way = finished.take("team")
+    assert under_way is not None
+    for job in rows:
+        finished.forget(uid(job))
+    finished.give_back(under_way)
+    assert (len(finished), finished.namespaces_waiting(), finished.uids()) == (0, [], set())
+
+
+def test_the_delay_is_that_of_the_oldest_deletion_that_is_due() -> None:
+    finished = finished_objects()
+    for ended in (0, 10):
+        finished.note_row(row(ended), 0)
+    assert finished.delay_us(START_US) == 0
+    finished.choose(START_US)
+    finished.choose(START_US + 10 * SECOND)
+    assert finished.delay_us(START_US + 25 * SECOND) == 25 * SECOND
+
+
+def test_rows_without_an_object_are_not_noted() -> None:
+    finished = finished_objects()
+    without = row(0, door=Door.REST)
+    finished.note_row(replace(without, object_uid=None, object_name=None), None)
+    finished.note_row(replace(row(0), phase=Phase.RUNNING), None)
+    assert len(finished) == 0
+
+
+def test_an_object_without_a_row_goes_by_the_time_in_its_status() -> None:
+    finished = finished_objects(per_namespace=1)
+    times = ["2026-01-01T00:00:09Z", "2026-01-01T00:00:03Z", "no time"]
+    objects = [
+        {
+            "metadata": {"uid": f"u{n}", "namespace": "team", "name": "job", "creationTimestamp": START.isoformat()},
+            "spec": {},
+            "status": {"phase": "Failed", "completionTime": text},
+        }
+        for n, text in enumerate(times)
+    ]
+    for obj in objects:
+        finished.note_without_row(obj, is_rest=False)
+    assert [item.obj.uid for item in chosen(finished, seconds=10)] == ["u2", "u1"]
+
+
+def test_fifty_thousand_finished_workloads_leave_the_count_flat() -> None:
+    finished = finished_objects(per_namespace=1_000, total=20_000)
+    counts = []
+    for batch in range(500):
+        for number in range(100):
+            finished.note_row(row(batch, namespace=f"team-{number % 40}"), None)
+        for item in chosen(finished, seconds=batch):
+            finished.forget(item.obj.uid)
+        counts.append(len(finished))
+    assert max(counts) == 20_000
+    assert counts[-1] == 20_000
+    entries = len(finished._by_age._heap) + sum(len(by_age._heap) for by_age in finished._by_age_in.values())
+    assert entries <= 5 * 20_000, "what was forgotten takes no memory"
