@@ -136,3 +136,13 @@ async def test_admins_read_decisions_page_by_page(
     assert [item["wanted"] for item in (*page["items"], *rest["items"])] == [4, 3, 2, 1, 0]
     assert rest["next"] is None
     assert (await client.get("/v1/pools/none/decisions")).json() == {"items": [], "next": None}
+
+
+@pytest.mark.parametrize("cursor", ["x1", "1\n", "\U00083d56\u00cc3", "٣", "-1", "9" * 19])
+async def test_a_cursor_that_is_no_number_is_refused(admin: httpx.AsyncClient, cursor: str) -> None:
+    assert (await admin.get("/v1/pools/gpu/decisions", params={"cursor": cursor})).status_code == 422
+
+
+@pytest.mark.parametrize("name", ["a%00b", "%ED%A0%80", "x" * 300])
+async def test_a_name_that_no_pool_can_have_is_answered_below_500(admin: httpx.AsyncClient, name: str) -> None:
+    assert (await admin.get(f"/v1/pools/{name}/decisions")).status_code < 500

@@ -41,6 +41,11 @@ async def test_only_admins_ask_for_a_worker_and_a_repeat_returns_the_open_reques
     assert request.worker == "w1"
 
 
+@pytest.mark.parametrize("cursor", ["A", "a/b", "a\n"])
+async def test_a_cursor_that_is_no_name_is_refused(admin: httpx.AsyncClient, cursor: str) -> None:
+    assert (await admin.get("/v1/workers", params={"cursor": cursor})).status_code == 422
+
+
 @pytest.mark.parametrize("name", ["zzz", "Not_A_Node"])
 async def test_an_unknown_worker_is_named(admin: httpx.AsyncClient, name: str) -> None:
     refused = await admin.post(f"/v1/workers/{name}/cordon")

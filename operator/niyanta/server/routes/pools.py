@@ -58,7 +58,7 @@ async def pool_decisions(
     parts: Parts,
     caller: Caller,
     limit: Limit = 200,
-    cursor: Annotated[str | None, Query(max_length=19, pattern=r"[0-9]{1,18}", description=NEXT_PAGE)] = None,
+    cursor: Annotated[str | None, Query(max_length=19, pattern=r"^[0-9]{1,18}$", description=NEXT_PAGE)] = None,
 ) -> Response:
     """The decisions of the last 30 days, newest first; empty for a pool that was never scaled."""
     caller.require_admin()

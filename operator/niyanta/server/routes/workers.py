@@ -32,7 +32,7 @@ async def list_workers(
     reads: MayBeStale,
     pool: Annotated[str | None, Name, Query(description="Only workers of this pool.")] = None,
     limit: Limit = 200,
-    cursor: Annotated[str | None, Query(max_length=253, pattern=_NODE.pattern, description=NEXT_PAGE)] = None,
+    cursor: Annotated[str | None, Query(max_length=253, pattern=f"^{_NODE.pattern}$", description=NEXT_PAGE)] = None,
 ) -> Response:
     """Sorted by name. Only admins see how much of each worker is used, and requests about it."""
     rows = await reads.get_workers(pool=pool, after=cursor or "", limit=limit)
