@@ -30,7 +30,8 @@ def outcome(status: JSON) -> str:
     if not status.get("assignments"):
         return f"{phase}: {status.get('message') or status.get('reason', '')}"
     tries = f", attempt {status['attempts']}" if status.get("attempts", 1) > 1 else ""
-    return f"{phase} on {workers_of(status)} (pool {status['assignments'][0].get('poolName')}, score {score(status)}{tries})"
+    pool = status["assignments"][0].get("poolName")
+    return f"{phase} on {workers_of(status)} (pool {pool}, score {score(status)}{tries})"
 
 
 def requirements(spec: JSON) -> str:

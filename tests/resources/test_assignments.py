@@ -28,8 +28,10 @@ def test_odd_assignments_name_no_node(odd: object) -> None:
 
 @pytest.mark.parametrize(
     ("phase", "text"),
-    [(Phase.PENDING, "0/3"), (Phase.SCHEDULED, "0/3"), (Phase.RUNNING, "3/3"), (Phase.SUCCEEDED, "3/3")]
-    + [(Phase.FAILED, "0/3"), (Phase.CANCELLED, "0/3")],
+    [
+        *((phase, "0/3") for phase in (Phase.PENDING, Phase.SCHEDULED, Phase.FAILED, Phase.CANCELLED)),
+        *((phase, "3/3") for phase in (Phase.RUNNING, Phase.SUCCEEDED)),
+    ],
 )
 def test_pods_are_counted_at_the_last_transition(phase: Phase, text: str) -> None:
     assert pods_text(phase, 3) == text

@@ -155,9 +155,7 @@ def _expressions(labels: Mapping[str, str], expressions: Iterable[Any]) -> tuple
     return _sorted(found)
 
 
-def _matcher(
-    part: MatcherFields, gpu: GpuRequest | SoftGpu | None, path: str, more: Iterable[str] = ()
-) -> Matcher:
+def _matcher(part: MatcherFields, gpu: GpuRequest | SoftGpu | None, path: str, more: Iterable[str] = ()) -> Matcher:
     """`path`: of the object that has the field gpu. `more`: capabilities that are required besides those in `part`."""
     memory = gpu.min_memory if gpu else None
     return Matcher(
