@@ -45,9 +45,11 @@ BEGIN
 END
 $$;
 
+-- The function runs once for each row, because it is in FROM.
 UPDATE workloads
-   SET spec = internal_new_names(spec),
-       spec_bytes = CASE WHEN spec_bytes IS NOT NULL THEN octet_length(internal_new_names(spec)::text) END
+   SET (spec, spec_bytes) = (
+       SELECT n.spec, CASE WHEN spec_bytes IS NOT NULL THEN octet_length(n.spec::text) END
+         FROM internal_new_names(workloads.spec) AS n (spec))
  WHERE spec ? 'maxRetries' OR spec #> '{affinity,hard}' ?| ARRAY['gpu', 'workerIds']
     OR (jsonb_typeof(spec #> '{affinity,soft}') = 'array' AND jsonb_path_exists(spec, '$.affinity.soft[*].workerIds'));
 
