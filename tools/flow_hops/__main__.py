@@ -168,8 +168,9 @@ class FlowRun:
 
 
 def _phase(body: Any) -> str:
-    """The phase that a JSON patch of a status writes."""
-    return next((str(step["value"].get("phase")) for step in body if step.get("path") == "/status"), "")
+    """The phase of an applied status."""
+    status = body.get("status") or {} if isinstance(body, dict) else {}
+    return str(status.get("phase"))
 
 
 async def until(condition: Callable[[], Any], what: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -280,11 +281,13 @@ class KubernetesCluster:
     async def list_workloads(self) -> list[Mapping[str, Any]]:
         with _as_cluster_away():
             try:
-                return list((await self._client.list_workloads()).items)
+                items = (await self._client.list_workloads()).items
             except ApiError as error:
                 if error_kind(error) is ErrorKind.NOT_FOUND:
                     raise MissingObjectsError(str(error)) from error
                 raise
+        await asyncio.to_thread(self._status_writer.listed, items)
+        return items
 
     async def get_workload(self, namespace: str, name: str) -> Mapping[str, Any] | None:
         try:

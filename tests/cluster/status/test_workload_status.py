@@ -16,13 +16,14 @@ from niyanta.cluster.api.errors import ApiError
 from niyanta.cluster.api.kinds import ResourceKind
 from niyanta.cluster.api.pod_lane import BUSY_CREATES, PodLane
 from niyanta.cluster.status import workload_status
+from niyanta.cluster.status.conditions import conditions_of
 from niyanta.cluster.status.shown_statuses import ShownStatuses
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
 from niyanta.engine.queue import QueueSettings
-from niyanta.lifecycle import Door, Phase
+from niyanta.lifecycle import Door, Event, Phase
 from niyanta.store.postgres.clock import Clock
 from niyanta.store.rows import WorkloadRow
-from tests.cluster.status.test_conditions import CREATED, new_row
+from tests.cluster.status.test_conditions import CREATED, new_row, story
 from tests.fakes.scripted_api_server import until
 
 pytestmark = pytest.mark.unit
@@ -263,6 +264,20 @@ async def test_conditions_have_the_time_of_the_change_and_not_of_the_write(
     await until(lambda: len(server.applied) == 2)
     times = {c["type"]: c["lastTransitionTime"] for c in server.statuses[-1]["conditions"]}
     assert times["Accepted"] == "2026-03-01T12:01:00Z"
+
+
+async def test_a_new_leader_goes_on_from_the_conditions_of_listed_objects(
+    server: Server, writer: WorkloadStatusWriter
+) -> None:
+    *_, (row, since) = story(Phase.HELD, Event.RELEASE, Event.PLACE, Event.START, Event.RETRY)
+    status = {"phase": "Pending", "conditions": conditions_of(row, since)}
+    writer.listed([{"metadata": {"uid": row.id, "resourceVersion": "55"}, "status": status}])
+    cast(Now, writer._clock).seconds += 3_600
+    writer.write(replace(row, message="12 workers lack GPUs"))
+    await until(lambda: server.applied)
+    times = {c["type"]: c["lastTransitionTime"] for c in server.statuses[-1]["conditions"]}
+    assert (times["Accepted"], times["Running"]) == ("2026-03-01T12:01:00Z", "2026-03-01T12:04:00Z")
+    assert server.applied[-1][2] == "55"
 
 
 async def test_a_workload_without_an_object_has_no_status(server: Server, writer: WorkloadStatusWriter) -> None:

@@ -13,7 +13,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from prometheus_client import Counter, Histogram
 
@@ -136,6 +138,11 @@ class WorkloadStatusWriter:
             latest = min(latest, old.latest)
         changed = now if old is None or old.scheduled else old.changed
         self._keep(_Waiting(row, since, changed, min(due, latest), latest), old)
+
+    def listed(self, objects: Iterable[Mapping[str, Any]]) -> None:
+        """Go on from the conditions of these objects, which a list contained. Safe from any thread."""
+        for obj in objects:
+            self._shown.on_event("", obj)
 
     def _keep(self, waiting: _Waiting, old: _Waiting | None) -> None:
         """Let a state wait for its turn, in the place of an older one."""
