@@ -120,6 +120,19 @@ def test_pods_have_time_to_end(given: Any, made: Any) -> None:
     assert pod(template={"spec": spec})["spec"].get("terminationGracePeriodSeconds") == made
 
 
+def test_whole_numbers_are_integers_and_variables_may_be_null() -> None:
+    """The Pod API refuses 5.0 where custom resources may have it; a quantity may be a fraction."""
+    container = {"name": "a", "image": "i", "livenessProbe": {"periodSeconds": 5.0}, "env": None}
+    requests = {"cpu": 0.5, "memory": 1024.0, "example.com/large": 1e18}
+    made = pod(template={"spec": {"containers": [{**container, "resources": {"requests": requests}}]}})
+    (found,) = made["spec"]["containers"]
+    assert repr(found["livenessProbe"]) == "{'periodSeconds': 5}"
+    assert (
+        repr(found["resources"]["requests"]) == "{'cpu': 0.5, 'memory': 1024, 'example.com/large': 1000000000000000000}"
+    )
+    assert {entry["name"] for entry in found["env"]} == {"NIYANTA_INDEX", "NIYANTA_ATTEMPT", "NIYANTA_REPLICAS"}
+
+
 def test_pods_carry_all_that_terms_of_others_select_by() -> None:
     made = pod({"type": "training"}, workload_labels={"b": "2", "a": ""})["metadata"]
     assert made["labels"]["niyanta.io/type"] == "training"

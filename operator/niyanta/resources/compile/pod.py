@@ -40,7 +40,7 @@ def build_pod(
     `workload_labels`: the labels of the Workload, which other workloads' terms select by.
     Raises ValueError if the workload needs GPUs injected and the worker has no GPU resource.
     """
-    template = spec.template.manifest()
+    template: Manifest = _with_integers(spec.template.manifest())
     metadata: Manifest = template.get("metadata", {})
     gpus = injected_gpus(spec)
     if gpus and not worker_gpu_resource:
@@ -77,12 +77,21 @@ def build_pod(
     }
 
 
+def _with_integers(value: Any) -> Any:
+    """Whole numbers such as 5.0 as integers: the schemas of custom resources accept them, the Pod API doesn't."""
+    if isinstance(value, dict):
+        return {key: _with_integers(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_with_integers(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**63 else value
+
+
 def _bound_spec(pod: Manifest, spec: WorkloadSpec, worker: str) -> Manifest:
     """Bind the pod spec to the worker and set its restart policy."""
     pod["nodeName"] = worker
     pod.setdefault("restartPolicy", spec.template.spec.restart_policy)
     grace = pod.get("terminationGracePeriodSeconds")
-    if isinstance(grace, int | float) and not isinstance(grace, bool) and grace < 1:
+    if grace is not None and grace < 1:
         # With 0 the API server drops a deleted pod at once, while its containers may run on, so that an index could run
         # twice.
         pod["terminationGracePeriodSeconds"] = 1
@@ -104,9 +113,8 @@ def _inject_gpus(container: Manifest, resource: str, count: int) -> None:
 
 def _inject_env(container: Manifest, variables: dict[str, int]) -> None:
     """Add environment variables, except those that the user has set."""
-    env = container.setdefault("env", [])
-    if isinstance(env, list):  # otherwise the API server rejects the pod
-        names = [entry.get("name") for entry in env if isinstance(entry, dict)]
-        taken = {name for name in names if isinstance(name, str)}
-        # In front, so that the user's variables may refer to them as $(NIYANTA_INDEX).
-        env[:0] = [{"name": name, "value": str(value)} for name, value in variables.items() if name not in taken]
+    env = container.get("env") or []
+    taken = {entry["name"] for entry in env}
+    added = [{"name": name, "value": str(value)} for name, value in variables.items() if name not in taken]
+    # In front, so that the user's variables may refer to them as $(NIYANTA_INDEX).
+    container["env"] = added + env
