@@ -132,6 +132,21 @@ async def test_pages_of_a_rare_type_may_be_short_but_are_complete(
     assert await _names(client, type="rare", limit=3) == ["n9", "n0"]
 
 
+@pytest.mark.parametrize("more", [{}, {"status": "Pending"}, {"withSpec": True}])
+async def test_a_list_of_one_namespace_is_complete(
+    client: httpx.AsyncClient,
+    store: RestStore,
+    epoch: int,
+    monkeypatch: pytest.MonkeyPatch,
+    more: dict[str, Any],
+) -> None:
+    monkeypatch.setattr("niyanta.store.reads.reads.SCAN_ROWS", 4)
+    for number in range(9):
+        await arrive(store, epoch=epoch, name=f"n{number}", namespace="far" if number in (0, 8) else "acme")
+    assert await _names(client, namespace="far", limit=1, **more) == ["n8", "n0"]
+    assert await _names(client, namespace="none", **more) == []
+
+
 async def test_one_workload_is_read_with_its_spec(client: httpx.AsyncClient) -> None:
     made = (await client.post("/v1/workloads", json=manifest("one", priority=40))).json()
     found = (await client.get(f"/v1/workloads/{made['id']}")).json()
