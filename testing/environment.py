@@ -115,6 +115,7 @@ class Environment:
         """Installs the chart with 0 replicas, because the operator and the API run as local processes."""
         base: dict[str, Any] = {"operator": {"replicas": 0}, "api": {"replicas": 0}, "postgres": {"dsn": self.dsn}}
         base["scaling"] = {"kwok": {"enabled": True}}
+        base["image"] = {"repository": "registry.invalid/niyanta"}
         if self.adapter is not None:
             base = _merge(base, self.adapter.chart_values())
         merged = _merge(base, values or {})

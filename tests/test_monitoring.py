@@ -78,6 +78,7 @@ def test_every_metric_is_on_a_dashboard_except_those_for_debugging() -> None:
     # Metrics that repeat others, or that matter only for debugging.
     assert unshown == {
         "niyanta_adapter_certificate_expiry_timestamp_seconds",
+        "niyanta_adapter_registered",
         "niyanta_postgres_pool_connections_lost_total",
         "niyanta_postgres_pool_max_connections",
         "niyanta_postgres_pool_request_errors_total",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,8 @@ import yaml
 
 from e2e.chart.openapi import LOCATION, write_schemas
 from testing.cluster.api_client import JSON, Api
-from testing.cluster.build import ToolError, ensure_tools
-from testing.cluster.cluster import Cluster, Kind, NodeSpec
+from testing.cluster.build import KUBERNETES_VERSION, ToolError, ensure_tools
+from testing.cluster.cluster import Cluster, CommandError, Kind, NodeSpec
 from testing.processes.run_directory import REPO
 from testing.waiting import until
 
@@ -23,62 +25,86 @@ CHART = REPO / "charts" / "niyanta"
 RELEASE = "niyanta"
 NAMESPACE = "niyanta-system"
 OPERATOR = f"system:serviceaccount:{NAMESPACE}:niyanta-operator"
-DSN = {"postgres": {"dsn": "postgresql://niyanta@db.example/niyanta"}}
+IMAGE = "registry.invalid/niyanta"
+DSN = {"postgres": {"dsn": "postgresql://niyanta@db.example/niyanta"}, "image": {"repository": IMAGE}}
+"""The values that every installation needs."""
 NODE = "chart-0"
 
 
 class Renderer:
-    """`helm template` and `helm lint` with these values, and kubeconform on the rendered manifests."""
+    """`helm template` and `helm lint` with these values, and kubeconform on the rendered manifests.
 
-    def __init__(self, cluster: Cluster, folder: Path) -> None:
-        self._cluster = cluster
+    Only kubeconform needs a cluster, for its schemas.
+    """
+
+    def __init__(self, folder: Path, cluster: Callable[[], Cluster]) -> None:
         self._folder = folder
-        self._version: str = cluster.api.get("/version")["gitVersion"].lstrip("v")
-        schemas = folder / "schemas"
-        schemas.mkdir()
-        assert write_schemas(cluster.api.get("/openapi/v2"), schemas) > 100
-        self._location = f"{schemas}/{LOCATION}"
+        self._cluster = cluster
+        self._rendered: dict[str, str] = {}
 
-    def template(self, values: JSON, *, release: str = RELEASE, namespace: str = NAMESPACE) -> str:
-        file = self._values(values)
-        return self._cluster.helm(
-            "template",
-            release,
-            str(CHART),
-            *("--namespace", namespace),
-            *("--kube-version", self._version),
-            *("--values", str(file)),
-        )
+    def template(self, values: JSON, *flags: str, release: str = RELEASE, namespace: str = NAMESPACE) -> str:
+        key = json.dumps([values, flags, release, namespace], sort_keys=True)
+        if key not in self._rendered:
+            self._rendered[key] = self._helm(
+                "template",
+                release,
+                str(CHART),
+                *("--namespace", namespace),
+                *("--kube-version", KUBERNETES_VERSION),
+                *("--values", str(self._values(values))),
+                *flags,
+            )
+        return self._rendered[key]
 
-    def objects(self, values: JSON, **where: str) -> list[JSON]:
-        return [item for item in yaml.safe_load_all(self.template(values, **where)) if item]
+    def objects(self, values: JSON, *flags: str, **where: str) -> list[JSON]:
+        # libyaml's loader: the chart with its CRDs takes Python's own almost a second.
+        documents = yaml.load_all(self.template(values, *flags, **where), Loader=yaml.CSafeLoader)
+        return [item for item in documents if item]
 
     def lint(self, values: JSON) -> None:
-        self._cluster.helm("lint", "--strict", str(CHART), "--values", str(self._values(values)))
+        self._helm("lint", "--strict", str(CHART), "--values", str(self._values(values)))
 
     def conform(self, manifests: str) -> JSON:
         """Summary of kubeconform; raises AssertionError with its findings when a manifest does not conform."""
-        try:
-            program = str(ensure_tools(("kubeconform",)) / "kubeconform")
-        except ToolError:  # without Go, the cluster is kind's or an existing one
-            found = shutil.which("kubeconform")
-            if found is None:
-                pytest.skip("kubeconform is not installed")
-            program = found
+        flags = ("-strict", "-summary", "-output", "json", "-schema-location", self._schemas)
         done = subprocess.run(
-            [program, "-strict", "-summary", "-output", "json", "-schema-location", self._location],
-            input=manifests,
-            capture_output=True,
-            text=True,
-            check=False,
+            [program("kubeconform"), *flags], input=manifests, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return dict(json.loads(done.stdout)["summary"])
+
+    @cached_property
+    def _schemas(self) -> str:
+        """Template of the schemas' paths; of the cluster's own version."""
+        folder = self._folder / "schemas"
+        folder.mkdir()
+        assert write_schemas(self._cluster().api.get("/openapi/v2"), folder) > 100
+        return f"{folder}/{LOCATION}"
+
+    def _helm(self, *args: str) -> str:
+        places = {f"HELM_{what}_HOME": str(self._folder / what.lower()) for what in ("CACHE", "CONFIG", "DATA")}
+        done = subprocess.run(
+            [program("helm"), *args], capture_output=True, text=True, check=False, env={**os.environ, **places}
+        )
+        if done.returncode != 0:
+            raise CommandError(done.stderr.strip() or done.stdout.strip())
+        return done.stdout
 
     def _values(self, values: JSON) -> Path:
         file = self._folder / "values.yaml"
         file.write_text(yaml.safe_dump(values))
         return file
+
+
+def program(name: str) -> str:
+    """Path of helm or kubeconform; skips the test if it is missing."""
+    try:
+        return str(ensure_tools((name,)) / name)
+    except ToolError:  # without Go, the cluster is kind's or an existing one
+        found = shutil.which(name)
+        if found is None:
+            pytest.skip(f"{name} is not installed")
+        return found
 
 
 @pytest.fixture(scope="package")
@@ -88,8 +114,8 @@ def chart_cluster() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="package")
-def renderer(chart_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Renderer:
-    return Renderer(chart_cluster, tmp_path_factory.mktemp("chart"))
+def renderer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Renderer:
+    return Renderer(tmp_path_factory.mktemp("chart"), lambda: request.getfixturevalue("chart_cluster"))
 
 
 @pytest.fixture(scope="package")

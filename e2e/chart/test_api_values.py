@@ -94,7 +94,7 @@ def test_permissions_for_scaling_depend_on_its_values(renderer: Renderer) -> Non
     ):
         objects = renderer.objects(VALUE_SETS[name])
         assert rules(objects, "nodes") == {"list", "watch", *on_nodes}, name
-        assert rules(objects, "workerpools") == {"list", "watch"}, name
+        assert rules(objects, "workerpools") == {"get", "list", "watch"}, name
         here = next(o for o in objects if o["kind"] == "Role" and o["metadata"]["name"] == "niyanta-operator")
         verbs = {verb for rule in here["rules"] if "workerpools" in rule["resources"] for verb in rule["verbs"]}
         assert verbs == on_pools, name

@@ -14,10 +14,11 @@ from testing.cluster.cluster import CommandError
 pytestmark = pytest.mark.e2e
 
 GROUP = "monitoring.coreos.com/v1"
+RUNBOOKS = "https://wiki.example.com/run/"
 KINDS = {"ServiceMonitor", "PodMonitor", "PrometheusRule"}
 ALL_ON = {
     **DSN,
-    "alerts": {"enabled": True},
+    "alerts": {"enabled": True, "runbookBaseUrl": "none"},
     "dashboards": {"enabled": True},
     "metrics": {"monitor": {"enabled": True}},
 }
@@ -29,7 +30,7 @@ def of_kind(objects: list[JSON], kind: str) -> dict[str, JSON]:
 
 def rules(renderer: Renderer, **values: Any) -> dict[str, JSON]:
     """The alerts by name, with `alerts` and further values as given."""
-    alerts = {"enabled": True, **values.pop("alerts", {})}
+    alerts = {"enabled": True, "runbookBaseUrl": RUNBOOKS, **values.pop("alerts", {})}
     (found,) = of_kind(renderer.objects({**DSN, **values, "alerts": alerts}), "PrometheusRule").values()
     assert found["apiVersion"] == GROUP
     assert set(found["spec"]) == {"groups"}
@@ -38,7 +39,8 @@ def rules(renderer: Renderer, **values: Any) -> dict[str, JSON]:
         assert group["rules"], group["name"]
         for rule in group["rules"]:
             assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}, rule["alert"]
-            assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
+            links = set() if alerts["runbookBaseUrl"] == "none" else {"runbook_url"}
+            assert set(rule["annotations"]) == {"summary", "description", *links}
             assert all(isinstance(value, str) for value in (*rule["labels"].values(), *rule["annotations"].values()))
     return {rule["alert"]: rule for group in found["spec"]["groups"] for rule in group["rules"]}
 
@@ -120,23 +122,43 @@ def test_alerts_of_disabled_components_are_left_out(renderer: Renderer) -> None:
     of_door = {f"NiyantaApi{what}" for what in ("Down", "Errors", "Slow", "KeysExpiring")}
     assert without_door == {*of_door, "NiyantaQueueNearlyFull"}
     without_adapter = everything - set(rules(renderer, metricsAdapter={"enabled": False}))
-    assert without_adapter == {"NiyantaAdapterErrors", "NiyantaAdapterCertificateExpiring"}
+    of_adapter = {f"NiyantaAdapter{what}" for what in ("Errors", "CertificateExpiring", "NotRegistered")}
+    assert without_adapter == of_adapter
     assert everything - set(rules(renderer, alerts={"disabled": ["NiyantaLoopStalls"]})) == {"NiyantaLoopStalls"}
 
 
 def test_alerts_have_the_labels_and_runbook_addresses_of_the_values(renderer: Renderer) -> None:
     plain = rules(renderer)["NiyantaNoLeader"]
     assert plain["labels"] == {"severity": "critical"}
-    assert plain["annotations"]["runbook_url"] == "docs/runbooks/NiyantaNoLeader.md"
-    asked = {"alertLabels": {"team": "batch", "severity": "page"}, "runbookBaseUrl": "https://wiki.example.com/run/"}
+    asked = {"alertLabels": {"team": "batch", "severity": "page"}}
     found = rules(renderer, alerts=asked)
     assert {rule["labels"]["severity"] for rule in found.values()} == {"page"}
     assert found["NiyantaNoLeader"]["labels"]["team"] == "batch"
     for name, rule in found.items():
         assert rule["annotations"]["runbook_url"] == f"https://wiki.example.com/run/{name}.md"
-    labels = {**DSN, "alerts": {"enabled": True, "labels": {"release": "stack"}}}
+    labels = {**DSN, "alerts": {"enabled": True, "runbookBaseUrl": "none", "labels": {"release": "stack"}}}
     (made,) = of_kind(renderer.objects(labels), "PrometheusRule").values()
     assert made["metadata"]["labels"]["release"] == "stack"
+
+
+def test_links_to_runbooks_are_absolute_or_absent(renderer: Renderer) -> None:
+    with pytest.raises(CommandError, match=r"Set alerts\.runbookBaseUrl"):
+        renderer.template({**DSN, "alerts": {"enabled": True}})
+    assert rules(renderer, alerts={"runbookBaseUrl": "none"})
+
+
+def test_targets_and_series_are_relabelled_as_asked(renderer: Renderer) -> None:
+    asked = {
+        "relabelings": [{"targetLabel": "cluster", "replacement": "eu"}],
+        "metricRelabelings": [{"action": "labeldrop", "regex": "pod"}],
+    }
+    for kind, endpoints in (("ServiceMonitor", "endpoints"), ("PodMonitor", "podMetricsEndpoints")):
+        values = {**DSN, "metrics": {"monitor": {"enabled": True, "kind": kind, **asked}}}
+        monitors = of_kind(renderer.objects(values), kind)
+        assert len(monitors) == 2
+        for found in monitors.values():
+            (endpoint,) = found["spec"][endpoints]
+            assert asked.items() <= endpoint.items()
 
 
 def test_dashboards_are_complete_in_configmaps_for_the_sidecar(renderer: Renderer) -> None:

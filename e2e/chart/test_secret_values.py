@@ -10,15 +10,17 @@ from testing.cluster.cluster import CommandError
 
 pytestmark = pytest.mark.e2e
 
+IMAGE_ALONE = {"image": DSN["image"]}
+
 
 def test_a_database_must_be_named_once(renderer: Renderer) -> None:
     with pytest.raises(CommandError, match=r"set postgres\.existingSecret"):
-        renderer.template({})
+        renderer.template(IMAGE_ALONE)
     with pytest.raises(CommandError, match="not both"):
-        renderer.template({"postgres": {"dsn": "postgresql://x", "existingSecret": "pg"}})
+        renderer.template({**DSN, "postgres": {"dsn": "postgresql://x", "existingSecret": "pg"}})
     twice = {"dsns": ["postgresql://r"], "existingSecret": "pg"}
     with pytest.raises(CommandError, match="not both"):
-        renderer.template({"postgres": {"dsn": "postgresql://x", "replicas": twice}})
+        renderer.template({**DSN, "postgres": {"dsn": "postgresql://x", "replicas": twice}})
 
 
 def test_a_refusal_does_not_show_the_password(renderer: Renderer) -> None:
@@ -49,7 +51,7 @@ def test_each_process_has_only_its_own_connection_string(renderer: Renderer) -> 
             assert {k: v for k, v in variables.items() if k.endswith("DSN")} == strings[container["name"]]
             found = {k: v for k, v in variables.items() if k in roles}
             assert found == (roles if container["name"] == "migrate" else {})
-    twice = {"postgres": {**DSN["postgres"], "api": {"dsn": "postgresql://x", "existingSecret": "pg"}}}
+    twice = {**DSN, "postgres": {**DSN["postgres"], "api": {"dsn": "postgresql://x", "existingSecret": "pg"}}}
     with pytest.raises(CommandError, match="not both"):
         renderer.template(twice)
 

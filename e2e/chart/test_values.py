@@ -15,16 +15,33 @@ from testing.processes.run_directory import REPO
 from tools.chart_schema import SET_BY_CHART, camel_case
 from tools.chart_schema import main as schema_main
 
+EXTRAS: JSON = {
+    "extraVolumes": [{"name": "authority", "secret": {"secretName": "pg-ca"}}],
+    "extraVolumeMounts": [{"name": "authority", "mountPath": "/etc/pg", "readOnly": True}],
+    "extraContainers": [{"name": "side", "image": "registry.invalid/side"}],
+    "extraInitContainers": [{"name": "first", "image": "registry.invalid/first"}],
+    "extraEnvFrom": [{"configMapRef": {"name": "proxies"}}],
+    "topologySpread": {
+        "constraints": [{"maxSkew": 2, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}],
+    },
+}
+"""Additions to the pods of the operator or the REST door."""
+
 VALUE_SETS: dict[str, JSON] = {
     "defaults": DSN,
     "no replicas": {**DSN, "operator": {"replicas": 0}},
     "one replica": {**DSN, "operator": {"replicas": 1}},
-    "existing secret": {"postgres": {"existingSecret": "pg-app", "key": "uri"}},
-    "replicas": {"postgres": {**DSN["postgres"], "replicas": {"dsns": ["postgresql://a/n", "host=b dbname=n"]}}},
+    "existing secret": {**DSN, "postgres": {"existingSecret": "pg-app", "key": "uri"}},
+    "replicas": {
+        **DSN,
+        "postgres": {**DSN["postgres"], "replicas": {"dsns": ["postgresql://a/n", "host=b dbname=n"]}},
+    },
     "replicas' secret": {
+        **DSN,
         "postgres": {**DSN["postgres"], "replicas": {"existingSecret": "pg-replicas", "key": "uris"}},
     },
     "own connection strings": {
+        **DSN,
         "postgres": {
             **DSN["postgres"],
             "operatorRole": "placer",
@@ -39,6 +56,17 @@ VALUE_SETS: dict[str, JSON] = {
         "api": {"networkPolicy": {"enabled": False}},
     },
     "default customer": {**DSN, "defaultCustomer": {"enabled": True}},
+    "migrations in a Job": {**DSN, "migrations": {"mode": "job"}},
+    "additions": {
+        **DSN,
+        "operator": {**EXTRAS, "nodeSelector": {"kubernetes.io/os": "linux"}},
+        "api": EXTRAS,
+        "migrations": {
+            "mode": "job",
+            "extraEnv": [{"name": "PGAPPNAME", "value": "migrate"}],
+            "job": {"extraVolumes": EXTRAS["extraVolumes"], "extraVolumeMounts": EXTRAS["extraVolumeMounts"]},
+        },
+    },
     "no conditions for authors": {
         **DSN,
         "policies": {"requireNamespaceLabel": False, "authors": {"requirePodCreate": False}},
@@ -61,7 +89,7 @@ VALUE_SETS: dict[str, JSON] = {
         **DSN,
         "api": {"enabled": False},
         "fence": {"enabled": False},
-        "migrations": {"enabled": False},
+        "migrations": {"mode": "none"},
         "metrics": {"service": {"enabled": False}},
         "metricsAdapter": {"enabled": False},
         "rbac": {"create": False, "userRoles": False},
@@ -70,6 +98,8 @@ VALUE_SETS: dict[str, JSON] = {
     "everything": {
         **DSN,
         "fullnameOverride": "placer",
+        "commonLabels": {"example.com/owner": "batch"},
+        "commonAnnotations": {"example.com/docs": "wiki"},
         "image": {"repository": "mirror.example/niyanta", "tag": "edge", "pullSecrets": [{"name": "pull"}]},
         "settings": {"cycleInterval": 0.5, "dbPoolMax": 100, "logLevel": "DEBUG", "enableAging": False},
         "operator": {
@@ -126,6 +156,14 @@ WRONG_VALUES: list[tuple[JSON, str]] = [
     ({"settings": {"enableAging": "maybe"}}, "/settings/enableAging"),
     ({"settings": {"lease": "soon"}}, "/settings/lease"),
     ({"image": {"pullPolicy": "Sometimes"}}, "/image/pullPolicy"),
+    ({"image": {"registry": "https://registry.example"}}, "/image/registry"),
+    ({"commonLabels": {"niyanta.io/workload": "x"}}, "/commonLabels"),
+    ({"commonLabels": {"app.kubernetes.io/component": "x"}}, "/commonLabels"),
+    ({"migrations": {"enabled": False}}, "'enabled' not allowed"),
+    ({"migrations": {"mode": "never"}}, "/migrations/mode"),
+    ({"operator": {"extraVolumeMounts": [{"name": "ca"}]}}, "/operator/extraVolumeMounts/0"),
+    ({"api": {"livenessProbe": True}}, "/api/livenessProbe"),
+    ({"api": {"httpRoute": {"enabled": True}}}, "/api/httpRoute/parentRefs"),
     ({"metrics": {"port": 80}}, "minimum: got 80, want 1,024"),
     ({"metricsAdapter": {"port": 443}}, "minimum: got 443, want 1,024"),
     ({"metricsAdapter": {"externalName": "Not A Name"}}, "/metricsAdapter/externalName"),
@@ -188,8 +226,9 @@ def test_values_enable_and_disable_objects(renderer: Renderer) -> None:
     assert everything["APIService"] == 1
     assert everything["Deployment"] == everything["PodDisruptionBudget"] == 2
     assert everything["Service"] == 4
-    assert everything["ValidatingAdmissionPolicy"] == everything["ValidatingAdmissionPolicyBinding"] == 4
-    assert kinds("no conditions for authors")["ValidatingAdmissionPolicy"] == 3
+    assert everything["ValidatingAdmissionPolicy"] == everything["ValidatingAdmissionPolicyBinding"] == 5
+    assert kinds("no conditions for authors")["ValidatingAdmissionPolicy"] == 4
+    assert kinds("no metrics adapter")["ValidatingAdmissionPolicy"] == 4
     assert "ConfigMap" not in everything
     assert not {"Ingress", "HorizontalPodAutoscaler"} & set(everything)
     assert everything["NetworkPolicy"] == 2
@@ -328,14 +367,6 @@ def test_the_operator_asks_for_the_policy_on_authors_where_it_is_part_of_the_rel
     for name, asks in (("defaults", "true"), ("no conditions for authors", "false"), ("bare", "false")):
         (operator,) = one(renderer.objects(VALUE_SETS[name]), "Deployment")["spec"]["template"]["spec"]["containers"]
         assert environment(operator)["NIYANTA_REQUIRE_AUTHORS_POLICY"] == asks, name
-
-
-@pytest.mark.e2e
-def test_a_digest_takes_precedence_over_the_tag(renderer: Renderer) -> None:
-    digest = "sha256:" + "0" * 64
-    objects = renderer.objects({**DSN, "image": {"tag": "edge", "digest": digest}})
-    for container in containers(one(objects, "Deployment")):
-        assert container["image"] == f"niyanta/niyanta@{digest}"
 
 
 @pytest.mark.unit

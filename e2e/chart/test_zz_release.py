@@ -10,7 +10,7 @@ import json
 import pytest
 import yaml
 
-from e2e.chart.conftest import CHART, DSN, NAMESPACE, RELEASE, MakePod
+from e2e.chart.conftest import CHART, DSN, IMAGE, NAMESPACE, RELEASE, MakePod
 from testing.cluster.api_client import Api
 from testing.cluster.cluster import Cluster, CommandError
 from testing.processes.run_directory import REPO
@@ -96,7 +96,7 @@ def test_a_second_fence_is_refused(installed: Cluster) -> None:
     with pytest.raises(CommandError, match="niyanta-fence"):
         installed.helm(
             *("install", "second", str(CHART), "--namespace", "tenant"),
-            *("--set", "postgres.dsn=postgresql://x,crds.enabled=false,operator.replicas=0"),
+            *("--set", f"postgres.dsn=postgresql://x,image.repository={IMAGE},crds.enabled=false,operator.replicas=0"),
         )
     installed.uninstall_chart("second", namespace="tenant")
 
@@ -104,7 +104,7 @@ def test_a_second_fence_is_refused(installed: Cluster) -> None:
 def test_a_second_release_without_definitions_and_fence_leaves_the_first_alone(installed: Cluster) -> None:
     before = of_release(installed, RELEASE)
     values = {**DSN, "crds": {"enabled": False}, "fence": {"enabled": False}, "operator": {"replicas": 1}}
-    with pytest.raises(CommandError, match="served by the Service niyanta-system/niyanta-metrics-adapter already"):
+    with pytest.raises(CommandError, match=r'"v1beta2\.custom\.metrics\.k8s\.io" .* cannot be imported'):
         installed.install_chart("second", CHART, namespace="tenant", values=values, timeout=120)
     values["metricsAdapter"] = {"enabled": False}
     installed.install_chart("second", CHART, namespace="tenant", values=values, timeout=120)

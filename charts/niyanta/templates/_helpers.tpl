@@ -24,13 +24,26 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/component: api
 {{- end }}
 
-{{/* None of these may start with niyanta.io/: the fence reserves that prefix for the pods of workloads. */}}
-{{- define "niyanta.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-app.kubernetes.io/name: {{ include "niyanta.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{/* Labels and annotations of an object or a pod template: those of the chart, of this object and of all objects, in this
+     order of precedence. Takes a dict: `root`, and optionally `component`, `labels` and `annotations`. None of the labels
+     may start with niyanta.io/: the fence reserves that prefix for the pods of workloads. */}}
+{{- define "niyanta.metadata" -}}
+{{- $root := .root }}
+{{- $labels := dict
+    "helm.sh/chart" (printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace "+" "_")
+    "app.kubernetes.io/name" (include "niyanta.name" $root)
+    "app.kubernetes.io/instance" $root.Release.Name
+    "app.kubernetes.io/version" $root.Chart.AppVersion
+    "app.kubernetes.io/managed-by" $root.Release.Service }}
+{{- with .component }}
+{{- $_ := set $labels "app.kubernetes.io/component" . }}
+{{- end }}
+labels:
+  {{- merge $labels (default dict .labels) $root.Values.commonLabels | toYaml | nindent 2 }}
+{{- with merge (dict) (default dict .annotations) $root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 
 {{- define "niyanta.operatorName" -}}
@@ -48,22 +61,6 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{/* An unreachable APIService blocks the deletion of namespaces, so there is none without an operator. */}}
 {{- define "niyanta.adapterOn" -}}
 {{- if and .Values.metricsAdapter.enabled (or (gt (int .Values.operator.replicas) 0) .Values.metricsAdapter.externalName) }}on{{ end }}
-{{- end }}
-
-{{/* A cluster has one server of custom.metrics.k8s.io. A second server with another version of the group would break
-     the autoscalers of the first, because they use only the preferred version. */}}
-{{- define "niyanta.refuseForeignAdapter" -}}
-{{- range $version := list "v1beta1" "v1beta2" }}
-{{- $name := printf "%s.custom.metrics.k8s.io" $version }}
-{{- $found := lookup "apiregistration.k8s.io/v1" "APIService" "" $name }}
-{{- if $found }}
-{{- $service := default dict $found.spec.service }}
-{{- if or (ne (toString $service.namespace) $.Release.Namespace) (ne (toString $service.name) (include "niyanta.adapterName" $)) }}
-{{- $owner := ternary (printf "the Service %s/%s" $service.namespace $service.name) "the API server itself" (not (empty $service)) }}
-{{- fail (printf "custom.metrics.k8s.io is served by %s already (APIService %s), and a cluster can have only one such server. To keep it, set metricsAdapter.enabled to false (for other ways to give HorizontalPodAutoscalers Niyanta's metrics see hpa/). To replace it, remove it first: kubectl delete apiservice %s." $owner $name $name) }}
-{{- end }}
-{{- end }}
-{{- end }}
 {{- end }}
 
 {{- define "niyanta.apiServiceAccountName" -}}
@@ -84,10 +81,13 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccoun
 {{- end }}
 
 {{- define "niyanta.image" -}}
-{{- if .Values.image.digest }}
-{{- .Values.image.repository }}@{{ .Values.image.digest }}
-{{- else }}
-{{- .Values.image.repository }}:{{ default .Chart.AppVersion .Values.image.tag }}
+{{- with .Values.image }}
+{{- if not .repository }}
+{{- fail "Set image.repository to the repository of Niyanta's image that your nodes pull from, e.g. --set image.repository=registry.example/team/niyanta. There is no default: build the image from the sources (docker build .) and push it to a registry of yours." }}
+{{- end }}
+{{- with .registry }}{{ trimSuffix "/" . }}/{{ end }}
+{{- .repository }}
+{{- if .digest }}@{{ .digest }}{{ else }}:{{ default $.Chart.AppVersion .tag }}{{ end }}
 {{- end }}
 {{- end }}
 
@@ -115,133 +115,15 @@ system:serviceaccount:{{ .Release.Namespace }}:{{ include "niyanta.serviceAccoun
 {{- end }}
 {{- end }}
 
-{{/* Variable with the connection string of `part`: its own, else the operator's. */}}
-{{- define "niyanta.dsnEnv" -}}
-{{- $secret := include "niyanta.ownSecretName" . }}
-- name: {{ if $secret }}NIYANTA_{{ upper .part }}_DSN{{ else }}NIYANTA_DSN{{ end }}
-  valueFrom:
-    secretKeyRef:
-      name: {{ default (include "niyanta.dsnSecretName" .root) $secret }}
-      key: {{ ternary (get .root.Values.postgres .part).key .root.Values.postgres.key (ne $secret "") }}
+{{/* Name of the Job that migrates the database, and of the ServiceAccount and the Secret that exist only for it. */}}
+{{- define "niyanta.migrateName" -}}
+{{ include "niyanta.fullname" . }}-migrate
 {{- end }}
 
-{{/* Environment of `niyanta migrate`. */}}
-{{- define "niyanta.migrateEnv" -}}
-{{ include "niyanta.dsnEnv" (dict "root" . "part" "migrate") }}
-{{- with .Values.postgres.api.role }}
-- name: NIYANTA_DOOR_ROLE
-  value: {{ . | quote }}
-{{- end }}
-{{- with .Values.postgres.operatorRole }}
-- name: NIYANTA_OPERATOR_ROLE
-  value: {{ . | quote }}
-{{- end }}
-{{ include "niyanta.commonEnv" . }}
-{{- end }}
-
-{{/* Empty if there are no replicas. */}}
-{{- define "niyanta.replicasSecretName" -}}
-{{- with .Values.postgres.replicas }}
-{{- if and .dsns .existingSecret }}
-{{- fail "Set postgres.replicas.dsns or postgres.replicas.existingSecret, not both." }}
-{{- else if .existingSecret }}
-{{- .existingSecret }}
-{{- else if .dsns }}
-{{- printf "%s-postgres-replicas" (include "niyanta.fullname" $) }}
-{{- end }}
-{{- end }}
-{{- end }}
-
-{{/* Formats a number for a setting: helm reads 1000000 as the float 1e+06, which integer settings don't accept. */}}
-{{- define "niyanta.settingValue" -}}
-{{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ toString . }}{{ end }}
-{{- end }}
-
-{{/* Environment of every process: namespace, identity and settings. */}}
-{{- define "niyanta.commonEnv" -}}
-- name: NIYANTA_NAMESPACE
-  valueFrom:
-    fieldRef:
-      fieldPath: metadata.namespace
-- name: NIYANTA_IDENTITY
-  valueFrom:
-    fieldRef:
-      fieldPath: metadata.name
-{{- range $name, $value := .Values.settings }}
-{{- if not (kindIs "invalid" $value) }}
-- name: NIYANTA_{{ snakecase $name | upper }}
-  value: {{ include "niyanta.settingValue" $value | quote }}
-{{- end }}
-{{- end }}
-{{- end }}
-
-{{- define "niyanta.tokenEnv" -}}
-{{- if .Values.metrics.token.existingSecret }}
-- name: NIYANTA_METRICS_TOKEN_FILE
-  value: /etc/niyanta/metrics/token
-{{- end }}
-{{- end }}
-
-{{- define "niyanta.tokenMount" -}}
-{{- if .Values.metrics.token.existingSecret }}
-- name: metrics-token
-  mountPath: /etc/niyanta/metrics
-  readOnly: true
-{{- end }}
-{{- end }}
-
-{{- define "niyanta.tokenVolume" -}}
-{{- with .Values.metrics.token }}
-{{- if .existingSecret }}
-- name: metrics-token
-  secret:
-    secretName: {{ .existingSecret }}
-    defaultMode: 0440
-    items:
-      - key: {{ .key }}
-        path: token
-{{- end }}
-{{- end }}
-{{- end }}
-
-{{- define "niyanta.env" -}}
-- name: NIYANTA_DSN
-  valueFrom:
-    secretKeyRef:
-      name: {{ include "niyanta.dsnSecretName" . }}
-      key: {{ .Values.postgres.key }}
-{{ include "niyanta.commonEnv" . }}
-{{- include "niyanta.tokenEnv" . }}
-- name: NIYANTA_SERVICE_ACCOUNT
-  value: {{ include "niyanta.serviceAccountName" . }}
-- name: NIYANTA_DEFAULT_CUSTOMER
-  value: {{ .Values.defaultCustomer.enabled | quote }}
-- name: NIYANTA_REQUIRE_NAMESPACE_LABEL
-  value: {{ .Values.policies.requireNamespaceLabel | quote }}
-- name: NIYANTA_REQUIRE_POLICIES
-  value: {{ .Values.fence.enabled | quote }}
-- name: NIYANTA_REQUIRE_AUTHORS_POLICY
-  value: {{ ternary "true" "false" (ne (include "niyanta.authorsPolicyOn" .) "") | quote }}
-- name: NIYANTA_ENABLE_SCALING
-  value: {{ .Values.scaling.enabled | quote }}
-- name: NIYANTA_METRICS_PORT
-  value: {{ .Values.metrics.port | quote }}
-- name: NIYANTA_METRICS_ADAPTER
-  value: {{ ternary "true" "false" (eq (include "niyanta.adapterOn" .) "on") | quote }}
-- name: NIYANTA_METRICS_ADAPTER_PORT
-  value: {{ .Values.metricsAdapter.port | quote }}
-- name: NIYANTA_METRICS_ADAPTER_SERVICE
-  value: {{ include "niyanta.adapterName" . }}
-{{- with .Values.operator.extraEnv }}
-{{ toYaml . }}
-{{- end }}
-{{- end }}
-
-{{- define "niyanta.containerSecurityContext" -}}
-allowPrivilegeEscalation: false
-readOnlyRootFilesystem: true
-capabilities:
-  drop: [ALL]
+{{/* "on" if the Job needs a Secret made as a hook: those of the release don't exist yet before an installation. */}}
+{{- define "niyanta.hookSecretOn" -}}
+{{- $own := .Values.postgres.migrate }}
+{{- if and (eq .Values.migrations.mode "job") (not $own.existingSecret) (or $own.dsn .Values.postgres.dsn) }}on{{ end }}
 {{- end }}
 
 {{/* "true" if the policy niyanta-authors is part of the release. */}}

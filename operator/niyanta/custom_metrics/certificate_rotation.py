@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import datetime as dt
-from collections.abc import Mapping
-from typing import Any
 
 from niyanta.cluster.api.client import ApiClient, Manifest
 from niyanta.cluster.api.errors import ApiError, ErrorKind, WritesClosedError, error_kind
@@ -27,12 +25,11 @@ from niyanta.custom_metrics.certificate import (
     service_names,
     to_data,
 )
+from niyanta.custom_metrics.registration import API_SERVICE, Registration
 from niyanta.observability import log
 from niyanta.settings import Settings
 
 logger = log.get(__name__)
-
-API_SERVICE = "v1beta2.custom.metrics.k8s.io"
 
 CHECK_INTERVAL_SECONDS = 5.0
 """Time between two checks, and thus the longest time until an edit by another client is corrected."""
@@ -51,6 +48,7 @@ class CertificateRotation:
 
     def __init__(self, client: ApiClient, settings: Settings) -> None:
         self._client = client
+        self._registration = Registration(client, settings)
         self._namespace = settings.namespace
         self._service = settings.metrics_adapter_service
         self._secret = secret_name(settings)
@@ -65,6 +63,12 @@ class CertificateRotation:
 
     async def run(self) -> None:
         """Check until cancelled; after an error, the next check tries again."""
+        try:
+            await self._check_until_cancelled()
+        finally:
+            self._registration.forget()
+
+    async def _check_until_cancelled(self) -> None:
         while True:
             try:
                 await self._check()
@@ -82,18 +86,19 @@ class CertificateRotation:
             await asyncio.sleep(CHECK_INTERVAL_SECONDS)
 
     async def _check(self) -> None:
+        registration = await self._registration.read()
         secret = await self._client.get(SECRETS, self._secret, namespace=self._namespace)
         if secret is None:
             self._log_once(f"the Secret {self._namespace}/{self._secret} is missing: `helm upgrade` creates it again")
             return
-        registration = await self._our_registration()
+        self._logged = ""
         held = from_data(secret.get("data"))
         now = dt.datetime.now(dt.UTC)
         if cause := problem(held, self._names, lifetime=self._lifetime, now=now):
             earlier = held.authorities if held is not None else self._authorities
             held = await self._replace(secret, earlier, registration, now)
             logger.info("the metrics adapter has a new certificate", cause=cause)
-            registration = await self._our_registration()
+            registration = await self._registration.read()
         if held is None:
             return
         self._authorities = held.authorities
@@ -128,20 +133,6 @@ class CertificateRotation:
             "spec": {"caBundle": bundle, "insecureSkipTLSVerify": None},
         }
         await self._client.patch(API_SERVICES, API_SERVICE, body)
-
-    async def _our_registration(self) -> Manifest | None:
-        """The APIService if it refers to this adapter's Service; None otherwise, so that it isn't changed."""
-        found = await self._client.get(API_SERVICES, API_SERVICE)
-        if found is None:
-            self._log_once(f"the APIService {API_SERVICE} is missing: autoscalers can't read metrics")
-            return None
-        service: Mapping[str, Any] = found["spec"].get("service") or {}
-        if (service.get("namespace"), service.get("name")) != (self._namespace, self._service):
-            owner = f"{service.get('namespace')}/{service.get('name')}" if service else "the API server itself"
-            self._log_once(f"the APIService {API_SERVICE} belongs to {owner}: autoscalers can't read Niyanta's metrics")
-            return None
-        self._logged = ""
-        return found
 
     def _log_once(self, problem: str) -> None:
         """Log a problem, unless it is the last logged one."""
