@@ -28,7 +28,7 @@ OPEN_SCHEMA: Mapping[str, Any] = {PRESERVE: True, "pattern": PATTERN, "minimum":
 the minimum to numbers, the other bounds to lists and objects; booleans are refused when it is parsed."""
 
 _BYTES = frozenset({"memory", "ephemeral-storage"})
-_BINARY = tuple((suffix, 2 ** (10 * power)) for power, suffix in reversed(tuple(enumerate(("Ki", "Mi", "Gi", "Ti"), 1))))
+_BINARY = tuple((suffix, 2 ** (10 * power)) for power, suffix in ((4, "Ti"), (3, "Gi"), (2, "Mi"), (1, "Ki")))
 _GRAMMAR = re.compile(PATTERN)
 LARGEST = 2**63 - 1
 """Largest quantity: Kubernetes caps them at int64 as well."""
