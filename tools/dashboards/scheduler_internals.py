@@ -270,6 +270,30 @@ KUBERNETES = Row(
     ),
 )
 
+RETENTION = Row(
+    "Finished work",
+    (
+        panel(
+            "Finished objects",
+            "Finished Workload objects in the cluster; the oldest beyond the limits are deleted.",
+            (highest("niyanta_finished_objects"), "finished objects"),
+        ),
+        panel(
+            "Deletions",
+            "Finished objects deleted per second, by cause, and rows deleted from Postgres.",
+            (rate("niyanta_finished_objects_deleted_total", NS, "cause"), "{{cause}}"),
+            (rate("niyanta_finished_rows_deleted_total"), "rows"),
+            unit="ops",
+        ),
+        panel(
+            "Delay of deletions",
+            "Time for which the oldest deletion of a finished object has been due.",
+            (highest("niyanta_finished_object_deletion_delay_seconds"), "oldest"),
+            unit="s",
+        ),
+    ),
+)
+
 DOOR = Row(
     "REST door and adapter",
     (
@@ -320,5 +344,5 @@ INTERNALS = Dashboard(
     "scheduler",
     "Niyanta / Scheduler internals",
     "The leader's loop and decisions, Postgres, the Kubernetes API server, the REST door and the metrics adapter.",
-    (LEADERSHIP, DECISIONS, CONTAINMENT, RECORD, KUBERNETES, DOOR),
+    (LEADERSHIP, DECISIONS, CONTAINMENT, RECORD, KUBERNETES, RETENTION, DOOR),
 )

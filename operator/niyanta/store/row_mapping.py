@@ -202,7 +202,6 @@ def new_row(intake: WorkloadIntake, now_us: int, queue_key: int) -> WorkloadRow:
         queue_key=queue_key,
         reason=intake.reason,
         message=intake.message,
-        wake_at=None if intake.wake_in_seconds is None else now + timedelta(seconds=intake.wake_in_seconds),
         finished_at=now if intake.phase.terminal else None,
         created_at=now,
         paused_at=now if is_off_queue else None,

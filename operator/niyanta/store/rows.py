@@ -99,7 +99,6 @@ class WorkloadIntake:
     phase: Phase = Phase.PENDING
     reason: str = ""
     message: str = ""
-    wake_in_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,7 +149,6 @@ def test_an_unreadable_spec_fails_and_nothing_of_it_is_stored(spec: dict[str, An
     assert named in row.message
     assert len(row.message) < 1000
     assert (row.spec, row.customer, row.type) == ({}, "", "")
-    assert row.wake_in_seconds is None
 
 
 def test_too_many_labels_are_refused_and_not_stored() -> None:

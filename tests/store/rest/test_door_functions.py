@@ -60,7 +60,7 @@ async def _submit(record: RestStore, *items: WorkloadIntake) -> list[str]:
 
 
 async def test_the_database_decides_on_everything_but_the_request(record: RestStore, state: StateManager) -> None:
-    hostile = _rest(tier_weight=1_000_000_000, generation=99, wake_in_seconds=1.0, reason="QueueFull", message="x")
+    hostile = _rest(tier_weight=1_000_000_000, generation=99, reason="QueueFull", message="x")
     (id_,) = await _submit(record, hostile)
     (row,) = await state.get_workloads([id_])
     assert (row.door, row.phase, row.version, row.attempt, row.generation) == (Door.REST, Phase.PENDING, 1, 0, 1)

@@ -115,14 +115,7 @@ def read_object(obj: Mapping[str, Any], cluster: ClusterReads, settings: Setting
         )
     except InvalidManifestError as refused:
         row = _row(meta, raw, labels if spec else {}, spec=spec, eligible=eligible)
-        ttl = None if spec is None else spec.ttl_seconds_after_finished
-        failed = replace(
-            row,
-            phase=Phase.FAILED,
-            reason=RowReason.INVALID_SPEC.value,
-            message=str(refused),
-            wake_in_seconds=None if ttl is None else float(ttl),
-        )
+        failed = replace(row, phase=Phase.FAILED, reason=RowReason.INVALID_SPEC.value, message=str(refused))
         return CompiledObject(failed, spec, None, Subject(meta["namespace"], row.customer))
     row = _row(meta, raw, labels, spec=spec, eligible=eligible)
     row = replace(row, class_id=compiled.class_id)
