@@ -47,6 +47,8 @@ class Recorder:
         self.rows: dict[str, Any] = {}
         self.statuses: dict[str, Mapping[str, Any]] = {}
         self.failing: dict[str, Exception] = {}
+        self.remade = ""
+        """UID of a pool that was deleted and made again."""
 
     def _check(self, name: str) -> None:
         if name in self.failing:
@@ -67,7 +69,7 @@ class Recorder:
     async def apply_status(
         self, kind: ResourceKind, name: str, uid: str, status: Mapping[str, Any], *, namespace: str
     ) -> str:
-        assert (kind, uid) == (WORKER_POOLS, f"uid-{name}")
+        assert (kind, uid) == (WORKER_POOLS, self.remade or f"uid-{name}")
         self._check(f"status of {name}")
         self.statuses[name] = status
         return "7"
@@ -85,7 +87,8 @@ class Reported:
         self.usage_fails = ""
         customers = {name: objects.customer(name, name) for name in ("acme", "umbrella")}
         self.pools = {name: pool(name) for name in ("pool-a", "pool-b")}
-        clock = SimpleNamespace(now=lambda: 0)
+        self.clock = SimpleNamespace(seconds=0)
+        clock = SimpleNamespace(now=lambda: self.clock.seconds * 1_000_000)
         snapshot = SimpleNamespace(worker_usage=self._usage)
         self.writer = PoolStatusWriter(
             cache=cast(Any, SimpleNamespace(workers=self.workers, overlaps=dict)),
