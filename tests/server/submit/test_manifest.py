@@ -9,7 +9,7 @@ import pytest
 
 from niyanta.engine.types import Scope
 from niyanta.resources.ownership import TermUse
-from niyanta.server.problems import NOT_ALLOWED, POD_SECURITY, REFERENCE, Problem
+from niyanta.server.problems import INVALID, NOT_ALLOWED, POD_SECURITY, REFERENCE, Problem
 from niyanta.server.submit import manifest as manifests
 from niyanta.server.submit.manifest import ManifestReader
 from niyanta.store.rows import CustomerRow, WorkloadIntake
@@ -66,6 +66,24 @@ def test_the_lists_of_the_customer_bind_submissions(body: dict[str, Any], field:
     assert refusal.value.kind is REFERENCE
     assert [error["field"] for error in refusal.value.errors] == [f"spec.template.spec.{field}"]
     assert read(body, acme(template_lists=LISTS)).customer == "acme"
+
+
+@pytest.mark.parametrize(
+    ("pod", "field", "message"),
+    [
+        ({"hostnam": "a"}, "hostnam", "unknown field"),
+        ({"hostAliases": [{"ip": "10.0.0.1", "names": []}]}, "hostAliases[0].names", "unknown field"),
+        ({"activeDeadlineSeconds": "5"}, "activeDeadlineSeconds", "integer"),
+        ({"volumes": [{"name": "v", "nfs": {"path": "/"}}]}, "volumes[0].nfs.server", "Required value"),
+    ],
+)
+def test_fields_without_a_model_are_checked_by_the_pod_api(pod: dict[str, Any], field: str, message: str) -> None:
+    with pytest.raises(Problem) as refusal:
+        read(with_pod(**pod))
+    (error,) = refusal.value.errors
+    assert refusal.value.kind is INVALID
+    assert error["field"] == f"spec.template.spec.{field}"
+    assert message in error["message"]
 
 
 @pytest.mark.parametrize("lists", [{"tolerations": "all"}, {"tolerations": [{"key": 1}]}, {"configMaps": ["*"]}])
