@@ -26,15 +26,18 @@ _CONNECTIONS = 16
 
 
 class ApiError(RuntimeError):
-    """The API server refused a request; `status` is the HTTP code, and the message is the server's."""
+    """The API server refused a request; `status` is the HTTP code, and the message is the server's. `details` are those
+    of the Status, with its causes."""
 
     def __init__(self, method: str, path: str, status: int, body: str) -> None:
         try:
-            words = json.loads(body).get("message", body)
+            parsed = json.loads(body)
+            words, details = parsed.get("message", body), parsed.get("details") or {}
         except (ValueError, AttributeError):
-            words = body
+            words, details = body, {}
         super().__init__(f"{method} {path}: {status} {words}")
         self.status = status
+        self.details: JSON = details
 
 
 class Api:
