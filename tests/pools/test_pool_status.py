@@ -1,4 +1,4 @@
-"""WorkerPools: their conversion to PoolInfo, and transition times of conditions."""
+"""WorkerPools: their conversion to PoolInfo, and transition times of conditions. Customers: their projection."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from niyanta.cluster.state.pool_info import pool_infos
-from niyanta.pools.pool_status import stamped, utilization, wants_none
+from niyanta.pools.pool_status import customer_row, stamped, utilization, wants_none
 from niyanta.resources.models.base import parse
+from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.worker_pool import WorkerPool, WorkerPoolStatus
 from niyanta.store.rows import WorkerRow
 from tests.pools.test_boundaries import Reported, pool
@@ -113,3 +114,9 @@ def test_utilization_is_in_whole_percent_of_what_is_offered() -> None:
     assert found == {"cpu": 33, "memory": 6, "gpu": 0, "slots": 50}
     parse(WorkerPoolStatus, {"utilization": found})
     assert utilization([]) == {}
+
+
+def test_the_limits_of_a_customer_reach_the_rest_door_also_when_they_are_zero() -> None:
+    spec = {"maxPriority": 0, "maxConcurrent": 3}
+    row = customer_row(Customer.model_validate({"metadata": {"name": "acme"}, "spec": spec}))
+    assert row.limits == spec
