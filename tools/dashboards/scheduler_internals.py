@@ -261,6 +261,12 @@ KUBERNETES = Row(
             ),
         ),
         panel(
+            "Delay of statuses",
+            "Time from a workload's change to its written status; statuses yield to creates of pods for up to 5 s.",
+            *percentiles("niyanta_status_delay_seconds"),
+            unit="s",
+        ),
+        panel(
             "Statuses and Events",
             "Status patches written and Events dropped, per second.",
             (rate("niyanta_status_patches_total"), "status patches"),
