@@ -5,13 +5,20 @@ from __future__ import annotations
 import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from niyanta.lifecycle import Door, Phase
+from niyanta.scheduler.cluster_api import ClusterWrites
+from niyanta.scheduler.periodic.expiry import ObjectExpiry
 from niyanta.scheduler.periodic.finished_objects import ChosenObject, DeletionCause, FinishedObjects
+from niyanta.scheduler.state import SchedulerState
 from niyanta.settings import Settings
+from niyanta.store.postgres.clock import Clock
 from niyanta.store.rows import WorkloadRow
+from tests.fakes.leader import until
 
 pytestmark = pytest.mark.unit
 
@@ -223,16 +230,32 @@ def test_an_object_without_a_row_goes_by_the_time_in_its_status() -> None:
     assert [item.obj.uid for item in chosen(finished, seconds=10)] == ["u2", "u1"]
 
 
-def test_fifty_thousand_finished_workloads_leave_the_count_flat() -> None:
-    finished = finished_objects(per_namespace=1_000, total=20_000)
+class Objects:
+    """The API server's objects, in number; implements `ClusterWrites.delete_workload`."""
+
+    def __init__(self) -> None:
+        self.present: set[str] = set()
+
+    async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
+        self.present.remove(uid)
+
+
+async def test_fifty_thousand_finished_workloads_leave_the_count_flat() -> None:
+    settings = Settings(finished_object_deletions_per_second=1_000_000.0)
+    clock = cast(Clock, SimpleNamespace(now=lambda: START_US))
+    state = SchedulerState.of_leadership(1, settings, clock=clock)
+    finished, objects = state.finished_objects, Objects()
+    expiry = ObjectExpiry(state, cast(ClusterWrites, objects), on_lost=lambda: None)
     counts = []
-    for batch in range(500):
-        for number in range(100):
-            finished.note_row(row(batch, namespace=f"team-{number % 40}"), None)
-        for item in chosen(finished, seconds=batch):
-            finished.forget(item.obj.uid)
-        counts.append(len(finished))
-    assert max(counts) == 20_000
-    assert counts[-1] == 20_000
-    entries = len(finished._by_age._heap) + sum(len(by_age._heap) for by_age in finished._by_age_in.values())
-    assert entries <= 5 * 20_000, "what was forgotten takes no memory"
+    for batch in range(100):
+        for number in range(500):
+            job = row(batch, namespace=f"team-{number % 40}")
+            objects.present.add(job.id)
+            finished.note_row(job, None)
+        expiry.run()
+        await until(lambda: not expiry.under_way, "the deletions end")
+        counts.append((len(objects.present), len(finished)))
+    assert max(counts) == counts[-1] == (20_000, 20_000)
+    assert finished.uids() == objects.present
+    orders = (finished._by_age, finished._by_expiry, *finished._by_age_in.values())
+    assert sum(len(order._heap) for order in orders) <= 5 * 20_000, "what was forgotten takes no memory"
