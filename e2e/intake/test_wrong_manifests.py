@@ -31,7 +31,8 @@ from tests.resources.manifest_updates import (
     TEMPLATE_CHANGES,
     template_after,
 )
-from tests.resources.wrong_manifests import RIGHT, UNSEEN, WRONG, Case
+from tests.resources.right_manifests import RIGHT
+from tests.resources.wrong_manifests import UNSEEN, WRONG, Case
 
 LIMIT_RANGE = {
     "apiVersion": "v1",

@@ -12,7 +12,8 @@ from niyanta.resources.models.base import InvalidManifestError, parse
 from niyanta.resources.models.workload import WorkloadSpec
 from tests.resources.manifest_bases import MODELS
 from tests.resources.manifest_updates import CHANGES_ALLOWED, CHANGES_REFUSED
-from tests.resources.wrong_manifests import RIGHT, UNSEEN, WRONG, Case
+from tests.resources.right_manifests import RIGHT
+from tests.resources.wrong_manifests import UNSEEN, WRONG, Case
 
 pytestmark = pytest.mark.unit
 

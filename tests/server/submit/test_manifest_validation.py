@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.resources.wrong_manifests import RIGHT, UNSEEN, WRONG, Case
+from tests.resources.right_manifests import RIGHT
+from tests.resources.wrong_manifests import UNSEEN, WRONG, Case
 from tests.server.make import SAFE
 
 pytestmark = pytest.mark.store
