@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from niyanta.aio import in_slices
 from niyanta.containment import Boundary
 from niyanta.lifecycle import Phase
-from niyanta.scheduler.periodic import maintenance
+from niyanta.scheduler.periodic import maintenance, worker_drains, worker_requests
 from niyanta.store.rows import WorkerAction, WorkerRow
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.leader import LeaderUnderTest, contained_errors, until
@@ -191,3 +194,25 @@ async def test_a_drain_that_raises_leaves_the_others(leader: LeaderUnderTest, cl
 async def test_the_drain_of_a_node_that_is_gone_is_done(leader: LeaderUnderTest) -> None:
     await drain(leader, "gone")
     await until(lambda: is_done(leader), "the drain is done")
+
+
+async def test_drains_of_one_pass_look_through_all_pods_once(
+    make_leader: MakeLeader, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+
+    def counted(*args: Any, **more: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return in_slices(*args, **more)
+
+    monkeypatch.setattr(worker_drains, "in_slices", counted)
+    monkeypatch.setattr(worker_requests, "PASS_SECONDS", 60.0)
+    names = [f"n{number}" for number in range(2, 7)]
+    for name in names:
+        cluster.add_node(name)
+    leader = make_leader()
+    await drain(leader, *names)
+    await leader.start()
+    await until(lambda: is_done(leader), "the drains are done")
+    assert looks == 1

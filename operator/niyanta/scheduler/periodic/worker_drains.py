@@ -8,7 +8,7 @@ evicts for pool scaling.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from niyanta.aio import in_slices
@@ -72,12 +72,20 @@ class WorkerDrains:
         self._tick = tick
         self._drains: dict[str, WorkerDrain] = {}
         """Request -> its drain."""
+        self._bound: Mapping[str, Sequence[TrackedWorkload]] = {}
+        """Drained worker -> workloads that were placed there when the pass began."""
+        self._with_pods: Mapping[str, set[str]] | None = None
+        """Drained worker -> ids of workloads with running pods there; None: not looked for in this pass."""
 
-    def keep(self, open_ids: Collection[str]) -> None:
-        """Forget the drains of requests that are no longer open."""
+    def begin_pass(self, requests: Iterable[WorkerRequest]) -> None:
+        """Prepare the steps of these open drains, which follow without a cycle in between; forget all others."""
+        open_drains = [request for request in requests if request.draining]
+        open_ids = {request.id for request in open_drains}
         self._drains = {id_: drain for id_, drain in self._drains.items() if id_ in open_ids}
+        self._bound = self._bound_to({request.worker for request in open_drains})
+        self._with_pods = None
 
-    def bound_to(self, workers: Collection[str]) -> Mapping[str, Sequence[TrackedWorkload]]:
+    def _bound_to(self, workers: Collection[str]) -> Mapping[str, Sequence[TrackedWorkload]]:
         """Worker -> workloads that are placed there; one pass over all placed workloads."""
         found: dict[str, list[TrackedWorkload]] = {worker: [] for worker in workers}
         if found:
@@ -86,8 +94,8 @@ class WorkerDrains:
                     found[worker].append(tracked)
         return found
 
-    async def step(self, request: WorkerRequest, bound: Sequence[TrackedWorkload]) -> DrainProgress:
-        """Take the drain of a cordoned worker a step further. `bound`: workloads that are placed there.
+    async def step(self, request: WorkerRequest) -> DrainProgress:
+        """Take a drain of this pass, whose worker is cordoned, a step further.
 
         No cycle runs at this time, and the next one knows of the cordon, so a worker that is free now stays free.
         """
@@ -95,11 +103,12 @@ class WorkerDrains:
         drain = self._drains.get(request.id)
         if drain is None:
             drain = self._drains[request.id] = WorkerDrain(stopping=await self._workloads_with_pods_on(worker))
-        placed = {tracked.id for tracked in bound}
+        placed = {tracked.id for tracked in self._bound[worker]}
         drain.stopping |= placed
-        if request.evict_at is not None and to_us(request.evict_at) <= self._state.clock.now():
+        evicts = request.evict_at is not None and to_us(request.evict_at) <= self._state.clock.now()
+        if placed and evicts:
             drain.requeued += await self.requeue(worker, RowReason.WORKER_DRAINED, f"worker {worker} is drained")
-            placed = {tracked.id for tracked in self.bound_to([worker])[worker]}
+            placed = {tracked.id for tracked in self._bound_to([worker])[worker]}
         if not placed:
             placed = {row.id for row in await self._store.get_workloads_by_worker(worker)}
             drain.stopping |= placed
@@ -109,7 +118,7 @@ class WorkerDrains:
     async def requeue(self, worker: str, reason: str, message: str) -> int:
         """Put the workloads on a worker back into the queue as fresh attempts, but those whose pods are just being
         created; returns their number."""
-        bound = [tracked for tracked in self.bound_to([worker])[worker] if not tracked.applying]
+        bound = [tracked for tracked in self._bound_to([worker])[worker] if not tracked.applying]
         decision = LifecycleDecision(Event.REQUEUE, reason, message)
         await self._transitions.commit([TransitionRequest(tracked, decision) for tracked in bound])
         for drain in self._drains.values():
@@ -117,11 +126,16 @@ class WorkerDrains:
         return len(bound)
 
     async def _workloads_with_pods_on(self, worker: str) -> set[str]:
-        """Workloads with a running pod on the worker; also those that an earlier leader has put back already."""
-        found: set[str] = set()
-        async for part in in_slices(list(self._cluster.workload_ids_with_pods()), SLICE_WORKLOADS, tick=self._tick):
-            found |= await self._running_on(worker, part)
-        return found
+        """Workloads with a running pod on the worker; also those that an earlier leader has put back already. Looks
+        through all pods, once in a pass for all its drains."""
+        if self._with_pods is None:
+            found: dict[str, set[str]] = {name: set() for name in self._bound}
+            async for part in in_slices(list(self._cluster.workload_ids_with_pods()), SLICE_WORKLOADS, tick=self._tick):
+                for id_ in part:
+                    for node in {pod.node for pod in self._cluster.pods(id_) if not pod.over} & found.keys():
+                        found[node].add(id_)
+            self._with_pods = found
+        return await self._running_on(worker, self._with_pods[worker])
 
     async def _running_on(self, worker: str, workload_ids: Collection[str]) -> set[str]:
         """Ids of the given workloads whose own pods run on the worker. Pods of strangers, whose labels may name any

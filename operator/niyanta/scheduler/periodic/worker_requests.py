@@ -17,7 +17,6 @@ from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterApi, NodeWriteError
 from niyanta.scheduler.periodic.worker_drains import WorkerDrains
 from niyanta.scheduler.state import SchedulerState
-from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.rows import RequestOutcome, WorkerAction, WorkerRequest
 from niyanta.store.state import StateManager
 
@@ -74,13 +73,12 @@ class WorkerRequests:
 
     async def run(self) -> None:
         """Take the requests about each worker a step further, for about PASS_SECONDS; the longest untried first."""
+        requests = await self._store.get_worker_requests()
         by_worker: dict[str, list[WorkerRequest]] = {}
-        for request in await self._store.get_worker_requests():
+        for request in requests:
             by_worker.setdefault(request.worker, []).append(request)
         self._tries = {worker: self._tries.get(worker, _WorkerTries()) for worker in by_worker}
-        self._drains.keep({request.id for requests in by_worker.values() for request in requests})
-        drained = [worker for worker, requests in by_worker.items() if any(r.draining for r in requests)]
-        bound = self._drains.bound_to(drained)
+        self._drains.begin_pass(requests)
         progress: dict[WorkerRequest, str] = {}
         ends_at = time.monotonic() + PASS_SECONDS
         for worker in sorted(by_worker, key=lambda name: (self._tries[name].last_at, name)):
@@ -89,17 +87,15 @@ class WorkerRequests:
                 break
             if now >= self._tries[worker].not_before:
                 self._tries[worker].last_at = now
-                progress |= await self._guarded(worker, by_worker[worker], bound.get(worker, ()))
+                progress |= await self._guarded(worker, by_worker[worker])
         if progress:
             await self._store.report_worker_requests(progress, epoch=self._state.epoch)
 
-    async def _guarded(
-        self, worker: str, requests: Sequence[WorkerRequest], bound: Sequence[TrackedWorkload]
-    ) -> Mapping[WorkerRequest, str]:
+    async def _guarded(self, worker: str, requests: Sequence[WorkerRequest]) -> Mapping[WorkerRequest, str]:
         """New messages of requests that stay open. Errors of this worker make it pause."""
         tries = self._tries[worker]
         try:
-            found = await self._advance(requests, bound)
+            found = await self._advance(requests)
         except SharedFaultError:
             raise
         except (NodeWriteError, TimeoutError) as error:
@@ -112,9 +108,7 @@ class WorkerRequests:
         tries.not_before = time.monotonic() + tries.backoff.next()
         return {}
 
-    async def _advance(
-        self, requests: Sequence[WorkerRequest], bound: Sequence[TrackedWorkload]
-    ) -> Mapping[WorkerRequest, str]:
+    async def _advance(self, requests: Sequence[WorkerRequest]) -> Mapping[WorkerRequest, str]:
         """The last request decides if the worker is to be cordoned; earlier ones that want the opposite end."""
         last = max(requests, key=lambda request: (request.requested_at, request.id))
         opens = last.action == WorkerAction.UNCORDON
@@ -127,7 +121,7 @@ class WorkerRequests:
                 if request.action != WorkerAction.DRAIN:
                     await self._complete(request, RequestOutcome.DONE, f"{request.action}ed")
                     continue
-                progress = await self._drains.step(request, bound)
+                progress = await self._drains.step(request)
                 if not progress.left:
                     await self._complete(request, RequestOutcome.DONE, progress.message)
                 elif request.begun_at is None or request.message != progress.message:
