@@ -13,8 +13,9 @@ from typing import Any
 
 JSON = dict[str, Any]
 Path = tuple[str | int, ...]
-Judge = Callable[[JSON], Sequence[tuple[str, str]]]
-"""Refusals of an object: (field as in a Status' causes, reason); none if it is accepted."""
+Refusals = Sequence[tuple[str, str, str]]
+"""Causes of a refusal as in a Status: field, reason, message. None if the object is accepted."""
+Judge = Callable[[JSON], Refusals]
 
 MOST_ATTEMPTS = 300
 """Requests for one object."""
@@ -70,45 +71,51 @@ def parse_field(field: str) -> Path:
     return tuple(int(number) if number else key or name for number, key, name in _STEP.findall(field))
 
 
-def accepted_objects(base: JSON, schema: Mapping[str, Any], judge: Judge) -> tuple[list[JSON], set[Path]]:
-    """Objects that the judge accepts, and the paths of fields that it accepts in no object. `base` has apiVersion,
-    kind and metadata; `schema` is that of `spec`."""
-    full = sample(schema)
-    missing = set(leaves(full, ("spec",)))
+def accepted_objects(base: JSON, schema: Mapping[str, Any], judge: Judge) -> tuple[list[JSON], dict[Path, Refusals]]:
+    """Objects that the judge accepts, and the fields that it accepts in none of them, with what it says of an object
+    that has nothing else. `base` has apiVersion, kind and metadata; `schema` is that of `spec`."""
+    whole = {"spec": sample(schema)}
+    missing = set(leaves(whole["spec"], ("spec",)))
     objects: list[JSON] = []
+    refused: dict[Path, Refusals] = {}
+    together = True
     while missing:
-        found = _accepted(base, full, schema, missing, judge)
-        covered = set(leaves(found.get("spec"), ("spec",))) & missing if found else set()
-        if found is None or not covered:
-            break
-        objects.append(found)
-        missing -= covered
-    return objects, missing
+        wanted = missing if together else {min(missing, key=str)}
+        found, refusals = _accepted(base, whole, wanted, judge)
+        covered = set(leaves(found["spec"], ("spec",))) & missing
+        if covered & wanted:
+            objects.append(found)
+        elif not together:
+            refused |= dict.fromkeys(wanted, refusals)
+        together = together and bool(covered & wanted)
+        missing -= covered | refused.keys()
+    return objects, refused
 
 
-def _accepted(base: JSON, full: Any, schema: Mapping[str, Any], wanted: set[Path], judge: Judge) -> JSON | None:
-    """An object with as many of the wanted fields as the judge accepts together, and with what it demands beside."""
+def _accepted(base: JSON, whole: JSON, wanted: set[Path], judge: Judge) -> tuple[JSON, Refusals]:
+    """An object with as many of the wanted fields as the judge accepts together, with what it demands beside, and the
+    last refusals. Its spec is empty if there is no such object."""
     obj = {**copy.deepcopy(base), "spec": {}}
-    whole = {"spec": full}
     for path in sorted(wanted, key=str):
         _put(obj, path, whole)
     required: set[Path] = set()
+    last: Refusals = ()
     for _ in range(MOST_ATTEMPTS):
         refusals = judge(obj)
         if not refusals:
-            return obj
-        changed = False
-        for field, reason in refusals:
+            return obj, last
+        last, changed = refusals, False
+        for field, reason, _message in refusals:
             path = parse_field(field)
             if reason == "FieldValueRequired" and path not in required and _get(whole, path) is not None:
                 required.add(path)
-                _put(obj, path, whole)
+                _put(obj, path, whole, bare=True)
                 changed = True
             else:
                 changed |= _drop(obj, path, required)
         if not changed:
-            return None
-    return None
+            break
+    return {**base, "spec": {}}, last
 
 
 def _get(value: Any, path: Path) -> Any:
@@ -120,17 +127,27 @@ def _get(value: Any, path: Path) -> Any:
     return value
 
 
-def _put(obj: Any, path: Path, whole: Any) -> None:
-    """Copy the value at a path of `whole` into `obj`, with the containers on the way."""
+def _put(obj: Any, path: Path, whole: Any, *, bare: bool = False) -> None:
+    """Copy the value at a path of `whole` into `obj`, with the containers on the way; `bare`: an object without its
+    fields, a list with one such element."""
     for step, following in zip(path, (*path[1:], None), strict=True):
         whole = whole[step]
-        new = copy.deepcopy(whole) if following is None else [] if isinstance(following, int) else {}
+        if following is None:
+            new = _bare(whole) if bare else copy.deepcopy(whole)
+        else:
+            new = [] if isinstance(following, int) else {}
         if isinstance(step, int):
             while len(obj) <= step:
                 obj.append(new)
         else:
             obj.setdefault(step, new)
         obj = obj[step]
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_bare(value[0])] if value else []
+    return {} if isinstance(value, Mapping) else value
 
 
 def _drop(obj: JSON, path: Path, required: set[Path]) -> bool:
