@@ -42,7 +42,8 @@ key = "nyt_acme_..."
 
 A profile with its own `url` does not use the general key. Commands take a workload's id, its name, the name of its
 Workload object in Kubernetes, or `namespace/name`. A name must be unique among the unfinished workloads that the key
-can see. Each may follow `workloads.niyanta.io/`, as `-o name` and kubectl print it:
+can see. Each may follow `workloads.niyanta.io/`, as `-o name` prints it for kubectl, or `workload.niyanta.io/`, as
+kubectl prints it:
 
 ```sh
 niyanta list -n team --status held -o name | xargs kubectl describe -n team
