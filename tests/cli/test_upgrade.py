@@ -59,7 +59,8 @@ class Cluster:
     def present(self) -> None:
         """Have the present definition."""
         version = self.definition["spec"]["versions"][0]
-        version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["backoffLimit"] = {}
+        fields = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+        fields["backoffLimit"] = fields.pop("maxRetries")
 
 
 @contextmanager
@@ -136,7 +137,7 @@ def test_the_check_names_rows_objects_and_definitions(cluster: Cluster, rows: Ca
         "object team/old (spec.maxRetries)",
         "1 Workload objects in the old form: see docs/upgrade.md",
     ]
-    assert "kubectl apply --server-side -f crds/" in done.stdout
+    assert "kubectl replace -f crds/" in done.stdout
 
 
 @pytest.mark.parametrize("database_only", [True, False])
@@ -187,7 +188,7 @@ def test_fields_that_the_present_definition_dropped_stop_the_export(cluster: Clu
     done = run("migrate", "--export", str(tmp_path / "out"))
     assert done.exit_code == 2
     assert "team/lost (spec.maxRetries)" in done.stdout
-    assert "apply those of the earlier release" in done.stderr
+    assert "put those of the earlier release back" in done.stderr
     assert not (tmp_path / "out").exists()
 
 

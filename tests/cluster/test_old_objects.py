@@ -42,11 +42,12 @@ def page(*items: dict[str, Any], token: str = "") -> Step:
     return answer({"metadata": {"resourceVersion": "1", "continue": token}, "items": list(items)})
 
 
-def definition(*, old: bool) -> Step:
+def definition(*, old: bool, mixed: bool = False) -> Step:
     found = yaml.safe_load(OLD.read_text(encoding="utf-8"))
     if not old:
         schema = found["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-        schema["properties"]["spec"]["properties"]["backoffLimit"] = {"type": "integer"}
+        fields = schema["properties"]["spec"]["properties"]
+        fields["backoffLimit"] = fields["maxRetries"] if mixed else fields.pop("maxRetries")
     return answer(found)
 
 
@@ -77,6 +78,7 @@ async def test_only_the_check_reads_whole_objects(metadata_only: bool) -> None:
     [
         (definition(old=True), True),
         (definition(old=False), False),
+        (definition(old=False, mixed=True), True),
         (refuse(404, "NotFound"), False),
         (refuse(403, "Forbidden"), False),
     ],
@@ -88,7 +90,7 @@ async def test_a_definition_without_the_present_names_is_old(step: Step, old: bo
 
 async def test_an_operator_says_which_command_helps() -> None:
     async with fake_api(definition(old=True)) as api, open_transport(api.connection, request_timeout=1.0) as transport:
-        with pytest.raises(OldFormError, match="kubectl apply --server-side -f crds/"):
+        with pytest.raises(OldFormError, match="kubectl replace -f crds/"):
             await refuse_old_form(transport)
     olds = [workload(f"w{n}", managed=OWNED) for n in range(5)]
     steps = (definition(old=False), page(*olds), definition(old=False), page(workload("new")))

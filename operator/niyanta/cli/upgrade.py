@@ -86,8 +86,8 @@ async def _export(transport: Transport, folder: Path) -> int:
     if lost:
         _print_some(lost)
         _end(
-            f"the present CustomResourceDefinitions have dropped fields of {len(lost)} Workloads: apply those of the "
-            "earlier release, which bring them back, export, and then replace them"
+            f"the present CustomResourceDefinitions have dropped fields of {len(lost)} Workloads: put those of the "
+            "earlier release back (`kubectl replace`), export, and replace them then"
         )
     for path, manifests in files.items():
         if manifests:

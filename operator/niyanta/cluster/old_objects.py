@@ -38,7 +38,7 @@ SHOWN_OBJECTS = 3
 
 OLD_DEFINITION = (
     "the CustomResourceDefinitions in the cluster are those of an earlier release: replace them "
-    "(`kubectl apply --server-side -f crds/`, or `helm upgrade` with crds.enabled), see docs/upgrade.md"
+    "(`kubectl replace -f crds/`, or `helm upgrade` with crds.enabled), see docs/upgrade.md"
 )
 
 
@@ -90,7 +90,9 @@ async def is_definition_old(transport: Transport) -> bool:
     for version in orjson.loads(answer).get("spec", {}).get("versions", ()):
         if version["name"] == VERSION:
             spec = version.get("schema", {}).get("openAPIV3Schema", {}).get("properties", {}).get("spec", {})
-            return "backoffLimit" not in spec.get("properties", {})
+            fields = spec.get("properties", {})
+            # Both after an apply that left the fields of another field manager.
+            return "backoffLimit" not in fields or "maxRetries" in fields
     return False
 
 
