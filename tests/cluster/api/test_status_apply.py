@@ -133,7 +133,11 @@ def entry(fields: dict[str, Any], **values: str) -> dict[str, Any]:
     } | values
 
 
-FORMER: dict[str, Any] = {".": {}, "f:pool": {}, "f:conditions": {".": {}, 'k:{"type":"Finished"}': {".": {}, "f:status": {}}}}
+FORMER: dict[str, Any] = {
+    ".": {},
+    "f:pool": {},
+    "f:conditions": {".": {}, 'k:{"type":"Finished"}': {".": {}, "f:status": {}}},
+}
 
 
 async def test_fields_that_an_older_release_wrote_are_removed_once() -> None:
