@@ -293,7 +293,8 @@ class StateManager(ScalingStore):
             page = [
                 row
                 for row in workload_rows(records)
-                if pending_doors is None or row.phase.bound or row.wake_at or row.door in pending_doors
+                if not row.phase.terminal
+                and (pending_doors is None or row.phase.bound or row.wake_at or row.door in pending_doors)
             ]
             async for row in self.with_specs(page):
                 if not row.phase.terminal:
