@@ -9,9 +9,12 @@ import pytest
 from prometheus_client import REGISTRY
 
 from niyanta.containment import Boundary
-from niyanta.lifecycle import Phase
+from niyanta.lifecycle import Event, Phase
 from niyanta.scheduler.cluster_api import PodWriteError, WriteProblem
 from niyanta.scheduler.periodic import expiry
+from niyanta.settings import Settings
+from niyanta.store.postgres.pool import Pool
+from niyanta.store.rest.record import RestStore
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.leader import LeaderUnderTest, contained_errors, until
 from tests.scheduler.conftest import MakeLeader, SubmitRest
@@ -263,3 +266,33 @@ async def test_the_object_of_a_rest_submission_has_the_time_to_live_of_the_setti
     leader.kubelet.succeed(id_)
     await until(lambda: cluster.deleted_objects == [row.object_name], "its object is deleted")
     assert (await leader.row(id_)).phase is Phase.SUCCEEDED
+
+
+@pytest.mark.parametrize("suspended_before", [False, True])
+async def test_the_object_of_a_rest_submission_that_was_cancelled_by_rest_goes_too(
+    make_leader: MakeLeader,
+    submit_rest: SubmitRest,
+    cluster: FakeCluster,
+    settings: Settings,
+    pool: Pool,
+    *,
+    suspended_before: bool,
+) -> None:
+    record = RestStore(pool, settings)
+    leader = make_leader(rest_object_ttl_seconds=0)
+    await leader.start()
+    (id_,) = await submit_rest("job")
+    await leader.is_running(id_)
+    name = (await leader.row(id_)).object_name
+    if suspended_before:
+        await record.move(id_, Event.SUSPEND)
+
+        def left() -> bool:
+            leader.kubelet.stop(id_)
+            return id_ not in leader.workloads
+
+        await until(left, "a suspended row leaves memory")
+    await record.move(id_, Event.CANCEL)
+    leader.work_queue.put_hint()
+    await until(lambda: cluster.deleted_objects == [name], "its object is deleted")
+    assert (await leader.row(id_)).phase is Phase.CANCELLED
