@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from e2e.chart.conftest import DSN, Renderer
-from e2e.chart.test_values import VALUE_SETS, containers, environment, one
+from e2e.chart.rendering.test_values import VALUE_SETS, containers, environment, one
 from niyanta.settings import Settings
 from testing.cluster.api_client import JSON
 from testing.cluster.cluster import CommandError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from e2e.chart.conftest import DSN, Renderer
-from e2e.chart.test_values import VALUE_SETS, containers, environment, one
+from e2e.chart.rendering.test_values import VALUE_SETS, containers, environment, one
 from testing.cluster.cluster import CommandError
 
 pytestmark = pytest.mark.e2e

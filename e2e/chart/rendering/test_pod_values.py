@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from e2e.chart.conftest import CHART, DSN, IMAGE, Renderer
-from e2e.chart.test_values import EXTRAS, VALUE_SETS, containers, environment, one
+from e2e.chart.rendering.test_values import EXTRAS, VALUE_SETS, containers, environment, one
 from testing.cluster.api_client import JSON
 from testing.cluster.cluster import CommandError
 

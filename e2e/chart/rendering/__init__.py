@@ -1,0 +1,1 @@
+"""Rendering of the chart with its values; only the schemas of kubeconform need a control plane."""
