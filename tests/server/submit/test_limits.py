@@ -1,4 +1,4 @@
-"""Queue and rate limits: they hold exactly, and refusals carry a Retry-After."""
+"""Limits of queues, rates and priorities: they hold exactly; refusals that end by themselves carry a Retry-After."""
 
 from __future__ import annotations
 
@@ -172,6 +172,21 @@ async def test_submissions_per_second_are_limited_across_processes(
 async def test_a_rate_of_zero_accepts_nothing(client: httpx.AsyncClient, store: RestStore) -> None:
     await _limit(store, submitRatePerSecond=0)
     assert (await client.post("/v1/workloads", json=manifest())).status_code == 429
+
+
+async def test_a_priority_above_the_customers_maximum_gets_422_alone_and_in_a_batch(
+    client: httpx.AsyncClient, store: RestStore
+) -> None:
+    await _limit(store, maxPriority=40)
+    refused = await client.post("/v1/workloads", json=manifest(priority=41))
+    assert (refused.status_code, refused.json()["type"]) == (422, "urn:niyanta:problem:customer-not-allowed")
+    (error,) = refused.json()["errors"]
+    assert error["field"] == "spec.priority"
+    assert error["message"].startswith("41 is above maxPriority 40")
+    lines = ndjson(manifest(priority=40), manifest(priority=41))
+    batch = (await client.post("/v1/workloads:batch", content=lines)).json()
+    assert [item["status"] for item in batch["items"]] == [202, 422]
+    assert (await client.get("/v1/customer")).json()["limits"] == {"maxPriority": 40}
 
 
 async def test_too_many_requests_in_flight_are_refused(settings: Settings, store: RestStore, key: str) -> None:
