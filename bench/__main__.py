@@ -67,8 +67,8 @@ between machines and runs: compare rows of one run, not figures of two machines.
 - `simulation`: 48 hours of queueing with and without the expedited lane, see [queue.md](queue.md). `seconds` and
   `cpu_seconds` are those of the run with the lane.
 
-`python -m bench.ramp` is no part of this page, because it takes long: it submits 10,000 Workloads to an operator at work,
-then as many bare pods, and prints when all were bound, Running, and shown as Running in the statuses.
+`python -m bench.ramp` is no part of this page, because it takes long: it submits 10,000 Workloads to an operator at
+work, then as many bare pods, and prints when all were bound, Running, and shown as Running in the statuses.
 """
 
 
