@@ -70,7 +70,7 @@ def status_patch(number: int) -> JSON:
 
 def install(cluster: Cluster) -> None:
     """Install the chart's policy, with a binding for every namespace but one."""
-    values = ("--set", "postgres.dsn=postgresql://x,api.enabled=false")
+    values = ("--set", "postgres.dsn=postgresql://x,image.repository=none,api.enabled=false")
     rendered = cluster.helm("template", RELEASE, str(CHART), "--namespace", "niyanta-system", *values)
     chosen = [item for item in yaml.safe_load_all(rendered) if item and item["metadata"]["name"] == POLICY]
     name = {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": [WITHOUT]}
