@@ -51,7 +51,7 @@ def install(cluster: Cluster, folder: Path) -> list[JSON]:
             shown = next((m for n, m in models.items() if n.endswith(f".{kind}")), {}).get("properties", {})
             return set(shown.get("spec", {}).get("properties", {})) == set(schema.get("properties", {}))
 
-        until(served, what=f"{name} is served", timeout=60)
+        until(served, what=f"{name} is served", timeout=60, tolerate=True)
     return found
 
 

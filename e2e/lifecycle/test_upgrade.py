@@ -16,6 +16,7 @@ from testing.cluster.cluster import Kind, NodeSpec
 from testing.cluster.control_plane import which_kind
 from testing.environment import Environment
 from testing.processes.niyanta import OperatorProcess
+from testing.processes.rest_door import restricted
 from testing.processes.run_directory import REPO
 from testing.scenarios.page_commands import Reader, commands
 from testing.scenarios.placement import POOLS
@@ -61,7 +62,8 @@ def work(env: Environment) -> Workloads:
 
     until(stored, what="the old definition is served", tolerate=True)
     migrate(env.dsn, known=[migration for migration in migrations() if migration.version < 10])
-    spec = made.manifest("rest", hard={"workerIds": ["upgraded-0"]}, maxRetries=2, customer=NAME)["spec"]
+    rest = made.manifest("rest", hard={"workerIds": ["upgraded-0"]}, maxRetries=2, customer=NAME)
+    spec = restricted(rest)["spec"]
     with psycopg.connect(env.dsn, autocommit=True) as connection:
         connection.execute(
             "INSERT INTO workloads (id, door, namespace, name, customer_id, generation, spec, class_id, replicas)"
