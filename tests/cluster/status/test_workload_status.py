@@ -159,6 +159,17 @@ async def test_scheduled_is_skipped_while_answers_are_slow(server: Server, write
     assert server.phases() == []
 
 
+async def test_scheduled_is_skipped_while_many_pods_start(server: Server, writer: WorkloadStatusWriter) -> None:
+    names = [f"w-{number}" for number in range(workload_status.MANY_STARTING + 8)]
+    for name in names:
+        writer.write(row_in(Phase.SCHEDULED, name))
+    for name in names[:8]:
+        writer.write(row_in(Phase.RUNNING, name))
+        await until(lambda name=name: server.phases(name))  # type: ignore[misc]
+    assert {phase for _, phase, _ in server.applied} == {"Running"}
+    await until(lambda: server.phases(names[-1]) == ["Scheduled"])
+
+
 async def test_scheduled_does_not_wait_for_ever(server: Server, writer: WorkloadStatusWriter) -> None:
     with creating(server.pod_lane):
         writer.write(row_in(Phase.SCHEDULED))

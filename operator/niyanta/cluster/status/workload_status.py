@@ -3,7 +3,7 @@ authoritative.
 
 Only the last state of a row is written. A write waits while the row still changes, while creates of pods are under way
 and while the API server answers slowly, because the kubelets need the same server; but it is sent MOST_WAIT_SECONDS
-after its change at the latest. Only Scheduled, which Running follows, may wait for longer. Namespaces take turns, so
+after its change at the latest. Only Scheduled, which Running follows, may wait for longer while the server is busy. Namespaces take turns, so
 that one whose writes are slow or many doesn't delay the others. If the server can't do the writes that are due, they
 wait for their turn, one for each workload, and the pods' kubelets share the server with at most MOST_AT_ONCE of them.
 """
@@ -52,6 +52,11 @@ MOST_SCHEDULED_WAIT_SECONDS = 60.0
 
 SCHEDULED_DEBOUNCES = 4
 """Debounces that Scheduled waits on a server that isn't busy: most pods run by then."""
+
+MANY_STARTING = 16
+START_SECONDS = 1.0
+"""The server is busy while so many workloads wait for their pods to run and one began to run within this time: the
+kubelets write the statuses of these pods, and Running will make the statuses of the workloads old."""
 
 MOST_AT_ONCE = 8
 """Most patches under way whose time has come, and as many that yield; one namespace has at most half of either."""
@@ -113,6 +118,10 @@ class WorkloadStatusWriter:
         self._final: dict[str, dict[str, None]] = {}
         """Namespace -> finished workloads whose status waits, in their order."""
         self._final_count = 0
+        self._starting = 0
+        """Workloads in Scheduled among those that wait."""
+        self._started_at = float("-inf")
+        """Monotonic time at which a workload last began to run."""
         self._event = asyncio.Event()
         self._yielding = FairWrites(self._write_yielding, concurrency=MOST_AT_ONCE)
         self._urgent = FairWrites(self._write, concurrency=MOST_AT_ONCE)
@@ -127,6 +136,8 @@ class WorkloadStatusWriter:
         known = old or self._busy.get(row.id)
         before = self._shown.get(row.object[1]).since if known is None else known.since
         since = followed(row, before, now=self._clock.now() / 1e6)
+        if row.phase is Phase.RUNNING:
+            self._started_at = now
         if row.phase.terminal:
             due, most = now, MOST_WAIT_SECONDS
         elif row.phase is Phase.SCHEDULED:  # most pods start within seconds
@@ -151,6 +162,7 @@ class WorkloadStatusWriter:
             self._take(row.id)
             waiting.yielding, waiting.urgent = old.yielding, old.urgent
         self._waiting[row.id] = waiting
+        self._starting += waiting.scheduled
         self._schedule(row.id, waiting.due)
         if not row.phase.terminal:
             return
@@ -166,6 +178,7 @@ class WorkloadStatusWriter:
     def _take(self, workload_id: str) -> _Waiting | None:
         """The newest state of a workload, which then no longer waits."""
         waiting = self._waiting.pop(workload_id, None)
+        self._starting -= waiting is not None and waiting.scheduled
         if waiting is not None and waiting.row.phase.terminal:
             ids = self._final[waiting.row.namespace]
             del ids[workload_id]
@@ -236,7 +249,8 @@ class WorkloadStatusWriter:
         self._schedule(workload_id, waiting.due)
 
     def _server_busy(self, now: float) -> bool:
-        return self._client.pod_lane.busy or self._pace.slow(now)
+        starting = self._starting >= MANY_STARTING and now - self._started_at < START_SECONDS
+        return starting or self._client.pod_lane.busy or self._pace.slow(now)
 
     async def _write_yielding(self, workload_id: str) -> bool | None:
         """Write a status when creates of pods and the pace of writes leave room for it; gives up when it is urgent."""
