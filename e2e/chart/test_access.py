@@ -14,12 +14,14 @@ WATCH = ("list", "watch")
 READ = ("get", *WATCH)
 
 ADAPTER = "v1beta2.custom.metrics.k8s.io"
+OTHER_ADAPTER = "v1beta1.custom.metrics.k8s.io"
 ADMISSION = "admissionregistration.k8s.io"
 
 OPERATOR_MAY: list[tuple[str, str, str]] = [
     *((verb, "niyanta.io/workloads", "tenant") for verb in (*READ, "create", "delete")),
     ("patch", "niyanta.io/workloads/status", "tenant"),
     ("patch", "niyanta.io/customers/status", ""),
+    ("get", "niyanta.io/customers", ""),
     *((verb, f"niyanta.io/{kind}", "") for kind in ("workerpools", "customers") for verb in WATCH),
     ("get", "niyanta.io/workerpools", NAMESPACE),
     *(("patch", f"niyanta.io/workerpools{part}", NAMESPACE) for part in ("", "/status")),
@@ -34,6 +36,7 @@ OPERATOR_MAY: list[tuple[str, str, str]] = [
     ("create", "configmaps", NAMESPACE),
     *((verb, "secrets:niyanta-metrics-adapter-tls", NAMESPACE) for verb in ("get", "patch")),
     *((verb, f"apiregistration.k8s.io/apiservices:{ADAPTER}", "") for verb in ("get", "patch")),
+    ("get", f"apiregistration.k8s.io/apiservices:{OTHER_ADAPTER}", ""),
     ("get", "configmaps:extension-apiserver-authentication", "kube-system"),
 ]
 
@@ -52,7 +55,8 @@ OPERATOR_MAY_NOT: list[tuple[str, str, str]] = [
     ("update", "niyanta.io/workloads/status", "tenant"),
     *((verb, "niyanta.io/workerpools", NAMESPACE) for verb in ("create", "update", "delete")),
     *(("patch", f"niyanta.io/workerpools{part}", "tenant") for part in ("", "/status", "/scale")),
-    *((verb, "niyanta.io/customers", "") for verb in ("get", "create", "update", "patch", "delete")),
+    ("get", "niyanta.io/workerpools", "tenant"),
+    *((verb, "niyanta.io/customers", "") for verb in ("create", "update", "patch", "delete")),
     ("update", "niyanta.io/customers/status", ""),
     *(("get", resource, "") for resource in ("nodes", "namespaces", "node.k8s.io/runtimeclasses")),
     *((verb, "apiextensions.k8s.io/customresourcedefinitions", "") for verb in READ),
@@ -67,6 +71,7 @@ OPERATOR_MAY_NOT: list[tuple[str, str, str]] = [
     ("get", "secrets:niyanta-postgres", NAMESPACE),
     ("get", "secrets:niyanta-metrics-adapter-tls", "tenant"),
     *((verb, f"apiregistration.k8s.io/apiservices:{ADAPTER}", "") for verb in ("create", "update", "delete")),
+    ("patch", f"apiregistration.k8s.io/apiservices:{OTHER_ADAPTER}", ""),
     *((verb, "apiregistration.k8s.io/apiservices:v1.apps", "") for verb in ("get", "patch")),
     ("get", "configmaps:kube-root-ca.crt", "kube-system"),
     ("create", "apps/deployments", "tenant"),

@@ -236,7 +236,7 @@ def test_a_registration_of_another_service_is_left_alone(
     cluster = adapted.cluster
     right = trusted_authorities(cluster)
     cluster.api.patch(REGISTRATION, {"spec": {"service": {"name": "another"}, "caBundle": None}})
-    words = "belongs to niyanta-system/another"
+    words = "belongs to the Service niyanta-system/another"
     until(lambda: words in operators[0].log_text(), what="the leader says so")
     assert trusted_authorities(cluster) == ""
     cluster.api.patch(REGISTRATION, {"spec": {"service": {"name": SERVICE}}})
