@@ -3,9 +3,10 @@ authoritative.
 
 Only the last state of a row is written. A write waits while the row still changes, while creates of pods are under way
 and while the API server answers slowly, because the kubelets need the same server; but it is sent MOST_WAIT_SECONDS
-after its change at the latest. Only Scheduled, which Running follows, may wait for longer while the server is busy. Namespaces take turns, so
-that one whose writes are slow or many doesn't delay the others. If the server can't do the writes that are due, they
-wait for their turn, one for each workload, and the pods' kubelets share the server with at most MOST_AT_ONCE of them.
+after its change at the latest. Only Scheduled, which Running follows, may wait for longer while the server is busy.
+Namespaces take turns, so that one whose writes are slow or many doesn't delay the others. If the server can't do the
+writes that are due, they wait for their turn, one for each workload, and at most MOST_AT_ONCE of them compete with the
+kubelets.
 """
 
 from __future__ import annotations
