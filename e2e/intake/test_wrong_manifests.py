@@ -19,9 +19,11 @@ from niyanta.resources.compile.pod_resources import NamespaceDefaults, pod_reque
 from niyanta.resources.compile.requirements import parse_workload
 from niyanta.resources.models.base import InvalidManifestError, parse
 from niyanta.resources.models.pod_template import PodSpec
+from niyanta.resources.schema.pod_definitions import DEFINITIONS_FILE, pod_definitions
 from testing.cluster.api_client import ApiError
 from testing.cluster.build import OLDEST_API_SERVER, default_bin
 from testing.cluster.cluster import Cluster, CommandError
+from testing.cluster.template_schema import extract, render
 from testing.processes.run_directory import REPO
 from tests.resources.manifest_bases import BASES, MAIN_CONTAINER, MODELS, POD, changed
 from tests.resources.manifest_updates import (
@@ -82,6 +84,14 @@ def test_the_crds_are_accepted_and_established(bare: Cluster) -> None:
             conditions = {c["type"]: c["status"] for c in crd["status"]["conditions"]}
             assert conditions["Established"] == "True"
             assert conditions.get("NonStructuralSchema", "False") == "False"
+
+
+def test_the_templates_schema_is_what_the_server_publishes(bare: Cluster) -> None:
+    version = bare.api.get("/version")["gitVersion"]
+    if version != pod_definitions().kubernetes:
+        pytest.skip(f"the schema was extracted from {pod_definitions().kubernetes}, and this is {version}")
+    published = render(extract(bare.api.get("/openapi/v3/api/v1"), version))
+    assert published == DEFINITIONS_FILE.read_text(encoding="utf-8"), "make template-schema"
 
 
 @pytest.mark.parametrize("case", WRONG, ids=str)

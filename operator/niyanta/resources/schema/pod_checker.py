@@ -15,9 +15,6 @@ from niyanta.resources import quantity
 from niyanta.resources.models.base import InvalidManifestError, manifest_errors
 from niyanta.resources.schema.pod_definitions import INT_OR_STRING, QUANTITY, PodDefinitions, Schema, pod_definitions
 
-_INT32 = (-(2**31), 2**31 - 1)
-_INT64 = (-(2**63), 2**63 - 1)
-
 
 def first_error(spec: Any) -> InvalidManifestError | None:
     """The first error of a pod's spec, its path relative to the spec; None for a valid one."""
@@ -87,8 +84,7 @@ def _string(schema: Schema) -> CoreSchema:
 
 
 def _integer(schema: Schema) -> CoreSchema:
-    low, high = _INT32 if schema.get("format") == "int32" else _INT64
-    low, high = max(low, schema.get("minimum", low)), min(high, schema.get("maximum", high))
+    low, high = schema.get("minimum", -(2**63)), schema.get("maximum", 2**63 - 1)
     return core_schema.no_info_before_validator_function(_whole, core_schema.int_schema(ge=low, le=high, strict=True))
 
 

@@ -52,8 +52,9 @@ def pod_definitions() -> PodDefinitions:
 
 
 def _add_defaults(schema: Schema, defaults: dict[str, Schema]) -> None:
-    """Bounds of every list, map and text; an optional enum also takes "", which the Pod API replaces by its default."""
-    kind = {"array": "list", "string": "string"}.get(schema.get("type", ""), "")
+    """Bounds of every list, map, text and number. An optional enum also takes "", which the Pod API replaces by its
+    default."""
+    kind: str = {"array": "list", "string": "string"}.get(schema.get("type", "")) or schema.get("format", "")
     if "additionalProperties" in schema:
         kind = "map"
     if "enum" not in schema:
