@@ -37,7 +37,7 @@ app.kubernetes.io/component: api
     "app.kubernetes.io/managed-by" $root.Release.Service }}
 {{- with .component }}
 {{- $_ := set $labels "app.kubernetes.io/component" . }}
-{{- end }}
+{{- end -}}
 labels:
   {{- merge $labels (default dict .labels) $root.Values.commonLabels | toYaml | nindent 2 }}
 {{- with merge (dict) (default dict .annotations) $root.Values.commonAnnotations }}

@@ -3,14 +3,14 @@
 {{/* A probe of the metrics port, unless the value has a handler of its own; nothing if the value is null. */}}
 {{- define "niyanta.probe" -}}
 {{- if .probe }}
-{{- $own := pick .probe "httpGet" "exec" "tcpSocket" "grpc" }}
+{{- $own := pick .probe "httpGet" "exec" "tcpSocket" "grpc" -}}
 {{ .name }}:
   {{- ternary (merge (dict "httpGet" (dict "path" .path "port" "metrics")) .probe) .probe (empty $own) | toYaml | nindent 2 }}
 {{- end }}
 {{- end }}
 
 {{- define "niyanta.pullSecrets" -}}
-{{- with .Values.image.pullSecrets }}
+{{- with .Values.image.pullSecrets -}}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -19,7 +19,7 @@ imagePullSecrets:
 {{/* The init container that migrates the database, and those of the user, which come first. */}}
 {{- define "niyanta.initContainers" -}}
 {{- $part := get .root.Values .part }}
-{{- if or $part.extraInitContainers (eq .root.Values.migrations.mode "init") }}
+{{- if or $part.extraInitContainers (eq .root.Values.migrations.mode "init") -}}
 initContainers:
   {{- with $part.extraInitContainers }}
   {{- toYaml . | nindent 2 }}
@@ -51,10 +51,10 @@ initContainers:
 
 {{- define "niyanta.topologySpread" -}}
 {{- $spread := (get .root.Values .part).topologySpread }}
-{{- if $spread.constraints }}
+{{- if $spread.constraints -}}
 topologySpreadConstraints:
   {{- toYaml $spread.constraints | nindent 2 }}
-{{- else if $spread.enabled }}
+{{- else if $spread.enabled -}}
 topologySpreadConstraints:
   {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
   - maxSkew: 1
