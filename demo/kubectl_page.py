@@ -18,6 +18,8 @@ from testing.cluster.nodes import nodes_of_pool
 from testing.cluster.stages import RUN_FOR
 from testing.environment import Environment
 from testing.processes.run_directory import REPO
+from testing.scenarios.placement import CUSTOMERS
+from testing.scenarios.workloads import customer_manifest
 from testing.waiting import until
 
 HEAD = """# kubectl with Niyanta
@@ -26,7 +28,7 @@ Written by `make kubectl-page`, which runs these commands on a real control plan
 again after a change that affects them. Kubernetes and Kueue have a kind named Workload too, so type `nwl`, or the full
 name `workloads.niyanta.io`; `nwp` stands for WorkerPools, `ncust` for Customers.
 """
-NAMESPACE = "team-a"
+NAMESPACE = "team-c"
 
 
 class Page:
@@ -79,6 +81,8 @@ def prepare(env: Environment) -> None:
         env.cluster.kubectl("apply", "-f", str(path))
     pools = [item for item in yaml.safe_load_all((EXAMPLES / "00-pools.yaml").read_text()) if item]
     env.cluster.create_nodes(spec for pool in pools for spec in nodes_of_pool(pool, 2))
+    env.cluster.create_namespace(NAMESPACE)
+    env.cluster.api.post(CUSTOMERS, customer_manifest("umbrella", NAMESPACE))
     env.start_operator()
 
     def workers() -> int:
@@ -101,17 +105,18 @@ def write(page: Page) -> None:
     group = job("group", replicas=3)
     group["spec"]["template"]["metadata"] = {"annotations": {RUN_FOR: "600s"}}
     cluster = page.cluster
-    cluster.apply(group, IMPOSSIBLE, job("later", suspend=True))
+    impossible = {**IMPOSSIBLE, "metadata": {**IMPOSSIBLE["metadata"], "namespace": NAMESPACE}}
+    cluster.apply(group, impossible, job("later", suspend=True))
     cluster.kubectl("wait", "nwl/group", "-n", NAMESPACE, "--for=condition=Running", "--timeout=60s")
     cluster.kubectl(
-        *("wait", f"nwl/{IMPOSSIBLE['metadata']['name']}", "-n", NAMESPACE),
+        *("wait", f"nwl/{impossible['metadata']['name']}", "-n", NAMESPACE),
         *("--for=jsonpath={.status.reason}=Unschedulable", "--timeout=60s"),
     )
     page.run("kubectl get nwl -A")
     page.run("kubectl get nwl -A --field-selector status.phase=Pending")
     page.run("kubectl get nwp,ncust -A")
     page.say("Describe", "The message counts every worker under the first check that ruled it out.")
-    page.run(f"kubectl describe nwl {IMPOSSIBLE['metadata']['name']} -n {NAMESPACE}", last=48)
+    page.run(f"kubectl describe nwl {impossible['metadata']['name']} -n {NAMESPACE}", last=48)
     page.say("Explain", "Every field has its type, down to the pod template.")
     page.run("kubectl explain nwl.spec.gpu")
     page.run("kubectl explain nwl.spec.template.spec.containers.imagePullPolicy")
