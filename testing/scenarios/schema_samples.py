@@ -93,23 +93,28 @@ def accepted_objects(base: JSON, schema: Mapping[str, Any], judge: Judge) -> tup
 
 
 def _accepted(base: JSON, whole: JSON, wanted: set[Path], judge: Judge) -> tuple[JSON, Refusals]:
-    """An object with as many of the wanted fields as the judge accepts together, with what it demands beside, and the
-    last refusals. Its spec is empty if there is no such object."""
+    """An object with as many of the wanted fields as the judge accepts together, with what it demands beside, and all
+    refusals on the way. Its spec is empty if there is no such object."""
     obj = {**copy.deepcopy(base), "spec": {}}
     for path in sorted(wanted, key=str):
         _put(obj, path, whole)
     required: set[Path] = set()
+    filled: set[Path] = set()
     last: Refusals = ()
     for _ in range(MOST_ATTEMPTS):
         refusals = judge(obj)
         if not refusals:
             return obj, last
-        last, changed = refusals, False
+        last, changed = [*last, *refusals], False
         for field, reason, _message in refusals:
             path = parse_field(field)
             if reason == "FieldValueRequired" and path not in required and _get(whole, path) is not None:
                 required.add(path)
                 _put(obj, path, whole, bare=True)
+                changed = True
+            elif path in required and path not in filled and _get(obj, path) in ({}, []):
+                filled.add(path)
+                _get(obj, path[:-1])[path[-1]] = copy.deepcopy(_get(whole, path))
                 changed = True
             else:
                 changed |= _drop(obj, path, required)

@@ -19,6 +19,7 @@ SCHEMA: dict[str, Any] = {
         "volumes": {"type": "array", "items": VOLUME},
         "labels": {"type": "object", "additionalProperties": TEXT},
         "nodeName": TEXT,
+        "selector": VOLUME,
     },
 }
 
@@ -28,6 +29,10 @@ def judge(obj: dict[str, Any]) -> Refusals:
     spec, found = obj["spec"], []
     if "image" not in spec:
         found.append(("spec.image", "FieldValueRequired", "needed"))
+    if "selector" not in spec:
+        found.append(("spec.selector", "FieldValueRequired", "needed"))
+    elif not spec["selector"]:
+        found.append(("spec.selector", "FieldValueInvalid", "must not be empty"))
     if "nodeName" in spec:
         found.append(("spec.nodeName", "FieldValueForbidden", "set by the operator"))
     for number, volume in enumerate(spec.get("volumes", ())):
