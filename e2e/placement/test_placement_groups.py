@@ -34,6 +34,20 @@ def test_no_replica_of_eight_runs_while_one_lacks_room(scenario: PlacementScenar
     scenario.check()
 
 
+def test_a_group_over_two_pools_shows_the_pool_of_each_pod(scenario: PlacementScenario) -> None:
+    pools = {node: f"{scenario.unique}-{short}" for short in ("a", "b") for node in scenario.pool(short, 1, cpu="4")}
+    scenario.submit(workload("spread", cpu="3", replicas=2))
+    scenario.wait_running("spread")
+    placed = scenario.status("spread")["assignments"]
+    assert {entry["nodeName"]: entry["poolName"] for entry in placed} == pools
+    pods = {pod["metadata"]["name"]: pod for pod in scenario.pods("spread")}
+    for entry in placed:
+        pod = pods[entry["podName"]]
+        assert pod["spec"]["nodeName"] == entry["nodeName"]
+        assert pod["metadata"]["labels"]["niyanta.io/pool"] == entry["poolName"]
+    scenario.check()
+
+
 def test_two_groups_that_fit_one_at_a_time_never_block_each_other(scenario: PlacementScenario) -> None:
     scenario.pool("main", 2, cpu="4")
     scenario.submit_at_once(*(workload(f"group-{n}", cpu="1", replicas=6) for n in range(2)))

@@ -260,7 +260,8 @@ class Cluster:
             return Rejection(w.id, w.version, len(self.workers), self.census(w, starts))
         names = tuple(n.name for n, _ in chosen)
         score = sum(s for _, s in chosen) / len(chosen)
-        return Placement(w.id, w.version, w.attempt, names, score, chosen[0][0].pool, self.depends_on(w, chosen))
+        pools = tuple(n.pool for n, _ in chosen)
+        return Placement(w.id, w.version, w.attempt, names, score, pools, self.depends_on(w, chosen))
 
     def fill(
         self,

@@ -166,7 +166,7 @@ class LeaderUnderTest:
         """Commit one decision."""
         await self.commit((self.tracked(workload_id), LifecycleDecision(event, reason, message)))
 
-    async def place(self, workload_id: str, *workers: str) -> None:
+    async def place(self, workload_id: str, *workers: str, pools: tuple[str, ...] = ()) -> None:
         """Commit a placement; its pods are created concurrently."""
         tracked = self.tracked(workload_id)
         change = RowChange(
@@ -176,6 +176,7 @@ class LeaderUnderTest:
             reason="Placed",
             workers=workers,
             pool="pool-a",
+            pools=pools,
             score=1.0,
             attempt=tracked.row.attempt + 1,
             wake_in_seconds=600.0,

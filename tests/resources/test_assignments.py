@@ -12,13 +12,19 @@ UID = "0b821f4a-7a0c-4b62-9c48-0e9a4b4f2c11"
 
 
 def test_each_pod_has_an_entry_with_its_node_and_name() -> None:
-    found = assignments("train", UID, attempt=2, workers=("n1", "n2"), pool="gpu")
+    found = assignments("train", UID, attempt=2, workers=("n1", "n2"), pool="gpu", pools=())
     assert found == [
         {"index": 0, "nodeName": "n1", "poolName": "gpu", "podName": "train-0b821f4a-2-0"},
         {"index": 1, "nodeName": "n2", "poolName": "gpu", "podName": "train-0b821f4a-2-1"},
     ]
     assert node_names(found) == ("n1", "n2")
-    assert assignments("train", UID, attempt=1, workers=("n1",), pool="")[0].keys() == {"index", "nodeName", "podName"}
+    (nowhere,) = assignments("train", UID, attempt=1, workers=("n1",), pool="", pools=())
+    assert nowhere.keys() == {"index", "nodeName", "podName"}
+
+
+def test_pods_on_several_pools_have_their_own() -> None:
+    found = assignments("train", UID, attempt=2, workers=("n1", "n2", "n3"), pool="gpu", pools=("gpu", "cpu", ""))
+    assert [entry.get("poolName") for entry in found] == ["gpu", "cpu", None]
 
 
 @pytest.mark.parametrize("odd", [None, "n1", {"nodeName": "n1"}, ["n1", None]])

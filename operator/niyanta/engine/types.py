@@ -330,8 +330,8 @@ class Placement:
     attempt: int
     workers: tuple[str, ...]
     score: float
-    pool: str
-    """The pool of the first worker."""
+    pools: tuple[str, ...]
+    """The pool of each of `workers`."""
     depends_on: tuple[str, ...] = ()
     """Workloads of the same plan that a near term of this one relies on: if one is stale, this placement is void."""
     expedited: bool = False

@@ -9,16 +9,23 @@ from niyanta.lifecycle import Phase
 from niyanta.resources.compile.pod import pod_name
 
 
-def assignments(name: str, uid: str, *, attempt: int, workers: Sequence[str], pool: str) -> list[dict[str, Any]]:
+def assignments(
+    name: str, uid: str, *, attempt: int, workers: Sequence[str], pool: str, pools: Sequence[str]
+) -> list[dict[str, Any]]:
     """`status.assignments` of a workload, sorted by index.
 
     `name` and `uid`: those by which its pods are named, of the submission and not of the object made for it.
-    `workers`: node of each pod, by index. `pool`: the pods' WorkerPool; empty if it isn't known.
+    `workers`: node of each pod, by index. `pool`: the pods' WorkerPool; empty if it isn't known. `pools`: the
+    WorkerPool of each pod, if there are several; otherwise empty.
     """
-    where = {"poolName": pool} if pool else {}
     return [
-        {"index": index, "nodeName": node, **where, "podName": pod_name(name, uid, attempt=attempt, index=index)}
-        for index, node in enumerate(workers)
+        {
+            "index": index,
+            "nodeName": node,
+            **({"poolName": its_pool} if its_pool else {}),
+            "podName": pod_name(name, uid, attempt=attempt, index=index),
+        }
+        for index, (node, its_pool) in enumerate(zip(workers, pools or [pool] * len(workers), strict=True))
     ]
 
 

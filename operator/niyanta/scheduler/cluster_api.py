@@ -55,6 +55,8 @@ class PodView:
     message: str = ""
     owner_uid: str = ""
     """UID of the Workload object that controls the pod."""
+    pool: str = ""
+    """Pool of its worker when it was placed, by its label; empty without the label."""
     disruption: str = ""
     """Reason of the condition DisruptionTarget: the cluster ended the pod (eviction, taint, node shutdown)."""
 

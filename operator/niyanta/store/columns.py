@@ -22,6 +22,8 @@ def _microseconds(column: str) -> str:
     return f"(extract(epoch FROM {column}) * 1000000)::bigint"
 
 
+# Code of migration 0012 places new attempts without writing pools, and door_move takes workers away and leaves them.
+_POOLS_APPLY: Final = "s.pools_attempt = s.attempt AND cardinality(s.pools) = cardinality(s.workers)"
 WORKLOAD: Final = (
     {"id": "w.id::text", "customer": "w.customer_id", "phase": "s.status"}
     | _of("w", "door", "namespace", "name", "type", "labels", "generation", "spec", "class_id", "replicas")
@@ -29,6 +31,7 @@ WORKLOAD: Final = (
     | _of("s", "scheduled_at", "started_at", "finished_at", "pool", "workers", "score", "reason", "message")
     | _of("s", "excluded", "queue_key", "created_at", "paused_at")
     | _of("w", "object_uid", "object_name")
+    | {"pools": f"CASE WHEN {_POOLS_APPLY} THEN s.pools END"}
     | {"queued_at_us": _microseconds("s.queued_at")}
     | {"spec_bytes": "coalesce(w.spec_bytes, octet_length(w.spec::text))"}
 )
@@ -43,8 +46,8 @@ EVENT: Final = _same(
     workload_id="workload_id::text",
 )
 ATTEMPT: Final = _same(
-    *("workload_id", "attempt", "workers", "pool", "score", "epoch", "scheduled_at", "started_at", "finished_at"),
-    *("outcome", "reason"),
+    *("workload_id", "attempt", "workers", "pool", "pools", "score", "epoch", "scheduled_at", "started_at"),
+    *("finished_at", "outcome", "reason"),
     workload_id="workload_id::text",
 )
 WORKER: Final = _same(

@@ -88,6 +88,10 @@ def _moment(text: object) -> datetime | None:
     return moment if moment is not None and moment.tzinfo is not None else None
 
 
+def _pools(value: list[str] | None) -> tuple[str, ...]:
+    return tuple(value) if value else ()
+
+
 def _phase_or_none(name: str | None) -> Phase | None:
     return None if name is None else _PHASES[name]
 
@@ -98,6 +102,7 @@ workload_row = row_mapper(
     door=_DOORS.__getitem__,
     phase=_PHASES.__getitem__,
     workers=tuple,
+    pools=_pools,
     excluded=_excluded,
 )
 _ID = tuple(columns.WORKLOAD).index("id")
@@ -124,7 +129,7 @@ def readable_row(record: Sequence[Any]) -> WorkloadRow | None:
 
 
 event_row = row_mapper(EventRow, columns.EVENT, from_phase=_phase_or_none, to_phase=_PHASES.__getitem__, workers=tuple)
-attempt_row = row_mapper(AttemptRow, columns.ATTEMPT, workers=tuple)
+attempt_row = row_mapper(AttemptRow, columns.ATTEMPT, workers=tuple, pools=_pools)
 worker_row = row_mapper(WorkerRow, columns.WORKER)
 customer_row = row_mapper(CustomerRow, columns.CUSTOMER, namespaces=tuple, service_accounts=tuple, secrets=tuple)
 pool_row = row_mapper(PoolRow, columns.POOL)
@@ -153,6 +158,7 @@ def state_record(row: WorkloadRow) -> dict[str, Any]:
         "finished_at": row.finished_at,
         "pool": row.pool,
         "workers": row.workers,
+        "pools": row.pools or None,
         "score": row.score,
         "reason": row.reason,
         "message": row.message,

@@ -54,7 +54,10 @@ class WorkloadRow:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     pool: str = ""
+    """Pool of the first worker; empty if it isn't known."""
     workers: tuple[str, ...] = ()
+    pools: tuple[str, ...] = ()
+    """Pool of each worker, if they are of several pools; empty: `pool` is the pool of all."""
     score: float | None = None
     reason: str = ""
     message: str = ""
@@ -68,6 +71,10 @@ class WorkloadRow:
     object_name: str | None = None
     spec_bytes: int = field(default=0, compare=False)
     """Bytes of the spec as JSON text; 0 in a row that was not read from Postgres. For budgets of memory."""
+
+    def pool_of(self, index: int) -> str:
+        """Pool of the worker of this pod; empty if it isn't known."""
+        return self.pools[index] if self.pools else self.pool
 
     @property
     def object(self) -> tuple[str, str] | None:
@@ -105,10 +112,11 @@ class WorkloadIntake:
 class RowChange:
     """One requested transition of one workload, valid only if the row still has `version`.
 
-    PLACE needs `workers` (one per replica); `attempt` defaults to the row's next one. `excluded`: worker -> seconds to
-    avoid it. `not_before_seconds`: backoff, which doesn't count as waiting; None keeps the present one (PLACE
-    clears it). `wake_in_seconds` None clears the wake-up. `depends_on`: ids of earlier changes in the batch; if one of
-    them is not applied, this change is void. `reasons`: typed rejections as JSON values.
+    PLACE needs `workers` (one per replica), and takes `pools`, the pool of each; without them `pool` is the pool of
+    all. `attempt` defaults to the row's next one. `excluded`: worker -> seconds to avoid it. `not_before_seconds`:
+    backoff, which doesn't count as waiting; None keeps the present one (PLACE clears it). `wake_in_seconds` None
+    clears the wake-up. `depends_on`: ids of earlier changes in the batch; if one of them is not applied, this change is
+    void. `reasons`: typed rejections as JSON values.
     """
 
     id: str
@@ -118,6 +126,7 @@ class RowChange:
     message: str = ""
     workers: tuple[str, ...] | None = None
     pool: str | None = None
+    pools: tuple[str, ...] = ()
     score: float | None = None
     attempt: int | None = None
     excluded: Mapping[str, float] = field(default_factory=dict)
@@ -179,6 +188,8 @@ class AttemptRow:
     attempt: int
     workers: tuple[str, ...]
     pool: str
+    pools: tuple[str, ...]
+    """As in `WorkloadRow`."""
     score: float | None
     epoch: int | None
     scheduled_at: datetime | None

@@ -48,6 +48,15 @@ def test_a_placed_workload_shows_each_pod_and_the_times() -> None:
     assert found["completionTime"] == "2026-03-01T12:03:00Z"
 
 
+def test_pods_of_a_group_over_several_pools_show_their_own() -> None:
+    *_, (row, _) = story(Phase.PENDING, Event.PLACE, Event.START)
+    found = status(replace(row, pool="gpu", pools=("gpu", "cpu")))
+    assert found["assignments"] == [
+        {"index": 0, "nodeName": "n1", "poolName": "gpu", "podName": "train-7f9c2ba4-1-0"},
+        {"index": 1, "nodeName": "n2", "poolName": "cpu", "podName": "train-7f9c2ba4-1-1"},
+    ]
+
+
 @pytest.mark.parametrize(
     ("events", "pods"),
     [

@@ -43,6 +43,12 @@ def test_replicas_of_a_self_repelling_group_spread_and_all_of_them_or_none_is_pl
     assert workers(plan) == {"one": ("a",)}
 
 
+def test_a_placement_has_the_pool_of_each_worker() -> None:
+    made = snapshot(node("a"), replace(node("b"), pool="other"), node("c"))
+    (placement,) = schedule(made, [wants("g", replace(POD, anti=(ALIKE,)), replicas=3)], now=0).placements
+    assert dict(zip(placement.workers, placement.pools, strict=True)) == {"a": "pool", "b": "other", "c": "pool"}
+
+
 def test_a_running_carrier_keeps_newcomers_away_and_release_lets_them_in() -> None:
     made = snapshot(node("a"))
     made.charge(Charge("db", "a", (("pods", 1),), subject=DB, anti=(ALIKE,)))

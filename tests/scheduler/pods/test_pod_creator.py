@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from niyanta.cluster.state.worker_info import PoolInfo
 from niyanta.lifecycle import Event, Phase
 from niyanta.resources.compile.pod import pod_name
 from niyanta.scheduler.cluster_api import PodWriteError, WriteProblem
@@ -46,6 +47,26 @@ async def test_pods_are_bound_to_their_workers_and_carry_attempt_epoch_and_final
     assert first.labels["niyanta.io/epoch"] == str(leader.epoch)
     assert first.metadata.finalizers == ("niyanta.io/outcome",)
     assert first.metadata.owner_references[0].uid == uid
+
+
+async def test_each_pod_of_a_group_has_the_label_of_its_own_workers_pool(
+    leader: LeaderUnderTest, cluster: FakeCluster
+) -> None:
+    for name in ("first", "other"):
+        cluster.add_node(f"n-{name}", labels={"pool": name})
+    cluster.set_pools(*(PoolInfo(name, match_labels=(("pool", name),)) for name in ("first", "other")))
+    uid = cluster.submit("group", replicas=2, cpu="3")
+    await leader.take_in(uid)
+    await leader.run_cycle()
+    await leader.created(uid)
+    pods = cluster.live_pods(uid)
+    assert sorted((pod.spec.node_name, pod.labels["niyanta.io/pool"]) for pod in pods) == [
+        ("n-first", "first"),
+        ("n-other", "other"),
+    ]
+    row = await leader.row(uid)
+    assert sorted(row.pools) == ["first", "other"]
+    assert row.pool == row.pools[0]
 
 
 async def test_a_create_without_a_definite_answer_is_repeated(leader: LeaderUnderTest, cluster: FakeCluster) -> None:

@@ -66,6 +66,24 @@ async def test_rows_follow_running_pods_and_nothing_is_deleted(
     assert uid not in leader.workloads.queue
 
 
+async def test_an_adopted_group_has_the_pools_of_its_pods(
+    old: LeaderUnderTest, make_leader: MakeLeader, cluster: FakeCluster, pool: Pool
+) -> None:
+    cluster.add_node("n2")
+    uid = cluster.submit("group", replicas=3)
+    await old.take_in(uid)
+    await old.place(uid, "n1", "n2", "n2", pools=("pool-a", "pool-b", "pool-c"))
+    await old.created(uid)
+    old.kubelet.run(uid)
+    await old.close()
+    await emptied(pool)
+    leader = make_leader(adopting=True)
+    await leader.recover()
+    row = await leader.row(uid)
+    assert (row.phase, row.workers, row.pool) == (Phase.RUNNING, ("n1", "n2", "n2"), "pool-a")
+    assert row.pools == ("pool-a", "pool-b", "pool-c")
+
+
 async def test_an_adopted_placement_takes_its_capacity(
     old: LeaderUnderTest, make_leader: MakeLeader, cluster: FakeCluster, pool: Pool
 ) -> None:

@@ -231,6 +231,23 @@ async def test_events_have_pages_and_attempts(client: httpx.AsyncClient, store: 
     assert attempts == 2
 
 
+async def test_pods_and_attempts_have_the_pool_of_each_worker(
+    client: httpx.AsyncClient, store: RestStore, epoch: int
+) -> None:
+    made = (await client.post("/v1/workloads", json=manifest(replicas=2))).json()
+    (row,) = await store.get_workloads([made["id"]])
+    row = await move(store, row, Event.PLACE, epoch=epoch, workers=("w1", "w2"), pools=("a", "b"))
+    row = await move(store, row, Event.RETRY, epoch=epoch)
+    row = await move(store, row, Event.PLACE, epoch=epoch, workers=("w2", "w3"), pools=("b", "b"))
+    row = await move(store, row, Event.RETRY, epoch=epoch)
+    await move(store, row, Event.PLACE, epoch=epoch, workers=("w2", "w1"), pools=("b", "a"))
+    (listed,) = (await client.get("/v1/workloads")).json()["items"]
+    for item in (listed, (await client.get(made["href"])).json()):
+        assert [(pod["nodeName"], pod["poolName"]) for pod in item["assignments"]] == [("w2", "b"), ("w1", "a")]
+    page = (await client.get(f"{made['href']}/events")).json()
+    assert [attempt["poolNames"] for attempt in page["attempts"]] == [["a", "b"], ["b", "b"], ["b", "a"]]
+
+
 async def test_cancel_suspend_and_resume(client: httpx.AsyncClient, store: RestStore, epoch: int) -> None:
     href = (await client.post("/v1/workloads", json=manifest())).json()["href"]
 

@@ -224,6 +224,18 @@ async def test_moves_are_those_of_the_table_of_transitions(
     assert await state.wrong_counters() == []
 
 
+@pytest.mark.parametrize("event", [Event.CANCEL, Event.SUSPEND])
+async def test_a_group_over_several_pools_is_moved_as_the_leader_moves_it(
+    record: RestStore, state: StateManager, epoch: int, event: Event
+) -> None:
+    row = await arrive(state, epoch=epoch, door=Door.REST, replicas=2)
+    row = await move(state, row, Event.PLACE, epoch=epoch, workers=("w1", "w2"), pools=("a", "b"))
+    moved = await record.move(row.id, event)
+    assert (moved.workers, moved.pools) == ((), ()) if event is Event.SUSPEND else (("w1", "w2"), ("a", "b"))
+    (attempt,) = await state.get_attempts(row.id)
+    assert (attempt.outcome, attempt.pools) == (event.value, ("a", "b"))
+
+
 @pytest.mark.parametrize(
     ("action", "evict_after"),
     [("reboot", None), (None, None), ("cordon", 5), ("uncordon", 0), ("drain", -1), ("drain", 604_801)],

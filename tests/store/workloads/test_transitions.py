@@ -8,6 +8,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from niyanta.lifecycle import TRANSITIONS, Event, Phase
+from niyanta.store.postgres.pool import Pool
 from niyanta.store.postgres.queries import sql
 from niyanta.store.rows import PendingNote, RowChange
 from niyanta.store.state import StateManager
@@ -81,6 +82,40 @@ async def test_a_retry_counts_and_goes_back_to_the_queue_without_its_workers(sta
     assert (await state.get_events(row.id))[-2].workers == ("w1",)
 
 
+async def test_a_group_over_several_pools_keeps_the_pool_of_each_worker_until_it_leaves_them(
+    state: StateManager, epoch: int, pool: Pool
+) -> None:
+    row = await arrive(state, epoch=epoch, replicas=3)
+    mixed = {"workers": ("w1", "w2", "w3"), "pools": ("a", "b", "a"), "pool": "a"}
+    row = await move(state, row, Event.PLACE, epoch=epoch, **mixed)
+    assert (row.pool, row.pools, row.pool_of(1)) == ("a", ("a", "b", "a"), "b")
+    row = await move(state, row, Event.START, epoch=epoch)
+    assert await state.get_workloads([row.id]) == [row]
+    row = await move(state, row, Event.RETRY, epoch=epoch)
+    assert row.pools == ()
+    row = await move(state, row, Event.PLACE, epoch=epoch, workers=("w1", "w4", "w5"), pools=("a", "a", "a"))
+    assert (row.pool, row.pools, row.pool_of(1)) == ("a", (), "a")
+    assert await state.get_workloads([row.id]) == [row]
+    assert [attempt.pools for attempt in await state.get_attempts(row.id)] == [("a", "b", "a"), ()]
+    stored = (
+        "SELECT pools, pools_attempt FROM workload_state UNION ALL SELECT pools, NULL FROM attempts WHERE attempt = 2"
+    )
+    async with pool.connection() as connection:
+        assert await (await connection.execute(stored)).fetchall() == [(None, None)] * 2, "one name is enough"
+
+
+async def test_pools_that_the_last_release_left_behind_do_not_count_for_its_placements(
+    state: StateManager, epoch: int, pool: Pool
+) -> None:
+    row = await arrive(state, epoch=epoch, replicas=2)
+    row = await move(state, row, Event.PLACE, epoch=epoch, workers=("w1", "w2"), pools=("a", "b"))
+    async with pool.connection() as connection:
+        for written in ("workers = '{}', pool = ''", "workers = '{w3,w4}', pool = 'a', attempt = 2"):
+            await connection.execute(f"UPDATE workload_state SET {written}".encode())
+            (stored,) = await state.get_workloads([row.id])
+            assert stored.pools == ()
+
+
 async def test_rejections_count_in_a_row_until_a_start_and_only_when_asked(state: StateManager, epoch: int) -> None:
     row = await arrive(state, epoch=epoch)
     for counts, expected in ((True, 1), (False, 1), (True, 2)):
@@ -145,7 +180,9 @@ async def test_two_changes_of_one_row_in_a_batch_follow_each_other(state: StateM
     assert await state.wrong_counters() == []
 
 
-@pytest.mark.parametrize("bad", [{"workers": ()}, {"workers": ("a", "b")}, {"attempt": 0}], ids=str)
+@pytest.mark.parametrize(
+    "bad", [{"workers": ()}, {"workers": ("a", "b")}, {"pools": ("a", "b")}, {"attempt": 0}], ids=str
+)
 async def test_a_placement_that_does_not_fit_the_row_is_illegal(
     state: StateManager, epoch: int, bad: dict[str, object]
 ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from niyanta.cluster.api.errors import shown_text
 from niyanta.cluster.api.objects import ContainerStatus, Pod
-from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, WORKLOAD_UID
+from niyanta.resources.labels import ATTEMPT, INDEX, OUTCOME_FINALIZER, POOL, WORKLOAD_UID
 from niyanta.scheduler.cluster_api import NodeState, PodPhase, PodView
 
 LONGEST_REASON = 128
@@ -45,6 +45,7 @@ def pod_view(pod: Pod, node: NodeState) -> PodView:
         reason=shown_text(reason, LONGEST_REASON),
         message=shown_text(message, LONGEST_MESSAGE),
         owner_uid=pod.owner_uid,
+        pool=meta.labels.get(POOL, ""),
         disruption=shown_text(_disruption(pod), LONGEST_REASON),
     )
 

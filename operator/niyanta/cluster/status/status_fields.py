@@ -18,13 +18,14 @@ def status_of(row: WorkloadRow, since: Since, queue: QueueSettings, *, now: int)
     time for which effectivePriority is computed.
     """
     priority = effective_priority(row.priority, row.tier_weight, queued_at=row.queued_at_us, now=now, settings=queue)
+    placed = assignments(row.name, row.id, attempt=row.attempt, workers=row.workers, pool=row.pool, pools=row.pools)
     fields = {
         "observedGeneration": row.generation,
         "phase": row.phase.value,
         "customer": row.customer or None,
         "pods": pods_text(row.phase, row.replicas),
         "placement": placement_text(row.workers) or None,
-        "assignments": assignments(row.name, row.id, attempt=row.attempt, workers=row.workers, pool=row.pool) or None,
+        "assignments": placed or None,
         "score": None if row.score is None else min(max(round(row.score), 0), 100),
         "effectivePriority": int(priority),
         "attempts": row.attempt,

@@ -270,7 +270,6 @@ class Placer:
         expedited: bool = False,
     ) -> None:
         infos = self.overlay.index.infos
-        first = infos[workers[0]]
         self.placements.append(
             Placement(
                 workload.id,
@@ -278,7 +277,7 @@ class Placer:
                 workload.attempt,
                 tuple([infos[worker].name for worker in workers]),
                 scores[0] if len(scores) == 1 else sum(scores) / len(scores),
-                first.pool,
+                tuple([infos[worker].pool for worker in workers]),
                 self._depends_on(workload, workers, near) if near else (),
                 expedited,
             )

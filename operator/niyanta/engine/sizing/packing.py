@@ -110,7 +110,7 @@ class Packing:
             if workload.id not in self._refused:
                 self.placer.decide(workload)
         for placement in self.placer.placements:
-            self.pool_fits[placement.id] = PoolFit(FitKind.ROOM, placement.pool)
+            self.pool_fits[placement.id] = PoolFit(FitKind.ROOM, placement.pools[0])
         self._measure()
         for fault in self.placer.faults:
             self.pool_fits[fault.id] = PoolFit(FitKind.NOWHERE)

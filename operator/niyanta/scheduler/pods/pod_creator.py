@@ -242,7 +242,7 @@ class PodCreator:
             worker_gpu_resource=self._cluster.gpu_resource(worker),
             epoch=self._epoch,
             customer=row.customer,
-            pool=row.pool,
+            pool=row.pool_of(index),
             workload_labels=row.labels,
         )
 

@@ -156,10 +156,11 @@ class Adoption:
         attempt = max((pod.attempt for pod in pods), default=0)
         if attempt <= row.attempt:
             return []
-        workers = {pod.index: pod.node for pod in pods if pod.attempt == attempt}
-        anywhere = next(iter(workers.values()))
+        found = {pod.index: (pod.node, pod.pool) for pod in pods if pod.attempt == attempt}
+        anywhere = next(iter(found.values()))
+        workers, pools = zip(*(found.get(i, anywhere) for i in range(row.replicas)), strict=True)
         events = [*STEPS_TO_PENDING[row.phase], Event.PLACE]
-        if len(workers) < row.replicas:
+        if len(found) < row.replicas:
             events.append(Event.REQUEUE)
         return [
             RowChange(
@@ -168,8 +169,9 @@ class Adoption:
                 event=event,
                 reason=RowReason.ADOPTED.value,
                 message=REBUILT if event is Event.PLACE else "",
-                workers=tuple(workers.get(i, anywhere) for i in range(row.replicas)) if event is Event.PLACE else None,
-                pool=row.pool,
+                workers=workers if event is Event.PLACE else None,
+                pool=pools[0],
+                pools=pools if event is Event.PLACE else (),
                 score=0.0,
                 attempt=attempt if event is Event.PLACE else None,
                 wake_in_seconds=float(tracked.spec.start_timeout_seconds) if event is Event.PLACE else None,

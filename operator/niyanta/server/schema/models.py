@@ -130,7 +130,7 @@ class AttemptView(ResponseModel):
 
     attempt: int
     node_names: list[str] = Field(description="Worker of each pod, by index.")
-    pool_name: str = Field(description="WorkerPool of the workers.")
+    pool_names: list[str] = Field(description="WorkerPool of each pod, by index; empty if it isn't known.")
     score: int | None
     scheduled_time: datetime | None
     start_time: datetime | None

@@ -67,7 +67,7 @@ def workload(row: WorkloadRow, *, effective_priority: int, with_spec: bool) -> W
 
 
 def _assignments(row: WorkloadRow) -> list[AssignmentView]:
-    found = assignments(row.name, row.id, attempt=row.attempt, workers=row.workers, pool=row.pool)
+    found = assignments(row.name, row.id, attempt=row.attempt, workers=row.workers, pool=row.pool, pools=row.pools)
     return [AssignmentView.model_validate(entry) for entry in found]
 
 
@@ -108,7 +108,7 @@ def attempt(row: AttemptRow) -> AttemptView:
     return AttemptView(
         attempt=row.attempt,
         node_names=list(row.workers),
-        pool_name=row.pool,
+        pool_names=list(row.pools) or ([row.pool] * len(row.workers) if row.pool else []),
         score=_whole(row.score),
         scheduled_time=row.scheduled_at,
         start_time=row.started_at,

@@ -2,7 +2,7 @@
 id uuid, class_id text, status text, version bigint, priority integer, tier_weight integer, queue_key bigint,
 queued_at timestamptz, attempt integer, failures integer, rejections integer, not_before timestamptz,
 wake_at timestamptz, paused_at timestamptz, scheduled_at timestamptz, started_at timestamptz, finished_at timestamptz,
-pool text, workers text[], score real, reason text, message text, excluded jsonb
+pool text, workers text[], pools text[], score real, reason text, message text, excluded jsonb
 
 -- name: lock_rows
 -- Ordered, so that two batches cannot deadlock.
@@ -47,7 +47,8 @@ UPDATE workload_state s
        tier_weight = r.tier_weight, queue_key = r.queue_key, queued_at = r.queued_at, attempt = r.attempt,
        failures = r.failures, rejections = r.rejections, not_before = r.not_before, wake_at = r.wake_at,
        paused_at = r.paused_at, scheduled_at = r.scheduled_at, started_at = r.started_at,
-       finished_at = r.finished_at, pool = r.pool, workers = r.workers, score = r.score, reason = r.reason,
+       finished_at = r.finished_at, pool = r.pool, workers = r.workers, pools = r.pools,
+       pools_attempt = CASE WHEN r.pools IS NOT NULL THEN r.attempt END, score = r.score, reason = r.reason,
        message = r.message, excluded = r.excluded, changed = pg_current_xact_id(), writer = %(writer)s,
        reasons = CASE WHEN s.status = r.status THEN s.reasons ELSE '[]' END
   FROM jsonb_to_recordset(%(records)s::jsonb) AS r ({{state_record}})
@@ -63,12 +64,13 @@ SELECT workload_id, %(at)s, event, from_phase, to_phase, attempt, workers, score
              score real, reason text, message text, reasons jsonb, cycle bigint);
 
 -- name: upsert_attempts
-INSERT INTO attempts AS a (workload_id, attempt, workers, pool, score, epoch, scheduled_at, started_at, finished_at,
-                           outcome, reason)
-SELECT workload_id, attempt, workers, pool, score, %(epoch)s, scheduled_at, started_at, finished_at, outcome, reason
+INSERT INTO attempts AS a (workload_id, attempt, workers, pool, pools, score, epoch, scheduled_at, started_at,
+                           finished_at, outcome, reason)
+SELECT workload_id, attempt, workers, pool, pools, score, %(epoch)s, scheduled_at, started_at, finished_at, outcome,
+       reason
   FROM jsonb_to_recordset(%(records)s::jsonb)
-       AS r (workload_id uuid, attempt integer, workers text[], pool text, score real, scheduled_at timestamptz,
-             started_at timestamptz, finished_at timestamptz, outcome text, reason text)
+       AS r (workload_id uuid, attempt integer, workers text[], pool text, pools text[], score real,
+             scheduled_at timestamptz, started_at timestamptz, finished_at timestamptz, outcome text, reason text)
     ON CONFLICT (workload_id, attempt) DO UPDATE
    SET started_at = excluded.started_at, finished_at = excluded.finished_at, outcome = excluded.outcome,
        reason = excluded.reason;

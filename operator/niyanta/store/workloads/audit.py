@@ -84,6 +84,7 @@ class AuditLog:
             "attempt": row.attempt,
             "workers": row.workers,
             "pool": row.pool,
+            "pools": row.pools or None,
             "score": row.score,
             "scheduled_at": row.scheduled_at,
             "started_at": row.started_at,

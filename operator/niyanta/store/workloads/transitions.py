@@ -25,7 +25,7 @@ _OFF_QUEUE = (Phase.HELD, Phase.SUSPENDED)
 
 
 class InvalidChangeError(ValueError):
-    """A PLACE without workers for all replicas, or with an attempt number that was used before."""
+    """A PLACE without workers for all replicas, with too many or too few pools, or with a used attempt number."""
 
 
 def transition(row: WorkloadRow, change: RowChange, *, now_us: int, keys: QueueKeys) -> WorkloadRow:
@@ -55,7 +55,7 @@ def transition(row: WorkloadRow, change: RowChange, *, now_us: int, keys: QueueK
     elif to.terminal:
         values |= {"finished_at": now, "paused_at": None}
     elif row.phase.bound:
-        values |= {"workers": (), "pool": "", "score": None, "scheduled_at": None, "started_at": None}
+        values |= {"workers": (), "pool": "", "pools": (), "score": None, "scheduled_at": None, "started_at": None}
     if change.event is Event.RETRY:
         values["failures"] = row.failures + 1
     elif change.event is Event.REQUEUE and change.counts:
@@ -71,12 +71,15 @@ def _placed(row: WorkloadRow, change: RowChange) -> dict[str, Any]:
     attempt = row.attempt + 1 if change.attempt is None else change.attempt
     if not change.workers or len(change.workers) != row.replicas:
         raise InvalidChangeError(f"{row.id}: needs {row.replicas} workers, got {change.workers}")
+    if change.pools and len(change.pools) != len(change.workers):
+        raise InvalidChangeError(f"{row.id}: {len(change.workers)} workers have {len(change.pools)} pools")
     if attempt <= row.attempt:
         raise InvalidChangeError(f"{row.id}: attempt {attempt} must be higher than {row.attempt}")
     return {
         "attempt": attempt,
         "workers": tuple(change.workers),
-        "pool": change.pool or "",
+        "pool": change.pools[0] if change.pools else change.pool or "",
+        "pools": change.pools if len(set(change.pools)) > 1 else (),
         "score": change.score,
         "started_at": None,
         "not_before": None,
