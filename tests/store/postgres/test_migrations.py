@@ -71,10 +71,21 @@ def test_without_a_server_the_error_names_the_cause() -> None:
 
 
 def test_events_have_partitions_a_week_ahead(fresh_dsn: str) -> None:
-    today = datetime.now(UTC).date()
-    days = {partition_name(today + timedelta(days=offset)) for offset in range(8)}
+    migrated = _day_of_migration(fresh_dsn)
+    days = {partition_name(migrated + timedelta(days=offset)) for offset in range(8)}
     assert _partitions(fresh_dsn) == days | {"workload_events_default"}
-    assert maintain_partitions(fresh_dsn) == ([], [])
+    maintain_partitions(fresh_dsn)
+    assert partition_name(datetime.now(UTC).date() + timedelta(days=7)) in _partitions(fresh_dsn)
+    with psycopg.connect(fresh_dsn, autocommit=True) as connection:
+        assert ensure_partitions(connection, migrated) == ([], [])
+
+
+def _day_of_migration(dsn: str) -> date:
+    """The day of the oldest partition: today, or yesterday if the run began before midnight."""
+    oldest = min(_partitions(dsn) - {"workload_events_default"})
+    day = datetime.strptime(oldest.removeprefix("workload_events_"), "%Y%m%d").replace(tzinfo=UTC)
+    assert datetime.now(UTC) - day < timedelta(days=2)
+    return day.date()
 
 
 def test_events_older_than_thirty_days_are_dropped(fresh_dsn: str) -> None:
@@ -104,6 +115,7 @@ def test_a_day_whose_events_came_before_its_partition_is_left_alone(fresh_dsn: s
 
 
 def test_maintenance_gives_up_when_a_lock_is_held(fresh_dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    today = _day_of_migration(fresh_dsn)
     with psycopg.connect(fresh_dsn) as reader, psycopg.connect(fresh_dsn, autocommit=True) as keeper:
         keeper.execute(
             "CREATE TABLE workload_events_20200101 PARTITION OF workload_events"
@@ -111,6 +123,6 @@ def test_maintenance_gives_up_when_a_lock_is_held(fresh_dsn: str, monkeypatch: p
         )
         reader.execute("SELECT count(*) FROM workload_events")
         monkeypatch.setattr("niyanta.store.postgres.partitions.LOCK_TIMEOUT_MS", 200)
-        assert ensure_partitions(keeper, datetime.now(UTC).date()) == ([], [])
+        assert ensure_partitions(keeper, today) == ([], [])
         reader.rollback()
-        assert ensure_partitions(keeper, datetime.now(UTC).date()) == ([], ["workload_events_20200101"])
+        assert ensure_partitions(keeper, today) == ([], ["workload_events_20200101"])
