@@ -101,7 +101,7 @@ def write(page: Page) -> None:
     page.run(
         f"kubectl get nwl first -n {NAMESPACE} -o jsonpath='{{.status.conditions[?(@.type==\"Finished\")].reason}}'"
     )
-    page.say("Get", "PODS counts the pods that run, of those wanted. PLACEMENT is the node, or the number of workers.")
+    page.say("Get", "PODS has the ready pods of those wanted; PLACEMENT is the node, or the number of nodes.")
     group = job("group", replicas=3)
     group["spec"]["template"]["metadata"] = {"annotations": {RUN_FOR: "600s"}}
     cluster = page.cluster
@@ -127,7 +127,7 @@ def write(page: Page) -> None:
     wrong = job("wrong", priority=1000)
     wrong["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"] = 17
     page.run("kubectl create -f -", manifest=wrong)
-    page.say("Change and end", "Priority, suspend, backoffLimit and the time limits may change after creation.")
+    page.say("Change and end", "priority, suspend and backoffLimit may change after creation, but not replicas.")
     page.run(f'kubectl patch nwl later -n {NAMESPACE} --type merge -p \'{{"spec": {{"suspend": false}}}}\'')
     page.run(f'kubectl patch nwl later -n {NAMESPACE} --type merge -p \'{{"spec": {{"replicas": 2}}}}\'')
     page.run(f"kubectl delete nwl group -n {NAMESPACE}")

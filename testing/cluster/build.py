@@ -225,8 +225,8 @@ def _no_go_message() -> str:
     need = ".".join(map(str, MIN_GO))
     return (
         f"The test cluster is built from Go modules, and there is no Go >= {need} here (nor tools built earlier).\n"
-        f"Either install Go {need} or later (https://go.dev/dl), or install Docker, kind, kubectl and helm and start "
-        "the Docker engine,\nor point NIYANTA_E2E_KUBECONFIG at a cluster of your own (kubectl and helm on PATH)."
+        f"Either install Go {need} or later (https://go.dev/dl), or install Docker, kind, kwok, kubectl and helm and "
+        "start the Docker engine,\nor point NIYANTA_E2E_KUBECONFIG at a cluster of your own (kubectl and helm on PATH)."
     )
 
 
@@ -248,7 +248,7 @@ def _build_all(tools: Sequence[Tool], cache: Path) -> None:
     if not todo:
         return
     names = ", ".join(tool.name for tool in todo)
-    _say(f"Building with Go for the test cluster: {names}. The first time takes about 10 minutes on 2 cores.")
+    _say(f"Building with Go for the test cluster: {names}. The first time takes about 8 minutes on 2 cores.")
     began = time.monotonic()
     for number, tool in enumerate(todo, start=1):
         _build_one(tool, cache, label=f"[{number}/{len(todo)}] {tool.name}", began=began)

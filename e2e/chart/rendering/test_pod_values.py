@@ -34,9 +34,12 @@ def test_an_image_must_be_named(renderer: Renderer) -> None:
 @pytest.mark.parametrize(
     ("image", "name"),
     [
-        ({"repository": IMAGE}, f"{IMAGE}:0.1.0"),
+        ({"repository": IMAGE}, f"{IMAGE}:0.1.0-alpha.1"),
         ({"repository": IMAGE, "tag": "edge"}, f"{IMAGE}:edge"),
-        ({"repository": "team/niyanta", "registry": "mirror.example:5000/"}, "mirror.example:5000/team/niyanta:0.1.0"),
+        (
+            {"repository": "team/niyanta", "registry": "mirror.example:5000/"},
+            "mirror.example:5000/team/niyanta:0.1.0-alpha.1",
+        ),
         ({"repository": IMAGE, "tag": "edge", "digest": "sha256:" + "0" * 64}, f"{IMAGE}@sha256:{'0' * 64}"),
     ],
 )

@@ -65,7 +65,7 @@ KINDS = (
         "Namespaced",
         (
             _Column("Phase", ".status.phase"),
-            _Column("Pods", ".status.pods", description="Ready and wanted pods"),
+            _Column("Pods", ".status.pods", description="Ready and wanted pods; at the end, succeeded ones"),
             _Column("Customer", ".status.customer"),
             _Column("Priority", ".status.effectivePriority", "integer", description="Effective priority"),
             _Column("Placement", ".status.placement", description="Node of the only pod, or the number of workers"),
