@@ -16,6 +16,7 @@ from aiohttp import web
 from typer.testing import CliRunner, Result
 
 from niyanta.cli import main, upgrade
+from niyanta.cluster.api import bounded_objects
 from niyanta.cluster.api.connection import Connection, Credentials
 from niyanta.resources.labels import OUTCOME_FINALIZER, REST_ID
 from niyanta.settings import Settings
@@ -190,6 +191,25 @@ def test_fields_that_the_present_definition_dropped_stop_the_export(cluster: Clu
     assert "team/lost (spec.maxRetries)" in done.stdout
     assert "put those of the earlier release back" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_unreadable_objects_are_named(
+    cluster: Cluster, rows: Callable[[OldRows], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bounded_objects, "MAX_RAW_CONTAINERS", 100)
+    wide = workload("wide", {})
+    wide["metadata"]["managedFields"] = [{"fieldsV1": {f"f:{number}": {} for number in range(200)}}]
+    cluster.objects["workloads"] = [wide, workload("old", {"maxRetries": 3})]
+    cluster.present()
+    checked = run("migrate", "--check")
+    assert checked.exit_code == 1
+    assert "unreadable object team/wide (the object has 2" in checked.stdout
+    assert "1 Workload objects in the old form" in checked.stdout
+    done = run("migrate", "--export", str(tmp_path / "out"))
+    assert done.exit_code == 1
+    assert "unreadable object team/wide (" in done.stdout
+    text = (tmp_path / "out" / "workloads" / "team.yaml").read_text(encoding="utf-8")
+    assert [found["metadata"]["name"] for found in yaml.safe_load_all(text)] == ["old"]
 
 
 def test_finalizers_are_released_after_a_dry_run_has_counted_them(cluster: Cluster) -> None:

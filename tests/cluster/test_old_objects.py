@@ -8,6 +8,9 @@ import pytest
 import yaml
 from aiohttp import web
 
+from niyanta.cluster import old_objects
+from niyanta.cluster.api import bounded_objects
+from niyanta.cluster.api.bounded_objects import MAX_RAW_CONTAINERS
 from niyanta.cluster.old_objects import (
     OldFormError,
     OldObject,
@@ -98,3 +101,46 @@ async def test_an_operator_says_which_command_helps() -> None:
         with pytest.raises(OldFormError, match=r"^5 Workload objects .* team/w0 \(spec.maxRetries\).*migrate --check"):
             await refuse_old_form(transport)
         await refuse_old_form(transport)
+
+
+def wide(name: str, containers: int) -> dict[str, Any]:
+    """An object in the old form whose managed fields have this many sets."""
+    labels: dict[str, Any] = {f"f:{number}": {} for number in range(containers)}
+    return workload(name, managed=[{"fieldsV1": {"f:metadata": {"f:labels": labels}, "f:spec": {"f:maxRetries": {}}}}])
+
+
+async def test_objects_out_of_bounds_are_named_and_not_decoded() -> None:
+    pages = (page(wide("wide", MAX_RAW_CONTAINERS), workload("b", managed=OWNED)),) * 2
+    async with fake_api(*pages) as api, open_transport(api.connection, request_timeout=1.0) as transport:
+        for metadata_only in (True, False):
+            found = await find_old_objects(transport, most=2, metadata_only=metadata_only)
+            assert [obj.name for obj in found.first] == ["b"]
+            assert found.unreadable_total == 1
+            assert found.unreadable[0].startswith("team/wide (the object has 5")
+    assert int(api.queries()[0]["limit"]) <= 50
+
+
+async def test_an_object_out_of_bounds_or_a_slow_list_stops_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = (definition(old=False), page(wide("wide", MAX_RAW_CONTAINERS)))
+    async with fake_api(*steps) as api, open_transport(api.connection, request_timeout=1.0) as transport:
+        await refuse_old_form(transport)
+    monkeypatch.setattr(old_objects, "START_CHECK_SECONDS", 0.0)
+    steps = (definition(old=False), page(workload("b", managed=OWNED)))
+    async with fake_api(*steps) as api, open_transport(api.connection, request_timeout=1.0) as transport:
+        await refuse_old_form(transport)
+
+
+async def test_a_start_decodes_only_objects_that_name_old_fields(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[bytes] = []
+
+    def read_whole(raw: bytes) -> dict[str, Any]:
+        decoded.append(raw)
+        return {"metadata": {"name": "b", "namespace": "team"}}
+
+    monkeypatch.setattr(bounded_objects, "read_whole", read_whole)
+    async with (
+        fake_api(page(workload("new"), workload("b", managed=OWNED))) as api,
+        open_transport(api.connection, request_timeout=1.0) as transport,
+    ):
+        await find_old_objects(transport, most=2, metadata_only=True)
+    assert len(decoded) == 1

@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -15,6 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     from niyanta.cluster.api.connection import Connection
+    from niyanta.cluster.api.kinds import ResourceKind
     from niyanta.cluster.api.transport import Transport
     from niyanta.settings import Settings
 
@@ -51,10 +52,14 @@ async def _check_cluster(transport: Transport) -> int:
     found = await find_old_objects(transport, most=MOST_LINES, metadata_only=False)
     for obj in found.first:
         print(f"object {obj}")
+    for line in found.unreadable:
+        print(f"unreadable object {line}")
+    if found.unreadable_total:
+        print(f"{found.unreadable_total} Workload objects can't be read, so their form is unknown")
     print(f"{found.total} Workload objects in the old form" + (": see docs/upgrade.md" if found.total else ""))
     if is_old:
         print(OLD_DEFINITION)
-    return 1 if is_old or found.total else 0
+    return 1 if is_old or found.total or found.unreadable_total else 0
 
 
 def export(settings: Settings, folder: Path) -> int:
@@ -67,14 +72,16 @@ def export(settings: Settings, folder: Path) -> int:
 
 async def _export(transport: Transport, folder: Path) -> int:
     from niyanta.cluster.api.kinds import CUSTOMERS, WORKER_POOLS, WORKLOADS
-    from niyanta.cluster.old_objects import is_submission, list_objects
+    from niyanta.cluster.old_objects import is_submission
     from niyanta.resources.old_form import lost_fields, new_manifest
 
     files: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    lost: list[str] = []
+    skipped: list[str] = []
     for kind, name in ((CUSTOMERS, "customers.yaml"), (WORKER_POOLS, "workerpools.yaml")):
-        files[name] = [new_manifest(obj) async for obj in list_objects(transport, kind)]
-    submissions, lost = 0, []
-    async for obj in list_objects(transport, WORKLOADS):
+        files[name] = [new_manifest(obj) async for obj in _readable(transport, kind, skipped)]
+    submissions = 0
+    async for obj in _readable(transport, WORKLOADS, skipped):
         namespace, name = obj["metadata"]["namespace"], obj["metadata"]["name"]
         if is_submission(obj):
             submissions += 1
@@ -96,7 +103,22 @@ async def _export(transport: Transport, folder: Path) -> int:
         print(f"{len(files[path])} objects: {folder / path}")
     if submissions:
         print(f"{submissions} objects of REST submissions are left out: their rows stay")
-    return 0
+    if skipped:
+        _print_some(skipped)
+        print(f"{len(skipped)} objects can't be read and are left out")
+    return 1 if skipped else 0
+
+
+async def _readable(transport: Transport, kind: ResourceKind, skipped: list[str]) -> AsyncIterator[dict[str, Any]]:
+    """The objects of a kind that are within bounds; the others are added to `skipped` as lines of output."""
+    from niyanta.bounded_json import VIOLATION_KEY
+    from niyanta.cluster.old_objects import list_objects, unreadable
+
+    async for obj in list_objects(transport, kind):
+        if VIOLATION_KEY in obj:
+            skipped.append(f"unreadable object {unreadable(obj)}")
+        else:
+            yield obj
 
 
 def release_finalizers(settings: Settings, *, dry_run: bool, force: bool) -> int:

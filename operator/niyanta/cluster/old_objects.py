@@ -4,25 +4,33 @@ The present definition drops the values of fields that have other names now, so 
 run them without, say, their GPUs: it refuses to start beside them (`refuse_old_form`). `niyanta migrate --check` lists
 them and `niyanta migrate --export` makes manifests of them (cli/upgrade.py).
 
+Users choose the size of objects, and they are read here with their managed fields: small pages, one object decoded at a
+time, within the bounds of `bounded_objects`.
+
 Objects of REST submissions don't count: their rows have the spec, and migration 0010 rewrites it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
+from niyanta.bounded_json import VIOLATION_KEY, BoundedJsonError
+from niyanta.cluster.api import bounded_objects
 from niyanta.cluster.api.connection import Connection
 from niyanta.cluster.api.errors import ApiError, ErrorKind, OutcomeUnknownError, error_kind
 from niyanta.cluster.api.kinds import WORKLOADS, ResourceKind
 from niyanta.cluster.api.transport import JSON, METADATA_LIST, Transport
+from niyanta.observability import log
 from niyanta.resources.labels import REST_ID, VERSION
 from niyanta.resources.old_form import old_fields, old_managed_fields
+
+logger = log.get(__name__)
 
 Manifest = dict[str, Any]
 
@@ -31,8 +39,20 @@ DEFINITIONS = ResourceKind(
 )
 WORKLOAD_DEFINITION = f"{WORKLOADS.plural}.{WORKLOADS.group}"
 
-PAGE_OBJECTS = 250
+PAGE_OBJECTS = 50
+"""An object has at most 1.5 MB, so that a page has at most 75 MB. 100,000 ordinary objects are 2,000 requests."""
+
 LIST_TIMEOUT_SECONDS = 60.0
+
+LARGE_BYTES = 1 << 16
+"""Objects of at least this size are decoded in a thread."""
+
+START_CHECK_SECONDS = 180.0
+"""Longest list at the start of an operator. After it the operator starts, and logs that the check is incomplete."""
+
+OLD_NAMES = (b'"f:maxRetries"', b'"f:workerIds"', b'"f:gpu"')
+"""An object whose metadata has none of these has no old fields, and isn't decoded."""
+
 SHOWN_OBJECTS = 3
 """Objects that the operator's message names."""
 
@@ -71,10 +91,13 @@ class OldObject:
 
 @dataclass(slots=True)
 class OldObjects:
-    """The first of these objects, in the order of the API server's list, and the number of all."""
+    """The first of these objects, in the order of the API server's list, and the number of all. `unreadable`: the first
+    objects out of bounds, as text with the bound, of `unreadable_total`."""
 
     first: list[OldObject] = field(default_factory=list)
     total: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    unreadable_total: int = 0
 
 
 async def is_definition_old(transport: Transport) -> bool:
@@ -100,8 +123,13 @@ async def find_old_objects(transport: Transport, *, most: int, metadata_only: bo
     """Up to `most` Workload objects in the old form. With `metadata_only` by their managed fields alone, which is
     enough, and costs less, under the present definition. Raises ApiError."""
     found = OldObjects()
-    async for obj in list_objects(transport, WORKLOADS, accept=METADATA_LIST if metadata_only else JSON):
-        if fields := old_fields_of(obj):
+    accept, containing = (METADATA_LIST, OLD_NAMES) if metadata_only else (JSON, ())
+    async for obj in list_objects(transport, WORKLOADS, accept=accept, containing=containing):
+        if VIOLATION_KEY in obj:
+            found.unreadable_total += 1
+            if len(found.unreadable) < most:
+                found.unreadable.append(unreadable(obj))
+        elif fields := old_fields_of(obj):
             found.total += 1
             if len(found.first) < most:
                 metadata = obj["metadata"]
@@ -118,6 +146,12 @@ def old_fields_of(obj: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*own, *old_managed_fields(obj["metadata"].get("managedFields") or ())]))
 
 
+def unreadable(obj: Mapping[str, Any]) -> str:
+    """The name of a stub, and the bound that its object exceeds."""
+    metadata = obj["metadata"]
+    return f"{metadata.get('namespace', '')}/{metadata['name']} ({obj[VIOLATION_KEY]})".removeprefix("/")
+
+
 def is_submission(obj: Mapping[str, Any]) -> bool:
     """True for the object of a REST submission, whose name ends with the beginning of its row's id."""
     metadata = obj["metadata"]
@@ -126,16 +160,26 @@ def is_submission(obj: Mapping[str, Any]) -> bool:
 
 
 async def list_objects(
-    transport: Transport, kind: ResourceKind, *, accept: str = JSON, labels: str = ""
+    transport: Transport,
+    kind: ResourceKind,
+    *,
+    namespace: str = "",
+    accept: str = JSON,
+    fields: str = "",
+    containing: Collection[bytes] = (),
 ) -> AsyncIterator[Manifest]:
-    """Every object of a kind, page by page, with its managed fields; none if the kind doesn't exist. `labels` is a
-    label selector. Raises ApiError, also when the list takes so long that the server forgets its version."""
-    params = {"limit": str(PAGE_OBJECTS)} | ({"labelSelector": labels} if labels else {})
+    """Every object of a kind, page by page, with its managed fields; none if the kind doesn't exist. `fields` is a
+    field selector. With `containing`, only objects whose text has one of these parts.
+
+    An object out of bounds is yielded as a stub, which has the key VIOLATION_KEY; one without readable metadata is left
+    out and logged. Raises ApiError, also when the list takes so long that the server forgets its version.
+    """
+    params = {"limit": str(PAGE_OBJECTS)} | ({"fieldSelector": fields} if fields else {})
     while True:
         try:
             answer = await transport.send(
                 "GET",
-                kind.path(),
+                kind.path(namespace),
                 verb="list",
                 resource=kind.plural,
                 params=params,
@@ -147,22 +191,48 @@ async def list_objects(
                 return
             raise
         try:
-            page = await asyncio.to_thread(orjson.loads, answer)
-        except orjson.JSONDecodeError as error:
-            raise OutcomeUnknownError(f"the list can't be read: {str(error)[:200]}") from error
-        for item in page.get("items") or ():
-            yield {"apiVersion": kind.api_version, **item, "kind": kind.kind}
-        token = page["metadata"].get("continue")
+            items, token = await asyncio.to_thread(bounded_objects.raw_page, answer)
+        except BoundedJsonError as error:
+            raise OutcomeUnknownError(f"the list can't be read: {error}") from error
+        del answer
+        for item in items:
+            raw = bytes(item)
+            if containing and not any(part in raw for part in containing):
+                continue
+            if (obj := await _decoded(raw, kind)) is not None:
+                yield {"apiVersion": kind.api_version, **obj, "kind": kind.kind}
         if not token:
             return
         params["continue"] = token
 
 
+async def _decoded(raw: bytes, kind: ResourceKind) -> Manifest | None:
+    try:
+        if len(raw) < LARGE_BYTES:
+            return bounded_objects.read_whole(raw)
+        return await asyncio.to_thread(bounded_objects.read_whole, raw)
+    except BoundedJsonError as error:
+        bounded_objects.dropped(kind.kind, error)
+        return None
+
+
 async def refuse_old_form(transport: Transport) -> None:
-    """Raise OldFormError beside a definition or objects of an earlier release. Raises ApiError."""
+    """Raise OldFormError beside a definition or objects of an earlier release. Objects that can't be read, and a list
+    that takes too long, are logged: users must not be able to stop an operator by them. Raises ApiError."""
     if await is_definition_old(transport):
         raise OldFormError(OLD_DEFINITION)
-    found = await find_old_objects(transport, most=SHOWN_OBJECTS, metadata_only=True)
+    try:
+        async with asyncio.timeout(START_CHECK_SECONDS):
+            found = await find_old_objects(transport, most=SHOWN_OBJECTS, metadata_only=True)
+    except TimeoutError:
+        logger.error("the check for objects of an earlier release is incomplete; run `niyanta migrate --check`")
+        return
+    if found.unreadable_total:
+        logger.warning(
+            "objects were not checked for fields of an earlier release",
+            objects=found.unreadable_total,
+            first=found.unreadable,
+        )
     if found.total:
         shown = ", ".join(map(str, found.first))
         raise OldFormError(

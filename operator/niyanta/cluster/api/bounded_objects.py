@@ -1,9 +1,10 @@
 """Decoding of custom objects from the API server, whose depth, size and integers users choose.
 
-`client` and `kopf_watcher` use it. An object that exceeds a bound of `bounded_json` is replaced by a stub: its identity
-(see `_Identity`), an empty spec, and the violation as text under the top-level key `niyantaViolation`, which
-`scheduler.intake.object_to_row` turns into a Failed row. So the object gets a status, and deletions and corrections of
-it are seen. Managed fields and the last applied manifest are dropped, because nobody reads them here.
+`client`, `kopf_watcher` and `old_objects` use it. An object that exceeds a bound of `bounded_json` is replaced by a
+stub: its identity (see `_Identity`), an empty spec, and the violation as text under the top-level key
+`niyantaViolation`, which `scheduler.intake.object_to_row` turns into a Failed row. So the object gets a status, and
+deletions and corrections of it are seen. Managed fields and the last applied manifest are dropped, except by
+`read_whole`.
 """
 
 from __future__ import annotations
@@ -140,6 +141,30 @@ def read_page(body: bytes) -> Manifest:
         items.append(item)
     metadata = msgspec.to_builtins(page.metadata)
     return {"kind": page.kind, "apiVersion": page.apiVersion, "metadata": metadata, "items": items}
+
+
+def raw_page(body: bytes) -> tuple[list[msgspec.Raw], str]:
+    """Undecoded items of a page of a list, and the token of the next page (empty at the end). Raises BoundedJsonError
+    if the body isn't a list."""
+    page = _decoded(_pages, body, depth=bounded_json.MAX_DEPTH + 3)
+    return page.items or [], page.metadata.continue_token
+
+
+def read_whole(raw: bytes) -> Manifest:
+    """One object with its managed fields and last applied manifest, or its stub. Only the bounds of depth, bytes and
+    containers count: the caller has one such object at a time. Raises BoundedJsonError as `read_object` does."""
+    problem = _problem(raw, most_bytes=bounded_json.MAX_BYTES, most_containers=MAX_RAW_CONTAINERS)
+    if problem is None:
+        try:
+            found = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            problem = f"not valid JSON: {str(error)[:200]}"
+        else:
+            if not isinstance(found, dict):
+                raise BoundedJsonError("not an object")
+            found.pop(VIOLATION_KEY, None)
+            return found
+    return _stub(raw, problem)
 
 
 def is_page(body: bytes) -> bool:
