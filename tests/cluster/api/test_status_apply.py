@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -158,6 +159,42 @@ async def test_fields_that_an_older_release_wrote_are_removed_once() -> None:
         {"op": "replace", "path": "/status/conditions", "value": [theirs]},
     ]
     assert json.loads(api.bodies[3])["metadata"]["resourceVersion"] == "9"
+
+
+FOREVER = entry({"f:completionTime": {}})
+"""An entry that a user wrote, of a field that the status lacks: nothing removes it."""
+
+
+async def test_an_entry_of_a_field_that_the_status_lacks_is_left_alone() -> None:
+    async with fake_api(stored("8", "uid-w", FOREVER)) as api:
+        assert await apply(api, "7") == "8"
+    assert methods(api) == ["PATCH", "GET"]
+
+
+async def test_an_entry_that_comes_back_takes_few_requests() -> None:
+    async with fake_api(stored("8", "uid-w", entry(FORMER), status={"pool": "gpu"})) as api:
+        assert await apply(api, "7") == "8"
+    assert methods(api) == ["PATCH", "GET", "PATCH", "PATCH"]
+
+
+@pytest.mark.parametrize("fields", [[], None, {"f:status": None}, {"f:status": []}, {"f:status": {"f:pool": None}}])
+async def test_odd_managed_fields_are_no_error(fields: Any) -> None:
+    async with fake_api(stored("8", "uid-w", {**entry({}), "fieldsV1": fields}, status={"conditions": []})) as api:
+        assert await apply(api, "7") == "8"
+
+
+async def test_the_time_of_each_apply_is_reported_and_not_that_of_all_requests() -> None:
+    pause = 0.1
+
+    async def slow_read(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(pause)
+        return await stored("9")(request)
+
+    times: list[float] = []
+    async with fake_api(CONFLICT, slow_read, stored("10")) as api, client_of(api) as client:
+        await client.apply_status(WORKLOADS, "w", "uid-w", STATUS, namespace="ns", version="7", on_answer=times.append)
+    (seconds,) = times
+    assert seconds < pause
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ class RecordingClient:
         self.pod_lane = PodLane()
 
     async def apply_status(
-        self, kind: ResourceKind, name: str, uid: str, status: dict[str, Any], *, namespace: str, version: str
+        self, kind: ResourceKind, name: str, uid: str, status: dict[str, Any], *, namespace: str, **_: Any
     ) -> str:
         await self._write(namespace, name)
         return "7"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, cast
@@ -47,7 +47,15 @@ class Server:
         self.versions = 100
 
     async def apply_status(
-        self, kind: ResourceKind, name: str, uid: str, status: dict[str, Any], *, namespace: str, version: str
+        self,
+        kind: ResourceKind,
+        name: str,
+        uid: str,
+        status: dict[str, Any],
+        *,
+        namespace: str,
+        version: str,
+        on_answer: Callable[[float], None],
     ) -> str:
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
@@ -55,6 +63,7 @@ class Server:
         self.under_way -= 1
         if self.errors:
             raise self.errors.pop(0)
+        on_answer(self.answer)
         self.applied.append((name, status["phase"], version))
         self.statuses.append(status)
         self.versions += 1

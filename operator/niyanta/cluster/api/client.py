@@ -155,10 +155,11 @@ class ApiClient:
         *,
         namespace: str = "",
         version: str = "",
+        on_answer: Callable[[float], None] = lambda _: None,
     ) -> str | None:
         """Apply a status to the object with that UID, and return the object's new version; None if it is gone. See
         `StatusApply.apply`."""
-        return await self._statuses.apply(kind, namespace, name, uid, status, version=version)
+        return await self._statuses.apply(kind, namespace, name, uid, status, version=version, on_answer=on_answer)
 
     async def create_customer(self, manifest: Mapping[str, Any]) -> Created[Manifest]:
         """Create a Customer."""

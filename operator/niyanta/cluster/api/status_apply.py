@@ -6,7 +6,8 @@ of the object, which no later object of the same name has. A missing object is n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -18,8 +19,9 @@ from niyanta.cluster.api.objects import UNDECODABLE
 from niyanta.cluster.api.transport import APPLY_PATCH, JSON, JSON_PATCH, METADATA, Transport
 
 FIELD_MANAGER = "niyanta"
-MOST_TRIES = 5
-"""Applies of one status while other writers change the object in between."""
+MOST_TRIES = 3
+"""Applies of one status while other writers change the object in between, each after a read; the removal of former
+fields, two requests, is tried once beside them."""
 
 
 class ManagedFields(msgspec.Struct, frozen=True):
@@ -35,12 +37,19 @@ class ManagedFields(msgspec.Struct, frozen=True):
         """The status fields that an operator of an older release wrote, by updates; empty if there are none."""
         if (self.manager, self.operation, self.subresource) != (FIELD_MANAGER, "Update", "status"):
             return {}
-        owned = orjson.loads(bytes(self.fieldsV1)).get("f:status", {})
-        return {name.removeprefix("f:"): below for name, below in owned.items() if name != "." and below != _DOT}
+        owned = _fields(_fields(orjson.loads(bytes(self.fieldsV1))).get("f:status"))
+        return {
+            name.removeprefix("f:"): _fields(below) for name, below in owned.items() if name != "." and below != _DOT
+        }
 
 
 _DOT: dict[str, Any] = {".": {}}
 """Fields below a list or map of which only the list or map itself is owned."""
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """An object of `fieldsV1`; users may write other things there."""
+    return value if isinstance(value, dict) else {}
 
 
 class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
@@ -69,15 +78,25 @@ class StatusApply:
         self._transport = transport
 
     async def apply(
-        self, kind: ResourceKind, namespace: str, name: str, uid: str, status: Mapping[str, Any], *, version: str = ""
+        self,
+        kind: ResourceKind,
+        namespace: str,
+        name: str,
+        uid: str,
+        status: Mapping[str, Any],
+        *,
+        version: str = "",
+        on_answer: Callable[[float], None] = lambda _: None,
     ) -> str | None:
         """Make `status` the operator's part of the status of the object with that UID. Fields that it applied before
         and that are missing now are removed; fields and list items of other writers stay.
 
-        `version`: the object's version if it is known; otherwise, and after a conflict, the object is read. Returns the
-        object's new version, or None if the object is gone.
+        `version`: the object's version if it is known; otherwise, and after a conflict, the object is read. `on_answer`
+        is called with the seconds that each successful apply took. Returns the object's new version, or None if the
+        object is gone.
         """
         conflict: ApiError | None = None
+        clean = False
         for _ in range(MOST_TRIES):
             try:
                 if not version:
@@ -89,11 +108,17 @@ class StatusApply:
                 if namespace:
                     meta["namespace"] = namespace
                 body = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": meta, "status": status}
+                began = time.monotonic()
                 stored = await self._patch(kind, namespace, name, APPLY_PATCH, body)
-                if not stored.former:
+                on_answer(time.monotonic() - began)
+                if clean or not stored.former:
                     return stored.resource_version
                 # Leaving out a field removes it only if all its owners applied it: the former ones go, and come back.
+                # Once only, because users can write entries that stay.
+                clean = True
                 version = await self._remove_former(kind, namespace, name)
+                if not version:
+                    return stored.resource_version
             except ApiError as error:
                 if error_kind(error) is ErrorKind.NOT_FOUND:
                     return None
@@ -112,10 +137,14 @@ class StatusApply:
         return _decoded(answer)
 
     async def _remove_former(self, kind: ResourceKind, namespace: str, name: str) -> str:
-        """Remove the status fields that an older release wrote; returns the object's new version."""
+        """Remove the status fields that an older release wrote; returns the object's new version, "" if the status has
+        no such fields."""
         found = await self._read(kind, namespace, name, accept=JSON)
+        removed = removals(found.status or {}, found.metadata.former)
+        if not removed:
+            return ""
         test = {"op": "test", "path": "/metadata/resourceVersion", "value": found.metadata.resource_version}
-        patch = [test, *removals(found.status or {}, found.metadata.former)]
+        patch = [test, *removed]
         return (await self._patch(kind, namespace, name, JSON_PATCH, patch)).resource_version
 
     async def _patch(self, kind: ResourceKind, namespace: str, name: str, content_type: str, body: Any) -> _Metadata:

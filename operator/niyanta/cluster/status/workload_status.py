@@ -299,16 +299,19 @@ class WorkloadStatusWriter:
         name, uid = row.object or (row.name, row.id)
         status = status_of(row, waiting.since, self._queue_settings, now=self._clock.now())
         known = self._shown.get(uid).version
-        began = time.monotonic()
         version = await self._client.apply_status(
-            WORKLOADS, name, uid, status, namespace=row.namespace, version=str(known or "")
+            WORKLOADS,
+            name,
+            uid,
+            status,
+            namespace=row.namespace,
+            version=str(known or ""),
+            on_answer=lambda seconds: self._pace.answered(seconds, time.monotonic()),
         )
-        now = time.monotonic()
-        self._pace.answered(now - began, now)
         if version is not None:
             self._shown.wrote(uid, version, waiting.since, finished=row.phase.terminal)
             PATCHES.inc()
-            DELAY.observe(now - waiting.changed)
+            DELAY.observe(time.monotonic() - waiting.changed)
 
     def _failed(self, waiting: _Waiting, error: ApiError) -> bool:
         """Repeat a failed write later, unless the server refuses it for good; returns as `FairWrites` wants it."""
