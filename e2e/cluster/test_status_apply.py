@@ -81,6 +81,18 @@ async def test_other_writers_keep_their_conditions_and_our_missing_fields_go(
     assert ready["status"] == "False"
 
 
+async def test_an_object_of_fields_goes_and_comes_back(client: ApiClient, namespace: str) -> None:
+    """A pool without workers has no utilization. Applied as an empty object it would be refused."""
+    uid = await new_pool(client, namespace)
+    for status in (
+        {"replicas": 1, "utilization": {"cpu": 50}},
+        {"replicas": 0},
+        {"replicas": 2, "utilization": {"gpu": 1}},
+    ):
+        assert await client.apply_status(WORKER_POOLS, "p", uid, status, namespace=namespace) is not None
+        assert await status_of(client, namespace) == status
+
+
 async def test_fields_of_an_older_release_are_taken_over_and_go_when_they_are_left_out(
     client: ApiClient, namespace: str
 ) -> None:

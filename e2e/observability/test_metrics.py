@@ -269,7 +269,7 @@ def test_no_alert_fires_in_normal_operation_and_all_have_data(system: MonitoredS
     )
     blind = []
     for name, expression in names.items():
-        always = re.sub(r"([<>]) *(?=[\d.])", r"\1 bool ", expression).replace(":1m]", ":1s]")
+        always = re.sub(r"(==|[<>]) *(?=[\d.])", r"\1 bool ", expression).replace(":1m]", ":1s]")
         assert always != expression, name
         if not system.prometheus.query(always):
             blind.append(name)

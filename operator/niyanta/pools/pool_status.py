@@ -202,6 +202,7 @@ class PoolStatusWriter:
                 for found in self._conditions(pool)
             ),
         ]
+        used = utilization(rows)
         return {
             "observedGeneration": pool.metadata.generation,
             "replicas": len(rows),
@@ -209,7 +210,8 @@ class PoolStatusWriter:
             "selector": pod_selector([pool.metadata.name]),
             "queueDepth": counted.queued_workloads if counted is not None else 0,
             "runningWorkloads": counted.running_workloads if counted is not None else 0,
-            "utilization": utilization(rows),
+            # An apply of an empty object in the place of one with fields is refused: the API server makes it null.
+            **({"utilization": used} if used else {}),
             "conditions": conditions,
         }
 

@@ -124,6 +124,7 @@ def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
     assert later["conditions"] == first["conditions"]
     assert later["usage"] == {"cpu": "1500m"}
     full = status_of(acme, Depth(running=1), later, usage={}, now_us=9_000_000)
+    assert "usage" not in full  # an empty object would be refused
     assert [c["lastTransitionTime"] for c in full["conditions"]] == ["1970-01-01T00:00:00Z", "1970-01-01T00:00:09Z"]
 
 

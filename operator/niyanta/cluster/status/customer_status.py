@@ -130,11 +130,13 @@ def status_of(
                 "message": message,
             }
         )
+    used = as_quantities(usage)
     return {
         "observedGeneration": customer.metadata.generation,
         "pending": depth.pending,
         "running": depth.scheduled + depth.running,
-        "usage": as_quantities(usage),
+        # An apply of an empty object in the place of one with fields is refused: the API server makes it null.
+        **({"usage": used} if used else {}),
         "conditions": conditions,
     }
 
