@@ -39,6 +39,10 @@ class Server:
         self.pod_lane = PodLane()
         self.answer = 0.0
         self.errors: list[ApiError] = []
+        self.refusing = ""
+        """Namespace whose statuses a webhook refuses."""
+        self.asked: list[str] = []
+        """Namespaces of all requests."""
         self.applied: list[tuple[str, str, str]] = []
         """(name, phase, version that was known)."""
         self.statuses: list[dict[str, Any]] = []
@@ -57,10 +61,13 @@ class Server:
         version: str,
         on_answer: Callable[[float], None],
     ) -> str:
+        self.asked.append(namespace)
         self.under_way += 1
         self.most_under_way = max(self.most_under_way, self.under_way)
         await asyncio.sleep(self.answer)
         self.under_way -= 1
+        if namespace == self.refusing:
+            raise ApiError(403, "Forbidden", "a webhook refuses")
         if self.errors:
             raise self.errors.pop(0)
         on_answer(self.answer)

@@ -7,6 +7,9 @@ after its change at the latest. Only Scheduled, which Running follows, may wait 
 Namespaces take turns, so that one whose writes are slow or many doesn't delay the others. If the server can't do the
 writes that are due, they wait for their turn, one for each workload, and at most MOST_AT_ONCE of them compete with the
 kubelets.
+
+Statuses that were refused (a webhook, a policy) are repeated more and more rarely, and slowly: `RefusedWrites` keeps
+them apart from the others, which then have the pace for themselves.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from niyanta.cluster.api.errors import ApiError, ErrorKind, WritesClosedError, e
 from niyanta.cluster.api.kinds import WORKLOADS
 from niyanta.cluster.status.conditions import Since, followed
 from niyanta.cluster.status.fair_writes import NO_ANSWER, FairWrites
+from niyanta.cluster.status.refused_writes import RefusedWrites, repeat_after
 from niyanta.cluster.status.shown_statuses import ShownStatuses
 from niyanta.cluster.status.status_fields import status_of
 from niyanta.cluster.status.write_pace import WritePace
@@ -73,7 +77,7 @@ YIELD_SECONDS = 1.0
 """Time until Scheduled is considered again on a busy server."""
 
 RETRY_SECONDS = 2.0
-"""Longest pause before a failed patch is repeated."""
+"""Longest pause before a patch without an answer is repeated."""
 
 
 @dataclass(slots=True, eq=False)
@@ -92,6 +96,10 @@ class _Waiting:
     """It is among the writes that yield."""
     urgent: bool = False
     """It is among the writes that don't."""
+    apart: bool = False
+    """It is among the writes that may be refused."""
+    refusals: int = 0
+    """Times in a row that the API server has refused this or an earlier state of the workload."""
 
     @property
     def scheduled(self) -> bool:
@@ -125,7 +133,8 @@ class WorkloadStatusWriter:
         """Monotonic time at which a workload last began to run."""
         self._event = asyncio.Event()
         self._yielding = FairWrites(self._write_yielding, concurrency=MOST_AT_ONCE)
-        self._urgent = FairWrites(self._write, concurrency=MOST_AT_ONCE)
+        self._urgent = FairWrites(self._write_urgent, concurrency=MOST_AT_ONCE)
+        self._refused = RefusedWrites(self._write, self._pace)
 
     def write(self, row: WorkloadRow) -> None:
         """Write the status of this row's object soon: a final phase as soon as the server has time, other phases when
@@ -149,7 +158,8 @@ class WorkloadStatusWriter:
         if old is not None and old.scheduled >= (row.phase is Phase.SCHEDULED):
             latest = min(latest, old.latest)
         changed = now if old is None or old.scheduled else old.changed
-        self._keep(_Waiting(row, since, changed, min(due, latest), latest), old)
+        refusals = 0 if known is None else known.refusals
+        self._keep(_Waiting(row, since, changed, min(due, latest), latest, refusals=refusals), old)
 
     def listed(self, objects: Iterable[Mapping[str, Any]]) -> None:
         """Go on from the conditions of these objects, which a list contained. Safe from any thread."""
@@ -161,7 +171,7 @@ class WorkloadStatusWriter:
         row = waiting.row
         if old is not None:
             self._take(row.id)
-            waiting.yielding, waiting.urgent = old.yielding, old.urgent
+            waiting.yielding, waiting.urgent, waiting.apart = old.yielding, old.urgent, old.apart
         self._waiting[row.id] = waiting
         self._starting += waiting.scheduled
         self._schedule(row.id, waiting.due)
@@ -206,11 +216,16 @@ class WorkloadStatusWriter:
                 except TimeoutError:
                     pass
         finally:
-            self._yielding.close()
-            self._urgent.close()
+            self._close()
             for workload_id, waiting in self._waiting.items():
-                waiting.yielding = waiting.urgent = False
+                waiting.yielding = waiting.urgent = waiting.apart = False
                 self._schedule(workload_id, waiting.due)
+
+    def _close(self) -> None:
+        """Cancel the writes under way."""
+        self._yielding.close()
+        self._urgent.close()
+        self._refused.close()
 
     def _start_due(self) -> float | None:
         """Queue the writes that are due; returns the seconds until the next one (None if no status waits)."""
@@ -228,9 +243,12 @@ class WorkloadStatusWriter:
     def _queue(self, workload_id: str, waiting: _Waiting, now: float) -> None:
         """Put a status among the writes that yield when it is due, and later among those that don't."""
         row = waiting.row
-        if waiting.urgent:
+        if waiting.urgent or waiting.apart:
             return
-        if now >= waiting.latest:
+        if self._may_be_refused(waiting):
+            if now >= waiting.due:
+                self._set_apart(workload_id, waiting)
+        elif now >= waiting.latest:
             waiting.urgent = True
             self._urgent.put(row.namespace, row.customer, workload_id)
         elif now < waiting.due:
@@ -242,6 +260,14 @@ class WorkloadStatusWriter:
             if not waiting.yielding:
                 waiting.yielding = True
                 self._yielding.put(row.namespace, row.customer, workload_id)
+
+    def _may_be_refused(self, waiting: _Waiting) -> bool:
+        return waiting.refusals > 0 or self._refused.refuses(waiting.row.namespace)
+
+    def _set_apart(self, workload_id: str, waiting: _Waiting) -> None:
+        waiting.apart = True
+        row = waiting.row
+        self._refused.put(row.namespace, row.customer, workload_id, again=waiting.refusals > 0)
 
     def _put_off(self, workload_id: str, waiting: _Waiting, now: float) -> None:
         """Let Scheduled wait on: Running may follow, and takes no more writes than both."""
@@ -256,7 +282,10 @@ class WorkloadStatusWriter:
     async def _write_yielding(self, workload_id: str) -> bool | None:
         """Write a status when creates of pods and the pace of writes leave room for it; gives up when it is urgent."""
         waiting = self._waiting.get(workload_id)
-        if waiting is None or waiting.urgent:
+        if waiting is None or waiting.urgent or waiting.apart:
+            return None
+        if self._may_be_refused(waiting):
+            self._set_apart(workload_id, waiting)
             return None
         now = time.monotonic()
         if waiting.scheduled and self._server_busy(now):
@@ -269,12 +298,21 @@ class WorkloadStatusWriter:
             await asyncio.sleep(min(pause, max(waiting.latest - time.monotonic(), 0.0)))
         return await self._write(workload_id)
 
+    async def _write_urgent(self, workload_id: str) -> bool | None:
+        """Write a status that has waited for long, unless its namespace began to refuse meanwhile."""
+        waiting = self._waiting.get(workload_id)
+        if waiting is not None and not waiting.apart and self._may_be_refused(waiting):
+            waiting.urgent = False
+            self._set_apart(workload_id, waiting)
+            return None
+        return await self._write(workload_id)
+
     async def _write(self, workload_id: str) -> bool | None:
         """Write the newest status of a workload; returns as `FairWrites` wants it."""
         if workload_id in self._busy:
             waiting = self._waiting.get(workload_id)
             if waiting is not None:
-                waiting.yielding = waiting.urgent = False
+                waiting.yielding = waiting.urgent = waiting.apart = False
                 self._schedule(workload_id, time.monotonic() + BUSY_SECONDS)
             return None
         waiting = self._take(workload_id)
@@ -310,8 +348,15 @@ class WorkloadStatusWriter:
         )
         if version is not None:
             self._shown.wrote(uid, version, waiting.since, finished=row.phase.terminal)
+            self._accepted(row)
             PATCHES.inc()
             DELAY.observe(time.monotonic() - waiting.changed)
+
+    def _accepted(self, row: WorkloadRow) -> None:
+        self._refused.accepted(row.namespace)
+        newer = self._waiting.get(row.id)
+        if newer is not None:
+            newer.refusals = 0
 
     def _failed(self, waiting: _Waiting, error: ApiError) -> bool:
         """Repeat a failed write later, unless the server refuses it for good; returns as `FairWrites` wants it."""
@@ -321,10 +366,22 @@ class WorkloadStatusWriter:
             return True
         now = time.monotonic()
         answered = kind not in NO_ANSWER
-        if not answered:
+        refusals = waiting.refusals
+        if answered:
+            refusals += 1
+            pause = repeat_after(refusals)
+            if kind is not ErrorKind.CONFLICT:  # another writer of this object says nothing about its neighbours
+                self._refused.refused(row.namespace)
+            if refusals == 1:
+                logger.warning("a status was refused", workload=f"{row.namespace}/{row.name}", error=str(error))
+        else:
             self._pace.failed(now)
-        if row.id not in self._waiting:
-            due = now + jittered(RETRY_SECONDS)
+            pause = jittered(RETRY_SECONDS)
+        newer = self._waiting.get(row.id)
+        if newer is not None:
+            newer.refusals = refusals
+        else:
+            due = now + pause
             latest = max(due, now + MOST_WAIT_SECONDS)
-            self._keep(_Waiting(row, waiting.since, waiting.changed, due, latest), None)
+            self._keep(_Waiting(row, waiting.since, waiting.changed, due, latest, refusals=refusals), None)
         return answered
