@@ -47,7 +47,7 @@ from niyanta.store.errors import StoreUnavailableError
 from niyanta.store.leadership import Leadership
 from niyanta.store.postgres.clock import Clock
 from niyanta.store.postgres.notify import listen
-from niyanta.store.postgres.old_rows import missing_migrations
+from niyanta.store.postgres.old_rows import missing_migrations, names_migrated_at
 from niyanta.store.postgres.pool import Pool, open_pool
 from niyanta.store.rest.api_keys import ApiKeys
 from niyanta.store.rest.key_expiry import report_expiring_keys
@@ -193,7 +193,7 @@ class Operator:
             raise OldFormError(f"the database lacks migrations: run `niyanta migrate` ({', '.join(missing)})")
         connection = connect(self.settings)
         async with open_transport(connection, request_timeout=self.settings.request_timeout) as transport:
-            await refuse_old_form(transport)
+            await refuse_old_form(transport, migrated_at=await names_migrated_at(self.pool))
 
     async def _lead(self, epoch: int, adopting: bool, settled: Settled) -> None:
         """Run the leader's tasks; ends by LeaseLostError, StaleEpochError or cancellation."""
@@ -225,7 +225,10 @@ class Operator:
             self._scaler = None
             await _cancel(beside)
             self.work_queue.close()
-            await leader.close()
+            try:
+                await leader.close()
+            finally:
+                self.status_writer.clear()
             self.cache.close_delta_cursors()
 
     def _make_scaler(self, state: SchedulerState, drain_queries: DrainQueries) -> ScalingController:

@@ -311,3 +311,35 @@ async def test_a_workload_without_an_object_has_no_status(server: Server, writer
     writer.write(replace(row_in(Phase.SUCCEEDED), door=Door.REST))
     await later(server, writer, Phase.SUCCEEDED)
     assert server.phases() == []
+
+
+async def test_what_waits_behind_failures_does_not_outlive_its_leadership(
+    server: Server, writer: WorkloadStatusWriter
+) -> None:
+    server.errors = [ApiError(503, "ServiceUnavailable", "no") for _ in range(1_000)]
+    for number in range(20):
+        writer.write(row_in(Phase.RUNNING, f"w-{number}"))
+    await until(lambda: len(server.asked) >= workload_status.MOST_AT_ONCE)
+    writer.clear()
+    server.errors.clear()
+    await later(server, writer, Phase.SUCCEEDED)
+    writer.write(row_in(Phase.SUCCEEDED, "w-19"))
+    await until(lambda: server.phases("w-19"))
+    assert [(name, phase) for name, phase, _ in server.applied] == [("other", "Succeeded"), ("w-19", "Succeeded")]
+
+
+async def test_a_write_under_way_is_cancelled_at_the_end_of_leadership(
+    server: Server, writer: WorkloadStatusWriter
+) -> None:
+    server.answer = 0.3
+    for number in range(3):
+        writer.write(row_in(Phase.SUCCEEDED, f"w-{number}"))
+    await until(lambda: server.under_way)
+    writer.clear()
+    server.answer = 0.0
+    writer.write(row_in(Phase.SUCCEEDED, "w-0", message="of the next leadership"))
+    await until(lambda: server.applied)
+    await later(server, writer, Phase.PENDING)
+    assert [name for name, *_ in server.applied] == ["w-0", "other"]
+    assert server.statuses[0]["message"] == "of the next leadership"
+    assert not writer._busy

@@ -40,6 +40,7 @@ class FairWrites(Generic[T]):
         self._write = write
         self._most_waiting = most_waiting
         self._dropped = dropped
+        self._concurrency = concurrency
         self._gates = NamespaceGates(concurrency)
         self._queues: dict[Key, deque[T]] = {}
         self._waiting = 0
@@ -60,10 +61,13 @@ class FairWrites(Generic[T]):
         self._start(self._run(key, queue))
 
     def close(self) -> None:
-        """Cancel everything."""
+        """Cancel everything. Items may come again at once, before the cancelled tasks have ended: a task that hasn't
+        begun ends without leaving its gate or queue, so both are made anew."""
         for task in self._tasks:
             task.cancel()
         self._waiting = 0
+        self._queues = {}
+        self._gates = NamespaceGates(self._concurrency)
 
     def _make_room(self, key: Key) -> bool:
         """Drop the newest item of a queue that is longer than the one of `key`; False if there is none."""
@@ -95,7 +99,8 @@ class FairWrites(Generic[T]):
                 else:
                     gate.leave(None)
         finally:
-            del self._queues[key]
+            if self._queues.get(key) is queue:
+                del self._queues[key]
 
     async def _turn(self, gate: NamespaceGate, item: T) -> None:
         answered: bool | None = None

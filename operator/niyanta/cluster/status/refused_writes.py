@@ -59,6 +59,10 @@ class RefusedWrites:
         """Cancel everything."""
         self._writes.close()
 
+    def clear(self) -> None:
+        """Forget which namespaces refuse."""
+        self._in_a_row.clear()
+
     def refuses(self, namespace: str) -> bool:
         """True if the last statuses of the namespace were refused."""
         return self._in_a_row.get(namespace, 0) >= REFUSALS

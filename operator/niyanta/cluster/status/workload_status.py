@@ -161,6 +161,16 @@ class WorkloadStatusWriter:
         refusals = 0 if known is None else known.refusals
         self._keep(_Waiting(row, since, changed, min(due, latest), latest, refusals=refusals), old)
 
+    def clear(self) -> None:
+        """Forget every status that waits, and cancel those under way, at the end of a leadership: another leader may
+        have moved these workloads on, and this process may lead again. A new leader writes what is outdated."""
+        self._close()
+        self._refused.clear()
+        self._waiting.clear()
+        self._due.clear()
+        self._final.clear()
+        self._final_count = self._starting = 0
+
     def listed(self, objects: Iterable[Mapping[str, Any]]) -> None:
         """Go on from the conditions of these objects, which a list contained. Safe from any thread."""
         for obj in objects:
