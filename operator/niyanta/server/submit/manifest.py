@@ -133,7 +133,10 @@ class ManifestReader:
     def _compile(self, spec: Any, *, wildcard: bool) -> CompiledSpec:
         if spec is None:
             raise InvalidManifestError("spec", None, "Required value")
-        text = orjson.dumps(spec, option=orjson.OPT_SORT_KEYS)
+        try:
+            text = orjson.dumps(spec, option=orjson.OPT_SORT_KEYS)
+        except orjson.JSONEncodeError:  # lone surrogates, integers over 64 bits: the decoder lets none in
+            raise InvalidManifestError("spec", None, "must be JSON in UTF-8 with integers of 64 bits at most") from None
         key = (hashlib.blake2b(text, digest_size=16).digest(), wildcard)
         known = self._compiled.get(key)
         if known is not None:
