@@ -46,12 +46,16 @@ async def test_an_operator_takes_no_part_on_a_schema_that_was_not_migrated(
     async def missing_migrations(_: object) -> list[str]:
         return missing
 
+    async def names_migrated_at(_: object) -> None:
+        return None
+
     async with fake_api(refuse(404, "NotFound")) as api:
 
         def connect(_: Settings) -> Connection:
             return api.connection
 
         monkeypatch.setattr(manager, "missing_migrations", missing_migrations)
+        monkeypatch.setattr(manager, "names_migrated_at", names_migrated_at)
         monkeypatch.setattr(manager, "connect", connect)
         operator = cast(Operator, SimpleNamespace(pool=None, settings=Settings()))
         if missing:

@@ -186,6 +186,8 @@ def test_fields_that_the_present_definition_dropped_stop_the_export(cluster: Clu
     lost = workload("lost", {})
     lost["metadata"]["managedFields"] = [{"fieldsV1": {"f:spec": {"f:maxRetries": {}}}}]
     cluster.objects["workloads"] = [lost]
+    assert run("migrate", "--export", str(tmp_path / "complete")).exit_code == 0, "the old definition drops nothing"
+    cluster.present()
     done = run("migrate", "--export", str(tmp_path / "out"))
     assert done.exit_code == 2
     assert "team/lost (spec.maxRetries)" in done.stdout

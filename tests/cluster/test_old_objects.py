@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -144,3 +145,41 @@ async def test_a_start_decodes_only_objects_that_name_old_fields(monkeypatch: py
     ):
         await find_old_objects(transport, most=2, metadata_only=True)
     assert len(decoded) == 1
+
+
+BEFORE, MIGRATED, WRITTEN, AFTER = (f"2026-11-0{day}T10:00:00+00:00" for day in (1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("migrated", "made", "refused"),
+    [
+        (MIGRATED, BEFORE, True),
+        (MIGRATED, MIGRATED, False),
+        (MIGRATED, AFTER, False),
+        # A database made after the objects: the definition has been the present one for longer.
+        (AFTER, BEFORE, True),
+        (AFTER, WRITTEN, False),
+        # A later change of the definition makes no object suspect.
+        (BEFORE, MIGRATED, False),
+    ],
+)
+async def test_written_managed_fields_of_present_objects_stop_no_start(migrated: str, made: str, refused: bool) -> None:
+    spec = yaml.safe_load(OLD.read_text(encoding="utf-8"))["spec"]
+    fields = spec["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    fields["backoffLimit"] = fields.pop("maxRetries")
+    metadata = {
+        "creationTimestamp": BEFORE,
+        "managedFields": [
+            {"time": WRITTEN, "fieldsV1": {"f:spec": {}}},
+            {"time": AFTER, "subresource": "status", "fieldsV1": {"f:status": {}}},
+        ],
+    }
+    forged = workload("w", managed=OWNED, metadata={"creationTimestamp": made})
+    steps = (answer({"metadata": metadata, "spec": spec}), page(forged))
+    async with fake_api(*steps) as api, open_transport(api.connection, request_timeout=1.0) as transport:
+        check = refuse_old_form(transport, migrated_at=datetime.fromisoformat(migrated))
+        if refused:
+            with pytest.raises(OldFormError, match="1 Workload objects"):
+                await check
+        else:
+            await check

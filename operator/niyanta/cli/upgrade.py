@@ -72,7 +72,7 @@ def export(settings: Settings, folder: Path) -> int:
 
 async def _export(transport: Transport, folder: Path) -> int:
     from niyanta.cluster.api.kinds import CUSTOMERS, WORKER_POOLS, WORKLOADS
-    from niyanta.cluster.old_objects import is_submission
+    from niyanta.cluster.old_objects import is_definition_old, is_submission
     from niyanta.resources.old_form import lost_fields, new_manifest
 
     files: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -81,12 +81,14 @@ async def _export(transport: Transport, folder: Path) -> int:
     for kind, name in ((CUSTOMERS, "customers.yaml"), (WORKER_POOLS, "workerpools.yaml")):
         files[name] = [new_manifest(obj) async for obj in _readable(transport, kind, skipped)]
     submissions = 0
+    # Under the definition of the earlier release values are complete, whatever users wrote into managedFields.
+    complete = await is_definition_old(transport)
     async for obj in _readable(transport, WORKLOADS, skipped):
         namespace, name = obj["metadata"]["namespace"], obj["metadata"]["name"]
         if is_submission(obj):
             submissions += 1
             continue
-        if fields := lost_fields(obj):
+        if not complete and (fields := lost_fields(obj)):
             lost.append(f"object {namespace}/{name} ({', '.join(fields)})")
         finished = (obj.get("status") or {}).get("phase") in _TERMINAL
         files[f"{'finished' if finished else 'workloads'}/{namespace}.yaml"].append(new_manifest(obj))

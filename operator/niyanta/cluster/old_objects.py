@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -92,25 +93,37 @@ class OldObject:
 @dataclass(slots=True)
 class OldObjects:
     """The first of these objects, in the order of the API server's list, and the number of all. `unreadable`: the first
-    objects out of bounds, as text with the bound, of `unreadable_total`."""
+    objects out of bounds, as text with the bound, of `unreadable_total`. `younger`: the number of those that name old
+    fields, but can't be old."""
 
     first: list[OldObject] = field(default_factory=list)
     total: int = 0
     unreadable: list[str] = field(default_factory=list)
     unreadable_total: int = 0
+    younger: int = 0
 
 
 async def is_definition_old(transport: Transport) -> bool:
     """True if the definition of Workloads in the cluster is of an earlier release; False also if there is none, or this
     process may not read it. Raises ApiError."""
+    return _is_old(await _definition(transport))
+
+
+async def _definition(transport: Transport) -> Manifest:
+    """The definition of Workloads; empty if there is none, or this process may not read it."""
     path = DEFINITIONS.path("", WORKLOAD_DEFINITION)
     try:
         answer = await transport.send("GET", path, verb="get", resource=DEFINITIONS.plural)
     except ApiError as error:
         if error_kind(error) in (ErrorKind.NOT_FOUND, ErrorKind.FORBIDDEN):
-            return False
+            return {}
         raise
-    for version in orjson.loads(answer).get("spec", {}).get("versions", ()):
+    found: Manifest = orjson.loads(answer)
+    return found
+
+
+def _is_old(definition: Manifest) -> bool:
+    for version in definition.get("spec", {}).get("versions", ()):
         if version["name"] == VERSION:
             spec = version.get("schema", {}).get("openAPIV3Schema", {}).get("properties", {}).get("spec", {})
             fields = spec.get("properties", {})
@@ -119,9 +132,22 @@ async def is_definition_old(transport: Transport) -> bool:
     return False
 
 
-async def find_old_objects(transport: Transport, *, most: int, metadata_only: bool) -> OldObjects:
+def _written_at(definition: Manifest) -> datetime | None:
+    """Time of the last change of a definition's spec, which only administrators can make."""
+    metadata = definition.get("metadata", {})
+    texts = [metadata.get("creationTimestamp")]
+    texts += [
+        entry.get("time") for entry in metadata.get("managedFields") or () if "f:spec" in entry.get("fieldsV1", ())
+    ]
+    return max((datetime.fromisoformat(text) for text in texts if text), default=None)
+
+
+async def find_old_objects(
+    transport: Transport, *, most: int, metadata_only: bool, made_before: datetime | None = None
+) -> OldObjects:
     """Up to `most` Workload objects in the old form. With `metadata_only` by their managed fields alone, which is
-    enough, and costs less, under the present definition. Raises ApiError."""
+    enough, and costs less, under the present definition. Objects made at or after `made_before` (by the API server's
+    clock) are counted as `younger` instead. Raises ApiError."""
     found = OldObjects()
     accept, containing = (METADATA_LIST, OLD_NAMES) if metadata_only else (JSON, ())
     async for obj in list_objects(transport, WORKLOADS, accept=accept, containing=containing):
@@ -129,6 +155,8 @@ async def find_old_objects(transport: Transport, *, most: int, metadata_only: bo
             found.unreadable_total += 1
             if len(found.unreadable) < most:
                 found.unreadable.append(unreadable(obj))
+        elif made_before is not None and _made_at(obj) >= made_before:
+            found.younger += bool(old_fields_of(obj))
         elif fields := old_fields_of(obj):
             found.total += 1
             if len(found.first) < most:
@@ -144,6 +172,11 @@ def old_fields_of(obj: Mapping[str, Any]) -> tuple[str, ...]:
     spec = obj.get("spec")
     own = old_fields(spec) if isinstance(spec, Mapping) else []
     return tuple(dict.fromkeys([*own, *old_managed_fields(obj["metadata"].get("managedFields") or ())]))
+
+
+def _made_at(obj: Mapping[str, Any]) -> datetime:
+    """`creationTimestamp`, which the API server writes, and which no client can change."""
+    return datetime.fromisoformat(obj["metadata"]["creationTimestamp"])
 
 
 def unreadable(obj: Mapping[str, Any]) -> str:
@@ -216,14 +249,20 @@ async def _decoded(raw: bytes, kind: ResourceKind) -> Manifest | None:
         return None
 
 
-async def refuse_old_form(transport: Transport) -> None:
-    """Raise OldFormError beside a definition or objects of an earlier release. Objects that can't be read, and a list
-    that takes too long, are logged: users must not be able to stop an operator by them. Raises ApiError."""
-    if await is_definition_old(transport):
+async def refuse_old_form(transport: Transport, *, migrated_at: datetime | None = None) -> None:
+    """Raise OldFormError beside a definition or objects of an earlier release. Raises ApiError.
+
+    Users can write `managedFields`, so the fields that it names are believed only of objects older than the present
+    names: than `migrated_at`, when the database got them, and than the last change of the definition. Other such
+    objects, objects that can't be read, and a list that takes too long are logged.
+    """
+    definition = await _definition(transport)
+    if _is_old(definition):
         raise OldFormError(OLD_DEFINITION)
+    made_before = min((at for at in (migrated_at, _written_at(definition)) if at is not None), default=None)
     try:
         async with asyncio.timeout(START_CHECK_SECONDS):
-            found = await find_old_objects(transport, most=SHOWN_OBJECTS, metadata_only=True)
+            found = await find_old_objects(transport, most=SHOWN_OBJECTS, metadata_only=True, made_before=made_before)
     except TimeoutError:
         logger.error("the check for objects of an earlier release is incomplete; run `niyanta migrate --check`")
         return
@@ -232,6 +271,10 @@ async def refuse_old_form(transport: Transport) -> None:
             "objects were not checked for fields of an earlier release",
             objects=found.unreadable_total,
             first=found.unreadable,
+        )
+    if found.younger:
+        logger.warning(
+            "objects name fields of an earlier release, but were made in the present form", objects=found.younger
         )
     if found.total:
         shown = ", ".join(map(str, found.first))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -14,7 +15,7 @@ from niyanta.resources.old_form import new_spec
 from niyanta.settings import Settings
 from niyanta.store.errors import StoreError
 from niyanta.store.postgres.migrate import migrate, migrations
-from niyanta.store.postgres.old_rows import OldRow, OldRows, find_old_rows, missing_migrations
+from niyanta.store.postgres.old_rows import OldRow, OldRows, find_old_rows, missing_migrations, names_migrated_at
 from niyanta.store.postgres.pool import open_pool
 from testing.processes.postgres import Postgres
 from tests.resources.old_specs import SPECS
@@ -100,7 +101,10 @@ def test_rows_in_the_old_form_are_refused_afterwards(dsn: str, old: dict[str, An
 
 
 async def test_an_operator_finds_the_migrations_that_are_missing(old_dsn: str) -> None:
+    started = datetime.now(UTC)
     async with await open_pool(Settings(dsn=old_dsn, db_pool_min=1)) as pool:
         assert (await missing_migrations(pool))[0] == "0010_api_names.sql"
+        assert await names_migrated_at(pool) is None
         migrate(old_dsn)
         assert await missing_migrations(pool) == []
+        assert (await names_migrated_at(pool) or datetime.min.replace(tzinfo=UTC)) > started

@@ -4,6 +4,7 @@ migrations that are missing."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 import psycopg
 
@@ -47,3 +48,10 @@ async def missing_migrations(pool: Pool) -> list[str]:
     """Names of this release's migrations that the database lacks. Raises StoreUnavailableError, StoreError."""
     applied = {version for (version,) in await pool.fetch("applied_migrations")}
     return [migration.name for migration in migrations() if migration.version not in applied]
+
+
+async def names_migrated_at(pool: Pool) -> datetime | None:
+    """When migration 0010 gave this database the present names; None if it didn't yet. Raises StoreUnavailableError,
+    StoreError."""
+    found = await pool.fetch("names_migrated_at")
+    return found[0][0] if found else None

@@ -1,6 +1,9 @@
 -- name: applied_migrations
 SELECT version FROM schema_migrations;
 
+-- name: names_migrated_at
+SELECT applied_at FROM schema_migrations WHERE version = 10;
+
 -- name: old_rows
 -- The first rows with names of an earlier release, as migration 0010 finds them, and the number of all.
 SELECT w.namespace, w.name, w.id::text, s.status, count(*) OVER ()
