@@ -11,7 +11,8 @@ from typing import cast
 import pytest
 
 from niyanta.lifecycle import Door, Phase
-from niyanta.scheduler.cluster_api import ClusterWrites
+from niyanta.scheduler.cluster_api import ClusterWrites, PodWriteError, WriteProblem
+from niyanta.scheduler.periodic import expiry as expiry_module
 from niyanta.scheduler.periodic.expiry import ObjectExpiry
 from niyanta.scheduler.periodic.finished_objects import ChosenObject, DeletionCause, FinishedObjects
 from niyanta.scheduler.state import SchedulerState
@@ -33,7 +34,9 @@ def finished_objects(*, per_namespace: int = 1_000, total: int = 20_000, rest_tt
     )
 
 
-def row(ended_after: float, *, namespace: str = "team", door: Door = Door.KUBERNETES) -> WorkloadRow:
+def row(
+    ended_after: float, *, namespace: str = "team", customer: str = "acme", door: Door = Door.KUBERNETES
+) -> WorkloadRow:
     """A row that ended some seconds after START."""
     made_for_rest = door is Door.REST
     return WorkloadRow(
@@ -41,7 +44,7 @@ def row(ended_after: float, *, namespace: str = "team", door: Door = Door.KUBERN
         door=door,
         namespace=namespace,
         name="job",
-        customer="acme",
+        customer=customer,
         type="",
         labels={},
         generation=1,
@@ -61,7 +64,8 @@ def row(ended_after: float, *, namespace: str = "team", door: Door = Door.KUBERN
 
 def chosen(finished: FinishedObjects, *, seconds: float) -> list[ChosenObject]:
     """What is chosen some seconds after START, in the order of its turns."""
-    finished.choose(START_US + round(seconds * SECOND))
+    for _ in range(10):
+        finished.choose(START_US + round(seconds * SECOND))
     found = []
     while namespaces := finished.namespaces_waiting():
         found += [item for name in namespaces if (item := finished.take(name)) is not None]
@@ -140,6 +144,33 @@ def test_the_oldest_of_all_go_beyond_the_total() -> None:
     found = chosen(finished, seconds=10)
     assert [item.obj.finished_us - START_US for item in found] == [1 * SECOND, 2 * SECOND]
     assert {item.cause for item in found} == {DeletionCause.TOTAL_LIMIT}
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_beyond_the_total_the_owner_with_most_loses_its_oldest(*, named: bool) -> None:
+    finished = finished_objects(total=300)
+    small = [row(ended, namespace="small", customer="small" if named else "") for ended in range(50)]
+    for job in small:
+        finished.note_row(job, None)
+    for number in range(1_000):
+        namespace = f"big-{number % 20}" if named else "big"
+        finished.note_row(row(100 + number, namespace=namespace, customer="big" if named else ""), None)
+    found = chosen(finished, seconds=2_000)
+    assert [item.obj.finished_us for item in sorted(found, key=lambda item: item.obj.finished_us)] == [
+        START_US + (100 + number) * SECOND for number in range(750)
+    ]
+    assert {job.id for job in small} <= finished.uids() - {item.obj.uid for item in found}
+
+
+def test_choices_of_one_round_are_bounded() -> None:
+    finished = finished_objects(total=100)
+    for number in range(2_000):
+        finished.note_row(row(number, namespace=f"team-{number % 40}", customer=f"customer-{number % 40}"), None)
+    numbers = []
+    for _ in range(5):
+        finished.choose(START_US + 5_000 * SECOND)
+        numbers.append(sum(len(uids) for uids in finished._waiting.values()))
+    assert numbers == [500, 1_000, 1_500, 1_900, 1_900]
 
 
 def test_objects_that_cannot_be_deleted_cost_no_other_its_place() -> None:
@@ -257,5 +288,32 @@ async def test_fifty_thousand_finished_workloads_leave_the_count_flat() -> None:
         counts.append((len(objects.present), len(finished)))
     assert max(counts) == counts[-1] == (20_000, 20_000)
     assert finished.uids() == objects.present
-    orders = (finished._by_age, finished._by_expiry, *finished._by_age_in.values())
+    orders = (finished._owners, finished._by_expiry, *finished._by_age_of.values(), *finished._by_age_in.values())
     assert sum(len(order._heap) for order in orders) <= 5 * 20_000, "what was forgotten takes no memory"
+
+
+async def test_a_namespace_with_one_object_that_is_refused_is_tried_ever_more_rarely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(expiry_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    tries = 0
+
+    class Refusing(Objects):
+        async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
+            nonlocal tries
+            tries += 1
+            raise PodWriteError(WriteProblem.FORBIDDEN, "denied")
+
+    state = SchedulerState.of_leadership(1, Settings(), clock=cast(Clock, SimpleNamespace(now=lambda: START_US)))
+    expiry = ObjectExpiry(state, cast(ClusterWrites, Refusing()), on_lost=lambda: None)
+    state.finished_objects.note_row(row(0), 0)
+    for _ in range(12):
+        now[0] += 301.0
+        expiry.run()
+        expiry.run()  # while the only chosen object is under way
+        await until(lambda: not expiry.under_way, "the deletion fails")
+    now[0] += 100.0
+    expiry.run()
+    await until(lambda: not expiry.under_way, "no deletion is under way")
+    assert tries == 12

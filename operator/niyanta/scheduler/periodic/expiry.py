@@ -93,8 +93,9 @@ class ObjectExpiry:
         earned = (now - self._allowed_at) * self._rate
         self.allowed, self._allowed_at = min(max(1.0, self._rate), self.allowed + earned), now
         waiting = finished.namespaces_waiting()
-        if len(self._pauses) > len(waiting):
-            self._pauses = {name: self._pauses[name] for name in waiting if name in self._pauses}
+        # The pause of a namespace whose only chosen object is under way stays: its failure is to double it.
+        needed = self._in_namespace.keys() | waiting
+        self._pauses = {name: pause for name, pause in self._pauses.items() if name in needed}
         open_ = [name for name in waiting if self._may_begin(name, now)]
         while open_ and self.allowed >= 1.0 and self.under_way < MOST_UNDER_WAY:
             still_open = []

@@ -1,13 +1,16 @@
 """Finished Workload objects that still exist, in the leader's memory, and the choice of those to delete.
 
 Recovery and admission note them from the objects that they see, `transitions` when a row ends. An object is chosen when
-its time to live is over, or when it is among the oldest beyond a limit; `expiry` deletes the chosen ones. Rows stay.
+its time to live is over, or when it is among the oldest of a namespace beyond its limit. Over the limit in all, the
+oldest object of the customer that has most goes, so a customer with no more than an equal share loses none; without a
+customer, a namespace counts as one. `expiry` deletes the chosen ones. Rows stay.
 """
 
 from __future__ import annotations
 
 import enum
 import heapq
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +19,9 @@ from typing import Any
 from niyanta.lifecycle import Door
 from niyanta.settings import Settings
 from niyanta.store.rows import WorkloadRow
+
+MOST_CHOICES = 500
+"""Most objects chosen at once, so that a new leader with many objects over a limit isn't held up."""
 
 
 class DeletionCause(enum.StrEnum):
@@ -38,6 +44,11 @@ class FinishedObject:
     finished_us: int
     expires_us: int | None
 
+    @property
+    def owner(self) -> str:
+        """The customer, or the namespace if there is none; no customer has a name with a slash."""
+        return self.customer or f"/{self.namespace}"
+
 
 @dataclass(frozen=True, slots=True)
 class ChosenObject:
@@ -54,14 +65,18 @@ class FinishedObjects:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._kept: dict[str, FinishedObject] = {}
-        self._by_age = _ByTime()
-        self._by_expiry = _ByTime()
-        self._by_age_in: dict[str, _ByTime] = {}
+        self._by_age_of: dict[str, _Ordered] = {}
+        """Kept objects of each owner."""
+        self._owners = _Ordered()
+        """Owners of kept objects; the one with most comes first."""
+        self._by_expiry = _Ordered()
+        self._by_age_in: dict[str, _Ordered] = {}
         """Kept objects of each namespace."""
         self._crowded: set[str] = set()
         """Namespaces with more kept objects than their limit."""
-        self._chosen: dict[str, ChosenObject] = {}
-        self._waiting: dict[str, dict[str, None]] = {}
+        self._chosen: OrderedDict[str, ChosenObject] = OrderedDict()
+        """By UID; the one that was chosen first comes first."""
+        self._waiting: dict[str, OrderedDict[str, None]] = {}
         """Namespace -> UIDs of chosen objects whose deletion isn't under way. The namespace, and in it the object, that
         had a turn last come last."""
 
@@ -118,10 +133,12 @@ class FinishedObjects:
             return
         self._keep_no_longer(obj.uid)
         self._kept[obj.uid] = obj
-        self._by_age.put(obj.uid, obj.finished_us)
+        of_owner = self._by_age_of.setdefault(obj.owner, _Ordered())
+        of_owner.put(obj.uid, obj.finished_us)
+        self._owners.put(obj.owner, -len(of_owner))
         if obj.expires_us is not None:
             self._by_expiry.put(obj.uid, obj.expires_us)
-        in_namespace = self._by_age_in.setdefault(obj.namespace, _ByTime())
+        in_namespace = self._by_age_in.setdefault(obj.namespace, _Ordered())
         in_namespace.put(obj.uid, obj.finished_us)
         if len(in_namespace) > self._settings.finished_objects_per_namespace:
             self._crowded.add(obj.namespace)
@@ -130,8 +147,14 @@ class FinishedObjects:
         obj = self._kept.pop(uid, None)
         if obj is None:
             return
-        self._by_age.remove(uid)
         self._by_expiry.remove(uid)
+        of_owner = self._by_age_of[obj.owner]
+        of_owner.remove(uid)
+        if len(of_owner):
+            self._owners.put(obj.owner, -len(of_owner))
+        else:
+            del self._by_age_of[obj.owner]
+            self._owners.remove(obj.owner)
         in_namespace = self._by_age_in[obj.namespace]
         in_namespace.remove(uid)
         if not len(in_namespace):
@@ -140,23 +163,35 @@ class FinishedObjects:
     # --- the choice --------------------------------------------------------------------------------------------------
 
     def choose(self, now_us: int) -> None:
-        """Choose the objects to delete. Those of a namespace whose deletions fail stay chosen: they are never replaced
-        by objects of others."""
-        while (first := self._by_expiry.first()) is not None and first[0] <= now_us:
-            self._choose(first[1], DeletionCause.TTL, now_us)
+        """Choose objects to delete, at most MOST_CHOICES; the next call goes on. Those of a namespace whose deletions
+        fail stay chosen: they are never replaced by objects of others."""
+        for _ in range(MOST_CHOICES):
+            found = self._next(now_us)
+            if found is None:
+                return
+            self._choose(*found, now_us)
+
+    def _next(self, now_us: int) -> tuple[str, DeletionCause] | None:
+        """UID of the next object to delete; None if no time to live is over and no limit is exceeded."""
+        if (first := self._by_expiry.first()) is not None and first[0] <= now_us:
+            return first[1], DeletionCause.TTL
         while self._crowded:
-            namespace = self._crowded.pop()
+            namespace = next(iter(self._crowded))
             kept = self._by_age_in.get(namespace, _NONE)
-            while len(kept) > self._settings.finished_objects_per_namespace and (first := kept.first()) is not None:
-                self._choose(first[1], DeletionCause.NAMESPACE_LIMIT, now_us)
-        while len(self._kept) > self._settings.finished_objects and (first := self._by_age.first()) is not None:
-            self._choose(first[1], DeletionCause.TOTAL_LIMIT, now_us)
+            if len(kept) > self._settings.finished_objects_per_namespace and (first := kept.first()) is not None:
+                return first[1], DeletionCause.NAMESPACE_LIMIT
+            self._crowded.remove(namespace)
+        if len(self._kept) > self._settings.finished_objects and (most := self._owners.first()) is not None:
+            oldest = self._by_age_of[most[1]].first()
+            if oldest is not None:
+                return oldest[1], DeletionCause.TOTAL_LIMIT
+        return None
 
     def _choose(self, uid: str, cause: DeletionCause, now_us: int) -> None:
         obj = self._kept[uid]
         self._keep_no_longer(uid)
         self._chosen[uid] = ChosenObject(obj, cause, now_us)
-        self._waiting.setdefault(obj.namespace, {})[uid] = None
+        self._waiting.setdefault(obj.namespace, OrderedDict())[uid] = None
 
     # --- the deletions -----------------------------------------------------------------------------------------------
 
@@ -179,11 +214,12 @@ class FinishedObjects:
     def give_back(self, chosen: ChosenObject) -> None:
         """A deletion has failed; the object waits for another turn, unless it is gone."""
         if self._chosen.get(chosen.obj.uid) is chosen:
-            self._waiting.setdefault(chosen.obj.namespace, {})[chosen.obj.uid] = None
+            self._waiting.setdefault(chosen.obj.namespace, OrderedDict())[chosen.obj.uid] = None
 
     def delay_us(self, now_us: int) -> int:
         """Time for which the longest chosen object has waited for its deletion, microseconds; 0 without any."""
-        return max(0, now_us - min((chosen.chosen_us for chosen in self._chosen.values()), default=now_us))
+        first = next(iter(self._chosen.values()), None)
+        return 0 if first is None else max(0, now_us - first.chosen_us)
 
     def _wait_no_longer(self, obj: FinishedObject) -> None:
         waiting = self._waiting.get(obj.namespace)
@@ -193,38 +229,38 @@ class FinishedObjects:
                 del self._waiting[obj.namespace]
 
 
-class _ByTime:
-    """UIDs in the order of a time, microseconds. Entries of removed ones stay in the heap until they come first or
-    outnumber the others."""
+class _Ordered:
+    """Keys in the order of a number. Entries of removed ones, and of earlier numbers, stay in the heap until they come
+    first or outnumber the others."""
 
     def __init__(self) -> None:
-        self._times: dict[str, int] = {}
+        self._numbers: dict[str, int] = {}
         self._heap: list[tuple[int, str]] = []
 
     def __len__(self) -> int:
-        return len(self._times)
+        return len(self._numbers)
 
-    def put(self, uid: str, time_us: int) -> None:
-        self._times[uid] = time_us
-        heapq.heappush(self._heap, (time_us, uid))
-        if len(self._heap) > 2 * len(self._times) + 64:
-            self._heap = sorted(_pairs(self._times.items()))
+    def put(self, key: str, number: int) -> None:
+        self._numbers[key] = number
+        heapq.heappush(self._heap, (number, key))
+        if len(self._heap) > 2 * len(self._numbers) + 64:
+            self._heap = sorted(_pairs(self._numbers.items()))
 
-    def remove(self, uid: str) -> None:
-        self._times.pop(uid, None)
+    def remove(self, key: str) -> None:
+        self._numbers.pop(key, None)
 
     def first(self) -> tuple[int, str] | None:
-        """The earliest time and its UID."""
-        while self._heap and self._times.get(self._heap[0][1]) != self._heap[0][0]:
+        """The lowest number and its key."""
+        while self._heap and self._numbers.get(self._heap[0][1]) != self._heap[0][0]:
             heapq.heappop(self._heap)
         return self._heap[0] if self._heap else None
 
 
-_NONE = _ByTime()
+_NONE = _Ordered()
 
 
 def _pairs(items: Iterable[tuple[str, int]]) -> Iterable[tuple[int, str]]:
-    return ((time_us, uid) for uid, time_us in items)
+    return ((number, key) for key, number in items)
 
 
 def ttl_of(spec: Mapping[str, Any]) -> int | None:
