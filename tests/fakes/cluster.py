@@ -187,6 +187,11 @@ class FakeCluster(SimulatedCluster):
     async def uncordon(self, node: str) -> bool:
         return await self._set_unschedulable("uncordon", node, False)
 
+    async def is_cordoned(self, node: str) -> bool | None:
+        await self._write("is_cordoned")
+        found = self._nodes.get(node)
+        return None if found is None else found.spec.unschedulable
+
     async def _set_unschedulable(self, operation: str, node: str, value: bool) -> bool:
         fault = await self._write(operation)
         found = self._nodes.get(node)

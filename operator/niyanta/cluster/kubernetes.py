@@ -326,24 +326,27 @@ class KubernetesCluster:
         return str(found["metadata"]["uid"])
 
     async def cordon(self, node: str) -> bool:
-        return await self._set_unschedulable(node, True)
+        return await self._patch_node(node, {"spec": {"unschedulable": True}}) is not None
 
     async def uncordon(self, node: str) -> bool:
-        return await self._set_unschedulable(node, None)
+        return await self._patch_node(node, {"spec": {"unschedulable": None}}) is not None
 
-    async def _set_unschedulable(self, node: str, value: bool | None) -> bool:
+    async def is_cordoned(self, node: str) -> bool | None:
+        found = await self._patch_node(node, {})  # changes nothing; the operator may patch nodes, but not get them
+        return None if found is None else bool(found["spec"].get("unschedulable"))
+
+    async def _patch_node(self, node: str, body: Mapping[str, Any]) -> Mapping[str, Any] | None:
         with _as_lease_lost():
             try:
-                await self._client.patch(NODES, node, {"spec": {"unschedulable": value}})
+                return await self._client.patch(NODES, node, body)
             except WritesClosedError:
                 raise
             except ApiError as error:
                 kind = error_kind(error)
                 if kind is ErrorKind.NOT_FOUND:
-                    return False
+                    return None
                 refused = kind in (ErrorKind.FORBIDDEN, ErrorKind.INVALID)
                 raise NodeWriteError(error.message, refused=refused) from error
-        return True
 
     async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
         with _as_lease_lost():

@@ -280,6 +280,10 @@ class ClusterWrites(Protocol):
         """Uncordon a node, whoever has cordoned it; False if it doesn't exist. Raises NodeWriteError."""
         ...
 
+    async def is_cordoned(self, node: str) -> bool | None:
+        """The node's state at the API server, not the watch's; None if it doesn't exist. Raises NodeWriteError."""
+        ...
+
     async def delete_workload(self, namespace: str, name: str, uid: str) -> None:
         """Delete a Workload object if it still has that UID; success if it is gone. Raises PodWriteError,
         LeaseLostError."""

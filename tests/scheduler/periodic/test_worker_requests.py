@@ -128,5 +128,11 @@ async def test_a_change_that_never_shows_was_undone_by_another_client(
 ) -> None:
     monkeypatch.setattr(worker_requests, "SEEN_AFTER_SECONDS", 0.05)
     monkeypatch.setattr(cluster, "is_schedulable", lambda _node: True)
-    outcome, message = await ended(leader, await ask(leader, WorkerAction.CORDON))
+    request = await ask(leader, WorkerAction.CORDON)
+    await until(lambda: cluster.faults.calls["is_cordoned"] >= 2, "the API server is asked, and shows the cordon")
+    found = await leader.store.get_worker_request("n1", request.id)
+    assert found is not None
+    assert found.done_at is None, "a late watch ends nothing"
+    await cluster.uncordon("n1")
+    outcome, message = await ended(leader, request)
     assert (outcome, message) == ("Replaced", "another client uncordoned the node meanwhile")

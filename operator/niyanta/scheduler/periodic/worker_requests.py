@@ -27,8 +27,7 @@ PASS_SECONDS = 2.0
 WRITE_SECONDS = 5.0
 """Longest wait for the API server to change a node."""
 SEEN_AFTER_SECONDS = 15.0
-"""Time after which the watch has shown every change of a node. What it doesn't show then was undone by another
-client."""
+"""Time after which the API server is asked for a change of a node that the watch hasn't shown."""
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
 """Range of the pause of a worker whose node can't be written."""
@@ -139,6 +138,14 @@ class WorkerRequests:
             return True
         since = written.get(request, float("-inf"))
         if request.begun_at is not None or time.monotonic() - since > SEEN_AFTER_SECONDS:
+            # The watch may be late: only the API server knows if another client has changed the node.
+            async with asyncio.timeout(WRITE_SECONDS):
+                cordoned = await ticking(self._tick, self._cluster.is_cordoned(worker))
+            if cordoned is wanted:
+                return False
+            if cordoned is None:
+                await self._complete(request, RequestOutcome.FAILED, GONE)
+                return False
             undone = "uncordoned" if wanted else "cordoned"
             await self._complete(request, RequestOutcome.REPLACED, f"another client {undone} the node meanwhile")
         return False
