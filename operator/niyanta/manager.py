@@ -80,11 +80,8 @@ class Operator:
         self.lease = Lease(seconds=settings.lease, stall_limit=settings.loop_stall_limit)
         self.state = StateManager(pool, settings)
         self.clock = Clock(self.state)
-        queue = queue_settings(settings)
         self.shown_statuses = ShownStatuses()
-        self.status_writer = WorkloadStatusWriter(
-            client, self.clock, debounce=settings.status_debounce, queue=queue, shown=self.shown_statuses
-        )
+        self.status_writer = self._make_status_writer()
         self.event_recorder = EventRecorder(client, self.clock, per_second=settings.events_per_second)
         self.cache = ClusterCache(
             connect(settings),
@@ -133,6 +130,15 @@ class Operator:
         self._stop = asyncio.Event()
         self._scaler: ScalingController | None = None
         """The scaling of pools while this process leads; None otherwise."""
+
+    def _make_status_writer(self) -> WorkloadStatusWriter:
+        return WorkloadStatusWriter(
+            self.client,
+            self.clock,
+            debounce=self.settings.status_debounce,
+            queue=queue_settings(self.settings),
+            shown=self.shown_statuses,
+        )
 
     # --- running -----------------------------------------------------------------------------------------------------
 

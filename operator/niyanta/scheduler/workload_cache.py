@@ -1,8 +1,6 @@
 """The leader's cache of workloads: live rows with their compiled requirements, and the queue of placeable workloads.
-
-Postgres is authoritative. The cache is loaded from it when leadership begins and updated with every commit of the
-leader. Specs are kept as compressed text until dispatch, and all workloads share a budget of bytes.
-"""
+Postgres is authoritative: the cache is loaded from it when leadership begins and updated with every commit of the
+leader. Specs are kept as compressed text until dispatch, and all workloads share a budget of bytes."""
 
 from __future__ import annotations
 
