@@ -229,7 +229,10 @@ class Settings(BaseSettings):
         1_000, ge=1, le=1_000_000, description="Finished Workload objects kept in a namespace; the oldest are deleted"
     )
     finished_objects: int = Field(
-        20_000, ge=1, le=1_000_000, description="Finished Workload objects kept in all; the oldest are deleted"
+        20_000,
+        ge=1,
+        le=1_000_000,
+        description="Finished Workload objects kept in all; the customer with most of them loses its oldest",
     )
     finished_object_deletions_per_second: float = Field(
         50.0, gt=0, description="Maximum rate at which finished Workload objects are deleted"
