@@ -24,7 +24,7 @@ import orjson
 from niyanta.bounded_json import VIOLATION_KEY, BoundedJsonError
 from niyanta.cluster.api import bounded_objects
 from niyanta.cluster.api.connection import Connection
-from niyanta.cluster.api.errors import ApiError, ErrorKind, OutcomeUnknownError, error_kind
+from niyanta.cluster.api.errors import ApiError, ErrorKind, error_kind
 from niyanta.cluster.api.kinds import WORKLOADS, ResourceKind
 from niyanta.cluster.api.transport import JSON, METADATA_LIST, Transport
 from niyanta.observability import log
@@ -42,8 +42,6 @@ WORKLOAD_DEFINITION = f"{WORKLOADS.plural}.{WORKLOADS.group}"
 
 PAGE_OBJECTS = 50
 """An object has at most 1.5 MB, so that a page has at most 75 MB. 100,000 ordinary objects are 2,000 requests."""
-
-LIST_TIMEOUT_SECONDS = 60.0
 
 LARGE_BYTES = 1 << 16
 """Objects of at least this size are decoded in a thread."""
@@ -208,35 +206,18 @@ async def list_objects(
     out and logged. Raises ApiError, also when the list takes so long that the server forgets its version.
     """
     params = {"limit": str(PAGE_OBJECTS)} | ({"fieldSelector": fields} if fields else {})
-    while True:
-        try:
-            answer = await transport.send(
-                "GET",
-                kind.path(namespace),
-                verb="list",
-                resource=kind.plural,
-                params=params,
-                accept=accept,
-                timeout=LIST_TIMEOUT_SECONDS,
-            )
-        except ApiError as error:
-            if error_kind(error) is ErrorKind.NOT_FOUND:
-                return
+    try:
+        pages = transport.pages(kind, bounded_objects.raw_page, namespace=namespace, params=params, accept=accept)
+        async for items in pages:
+            for item in items:
+                raw = bytes(item)
+                if containing and not any(part in raw for part in containing):
+                    continue
+                if (obj := await _decoded(raw, kind)) is not None:
+                    yield {"apiVersion": kind.api_version, **obj, "kind": kind.kind}
+    except ApiError as error:
+        if error_kind(error) is not ErrorKind.NOT_FOUND:
             raise
-        try:
-            items, token = await asyncio.to_thread(bounded_objects.raw_page, answer)
-        except BoundedJsonError as error:
-            raise OutcomeUnknownError(f"the list can't be read: {error}") from error
-        del answer
-        for item in items:
-            raw = bytes(item)
-            if containing and not any(part in raw for part in containing):
-                continue
-            if (obj := await _decoded(raw, kind)) is not None:
-                yield {"apiVersion": kind.api_version, **obj, "kind": kind.kind}
-        if not token:
-            return
-        params["continue"] = token
 
 
 async def _decoded(raw: bytes, kind: ResourceKind) -> Manifest | None:

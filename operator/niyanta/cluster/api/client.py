@@ -34,7 +34,6 @@ Manifest = dict[str, Any]
 T = TypeVar("T")
 
 LIST_CHUNK_OBJECTS = 100
-LIST_TIMEOUT_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,23 +294,9 @@ class ApiClient:
         params = {"limit": str(chunk)} if chunk else {}
         if label_selector:
             params["labelSelector"] = label_selector
-        while True:
-            answer = await self._transport.send(
-                "GET",
-                kind.path(namespace),
-                verb="list",
-                resource=kind.plural,
-                params=params,
-                accept=accept,
-                timeout=LIST_TIMEOUT_SECONDS,
-            )
-            # In a thread, because users choose the size of objects.
-            page = await asyncio.to_thread(_page, answer)
+        pages = self._transport.pages(kind, _page, namespace=namespace, params=params, accept=accept)
+        async for page in pages:
             yield page
-            token = page["metadata"].get("continue")
-            if not token:
-                return
-            params["continue"] = token
 
     # --- requests ----------------------------------------------------------------------------------------------------
 
@@ -379,8 +364,6 @@ def _mapping(answer: bytes) -> Manifest:
         raise OutcomeUnknownError(f"the answer can't be read: {error}") from error
 
 
-def _page(answer: bytes) -> Manifest:
-    try:
-        return read_page(answer)
-    except BoundedJsonError as error:
-        raise OutcomeUnknownError(f"the list can't be read: {error}") from error
+def _page(answer: bytes) -> tuple[Manifest, str]:
+    page = read_page(answer)
+    return page, page["metadata"].get("continue") or ""

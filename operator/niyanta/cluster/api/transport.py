@@ -1,6 +1,6 @@
 """HTTP requests to the API server: concurrency limit, throttling, timeouts, metrics and typed errors.
 
-Only `client` uses it.
+`client`, `status_apply` and `old_objects` use it.
 """
 
 from __future__ import annotations
@@ -8,15 +8,18 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
 from prometheus_client import Counter, Histogram
 from yarl import URL
 
+from niyanta.bounded_json import BoundedJsonError
 from niyanta.cluster.api.connection import Connection
 from niyanta.cluster.api.errors import ApiError, NotSentError, OutcomeUnknownError, WritesClosedError, error_from
+from niyanta.cluster.api.kinds import ResourceKind
 
 JSON = "application/json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -29,9 +32,14 @@ METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 """Accept header of a list of metadata."""
 
+LIST_TIMEOUT_SECONDS = 60.0
+"""Longest time for a page of a list."""
+
 THROTTLE_ATTEMPTS = 4
 THROTTLE_LONGEST_SECONDS = 5.0
 """Longest wait after one 429, even if Retry-After is longer. After the last attempt the caller gets the 429."""
+
+T = TypeVar("T")
 
 REQUEST_SECONDS = Histogram(
     "niyanta_kubernetes_request_seconds",
@@ -112,6 +120,38 @@ class Transport:
             # Jitter spreads requests that were throttled together; the wait is never shorter than the server requested.
             await asyncio.sleep(asked * random.uniform(1.0, 1.5))  # noqa: S311 - jitter
         raise AssertionError("unreachable")
+
+    async def pages(
+        self,
+        kind: ResourceKind,
+        read: Callable[[bytes], tuple[T, str]],
+        *,
+        namespace: str = "",
+        params: Mapping[str, str],
+        accept: str = JSON,
+    ) -> AsyncIterator[T]:
+        """The pages of a list. `read` makes a page and the token of the next one (empty at the end) of an answer; it
+        runs in a thread, because users choose the size of objects. Raises ApiError."""
+        query = dict(params)
+        while True:
+            answer = await self.send(
+                "GET",
+                kind.path(namespace),
+                verb="list",
+                resource=kind.plural,
+                params=query,
+                accept=accept,
+                timeout=LIST_TIMEOUT_SECONDS,
+            )
+            try:
+                page, token = await asyncio.to_thread(read, answer)
+            except BoundedJsonError as error:
+                raise OutcomeUnknownError(f"the list can't be read: {error}") from error
+            del answer
+            yield page
+            if not token:
+                return
+            query["continue"] = token
 
     async def _once(
         self,
