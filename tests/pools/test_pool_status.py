@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from niyanta.cluster.state.pool_info import pool_infos
-from niyanta.pools.pool_status import customer_row, stamped, utilization, wants_none
+from niyanta.cluster.status.conditions import stamped
+from niyanta.pools.pool_status import customer_row, utilization, wants_none
 from niyanta.resources.models.base import parse
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.worker_pool import WorkerPool, WorkerPoolStatus

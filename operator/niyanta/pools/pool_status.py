@@ -6,7 +6,6 @@ The same pass writes workers, pools and customers to Postgres, from which the RE
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -15,7 +14,9 @@ from niyanta.aio import in_slices
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, WritesClosedError
 from niyanta.cluster.api.kinds import WORKER_POOLS
+from niyanta.cluster.api.status_apply import filled
 from niyanta.cluster.state.cache import ClusterCache
+from niyanta.cluster.status.conditions import stamped
 from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.containment import Boundary, SharedFaultError, contained, describe, record
 from niyanta.engine.snapshot.snapshot import Snapshot
@@ -202,27 +203,17 @@ class PoolStatusWriter:
                 for found in self._conditions(pool)
             ),
         ]
-        used = utilization(rows)
-        return {
+        fields = {
             "observedGeneration": pool.metadata.generation,
             "replicas": len(rows),
             "readyReplicas": ready,
             "selector": pod_selector([pool.metadata.name]),
             "queueDepth": counted.queued_workloads if counted is not None else 0,
             "runningWorkloads": counted.running_workloads if counted is not None else 0,
-            # An apply of an empty object in the place of one with fields is refused: the API server makes it null.
-            **({"utilization": used} if used else {}),
+            "utilization": utilization(rows),
             "conditions": conditions,
         }
-
-
-def stamped(
-    conditions: Iterable[Mapping[str, Any]], before: Iterable[Mapping[str, Any]], now: int
-) -> list[dict[str, Any]]:
-    """Conditions with lastTransitionTime: the time of `before` if the status is the same, else `now` (microseconds)."""
-    since = {(c.get("type"), c.get("status")): c.get("lastTransitionTime") for c in before}
-    text = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now / 1e6))
-    return [{**c, "lastTransitionTime": since.get((c["type"], c["status"])) or text} for c in conditions]
+        return filled(fields)
 
 
 def customer_row(customer: Customer) -> CustomerRow:

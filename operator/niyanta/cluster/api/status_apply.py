@@ -161,6 +161,15 @@ class StatusApply:
         return _decoded(answer).metadata
 
 
+def filled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a status that have a value, neither None nor an object without fields.
+
+    Applying a status removes the fields that it leaves out. An empty object in the place of one with fields would be
+    refused, because the API server makes it null.
+    """
+    return {name: value for name, value in fields.items() if value is not None and value != {}}
+
+
 def removals(status: Mapping[str, Any], former: Mapping[str, Any]) -> list[dict[str, Any]]:
     """JSON patch that removes fields from a status; `former`: names to the fields below. Conditions of other writers
     stay."""

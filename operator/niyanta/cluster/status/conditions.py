@@ -99,6 +99,15 @@ def conditions_of(row: WorkloadRow, since: Since) -> list[dict[str, Any]]:
     ]
 
 
+def stamped(
+    conditions: Iterable[Mapping[str, Any]], before: Iterable[Mapping[str, Any]], now: int
+) -> list[dict[str, Any]]:
+    """Conditions with lastTransitionTime: the time of `before` if the status is the same, else `now` (microseconds)."""
+    since = {(c.get("type"), c.get("status")): c.get("lastTransitionTime") for c in before}
+    text = stamp(now / 1e6)
+    return [{**c, "lastTransitionTime": since.get((c["type"], c["status"])) or text} for c in conditions]
+
+
 def stamp(seconds: float) -> str:
     """RFC 3339 in UTC, whole seconds."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

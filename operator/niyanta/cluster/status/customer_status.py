@@ -13,8 +13,9 @@ from typing import Any
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.errors import ApiError, WritesClosedError
 from niyanta.cluster.api.kinds import CUSTOMERS
+from niyanta.cluster.api.status_apply import filled
 from niyanta.cluster.state.cache import ClusterCache
-from niyanta.cluster.status.conditions import stamp
+from niyanta.cluster.status.conditions import stamped
 from niyanta.cluster.status.customer_usage import as_quantities, usage_by_customer
 from niyanta.cluster.watch.resource_store import ResourceStore
 from niyanta.containment import Boundary, SharedFaultError, record
@@ -114,31 +115,24 @@ def status_of(
 ) -> dict[str, Any]:
     """The status of a Customer. `before` is its present one: a condition keeps its time until its status changes.
     `usage`: resource -> base units that its placed pods request."""
-    known = {condition.get("type"): condition for condition in before.get("conditions") or ()}
-    conditions = []
-    for kind, holds, reason, message in (_ready(customer), _within_limits(customer, depth)):
-        status = "True" if holds else "False"
-        was = known.get(kind, {})
-        time = was.get("lastTransitionTime") if was.get("status") == status else None
-        conditions.append(
-            {
-                "type": kind,
-                "status": status,
-                "observedGeneration": customer.metadata.generation,
-                "lastTransitionTime": time or stamp(now_us / 1e6),
-                "reason": reason,
-                "message": message,
-            }
-        )
-    used = as_quantities(usage)
-    return {
+    conditions = [
+        {
+            "type": kind,
+            "status": "True" if holds else "False",
+            "observedGeneration": customer.metadata.generation,
+            "reason": reason,
+            "message": message,
+        }
+        for kind, holds, reason, message in (_ready(customer), _within_limits(customer, depth))
+    ]
+    fields = {
         "observedGeneration": customer.metadata.generation,
         "pending": depth.pending,
         "running": depth.scheduled + depth.running,
-        # An apply of an empty object in the place of one with fields is refused: the API server makes it null.
-        **({"usage": used} if used else {}),
-        "conditions": conditions,
+        "usage": as_quantities(usage),
+        "conditions": stamped(conditions, before.get("conditions") or (), now_us),
     }
+    return filled(fields)
 
 
 def _ready(customer: Customer) -> tuple[str, bool, str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+from niyanta.cluster.api.status_apply import filled
 from niyanta.cluster.status.conditions import MOST_MESSAGE_LENGTH, Since, conditions_of, stamp
 from niyanta.engine.queue import QueueSettings, effective_priority
 from niyanta.resources.assignments import assignments, placement_text, pods_text
@@ -37,7 +38,7 @@ def status_of(row: WorkloadRow, since: Since, queue: QueueSettings, *, now: int)
         "message": row.message[:MOST_MESSAGE_LENGTH] or None,
         "conditions": conditions_of(row, since),
     }
-    return {name: value for name, value in fields.items() if value is not None}
+    return filled(fields)
 
 
 def _time(at: datetime | None) -> str | None:
