@@ -33,17 +33,14 @@ def _merged(api: Schema, own: Schema, where: str) -> Schema:
         parts = {name: _published(part) for name, part in theirs.items() if name not in own["properties"]}
         for name, part in own["properties"].items():
             known = api.get("properties", {}).get(name)
-            parts[name] = _merged(known, part, f"{where}.{name}") if known else _plain(part)
+            if known is None:
+                raise ValueError(f"{where}.{name} is in the models, and not in the Pod API")
+            parts[name] = _merged(known, part, f"{where}.{name}")
         out["properties"] = dict(sorted(parts.items()))
     for key in ("items", "additionalProperties"):
         if key in own:
             out[key] = _merged(api[key], own[key], f"{where}[]")
     return out
-
-
-def _plain(own: Schema) -> Schema:
-    """A field of the models that the Pod API doesn't have any more."""
-    return {key: value for key, value in own.items() if key != REFUSED}
 
 
 def _published(api: Schema) -> Schema:
