@@ -54,6 +54,22 @@ IMPOSSIBLE: JSON = {
 """No pool has an A100, is in eu-west and satisfies hipaa: it stays Pending, and its status says why."""
 
 
+def prepare(env: Environment, nodes_per_pool: int) -> None:
+    """Make namespaces, pools and customers of the examples, and nodes that the pools select; wait until the operator,
+    which runs, knows them."""
+    for path in SETUP:
+        env.cluster.kubectl("apply", "-f", str(path))
+    pools = [item for item in yaml.safe_load_all((EXAMPLES / "00-pools.yaml").read_text()) if item]
+    env.cluster.create_nodes(spec for pool in pools for spec in nodes_of_pool(pool, nodes_per_pool))
+    wanted = len(pools) * nodes_per_pool
+    until(lambda: ready_workers(env) == wanted, what="the operator knows the workers", timeout=60)
+
+
+def ready_workers(env: Environment) -> int:
+    """Number of ready workers of all pools, by their statuses."""
+    return sum(int(pool.get("status", {}).get("readyReplicas", 0)) for pool in env.cluster.api.items(POOLS))
+
+
 class ExamplesAct:
     """The Workloads that were applied, their statuses, and the changes that the demo makes while they run."""
 
@@ -69,16 +85,11 @@ class ExamplesAct:
     # Before
 
     def prepare(self, nodes_per_pool: int) -> None:
-        """Namespaces, pools and customers of the examples, and nodes that the pools select."""
-        for path in SETUP:
-            self.env.cluster.kubectl("apply", "-f", str(path))
-        pools = [item for item in yaml.safe_load_all((EXAMPLES / "00-pools.yaml").read_text()) if item]
-        self.env.cluster.create_nodes(spec for pool in pools for spec in nodes_of_pool(pool, nodes_per_pool))
-        wanted = len(pools) * nodes_per_pool
-        until(lambda: self.workers() == wanted, what="the operator knows the workers", timeout=60)
+        """See `prepare`."""
+        prepare(self.env, nodes_per_pool)
 
     def workers(self) -> int:
-        return sum(int(pool.get("status", {}).get("readyReplicas", 0)) for pool in self.api.items(POOLS))
+        return ready_workers(self.env)
 
     def apply(self) -> None:
         """Applies every example with kubectl, and one Workload that fits nowhere."""

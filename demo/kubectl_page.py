@@ -12,15 +12,13 @@ from pathlib import Path
 
 import yaml
 
-from demo.examples import EXAMPLES, IMPOSSIBLE, POOLS
+from demo.examples import IMPOSSIBLE, prepare
 from testing.cluster.api_client import JSON
-from testing.cluster.nodes import nodes_of_pool
 from testing.cluster.stages import RUN_FOR
 from testing.environment import Environment
 from testing.processes.run_directory import REPO
 from testing.scenarios.placement import CUSTOMERS
 from testing.scenarios.workloads import customer_manifest
-from testing.waiting import until
 
 HEAD = """# kubectl with Niyanta
 
@@ -75,22 +73,6 @@ def job(name: str, **spec: object) -> JSON:
     }
 
 
-def prepare(env: Environment) -> None:
-    """Namespaces, pools, customers and nodes of the examples, and the operator."""
-    for path in sorted(EXAMPLES.glob("[0-9]*.yaml")):
-        env.cluster.kubectl("apply", "-f", str(path))
-    pools = [item for item in yaml.safe_load_all((EXAMPLES / "00-pools.yaml").read_text()) if item]
-    env.cluster.create_nodes(spec for pool in pools for spec in nodes_of_pool(pool, 2))
-    env.cluster.create_namespace(NAMESPACE)
-    env.cluster.api.post(CUSTOMERS, customer_manifest("umbrella", NAMESPACE))
-    env.start_operator()
-
-    def workers() -> int:
-        return sum(int(pool.get("status", {}).get("readyReplicas", 0)) for pool in env.cluster.api.items(POOLS))
-
-    until(lambda: workers() == 2 * len(pools), what="the operator knows the workers", timeout=60)
-
-
 def write(page: Page) -> None:
     """The whole page."""
     page.say("Apply and wait", "A finished Workload has the condition Finished; Succeeded and Failed tell the outcome.")
@@ -138,7 +120,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=REPO / "docs" / "kubectl.md")
     options = parser.parse_args()
     with Environment.start("kubectl-page") as env:
-        prepare(env)
+        env.cluster.create_namespace(NAMESPACE)
+        env.cluster.api.post(CUSTOMERS, customer_manifest("umbrella", NAMESPACE))
+        env.start_operator()
+        prepare(env, 2)
         page = Page(env)
         write(page)
     options.out.write_text("\n".join(page.parts), encoding="utf-8")
