@@ -48,8 +48,8 @@ class Cluster:
     keep_gpu_workers_free: bool = True
     charged_nodes: tuple[ChargedNode, ...] = ()
     pods: list[Pod] = field(default_factory=list)
-    moved: int = 0
-    """Groups that were placed in another domain than the first that was tried."""
+    tied: int = 0
+    """Groups that were placed whole in one domain."""
 
     def __post_init__(self) -> None:
         self.by_name = {w.name: w for w in self.workers}
@@ -140,6 +140,8 @@ class Cluster:
         terms = not r.node_terms or any(node_term(t, node) for t in r.node_terms)
         if not (all(labels.get(k) == v for k, v in r.node_selector) and terms):
             yield Reason.NODE_AFFINITY, ""
+        if r.topology and r.topology.required and self.domain(node, r.topology.key) is None:
+            yield Reason.TOPOLOGY, r.topology.key
         for name, amount in r.requests:
             if self.free(node, name) < amount:
                 yield Reason.RESOURCE, name
@@ -251,13 +253,18 @@ class Cluster:
     def place(self, w: PendingWorkload) -> Placement | Rejection:
         chosen: list[tuple[WorkerInfo, float]] = []
         starts = self.starting(w)
-        self.fill(w, starts, self.workers, chosen)
-        if 0 < len(chosen) < w.replicas and any(starts.values()):
-            del self.pods[len(self.pods) - len(chosen) :]
-            chosen = self.fill_a_domain(w, starts)
+        tried = ""
+        for topologies in self.choices(w, starts):
+            if topologies:
+                chosen, tried = self.fill_a_domain(w, starts, topologies)
+            else:
+                tried = ""
+                self.fill(w, starts, self.workers, chosen)
+            if len(chosen) == w.replicas:
+                break
         if len(chosen) < w.replicas:
             del self.pods[len(self.pods) - len(chosen) :]
-            return Rejection(w.id, w.version, len(self.workers), self.census(w, starts))
+            return Rejection(w.id, w.version, len(self.workers), self.census(w, starts, tried))
         names = tuple(n.name for n, _ in chosen)
         score = sum(s for _, s in chosen) / len(chosen)
         pools = tuple(n.pool for n, _ in chosen)
@@ -278,22 +285,57 @@ class Cluster:
             chosen.append((best, self.soft(w, best)[1]))
             self.put(w, best.name)
 
-    def fill_a_domain(self, w: PendingWorkload, starts: dict[int, bool]) -> list[tuple[WorkerInfo, float]]:
-        """A group that is tied to itself alone: the largest domain that holds it, of the first eight."""
-        topologies = list(dict.fromkeys(t.topology for i, t in enumerate(w.requirements.near) if starts[i]))
+    def choices(self, w: PendingWorkload, starts: dict[int, bool]) -> list[list[str]]:
+        """Topologies that tie all replicas to one domain of each; a wish comes first, and then what is required."""
+        wanted = w.requirements.topology
+        if w.replicas == 1:
+            return [[]]
+        tied = list(dict.fromkeys(t.topology for i, t in enumerate(w.requirements.near) if starts[i]))
+        both = [*tied, *([wanted.key] if wanted and wanted.key not in tied else [])]
+        if wanted is None or wanted.required:
+            return [both]
+        return [both, tied]
+
+    def fill_a_domain(
+        self, w: PendingWorkload, starts: dict[int, bool], topologies: list[str]
+    ) -> tuple[list[tuple[WorkerInfo, float]], str]:
+        """The whole group in one domain: by preference, then the domain with the least room, strategy and name."""
         domains: dict[tuple[str, ...], list[WorkerInfo]] = {}
         for n in self.workers:
-            if self.fits(w, n, starts):
-                domains.setdefault(tuple(str(self.domain(n, t)) for t in topologies), []).append(n)
-        held = {names: sum(min(self.room(w, n), w.replicas) for n in nodes) for names, nodes in domains.items()}
-        for names in sorted((d for d in domains if held[d] >= w.replicas), key=lambda d: (-held[d], d))[:8]:
+            where = [self.domain(n, t) for t in topologies]
+            if None not in where and self.fits(w, n, starts):
+                domains.setdefault(tuple(str(d).removeprefix("worker ") for d in where), []).append(n)
+        room = {names: self.bound(w, nodes) for names, nodes in domains.items()}
+
+        def order(names: tuple[str, ...]) -> tuple[tuple[bool, int], int, tuple[bool, int, int, str]]:
+            ranks = {n.name: self.preference(w, n) for n in domains[names]}
+            for level in sorted({rank[:2] for rank in ranks.values()}):
+                if self.bound(w, [n for n in domains[names] if ranks[n.name][:2] <= level]) >= w.replicas:
+                    return level, room[names], min(ranks.values())
+            raise AssertionError("the domain holds the group")
+
+        for names in sorted((d for d in domains if room[d] >= w.replicas), key=order):
             chosen: list[tuple[WorkerInfo, float]] = []
             self.fill(w, starts, domains[names], chosen)
             if len(chosen) == w.replicas:
-                self.moved += 1
-                return chosen
+                self.tied += 1
+                return chosen, ""
             del self.pods[len(self.pods) - len(chosen) :]
-        return []
+            room[names] = len(chosen)
+        return [], described(topologies, room)
+
+    def bound(self, w: PendingWorkload, nodes: list[WorkerInfo]) -> int:
+        """Most pods of the group on these workers: its own anti terms that it matches allow one in each domain."""
+        own = [t.topology for t in w.requirements.anti if means(t, w.subject, w.subject)]
+        rooms = {n.name: self.room(w, n) for n in nodes}
+        for n in nodes:
+            if any(self.domain(n, t) is not None for t in own):
+                rooms[n.name] = min(rooms[n.name], 1)
+        most = sum(rooms.values())
+        for t in own:
+            apart = {self.domain(n, t) for n in nodes} - {None}
+            most = min(most, len(apart) + sum(rooms[n.name] for n in nodes if self.domain(n, t) is None))
+        return most
 
     def room(self, w: PendingWorkload, n: WorkerInfo) -> int:
         """Most pods that fit by free capacity alone."""
@@ -328,10 +370,10 @@ class Cluster:
         avoid = self.keep_gpu_workers_free and not self.needs_gpu(w) and n.gpu is not None
         return avoid, -self.soft(w, n)[0], -self.strategy(w, n), n.name
 
-    def census(self, w: PendingWorkload, starts: dict[int, bool]) -> tuple[tuple[Reason, str, int], ...]:
+    def census(self, w: PendingWorkload, starts: dict[int, bool], tried: str) -> tuple[tuple[Reason, str, int], ...]:
         counts: dict[tuple[Reason, str], int] = {}
         for n in self.workers:
-            first = next(self.all_refusals(w, n, starts), (Reason.GROUP, ""))
+            first = next(self.all_refusals(w, n, starts), (Reason.GROUP, tried))
             counts[first] = counts.get(first, 0) + 1
         ordered = sorted(counts.items(), key=lambda c: (-c[1], REASONS.index(c[0][0]), c[0][1]))
         return tuple((reason, detail, count) for (reason, detail), count in ordered)
@@ -345,6 +387,15 @@ class Cluster:
                 if all(p.workload is not None for p in near) and first not in (None, w.id) and first not in found:
                     found.append(str(first))
         return tuple(found)
+
+
+def described(topologies: list[str], room: dict[tuple[str, ...], int]) -> str:
+    ordered = sorted(room, key=lambda names: (-room[names], names))
+    if not ordered:
+        return ""
+    shown = [f"{'/'.join(names)} for {room[names]}" for names in ordered[:3]]
+    text = ", ".join(shown).replace(" for ", " has room for ", 1)
+    return f"{' and '.join(topologies)}: {text}" + (f" (and {len(ordered) - 3} more)" if len(ordered) > 3 else "")
 
 
 def six_bits(capacity: int) -> int:

@@ -32,6 +32,7 @@ from niyanta.engine.types import (
     Subject,
     Taint,
     Toleration,
+    Topology,
     WorkerInfo,
 )
 
@@ -239,6 +240,10 @@ def soft_term(rng: Random) -> SoftTerm:
     return SoftTerm(rng.choice((10, 50, 100, rng.randint(1, 100))), matcher=matcher(rng, 30))
 
 
+def topology(rng: Random) -> Topology:
+    return Topology(rng.choice((ZONE_TOPOLOGY, RACK, HOSTNAME_TOPOLOGY)), chance(rng, 60))
+
+
 def requirements(rng: Random) -> Requirements:
     amounts = {"cpu": rng.choice((100, 500, 2000, 4000)), "memory": rng.choice((1, 2, 8)) * GIB, "pods": 1}
     gpu_count = 0
@@ -262,6 +267,7 @@ def requirements(rng: Random) -> Requirements:
         soft=tuple(soft_term(rng) for _ in range(rng.randint(1, 3))) if chance(rng, 40) else (),
         anti=tuple(peer_term(rng) for _ in range(rng.choice((1, 1, 2)))) if chance(rng, 35) else (),
         near=tuple(peer_term(rng) for _ in range(rng.choice((1, 1, 2)))) if chance(rng, 20) else (),
+        topology=topology(rng) if chance(rng, 25) else None,
         tolerations=tuple(toleration(rng) for _ in range(rng.choice((0, 0, 1, 2)))),
         host_ports=tuple(host_port(rng) for _ in range(rng.choice((1, 2)))) if chance(rng, 12) else (),
         gpu_count=gpu_count,

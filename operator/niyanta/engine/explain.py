@@ -68,6 +68,7 @@ _PLAIN = {
 
 _BY_DETAIL = {
     Reason.TAINT: "untolerated taint {}",
+    Reason.TOPOLOGY: "without the label {}",
     Reason.RESOURCE: "insufficient {}",
     Reason.ANTI: "anti-affinity on {}",
     Reason.CONCURRENCY: "customer {} is at its limit of concurrent workloads",
@@ -78,6 +79,8 @@ def _text(reason: Reason, detail: str, requirements: Requirements | None) -> str
     if reason in _BY_DETAIL:
         return _BY_DETAIL[reason].format(detail)
     if requirements is None:
+    if reason is Reason.GROUP and detail:
+        return f"have room for one replica, but not for all replicas in one domain of {detail}"
         return _PLAIN[reason]
     hard = requirements.hard
     if reason is Reason.GPU_MODEL:

@@ -75,6 +75,7 @@ class Reason(enum.Enum):
     GPU_MEMORY = "GpuMemoryTooSmall"
     TAG = "TagMismatch"
     NODE_AFFINITY = "NodeAffinityMismatch"
+    TOPOLOGY = "TopologyLabelMissing"
     RESOURCE = "InsufficientResource"
     SLOTS = "SlotsFull"
     HOST_PORT = "HostPortTaken"
@@ -256,6 +257,14 @@ class PeerTerm:
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """All pods of a workload in one domain (as in `PeerTerm`) of `key`, a node label: required, or preferred."""
+
+    key: str
+    required: bool = True
+
+
     """Requirements of one pod of a workload that decide its placement; equal requirements share one class.
 
     `requests` is per pod and always has pods=1. `node_terms` are the template's required node affinity (any term may
@@ -273,6 +282,7 @@ class Requirements:
     near: tuple[PeerTerm, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
     host_ports: tuple[HostPort, ...] = ()
+    topology: Topology | None = None
     gpu_count: int = 0
     wants_gpu: bool = False
 
@@ -294,9 +304,6 @@ class Charge:
     subject: Subject | None = None
     anti: tuple[PeerTerm, ...] = ()
     """The anti terms of this pod, which keep later pods away (anti-affinity is symmetric)."""
-
-
-# --- The queue -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,8 +349,8 @@ class Placement:
 class Rejection:
     """Reasons why a workload was not placed: each worker is counted once, under the first check it fails.
 
-    For Reason.RESOURCE `detail` names the resource, for TAINT the taint's key, for ANTI the topology, for CONCURRENCY
-    the customer. Sorted by count descending, then reason order, so the same state gives the same text.
+    For Reason.RESOURCE `detail` names the resource, for TAINT the taint's key, for ANTI and TOPOLOGY the topology, for
+    CONCURRENCY the customer, for GROUP the domains that were tried, in words. Sorted by count descending, then reason order, so the same state gives the same text.
     """
 
     id: str

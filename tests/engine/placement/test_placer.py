@@ -9,6 +9,7 @@ import pytest
 from niyanta.engine.schedule import Options, schedule
 from niyanta.engine.types import (
     HOSTNAME_TOPOLOGY,
+    ZONE_TOPOLOGY,
     Charge,
     Gpu,
     Matcher,
@@ -89,7 +90,8 @@ def test_a_group_near_itself_is_placed_in_the_domain_that_holds_it() -> None:
     plan = schedule(made, [wants("g", together, replicas=5)], now=0)
     assert workers(plan) == {"g": ("c", "c", "b", "b", "b")}
     plan = schedule(made, [wants("g", together, replicas=6), wants("one", together)], now=0)
-    assert plan.rejections[0].counts == ((Reason.GROUP, "", 3), (Reason.NEAR, "", 1))
+    tried = f"{ZONE_TOPOLOGY}: z2 has room for 5, z1 for 2"
+    assert plan.rejections[0].counts == ((Reason.GROUP, tried, 3), (Reason.NEAR, "", 1))
     assert workers(plan) == {"one": ("a",)}
     on_one = replace(POD, near=(replace(NEAR_WEB, topology=HOSTNAME_TOPOLOGY),))
     assert workers(schedule(made, [wants("g", on_one, replicas=4)], now=0)) == {"g": ("d",) * 4}

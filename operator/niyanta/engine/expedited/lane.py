@@ -16,7 +16,7 @@ import numpy as np
 
 from niyanta.engine.expedited.lane_state import LaneAccount, LaneMember, LaneSettings, LaneState, Reservation
 from niyanta.engine.placement.capacity import capacity_when_empty
-from niyanta.engine.placement.domains import split, total
+from niyanta.engine.placement.domains import required_topologies, split, total
 from niyanta.engine.placement.feasibility import named_workers
 from niyanta.engine.placement.placer import Placer
 from niyanta.engine.placement.requirement_class import RequirementClass
@@ -158,8 +158,9 @@ class ExpeditedLane:
         if requirement_class.requirements.near:
             view = self.overlay.view(workload.subject)
             _, starting = self.overlay.workers_near(self.overlay.terms_of(requirement_class, view)[1], view)
+        topologies = required_topologies(requirement_class.requirements, starting)
         each = np.minimum(pods, workload.replicas)
-        return any(total(each, part) >= workload.replicas for _, part in split(self.overlay.index, starting, usable))
+        return any(total(each, part) >= workload.replicas for _, part in split(self.overlay.index, topologies, usable))
 
     def _when_empty(self, workload: PendingWorkload) -> tuple[RequirementClass, Bits, IntArray]:
         """The workload's class, the workers that could take its pod if Niyanta's pods were gone, and the pods that each
@@ -292,28 +293,41 @@ class ExpeditedLane:
             self._charge(requirement_class, best[2])
 
     def _choose(self, workload: PendingWorkload, within: Bits) -> list[int]:
-        """One worker per replica, empty if there are too few; in one domain, if near terms tie the replicas together.
+        """One worker per replica, empty if there are too few; in one domain, if near terms or a topology
+        tie the replicas together.
 
         Workers without conflicting peers or ports come first, then workers that lack the least capacity for as many
         replicas as they can take, then by name.
         """
         overlay = self.overlay
-        requirement_class, possible, pods = self._when_empty(workload)
+        requirement_class, possible, _ = self._when_empty(workload)
         usable = minus(possible & within, named_workers(overlay.index, workload.excluded) | self._reserved_for_others())
         view = overlay.view(workload.subject)
         anti, near = overlay.terms_of(requirement_class, view) if requirement_class.has_peers else ((), ())
         in_the_way = overlay.workers_in_conflict(anti, overlay.matched(view)) | overlay.workers_with_ports_taken(
             requirement_class.requirements
         )
-        parts = [usable]
+        starting: tuple[AffinityTerm, ...] = ()
         if near:
             near_by, starting = overlay.workers_near(near, view)
             usable &= near_by & overlay.workers_for_starting(starting)
-            parts = [part for _, part in split(overlay.index, starting, usable)]
+        topologies = required_topologies(requirement_class.requirements, starting)
+        topology = requirement_class.requirements.topology
+        if topology is not None and not topology.required:
+            workers = self._choose_domain(workload, usable, (*topologies, topology.key), in_the_way)
+            if workers:
+                return workers
+        return self._choose_domain(workload, usable, topologies, in_the_way)
+
+    def _choose_domain(
+        self, workload: PendingWorkload, usable: Bits, topologies: Sequence[str], in_the_way: Bits
+    ) -> list[int]:
+        """One usable worker per replica, all in one domain of the topologies; empty if no domain has enough."""
+        requirement_class, _, pods = self._when_empty(workload)
         alone = bool(requirement_class.requirements.anti or requirement_class.requirements.host_ports)
         each = np.minimum(pods, 1 if alone else workload.replicas)
         found: list[tuple[int, int, int, list[int]]] = []
-        for part in parts:
+        for _, part in split(self.overlay.index, topologies, usable):
             if total(each, part) >= workload.replicas:
                 self._steps += part.bit_count() + _REPLICA_STEPS * workload.replicas
                 workers = self._fill(requirement_class, part, each, in_the_way, workload.replicas)

@@ -90,8 +90,10 @@ def count_reasons(
     anti: tuple[AffinityTerm, ...],
     near: tuple[AffinityTerm, ...],
     excluded: Bits,
+    group: str = "",
 ) -> Counts:
-    """Count each worker once, under the first check it fails, or as GROUP if it could take one replica."""
+    """Count each worker once, under the first check it fails, or as GROUP (with `group` as its detail) if it could
+    take one replica."""
     left = overlay.index.alive
     counts: dict[tuple[Reason, str], int] = {}
     for reason, detail, passing in all_checks(overlay, requirement_class, view, anti, near, excluded):
@@ -103,6 +105,6 @@ def count_reasons(
             if not left:
                 break
     if left:
-        counts[Reason.GROUP, ""] = left.bit_count()
+        counts[Reason.GROUP, group] = left.bit_count()
     ordered = sorted(counts.items(), key=lambda item: (-item[1], _ORDER[item[0][0]], item[0][1]))
     return tuple([(reason, detail, count) for (reason, detail), count in ordered])

@@ -1,32 +1,48 @@
-"""Topology domains in which a group can start that must be near itself.
+"""Topology domains in which a group can be placed whole.
 
-A near term that only the group itself matches ties all replicas to the domain of the first one. The best worker for the
-first replica may be in a domain that cannot hold the rest, so the others are tried as well: those that could hold the
-whole group by free capacity, largest first.
+A topology ties all replicas of a group to one domain, and so does a near term that only the group itself matches. The
+domains that could hold the whole group by free capacity are tried one after the other: by the workload's preferences,
+then the one with the least room, so that large ones stay free for large groups, then by the pool's strategy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from niyanta.engine.placement.overlay import Overlay
 from niyanta.engine.placement.requirement_class import RequirementClass
+from niyanta.engine.placement.scoring import LEVEL_STEP, level_by_worker
 from niyanta.engine.snapshot.affinity_terms import AffinityTerm
-from niyanta.engine.snapshot.bitset import Bits, IntArray, iterate, to_indices
+from niyanta.engine.snapshot.bitset import Bits, IntArray, from_bool, iterate, minus, to_indices
 from niyanta.engine.snapshot.snapshot import DEVICES_RESOURCE, MAX_AMOUNT, SLOTS_RESOURCE
 from niyanta.engine.snapshot.worker_index import WorkerIndex
-from niyanta.engine.types import HOSTNAME_TOPOLOGY
+from niyanta.engine.types import HOSTNAME_TOPOLOGY, Requirements
 
-MAX_DOMAINS_TRIED = 8
-"""Most domains that one group is tried in."""
+MAX_PODS_TRIED = 8_192
+"""Most pods that one group places in domains that turn out not to hold it. Only several anti terms of a group on itself,
+by topologies that cross, make the room of a domain uncertain: every other domain that is tried holds the group."""
+
+_MAX_ROOM = 1 << 30
+_DESCRIBED = 3
+"""Most domains that a rejection names."""
 
 
-def split(index: WorkerIndex, terms: Iterable[AffinityTerm], workers: Bits) -> list[tuple[tuple[str, ...], Bits]]:
-    """The workers by their domains of the terms' topologies, sorted by the domains' names; others are left out."""
+def required_topologies(requirements: Requirements, starting: Iterable[AffinityTerm]) -> tuple[str, ...]:
+    """Topologies of which all replicas must share a domain; `starting` as of `Overlay.workers_near`."""
+    topology = requirements.topology
+    keys = [term.topology for term in starting]
+    if topology is not None and topology.required:
+        keys.append(topology.key)
+    return tuple(dict.fromkeys(keys))
+
+
+def split(index: WorkerIndex, topologies: Iterable[str], workers: Bits) -> list[tuple[tuple[str, ...], Bits]]:
+    """The workers by their domains of the topologies, sorted by the domains' names; others are left out."""
     parts: dict[tuple[str, ...], Bits] = {(): workers}
-    for topology in dict.fromkeys(term.topology for term in terms):
+    for topology in dict.fromkeys(topologies):
         finer: dict[tuple[str, ...], Bits] = {}
         for names, part in parts.items():
             if topology == HOSTNAME_TOPOLOGY:
@@ -65,17 +81,99 @@ def room_for_pods(overlay: Overlay, requirement_class: RequirementClass) -> IntA
     return np.maximum(pods, 0)
 
 
-def domains_with_room(
-    overlay: Overlay,
-    requirement_class: RequirementClass,
-    starting: tuple[AffinityTerm, ...],
-    workers: Bits,
-    replicas: int,
-) -> list[Bits]:
-    """Domains of the starting terms, as sets of the given workers, that could hold all replicas by free capacity.
+@dataclass(slots=True, eq=False)
+class Domain:
+    """Workers of one domain that could take a pod, and an upper bound of the pods that they can take together."""
 
-    Largest first, then by the domains' names; at most `MAX_DOMAINS_TRIED`.
-    """
-    pods = np.minimum(room_for_pods(overlay, requirement_class), replicas)
-    found = [(-total(pods, part), names, part) for names, part in split(overlay.index, starting, workers)]
-    return [part for held, _, part in sorted(found) if -held >= replicas][:MAX_DOMAINS_TRIED]
+    names: tuple[str, ...]
+    workers: Bits
+    room: int
+
+
+class Domains:
+    """The domains of some topologies, for one group."""
+
+    def __init__(
+        self,
+        overlay: Overlay,
+        requirement_class: RequirementClass,
+        topologies: Sequence[str],
+        usable: Bits,
+        own: Sequence[AffinityTerm],
+    ) -> None:
+        """`usable`: workers that peers and ports allow. `own`: anti terms of the group that it matches itself."""
+        self._overlay = overlay
+        self._levels = requirement_class.levels
+        self._class = requirement_class
+        self._topologies = topologies
+        self._own = tuple([term.topology for term in own])
+        self._room = np.minimum(room_for_pods(overlay, requirement_class), _MAX_ROOM)
+        for topology in self._own:
+            alone = to_indices(overlay.index.with_domain(topology), len(self._room))
+            self._room[alone] = np.minimum(self._room[alone], 1)
+        feasible = 0
+        for part in self._levels:
+            feasible |= part
+        feasible &= usable & from_bool(self._room >= 1)
+        self._domains = [
+            Domain(names, part, self._bound(part)) for names, part in split(overlay.index, topologies, feasible)
+        ]
+        self._is_complete = True
+
+    def holding(self, replicas: int) -> Iterator[Domain]:
+        """Domains that could hold all replicas, best first; ends early after `MAX_PODS_TRIED` pods in vain."""
+        found = [(self._level(domain, replicas), domain) for domain in self._domains if domain.room >= replicas]
+        if len(found) > 1:
+            keys = self._keys()
+            found.sort(key=lambda item: (item[0], item[1].room, -self._best(keys, item[1])))
+        tried = 0
+        for _, domain in found:
+            if tried > MAX_PODS_TRIED:
+                self._is_complete = False
+                return
+            yield domain
+            tried += domain.room
+
+    def failed(self, domain: Domain, placed: int) -> None:
+        """Record that only `placed` pods found room in the domain."""
+        domain.room = placed
+
+    def describe(self) -> str:
+        """The topologies, and the room of the largest domains: "zone: a has room for 3, b for 1 (and 2 more)"."""
+        ordered = sorted(self._domains, key=lambda domain: (-domain.room, domain.names))
+        if not ordered:
+            return ""
+        first, *others = [f"{'/'.join(domain.names)} {{}}for {domain.room}" for domain in ordered[:_DESCRIBED]]
+        text = ", ".join([first.format("has room "), *(other.format("") for other in others)])
+        more = f" (and {len(ordered) - _DESCRIBED} more)" if len(ordered) > _DESCRIBED else ""
+        rest = "" if self._is_complete else "; not all of them were tried"
+        return f"{' and '.join(self._topologies)}: {text}{more}{rest}"
+
+    def _bound(self, workers: Bits) -> int:
+        """Most pods of the group on these workers: at most one in each domain of its own anti terms."""
+        bound = total(self._room, workers)
+        for topology in self._own:
+            if topology != HOSTNAME_TOPOLOGY and bound:
+                index = self._overlay.index
+                apart = sum(1 for members in index.labels.values.get(topology, {}).values() if members & workers)
+                bound = min(bound, apart + total(self._room, minus(workers, index.with_domain(topology))))
+        return bound
+
+    def _level(self, domain: Domain, replicas: int) -> int:
+        """The first level of preference that the whole group reaches in the domain."""
+        reached = 0
+        for number, part in enumerate(self._levels):
+            reached |= part & domain.workers
+            if self._bound(reached) >= replicas:
+                return number
+        return len(self._levels)
+
+    def _keys(self) -> IntArray:
+        """Order of the workers by level, strategy and name, shape (capacity,)."""
+        overlay = self._overlay
+        keys = level_by_worker(self._levels, overlay.snapshot.capacity) * LEVEL_STEP
+        keys += overlay.base + self._class.shift.take(overlay.score.shape_of)
+        return keys
+
+    def _best(self, keys: IntArray, domain: Domain) -> int:
+        return int(keys[to_indices(domain.workers, len(keys))].max())

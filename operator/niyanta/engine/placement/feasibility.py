@@ -177,6 +177,9 @@ def _requirement_checks(index: WorkerIndex, requirements: Requirements) -> list[
     checks = list(_matcher_checks(index, requirements.hard, needs_gpu=needs_gpu(index, requirements)))
     if requirements.node_selector or requirements.node_terms:
         checks.append((Reason.NODE_AFFINITY, "", node_affinity(index, requirements)))
+    topology = requirements.topology
+    if topology is not None and topology.required:
+        checks.append((Reason.TOPOLOGY, topology.key, index.with_domain(topology.key) & index.alive))
     return checks
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from niyanta.engine.placement.checks import count_reasons
-from niyanta.engine.placement.domains import domains_with_room
+from niyanta.engine.placement.domains import Domains, required_topologies
 from niyanta.engine.placement.feasibility import named_workers
 from niyanta.engine.placement.overlay import Overlay, SubjectView, Undo
 from niyanta.engine.placement.requirement_class import Counts, RequirementClass
@@ -49,6 +49,8 @@ class Placer:
     def decide(self, workload: PendingWorkload) -> None:
         """Place the workload, reject it, or record its fault."""
         try:
+        self._domains_tried = ""
+        """Domains that the last workload was tried in, and the room of the best ones; "" if no topology ties it."""
             self._decide(workload)
         except Exception as error:
             self.fail(workload, error)
@@ -92,16 +94,12 @@ class Placer:
                 self._reject(workload, known[1])
                 return
         workers, scores = self._fill(workload, requirement_class, view, anti, near)
-        if near and 0 < len(workers) < workload.replicas:
-            workers, scores = self._try_domains(workload, requirement_class, view, anti, near)
         if len(workers) == workload.replicas:
             self._accept(workload, workers, scores, near)
             return
-        group = len(workers) > 0
         self._take_back()
-        counts = count_reasons(
-            overlay, requirement_class, view, anti, near, named_workers(overlay.index, workload.excluded)
-        )
+        excluded = named_workers(overlay.index, workload.excluded)
+        counts = count_reasons(overlay, requirement_class, view, anti, near, excluded, self._domains_tried)
         if lasting:
             overlay.remember(requirement_class)
             found = (workload.replicas if group else 1, counts)
@@ -112,6 +110,7 @@ class Placer:
             else:
                 view.rejected = (view.rejected or {}) | {requirement_class: found}
         self._reject(workload, counts)
+            group = any(reason is Reason.GROUP for reason, _, _ in counts)
 
     def attempt(self, workload: PendingWorkload, blocked: Bits) -> list[int]:
         """Place the workload outside `blocked` by a turn of the lane; returns its workers, or [] without recording a
@@ -140,8 +139,6 @@ class Placer:
         anti, near = overlay.terms_of(requirement_class, view) if requirement_class.has_peers else ((), ())
         workers, scores = self._fill(workload, requirement_class, view, anti, near, blocked)
         self.replicas_placed = len(workers)
-        if near and 0 < len(workers) < workload.replicas:
-            workers, scores = self._try_domains(workload, requirement_class, view, anti, near, blocked)
         if len(workers) == workload.replicas and (accept is None or accept(workers)):
             self._accept(workload, workers, scores, near, expedited=expedited)
             return workers
@@ -152,42 +149,6 @@ class Placer:
         """True when the workload's customer has reached its limit of concurrent workloads."""
         return self.remaining.get(workload.subject.customer, 1) <= 0
 
-    def _try_domains(
-        self,
-        workload: PendingWorkload,
-        requirement_class: RequirementClass,
-        view: SubjectView,
-        anti: tuple[AffinityTerm, ...],
-        near: tuple[AffinityTerm, ...],
-        outside: Bits = 0,
-    ) -> tuple[list[int], list[float]]:
-        """Place a group that found no room where it started: in another domain, if near terms only tie it to itself.
-
-        Like `_fill`, but all replicas or none.
-        """
-        self._take_back()
-        overlay = self.overlay
-        near_by, starting = overlay.workers_near(near, view)
-        if not starting:
-            return [], []
-        usable = near_by & overlay.workers_for_starting(starting)
-        blocked = outside | named_workers(overlay.index, workload.excluded)
-        blocked |= overlay.workers_in_conflict(anti, overlay.matched(view))
-        blocked |= overlay.workers_with_ports_taken(requirement_class.requirements)
-        if anti:
-            blocked |= overlay.reserved
-        feasible = 0
-        for part in requirement_class.levels:
-            feasible |= part
-        feasible = minus(feasible & usable, blocked)
-        for part in domains_with_room(overlay, requirement_class, starting, feasible, workload.replicas):
-            elsewhere = outside | minus(overlay.index.alive, part)
-            workers, scores = self._fill(workload, requirement_class, view, anti, near, elsewhere)
-            if len(workers) == workload.replicas:
-                return workers, scores
-            self._take_back()
-        return [], []
-
     def _fill(
         self,
         workload: PendingWorkload,
@@ -197,10 +158,68 @@ class Placer:
         near: tuple[AffinityTerm, ...],
         outside: Bits = 0,
     ) -> tuple[list[int], list[float]]:
-        """Place as many replicas as fit without the workers of `outside`, one after the other.
+        """Place as many replicas as fit without the workers of `outside`; returns their workers and scores.
 
-        Returns their workers and scores.
+        A group that a topology ties together is placed whole in one domain, or not at all. So is one whose near terms
+        only the group itself satisfies.
         """
+        topology = requirement_class.requirements.topology
+        if workload.replicas == 1 or not (near or topology):
+            self._domains_tried = ""
+            return self._fill_within(workload, requirement_class, view, anti, near, outside)
+        self._tried = None
+        near_by, starting = self.overlay.workers_near(near, view)
+        required = required_topologies(requirement_class.requirements, starting)
+        choices = [required]
+        if topology is not None and not topology.required:
+            choices.insert(0, tuple(dict.fromkeys((*required, topology.key))))
+        usable = minus(near_by & self.overlay.workers_for_starting(starting), outside)
+        for topologies in choices:
+            self._domains_tried = ""
+            if not topologies:
+                return self._fill_within(workload, requirement_class, view, anti, near, outside)
+            workers, scores = self._fill_domain(workload, requirement_class, view, anti, near, topologies, usable)
+            if workers:
+                return workers, scores
+        return [], []
+
+    def _fill_domain(
+        self,
+        workload: PendingWorkload,
+        requirement_class: RequirementClass,
+        view: SubjectView,
+        anti: tuple[AffinityTerm, ...],
+        near: tuple[AffinityTerm, ...],
+        topologies: tuple[str, ...],
+        usable: Bits,
+    ) -> tuple[list[int], list[float]]:
+        """Place all replicas on usable workers of the best fitting domain that takes them, or none."""
+        overlay, replicas = self.overlay, workload.replicas
+        blocked = named_workers(overlay.index, workload.excluded)
+        blocked |= overlay.workers_in_conflict(anti, overlay.matched(view))
+        blocked |= overlay.workers_with_ports_taken(requirement_class.requirements)
+        if anti:
+            blocked |= overlay.reserved
+        own = tuple([term for term in anti if term.matches(view.subject)])
+        domains = Domains(overlay, requirement_class, topologies, minus(usable, blocked), own)
+        for domain in domains.holding(replicas):
+            elsewhere = minus(overlay.index.alive, domain.workers)
+            workers, scores = self._fill_within(workload, requirement_class, view, anti, near, elsewhere)
+            if len(workers) == replicas:
+                return workers, scores
+            self._take_back()
+        return [], []
+
+    def _fill_within(
+        self,
+        workload: PendingWorkload,
+        requirement_class: RequirementClass,
+        view: SubjectView,
+        anti: tuple[AffinityTerm, ...],
+        near: tuple[AffinityTerm, ...],
+        outside: Bits = 0,
+    ) -> tuple[list[int], list[float]]:
+        """Place as many replicas as fit without the workers of `outside`, one after the other, wherever they fit."""
         overlay = self.overlay
         workers: list[int] = []
         scores: list[float] = []
@@ -218,7 +237,9 @@ class Placer:
         )
         matched = overlay.matched(view)
         for _ in range(workload.replicas):
+            domains.failed(domain, len(workers))
             allowed = near_by & overlay.workers_for_starting(starting) if starting else near_by
+        self._domains_tried = domains.describe()
             blocked = excluded
             if anti or matched:
                 blocked |= overlay.workers_in_conflict(anti, matched)

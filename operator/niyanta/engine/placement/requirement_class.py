@@ -148,5 +148,6 @@ def fingerprint(requirements: Requirements) -> Hashable:
         tuple([wish.weight for wish in requirements.soft]),
         tuple([(term.topology, *[part.values for part in term.selector.labels]) for term in requirements.anti]),
         len(requirements.near),
+        requirements.topology and requirements.topology.key,
         len(requirements.node_terms),
     )

@@ -7,8 +7,8 @@ applies, and no strategy spreads work over workers that are not needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 import numpy as np
 
@@ -18,60 +18,10 @@ from niyanta.engine.placement.overlay import Overlay
 from niyanta.engine.placement.placer import Placer
 from niyanta.engine.placement.requirement_class import RequirementClass
 from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind, IdenticalWorkloads, PoolFit
+from niyanta.engine.sizing.pool_growth import PoolGrowth, bits_of
 from niyanta.engine.snapshot.bitset import Bits, from_bool, minus, to_indices
 from niyanta.engine.snapshot.snapshot import PODS_RESOURCE, SLOTS_RESOURCE
-from niyanta.engine.types import HOSTNAME_TOPOLOGY, PODS, DecisionFault, PendingWorkload, WorkerInfo
-
-MAX_PACKED_WORKERS = 1024
-"""Most hypothetical workers of one pool; work that needs more is counted by its class, not packed."""
-
-
-def hypothetical(template: WorkerInfo, number: int) -> WorkerInfo:
-    """An empty worker that does not exist. No node can have its name; in name order, zones alternate."""
-    name = f"{template.pool}/{number:05}"
-    host = {HOSTNAME_TOPOLOGY: name}
-    return replace(
-        template,
-        name=name,
-        labels=tuple(sorted((dict(template.labels) | host).items())),
-        tags=tuple(sorted((host | dict(template.tags)).items())),
-    )
-
-
-def bits_of(workers: Iterable[int]) -> Bits:
-    """The set of these workers."""
-    found = 0
-    for worker in workers:
-        found |= 1 << worker
-    return found
-
-
-class _PoolGrowth:
-    """The hypothetical workers of one pool and how many of them are in use."""
-
-    def __init__(self, pool: EmptyPool, workers: list[int], room: int | None) -> None:
-        self.pool = pool
-        self.workers = bits_of(workers)
-        self.room = room
-        """Most new workers of the pool; None: no limit."""
-        self.closed = list(workers)
-        """In the order they are opened."""
-        self.used: set[int] = set()
-        self.extra = 0.0
-        """Workers beyond those packed, counted by class."""
-
-    @property
-    def zones(self) -> int:
-        return max(len(self.pool.templates), 1)
-
-    @property
-    def capped(self) -> bool:
-        """True when the pool has as many hypothetical workers as are packed one by one."""
-        return self.workers.bit_count() >= MAX_PACKED_WORKERS
-
-    def remaining(self) -> float:
-        """Number of workers that may still be added to the pool."""
-        return float("inf") if self.room is None else max(self.room - len(self.used) - self.extra, 0.0)
+from niyanta.engine.types import PODS, DecisionFault, PendingWorkload
 
 
 class Packing:
@@ -100,7 +50,7 @@ class Packing:
         self._free = [resource.copy() for resource in overlay.free]
         """Free amounts while all hypothetical workers were open."""
         self._base = overlay.base.copy()
-        self._growth: dict[str, _PoolGrowth] = {}
+        self._growth: dict[str, PoolGrowth] = {}
         self._candidates: dict[int, tuple[RequirementClass, list[str], dict[str, int]]] = {}
 
     def run(self, pending: Sequence[PendingWorkload], identical: Sequence[IdenticalWorkloads] = ()) -> None:
@@ -200,7 +150,7 @@ class Packing:
         for name, pool in self._pools.items():
             there = minus(self.overlay.index.pools.get(name, 0), self._all) & (in_use | self._whole(name))
             room = None if pool.max_workers is None else max(pool.max_workers - there.bit_count(), 0)
-            self._growth[name] = _PoolGrowth(pool, self._hypothetical.get(name, []), 0 if pool.fixed else room)
+            self._growth[name] = PoolGrowth(pool, self._hypothetical.get(name, []), 0 if pool.fixed else room)
 
     # --- one workload ---
 
@@ -251,9 +201,12 @@ class Packing:
     def _has_gpus(self, pool: str) -> bool:
         return bool(self.overlay.index.pools.get(pool, 0) & self.overlay.index.gpu)
 
-    def _place(self, workload: PendingWorkload, growth: _PoolGrowth, each: int) -> FitKind:
+    def _place(self, workload: PendingWorkload, growth: PoolGrowth, each: int) -> FitKind:
         """Place on real workers and opened workers of this pool, then on as few additional ones as possible."""
-        simple = workload.replicas == 1 and not workload.requirements.near and not workload.requirements.anti
+        wanted = workload.requirements
+        if workload.replicas > 1 and (wanted.near or (wanted.topology is not None and wanted.topology.required)):
+            return self._place_tied(workload, growth, each)
+        simple = workload.replicas == 1 and not wanted.near and not wanted.anti
         blocked = minus(self._all, growth.workers)
         opened: list[int] = []
         replicas_placed = -1
@@ -271,8 +224,7 @@ class Packing:
                 if fit is not None:
                     break
                 replicas_placed = self.placer.replicas_placed
-                # A group near itself may have to start in a domain without any of the replicas that found room.
-                missing = workload.replicas - (0 if workload.requirements.near else replicas_placed)
+                missing = workload.replicas - replicas_placed
                 size = max(-(-missing // each), 1) * growth.zones
                 batch, growth.closed = growth.closed[:size], growth.closed[size:]
                 self._open(batch)
@@ -283,7 +235,65 @@ class Packing:
             growth.closed = idle + growth.closed
         return fit
 
-    def _try_to_place(self, workload: PendingWorkload, growth: _PoolGrowth, blocked: Bits) -> FitKind | None:
+    def _place_tied(self, workload: PendingWorkload, growth: PoolGrowth, each: int) -> FitKind:
+        """Place a group that near terms or a topology may tie to one domain, on as few additional workers as possible.
+
+        More workers never make a group fit worse, so the smallest number that holds it is found by bisection.
+        """
+        blocked = minus(self._all, growth.workers)
+        fit = self._try_to_place(workload, growth, blocked)
+        if fit is not None:
+            return fit
+        alone = workload.requirements.anti or workload.requirements.host_ports
+        growth.closed = self._alternating(growth.closed)
+        per_zone = workload.replicas if alone else -(-workload.replicas // each)
+        most = min(per_zone * growth.zones, len(growth.closed))
+        least, found = 0, most + 1
+        while found - least > 1:
+            # The upper bound first: what doesn't fit there fits nowhere.
+            middle = most if found > most else (least + found) // 2
+            if self._fits_with(workload, growth, blocked, growth.closed[:middle]):
+                found = middle
+            elif middle == most:
+                if most == per_zone * growth.zones:
+                    return FitKind.NEVER
+                return FitKind.NEW if growth.capped and growth.remaining() >= 1 else FitKind.FULL
+            else:
+                least = middle
+        opened, growth.closed = growth.closed[:found], growth.closed[found:]
+        self._open(opened)
+        try:
+            fit = self._try_to_place(workload, growth, blocked)
+        finally:
+            idle = [worker for worker in opened if worker not in growth.used]
+            self._close(idle)
+            growth.closed = idle + growth.closed
+        return fit or FitKind.NEVER
+
+    def _fits_with(self, workload: PendingWorkload, growth: PoolGrowth, blocked: Bits, opened: list[int]) -> bool:
+        """True if the workload would be placed with these workers open; nothing is changed."""
+        held = False
+
+        def reject(_: list[int]) -> bool:
+            nonlocal held
+            held = True
+            return False
+
+        self._open(opened)
+        try:
+            self.placer.fit(workload, blocked, accept=reject)
+        finally:
+            self._close(opened)
+        return held
+
+    def _alternating(self, workers: list[int]) -> list[int]:
+        """The workers in an order in which zones alternate, so that few of them are as many in each zone."""
+        zones: dict[str, list[int]] = {}
+        for worker in workers:
+            zones.setdefault(self.overlay.index.infos[worker].zone, []).append(worker)
+        return [worker for group in zip_longest(*zones.values()) for worker in group if worker is not None]
+
+    def _try_to_place(self, workload: PendingWorkload, growth: PoolGrowth, blocked: Bits) -> FitKind | None:
         """NEW: placed. FULL: it needs more workers than the pool may have. None: it does not fit on opened workers."""
         refused = False
 

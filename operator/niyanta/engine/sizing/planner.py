@@ -25,8 +25,9 @@ from niyanta.engine.placement.capacity import capacity_when_empty
 from niyanta.engine.placement.feasibility import is_gpu_resource
 from niyanta.engine.placement.overlay import Options, Overlay
 from niyanta.engine.placement.requirement_class import RequirementClass
-from niyanta.engine.sizing.packing import MAX_PACKED_WORKERS, Packing, bits_of, hypothetical
+from niyanta.engine.sizing.packing import Packing
 from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind, IdenticalWorkloads, PoolFit
+from niyanta.engine.sizing.pool_growth import MAX_PACKED_WORKERS, bits_of, hypothetical
 from niyanta.engine.snapshot.bitset import Bits, minus, to_indices
 from niyanta.engine.snapshot.deltas import Delta, StateReplaced
 from niyanta.engine.snapshot.following import DeltaFault, follow
