@@ -187,6 +187,13 @@ def near_data(examples: Examples) -> None:
     assert first["metadata"]["name"] == "dataset-cache"
 
 
+def gang_in_one_zone(examples: Examples) -> None:
+    examples.apply("gang-in-one-zone.yaml")
+    status = examples.wait("team-b", "solve", "Running")
+    assert len(status["assignments"]) == 3
+    assert len({examples.zone(node) for node in node_names(status)}) == 1
+
+
 def group_of_eight(examples: Examples) -> None:
     examples.cluster.cordon("gpu-a100-eu-0")
     bare = {"name": "main", "image": "registry.invalid/none", "resources": {"limits": {"nvidia.com/gpu": "1"}}}
@@ -243,6 +250,7 @@ PROMISES: dict[str, Callable[[Examples], None]] = {
     "anti-affinity.yaml": anti_affinity,
     "compliance.yaml": compliance,
     "cpu-job.yaml": cpu_job,
+    "gang-in-one-zone.yaml": gang_in_one_zone,
     "gpu-either-of-two-models.yaml": gpu_either,
     "group-of-eight.yaml": group_of_eight,
     "near-data.yaml": near_data,

@@ -6,6 +6,7 @@ no bound is tightened, and no default changes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -79,9 +80,15 @@ def _schema(old: Schema, new: Schema, path: str) -> Iterator[str]:
         yield from (f"{at}: {value} is no longer allowed" for value in gone)
     known = {rule["rule"] for rule in old.get("x-kubernetes-validations", ())}
     for rule in new.get("x-kubernetes-validations", ()):
-        if rule["rule"] not in known:
+        if rule["rule"] not in known and not _is_about_new_fields(rule["rule"], old):
             yield f"{at}: new rule {rule['rule']}"
     yield from _children(old, new, path)
+
+
+def _is_about_new_fields(rule: str, old: Schema) -> bool:
+    """True for a rule of changes that mentions only fields which `old` doesn't have: such a change was impossible."""
+    mentions = re.findall(r"\b(?:self|oldSelf)\b(?:\.(\w+))?", rule)
+    return "oldSelf" in rule and all(name and name not in old.get("properties", {}) for name in mentions)
 
 
 def _children(old: Schema, new: Schema, path: str) -> Iterator[str]:

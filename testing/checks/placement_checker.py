@@ -18,7 +18,15 @@ from testing.cluster.api_client import JSON
 
 def violations(seen: ObservedCluster) -> list[str]:
     """A sentence for every rule that running pods break; empty when all rules hold."""
-    return [*_capacity(seen), *_workers(seen), *_counts(seen), *_ports(seen), *_anti(seen), *_near(seen)]
+    return [
+        *_capacity(seen),
+        *_workers(seen),
+        *_counts(seen),
+        *_ports(seen),
+        *_anti(seen),
+        *_near(seen),
+        *_topology(seen),
+    ]
 
 
 def _capacity(seen: ObservedCluster) -> list[str]:
@@ -115,6 +123,20 @@ def _is_near(
     pod, other, worker = peer
     same = worker.domain(term.get("topologyKey", HOSTNAME)) == domain
     return same and _term_matches({**term, "scope": "Namespace"}, workload, pod.customer, pod, other)
+
+
+def _topology(seen: ObservedCluster) -> list[str]:
+    """Workloads whose pods must share a domain and don't."""
+    domains: dict[tuple[tuple[str, str], str], set[str | None]] = {}
+    for _, workload, worker in seen.placed:
+        topology = workload.spec.get("topology") or {"mode": "Preferred"}
+        if topology.get("mode", "Required") == "Required":
+            domains.setdefault((workload.key, topology["key"]), set()).add(worker.domain(topology["key"]))
+    return [
+        f"{'/'.join(key)} is not in one domain of {topology}"
+        for (key, topology), found in domains.items()
+        if len(found) > 1 or None in found
+    ]
 
 
 # Needless waits

@@ -22,6 +22,7 @@ CHANGES_REFUSED: dict[str, Any] = {
     "replicas": 2,
     "gpu": {"count": 2},
     "affinity": {"hard": {"regions": ["eu"]}},
+    "topology": {"key": "topology.kubernetes.io/zone"},
     "template": {"spec": {"containers": [{**MAIN_CONTAINER, "image": "other"}]}},
     "startTimeoutSeconds": 5,
     "nodeLossPolicy": "Replace",

@@ -91,6 +91,8 @@ RIGHT: list[Case] = [
             },
         },
     ),
+    Case("one zone for all pods", "Workload", {"spec.topology": {"key": "topology.kubernetes.io/zone"}}),
+    Case("one rack if possible", "Workload", {"spec.topology": {"key": "example.com/rack", "mode": "Preferred"}}),
     Case(
         "quantities of every kind",
         "Workload",

@@ -44,6 +44,7 @@ SPEC: dict[str, Any] = {
         "soft": [{"weight": 5, "regions": ["eu"]}],
         "anti": [{"types": ["a"], "workloadSelector": SELECTOR, "scope": "Customer"}],
     },
+    "topology": {"key": "topology.kubernetes.io/zone", "mode": "Preferred"},
     "template": {
         "metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}},
         "spec": {

@@ -12,6 +12,7 @@ from niyanta.resources.models.affinity import LabelSelector
 from niyanta.resources.models.base import parse
 from niyanta.resources.models.customer import Customer
 from niyanta.resources.models.worker_pool import WorkerPool
+from niyanta.resources.models.workload import TopologyRequest
 from niyanta.resources.ownership import (
     CustomerIndex,
     Held,
@@ -166,6 +167,15 @@ def test_topology_keys_must_be_allowed(affinity: dict[str, Any], field: str) -> 
     assert "kubectl edit customers.niyanta.io acme" in refused.message
     assert check_terms(used, customer("vip", topologyKeys=[OS])) is None
     assert check_terms(used, CUSTOMERS["acme"], topology_keys={OS}) is None
+
+
+def test_the_key_of_a_topology_must_be_allowed() -> None:
+    used = term_uses(None, TopologyRequest(key=OS))
+    refused = check_terms(used, CUSTOMERS["acme"])
+    assert refused is not None
+    assert (refused.reason, refused.field) == (HeldReason.TOPOLOGY_KEY_NOT_ALLOWED, "spec.topology.key")
+    assert check_terms(used, customer("vip", topologyKeys=[OS])) is None
+    assert check_terms(term_uses(None, TopologyRequest(key="kubernetes.io/hostname")), CUSTOMERS["acme"]) is None
 
 
 @pytest.mark.parametrize(

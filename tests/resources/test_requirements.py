@@ -83,6 +83,14 @@ def test_hard_soft_anti_and_near() -> None:
     assert (found.gpu_count, found.wants_gpu) == (1, True)
 
 
+def test_a_topology_is_required_unless_it_is_only_preferred() -> None:
+    zone = "topology.kubernetes.io/zone"
+    assert compiled({"topology": {"key": zone}}).requirements.topology == engine.Topology(zone)
+    preferred = {"key": zone, "mode": "Preferred"}
+    assert compiled({"topology": preferred}).requirements.topology == engine.Topology(zone, required=False)
+    assert len({compiled(spec).class_id for spec in ({}, {"topology": {"key": zone}}, {"topology": preferred})}) == 3
+
+
 @pytest.mark.parametrize(
     ("gpu", "containers", "count", "wants"),
     [

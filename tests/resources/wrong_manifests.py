@@ -130,6 +130,10 @@ WRONG: list[Case] = [
         {"near": [{"workloadSelector": {"matchExpressions": [{"key": "a", "operator": "Gt", "values": ["1"]}]}}]},
         "near[0].workloadSelector.matchExpressions[0].operator",
     ),
+    # topology
+    _workload("topology without a key", "spec.topology", {"mode": "Required"}, "spec.topology.key"),
+    _workload("topology of a wrong key", "spec.topology.key", "a b"),
+    _workload("topology of an unknown mode", "spec.topology", {"key": "a", "mode": "Maybe"}, "spec.topology.mode"),
     # affinity.soft and affinity.anti
     _soft("preference without weight", {"regions": ["eu"]}, ".weight"),
     _soft("preference of weight 0", {"weight": 0, "regions": ["eu"]}, ".weight"),

@@ -79,6 +79,11 @@ BREAKING: list[tuple[str, Change]] = [
     ),
     ("spec.labels: additionalProperties changed", lambda s: s["properties"]["labels"].pop("additionalProperties")),
     ("spec: new rule self.count > 1", lambda s: s["x-kubernetes-validations"].append({"rule": "self.count > 1"})),
+    ("spec: new rule has(self.new)", lambda s: s["x-kubernetes-validations"].append({"rule": "has(self.new)"})),
+    (
+        "spec: new rule self == oldSelf",
+        lambda s: s["x-kubernetes-validations"].append({"rule": "self == oldSelf || self.new == oldSelf.new"}),
+    ),
 ]
 
 
@@ -116,5 +121,5 @@ def test_new_fields_wider_bounds_and_other_texts_break_nothing() -> None:
     spec["properties"]["name"]["enum"].append("c")
     del spec["properties"]["items"]["maxItems"]
     spec["required"] = []
-    spec["x-kubernetes-validations"] = []
+    spec["x-kubernetes-validations"] = [{"rule": "has(self.new) == has(oldSelf.new)"}]
     assert breaking_changes(definition(), new) == []

@@ -87,6 +87,11 @@ def test_correct_placements_have_no_violations() -> None:
             [("n0", 0, "1", 0)],
         ),
         (
+            "ns/one is not in one domain of kubernetes.io/hostname",
+            {"replicas": 2, "topology": {"key": "kubernetes.io/hostname"}},
+            [("n0", 0, "1", 0), ("n1", 1, "1", 0)],
+        ),
+        (
             "share a host port",
             {"replicas": 2, "ports": [{"containerPort": 1, "hostPort": 1}]},
             [("n0", 0, "1", 0), ("n0", 1, "1", 0)],

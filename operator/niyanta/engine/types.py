@@ -256,8 +256,6 @@ class PeerTerm:
 
 
 @dataclass(frozen=True, slots=True)
-class Requirements:
-@dataclass(frozen=True, slots=True)
 class Topology:
     """All pods of a workload in one domain (as in `PeerTerm`) of `key`, a node label: required, or preferred."""
 
@@ -267,6 +265,8 @@ class Topology:
 
     """Requirements of one pod of a workload that decide its placement; equal requirements share one class.
 
+@dataclass(frozen=True, slots=True)
+class Requirements:
     `requests` is per pod and always has pods=1. `node_terms` are the template's required node affinity (any term may
     match; empty tuple: no restriction) and `node_selector` its nodeSelector. `gpu_count` devices of the worker's GPU
     resource are requested on top of `requests`, whatever its name on that worker; `wants_gpu` is true when the
@@ -350,7 +350,8 @@ class Rejection:
     """Reasons why a workload was not placed: each worker is counted once, under the first check it fails.
 
     For Reason.RESOURCE `detail` names the resource, for TAINT the taint's key, for ANTI and TOPOLOGY the topology, for
-    CONCURRENCY the customer, for GROUP the domains that were tried, in words. Sorted by count descending, then reason order, so the same state gives the same text.
+    CONCURRENCY the customer, for GROUP the domains tried. Sorted by count descending, then reason order, so the same
+    state gives the same text.
     """
 
     id: str

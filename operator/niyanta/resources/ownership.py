@@ -16,6 +16,7 @@ from niyanta.resources import labels
 from niyanta.resources.models.affinity import Affinity, LabelSelector
 from niyanta.resources.models.customer import EVERY_NAMESPACE, Customer
 from niyanta.resources.models.worker_pool import WorkerPool
+from niyanta.resources.models.workload import TopologyRequest
 
 
 class HeldReason(enum.Enum):
@@ -121,17 +122,19 @@ TOPOLOGY_KEYS = frozenset({HOSTNAME_TOPOLOGY, ZONE_TOPOLOGY, REGION_TOPOLOGY})
 
 @dataclass(frozen=True, slots=True)
 class TermUse:
-    """Scope and topology key of an anti or near term; `path` is the term's."""
+    """Scope and topology key of an anti or near term, or of spec.topology; `path` is the term's."""
 
     path: str
     scope: Scope
     topology_key: str
+    key_field: str = "topologyKey"
 
 
-def term_uses(affinity: Affinity | None) -> tuple[TermUse, ...]:
-    """The anti and near terms of a workload."""
+def term_uses(affinity: Affinity | None, topology: TopologyRequest | None = None) -> tuple[TermUse, ...]:
+    """The anti and near terms of a workload, and its topology."""
+    own = (TermUse("spec.topology", Scope.NAMESPACE, topology.key, "key"),) if topology else ()
     if affinity is None:
-        return ()
+        return own
     near = affinity.hard.near if affinity.hard else ()
     return (
         *(
@@ -142,6 +145,7 @@ def term_uses(affinity: Affinity | None) -> tuple[TermUse, ...]:
             TermUse(f"spec.affinity.hard.near[{index}]", Scope.NAMESPACE, term.topology_key)
             for index, term in enumerate(near)
         ),
+        *own,
     )
 
 
@@ -156,7 +160,7 @@ def check_terms(terms: Iterable[TermUse], customer: Customer, *, topology_keys: 
             return _cluster_scope(f"{term.path}.scope", customer)
         key = term.topology_key
         if key not in TOPOLOGY_KEYS and key not in topology_keys and key not in customer.spec.topology_keys:
-            return _topology_key(f"{term.path}.topologyKey", key, customer)
+            return _topology_key(f"{term.path}.{term.key_field}", key, customer)
     return None
 
 

@@ -22,8 +22,8 @@ from niyanta.engine.snapshot.worker_index import WorkerIndex
 from niyanta.engine.types import HOSTNAME_TOPOLOGY, Requirements
 
 MAX_PODS_TRIED = 8_192
-"""Most pods that one group places in domains that turn out not to hold it. Only several anti terms of a group on itself,
-by topologies that cross, make the room of a domain uncertain: every other domain that is tried holds the group."""
+"""Most pods that one group places in domains that turn out not to hold it. The room of a domain is uncertain only for
+groups with several anti terms on themselves, by topologies that cross: all others fit the first domain tried."""
 
 _MAX_ROOM = 1 << 30
 _DESCRIBED = 3

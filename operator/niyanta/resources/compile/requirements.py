@@ -22,7 +22,7 @@ from niyanta.resources.compile.pod_resources import NamespaceDefaults, RuntimeCl
 from niyanta.resources.models.affinity import Affinity, Anti, LabelSelector, MatcherFields, Near, SoftGpu
 from niyanta.resources.models.base import InvalidManifestError, parse
 from niyanta.resources.models.pod_template import Container, InitContainer, NodeSelectorTerm, PodSpec
-from niyanta.resources.models.workload import GpuRequest, Workload, WorkloadSpec
+from niyanta.resources.models.workload import GpuRequest, TopologyMode, TopologyRequest, Workload, WorkloadSpec
 from niyanta.resources.quantity import base_units
 
 POD_PATH = "spec.template.spec"
@@ -127,6 +127,7 @@ def compile_workload(
         soft=_soft(affinity, pod),
         anti=_sorted({_peer(term, wildcard) for term in affinity.anti}),
         near=_sorted({_peer(term, wildcard) for term in affinity.hard.near}) if affinity.hard else (),
+        topology=_topology(spec.topology),
         tolerations=_tolerations(pod, overlay),
         host_ports=_host_ports(pod),
         gpu_count=gpu_count,
@@ -223,6 +224,10 @@ def _peer(term: Anti | Near, wildcard: bool) -> PeerTerm:
         scope = engine.Scope.NAMESPACE
     selected = Selector(_sorted_words(term.types), _sorted_words(customers), _selector(term.workload_selector))
     return PeerTerm(selected, term.topology_key, scope)
+
+
+def _topology(wanted: TopologyRequest | None) -> engine.Topology | None:
+    return engine.Topology(wanted.key, wanted.mode is TopologyMode.REQUIRED) if wanted else None
 
 
 def _tolerations(pod: PodSpec, overlay: RuntimeClass) -> tuple[engine.Toleration, ...]:

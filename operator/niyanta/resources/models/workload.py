@@ -10,7 +10,7 @@ from pydantic import Field
 from niyanta.lifecycle import Phase
 from niyanta.resources.labels import API_VERSION
 from niyanta.resources.models.affinity import Affinity, Quantity, Words
-from niyanta.resources.models.base import CustomerName, Model, NodeName, Rule, Transition, Word
+from niyanta.resources.models.base import CustomerName, LabelKey, Model, NodeName, Rule, Transition, Word
 from niyanta.resources.models.meta import Condition, Metadata, name_rule
 from niyanta.resources.models.pod_template import PodTemplate
 
@@ -29,6 +29,15 @@ class NodeLossPolicy(enum.Enum):
     """Wait until the node is known to be off: no index runs twice at the same time."""
     REPLACE = "Replace"
     """Replace the pods after a grace period: at-least-once."""
+
+
+class TopologyMode(enum.Enum):
+    """Strength of the wish for one topology domain."""
+
+    REQUIRED = "Required"
+    """All pods in one domain, or none is placed."""
+    PREFERRED = "Preferred"
+    """All pods in one domain if one can hold them, else anywhere."""
 
 
 def _frozen(field: str, *, optional: bool = True) -> Transition:
@@ -51,6 +60,20 @@ class GpuRequest(Model):
     min_memory: Quantity | None = Field(None, description="Minimum memory of one device, for instance 40Gi.")
 
 
+class TopologyRequest(Model):
+    """One topology domain for all pods of the workload."""
+
+    key: LabelKey = Field(
+        description="Node label whose value all pods share, for instance topology.kubernetes.io/zone. Nodes without "
+        "it belong to no domain."
+    )
+    mode: Annotated[TopologyMode, Field(strict=False)] = Field(
+        TopologyMode.REQUIRED,
+        description="Required: the pods start in one domain or not at all. Preferred: in one domain if one can hold "
+        "all of them, else anywhere.",
+    )
+
+
 class WorkloadSpec(Model):
     """Pods to run and placement constraints. After creation only priority, suspend, timeoutSeconds, backoffLimit,
     ttlSecondsAfterFinished and expectedDurationSeconds may change.
@@ -64,6 +87,7 @@ class WorkloadSpec(Model):
     replicas: int = Field(1, ge=1, le=MAX_REPLICAS, description="Number of pods; they are placed all or none.")
     gpu: GpuRequest | None = Field(None, description="GPUs that each pod needs. Default: those the template requests.")
     affinity: Affinity | None = Field(None, description="Conditions on workers and on other workloads.")
+    topology: TopologyRequest | None = Field(None, description="One topology domain for all pods, such as one zone.")
     template: PodTemplate = Field(description="The pod template, up to 64 KiB.")
     timeout_seconds: int | None = Field(
         None,
@@ -106,6 +130,7 @@ class WorkloadSpec(Model):
         _frozen("replicas", optional=False),
         _frozen("gpu"),
         _frozen("affinity"),
+        _frozen("topology"),
         _frozen("template", optional=False),
         _frozen("startTimeoutSeconds", optional=False),
         _frozen("nodeLossPolicy", optional=False),

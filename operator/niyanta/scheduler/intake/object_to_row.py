@@ -71,7 +71,7 @@ def eligibility(
     customer = found.customer
     refused = (
         check_priority(spec.priority, customer)
-        or check_terms(term_uses(spec.affinity), customer, topology_keys=settings.shared_topology_keys)
+        or check_terms(term_uses(spec.affinity, spec.topology), customer, topology_keys=settings.shared_topology_keys)
         or template_lists.violation(spec.template, customer, door)
         or (_rest_violation(namespace, spec, customer) if door is Door.REST else None)
     )

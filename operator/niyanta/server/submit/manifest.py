@@ -155,7 +155,7 @@ class ManifestReader:
             priority=parsed.priority,
             suspend=parsed.suspend,
             class_id=compiled.class_id,
-            terms=term_uses(parsed.affinity),
+            terms=term_uses(parsed.affinity, parsed.topology),
             uses=template_lists.uses(parsed.template, Door.REST),
             violations=tuple(pod_security.check_template(parsed.template.manifest())),
         )
