@@ -78,9 +78,9 @@ _BY_DETAIL = {
 def _text(reason: Reason, detail: str, requirements: Requirements | None) -> str:
     if reason in _BY_DETAIL:
         return _BY_DETAIL[reason].format(detail)
-    if requirements is None:
     if reason is Reason.GROUP and detail:
         return f"have room for one replica, but not for all replicas in one domain of {detail}"
+    if requirements is None:
         return _PLAIN[reason]
     hard = requirements.hard
     if reason is Reason.GPU_MODEL:

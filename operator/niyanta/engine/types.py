@@ -263,10 +263,10 @@ class Topology:
     required: bool = True
 
 
-    """Requirements of one pod of a workload that decide its placement; equal requirements share one class.
-
 @dataclass(frozen=True, slots=True)
 class Requirements:
+    """Requirements of one pod of a workload that decide its placement; equal requirements share one class.
+
     `requests` is per pod and always has pods=1. `node_terms` are the template's required node affinity (any term may
     match; empty tuple: no restriction) and `node_selector` its nodeSelector. `gpu_count` devices of the worker's GPU
     resource are requested on top of `requests`, whatever its name on that worker; `wants_gpu` is true when the
@@ -280,9 +280,9 @@ class Requirements:
     soft: tuple[SoftTerm, ...] = ()
     anti: tuple[PeerTerm, ...] = ()
     near: tuple[PeerTerm, ...] = ()
+    topology: Topology | None = None
     tolerations: tuple[Toleration, ...] = ()
     host_ports: tuple[HostPort, ...] = ()
-    topology: Topology | None = None
     gpu_count: int = 0
     wants_gpu: bool = False
 

@@ -43,14 +43,14 @@ class Placer:
         self._rankings: dict[RequirementClass, WorkerRanking] = {}
         self._tried: _Try | None = None
         """The last workload that was tried."""
+        self._domains_tried = ""
+        """Domains that the last workload was tried in, and the room of the best ones; "" if no topology ties it."""
         self._single = Undo()
         """Used again for each workload of one replica: most are placed, and then need no record."""
 
     def decide(self, workload: PendingWorkload) -> None:
         """Place the workload, reject it, or record its fault."""
         try:
-        self._domains_tried = ""
-        """Domains that the last workload was tried in, and the room of the best ones; "" if no topology ties it."""
             self._decide(workload)
         except Exception as error:
             self.fail(workload, error)
@@ -102,6 +102,7 @@ class Placer:
         counts = count_reasons(overlay, requirement_class, view, anti, near, excluded, self._domains_tried)
         if lasting:
             overlay.remember(requirement_class)
+            group = any(reason is Reason.GROUP for reason, _, _ in counts)
             found = (workload.replicas if group else 1, counts)
             if not any(reason in _BY_SUBJECT for reason, _, _ in counts):
                 requirement_class.rejected = counts
@@ -207,7 +208,9 @@ class Placer:
             workers, scores = self._fill_within(workload, requirement_class, view, anti, near, elsewhere)
             if len(workers) == replicas:
                 return workers, scores
+            domains.failed(domain, len(workers))
             self._take_back()
+        self._domains_tried = domains.describe()
         return [], []
 
     def _fill_within(
@@ -237,9 +240,7 @@ class Placer:
         )
         matched = overlay.matched(view)
         for _ in range(workload.replicas):
-            domains.failed(domain, len(workers))
             allowed = near_by & overlay.workers_for_starting(starting) if starting else near_by
-        self._domains_tried = domains.describe()
             blocked = excluded
             if anti or matched:
                 blocked |= overlay.workers_in_conflict(anti, matched)
