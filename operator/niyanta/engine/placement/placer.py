@@ -111,7 +111,6 @@ class Placer:
             else:
                 view.rejected = (view.rejected or {}) | {requirement_class: found}
         self._reject(workload, counts)
-            group = any(reason is Reason.GROUP for reason, _, _ in counts)
 
     def attempt(self, workload: PendingWorkload, blocked: Bits) -> list[int]:
         """Place the workload outside `blocked` by a turn of the lane; returns its workers, or [] without recording a
