@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,9 @@ from tests.fakes.leader import LeaderUnderTest, until
 from tests.scheduler.conftest import MakeLeader
 
 pytestmark = pytest.mark.store
+
+FIRST_PODS = namespace_gate.FIRST_IN_FLIGHT + 1
+"""Creates of pods that are sent at first: the answer about the object allows one more."""
 
 UNAVAILABLE = PodWriteError(WriteProblem.UNAVAILABLE, "overloaded")
 
@@ -171,18 +173,19 @@ async def test_a_newer_leader_ends_leadership_and_leaves_the_row_alone(
 async def test_a_workload_cancelled_midway_gets_no_further_pods_and_loses_those_it_has(
     leader: LeaderUnderTest, cluster: FakeCluster
 ) -> None:
-    uid = cluster.submit("group", replicas=3)
+    uid = cluster.submit("group", replicas=8)
     await leader.take_in(uid)
-    hang = cluster.faults.hang("create_pod")
-    await leader.place(uid, "n1", "n1", "n1")
-    await asyncio.wait_for(hang.reached.wait(), 30)
+    first = FIRST_PODS
+    cluster.faults.hang("create_pod", times=None)
+    await leader.place(uid, *["n1"] * 8)
+    await until(lambda: cluster.faults.under_way["create_pod"] == first, "the first creates are under way")
     tracked = leader.tracked(uid)
     await leader.decide(uid, Event.CANCEL)
-    hang.release()
+    cluster.faults.clear("create_pod")
     await until(lambda: not tracked.applying, "the creates end")
-    assert cluster.faults.calls["create_pod"] == 1
+    assert cluster.faults.calls["create_pod"] == first
     await leader.observe(uid)
-    await until(lambda: cluster.live_pods(uid)[0].metadata.deletion_timestamp, "its one pod is deleted")
+    await until(lambda: all(pod.metadata.deletion_timestamp for pod in cluster.live_pods(uid)), "its pods are deleted")
 
 
 async def test_a_fault_of_the_creator_itself_puts_the_workload_back(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -34,6 +34,10 @@ logger = log.get(__name__)
 FIRST_DELAY_SECONDS = 0.3
 LONGEST_DELAY_SECONDS = 7.5
 """Range of the delay before a create without a definite answer is repeated, without jitter."""
+
+MOST_SIDE_BY_SIDE = 16
+"""Most pods of one workload that wait for their turn or are being created: a large group takes a slot when one is free,
+and other workloads of its namespace never wait for all of its pods."""
 
 MOST_TRIES = 12
 """Tries of one create before its workload goes back to the queue: about a minute."""
@@ -62,6 +66,20 @@ class _RefusedError(Exception):
 
 class _AttemptEndedError(Exception):
     """The row has moved on; the pods that were created are removed by `transitions`."""
+
+
+class _GroupStoppedError(Exception):
+    """Another pod of the group was refused, so this one isn't created."""
+
+
+@dataclass(slots=True)
+class _Group:
+    """The pods that one attempt still needs. `decision`: that of the first refusal."""
+
+    indexes: Iterator[int]
+    decision: LifecycleDecision | None = None
+    stopped: bool = False
+    """True when no further pod may be created."""
 
 
 def refusal(problem: WriteProblem, message: str) -> LifecycleDecision:
@@ -136,19 +154,55 @@ class PodCreator:
         decision = self._eligibility.refusal(tracked, Event.REQUEUE)  # it may have changed since the placement
         if decision is None:
             decision = await self._until_definite(tracked, attempt, lambda: self._create_object(tracked))
-        for index in range(tracked.row.replicas):
-            if decision is not None:
-                break
+        if decision is not None:
+            return decision
+        missing = [index for index in range(tracked.row.replicas) if index not in tracked.known]
+        group = _Group(iter(missing))
+        if len(missing) == 1:
+            await self._create_each(tracked, attempt, group)
+        else:
+            await self._create_side_by_side(tracked, attempt, group, min(len(missing), MOST_SIDE_BY_SIDE))
+        return group.decision
+
+    async def _create_side_by_side(self, tracked: TrackedWorkload, attempt: int, group: _Group, tasks: int) -> None:
+        """Create the pods of a group, several at a time. Returns when no create is under way, because a late one must
+        not appear beside the pods of a later attempt; only lost leadership ends at once."""
+        left = {asyncio.create_task(self._create_each(tracked, attempt, group)) for _ in range(tasks)}
+        errors: list[BaseException] = []
+        try:
+            while left:
+                ended, left = await asyncio.wait(left, return_when=asyncio.FIRST_EXCEPTION)
+                errors += [error for task in ended if (error := task.exception()) is not None]
+                group.stopped = group.stopped or bool(errors)
+                lost = [error for error in errors if isinstance(error, LeaseLostError)]
+                if lost:
+                    raise lost[0]
+        finally:
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
+        for error in sorted(errors, key=lambda error: isinstance(error, _AttemptEndedError)):
+            raise error
+
+    async def _create_each(self, tracked: TrackedWorkload, attempt: int, group: _Group) -> None:
+        """Create pods of the group, whose indexes other tasks take as well, until one is refused."""
+        for index in group.indexes:
+            if group.stopped:
+                return
             if index in tracked.known:
                 continue
             if not _is_current(tracked, attempt):
                 raise _AttemptEndedError
-            decision = await self._until_definite(
-                tracked, attempt, partial(self._create_pod, tracked, index), index=index
-            )
+            create = partial(self._create_pod, tracked, index)
+            try:
+                decision = await self._until_definite(tracked, attempt, create, index=index, group=group)
+            except _GroupStoppedError:
+                return
             if decision is None:
                 tracked.known.add(index)
-        return decision
+            else:
+                group.decision = group.decision or decision
+                group.stopped = True
 
     async def _create_object(self, tracked: TrackedWorkload) -> None:
         refused = self._eligibility.refusal(tracked, Event.REQUEUE)
@@ -175,12 +229,19 @@ class PodCreator:
         await self._cluster.create_pod(row.namespace, manifest)
 
     async def _until_definite(
-        self, tracked: TrackedWorkload, attempt: int, create: Callable[[], Awaitable[None]], *, index: int | None = None
+        self,
+        tracked: TrackedWorkload,
+        attempt: int,
+        create: Callable[[], Awaitable[None]],
+        *,
+        index: int | None = None,
+        group: _Group | None = None,
     ) -> LifecycleDecision | None:
         """Repeat `create` until it succeeds (None), is definitely refused, or was tried often enough.
 
         A late create must not appear beside the pods of a later attempt: the result of a create that is given up is
-        returned only when it can't be carried out any more. Raises LeaseLostError, _AttemptEndedError.
+        returned only when it can't be carried out any more. Raises LeaseLostError, _AttemptEndedError,
+        _GroupStoppedError.
         """
         row = tracked.row
         backoff = Backoff(first_seconds=FIRST_DELAY_SECONDS, longest_seconds=LONGEST_DELAY_SECONDS)
@@ -192,7 +253,7 @@ class PodCreator:
                 break
             answered: bool | None = None
             try:
-                if not _is_current(tracked, attempt) or tracked.row.namespace != row.namespace:
+                if not _may_go(tracked, attempt, group) or tracked.row.namespace != row.namespace:
                     break
                 await create()
                 answered = True
@@ -224,9 +285,10 @@ class PodCreator:
             raise _AttemptEndedError
         if index is not None and index in tracked.known:
             return None  # the observer has seen the pod meanwhile
-        if refused is not None:
-            return refused
-        return LifecycleDecision(Event.REQUEUE, WriteProblem.UNAVAILABLE.value, f"pods can't be created: {problem}")
+        if refused is None and group is not None and group.stopped:
+            raise _GroupStoppedError
+        unavailable = f"pods can't be created: {problem}"
+        return refused or LifecycleDecision(Event.REQUEUE, WriteProblem.UNAVAILABLE.value, unavailable)
 
     def _manifest(self, tracked: TrackedWorkload, index: int, worker: str) -> dict[str, Any]:
         row = tracked.row
@@ -245,6 +307,11 @@ class PodCreator:
             pool=row.pool_of(index),
             workload_labels=row.labels,
         )
+
+
+def _may_go(tracked: TrackedWorkload, attempt: int, group: _Group | None) -> bool:
+    """True while the attempt needs its pods."""
+    return _is_current(tracked, attempt) and not (group is not None and group.stopped)
 
 
 def _is_current(tracked: TrackedWorkload, attempt: int) -> bool:
