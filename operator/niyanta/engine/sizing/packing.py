@@ -97,11 +97,13 @@ class Packing:
                 used += new
                 # Whole idle workers that cannot take any waiting workload do not replace new workers. Either pods of
                 # others fill them, or they are in the wrong zone: then each other zone may get one worker first
-                # but no more, because a zone that never gets a worker would make the pool grow without end.
+                # but no more, because a zone that never gets a worker would make the pool grow without end. With a group
+                # that is tied to one zone, each other zone may get as many as the group uses.
                 idle = minus(own & self._whole(name), self._in_use())
                 taken = idle & self._taken(growth.pool)
+                elsewhere = (new + len(growth.beside)) * (growth.zones - 1)
                 if new:
-                    used += taken.bit_count() + min(minus(idle, taken).bit_count(), new * (growth.zones - 1))
+                    used += taken.bit_count() + min(minus(idle, taken).bit_count(), elsewhere)
             found[name] = used
         return found
 
@@ -268,6 +270,9 @@ class Packing:
             idle = [worker for worker in opened if worker not in growth.used]
             self._close(idle)
             growth.closed = idle + growth.closed
+        if fit is FitKind.NEW:
+            placed = {self.overlay.index.by_name[name] for name in self.placer.placements[-1].workers}
+            growth.beside |= {worker for worker in placed if not self._all >> worker & 1}
         return fit or FitKind.NEVER
 
     def _fits_with(self, workload: PendingWorkload, growth: PoolGrowth, blocked: Bits, opened: list[int]) -> bool:

@@ -44,6 +44,8 @@ class PoolGrowth:
         self.closed = list(workers)
         """In the order they are opened."""
         self.used: set[int] = set()
+        self.beside: set[int] = set()
+        """Real workers of groups that are tied to one domain and use new workers as well."""
         self.extra = 0.0
         """Workers beyond those packed, counted by class."""
 
