@@ -96,9 +96,9 @@ class Packing:
                 new = len(growth.used) + int(growth.extra)
                 used += new
                 # Whole idle workers that cannot take any waiting workload do not replace new workers. Either pods of
-                # others fill them, or they are in the wrong zone: then each other zone may get one worker first
-                # but no more, because a zone that never gets a worker would make the pool grow without end. With a group
-                # that is tied to one zone, each other zone may get as many as the group uses.
+                # others fill them, or they are in the wrong zone: then each other zone may get one worker first (as
+                # many as a tied group uses in its zone) but no more, because a zone that never gets a worker would
+                # make the pool grow without end.
                 idle = minus(own & self._whole(name), self._in_use())
                 taken = idle & self._taken(growth.pool)
                 elsewhere = (new + len(growth.beside)) * (growth.zones - 1)
