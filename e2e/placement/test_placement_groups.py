@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
+import pytest
+import yaml
+
+from testing.cluster.cluster import CommandError
 from testing.scenarios.placement import PlacementScenario, workload
 from testing.scenarios.workloads import node_names
 from testing.waiting import until
@@ -76,4 +80,46 @@ def test_a_group_with_zone_anti_affinity_needs_as_many_zones(scenario: Placement
     scenario.pool("c", 1, labels={zone: "c"})
     scenario.wait_running("quorum")
     assert len(set(scenario.nodes_of("quorum"))) == 3
+    scenario.check()
+
+
+ZONE = "topology.kubernetes.io/zone"
+
+
+def apply(scenario: PlacementScenario, name: str, **fields: Any) -> None:
+    """`kubectl apply` of a Workload."""
+    manifest = workload(name, **fields)
+    manifest["metadata"]["namespace"] = scenario.namespace
+    scenario.workloads[scenario.namespace, name] = manifest
+    scenario.cluster.kubectl("apply", "-f", "-", input=yaml.safe_dump(manifest))
+
+
+def test_a_group_with_a_required_topology_starts_in_one_zone_or_not_at_all(scenario: PlacementScenario) -> None:
+    small = scenario.pool("small", 2, labels={ZONE: "a"}, cpu="2")
+    scenario.pool("other", 1, labels={ZONE: "b"}, cpu="3")
+    # Seven cores have room for all five pods, but neither zone does.
+    apply(scenario, "tied", cpu="1", replicas=5, topology={"key": ZONE})
+    scenario.wait_pending(
+        "tied", "3 have room for one replica", f"in one domain of {ZONE}: a has room for", "b has room for"
+    )
+    assert scenario.pods("tied") == []
+    scenario.add_nodes("other", 1, labels={ZONE: "b"}, cpu="4")
+    scenario.wait_running("tied")
+    assert not set(scenario.nodes_of("tied")) & set(small)
+    patch = ("patch", "nwl", "-n", scenario.namespace, "tied", "--type=merge", "-p", '{"spec": {"topology": null}}')
+    with pytest.raises(CommandError, match="topology: can't be changed after creation"):
+        scenario.cluster.kubectl(*patch)
+    scenario.check()
+
+
+def test_a_group_with_a_preferred_topology_starts_across_zones_if_none_holds_it(scenario: PlacementScenario) -> None:
+    zones = {name: scenario.pool(name, 2, labels={ZONE: name}, cpu="3") for name in ("a", "b")}
+    wish = {"key": ZONE, "mode": "Preferred"}
+    apply(scenario, "within", cpu="2", replicas=2, topology=wish)
+    scenario.wait_running("within")
+    assert any(set(scenario.nodes_of("within")) <= set(nodes) for nodes in zones.values())
+    scenario.delete("within")
+    apply(scenario, "across", cpu="2", replicas=3, topology=wish)
+    scenario.wait_running("across")
+    assert len(set(scenario.nodes_of("across"))) == 3
     scenario.check()

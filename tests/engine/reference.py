@@ -393,8 +393,7 @@ def described(topologies: list[str], room: dict[tuple[str, ...], int]) -> str:
     ordered = sorted(room, key=lambda names: (-room[names], names))
     if not ordered:
         return ""
-    shown = [f"{'/'.join(names)} for {room[names]}" for names in ordered[:3]]
-    text = ", ".join(shown).replace(" for ", " has room for ", 1)
+    text = ", ".join(f"{'/'.join(names)} has room for {room[names]}" for names in ordered[:3])
     return f"{' and '.join(topologies)}: {text}" + (f" (and {len(ordered) - 3} more)" if len(ordered) > 3 else "")
 
 

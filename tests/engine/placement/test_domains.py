@@ -55,7 +55,7 @@ def test_a_group_that_no_domain_holds_is_refused_with_the_room_of_the_largest_do
     plan = schedule(snapshot(*nodes, node("none")), [wants("g", asked, replicas=6)], now=0)
     assert summary(plan.rejections[0], asked) == (
         f"0/6 workers: 5 have room for one replica, but not for all replicas in one domain of {ZONE_TOPOLOGY}: "
-        f"z5 has room for 5, z4 for 4, z3 for 3 (and 2 more), 1 without the label {ZONE_TOPOLOGY}"
+        f"z5 has room for 5, z4 has room for 4, z3 has room for 3 (and 2 more), 1 without the label {ZONE_TOPOLOGY}"
     )
 
 
@@ -102,7 +102,10 @@ def test_anti_terms_within_the_group_bound_the_room_of_a_domain() -> None:
     plan = schedule(snapshot(*nodes), [wants("g", apart, replicas=3)], now=0)
     assert workers(plan) == {"g": ("30-0", "30-1", "30-2")}
     four = schedule(snapshot(*nodes), [wants("g", apart, replicas=4)], now=0).rejections[0]
-    assert four.counts[0][1] == f"{ZONE_TOPOLOGY}: z30 has room for 3, z01 for 2, z02 for 2 (and 27 more)"
+    assert (
+        four.counts[0][1]
+        == f"{ZONE_TOPOLOGY}: z30 has room for 3, z01 has room for 2, z02 has room for 2 (and 27 more)"
+    )
 
 
 @pytest.mark.parametrize("first", range(0, 600, 200))

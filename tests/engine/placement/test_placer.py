@@ -90,7 +90,7 @@ def test_a_group_near_itself_is_placed_in_the_domain_that_holds_it() -> None:
     plan = schedule(made, [wants("g", together, replicas=5)], now=0)
     assert workers(plan) == {"g": ("c", "c", "b", "b", "b")}
     plan = schedule(made, [wants("g", together, replicas=6), wants("one", together)], now=0)
-    tried = f"{ZONE_TOPOLOGY}: z2 has room for 5, z1 for 2"
+    tried = f"{ZONE_TOPOLOGY}: z2 has room for 5, z1 has room for 2"
     assert plan.rejections[0].counts == ((Reason.GROUP, tried, 3), (Reason.NEAR, "", 1))
     assert workers(plan) == {"one": ("a",)}
     on_one = replace(POD, near=(replace(NEAR_WEB, topology=HOSTNAME_TOPOLOGY),))

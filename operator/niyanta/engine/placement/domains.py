@@ -139,12 +139,11 @@ class Domains:
         domain.room = placed
 
     def describe(self) -> str:
-        """The topologies, and the room of the largest domains: "zone: a has room for 3, b for 1 (and 2 more)"."""
+        """The topologies, and the room of the largest domains: "zone: a has room for 3, b has room for 1"."""
         ordered = sorted(self._domains, key=lambda domain: (-domain.room, domain.names))
         if not ordered:
             return ""
-        first, *others = [f"{'/'.join(domain.names)} {{}}for {domain.room}" for domain in ordered[:_DESCRIBED]]
-        text = ", ".join([first.format("has room "), *(other.format("") for other in others)])
+        text = ", ".join(f"{'/'.join(domain.names)} has room for {domain.room}" for domain in ordered[:_DESCRIBED])
         more = f" (and {len(ordered) - _DESCRIBED} more)" if len(ordered) > _DESCRIBED else ""
         rest = "" if self._is_complete else "; not all of them were tried"
         return f"{' and '.join(self._topologies)}: {text}{more}{rest}"
