@@ -8,6 +8,7 @@ from random import Random
 import pytest
 
 from niyanta.engine.explain import summary
+from niyanta.engine.placement import domains
 from niyanta.engine.placement.domains import split
 from niyanta.engine.schedule import schedule
 from niyanta.engine.snapshot.bitset import iterate
@@ -151,3 +152,19 @@ def _holds(made: World, workload: PendingWorkload, names: set[str]) -> bool:
     within = Matcher(node_names=tuple(sorted(names)))
     free = replace(workload, requirements=replace(workload.requirements, near=(), topology=None, hard=within))
     return bool(schedule(made.snapshot(), [free], now=0).placements)
+
+
+def test_a_rejection_says_when_not_all_domains_were_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Racks and rows that cross: the room of a zone is only known by trying, and this one is tried in one zone."""
+    monkeypatch.setattr(domains, "MAX_PODS_TRIED", 0)
+    nodes = []
+    for zone in ("z1", "z2"):
+        for name, rack, row in (("a", "1", "1"), ("b", "1", "2"), ("c", "2", "1")):
+            made_node = node(f"{zone}{name}", zone)
+            labels = (*made_node.labels, (RACK, zone + rack), ("example.com/row", zone + row))
+            nodes.append(replace(made_node, labels=tuple(sorted(labels))))
+    crossing = replace(TIED, anti=(replace(ALIKE, topology=RACK), replace(ALIKE, topology="example.com/row")))
+    refused = schedule(snapshot(*nodes), [wants("g", crossing, replicas=2)], now=0).rejections
+    assert (
+        refused[0].counts[0][1] == f"{ZONE_TOPOLOGY}: z2 has room for 2, z1 has room for 1; not all of them were tried"
+    )

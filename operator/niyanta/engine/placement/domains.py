@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 
 import numpy as np
 
@@ -115,19 +116,22 @@ class Domains:
         for part in self._levels:
             feasible |= part
         feasible &= usable & from_bool(self._room >= 1)
-        self._domains = [
-            Domain(names, part, self._bound(part)) for names, part in split(overlay.index, topologies, feasible)
-        ]
         self._is_complete = True
+        self._workers: IntArray | None = None
+        """With the topology hostname, the workers that are a domain each: there may be thousands."""
+        self._domains: list[Domain] = []
+        if HOSTNAME_TOPOLOGY in topologies:
+            for topology in topologies:
+                feasible &= overlay.index.with_domain(topology)
+            self._workers = to_indices(feasible, len(self._room))
+            return
+        parts = split(overlay.index, topologies, feasible)
+        self._domains = [Domain(names, part, self._bound(part)) for names, part in parts]
 
     def holding(self, replicas: int) -> Iterator[Domain]:
         """Domains that could hold all replicas, best first; ends early after `MAX_PODS_TRIED` pods in vain."""
-        found = [(self._level(domain, replicas), domain) for domain in self._domains if domain.room >= replicas]
-        if len(found) > 1:
-            keys = self._keys()
-            found.sort(key=lambda item: (item[0], item[1].room, -self._best(keys, item[1])))
         tried = 0
-        for _, domain in found:
+        for domain in self._in_order(replicas) if self._workers is None else self._single_workers(replicas):
             if tried > MAX_PODS_TRIED:
                 self._is_complete = False
                 return
@@ -137,16 +141,49 @@ class Domains:
     def failed(self, domain: Domain, placed: int) -> None:
         """Record that only `placed` pods found room in the domain."""
         domain.room = placed
+        if self._workers is not None:
+            self._room[domain.workers.bit_length() - 1] = placed
 
     def describe(self) -> str:
         """The topologies, and the room of the largest domains: "zone: a has room for 3, b has room for 1"."""
-        ordered = sorted(self._domains, key=lambda domain: (-domain.room, domain.names))
-        if not ordered:
+        number = len(self._domains) if self._workers is None else len(self._workers)
+        if not number:
             return ""
-        text = ", ".join(f"{'/'.join(domain.names)} has room for {domain.room}" for domain in ordered[:_DESCRIBED])
-        more = f" (and {len(ordered) - _DESCRIBED} more)" if len(ordered) > _DESCRIBED else ""
+        largest = nsmallest(_DESCRIBED, self._all(), key=lambda domain: (-domain.room, domain.names))
+        text = ", ".join(f"{'/'.join(domain.names)} has room for {domain.room}" for domain in largest)
+        more = f" (and {number - _DESCRIBED} more)" if number > _DESCRIBED else ""
         rest = "" if self._is_complete else "; not all of them were tried"
         return f"{' and '.join(self._topologies)}: {text}{more}{rest}"
+
+    def _in_order(self, replicas: int) -> Iterable[Domain]:
+        found = [(self._level(domain, replicas), domain) for domain in self._domains if domain.room >= replicas]
+        if len(found) > 1:
+            keys = self._keys()
+            found.sort(key=lambda item: (item[0], item[1].room, -int(keys[self._indices(item[1])].max())))
+        return [domain for _, domain in found]
+
+    def _single_workers(self, replicas: int) -> Iterator[Domain]:
+        assert self._workers is not None
+        workers = self._workers[self._room[self._workers] >= replicas]
+        keys = self._keys()[workers]
+        for worker in workers[np.lexsort((-keys, self._room[workers], -(keys // LEVEL_STEP)))]:
+            yield self._alone(int(worker))
+
+    def _all(self) -> Iterable[Domain]:
+        """All domains; of single workers, those whose room isn't less than that of `_DESCRIBED` others."""
+        if self._workers is None:
+            return self._domains
+        rooms = self._room[self._workers]
+        least = np.partition(rooms, -_DESCRIBED)[-_DESCRIBED] if len(rooms) > _DESCRIBED else 0
+        return [self._alone(int(worker)) for worker in self._workers[rooms >= least]]
+
+    def _alone(self, worker: int) -> Domain:
+        index = self._overlay.index
+        names = [
+            index.infos[worker].name if topology == HOSTNAME_TOPOLOGY else str(index.domain(topology, worker))
+            for topology in self._topologies
+        ]
+        return Domain(tuple(names), 1 << worker, int(self._room[worker]))
 
     def _bound(self, workers: Bits) -> int:
         """Most pods of the group on these workers: at most one in each domain of its own anti terms."""
@@ -174,5 +211,5 @@ class Domains:
         keys += overlay.base + self._class.shift.take(overlay.score.shape_of)
         return keys
 
-    def _best(self, keys: IntArray, domain: Domain) -> int:
-        return int(keys[to_indices(domain.workers, len(keys))].max())
+    def _indices(self, domain: Domain) -> IntArray:
+        return to_indices(domain.workers, len(self._room))
