@@ -64,7 +64,8 @@ class CustomerSpec(Model):
     topology_keys: Annotated[list[LabelKey], Field(max_length=32)] = Field(
         default_factory=list,
         description="Topology keys that its anti and near terms and spec.topology may use besides "
-        "kubernetes.io/hostname, topology.kubernetes.io/zone, topology.kubernetes.io/region and those of the setting topology_keys.",
+        "kubernetes.io/hostname, topology.kubernetes.io/zone, topology.kubernetes.io/region and those of the setting "
+        "topology_keys.",
     )
     tolerations: Annotated[list[AllowedToleration], Field(max_length=64)] = Field(
         default_factory=list,
