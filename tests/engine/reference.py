@@ -23,7 +23,7 @@ from niyanta.engine.types import (
     Taint,
     WorkerInfo,
 )
-from tests.engine.reference_matching import collide, matcher, matches, means, node_term, tolerated
+from tests.engine.reference_matching import collide, described, matcher, matches, means, node_term, tolerated
 
 Refusal = tuple[Reason, str]
 REASONS = list(Reason)
@@ -387,14 +387,6 @@ class Cluster:
                 if all(p.workload is not None for p in near) and first not in (None, w.id) and first not in found:
                     found.append(str(first))
         return tuple(found)
-
-
-def described(topologies: list[str], room: dict[tuple[str, ...], int]) -> str:
-    ordered = sorted(room, key=lambda names: (-room[names], names))
-    if not ordered:
-        return ""
-    text = ", ".join(f"{'/'.join(names)} has room for {room[names]}" for names in ordered[:3])
-    return f"{' and '.join(topologies)}: {text}" + (f" (and {len(ordered) - 3} more)" if len(ordered) > 3 else "")
 
 
 def six_bits(capacity: int) -> int:

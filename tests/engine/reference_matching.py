@@ -86,3 +86,11 @@ def matcher(m: Matcher, n: WorkerInfo) -> bool:
 def collide(a: HostPort, b: HostPort) -> bool:
     same = (a.port, a.protocol) == (b.port, b.protocol)
     return same and ("0.0.0.0" in (a.host_ip, b.host_ip) or a.host_ip == b.host_ip)
+
+
+def described(topologies: list[str], room: dict[tuple[str, ...], int]) -> str:
+    ordered = sorted(room, key=lambda names: (-room[names], names))
+    if not ordered:
+        return ""
+    text = ", ".join(f"{'/'.join(names)} has room for {room[names]}" for names in ordered[:3])
+    return f"{' and '.join(topologies)}: {text}" + (f" (and {len(ordered) - 3} more)" if len(ordered) > 3 else "")
