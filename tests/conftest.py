@@ -19,6 +19,8 @@ DELETE FROM workload_events; DELETE FROM attempts; DELETE FROM workloads; DELETE
 DELETE FROM customers; DELETE FROM workers; DELETE FROM pools; DELETE FROM worker_requests; DELETE FROM rest_names;
 DELETE FROM scaling_decisions; DELETE FROM worker_drains; DELETE FROM idempotency; DELETE FROM api_keys;
 DELETE FROM rate_windows;
+DELETE FROM queue_class_deltas; DELETE FROM queue_class_counts; DELETE FROM customer_counts; DELETE FROM class_states;
+DELETE FROM queue_classes; DELETE FROM visible_label_keys;
 UPDATE leader_stats SET stats = '{}', updated_at = '-infinity';
 UPDATE leader_figures SET figures = '{}', updated_at = '-infinity';
 UPDATE leadership SET epoch = 0, holder = '', expires_at = '-infinity';

@@ -32,6 +32,8 @@ WORKLOAD: Final = (
     | _of("s", "excluded", "queue_key", "created_at", "paused_at")
     | _of("w", "object_uid", "object_name")
     | {"pools": f"CASE WHEN {_POOLS_APPLY} THEN s.pools END"}
+    | {"queue_class": "coalesce(s.queue_class, '')", "waited_us": "coalesce(s.waited_us, 0)"}
+    | _of("s", "waiting_since")
     | {"queued_at_us": _microseconds("s.queued_at")}
     | {"spec_bytes": "coalesce(w.spec_bytes, octet_length(w.spec::text))"}
 )

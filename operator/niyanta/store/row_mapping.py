@@ -153,6 +153,8 @@ def state_record(row: WorkloadRow) -> dict[str, Any]:
         "not_before": row.not_before,
         "wake_at": row.wake_at,
         "paused_at": row.paused_at,
+        "waited_us": row.waited_us,
+        "waiting_since": row.waiting_since,
         "scheduled_at": row.scheduled_at,
         "started_at": row.started_at,
         "finished_at": row.finished_at,
@@ -167,7 +169,7 @@ def state_record(row: WorkloadRow) -> dict[str, Any]:
 
 
 def spec_record(row: WorkloadRow) -> dict[str, Any]:
-    """The columns of workloads."""
+    """The columns of workloads. `queue_class` of the row is the base still, without the visible labels."""
     return {
         "id": row.id,
         "door": row.door.value,
@@ -181,6 +183,7 @@ def spec_record(row: WorkloadRow) -> dict[str, Any]:
         "class_id": row.class_id,
         "replicas": row.replicas,
         "created_at": row.created_at,
+        "queue_base": row.queue_class or None,
     }
 
 
@@ -211,6 +214,8 @@ def new_row(intake: WorkloadIntake, now_us: int, queue_key: int) -> WorkloadRow:
         finished_at=now if intake.phase.terminal else None,
         created_at=now,
         paused_at=now if is_off_queue else None,
+        queue_class=intake.queue_class,
+        waiting_since=now if intake.phase is Phase.PENDING else None,
     )
 
 

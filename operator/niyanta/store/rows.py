@@ -69,6 +69,12 @@ class WorkloadRow:
     object_uid: str | None = None
     """UID of the Workload object of a REST submission; None until the object is made."""
     object_name: str | None = None
+    queue_class: str = ""
+    """Rows that placement can't tell apart, of one customer; empty: not computed, the row is a class of its own."""
+    waited_us: int = 0
+    """Time waited before `waiting_since`, in µs."""
+    waiting_since: datetime | None = None
+    """Start of its waiting, in the future during a backoff; None when it isn't Pending, or was queued by 0013."""
     spec_bytes: int = field(default=0, compare=False)
     """Bytes of the spec as JSON text; 0 in a row that was not read from Postgres. For budgets of memory."""
 
@@ -106,6 +112,10 @@ class WorkloadIntake:
     phase: Phase = Phase.PENDING
     reason: str = ""
     message: str = ""
+    queue_class: str = ""
+    """Hash of the spec without the labels that selectors name; Postgres adds those. Empty: unknown."""
+    visible_keys: tuple[tuple[str, str], ...] = ()
+    """(reach, key) of each label key that its selectors name; reach: namespace/<name>, customer/<name> or *."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from dataclasses import asdict, replace
 from niyanta.lifecycle import Door
 from niyanta.settings import Settings
 from niyanta.store.changes import HorizonWatch, changes_since, current_cursor
-from niyanta.store.leader.scaling import ScalingStore
 from niyanta.store.leadership import begin
 from niyanta.store.postgres.partitions import maintain_partitions
 from niyanta.store.postgres.pool import Pool, fetch
 from niyanta.store.postgres.queries import sql
+from niyanta.store.queue_classes import QueueClassStore
 from niyanta.store.refill import RefillCandidates, RefillRequest, refill_candidates
 from niyanta.store.row_mapping import (
     checked_id,
@@ -45,7 +45,7 @@ UNKNOWN_SPEC_BYTES = 64 * 1024
 """Assumed for rows that were stored before the bytes of their specs were."""
 
 
-class StateManager(ScalingStore):
+class StateManager(QueueClassStore):
     """State in Postgres. `settings.identity` must be the `holder` of leadership."""
 
     def __init__(self, pool: Pool, settings: Settings) -> None:
@@ -211,7 +211,9 @@ class StateManager(ScalingStore):
             if old.phase.terminal or (old.customer, old.tier_weight) == (customer, tier_weight):
                 return old
             key = self._keys.key(old.priority, tier_weight, old.queued_at_us)
-            new = replace(old, customer=customer, tier_weight=tier_weight, queue_key=key, version=old.version + 1)
+            new = replace(
+                old, customer=customer, tier_weight=tier_weight, queue_key=key, queue_class="", version=old.version + 1
+            )
             audit = AuditLog(now_us=now_us, epoch=epoch)
             audit.count(old, -1)
             audit.count(new, 1)

@@ -203,7 +203,8 @@ async def test_moves_are_those_of_the_table_of_transitions(
     moved = await record.move(mine.id, event)
     (expected,) = result.applied
     own = ("id", "name", "generation", "spec", "queued_at_us", "queue_key", "created_at", "paused_at", "finished_at")
-    same = {name: getattr(moved, name) for name in (*own, "scheduled_at", "started_at")}
+    times = ("scheduled_at", "started_at", "waited_us", "waiting_since")
+    same = {name: getattr(moved, name) for name in (*own, *times)}
     assert replace(expected, **same) == moved
     assert (moved.paused_at is None, moved.finished_at is None) == (
         expected.paused_at is None,
@@ -211,6 +212,8 @@ async def test_moves_are_those_of_the_table_of_transitions(
     )
     assert moved.queue_key == state._keys.key(moved.priority, moved.tier_weight, moved.queued_at_us)
     assert abs(moved.queued_at_us - expected.queued_at_us) < 10_000_000
+    assert abs(moved.waited_us - expected.waited_us) < 10_000_000
+    assert (moved.waiting_since is None) == (expected.waiting_since is None)
     if event is not Event.CANCEL:
         assert (moved.spec["suspend"], moved.generation) == (event is Event.SUSPEND, 2)
     events = [await state.get_events(row.id) for row in (moved, expected)]

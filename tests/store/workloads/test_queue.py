@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from niyanta.lifecycle import Event, Phase
 from niyanta.settings import Settings
 from niyanta.store.postgres.pool import Pool
+from niyanta.store.row_mapping import to_us
 from niyanta.store.rows import WorkloadRow
 from niyanta.store.state import StateManager
 from niyanta.store.workloads.queue_key import QueueKeys
@@ -77,15 +78,13 @@ async def test_time_outside_the_queue_does_not_age(
     pool: Pool, state: StateManager, epoch: int, leave: Event, back: Event
 ) -> None:
     row = await arrive(state, epoch=epoch)
-    await _shift(pool, row, 30, "queued_at")
+    await _shift(pool, row, 30, "queued_at", "waiting_since")
     row = await move(state, await _reread(state, row), leave, epoch=epoch)
     await _shift(pool, row, 20, "queued_at", "paused_at")
     row = await _reread(state, row)
-    before = row.queued_at_us
 
     row = await move(state, row, back, epoch=epoch)
 
-    assert row.queued_at_us - before == pytest.approx(20 * MINUTE, abs=MINUTE / 10)
     waited = await state.clock() - row.queued_at_us
     assert waited == pytest.approx(30 * MINUTE, abs=MINUTE / 10)
     assert row.queue_key == QueueKeys(Settings()).key(10, 10, row.queued_at_us)
@@ -109,12 +108,47 @@ async def test_a_backoff_does_not_age_and_a_retry_keeps_its_place_otherwise(
 ) -> None:
     running = await arrive(state, epoch=epoch, phase=Phase.RUNNING)
     row = await move(state, running, Event.RETRY, epoch=epoch, not_before_seconds=120.0, wake_in_seconds=120.0)
-    assert row.queued_at_us - running.queued_at_us == 2 * MINUTE
     assert row.not_before is not None
-    assert row.not_before == row.wake_at
+    assert row.not_before == row.wake_at == row.waiting_since
+    assert to_us(row.not_before) - row.queued_at_us == row.waited_us == running.waited_us
     assert await pending_rows(state, 10, per_class=5, oldest=5) == [], "in backoff nothing is offered"
     placed = await move(state, row, Event.PLACE, epoch=epoch)
     assert placed.not_before is None
+
+
+async def test_a_run_does_not_count_as_waiting(pool: Pool, state: StateManager, epoch: int) -> None:
+    row = await arrive(state, epoch=epoch)
+    await _shift(pool, row, 30, "queued_at", "waiting_since")
+    row = await move(state, await _reread(state, row), Event.PLACE, epoch=epoch)
+    row = await move(state, row, Event.START, epoch=epoch)
+    await _shift(pool, row, 600, "queued_at", "scheduled_at", "started_at")
+
+    row = await move(state, await _reread(state, row), Event.RETRY, epoch=epoch)
+
+    assert row.waited_us == pytest.approx(30 * MINUTE, abs=MINUTE / 10)
+    assert await state.clock() - row.queued_at_us == pytest.approx(30 * MINUTE, abs=MINUTE / 10)
+    assert row.queue_key == QueueKeys(Settings()).key(10, 10, row.queued_at_us)
+    assert row == await _reread(state, row)
+
+
+async def test_leaving_during_a_backoff_adds_nothing(state: StateManager, epoch: int) -> None:
+    running = await arrive(state, epoch=epoch, phase=Phase.RUNNING)
+    row = await move(state, running, Event.RETRY, epoch=epoch, not_before_seconds=600.0)
+    row = await move(state, row, Event.SUSPEND, epoch=epoch)
+    assert (row.waited_us, row.waiting_since) == (running.waited_us, None)
+
+
+@pytest.mark.parametrize(("leave", "back"), [(Event.HOLD, Event.RELEASE), (Event.SUSPEND, Event.RESUME)], ids=str)
+async def test_a_row_that_an_earlier_release_took_off_the_queue_keeps_its_waiting(
+    pool: Pool, state: StateManager, epoch: int, leave: Event, back: Event
+) -> None:
+    row = await arrive(state, epoch=epoch)
+    await _shift(pool, row, 30, "queued_at")
+    row = await move(state, await _reread(state, row), leave, epoch=epoch)
+    async with pool.connection() as connection:
+        await connection.execute(b"UPDATE workload_state SET waited_us = NULL, waiting_since = NULL")
+    row = await move(state, await _reread(state, row), back, epoch=epoch)
+    assert await state.clock() - row.queued_at_us == pytest.approx(30 * MINUTE, abs=MINUTE / 10)
 
 
 async def test_a_pause_inside_a_backoff_is_left_out_once(pool: Pool, state: StateManager, epoch: int) -> None:

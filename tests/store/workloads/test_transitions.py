@@ -10,6 +10,7 @@ from psycopg import AsyncConnection
 from niyanta.lifecycle import TRANSITIONS, Event, Phase
 from niyanta.store.postgres.pool import Pool
 from niyanta.store.postgres.queries import sql
+from niyanta.store.row_mapping import to_us
 from niyanta.store.rows import PendingNote, RowChange
 from niyanta.store.state import StateManager
 from tests.store.make import ROADS, arrive, change, intake, move
@@ -73,7 +74,8 @@ async def test_a_retry_counts_and_goes_back_to_the_queue_without_its_workers(sta
 
     assert (row.phase, row.failures, row.rejections, row.attempt) == (Phase.PENDING, 1, 0, 1)
     assert (row.workers, row.pool, row.score, row.scheduled_at, row.started_at) == ((), "", None, None, None)
-    assert (row.queued_at_us, row.queue_key) == (running.queued_at_us, running.queue_key)
+    assert row.waiting_since is not None
+    assert row.queued_at_us == to_us(row.waiting_since) - running.waited_us
     again = await move(state, row, Event.PLACE, epoch=epoch, workers=("w2",))
     assert again.attempt == 2
     first, second = await state.get_attempts(row.id)

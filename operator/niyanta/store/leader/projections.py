@@ -18,6 +18,9 @@ from niyanta.store.reads.reads import Reads
 from niyanta.store.row_mapping import checked_id, customer_row, dumps, worker_request, worker_row
 from niyanta.store.rows import CustomerRow, PoolRow, RequestOutcome, WorkerAction, WorkerRequest, WorkerRow
 
+FOLD_AT_ONCE = 10_000
+"""Most deltas of the queue's counts that are folded in one transaction."""
+
 
 class Projections(Reads):
     """Rows that are not about workloads."""
@@ -139,10 +142,14 @@ class Projections(Reads):
     # --- Demand statistics -------------------------------------------------------------------------------------------
 
     async def write_figures(self, figures: DemandStats, *, epoch: int | None) -> None:
-        """Replace the row of statistics. Raises StaleEpochError."""
+        """Replace the row of statistics, and fold deltas of the queue's counts: the leader calls this once a second.
+
+        Raises StaleEpochError.
+        """
         async with self._pool.transaction() as connection:
             await begin(connection, epoch, self._settings.identity)
             await connection.execute(sql("write_figures"), {"figures": dumps(to_record(figures))})
+            await connection.execute(sql("fold_counts"), {"limit": FOLD_AT_ONCE})
 
     async def get_figures(self) -> tuple[DemandStats, float] | None:
         """The last statistics and their age in seconds by the database's clock; None: never written."""

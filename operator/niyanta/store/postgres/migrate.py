@@ -15,6 +15,7 @@ from importlib.resources import files
 import psycopg
 
 from niyanta.store.errors import StoreError, translated
+from niyanta.store.postgres.indexes import SINCE_VERSION, build_indexes
 from niyanta.store.postgres.partitions import ensure_partitions
 
 _LOCK = 0x4E49_5941_4E54_4101
@@ -53,7 +54,8 @@ def migrations() -> list[Migration]:
 
 
 def migrate(dsn: str, *, known: list[Migration] | None = None) -> list[str]:
-    """Apply missing migrations to the database at `dsn` and create event partitions; returns the names applied.
+    """Apply missing migrations to the database at `dsn`, create event partitions and build indexes; returns the
+    names applied.
 
     Safe to repeat and to run in several processes at once. `known` defaults to `migrations()`. Raises MigrationError,
     StoreUnavailableError, StoreError (a migration failed and was rolled back).
@@ -72,6 +74,8 @@ def migrate(dsn: str, *, known: list[Migration] | None = None) -> list[str]:
         with connection.transaction():
             connection.execute("SELECT pg_advisory_xact_lock(%s)", [_LOCK])
             ensure_partitions(connection, today)
+        if any(migration.version >= SINCE_VERSION for migration in known):
+            build_indexes(connection)
     return applied
 
 

@@ -201,4 +201,6 @@ def _record(item: WorkloadIntake) -> dict[str, Any]:
         "priority": item.priority,
         "tier_weight": item.tier_weight,
         "status": item.phase.name,
+        "queue_class": item.queue_class,
+        "visible_keys": item.visible_keys,
     }

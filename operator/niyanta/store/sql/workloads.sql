@@ -1,7 +1,7 @@
 -- fragment: state_record
 id uuid, class_id text, status text, version bigint, priority integer, tier_weight integer, queue_key bigint,
 queued_at timestamptz, attempt integer, failures integer, rejections integer, not_before timestamptz,
-wake_at timestamptz, paused_at timestamptz, scheduled_at timestamptz, started_at timestamptz, finished_at timestamptz,
+wake_at timestamptz, paused_at timestamptz, waited_us bigint, waiting_since timestamptz, scheduled_at timestamptz, started_at timestamptz, finished_at timestamptz,
 pool text, workers text[], pools text[], score real, reason text, message text, excluded jsonb
 
 -- name: lock_rows
@@ -14,31 +14,51 @@ SELECT {{workload_without_spec_row}}
 
 -- name: insert_specs
 INSERT INTO workloads (id, door, namespace, name, customer_id, type, labels, generation, spec, class_id, replicas,
-                       created_at, spec_bytes)
+                       created_at, spec_bytes, queue_base)
 SELECT id, door, namespace, name, customer_id, type, labels, generation, spec, class_id, replicas, created_at,
-       octet_length(spec::text)
+       octet_length(spec::text), queue_base
   FROM jsonb_to_recordset(%(records)s::jsonb)
        AS r (id uuid, door text, namespace text, name text, customer_id text, type text, labels jsonb,
-             generation bigint, spec jsonb, class_id text, replicas integer, created_at timestamptz)
+             generation bigint, spec jsonb, class_id text, replicas integer, created_at timestamptz,
+             queue_base text)
  ORDER BY id
     ON CONFLICT (id) DO NOTHING
 RETURNING id::text;
 
 -- name: insert_states
 INSERT INTO workload_state (id, customer_id, class_id, status, version, priority, tier_weight, queue_key, queued_at,
-                            created_at, wake_at, paused_at, finished_at, reason, message, door, writer)
+                            created_at, wake_at, paused_at, waited_us, waiting_since, finished_at, reason, message, door,
+                            writer, queue_class)
 SELECT r.id, w.customer_id, r.class_id, r.status, r.version, r.priority, r.tier_weight, r.queue_key, r.queued_at,
-       w.created_at, r.wake_at, r.paused_at, r.finished_at, r.reason, r.message, w.door, %(writer)s
+       w.created_at, r.wake_at, r.paused_at, r.waited_us, r.waiting_since, r.finished_at, r.reason, r.message, w.door, %(writer)s,
+       operator_queue_class(w.queue_base, w.customer_id, w.namespace, w.labels)
   FROM jsonb_to_recordset(%(records)s::jsonb) AS r ({{state_record}})
-  JOIN workloads w ON w.id = r.id;
+  JOIN workloads w ON w.id = r.id
+RETURNING id::text, coalesce(queue_class, '');
+
+-- name: update_classes
+-- Computes the queue classes of rows whose base or labels changed.
+UPDATE workload_state s
+   SET queue_class = operator_queue_class(w.queue_base, w.customer_id, w.namespace, w.labels)
+  FROM workloads w
+ WHERE w.id = s.id AND s.id = ANY(%(ids)s::uuid[])
+RETURNING s.id::text, coalesce(s.queue_class, '');
+
+-- name: add_visible_keys
+INSERT INTO visible_label_keys (reach, key)
+SELECT DISTINCT reach, key FROM jsonb_to_recordset(%(records)s::jsonb) AS r (reach text, key text)
+ ORDER BY reach, key
+    ON CONFLICT DO NOTHING;
 
 -- name: update_specs
--- A record whose spec is null keeps the stored one.
+-- A record whose spec is null keeps the stored one, and the base of its queue class.
 UPDATE workloads w
    SET labels = r.labels, generation = r.generation, spec = coalesce(r.spec, w.spec), class_id = r.class_id,
-       type = r.type, spec_bytes = coalesce(octet_length(r.spec::text), w.spec_bytes)
+       queue_base = CASE WHEN r.spec IS NULL THEN w.queue_base ELSE r.queue_base END, type = r.type,
+       spec_bytes = coalesce(octet_length(r.spec::text), w.spec_bytes)
   FROM jsonb_to_recordset(%(records)s::jsonb)
-       AS r (id uuid, labels jsonb, generation bigint, spec jsonb, class_id text, type text)
+       AS r (id uuid, labels jsonb, generation bigint, spec jsonb, class_id text, type text,
+             queue_base text)
  WHERE w.id = r.id;
 
 -- name: update_states
@@ -46,7 +66,7 @@ UPDATE workload_state s
    SET class_id = r.class_id, status = r.status, version = r.version, priority = r.priority,
        tier_weight = r.tier_weight, queue_key = r.queue_key, queued_at = r.queued_at, attempt = r.attempt,
        failures = r.failures, rejections = r.rejections, not_before = r.not_before, wake_at = r.wake_at,
-       paused_at = r.paused_at, scheduled_at = r.scheduled_at, started_at = r.started_at,
+       paused_at = r.paused_at, waited_us = r.waited_us, waiting_since = r.waiting_since, scheduled_at = r.scheduled_at, started_at = r.started_at,
        finished_at = r.finished_at, pool = r.pool, workers = r.workers, pools = r.pools,
        pools_attempt = CASE WHEN r.pools IS NOT NULL THEN r.attempt END, score = r.score, reason = r.reason,
        message = r.message, excluded = r.excluded, changed = pg_current_xact_id(), writer = %(writer)s,
@@ -129,10 +149,11 @@ UPDATE workload_state s
  WHERE s.id = locked.id;
 
 -- name: reassign_spec
-UPDATE workloads SET customer_id = %(customer)s WHERE id = %(id)s;
+-- The class names the customer, so it is computed anew.
+UPDATE workloads SET customer_id = %(customer)s, queue_base = NULL WHERE id = %(id)s;
 
 -- name: reassign_state
-UPDATE workload_state SET customer_id = %(customer)s WHERE id = %(id)s;
+UPDATE workload_state SET customer_id = %(customer)s, queue_class = NULL WHERE id = %(id)s;
 
 -- name: lock_customer_rows
 -- A page of a customer's unfinished rows, for a new tier.

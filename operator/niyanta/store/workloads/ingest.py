@@ -115,12 +115,18 @@ async def _take_in(
         else:
             continue
         rows[row.id] = row
-    await insert(connection, new, epoch=epoch)
+    named = {key for intake in wanted.values() for key in intake.visible_keys}
+    if named and (new or edited):
+        # Before the rows, whose classes depend on the keys.
+        keys_named = dumps([{"reach": reach, "key": key} for reach, key in named])
+        await connection.execute(sql("add_visible_keys"), {"records": keys_named})
+    classes = await insert(connection, new, epoch=epoch)
     if edited:
         await connection.execute(sql("update_specs"), {"records": dumps([_edited_spec(row) for row in edited])})
         await connection.execute(sql("update_states"), _states(edited, epoch))
+        classes |= dict(await fetch(connection, "update_classes", {"ids": [row.id for row in edited]}))
     await audit.flush(connection)
-    return rows
+    return rows | {id_: replace(rows[id_], queue_class=name) for id_, name in classes.items()}
 
 
 def _edited_spec(row: WorkloadRow) -> dict[str, Any]:
@@ -140,6 +146,7 @@ def _edited(old: WorkloadRow, intake: WorkloadIntake, keys: QueueKeys) -> Worklo
         spec_bytes=len(dumps(intake.spec)),
         labels=dict(intake.labels),
         type=intake.type,
+        queue_class=intake.queue_class,
         version=old.version + 1,
     )
     if old.phase.terminal:
@@ -157,11 +164,13 @@ def _states(rows: Sequence[WorkloadRow], epoch: int | None) -> dict[str, object]
     return {"records": dumps([state_record(row) for row in rows]), "writer": epoch or 0}
 
 
-async def insert(connection: Connection, rows: Sequence[WorkloadRow], *, epoch: int | None) -> None:
-    """Insert new rows; raises ConflictError when one of the ids exists already."""
+async def insert(connection: Connection, rows: Sequence[WorkloadRow], *, epoch: int | None) -> dict[str, str]:
+    """Insert new rows, whose `queue_class` is the base; returns the queue class of each id. Raises
+    ConflictError when one of the ids exists already.
+    """
     if not rows:
-        return
+        return {}
     done = await fetch(connection, "insert_specs", {"records": dumps([spec_record(row) for row in rows])})
     if len(done) < len(rows):
         raise ConflictError("another transaction inserted some of these workloads")
-    await connection.execute(sql("insert_states"), _states(rows, epoch))
+    return dict(await fetch(connection, "insert_states", _states(rows, epoch)))

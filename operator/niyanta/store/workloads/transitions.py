@@ -12,16 +12,15 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from niyanta.lifecycle import Door, Event, IllegalTransitionError, Phase, next_phase
+from niyanta.lifecycle import Door, Event, IllegalTransitionError, next_phase
 from niyanta.store.leadership import begin
 from niyanta.store.postgres.pool import Pool, fetch
 from niyanta.store.postgres.queries import sql
-from niyanta.store.row_mapping import dumps, from_us, state_record, to_us, workload_row
+from niyanta.store.row_mapping import dumps, from_us, state_record, workload_row
 from niyanta.store.rows import BatchResult, RowChange, WorkloadRow
 from niyanta.store.workloads.audit import AuditLog
 from niyanta.store.workloads.queue_key import QueueKeys
-
-_OFF_QUEUE = (Phase.HELD, Phase.SUSPENDED)
+from niyanta.store.workloads.waited_time import waiting
 
 
 class InvalidChangeError(ValueError):
@@ -53,14 +52,14 @@ def transition(row: WorkloadRow, change: RowChange, *, now_us: int, keys: QueueK
     elif change.event is Event.START:
         values |= {"started_at": now, "rejections": 0}
     elif to.terminal:
-        values |= {"finished_at": now, "paused_at": None}
+        values["finished_at"] = now
     elif row.phase.bound:
         values |= {"workers": (), "pool": "", "pools": (), "score": None, "scheduled_at": None, "started_at": None}
     if change.event is Event.RETRY:
         values["failures"] = row.failures + 1
     elif change.event is Event.REQUEUE and change.counts:
         values["rejections"] = row.rejections + 1
-    values |= _waiting(row, change, to=to, now_us=now_us)
+    values |= waiting(row, to=to, not_before=values.get("not_before", row.not_before), now_us=now_us)
     queued_at_us = values.get("queued_at_us", row.queued_at_us)
     values["queue_key"] = keys.key(row.priority, row.tier_weight, queued_at_us)
     return replace(row, **values)
@@ -84,22 +83,6 @@ def _placed(row: WorkloadRow, change: RowChange) -> dict[str, Any]:
         "started_at": None,
         "not_before": None,
     }
-
-
-def _waiting(row: WorkloadRow, change: RowChange, *, to: Phase, now_us: int) -> dict[str, Any]:
-    """Exclude time outside the queue from aging, by moving `queued_at` forward by the same amount.
-
-    A backoff is known when it begins and added at once; a pause that begins during a backoff counts from its end.
-    """
-    if to in _OFF_QUEUE and row.paused_at is None:
-        pause_us = max(now_us, to_us(row.not_before)) if row.not_before else now_us
-        return {"paused_at": from_us(pause_us)}
-    if row.phase in _OFF_QUEUE and to is Phase.PENDING:
-        paused_us = max(0, now_us - to_us(row.paused_at)) if row.paused_at else 0
-        return {"paused_at": None, "queued_at_us": row.queued_at_us + paused_us}
-    if row.phase.bound and to is Phase.PENDING and change.not_before_seconds:
-        return {"queued_at_us": row.queued_at_us + round(change.not_before_seconds * 1_000_000)}
-    return {}
 
 
 async def apply_changes(

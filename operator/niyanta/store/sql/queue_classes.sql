@@ -1,0 +1,127 @@
+-- Queue classes: counts, heads, states, compiled requirements. The counts are exact, because what is folded and the
+-- deltas are read in one snapshot.
+
+-- fragment: class_counts
+SELECT customer_id, queue_class, sum(pending)::bigint AS pending, sum(pending_rest)::bigint AS pending_rest
+  FROM (SELECT customer_id, queue_class, pending, pending_rest FROM queue_class_counts
+         UNION ALL
+        SELECT customer_id, queue_class, pending, pending_rest FROM queue_class_deltas WHERE queue_class <> '') AS part
+
+-- name: waiting_classes
+-- A page of the classes with pending rows. Namespace and replicas are those of every row of the class.
+WITH page AS MATERIALIZED (
+    {{class_counts}}
+     WHERE (customer_id, queue_class) > (%(after_customer)s, %(after_class)s)
+     GROUP BY customer_id, queue_class
+    HAVING sum(pending) > 0
+     ORDER BY customer_id, queue_class
+     LIMIT %(limit)s
+)
+SELECT page.customer_id, page.queue_class, w.namespace, w.replicas, page.pending, page.pending_rest,
+       (extract(epoch FROM oldest.queued_at) * 1000000)::bigint
+  FROM page
+ CROSS JOIN LATERAL (
+       SELECT first.id, first.queued_at
+         FROM (VALUES ('rest'), ('kubernetes')) AS d (door)
+        CROSS JOIN LATERAL (
+              SELECT s.id, s.queued_at FROM workload_state s
+               WHERE s.status = 'PENDING' AND s.customer_id = page.customer_id AND s.queue_class = page.queue_class
+                 AND s.door = d.door
+               ORDER BY s.queued_at, s.id LIMIT 1) AS first
+        ORDER BY first.queued_at LIMIT 1) AS oldest
+  JOIN workloads w ON w.id = oldest.id
+ ORDER BY page.customer_id, page.queue_class;
+
+-- name: class_heads
+SELECT r.customer, r.queue_class,
+       ARRAY(SELECT s.id::text FROM workload_state s
+              WHERE s.status = 'PENDING' AND s.door = 'rest' AND s.customer_id = r.customer
+                AND s.queue_class = r.queue_class AND (s.not_before IS NULL OR s.not_before <= clock_timestamp())
+              ORDER BY s.queue_key DESC, s.queued_at, s.id LIMIT r.most),
+       (SELECT s.id::text FROM workload_state s
+         WHERE s.status = 'PENDING' AND s.door = 'rest' AND s.customer_id = r.customer
+           AND s.queue_class = r.queue_class AND (s.not_before IS NULL OR s.not_before <= clock_timestamp())
+         ORDER BY s.queued_at, s.id LIMIT 1),
+       (SELECT s.id::text FROM workload_state s
+         WHERE s.status = 'PENDING' AND s.door = 'rest' AND s.customer_id = r.customer
+           AND s.queue_class = r.queue_class AND (s.not_before IS NULL OR s.not_before <= clock_timestamp())
+         ORDER BY s.priority DESC, s.queued_at LIMIT 1)
+  FROM jsonb_to_recordset(%(records)s::jsonb) AS r (customer text, queue_class text, most integer);
+
+-- name: unclassed
+SELECT {{workload_row}} FROM workload_state s JOIN workloads w USING (id)
+ WHERE s.status = 'PENDING' AND s.queue_class IS NULL
+ ORDER BY s.id
+ LIMIT %(limit)s;
+
+-- name: set_queue_bases
+-- Rows that were edited meanwhile, or have a base, are left alone.
+UPDATE workloads w SET queue_base = r.base
+  FROM jsonb_to_recordset(%(records)s::jsonb) AS r (id uuid, generation bigint, customer text, base text)
+ WHERE w.id = r.id AND w.generation = r.generation AND w.customer_id = r.customer AND w.queue_base IS NULL
+RETURNING w.id::text;
+
+-- name: tell_changed
+-- `writer` 0, so that the leader reads the rows as changes.
+UPDATE workload_state SET changed = pg_current_xact_id(), writer = 0 WHERE id = ANY(%(ids)s::uuid[]);
+
+-- name: fold_counts
+WITH taken AS (
+    DELETE FROM queue_class_deltas
+     WHERE id IN (SELECT id FROM queue_class_deltas ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+    RETURNING *
+), classes AS (
+    INSERT INTO queue_class_counts AS c (customer_id, queue_class, pending, pending_rest)
+    SELECT customer_id, queue_class, sum(pending), sum(pending_rest)
+      FROM taken WHERE queue_class <> '' GROUP BY 1, 2 ORDER BY 1, 2
+        ON CONFLICT (customer_id, queue_class) DO UPDATE
+       SET pending = c.pending + excluded.pending, pending_rest = c.pending_rest + excluded.pending_rest
+), customers AS (
+    INSERT INTO customer_counts AS c
+    SELECT customer_id, sum(pending), sum(held), sum(suspended), sum(scheduled), sum(running), sum(succeeded),
+           sum(failed), sum(cancelled)
+      FROM taken GROUP BY 1 ORDER BY 1
+        ON CONFLICT (customer_id) DO UPDATE
+       SET pending = c.pending + excluded.pending, held = c.held + excluded.held,
+           suspended = c.suspended + excluded.suspended, scheduled = c.scheduled + excluded.scheduled,
+           running = c.running + excluded.running, succeeded = c.succeeded + excluded.succeeded,
+           failed = c.failed + excluded.failed, cancelled = c.cancelled + excluded.cancelled
+)
+SELECT count(*) FROM taken;
+
+-- name: class_counts_wrong
+-- Counts that differ from the rows. Reads every row: for tests and repairs.
+WITH kept AS (
+    {{class_counts}} GROUP BY customer_id, queue_class HAVING (sum(pending), sum(pending_rest)) <> (0, 0)
+), counted AS (
+    SELECT customer_id, queue_class, count(*) AS pending, count(*) FILTER (WHERE door = 'rest') AS pending_rest
+      FROM workload_state WHERE status = 'PENDING' AND queue_class IS NOT NULL GROUP BY 1, 2
+)
+SELECT customer_id, queue_class, to_jsonb(kept), to_jsonb(counted)
+  FROM kept FULL JOIN counted USING (customer_id, queue_class)
+ WHERE (kept.pending, kept.pending_rest) IS DISTINCT FROM (counted.pending, counted.pending_rest);
+
+-- name: write_class_states
+INSERT INTO class_states AS c (customer_id, queue_class, reasons, reason, message, since, positions)
+SELECT customer, queue_class, reasons, reason, message, since, positions
+  FROM jsonb_to_recordset(%(records)s::jsonb)
+       AS r (customer text, queue_class text, reasons jsonb, reason text, message text, since timestamptz,
+             positions jsonb)
+ ORDER BY 1, 2
+    ON CONFLICT (customer_id, queue_class) DO UPDATE
+   SET reasons = excluded.reasons, reason = excluded.reason, message = excluded.message, since = excluded.since,
+       positions = excluded.positions;
+
+-- name: class_state
+SELECT customer_id, queue_class, reasons, reason, message, since, positions
+  FROM class_states WHERE customer_id = %(customer)s AND queue_class = %(queue_class)s;
+
+-- name: get_compiled
+SELECT queue_class, compiled FROM queue_classes WHERE queue_class = ANY(%(classes)s::text[]);
+
+-- name: put_compiled
+INSERT INTO queue_classes AS c (queue_class, compiled)
+SELECT name, compiled FROM unnest(%(classes)s::text[], %(compiled)s::bytea[]) AS r (name, compiled)
+ ORDER BY name
+    ON CONFLICT (queue_class) DO UPDATE SET compiled = excluded.compiled, written_at = clock_timestamp()
+ WHERE c.compiled <> excluded.compiled;
