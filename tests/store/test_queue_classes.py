@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from niyanta.lifecycle import Door, Event
+from niyanta.lifecycle import Door, Event, Phase
 from niyanta.settings import Settings
 from niyanta.store.errors import StaleEpochError
 from niyanta.store.leader.demand_stats import DemandStats
@@ -158,6 +158,37 @@ async def test_rows_without_a_class_get_one_unless_they_were_edited(state: State
     moved = await state.reassign(row.id, customer="other", tier_weight=1, epoch=epoch)
     assert moved.queue_class == ""
     assert len(await state.get_unclassed(10)) == 2, "the class names the customer"
+
+
+async def test_a_new_key_separates_the_rows_that_waited_before_it(state: StateManager, epoch: int) -> None:
+    x, y = [await arrive(state, epoch=epoch, queue_class=BASE, labels={"app": app}) for app in "xy"]
+    held = await arrive(state, epoch=epoch, queue_class=BASE, labels={"app": "y"}, phase=Phase.HELD)
+    elsewhere = await arrive(state, epoch=epoch, queue_class=BASE, labels={"app": "y"}, namespace="else")
+    assert x.queue_class == y.queue_class
+    carrier = await arrive(state, epoch=epoch, queue_class=BASE, visible_keys=(("namespace/team", "app"),))
+    slices = 1
+    while await state.rekey_slice(epoch, limit=2):
+        slices += 1
+    assert slices > 2
+    ids = [row.id for row in (x, y, held, elsewhere)]
+    rows = {row.id: row.queue_class for row in await state.get_workloads(ids)}
+    assert rows[x.id] == carrier.queue_class
+    assert rows[y.id] == rows[held.id] != rows[x.id]
+    assert rows[elsewhere.id] == elsewhere.queue_class
+    assert await state.wrong_class_counts() == []
+
+
+async def test_a_key_waits_for_transactions_that_may_have_missed_it(
+    state: StateManager, pool: Pool, epoch: int
+) -> None:
+    async with pool.connection() as late, late.transaction():
+        await late.execute(b"SELECT pg_current_xact_id()")
+        carrier = await arrive(state, epoch=epoch, queue_class=BASE, visible_keys=(("*", "app"),))
+        assert await state.rekey_slice(epoch)
+        assert await state.rekey_slice(epoch), "the open transaction may insert rows without the key"
+        await late.execute(b"UPDATE workload_state SET queue_class = 'without' WHERE id = %s", [carrier.id])
+    assert not await state.rekey_slice(epoch)
+    assert (await state.get_workloads([carrier.id]))[0].queue_class == carrier.queue_class
 
 
 async def test_states_and_compiled_requirements_are_kept(state: StateManager, pool: Pool, epoch: int) -> None:

@@ -124,6 +124,20 @@ class QueueClassStore(ScalingStore):
             await connection.execute(sql("tell_changed"), {"ids": ids})
         return classes
 
+    async def rekey_slice(self, epoch: int | None, *, limit: int = 2_000) -> bool:
+        """Give up to `limit` rows classes with a label key that became visible after them; True: keys are left.
+
+        A key is begun when every transaction that may have missed it has ended, so that True may also mean a wait. The
+        changes stream repeats the rows.
+        """
+        async with self._pool.transaction() as connection:
+            await begin(connection, epoch, self._settings.identity)
+            await connection.execute(sql("rekey_begin"))
+            for reach, key, after in await fetch(connection, "rekey_next"):
+                params = {"reach": reach, "key": key, "after": after, "limit": limit}
+                await connection.execute(sql("rekey_rows"), params)
+            return bool((await fetch(connection, "rekey_open"))[0][0])
+
     async def fold_counts(self, epoch: int | None, *, limit: int = FOLD_AT_ONCE) -> int:
         """Fold up to `limit` deltas of the counts; returns their number. When it is `limit`, call again."""
         async with self._pool.transaction() as connection:

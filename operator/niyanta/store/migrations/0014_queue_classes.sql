@@ -15,9 +15,10 @@ ALTER TABLE workloads ADD COLUMN queue_base text;
 CREATE TABLE visible_label_keys (
     reach    text NOT NULL,
     key      text NOT NULL,
-    added_by xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    -- Transactions below it may not have seen the key; NULL: not determined yet.
+    horizon  xid8,
     added_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-    -- Rows up to this id have the key in their class; NULL: all of them.
+    -- Rows of the reach up to this id have the key in their class; NULL: all of them.
     rekeyed  uuid DEFAULT '00000000-0000-0000-0000-000000000000',
     PRIMARY KEY (reach, key)
 );

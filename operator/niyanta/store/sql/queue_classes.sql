@@ -65,6 +65,54 @@ RETURNING w.id::text;
 -- `writer` 0, so that the leader reads the rows as changes.
 UPDATE workload_state SET changed = pg_current_xact_id(), writer = 0 WHERE id = ANY(%(ids)s::uuid[]);
 
+-- name: rekey_begin
+-- Every writer has a transaction number before it computes classes, so that those that may have missed a key that is
+-- visible now are below this snapshot's end.
+UPDATE visible_label_keys SET horizon = pg_snapshot_xmax(pg_current_snapshot())
+ WHERE horizon IS NULL AND rekeyed IS NOT NULL;
+
+-- name: rekey_next
+-- The first key whose rows can be changed for good.
+SELECT reach, key, rekeyed::text
+  FROM visible_label_keys
+ WHERE rekeyed IS NOT NULL AND horizon <= pg_snapshot_xmin(pg_current_snapshot())
+ ORDER BY added_at, reach, key
+ LIMIT 1
+   FOR UPDATE;
+
+-- name: rekey_rows
+-- One slice of all unfinished rows by id; rows of the reach that have the label get their new class.
+WITH slice AS MATERIALIZED (
+    SELECT s.id FROM workload_state s
+     WHERE s.id > %(after)s::uuid AND s.status IN ('PENDING', 'HELD', 'SCHEDULED', 'RUNNING', 'SUSPENDED')
+       AND (s.status IN ('PENDING', 'HELD', 'SCHEDULED', 'RUNNING', 'SUSPENDED') OR s.wake_at IS NOT NULL)
+     ORDER BY s.id
+     LIMIT %(limit)s
+), wanted AS (
+    SELECT s.id
+      FROM slice JOIN workload_state s USING (id) JOIN workloads w USING (id)
+     WHERE s.queue_class IS NOT NULL AND w.labels ? %(key)s
+       AND %(reach)s IN ('*', 'namespace/' || w.namespace, 'customer/' || w.customer_id)
+     ORDER BY s.id
+       FOR NO KEY UPDATE OF s
+), changed AS (
+    UPDATE workload_state s
+       SET queue_class = operator_queue_class(w.queue_base, w.customer_id, w.namespace, w.labels),
+           changed = pg_current_xact_id(), writer = 0
+      FROM wanted JOIN workloads w USING (id)
+     WHERE s.id = wanted.id
+    RETURNING s.id
+), progress AS (
+    UPDATE visible_label_keys
+       SET rekeyed = CASE WHEN (SELECT count(*) FROM slice) = %(limit)s
+                          THEN (SELECT id FROM slice ORDER BY id DESC LIMIT 1) END
+     WHERE reach = %(reach)s AND key = %(key)s
+)
+SELECT count(*) FROM changed;
+
+-- name: rekey_open
+SELECT EXISTS (SELECT 1 FROM visible_label_keys WHERE rekeyed IS NOT NULL);
+
 -- name: fold_counts
 WITH taken AS (
     DELETE FROM queue_class_deltas
