@@ -25,9 +25,9 @@ SELECT gen_random_uuid(), 'rest', 'n', 'w' || n, 'c' || n % 50, 1, '{{}}', 'clas
   FROM generate_series(1, {_ROWS}) n;
 """
 _STATES = """
-INSERT INTO workload_state (id, door, customer_id, class_id, status, priority, tier_weight, queue_key, queued_at,
+INSERT INTO workload_state (id, door, customer_id, class_id, queue_class, status, priority, tier_weight, queue_key, queued_at,
                             created_at, workers)
-SELECT id, door, customer_id, class_id, CASE WHEN random() < 0.5 THEN 'PENDING' WHEN random() < 0.1 THEN 'RUNNING'
+SELECT id, door, customer_id, class_id, class_id, CASE WHEN random() < 0.5 THEN 'PENDING' WHEN random() < 0.1 THEN 'RUNNING'
        ELSE 'SUCCEEDED' END, 100 * random(), 10, 1e12 * random(), now() - random() * interval '1 hour', now(),
        ARRAY['w' || (1000 * random())::int]
   FROM workloads
@@ -60,6 +60,12 @@ async def test_frequent_reads_follow_partial_indexes(big: Pool) -> None:
     first = "00000000-0000-0000-0000-000000000000"
     cases: list[tuple[str, dict[str, Any], list[str]]] = [
         ("refill", refill, [f"workload_state_{name}" for name in ("refill", "top", "oldest", "listing")]),
+        (
+            "class_heads",
+            {"records": '[{"customer": "c1", "queue_class": "class-1", "most": 64}]'},
+            [f"workload_state_class_{name}" for name in ("key", "oldest", "priority")],
+        ),
+        ("unclassed", {"limit": 100}, ["workload_state_unclassed"]),
         ("rows_due", {"limit": 100}, ["workload_state_wake"]),
         ("rows_by_worker", {"worker": "w7"}, ["workload_state_workers"]),
         ("rows_active", {"after": first, "limit": 500}, ["workload_state_active"]),
