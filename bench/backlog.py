@@ -39,6 +39,7 @@ SELECT id, 'rest', customer_id, class_id, 'PENDING', priority, 10,
 _REST = """
 INSERT INTO queue_counters (customer_id, class_id, pending)
 SELECT customer_id, class_id, count(*) FROM workload_state GROUP BY 1, 2;
+INSERT INTO customer_counts (customer_id, pending) SELECT customer_id, count(*) FROM workload_state GROUP BY 1;
 INSERT INTO rest_names (customer_id, name, id) SELECT customer_id, name, id FROM workloads;
 """
 _CHUNK_ROWS = 250_000

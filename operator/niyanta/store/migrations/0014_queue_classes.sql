@@ -187,6 +187,28 @@ SELECT customer_id, sum(pending), sum(held), sum(suspended), sum(scheduled), sum
        sum(cancelled)
   FROM queue_counters GROUP BY customer_id;
 
+-- As in 0007, from the customers' own counts, however many classes they have.
+CREATE OR REPLACE FUNCTION internal_lock_limits(wanted jsonb) RETURNS TABLE (customer text, most bigint, waiting bigint)
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    limits jsonb;
+BEGIN
+    SELECT coalesce(jsonb_object_agg(w.key, least(w.value::bigint, (c.limits ->> 'maxQueueDepth')::bigint)), '{}')
+      INTO limits
+      FROM jsonb_each_text(wanted) AS w LEFT JOIN customers c ON c.name = w.key
+     WHERE least(w.value::bigint, (c.limits ->> 'maxQueueDepth')::bigint) IS NOT NULL;
+    PERFORM pg_advisory_xact_lock(1313434940, k.hash)
+       FROM (SELECT DISTINCT hashtext(l.key) AS hash FROM jsonb_each(limits) AS l ORDER BY 1) AS k;
+    -- A statement of its own, so that it sees commits from the time of waiting for the lock.
+    RETURN QUERY
+    SELECT l.key, l.value::bigint,
+           coalesce((SELECT q.pending + q.held + q.suspended FROM customer_counts q WHERE q.customer_id = l.key), 0)
+           + coalesce((SELECT sum(q.pending + q.held + q.suspended)::bigint FROM queue_class_deltas q
+                        WHERE q.customer_id = l.key), 0)
+      FROM jsonb_each_text(limits) AS l;
+END
+$$;
+
 -- As in 0007, and writes the queue class, the waiting time and the visible keys.
 CREATE OR REPLACE FUNCTION door_submit(items jsonb, answers jsonb, forgotten jsonb) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$

@@ -16,6 +16,7 @@ from niyanta.store.errors import StoreError, translated
 DOOR_READS: Final = (
     *("workloads", "workload_state", "workload_events", "attempts", "queue_counters", "customers", "workers"),
     *("pools", "leader_stats", "leader_figures", "scaling_decisions", "worker_requests", "meta"),
+    *("customer_counts", "queue_class_counts", "queue_class_deltas", "class_states"),
 )
 """Tables whose rows the REST door shows to its users. It writes to no table."""
 

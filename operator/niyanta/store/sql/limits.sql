@@ -6,7 +6,7 @@ SELECT pg_advisory_xact_lock(1313434940, hash)
 -- name: customer_depths
 -- A separate statement, so that it sees commits from the time of waiting for the lock.
 SELECT customer_id, sum(pending)::bigint, sum(pending + held + suspended)::bigint
-  FROM queue_counters
+  FROM {{customer_parts}}
  WHERE customer_id = ANY(%(customers)s::text[])
  GROUP BY customer_id;
 

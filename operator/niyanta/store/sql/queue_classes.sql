@@ -7,6 +7,12 @@ SELECT customer_id, queue_class, sum(pending)::bigint AS pending, sum(pending_re
          UNION ALL
         SELECT customer_id, queue_class, pending, pending_rest FROM queue_class_deltas WHERE queue_class <> '') AS part
 
+-- fragment: customer_parts
+(SELECT customer_id, pending, held, suspended, scheduled, running, succeeded, failed, cancelled FROM customer_counts
+  UNION ALL
+ SELECT customer_id, pending, held, suspended, scheduled, running, succeeded, failed, cancelled
+   FROM queue_class_deltas) AS part
+
 -- name: waiting_classes
 -- A page of the classes with pending rows. Namespace and replicas are those of every row of the class.
 WITH page AS MATERIALIZED (

@@ -140,7 +140,7 @@ SELECT {{attempt_row}}
 -- name: queue_depth
 SELECT customer_id, sum(pending)::bigint, sum(held)::bigint, sum(suspended)::bigint, sum(scheduled)::bigint,
        sum(running)::bigint, sum(succeeded)::bigint, sum(failed)::bigint, sum(cancelled)::bigint
-  FROM queue_counters
+  FROM {{customer_parts}}
  WHERE %(customer)s::text IS NULL OR customer_id = %(customer)s
  GROUP BY customer_id;
 

@@ -96,7 +96,7 @@ WITH RECURSIVE step AS (
 SELECT (extract(epoch FROM clock_timestamp() - min(created_at)))::float8 FROM step HAVING count(*) > 0;
 
 -- name: waiting_by_customer
-SELECT customer_id, sum(pending + held + suspended)::bigint FROM queue_counters GROUP BY customer_id;
+SELECT customer_id, sum(pending + held + suspended)::bigint FROM {{customer_parts}} GROUP BY customer_id;
 
 -- name: add_key
 INSERT INTO api_keys (customer_id, role, name, prefix, hash, expires_at)
