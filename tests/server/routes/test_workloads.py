@@ -199,6 +199,29 @@ async def test_an_estimate_comes_from_the_measured_placement_rate(
     assert found["priorityFormula"] == "priority 1 x tier weight 50 + 5 per minute waited"
 
 
+async def test_no_start_is_estimated_where_only_a_changed_worker_helps(
+    client: httpx.AsyncClient, store: RestStore, epoch: int
+) -> None:
+    await store.write_leader_stats({"placed_per_minute": 10.0}, epoch=epoch)
+    created = (await client.post("/v1/workloads:batch", content=ndjson(manifest()))).json()["items"]
+    id_ = created[0]["workload"]["id"]
+
+    async def estimate(*reasons: Any) -> Any:
+        (row,) = await store.get_workloads([id_])
+        text = f"0/3 workers, {len(reasons)} reasons {row.version}"
+        note = PendingNote(id_, row.version, "Unschedulable", text, list(reasons))
+        await store.note_pending([note], epoch=epoch)
+        return (await client.get(f"/v1/workloads/{id_}/explain")).json()["estimatedStart"]
+
+    lasting = [["GpuModelMismatch", "A100", 2], ["Cordoned", "", 1]]
+    found = await estimate(*lasting)
+    assert (found["at"], found["seconds"]) == (None, None)
+    assert found["basis"].startswith("not before a worker changes or a worker that fits is added")
+    assert found["basis"].endswith("(GpuModelMismatch (A100), Cordoned)")
+    assert (await estimate(*lasting, ["InsufficientResource", "cpu", 1]))["seconds"] is not None
+    assert (await estimate(*lasting, {"fitsPool": {"pool": "a", "atMaximum": 0}}))["seconds"] is not None
+
+
 async def test_positions_are_exact_up_to_a_bound(
     client: httpx.AsyncClient, store: RestStore, epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,6 +45,25 @@ SPECS_PAGE_BYTES = 2 * 1024 * 1024
 """Bytes of specs after which a page ends."""
 SPECS_MEMORY_BYTES = 8 * 1024 * 1024
 """Memory for which a request with specs counts."""
+_LASTING = frozenset(
+    (
+        "PoolNotForCustomer",
+        "Cordoned",
+        "UntoleratedTaint",
+        "NodeNameMismatch",
+        "PoolMismatch",
+        "RegionMismatch",
+        "ZoneMismatch",
+        "ComplianceMissing",
+        "CapabilityMissing",
+        "GpuModelMismatch",
+        "GpuMemoryTooSmall",
+        "TagMismatch",
+        "NodeAffinityMismatch",
+        "TopologyLabelMissing",
+    )
+)
+"""Reasons that no workload's end and no time changes."""
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 
@@ -131,7 +150,9 @@ async def explain(id: str, parts: Parts, caller: Caller, reads: MayBeStale) -> R
     if row.phase is Phase.PENDING:
         ahead = await reads.queue_ahead(row)
         position = QueuePosition(ahead=ahead, exact=ahead < EXACT_POSITIONS)
-        estimate = estimated_start(row, position, await parts.pressure.placement_rate(), now)
+        estimate = unforeseen_start(row, reasons)
+        if estimate is None:
+            estimate = estimated_start(row, position, await parts.pressure.placement_rate(), now)
     view = Explanation(
         id=row.id,
         phase=row.phase.value,
@@ -149,6 +170,21 @@ async def explain(id: str, parts: Parts, caller: Caller, reads: MayBeStale) -> R
         avoided_workers={worker: until for worker, until in row.excluded.items() if to_us(until) > now},
     )
     return answer(view)
+
+
+def unforeseen_start(row: WorkloadRow, reasons: list[Any]) -> Estimate | None:
+    """Estimate without a time, for a workload that every worker refuses by what other workloads' ends don't change.
+
+    None if a worker may have room later or a pool that fits may grow. `reasons`: the stored form.
+    """
+    counts = serializers.reason_counts(reasons)
+    if row.reason != "Unschedulable" or not counts or serializers.noted(reasons, "fitsPool"):
+        return None
+    if any(count.reason not in _LASTING for count in counts):
+        return None
+    named = ", ".join(f"{count.reason} ({count.detail})" if count.detail else count.reason for count in counts)
+    basis = f"not before a worker changes or a worker that fits is added: all workers refuse it ({named})"
+    return Estimate(at=None, seconds=None, basis=basis)
 
 
 def estimated_start(row: WorkloadRow, position: QueuePosition, rate: ObservedPlacementRate, now_us: int) -> Estimate:
