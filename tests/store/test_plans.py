@@ -29,7 +29,8 @@ INSERT INTO workload_state (id, door, customer_id, class_id, queue_class, status
                             queued_at, created_at, workers)
 SELECT id, door, customer_id, class_id, class_id,
        CASE WHEN random() < 0.5 THEN 'PENDING' WHEN random() < 0.1 THEN 'RUNNING' ELSE 'SUCCEEDED' END,
-       100 * random(), 10, 1e12 * random(), now() - random() * interval '1 hour', now(), ARRAY['w' || (1000 * random())::int]
+       100 * random(), 10, 1e12 * random(), now() - random() * interval '1 hour', now(),
+       ARRAY['w' || (1000 * random())::int]
   FROM workloads
 """
 
