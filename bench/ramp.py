@@ -3,6 +3,7 @@
 Workloads are created through the API while the operator is at work, with one pod each, and bare pods for kube-scheduler
 afterwards, in the same way. Seconds count from the first create until all were created, until all pods were bound and
 Running, and, for Workloads, until all statuses say Running; `halfway` is the time at which half of them did.
+`status_delays` counts the statuses that were written within so many seconds of the change of their row.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from bench.end_to_end import LABEL, bare_pod, cpu_seconds, create_all, metric, workload
+from bench.end_to_end import LABEL, bare_pod, cpu_seconds, create_all, histogram, metric, workload
 from niyanta.cluster.api.client import ApiClient
 from niyanta.cluster.api.connection import connect
 from niyanta.cluster.api.kinds import CUSTOMERS, PODS, WORKER_POOLS, WORKLOADS
@@ -103,7 +104,7 @@ async def measure(environment: Environment, client: ApiClient, milestones: Miles
     """Submit Workloads, then as many bare pods."""
     await asyncio.sleep(SETTLED_SECONDS)
     operator = environment.operators[-1]
-    patches = metric((await asyncio.to_thread(operator.http, "/metrics"))[1], "niyanta_status_patches_total")
+    before = (await asyncio.to_thread(operator.http, "/metrics"))[1]
     cpu = cpu_seconds(environment)
     start = time.monotonic()
     await create_all(client, WORKLOADS, "bench-workloads", workload, count)
@@ -112,7 +113,10 @@ async def measure(environment: Environment, client: ApiClient, milestones: Miles
     used = cpu_seconds(environment)
     text = (await asyncio.to_thread(operator.http, "/metrics"))[1]
     workloads["created"] = round(created, 1)
-    workloads["status_writes"] = round(metric(text, "niyanta_status_patches_total") - patches)
+    written = "niyanta_status_patches_total"
+    workloads["status_writes"] = round(metric(text, written) - metric(before, written))
+    delays, earlier = (histogram(page, "niyanta_status_delay_seconds") for page in (text, before))
+    workloads["status_delays"] = {str(bound): round(delays[bound] - earlier.get(bound, 0.0)) for bound in delays}
     workloads["phases_shown"] = {phase: seen for (_, phase), seen in sorted(milestones.written.items())}
     workloads["cpu_seconds"] = {name: round(used[name] - cpu.get(name, 0.0), 1) for name in sorted(used)}
     await asyncio.sleep(SETTLED_SECONDS)

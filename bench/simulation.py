@@ -23,8 +23,10 @@ from typing import Any
 from bench import wait_bound
 from bench.trace import LOAD, POOLS, Task, fits_empty, load_cluster, load_tasks
 from niyanta.engine.expedited.lane_state import LaneSettings, LaneState, Reservation
-from niyanta.engine.queue import Queue, QueueSettings
-from niyanta.engine.schedule import Lane, schedule
+from niyanta.engine.queue.order import QueueSettings
+from niyanta.engine.queue.plan import plan_queue
+from niyanta.engine.queue.queue import Queue
+from niyanta.engine.schedule import Lane
 from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.engine.types import Charge, PendingWorkload, Placement, Plan, Requirements, Subject
 from testing.trace import absence, trace_folder
@@ -36,8 +38,8 @@ MAX_STEP_SECONDS = 60
 """Most seconds between two cycles."""
 LOOK_EVERY_SECONDS = 120
 """Seconds between two searches for workloads that may enter the lane."""
-OFFERED_PER_CLASS = 2
-"""Workloads of equal requirements that are offered to one cycle, as in the refill from Postgres."""
+MOST_RETRIES = 1_000
+"""Most parked classes that one cycle tries although nothing changed."""
 PRIORITY = {"LS": 50, "Guaranteed": 100, "Burstable": 20, "BE": 10}
 TIERS = {"Enterprise": (100, 0.2), "Premium": (50, 0.25), "Standard": (10, 0.3), "Free": (1, 0.25)}
 CUSTOMERS_PER_TIER = 3
@@ -94,19 +96,16 @@ class Simulation:
         """Factor on run times: whole nodes do not give the wanted load exactly."""
         self.stories = {story.task.name: story for story in self._stories(tasks, Random(seed))}
         self.queue = Queue(QueueSettings())
+        self.missed = 0
+        """Workloads placed by a try that nothing had woken; more than 0 is a fault."""
         self.times: list[int] = []
         self.logs: dict[str, PoolLog] = {pool: PoolLog() for pool in sorted(set(POOLS.values()))}
         self._ends: list[tuple[int, str, str]] = []
         self._running: dict[str, dict[str, int]] = defaultdict(dict)
         """Worker -> workload -> end."""
         self._reserved: dict[str, Reservation] = {}
-        self._dirty: set[str] = set()
-        """Pools with capacity freed since the last cycle that offered their workloads."""
-        self._rejected: set[int] = set()
-        """Ids of requirements that fit no worker until capacity becomes free in one of their pools."""
         self._looked = -LOOK_EVERY_SECONDS
         self._worker_pool = {worker.name: worker.pool for worker in self.workers}
-        self._fits = {id(story.task.requirements): story.pools for story in self.stories.values()}
 
     def _offered_load(self, tasks: list[Task]) -> float:
         """Arriving work as a fraction of the cluster's capacity in the span, of the scarcest resource (GPUs)."""
@@ -161,6 +160,7 @@ class Simulation:
             priority=PRIORITY[task.qos],
             tier_weight=weight,
             queued_at=task.arrives * SECOND_US,
+            queue_class=f"{story.customer}/{id(task.requirements)}",
         )
         self.queue.push(workload)
 
@@ -170,43 +170,30 @@ class Simulation:
             _, name, worker = heapq.heappop(self._ends)
             self.snapshot.release(f"{name}/1/0")
             del self._running[worker][name]
-            self._dirty.add(self._worker_pool[worker])
             ended = True
         return ended
-
-    def _offered(self) -> list[PendingWorkload]:
-        """The first few of each class in queue order, without classes that are known to fit no worker now."""
-        self._rejected = {key for key in self._rejected if not self._dirty.intersection(self._fits[key])}
-        self._dirty.clear()
-        count: dict[int, int] = defaultdict(int)
-        offered = []
-        for workload in self.queue.in_order():
-            key = id(workload.requirements)
-            if key not in self._rejected and count[key] < OFFERED_PER_CLASS:
-                count[key] += 1
-                offered.append(workload)
-        return offered
 
     def _cycle(self, now: int) -> None:
         lane = None
         if self.settings is not None:
             if now - self._looked >= LOOK_EVERY_SECONDS:
                 self._looked = now
-                waited = self.queue.long_waiting(now * SECOND_US - self.settings.after_us)
+                waited = self.queue.waited(now * SECOND_US - self.settings.after_us)
             else:
                 known = [self.queue.get(name) for name in self.state.members]
                 waited = [workload for workload in known if workload is not None]
             lane = Lane(self.settings, self.state, waited)
-        offered = self._offered()
-        plan = schedule(self.snapshot, offered, now * SECOND_US, lane=lane)
-        classes = {workload.id: id(workload.requirements) for workload in offered}
-        self._rejected.update(classes[rejection.id] for rejection in plan.rejections)
+        retries = self.queue.due(now * SECOND_US, most=MOST_RETRIES)
+        queue_plan = plan_queue(self.snapshot, self.queue, now * SECOND_US, lane=lane, retries=retries)
+        plan = queue_plan.plan
+        self.missed += queue_plan.missed
         self.times.append(now)
         for pool, log in self.logs.items():
             log.freed.append(self.snapshot.freed[pool])
         held = {reservation.id for reservation in self._reserved.values()}
         for placement in plan.placements:
             self._start(placement, now, charged=placement.expedited and placement.id not in held)
+        self.queue.follow(queue_plan)
         if plan.lane is not None:
             self._follow_lane(plan, now)
         for pool, log in self.logs.items():
@@ -250,7 +237,6 @@ class Simulation:
             before, after = self._reserved.get(pool), reserved.get(pool)
             if before == after:
                 continue
-            self._dirty.add(pool)
             if before is not None and (after is None or after.since != before.since):
                 self.stories[before.id].drained += now - before.since // SECOND_US
             if after is not None:
@@ -276,6 +262,7 @@ def run(hours: int = 48, plot: Path | None = IMAGE) -> dict[str, Any]:
     without.run()
     wrong = wait_bound.broken(simulation)
     assert not wrong, wrong[:5]
+    assert simulation.missed == without.missed == 0
     if plot is not None:
         wait_bound.plot(simulation, without, plot)
     return took | {"lane": wait_bound.figures(simulation), "no_lane": wait_bound.figures(without)}

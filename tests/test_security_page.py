@@ -1,4 +1,4 @@
-"""docs/security.md and SECURITY.md name tests that exist, and tests of expected failures that are marked so."""
+"""docs/security.md and SECURITY.md name tests that exist."""
 
 from __future__ import annotations
 
@@ -39,16 +39,6 @@ def test_links_of_a_page_lead_to_files(page: str) -> None:
     path = REPOSITORY / page
     links = {link for link in re.findall(r"\]\(([^)#]+)", path.read_text()) if "://" not in link}
     assert [link for link in links if not (path.parent / link).exists()] == []
-
-
-def test_rows_without_a_test_that_passes_name_one_that_is_expected_to_fail() -> None:
-    """A finding that is open says so by a strict expected failure, which turns into an error when it begins to pass."""
-    for line in (REPOSITORY / "docs" / "security.md").read_text().splitlines():
-        if not line.startswith("| ") or "expected failure, strict" not in line:
-            continue
-        found = [file for file, _ in NAMED.findall(line)]
-        assert "tests/scheduler/test_walls.py" in found, line
-    assert "strict=True" in (REPOSITORY / "tests" / "scheduler" / "test_walls.py").read_text()
 
 
 def test_every_finding_names_a_test() -> None:

@@ -20,7 +20,7 @@ from niyanta.cluster.state.cache import ClusterCache
 from niyanta.cluster.status.event_recorder import EventRecorder
 from niyanta.cluster.status.shown_statuses import ShownStatuses
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
-from niyanta.engine.queue import QueueSettings
+from niyanta.engine.queue.order import QueueSettings
 from niyanta.scheduler.cluster_api import NodeState, PodPhase, PodView
 from niyanta.settings import Settings
 from niyanta.store.postgres.clock import Clock

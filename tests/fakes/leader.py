@@ -14,13 +14,15 @@ from niyanta.lifecycle import Event, Phase
 from niyanta.scheduler.intake.refill import FOLLOW_AT_LEAST_SECONDS
 from niyanta.scheduler.intake.work_queue import DeletedObject, WorkQueue
 from niyanta.scheduler.leader import make_leader
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
+from niyanta.scheduler.memory.workload_cache import WorkloadCache
 from niyanta.scheduler.metrics import SchedulerMetrics
 from niyanta.scheduler.periodic.finished_objects import FinishedObjects
 from niyanta.scheduler.periodic.row_retention import RowRetention
+from niyanta.scheduler.placing.pending_reasons import PendingReasons
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import TransitionRequest
-from niyanta.scheduler.workload_cache import TrackedWorkload, WorkloadCache
 from niyanta.settings import Settings
 from niyanta.store.errors import StoreUnavailableError
 from niyanta.store.postgres.clock import Clock
@@ -256,6 +258,11 @@ class LeaderUnderTest:
     async def run_cycle(self) -> bool:
         """Run one cycle. Returns True if another cycle is wanted at once."""
         return await self._leader.cycle.run()
+
+    @property
+    def reasons(self) -> PendingReasons:
+        """The collected pending reasons."""
+        return self._leader.writers.reasons
 
     async def write_reasons(self) -> None:
         """Write the collected pending reasons."""

@@ -3,7 +3,6 @@ same epoch."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,15 +10,14 @@ import pytest
 
 from niyanta.bounded_json import VIOLATION_KEY
 from niyanta.containment import CONTAINED_ERRORS, Boundary
-from niyanta.engine.schedule import schedule
-from niyanta.engine.types import DecisionFault, Plan
+from niyanta.engine.placement.placer import Placer
+from niyanta.engine.types import PendingWorkload
 from niyanta.lifecycle import Event, Phase
 from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.intake.eligibility import EligibilityCheck
 from niyanta.scheduler.intake.refill import Refill
 from niyanta.scheduler.intake.reviews import Reviews
 from niyanta.scheduler.periodic.timers import LeaderTimers
-from niyanta.scheduler.placing import cycle as cycle_module
 from niyanta.scheduler.placing.cycle import Cycle
 from niyanta.scheduler.pods.observer import PodObserver
 from niyanta.scheduler.transitions import Transitions
@@ -161,14 +159,14 @@ async def test_a_workload_on_which_the_engine_raises_is_held(
     leader: LeaderUnderTest, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bad: set[str] = set()
-    decide = schedule
+    decide = Placer._decide
 
-    def faulty(snapshot: Any, pending: Sequence[Any], *args: Any, **kwargs: Any) -> Plan:
-        plan = decide(snapshot, [w for w in pending if w.id not in bad], *args, **kwargs)
-        faults = tuple(DecisionFault.of(w, InjectedError("secret")) for w in pending if w.id in bad)
-        return dataclasses.replace(plan, faults=faults)
+    def faulty(placer: Placer, workload: PendingWorkload) -> None:
+        if workload.id in bad:
+            raise InjectedError("secret")
+        decide(placer, workload)
 
-    monkeypatch.setattr(cycle_module, "schedule", faulty)
+    monkeypatch.setattr(Placer, "_decide", faulty)
     uid = cluster.submit("bad")
     bad.add(uid)
     await bystander_is_placed(leader)

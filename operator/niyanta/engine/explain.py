@@ -12,7 +12,7 @@ from niyanta.engine.expedited.lane_state import LaneState
 from niyanta.engine.placement.checks import all_checks
 from niyanta.engine.placement.feasibility import named_workers
 from niyanta.engine.placement.overlay import Options, Overlay
-from niyanta.engine.queue import MINUTE_US
+from niyanta.engine.queue.order import MINUTE_US
 from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind, PoolFit
 from niyanta.engine.snapshot.bitset import Bits, minus, to_bool
 from niyanta.engine.snapshot.snapshot import Snapshot
@@ -72,6 +72,7 @@ _BY_DETAIL = {
     Reason.RESOURCE: "insufficient {}",
     Reason.ANTI: "anti-affinity on {}",
     Reason.CONCURRENCY: "customer {} is at its limit of concurrent workloads",
+    Reason.TERM_LIMIT: "customer {} has too many anti and near terms without a type or label values in use",
 }
 
 

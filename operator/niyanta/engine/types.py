@@ -86,6 +86,8 @@ class Reason(enum.Enum):
     NEAR = "NearNotSatisfied"
     GROUP = "GroupDoesNotFitTogether"
     """The worker could take one replica, but all replicas can't be placed at once."""
+    TERM_LIMIT = "TermLimit"
+    """Too many of the customer's terms without a type or label values are in use; no worker was checked."""
     CONCURRENCY = "ConcurrencyLimit"
     """The workload's customer is at its limit of concurrent workloads; no worker was checked."""
 
@@ -323,6 +325,9 @@ class PendingWorkload:
     """Microseconds; a retry does not change it."""
     excluded: frozenset[str] = frozenset()
     """Workers whose kubelet rejected a pod of this workload within the last minute."""
+    queue_class: str = ""
+    """Workloads of one class need the same and match the same terms, so a decision about one holds for all. Empty: a
+    class of its own."""
 
 
 # --- The plan --------------------------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ class LeaderLoop:
         if self._timers_due.due():
             await run(RoundPhase.TIMERS, self._run_timers)
         # 7. Place.
-        if self._cycle_wanted:
+        if self._cycle_wanted or self._cycle.wants_retry():
             await run(RoundPhase.CYCLE, self._maybe_cycle)
         if self._reviews.unfinished:
             self._work_queue.wake()

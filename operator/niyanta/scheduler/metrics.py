@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import enum
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from prometheus_client import Counter, Histogram
 
+from niyanta.engine.placement.requirement_class import Counts
 from niyanta.engine.types import Reason, Rejection
 from niyanta.lifecycle import Event
 from niyanta.observability.gauges import LabelLimit, LeaderGauge
@@ -75,12 +76,28 @@ REJECTIONS = Counter(
 )
 REJECTED = LeaderGauge(
     "niyanta_rejected_workloads",
-    "Workloads that the leader's last cycle could not place, by their most frequent reason",
+    "Workloads in memory that the leader could not place when it last looked at their class, by its first reason",
     ["reason"],
 )
 ANTI_AFFINITY_CONFLICTS = Counter(
     "niyanta_anti_affinity_conflicts_total",
     "Workloads that a cycle could not place and that anti-affinity excluded from at least one worker",
+)
+QUEUE_CLASSES = LeaderGauge(
+    "niyanta_queue_classes",
+    "Classes of waiting workloads in memory: active ones are decided by the next cycle, parked ones wait for a change",
+    ["state"],
+)
+PARKED_WAKES = Counter(
+    "niyanta_parked_wakes_total", "Parked classes that a cycle looked at again, by what changed", ["source"]
+)
+WAKES_MISSED = Counter(
+    "niyanta_wakes_missed_total",
+    "Workloads placed by a try after some minutes although nothing had woken their class: always 0, or a fault",
+)
+ENGINE_DEFERRED = Counter(
+    "niyanta_engine_deferred_total",
+    "Customers that a cycle put off until others were decided, because their part of the engine's budget was spent",
 )
 TRANSITIONS = Counter("niyanta_transitions_total", "Workload transitions committed", ["event"])
 SCORE = Histogram(
@@ -103,6 +120,8 @@ for _reason in _REASONS:
     REJECTIONS.labels(_reason)
 for _event in Event:
     TRANSITIONS.labels(_event.value)
+for _source in ("worker", "term", "retry"):
+    PARKED_WAKES.labels(_source)
 for _tier in Tier:
     WAIT_SECONDS.labels(_tier.value)
 
@@ -151,7 +170,8 @@ class SchedulerMetrics:
         CYCLE_SECONDS.observe(time.monotonic() - start)
 
     def planned(self, seconds: float, rejections: Sequence[Rejection]) -> None:
-        """Count a cycle's engine time and rejections, each rejection under its most frequent reason."""
+        """Count a cycle's engine time and rejections, each rejection under its most frequent reason. A rejection stands
+        for all workloads of its class."""
         ENGINE_SECONDS.observe(seconds)
         counts = dict.fromkeys(_REASONS, 0)
         conflicts = 0
@@ -162,7 +182,35 @@ class SchedulerMetrics:
             if count:
                 REJECTIONS.labels(reason).inc(count)
         ANTI_AFFINITY_CONFLICTS.inc(conflicts)
-        REJECTED.show({(reason,): float(count) for reason, count in counts.items()})
+
+    @staticmethod
+    def waiting(counts: Mapping[Counts, int]) -> None:
+        """Show the workloads of classes that could not be placed, counted by what the class was refused for."""
+        shown = dict.fromkeys(_REASONS, 0)
+        for reasons, workloads in counts.items():
+            shown[reasons[0][0].value if reasons else NO_WORKERS] += workloads
+        REJECTED.show({(reason,): float(count) for reason, count in shown.items()})
+
+    @staticmethod
+    def queue_classes(*, active: int, parked: int) -> None:
+        """Show the number of classes."""
+        QUEUE_CLASSES.show({("active",): float(active), ("parked",): float(parked)})
+
+    @staticmethod
+    def woken(sources: Mapping[str, int]) -> None:
+        """Count parked classes that were looked at again."""
+        for source, count in sources.items():
+            PARKED_WAKES.labels(source).inc(count)
+
+    @staticmethod
+    def deferred(customers: int) -> None:
+        """Count customers that were put off."""
+        ENGINE_DEFERRED.inc(customers)
+
+    @staticmethod
+    def wakes_missed(workloads: int) -> None:
+        """Count workloads that a class should have been woken for."""
+        WAKES_MISSED.inc(workloads)
 
     def transition(self, before: WorkloadRow, row: WorkloadRow, decision: LifecycleDecision) -> None:
         """Count one committed transition."""
@@ -178,6 +226,7 @@ class SchedulerMetrics:
     def close() -> None:
         """Remove the leader's gauges: this process no longer leads."""
         REJECTED.clear()
+        QUEUE_CLASSES.clear()
 
 
 def _commit_error(error: StoreError) -> _CommitError:

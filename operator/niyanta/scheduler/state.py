@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.scheduler.demand.sizing_result import SizingResult
 from niyanta.scheduler.faults.parked import ParkedWorkloads
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
+from niyanta.scheduler.memory.workload_cache import WorkloadCache
 from niyanta.scheduler.periodic.finished_objects import FinishedObjects
 from niyanta.scheduler.placement_rate import PlacementRate
 from niyanta.scheduler.pods.namespace_gate import NamespaceGates
 from niyanta.scheduler.pods.worker_breakers import WorkerBreakers
-from niyanta.scheduler.workload_cache import TrackedWorkload, WorkloadCache
 from niyanta.settings import Settings
 from niyanta.store.leader.demand_stats import DemandStats
 from niyanta.store.postgres.clock import Clock

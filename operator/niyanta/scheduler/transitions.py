@@ -16,6 +16,7 @@ from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterApi, NodeState, WriteProblem
 from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.intake.work_queue import WorkQueue
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.metrics import SchedulerMetrics
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
 from niyanta.scheduler.pods.outcome import LifecycleDecision
@@ -23,7 +24,6 @@ from niyanta.scheduler.pods.pod_creator import PodCreator
 from niyanta.scheduler.pods.pod_remover import PodRemover
 from niyanta.scheduler.reasons import EventReason, RowReason
 from niyanta.scheduler.state import SchedulerState
-from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.rows import BatchResult, RowChange, WorkloadRow, worker_names
 from niyanta.store.state import StateManager
 

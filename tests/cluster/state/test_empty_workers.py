@@ -11,8 +11,8 @@ from niyanta.cluster.state import empty_workers
 from niyanta.cluster.state.empty_workers import EmptyWorker, declared, empty_pools, from_record, limit, to_record
 from niyanta.cluster.state.pool_info import pool_infos
 from niyanta.cluster.state.worker_info import worker
-from niyanta.engine.sizing.pool_growth import hypothetical
 from niyanta.engine.sizing.pool_fit import EmptyPool
+from niyanta.engine.sizing.pool_growth import hypothetical
 from niyanta.engine.types import HOSTNAME_TOPOLOGY, REGION_TOPOLOGY, ZONE_TOPOLOGY
 from niyanta.resources.models.worker_pool import WorkerPool
 from tests.cluster.state.test_cache import POOL, FedCache

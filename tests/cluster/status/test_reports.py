@@ -18,7 +18,7 @@ from niyanta.cluster.status.shown_statuses import ShownStatuses
 from niyanta.cluster.status.status_fields import status_of
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
 from niyanta.containment import CONTAINED_ERRORS, Boundary
-from niyanta.engine.queue import QueueSettings
+from niyanta.engine.queue.order import QueueSettings
 from niyanta.lifecycle import Door, Phase
 from niyanta.store.postgres.clock import Clock
 from niyanta.store.rows import WorkloadRow

@@ -8,7 +8,7 @@ import pytest
 
 from niyanta.cluster.status.conditions import followed
 from niyanta.cluster.status.status_fields import status_of
-from niyanta.engine.queue import QueueSettings
+from niyanta.engine.queue.order import QueueSettings
 from niyanta.lifecycle import Event, Phase
 from niyanta.resources.models.base import parse
 from niyanta.resources.models.workload import WorkloadStatus

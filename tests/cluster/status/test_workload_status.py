@@ -19,7 +19,7 @@ from niyanta.cluster.status import workload_status
 from niyanta.cluster.status.conditions import conditions_of
 from niyanta.cluster.status.shown_statuses import ShownStatuses
 from niyanta.cluster.status.workload_status import WorkloadStatusWriter
-from niyanta.engine.queue import QueueSettings
+from niyanta.engine.queue.order import QueueSettings
 from niyanta.lifecycle import Door, Event, Phase
 from niyanta.store.postgres.clock import Clock
 from niyanta.store.rows import WorkloadRow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from niyanta.engine.expedited.lane_state import LaneAccount, LaneSettings, LaneState
-from niyanta.engine.queue import MINUTE_US
+from niyanta.engine.queue.order import MINUTE_US
 from niyanta.engine.schedule import Lane, schedule
 from niyanta.engine.snapshot.snapshot import WHOLE_WORKER, Snapshot
 from niyanta.engine.types import (

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from niyanta.engine.expedited.lane_state import LaneState
 from niyanta.engine.explain import lane_note, summary
-from niyanta.engine.queue import MINUTE_US, Queue
+from niyanta.engine.queue.order import MINUTE_US
+from niyanta.engine.queue.queue import Queue
 from niyanta.engine.schedule import Lane, Options, schedule
 from niyanta.engine.snapshot.snapshot import WHOLE_WORKER
 from niyanta.engine.types import (
@@ -280,12 +281,15 @@ def test_a_customer_at_its_limit_gets_no_more_and_no_turn_either() -> None:
     assert [p.id for p in limited.placements] == ["free"]
 
 
-def test_long_waiting_workloads_are_listed_oldest_first_and_no_kind_hides_another() -> None:
+def test_workloads_that_waited_are_listed_in_turns_of_their_classes_and_none_hides_another() -> None:
     wall = asks(100)
-    same = [PendingWorkload(f"wall{n}", 1, 1, Subject("ns", "acme"), wall, queued_at=n) for n in range(9)]
+    same = [
+        PendingWorkload(f"wall{n}", 1, 1, Subject("ns", "acme"), wall, queued_at=n, queue_class="wall")
+        for n in range(9)
+    ]
     queue = Queue(workloads=[*same, waits("other", 1, queued_at=50), waits("young", 1, queued_at=99)])
-    assert [w.id for w in queue.long_waiting(50, per_kind=2)] == ["wall0", "wall1", "other"]
-    assert [w.id for w in queue.long_waiting(50, most=1)] == ["wall0"]
+    assert [w.id for w in queue.waited(50, per_class=2)] == ["wall0", "other", "wall1"]
+    assert [w.id for w in queue.waited(50, most=1)] == ["wall0"]
 
 
 def test_matchers_keep_a_member_to_its_own_pools_share() -> None:

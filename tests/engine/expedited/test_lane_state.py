@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from niyanta.engine.expedited.lane_state import WINDOW_US, LaneAccount, LaneSettings
-from niyanta.engine.queue import MINUTE_US
+from niyanta.engine.queue.order import MINUTE_US
 from niyanta.engine.snapshot.snapshot import WHOLE_WORKER
 
 pytestmark = pytest.mark.unit

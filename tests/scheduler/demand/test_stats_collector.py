@@ -21,8 +21,8 @@ from niyanta.resources.models.workload import WorkloadSpec
 from niyanta.scheduler.cluster_api import ClusterReads, CustomerLimits, PodView
 from niyanta.scheduler.demand import stats_collector
 from niyanta.scheduler.demand.stats_collector import StatsCollector
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.state import SchedulerState
-from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.settings import Settings
 from niyanta.store.leader.demand_stats import NamespaceStats
 from niyanta.store.postgres.clock import Clock

@@ -8,7 +8,6 @@ from niyanta.containment import Boundary
 from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.engine.types import Reason
 from niyanta.lifecycle import Phase
-from niyanta.scheduler.placing import cycle
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.leader import LeaderUnderTest, contained_errors, until
 from tests.scheduler.conftest import MakeLeader
@@ -47,17 +46,14 @@ async def test_a_customer_runs_at_most_its_limit(make_leader: MakeLeader, cluste
     assert {row.reason for row in waiting} == {Reason.CONCURRENCY.value}
 
 
-async def test_a_full_batch_asks_for_another_cycle(
-    make_leader: MakeLeader, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cycle, "MOST_PENDING_ROWS", 2)
-    leader = await recovered(make_leader)
-    uids = [cluster.submit(f"job-{number}", cpu="100m") for number in range(3)]
+async def test_a_cycle_whose_time_is_over_asks_for_another_one(make_leader: MakeLeader, cluster: FakeCluster) -> None:
+    leader = await recovered(make_leader, max_cycle_seconds=1e-9)
+    uids = [cluster.submit(f"job-{number}", cpu="10m") for number in range(40)]
     await leader.take_in(*uids)
     assert await leader.run_cycle()
-    assert (await phases(leader, uids)).count(Phase.SCHEDULED) == 2
+    assert 0 < (await phases(leader, uids)).count(Phase.SCHEDULED) < len(uids)
     assert not await leader.run_cycle()
-    assert await phases(leader, uids) == [Phase.SCHEDULED] * 3
+    assert await phases(leader, uids) == [Phase.SCHEDULED] * len(uids)
 
 
 async def test_placements_take_capacity_before_the_next_cycle(make_leader: MakeLeader, cluster: FakeCluster) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from niyanta.cluster.api.status_apply import filled
 from niyanta.cluster.status.conditions import MOST_MESSAGE_LENGTH, Since, conditions_of, stamp
-from niyanta.engine.queue import QueueSettings, effective_priority
+from niyanta.engine.queue.order import QueueSettings, effective_priority
 from niyanta.resources.assignments import assignments, placement_text, pods_text
 from niyanta.store.rows import WorkloadRow
 

@@ -34,7 +34,7 @@ from niyanta.cluster.status.shown_statuses import ShownStatuses
 from niyanta.cluster.status.status_fields import status_of
 from niyanta.cluster.status.write_pace import WritePace
 from niyanta.containment import Boundary, contained, record
-from niyanta.engine.queue import QueueSettings
+from niyanta.engine.queue.order import QueueSettings
 from niyanta.lifecycle import Phase
 from niyanta.observability import log
 from niyanta.store.postgres.clock import Clock

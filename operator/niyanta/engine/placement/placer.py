@@ -21,6 +21,12 @@ from niyanta.engine.types import DecisionFault, PendingWorkload, Placement, Reas
 _MAX_RANKINGS = 256
 """Most classes with a ranking of all workers (80 bytes per worker each)."""
 
+MAX_UNANCHORED_TERMS = 2_000
+"""Most terms of one customer that every subject in their reach is compared with (`AffinityTable.unanchored`)."""
+
+_UNANCHORED_TERMS_CHECKED = 256
+"""From this number of them on, a workload's terms are interned only if some worker has room for it."""
+
 _BY_SUBJECT = (Reason.ANTI, Reason.GROUP)
 """Reasons that depend on the subject: without them a rejection applies to every subject of the class."""
 
@@ -81,6 +87,8 @@ class Placer:
         anti: tuple[AffinityTerm, ...] = ()
         near: tuple[AffinityTerm, ...] = ()
         if requirement_class.has_peers:
+            if self._has_many_terms(workload) and self._reject_by_terms(workload, requirement_class, view):
+                return
             anti, near = overlay.terms_of(requirement_class, view)
         # Within a cycle nothing is freed, so a rejection holds for the class until its end. Near terms are the
         # exception (a placement may satisfy them), and excluded workers concern a single workload.
@@ -111,6 +119,31 @@ class Placer:
             else:
                 view.rejected = (view.rejected or {}) | {requirement_class: found}
         self._reject(workload, counts)
+
+    def _has_many_terms(self, workload: PendingWorkload) -> bool:
+        table = self.overlay.snapshot.affinity
+        return table.unanchored[workload.subject.customer] >= _UNANCHORED_TERMS_CHECKED
+
+    def _reject_by_terms(
+        self, workload: PendingWorkload, requirement_class: RequirementClass, view: SubjectView
+    ) -> bool:
+        """Reject a workload without interning its terms, if no worker has room for it or its customer has too many."""
+        overlay, table, subject = self.overlay, self.overlay.snapshot.affinity, workload.subject
+        excluded = named_workers(overlay.index, workload.excluded)
+        if choose(overlay, requirement_class, excluded, overlay.index.alive)[0] < 0:
+            counts = count_reasons(overlay, requirement_class, view, (), (), excluded)
+            if not any(reason in _BY_SUBJECT for reason, _, _ in counts):
+                if not workload.excluded:
+                    overlay.remember(requirement_class)
+                    requirement_class.rejected = counts
+                self._reject(workload, counts)
+                return True
+        terms = (*requirement_class.requirements.anti, *requirement_class.requirements.near)
+        new = sum(1 for term in terms if not table.is_interned(term, subject))
+        if not new or table.unanchored[subject.customer] + new <= MAX_UNANCHORED_TERMS:
+            return False
+        self._reject(workload, ((Reason.TERM_LIMIT, subject.customer, len(overlay.index.by_name)),))
+        return True
 
     def attempt(self, workload: PendingWorkload, blocked: Bits) -> list[int]:
         """Place the workload outside `blocked` by a turn of the lane; returns its workers, or [] without recording a

@@ -8,6 +8,7 @@ so thousands of them cost a few lookups. `placement.overlay` adds a cycle's plac
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Hashable, Iterable
 from typing import Generic, Protocol, TypeVar
 
@@ -60,10 +61,29 @@ def selects(selector: Selector, subject: Subject) -> bool:
 class AffinityTerm:
     """A peer term with its scope resolved. Counts are by domain: workers for hostname, label values otherwise."""
 
-    __slots__ = ("carrier_bits", "carriers", "id", "peer_bits", "peers", "reach", "selector", "topology", "whole")
+    __slots__ = (
+        "carrier_bits",
+        "carriers",
+        "id",
+        "owner",
+        "peer_bits",
+        "peers",
+        "reach",
+        "selector",
+        "topology",
+        "unanchored",
+        "watchers",
+        "whole",
+    )
 
-    def __init__(self, number: int, selector: Selector, topology: str, reach: tuple[int, str]) -> None:
+    def __init__(self, number: int, selector: Selector, topology: str, reach: tuple[int, str], owner: str) -> None:
         self.id = number
+        self.owner = owner
+        """Customer of the first workload that carried the term."""
+        self.unanchored = False
+        """True when no fact of a subject leads to the term, so that every subject in reach is compared with it."""
+        self.watchers = 0
+        """Parked classes that wait for a change of it."""
         self.selector = selector
         self.topology = topology
         self.reach = reach
@@ -204,24 +224,23 @@ class AffinityTable:
         self.running: SubjectIndex[RunningSubject] = SubjectIndex()
         self._by_subject: dict[Subject, RunningSubject] = {}
         self._carried = 0
+        self._watched = 0
+        """Terms with watchers."""
         self._seen_version = 0
+        self.changed: dict[AffinityTerm, Bits] = {}
+        """Watched term -> workers in the domains where its peers or carriers appeared or went since the last
+        `take_changed`."""
+        self.unanchored: Counter[str] = Counter()
+        """Customer -> interned terms that its workloads carried first and that every subject in reach is compared
+        with: they name neither a type nor values of a label."""
 
     def intern(self, term: PeerTerm, carrier: Subject) -> AffinityTerm:
         """The term resolved for its carrier; a new term is counted over all running subjects."""
-        scope = term.scope
-        if scope is Scope.NAMESPACE:
-            reach = (_NAMESPACE, carrier.namespace)
-        elif scope is Scope.CUSTOMER:
-            reach = (_CUSTOMER, carrier.customer)
-        else:
-            reach = _EVERYWHERE
-        selector = term.selector
-        # Flat, because hashing nested dataclasses and enums runs as Python code.
-        expressions = tuple([(part.key, part.op._value_, part.values) for part in selector.labels])
-        key = (selector.types, selector.customers, expressions, term.topology, reach)
+        reach = _reach(term, carrier)
+        key = _identity(term, reach)
         found = self._ids.get(key)
         if found is None:
-            found = AffinityTerm(len(self.terms), term.selector, term.topology, reach)
+            found = AffinityTerm(len(self.terms), term.selector, term.topology, reach, carrier.customer)
             anchors = list(dict.fromkeys(_anchors(term.selector)))
             for entry in self.running.matching(found):
                 for worker, count in entry.workers.items():
@@ -230,10 +249,17 @@ class AffinityTable:
             # Known only when complete: a term whose evaluation raises must not reach other workloads.
             self._ids[key] = found
             self.terms.append(found)
+            if anchors == [None]:
+                found.unanchored = True
+                self.unanchored[found.owner] += 1
             bucket = self._anchored.setdefault(reach, {})
             for anchor in anchors:
                 bucket.setdefault(anchor, []).append(found)
         return found
+
+    def is_interned(self, term: PeerTerm, carrier: Subject) -> bool:
+        """True when `intern` would find the term."""
+        return _identity(term, _reach(term, carrier)) in self._ids
 
     def matching(self, subject: Subject) -> tuple[AffinityTerm, ...]:
         """All interned terms that match the subject, by id. The result grows only when a term is interned."""
@@ -261,6 +287,7 @@ class AffinityTable:
         entry.workers[worker] = entry.workers.get(worker, 0) + 1
         for term in self.matching(subject):
             if self._count(term, term.peers, worker, 1):
+                self._appear(term, worker)
                 term.peer_bits |= self._index.neighbours(term.topology, worker)
         for carried in anti:
             term = self.intern(carried, subject)
@@ -282,11 +309,13 @@ class AffinityTable:
         for term in self.matching(subject):
             if self._count(term, term.peers, worker, -1):
                 term.peer_bits = minus(term.peer_bits, self._index.neighbours(term.topology, worker))
+                self._appear(term, worker, everywhere=not term.peers)
         for carried in anti:
             term = self.intern(carried, subject)
             self._carried -= 1
             if self._count(term, term.carriers, worker, -1):
                 term.carrier_bits = minus(term.carrier_bits, self._index.neighbours(term.topology, worker))
+                self._appear(term, worker)
 
     def _count(self, term: AffinityTerm, counts: dict[int | str, int], worker: int, change: int) -> bool:
         """Add to the worker's domain; True when it became occupied or empty."""
@@ -301,6 +330,35 @@ class AffinityTable:
             del counts[domain]
         return not before or not after
 
+    # --- watched terms ---
+
+    def watch(self, term: AffinityTerm) -> None:
+        """Keep a term, and report its changes, until `unwatch` is called as often."""
+        self._watched += not term.watchers
+        term.watchers += 1
+
+    def unwatch(self, term: AffinityTerm) -> None:
+        """The inverse of `watch`. Terms of an earlier table are ignored."""
+        if term.id < len(self.terms) and self.terms[term.id] is term:
+            term.watchers -= 1
+            self._watched -= not term.watchers
+
+    def take_changed(self) -> dict[AffinityTerm, Bits]:
+        """Changes of watched terms since the last call."""
+        changed, self.changed = self.changed, {}
+        return changed
+
+    def _appear(self, term: AffinityTerm, worker: int, *, everywhere: bool = False) -> None:
+        """Record a change in the domain of a worker. Without any peer a near term may be satisfied everywhere."""
+        if term.watchers:
+            around = self._index.alive if everywhere else self._index.neighbours(term.topology, worker)
+            self.changed[term] = self.changed.get(term, 0) | around
+
+    def in_use(self, customer: str) -> int:
+        """Number of the customer's unanchored terms that have carriers or watchers. O(terms)."""
+        mine = (term for term in self.terms if term.unanchored and term.owner == customer)
+        return sum(1 for term in mine if term.carriers or term.watchers)
+
     # --- upkeep, before a cycle ---
 
     def refresh(self) -> bool:
@@ -310,9 +368,30 @@ class AffinityTable:
             self._seen_version = self._index.version
             for term in self.terms:
                 if term.topology != HOSTNAME_TOPOLOGY:
+                    before = term.peer_bits, term.carrier_bits
                     term.refresh(self._index)
-        return len(self.terms) > _MAX_UNUSED_TERMS + 2 * self._carried
+                    differ = (before[0] ^ term.peer_bits) | (before[1] ^ term.carrier_bits)
+                    if term.watchers and differ:
+                        self.changed[term] = self.changed.get(term, 0) | differ
+        return len(self.terms) > _MAX_UNUSED_TERMS + 2 * (self._carried + self._watched)
 
 
 def _by_id(term: AffinityTerm) -> int:
     return term.id
+
+
+def _reach(term: PeerTerm, carrier: Subject) -> tuple[int, str]:
+    """Kind of scope, and the namespace or customer that the carrier's term is limited to."""
+    if term.scope is Scope.NAMESPACE:
+        return _NAMESPACE, carrier.namespace
+    if term.scope is Scope.CUSTOMER:
+        return _CUSTOMER, carrier.customer
+    return _EVERYWHERE
+
+
+def _identity(term: PeerTerm, reach: tuple[int, str]) -> Hashable:
+    """A key that equal terms of equal reach share: flat, because hashing nested dataclasses and enums runs as Python
+    code."""
+    selector = term.selector
+    expressions = tuple([(part.key, part.op._value_, part.values) for part in selector.labels])
+    return selector.types, selector.customers, expressions, term.topology, reach

@@ -6,14 +6,14 @@ thread-safe: apply deltas between cycles, never while `schedule` runs on the sna
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Final, assert_never
 
 import numpy as np
 
 from niyanta.engine.snapshot.affinity_terms import AffinityTable
-from niyanta.engine.snapshot.bitset import IntArray
+from niyanta.engine.snapshot.bitset import Bits, IntArray
+from niyanta.engine.snapshot.cluster_changes import ClusterChanges
 from niyanta.engine.snapshot.deltas import (
     ChargedNodeRemoved,
     ChargedNodeUpserted,
@@ -28,6 +28,7 @@ from niyanta.engine.snapshot.devices import DeviceTable, device_count, devices_o
 from niyanta.engine.snapshot.host_ports import HostPortTable
 from niyanta.engine.snapshot.strategy_score import StrategyScore
 from niyanta.engine.snapshot.worker_index import WorkerIndex
+from niyanta.engine.snapshot.worker_usage import WorkerUsage
 from niyanta.engine.types import CPU, MEMORY, PODS, Charge, ChargedNode, Quantities, WorkerInfo
 
 UNLIMITED_SLOTS: Final = 1 << 60
@@ -43,23 +44,6 @@ MAX_AMOUNT: Final = 1 << 50
 this, so that no sum leaves int64."""
 _MAX_CPU: Final = 1 << 40
 """The same for millicores, which `strategy_score` multiplies by up to 2^19."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerUsage:
-    """Capacity of one worker and the part in use. `used` may exceed `allocatable` when others overcommit the node."""
-
-    name: str
-    pool: str
-    allocatable: Quantities
-    used: Quantities
-    """Resources in use, including pods that Niyanta did not make."""
-    slots: int | None
-    slots_used: int
-    """Niyanta's pods on the worker."""
-    devices: int
-    devices_idle: int
-    """GPU devices that no pod uses."""
 
 
 class _CountedCharge:
@@ -95,6 +79,8 @@ class Snapshot:
         """Pool -> capacity freed by Niyanta's pods or added by new workers, in millionths of a worker. It only grows;
         the expedited lane gets a share of it."""
         self.devices = DeviceTable(self.capacity)
+        self._changed_workers: Bits = 0
+        self._terms_rebuilt = False
         self._unused: list[int] = []
         self._next_worker = 0
         self._counted: dict[str, _CountedCharge] = {}
@@ -190,6 +176,7 @@ class Snapshot:
             worker = self._new_worker()
             self.freed[info.pool] = self.freed.get(info.pool, 0) + WHOLE_WORKER
         self.index.add(worker, info)
+        self._changed_workers |= 1 << worker
         self.allocatable[:, worker] = 0
         for name, amount in info.allocatable:
             resource = self._resource(name)  # may replace the arrays: look them up after it
@@ -291,6 +278,7 @@ class Snapshot:
                 pool = self.index.infos[worker].pool
                 self.freed[pool] = self.freed.get(pool, 0) + self.share(worker, counted.charge.requests, len(held))
             self._subtract(counted)
+            self._changed_workers |= 1 << worker
             if held and self._lacks_devices(worker):
                 self._reassign_devices(worker, on)
 
@@ -377,9 +365,17 @@ class Snapshot:
 
     # --- upkeep ---
 
-    def refresh(self) -> None:
-        """Update lazily maintained parts; each overlay calls it first."""
-        if self.affinity.refresh():
+    def take_changes(self) -> ClusterChanges:
+        """Changes since the last call, for the classes that are parked."""
+        changes = ClusterChanges(self._changed_workers, self.affinity.take_changed(), self._terms_rebuilt)
+        self._changed_workers, self._terms_rebuilt = 0, False
+        return changes
+
+    def refresh(self, *, drop_unused_terms: bool = False) -> None:
+        """Update lazily maintained parts; each overlay calls it first. `drop_unused_terms`: intern the terms of running
+        carriers anew, without all others."""
+        if self.affinity.refresh() or drop_unused_terms:
+            self._terms_rebuilt = True
             self.affinity = AffinityTable(self.index)
             for counted in self._counted.values():
                 if counted.worker >= 0 and counted.charge.subject is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from niyanta.engine.explain import fit_note
 from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind, PoolFit
-from niyanta.scheduler.workload_cache import TrackedWorkload
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 
 WorkloadKind = tuple[str, str]
 """Customer and requirements class."""

@@ -29,8 +29,9 @@ from niyanta.lifecycle import Phase
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterReads, pods_of
 from niyanta.scheduler.demand.sizing_result import SizingResult, WorkloadKind
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
+from niyanta.scheduler.memory.workload_cache import pending
 from niyanta.scheduler.state import SchedulerState
-from niyanta.scheduler.workload_cache import TrackedWorkload, pending
 from niyanta.store.errors import StaleEpochError, StoreError
 from niyanta.store.leader.demand_stats import DemandStats, NamespaceStats, PoolStats
 from niyanta.store.state import StateManager

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from niyanta.containment import Boundary, record
 from niyanta.lifecycle import Phase
-from niyanta.scheduler.workload_cache import TrackedWorkload, WorkloadCache
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
+from niyanta.scheduler.memory.workload_cache import WorkloadCache
 
 
 def parked_message(error: Exception) -> str:

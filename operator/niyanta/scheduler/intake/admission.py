@@ -26,12 +26,12 @@ from niyanta.scheduler.intake.object_to_row import CompiledObject, Eligibility
 from niyanta.scheduler.intake.refused_objects import parked_object, unreadable_object
 from niyanta.scheduler.intake.reviews import Reviews
 from niyanta.scheduler.intake.work_queue import DeletedObject
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.pods.rest_object import is_object_of, rest_id
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import BATCH_ROWS, TransitionRequest, Transitions
-from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.rows import WorkloadRow
 from niyanta.store.state import StateManager
 

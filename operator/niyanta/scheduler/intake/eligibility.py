@@ -17,9 +17,9 @@ from niyanta.scheduler.cluster_api import ClusterReads
 from niyanta.scheduler.faults.parked import parked_message
 from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.intake.object_to_row import Eligibility
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload, spec_digest
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.reasons import RowReason
-from niyanta.scheduler.workload_cache import TrackedWorkload, spec_digest
 from niyanta.settings import Settings
 from niyanta.store.rows import WorkloadRow
 

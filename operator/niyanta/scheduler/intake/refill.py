@@ -21,11 +21,11 @@ from niyanta.scheduler.cluster_api import ClusterReads
 from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.intake.refill_room import Claim, RefillRoom
 from niyanta.scheduler.intake.work_queue import WorkQueue
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.periodic.horizon import HorizonGauge
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import Transitions
-from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.refill import RefillRequest
 from niyanta.store.rows import Cursor, RowChange, WorkloadRow
 from niyanta.store.state import StateManager

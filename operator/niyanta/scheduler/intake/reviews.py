@@ -18,12 +18,12 @@ from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.intake.eligibility import EligibilityCheck
 from niyanta.scheduler.intake.fair_queue import FairQueue
 from niyanta.scheduler.intake.rest_holds import RestHolds
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import TransitionRequest, Transitions
-from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.state import StateManager
 from niyanta.store.workloads.limits import QUEUE_FULL
 

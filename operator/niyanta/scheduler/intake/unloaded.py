@@ -16,8 +16,8 @@ from niyanta.containment import Boundary, SharedFaultError, record
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterApi
 from niyanta.scheduler.intake.admission import Admission, Manifest
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.state import SchedulerState
-from niyanta.scheduler.workload_cache import TrackedWorkload
 
 logger = log.get(__name__)
 

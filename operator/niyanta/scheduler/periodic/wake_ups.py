@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from niyanta.containment import Boundary, SharedFaultError, record
 from niyanta.lifecycle import Phase
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.pods.outcome import Attempt, failed_attempt
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import TransitionRequest, Transitions
-from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.rows import WorkloadRow
 
 UNTRACKED_AGAIN_SECONDS = 60.0

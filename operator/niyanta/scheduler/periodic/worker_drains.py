@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from niyanta.aio import in_slices
 from niyanta.lifecycle import Event, Phase
 from niyanta.scheduler.cluster_api import ClusterApi, pods_of
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import TransitionRequest, Transitions
-from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.row_mapping import to_us
 from niyanta.store.rows import WorkerRequest
 from niyanta.store.state import StateManager

@@ -1,4 +1,5 @@
-"""The cycle: pending workloads + snapshot -> plan -> commit. The engine runs in a thread, all else in the event loop.
+"""The cycle: active classes of the queue + snapshot -> plan -> commit -> parks. The engine runs in a thread, all else
+in the event loop.
 
 `transitions` commits the placements and starts their pods; `pending_reasons` explains the rejections.
 """
@@ -6,18 +7,21 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from niyanta.aio import Timer
 from niyanta.containment import Boundary, record
 from niyanta.engine.expedited.lane_state import LaneSettings, LaneState
-from niyanta.engine.schedule import Lane, Options, schedule
+from niyanta.engine.placement.requirement_class import Counts
+from niyanta.engine.queue.class_queue import ClassQueue
+from niyanta.engine.queue.plan import QueuePlan, plan_queue
+from niyanta.engine.schedule import Lane, Options
 from niyanta.engine.snapshot.deltas import Delta
 from niyanta.engine.snapshot.following import DeltaFault, follow
-from niyanta.engine.types import DecisionFault, PendingWorkload, Placement, Plan
+from niyanta.engine.types import DecisionFault, Placement, Reason
 from niyanta.lifecycle import Event
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterReads
@@ -31,11 +35,20 @@ from niyanta.store.rows import RowChange
 
 logger = log.get(__name__)
 
-MOST_PENDING_ROWS = 20_000
-"""Most workloads offered to the engine in one cycle, to bound the time of copying them out of the heap."""
-
 LANE_ENTRY_EVERY_SECONDS = 1.0
-"""Least time between two searches for workloads that have waited long enough for the expedited lane: O(queue)."""
+"""Least time between two searches for workloads that have waited long enough for the expedited lane: O(classes)."""
+
+RETRY_EVERY_SECONDS = 5.0
+"""Least time between two cycles that try parked classes although nothing changed."""
+
+SHOW_EVERY_SECONDS = 1.0
+"""Least time between two counts of waiting workloads by reason: O(classes)."""
+
+SLICE_ROWS = 500
+"""Workloads moved to other classes before other tasks of the event loop run."""
+
+MOST_RETRIES = 1_000
+"""Most parked classes that one cycle tries although nothing changed: 200 a second."""
 
 RESTART_EVERY_SECONDS = 60.0
 """Least time between two reads of the whole cluster because a change of it raised."""
@@ -46,9 +59,9 @@ LANE_ENTRY_SHARE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class EngineResult:
-    """The engine's plan for one batch, and the time it took."""
+    """The engine's plan, and the time it took."""
 
-    plan: Plan
+    queue_plan: QueuePlan
     seconds: float
     faults: Sequence[DeltaFault] = ()
     """Changes of the cluster that raised."""
@@ -77,42 +90,56 @@ class Cycle:
         self._number = 0
         self._lane = LaneState()
         """State to pass to the next cycle. A new leader starts with an empty lane (docs/queue.md)."""
+        self._limited: frozenset[str] = frozenset()
+        """Classes reported as waiting for their customer's limit."""
         self._restart = Timer(RESTART_EVERY_SECONDS)
         self._damaged = False
         """A change raised since the snapshot was last made from the whole state."""
         self._lane_entry = Timer(LANE_ENTRY_EVERY_SECONDS)
+        self._show = Timer(SHOW_EVERY_SECONDS)
+        self._retry = Timer(RETRY_EVERY_SECONDS)
+        self._retries: list[ClassQueue] = []
+        """Parked classes that the next cycle tries although nothing changed."""
+
+    def wants_retry(self) -> bool:
+        """True if a cycle should try parked classes although nothing changed."""
+        if not self._retries and self._retry.due():
+            self._retries = self._state.workloads.queue.due(self._state.clock.now(), MOST_RETRIES)
+        return bool(self._retries)
 
     async def run(self) -> bool:
         """Run one cycle. Returns True if workloads are left that another cycle should consider at once."""
         self._number += 1
+        queue = self._state.workloads.queue
+        # 1. Take the changes of the cluster, the candidates of the expedited lane, and the limits of customers.
+        for place, _ in enumerate(self._state.workloads.reclass()):
+            if place % SLICE_ROWS == SLICE_ROWS - 1:
+                await asyncio.sleep(0)
+        deltas = self._state.worker_breakers.adjust(self._deltas.take())
         now = self._state.clock.now()
-        # 1. Take the pending workloads in queue order, and the candidates of the expedited lane.
-        pending = list(itertools.islice(self._state.workloads.queue.in_order(), MOST_PENDING_ROWS))
-        full = len(pending) == MOST_PENDING_ROWS
         lane = self._lane_input(now)
-        if lane is not None and full:
-            offered = {workload.id for workload in pending}
-            pending += [workload for workload in lane.waited if workload.id not in offered]
-        # 2. Count the running workloads of customers that have a limit.
         running = self._running_by_customer()
-        options = self._options(running)
-        # 3. Let the engine plan, in a thread.
-        with self._metrics.phase(LoopPhase.ENGINE):
-            deltas = self._state.worker_breakers.adjust(self._deltas.take())
-            result = await asyncio.to_thread(self._plan, deltas, pending, now, options=options, lane=lane)
-        again = self._follow_faults(result.faults)
-        plan = result.plan
-        self._lane = plan.lane or self._lane
-        # 4. Commit the placements; their pods start.
-        self._count_placed(running, plan.placements)
-        left_out = await self._commit(plan.placements)
+        # 2. Let the engine wake parked classes and decide heads on a fork of the cluster, in a thread.
+        try:
+            with self._metrics.phase(LoopPhase.ENGINE):
+                result = await asyncio.to_thread(self._plan, deltas, now, options=self._options(running), lane=lane)
+            # 3. Commit the placements; their pods start.
+            self._retries = []
+            plan = result.queue_plan.plan
+            self._lane, self._limited = plan.lane or self._lane, result.queue_plan.limited
+            again = self._follow_faults(result.faults)
+            self._count_placed(running, plan.placements)
+            left_out = await self._commit(plan.placements)
+        except BaseException:  # nothing is known of the commit or of the changes: all classes are decided anew
+            queue.wake_all()
+            raise
+        # 4. Wake and park classes, now that their placements are known.
+        queue.follow(result.queue_plan, left_out)
         self._park_faults(plan.faults)
-        # 5. Explain the rejections.
+        # 5. Explain the rejections, and count the cycle.
         self._reasons.follow_cycle(plan.rejections, lane=self._lane, running=running)
-        # 6. Count the cycle in the metrics.
-        self._metrics.planned(result.seconds, plan.rejections)
-        self._log(result, len(pending))
-        return again or left_out or plan.undecided > 0 or len(pending) >= MOST_PENDING_ROWS
+        self._count(result)
+        return again or bool(left_out) or plan.undecided > 0
 
     def _lane_input(self, now: int) -> Lane | None:
         settings, queue = self._state.settings, self._state.workloads.queue
@@ -120,7 +147,7 @@ class Cycle:
             return None
         after = round(LANE_ENTRY_SHARE * settings.max_queue_wait * 1e6)
         if self._lane_entry.due():
-            waited = queue.long_waiting(now - after)
+            waited = queue.waited(now - after)
             known = {workload.id for workload in waited}
         else:
             waited, known = [], set()
@@ -141,22 +168,23 @@ class Cycle:
         remaining = {customer: max(limit - runs, 0) for customer, (runs, limit) in running.items()}
         return Options(keep_gpu_workers_free=self._state.settings.keep_gpu_workers_free, remaining=remaining)
 
-    def _plan(
-        self,
-        deltas: Sequence[Delta],
-        pending: Sequence[PendingWorkload],
-        now: int,
-        *,
-        options: Options,
-        lane: Lane | None,
-    ) -> EngineResult:
+    def _plan(self, deltas: Sequence[Delta], now: int, *, options: Options, lane: Lane | None) -> EngineResult:
         """Update the snapshot and plan for at most max_cycle_seconds. Runs in the engine's thread."""
         start = time.monotonic()
         snapshot, faults = follow(self._state.snapshot, deltas)
         self._state.snapshot = snapshot
         end = start + self._state.settings.max_cycle_seconds
-        plan = schedule(snapshot, pending, now, options=options, lane=lane, stop=lambda: time.monotonic() > end)
-        return EngineResult(plan, time.monotonic() - start, faults)
+        found = plan_queue(
+            snapshot,
+            self._state.workloads.queue,
+            now,
+            options=options,
+            lane=lane,
+            retries=self._retries,
+            limited=self._limited,
+            stop=lambda: time.monotonic() > end,
+        )
+        return EngineResult(found, time.monotonic() - start, faults)
 
     def _follow_faults(self, faults: Sequence[DeltaFault]) -> bool:
         """Record the changes that raised; True if another cycle should follow at once.
@@ -183,10 +211,10 @@ class Cycle:
                 runs, limit = running[tracked.row.customer]
                 running[tracked.row.customer] = runs + 1, limit
 
-    async def _commit(self, placements: Sequence[Placement]) -> bool:
+    async def _commit(self, placements: Sequence[Placement]) -> set[str]:
         """Commit in batches. A workload that may no longer be placed is held instead. A placement is left out if it
-        depends on one that was held or that Postgres refused. Returns True if any was left out: others may have its
-        room."""
+        depends on one that was held or that Postgres refused. Returns the ids of those that were left out: others may
+        have their room."""
         dropped = await self._hold_ineligible(placements)
         for start in range(0, len(placements), BATCH_ROWS):
             batch = [p for p in placements[start : start + BATCH_ROWS] if p.id not in dropped]
@@ -195,7 +223,7 @@ class Cycle:
             ids = frozenset(p.id for p in part)
             changes = [change for p in part if (change := self._change(p, ids)) is not None]
             dropped.update(await self._transitions.place(changes, cycle=self._number))
-        return bool(dropped)
+        return dropped
 
     def _park_faults(self, faults: Sequence[DecisionFault]) -> None:
         """Park the workloads whose decision raised an unexpected error; everything else was decided."""
@@ -234,14 +262,34 @@ class Cycle:
             wake_in_seconds=float(tracked.spec.start_timeout_seconds),
         )
 
-    def _log(self, result: EngineResult, pending: int) -> None:
-        plan = result.plan
+    def _waiting(self) -> Counter[Counts]:
+        """Workloads in memory that wait, by what their class was refused for."""
+        waiting: Counter[Counts] = Counter()
+        for found in self._state.workloads.queue.classes():
+            if found.park is not None:
+                waiting[found.park.counts] += len(found)
+            elif found.name in self._limited:
+                waiting[((Reason.CONCURRENCY, found.customer, 1),)] += len(found)
+        return waiting
+
+    def _count(self, result: EngineResult) -> None:
+        """Count the cycle in the metrics and in the log."""
+        found, plan = result.queue_plan, result.queue_plan.plan
+        self._metrics.planned(result.seconds, plan.rejections)
+        active, parked = self._state.workloads.queue.counts()
+        self._metrics.queue_classes(active=active, parked=parked)
+        if self._show.due():
+            self._metrics.waiting(self._waiting())
+        self._metrics.woken(Counter(found.sources))
+        self._metrics.deferred(found.deferred)
+        self._metrics.wakes_missed(found.missed)
         if not plan.placements:
             return
         logger.info(
             "cycle placed",
             cycle=self._number,
-            pending=pending,
+            active=active,
+            parked=parked,
             placed=len(plan.placements),
             rejected=len(plan.rejections),
             undecided=plan.undecided,

@@ -8,34 +8,48 @@ own. The leader's loop writes them once a round; statuses and Events follow.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from niyanta.aio import Timer
 from niyanta.containment import Boundary, contained, record
 from niyanta.engine.expedited.lane_state import LaneState
 from niyanta.engine.explain import lane_note, nearest_miss, summary
+from niyanta.engine.queue.class_queue import ClassQueue
+from niyanta.engine.sizing.pool_fit import PoolFit
 from niyanta.engine.types import Reason, Rejection
 from niyanta.scheduler.cluster_api import ClusterReports
 from niyanta.scheduler.faults.isolation import in_isolation
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
-from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.rows import PendingNote, WorkloadRow
 from niyanta.store.state import StateManager
 
-REPEAT_AFTER_SECONDS = 5.0
-"""Least time between two reasons of one workload, whose counts change with every placement."""
+REPEAT_AFTER_SECONDS = 60.0
+"""Least time between two reasons of one workload."""
+
+SETTLED_AFTER_SECONDS = 15.0
+"""Time for which the reasons of a class have to stay the same before they replace what its workloads say: a node that
+comes and goes must not be written for everything that waits."""
 
 AWAIT_SIZING_SECONDS = 2.5
 """Longest time that the first reason of a workload waits for its sizing result."""
+
+LOOK_EVERY_SECONDS = 1.0
+"""Time between two searches for workloads that joined a class which is refused already."""
 
 EXPLAINED_PER_CYCLE_ROWS = 500
 """Most reasons collected at once."""
 
 NEAREST_MISSES_PER_WRITE = 10
 """Most nearest misses computed for one write; each takes some milliseconds."""
+
+_NUMBER = re.compile(r"(?<![\w.-])\d+(?![\w.-])")
+"""A count in a message, not a number in a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +63,55 @@ class PendingReason:
     """The engine's counts: reason, detail, number of workers."""
 
 
+_Kinds = frozenset[tuple[str, str]]
+"""Reasons with their details, without counts, and the kind of pool that would fit."""
+
+_OURS = frozenset({Reason.CONCURRENCY.value, RowReason.UNSCHEDULABLE.value})
+
+
+@dataclass(slots=True)
+class _RefusedClass:
+    """A class of the queue that the engine refused, and its workloads that are to be explained."""
+
+    rejection: Rejection
+    since: float
+    """Monotonic time of the first refusal in a row."""
+    sizing: PoolFit | None
+    unexplained: dict[str, None]
+    """Ids of workloads, in the order of the queue."""
+    wakes: int
+    """The class's `wakes` when its workloads were last looked at."""
+    kinds: _Kinds = frozenset()
+    kinds_since: float = 0.0
+    """Monotonic time since which `kinds` are the same."""
+
+    def follow(self, now: float) -> bool:
+        """Bring `kinds` up to date; True if they changed."""
+        kinds = _kinds(self.rejection, self.sizing)
+        if kinds == self.kinds:
+            return False
+        self.kinds, self.kinds_since = kinds, now
+        return True
+
+
 class PendingReasons:
-    """Collects pending reasons, the latest for each workload, and writes them."""
+    """Collects pending reasons, the latest for each workload, and writes them.
+
+    A refusal holds for a class, so it explains all workloads of the class in memory. A workload's reason is written
+    when the class is first refused and when the *kinds* of reasons change, not when only their counts do: otherwise
+    each change of the cluster would be written for everything that waits.
+    """
 
     def __init__(self, state: SchedulerState, *, store: StateManager, cluster: ClusterReports) -> None:
         self._state = state
         self._store = store
         self._cluster = cluster
         self._unwritten: dict[str, PendingReason] = {}
-        self._uncollected: dict[str, Rejection] = {}
-        """Rejections of the last cycle that aren't explained yet."""
-        self._rejected: dict[str, Rejection] = {}
-        """All rejections of the last cycle."""
-        self._rejected_at: dict[str, float] = {}
-        """Rejected workload -> monotonic time of its first rejection in a row."""
+        self._refused: dict[str, _RefusedClass] = {}
+        """By the class's name."""
+        self._open: dict[str, None] = {}
+        """Refused classes with workloads to explain."""
+        self._look = Timer(LOOK_EVERY_SECONDS)
         self._sizing = state.sizing_result
         """The sizing result that the collected reasons are based on."""
         self._lane = LaneState()
@@ -80,66 +129,115 @@ class PendingReasons:
     def follow_cycle(
         self, rejections: Sequence[Rejection], *, lane: LaneState, running: Mapping[str, tuple[int, int]]
     ) -> None:
-        """Take over a cycle's rejections. `running`: customer with a limit -> (running workloads, limit)."""
+        """Take over a cycle's rejections, at most one for each class. What is known of other classes stays.
+
+        `running`: customer with a limit -> (running workloads, limit)."""
         now = time.monotonic()
         self._lane, self._running = lane, running
-        self._rejected = {rejection.id: rejection for rejection in rejections}
-        self._uncollected = dict(self._rejected)
-        self._rejected_at = {id_: self._rejected_at.get(id_, now) for id_ in self._rejected}
+        for rejection in rejections:
+            found = self._state.workloads.queue.class_of(rejection.id)
+            if found is not None:
+                refused = self._refused.get(found.name)
+                if refused is None:
+                    refused = self._refused[found.name] = _RefusedClass(rejection, now, self._fit(found), {}, -1)
+                refused.rejection = rejection
+                self._look_at(found, refused, now)
         self.collect()
 
     def collect(self) -> None:
-        """Explain the last cycle's rejections within the limits above; later calls explain the rest."""
+        """Explain workloads of refused classes within the limits above; later calls explain the rest."""
         now = time.monotonic()
-        collected = 0
-        self._follow_sizing()
-        for rejection in list(self._uncollected.values()):
-            tracked = self._state.workloads.get(rejection.id)
-            if tracked is None or rejection.id not in self._state.workloads.queue:
-                del self._uncollected[rejection.id]
+        if self._look.due():
+            self._follow_classes()
+        left = EXPLAINED_PER_CYCLE_ROWS
+        for name in list(self._open):
+            refused = self._refused.get(name)
+            if refused is not None:
+                left -= self._explain_class(refused, now, most=left)
+            if refused is None or not refused.unexplained:
+                del self._open[name]
+            if left <= 0:
+                return
+
+    def _explain_class(self, refused: _RefusedClass, now: float, *, most: int) -> int:
+        """Explain at most `most` workloads of a class; returns their number."""
+        explained = 0
+        for workload_id in list(refused.unexplained):
+            tracked = self._state.workloads.get(workload_id)
+            if tracked is None or workload_id not in self._state.workloads.queue:
+                del refused.unexplained[workload_id]
                 continue
-            if now - tracked.noted_at < REPEAT_AFTER_SECONDS or self._awaits_sizing(tracked, rejection, now):
+            explains = tracked.row.reason in _OURS
+            kinds = refused.kinds | {("lane", "")} if workload_id in self._lane.members else refused.kinds
+            if explains and tracked.explained == kinds:
+                del refused.unexplained[workload_id]
                 continue
-            del self._uncollected[rejection.id]
+            if self._is_early(tracked, refused, now) if explains else self._awaits_sizing(tracked, refused, now):
+                continue
             found = None
-            with contained(Boundary.ROW, rejection.id):
-                found = self._explain(tracked, rejection)
-            if found is None or tracked.row.message == found.message:
-                continue
+            with contained(Boundary.ROW, workload_id):
+                found = self._explain(tracked, refused.rejection)
+            del refused.unexplained[workload_id]
+            before, tracked.explained = tracked.explained, kinds
+            if found is None or (before is None and _says_the_same(tracked.row, found)):
+                continue  # an earlier leader wrote it
             tracked.noted_at = now
-            self._unwritten[found.workload_id] = found
-            collected += 1
-            if collected >= EXPLAINED_PER_CYCLE_ROWS:
+            self._unwritten[workload_id] = found
+            explained += 1
+            if explained >= most:
                 break
+        return explained
 
-    def _follow_sizing(self) -> None:
-        """Mark rejections for a new explanation if their sizing result has changed."""
-        sizing = self._state.sizing_result
-        if sizing is self._sizing:
-            return
-        before, self._sizing = self._sizing, sizing
-        for id_, rejection in self._rejected.items():
-            tracked = self._state.workloads.get(id_)
-            if tracked is not None and sizing.of(tracked) != before.of(tracked):
-                self._uncollected[id_] = rejection
+    @staticmethod
+    def _is_early(tracked: TrackedWorkload, refused: _RefusedClass, now: float) -> bool:
+        """True if the workload's reason should not be replaced yet."""
+        if tracked.explained is None:
+            return False
+        return now - tracked.noted_at < REPEAT_AFTER_SECONDS or now - refused.kinds_since < SETTLED_AFTER_SECONDS
 
-    def _awaits_sizing(self, tracked: TrackedWorkload, rejection: Rejection, now: float) -> bool:
+    def _follow_classes(self) -> None:
+        """Forget classes that are gone, and look again at those with new workloads or another sizing result."""
+        now = time.monotonic()
+        sizing, before = self._state.sizing_result, self._sizing
+        self._sizing = sizing
+        for name, refused in list(self._refused.items()):
+            found = self._state.workloads.queue.find_class(name)
+            if found is None:
+                del self._refused[name]
+                continue
+            if sizing is not before:
+                refused.sizing = self._fit(found)
+            self._look_at(found, refused, now)
+
+    def _look_at(self, found: ClassQueue, refused: _RefusedClass, now: float) -> None:
+        """Let the workloads of a class be explained if its reasons are others, or if workloads joined."""
+        if refused.follow(now) or found.wakes != refused.wakes:
+            refused.wakes = found.wakes
+            refused.unexplained.update(dict.fromkeys(workload.id for workload in found.in_order()))
+            self._open[found.name] = None
+
+    def _fit(self, found: ClassQueue) -> PoolFit | None:
+        first = found.first()
+        tracked = None if first is None else self._state.workloads.get(first.id)
+        return None if tracked is None else self._state.sizing_result.of(tracked)
+
+    def _awaits_sizing(self, tracked: TrackedWorkload, refused: _RefusedClass, now: float) -> bool:
         return (
-            not _limited(rejection)
+            not _limited(refused.rejection)
             and self._state.sizing_result.of(tracked) is None
-            and now - self._rejected_at[rejection.id] < AWAIT_SIZING_SECONDS
+            and now - refused.since < AWAIT_SIZING_SECONDS
         )
 
     def _explain(self, tracked: TrackedWorkload, rejection: Rejection) -> PendingReason:
         limited = _limited(rejection)
         text = summary(rejection, tracked.requirements, self._running)
-        if expedited := lane_note(self._lane, rejection.id):
+        if expedited := lane_note(self._lane, tracked.id):
             text += f"; {expedited}"
         if not limited and (fit := self._state.sizing_result.text(tracked)):
             text += f"; {fit}"
         counts = tuple((reason.value, detail, count) for reason, detail, count in rejection.counts)
         reason = Reason.CONCURRENCY.value if limited else RowReason.UNSCHEDULABLE
-        return PendingReason(rejection.id, reason, text, counts)
+        return PendingReason(tracked.id, reason, text, counts)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -196,6 +294,21 @@ class PendingReasons:
                     ]
                     found[workload.id] = ({"nearestMiss": {"worker": miss.worker, "failed": failed}},)
         return found
+
+
+def _kinds(rejection: Rejection, sizing: PoolFit | None) -> _Kinds:
+    """Kinds of reasons. The detail of a group changes with every placement, like a count."""
+    found = {(reason.value, "" if reason is Reason.GROUP else detail) for reason, detail, _ in rejection.counts}
+    return frozenset(found | {("sizing", sizing.fit.value if sizing is not None else "")})
+
+
+def _says_the_same(row: WorkloadRow, found: PendingReason) -> bool:
+    """True if a row says what was found, apart from counts and their order."""
+    return row.reason == found.reason and _parts(row.message) == _parts(found.message)
+
+
+def _parts(message: str) -> list[str]:
+    return sorted(re.split(r"[,;:] ", _NUMBER.sub("", message)))
 
 
 def _limited(rejection: Rejection) -> bool:

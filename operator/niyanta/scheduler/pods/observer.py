@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from niyanta.containment import Boundary, contained
 from niyanta.lifecycle import Event
 from niyanta.scheduler.cluster_api import ClusterReads, NodeState, PodPhase, PodView, pods_of
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
 from niyanta.scheduler.pods.outcome import Attempt, LifecycleDecision, is_worker_fault, outcome_of
 from niyanta.scheduler.pods.pod_creator import PodCreator
@@ -17,7 +18,6 @@ from niyanta.scheduler.pods.pod_remover import PodRemover
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import TransitionRequest, Transitions
-from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.state import StateManager
 
 

@@ -23,11 +23,11 @@ from niyanta.resources.compile.pod import build_pod
 from niyanta.scheduler.cluster_api import ClusterApi, LeaseLostError, PodWriteError, WriteProblem
 from niyanta.scheduler.faults.parked import parked_message
 from niyanta.scheduler.intake.eligibility import EligibilityCheck
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.pods.namespace_gate import NamespaceGates
 from niyanta.scheduler.pods.outcome import LifecycleDecision
 from niyanta.scheduler.pods.rest_object import RestObjects
 from niyanta.scheduler.reasons import RowReason
-from niyanta.scheduler.workload_cache import TrackedWorkload
 
 logger = log.get(__name__)
 
@@ -245,8 +245,7 @@ class PodCreator:
         """
         row = tracked.row
         backoff = Backoff(first_seconds=FIRST_DELAY_SECONDS, longest_seconds=LONGEST_DELAY_SECONDS)
-        tried_at, problem = None, "creates in this namespace fail"
-        refused: LifecycleDecision | None = None
+        tried_at, problem, refused = None, "creates in this namespace fail", None
         for _ in range(MOST_TRIES):
             gate = self._gates.of(row.namespace, row.customer)
             if not await gate.enter():
@@ -287,8 +286,8 @@ class PodCreator:
             return None  # the observer has seen the pod meanwhile
         if refused is None and group is not None and group.stopped:
             raise _GroupStoppedError
-        unavailable = f"pods can't be created: {problem}"
-        return refused or LifecycleDecision(Event.REQUEUE, WriteProblem.UNAVAILABLE.value, unavailable)
+        away = f"pods can't be created: {problem}"
+        return refused or LifecycleDecision(Event.REQUEUE, WriteProblem.UNAVAILABLE.value, away)
 
     def _manifest(self, tracked: TrackedWorkload, index: int, worker: str) -> dict[str, Any]:
         row = tracked.row

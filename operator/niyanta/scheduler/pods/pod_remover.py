@@ -10,10 +10,10 @@ from niyanta.aio import Backoff
 from niyanta.containment import describe
 from niyanta.observability import log
 from niyanta.scheduler.cluster_api import ClusterApi, LeaseLostError, PodView, pods_of
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.pods.namespace_gate import NamespaceGates
 from niyanta.scheduler.pods.outcome import Teardown, tear_down
 from niyanta.scheduler.state import SchedulerState
-from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.rows import WorkloadRow
 
 logger = log.get(__name__)

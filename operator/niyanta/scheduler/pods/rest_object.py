@@ -17,7 +17,8 @@ from niyanta.lifecycle import Door
 from niyanta.observability import log
 from niyanta.resources.labels import API_VERSION, REST_ID
 from niyanta.scheduler.cluster_api import ClusterWrites, LeaseLostError
-from niyanta.scheduler.workload_cache import TrackedWorkload, WorkloadCache
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
+from niyanta.scheduler.memory.workload_cache import WorkloadCache
 from niyanta.store.errors import StaleEpochError, StoreUnavailableError
 from niyanta.store.rows import WorkloadRow
 from niyanta.store.state import StateManager

@@ -20,11 +20,11 @@ from niyanta.resources.labels import REST_ID
 from niyanta.scheduler.cluster_api import ClusterApi
 from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.intake import object_to_row
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.pods.rest_object import is_object_of, rest_id
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import BATCH_ROWS, Transitions
-from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.rows import RowChange, WorkloadIntake, WorkloadRow
 from niyanta.store.state import StateManager
 

@@ -30,12 +30,12 @@ from niyanta.resources.ownership import Resolved
 from niyanta.scheduler.cluster_api import ClusterApi, ClusterAwayError, MissingObjectsError, pods_of
 from niyanta.scheduler.intake.admission import Admission
 from niyanta.scheduler.intake.work_queue import DeletedObject, WorkQueue
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
 from niyanta.scheduler.pods.pod_creator import PodCreator
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import Transitions
-from niyanta.scheduler.workload_cache import TrackedWorkload
 
 logger = log.get(__name__)
 

@@ -21,13 +21,13 @@ from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.intake.admission import Admission
 from niyanta.scheduler.intake.finished_intake import FinishedIntake
 from niyanta.scheduler.intake.refill import Refill
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.pods.observer import PodObserver
 from niyanta.scheduler.pods.pod_creator import PodCreator
 from niyanta.scheduler.recovery.adoption import Adoption
 from niyanta.scheduler.recovery.missing_objects import MissingObjects, create_missing_pods, list_objects
 from niyanta.scheduler.state import SchedulerState
 from niyanta.scheduler.transitions import BATCH_ROWS
-from niyanta.scheduler.workload_cache import TrackedWorkload
 from niyanta.store.state import StateManager
 
 logger = log.get(__name__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from niyanta.engine.queue import QueueSettings, effective_priority, queue_key
+from niyanta.engine.queue.order import QueueSettings, effective_priority, queue_key
 from niyanta.settings import Settings
 
 

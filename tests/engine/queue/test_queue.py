@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from niyanta.engine.queue import MINUTE_US, Queue, QueueSettings, effective_priority, queue_key
+from niyanta.engine.queue.order import MINUTE_US, QueueSettings, effective_priority, queue_key
+from niyanta.engine.queue.queue import Queue
 from niyanta.engine.types import PendingWorkload, Requirements, Subject
 
 pytestmark = pytest.mark.unit
@@ -93,32 +95,40 @@ def test_after_any_edits_the_order_equals_that_of_a_new_queue(workloads: list[Pe
             gone = rng.choice(sorted(kept))
             assert queue.remove(gone) == kept.pop(gone)
         elif event == 1 and kept:
-            first = queue.pop()
-            assert first == kept.pop(first.id)
+            first = next(queue.in_order())
+            assert queue.remove(first.id) == kept.pop(first.id)
         else:
             edited = waiting(workload.id, rng.randrange(101), workload.tier_weight, workload.queued_at)
+            edited = replace(edited, queue_class=rng.choice(("", "one", "two")))
             queue.push(edited)
             kept[edited.id] = edited
-        if event == 2:
-            queue.position(workload.id)  # builds the sorted order, which later changes have to maintain
+        if event == 2:  # builds the sorted orders, which later changes have to maintain
+            for found in queue.classes():
+                found.oldest(), found.highest()
     order = ids(Queue(workloads=kept.values()))
     assert ids(queue) == order
-    assert [queue.position(name) for name in order] == list(range(len(order)))
-    assert [queue.pop().id for _ in order] == order
-    with pytest.raises(IndexError):
-        queue.pop()
+    for found in queue.classes():
+        members = [kept[workload.id] for workload in found.in_order()]
+        assert found.first() == members[0]
+        assert found.oldest() == min(members, key=lambda w: (w.queued_at, w.id))
+        assert found.highest() == min(members, key=lambda w: (-w.priority, w.queued_at, w.id))
 
 
-def test_a_workload_that_is_not_in_the_queue_has_no_position() -> None:
+def test_a_workload_that_is_not_in_the_queue_is_not_found() -> None:
     queue = Queue()
-    assert queue.position("missing") is None
+    assert queue.class_of("missing") is None
     assert queue.remove("missing") is None
     assert "missing" not in queue
 
 
-def test_edits_do_not_make_the_heap_grow_without_bound() -> None:
+def test_classes_come_and_go_with_their_workloads() -> None:
     queue = Queue()
-    for number in range(10_000):
-        queue.push(waiting("a", number % 100))
-    assert len(queue._heap) < 200
-    assert queue.pop().priority == 99
+    queue.push(replace(waiting("a"), queue_class="one"))
+    queue.push(replace(waiting("b"), queue_class="one"))
+    queue.push(waiting("c"))
+    assert sorted((found.name, len(found)) for found in queue.classes()) == [("one", 2), ("row/c", 1)]
+    queue.push(replace(waiting("a"), queue_class="two"))
+    assert sorted((found.name, len(found)) for found in queue.classes()) == [("one", 1), ("row/c", 1), ("two", 1)]
+    for name in "abc":
+        queue.remove(name)
+    assert (queue.classes(), queue.active(), len(queue)) == ([], {}, 0)

@@ -8,18 +8,20 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from niyanta.engine.queue import QueueSettings
+from niyanta.engine.queue.order import QueueSettings
 from niyanta.engine.types import Subject
 from niyanta.lifecycle import Door, Phase
 from niyanta.resources.compile.requirements import parse_spec
-from niyanta.scheduler.workload_cache import BASE_BYTES, MemoryBudget, TrackedWorkload, WorkloadCache
+from niyanta.scheduler.memory.memory_budget import MemoryBudget
+from niyanta.scheduler.memory.tracked_workload import BASE_BYTES, TrackedWorkload
+from niyanta.scheduler.memory.workload_cache import WorkloadCache
 from niyanta.store.postgres.pool import Pool
 from niyanta.store.row_mapping import new_row
 from tests.fakes import objects
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.leader import LeaderUnderTest, until
+from tests.scheduler.memory.test_memory_budget import MIB, incompressible
 from tests.scheduler.test_hostile_rows import HOST_PATH, spec, write
-from tests.scheduler.test_memory_budget import MIB, incompressible
 from tests.store.make import intake
 
 REPLACE_SPEC = b"UPDATE workloads SET spec = %s::jsonb, generation = generation + 1 WHERE id = %s"

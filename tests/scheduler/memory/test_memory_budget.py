@@ -13,7 +13,7 @@ import pytest
 from niyanta.engine.types import Subject
 from niyanta.lifecycle import Door, Phase
 from niyanta.resources.compile.requirements import parse_spec
-from niyanta.scheduler.workload_cache import TrackedWorkload
+from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.store.row_mapping import new_row
 from tests.fakes import objects
 from tests.fakes.cluster import FakeCluster

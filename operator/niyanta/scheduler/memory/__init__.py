@@ -1,0 +1,1 @@
+"""What the leader keeps in memory of live workloads."""
