@@ -63,7 +63,7 @@ class QueueClasses:
     def name(self, number: int, subject: Subject, replicas: int) -> str:
         """Name of the class of a workload with these requirements (by their number)."""
         labels = self._visible_labels(subject)
-        return "\\x00".join((subject.customer, subject.namespace, subject.type, f"{number}x{replicas}", *labels))
+        return "\0".join((subject.customer, subject.namespace, subject.type, f"{number}x{replicas}", *labels))
 
     def _visible_labels(self, subject: Subject) -> list[str]:
         if not subject.labels or not self._visible:
