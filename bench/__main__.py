@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-PARTS = ("engine", "simulation", "end_to_end", "rest", "postgres", "scaling")
+PARTS = ("engine", "queue", "simulation", "end_to_end", "rest", "postgres", "scaling")
 RESULTS = Path(__file__).parent / "results" / "latest.json"
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
