@@ -59,7 +59,8 @@ async def test_refused_statuses_of_one_namespace_leave_the_others_their_pace(
     seconds = time.monotonic() - began
     most = refused_writes.CONCURRENCY * (seconds / PAUSE + 1) + workload_status.MOST_AT_ONCE
     assert server.asked.count("refusing") - asked <= most
-    assert len(tokens) <= bystanders + refused_writes.REFUSALS + 2 * workload_status.MOST_AT_ONCE
+    at_once = workload_status.MOST_AT_ONCE + workload_status.MOST_URGENT_AT_ONCE
+    assert len(tokens) <= bystanders + refused_writes.REFUSALS + at_once
 
 
 async def test_refused_statuses_are_written_when_the_webhook_is_gone(

@@ -5,7 +5,7 @@ Only the last state of a row is written. A write waits while the row still chang
 and while the API server answers slowly, because the kubelets need the same server; but it is sent MOST_WAIT_SECONDS
 after its change at the latest. Only Scheduled, which Running follows, may wait for longer while the server is busy.
 Namespaces take turns, so that one whose writes are slow or many doesn't delay the others. If the server can't do the
-writes that are due, they wait for their turn, one for each workload, and at most MOST_AT_ONCE of them compete with the
+writes that are due, they wait for their turn, one for each workload; at most MOST_URGENT_AT_ONCE compete with the
 kubelets.
 
 Statuses that were refused (a webhook, a policy) are repeated more and more rarely, and slowly: `RefusedWrites` keeps
@@ -49,11 +49,11 @@ DELAY = Histogram(
     buckets=(0.1, 0.5, 1, 2, 5, 7.5, 10, 20, 60, 120),
 )
 
-MOST_WAIT_SECONDS = 5.0
+MOST_WAIT_SECONDS = 4.0
 """Longest time from a change to its turn among the writes that are due."""
 
-MOST_SCHEDULED_WAIT_SECONDS = 60.0
-"""The same for Scheduled while the server is busy."""
+MOST_SCHEDULED_WAIT_SECONDS = 300.0
+"""The same for Scheduled while the server is busy: written earlier, it delays Running, which makes it old."""
 
 SCHEDULED_DEBOUNCES = 4
 """Debounces that Scheduled waits on a server that isn't busy: most pods run by then."""
@@ -64,7 +64,8 @@ START_SECONDS = 1.0
 kubelets write the statuses of these pods, and Running will make the statuses of the workloads old."""
 
 MOST_AT_ONCE = 8
-"""Most patches under way whose time has come, and as many that yield; one namespace has at most half of either."""
+MOST_URGENT_AT_ONCE = 12
+"""Most patches under way that yield, and that don't; one namespace has at most half of either."""
 
 MOST_FINAL_STATUSES = 50_000
 """Most statuses of finished workloads that wait to be written. Beyond it, the namespace with most of them loses its
@@ -133,7 +134,7 @@ class WorkloadStatusWriter:
         """Monotonic time at which a workload last began to run."""
         self._event = asyncio.Event()
         self._yielding = FairWrites(self._write_yielding, concurrency=MOST_AT_ONCE)
-        self._urgent = FairWrites(self._write_urgent, concurrency=MOST_AT_ONCE)
+        self._urgent = FairWrites(self._write_urgent, concurrency=MOST_URGENT_AT_ONCE)
         self._refused = RefusedWrites(self._write, self._pace)
 
     def write(self, row: WorkloadRow) -> None:

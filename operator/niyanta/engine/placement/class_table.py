@@ -10,6 +10,10 @@ from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.engine.snapshot.strategy_score import StrategyScore
 from niyanta.engine.types import Requirements
 
+_MOST_ALIKE = 8
+"""Most remembered classes with one fingerprint: a fingerprint leaves some fields out, and comparing a class with
+thousands that differ in these costs more than making it anew."""
+
 
 class _Family:
     """The classes of customers that may use the same workers."""
@@ -75,7 +79,9 @@ class ClassTable:
             requirement_class.remembered = True
             requirements = requirement_class.requirements
             family = self._families[requirement_class.closed]
-            family.by_fingerprint.setdefault(fingerprint(requirements), []).append(requirement_class)
+            alike = family.by_fingerprint.setdefault(fingerprint(requirements), [])
+            if len(alike) < _MOST_ALIKE:
+                alike.append(requirement_class)
             # The class keeps the object alive, so its id can't be given to another one during the cycle.
             family.by_id[id(requirements)] = requirement_class
 

@@ -7,9 +7,8 @@ until the end of the leadership. Jobs that differ in other labels, such as a num
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 
-from niyanta.engine.placement.requirement_class import fingerprint
 from niyanta.engine.queue.queue import Queue
 from niyanta.engine.types import PeerTerm, PendingWorkload, Requirements, Scope, Subject
 
@@ -29,7 +28,7 @@ class QueueClasses:
     """Names the classes of one leadership, and shares equal requirements between their workloads."""
 
     def __init__(self) -> None:
-        self._numbers: dict[Hashable, list[tuple[Requirements, int]]] = {}
+        self._numbers: dict[Requirements, tuple[Requirements, int]] = {}
         self._next_number = 0
         self._visible: dict[Reach, set[str] | None] = {}
         """Keys by reach; None: all labels are visible."""
@@ -50,15 +49,13 @@ class QueueClasses:
 
     def share(self, requirements: Requirements) -> tuple[Requirements, int]:
         """The first object of equal requirements, and their number."""
-        mark = fingerprint(requirements)
-        for known, number in self._numbers.get(mark, ()):
-            if known is requirements or known == requirements:
-                return known, number
-        if self._next_number % MOST_REQUIREMENTS == MOST_REQUIREMENTS - 1:
-            self._numbers.clear()
-        self._next_number += 1
-        self._numbers.setdefault(mark, []).append((requirements, self._next_number))
-        return requirements, self._next_number
+        known = self._numbers.get(requirements)
+        if known is None:
+            if len(self._numbers) >= MOST_REQUIREMENTS:
+                self._numbers.clear()
+            self._next_number += 1
+            known = self._numbers[requirements] = requirements, self._next_number
+        return known
 
     def name(self, number: int, subject: Subject, replicas: int) -> str:
         """Name of the class of a workload with these requirements (by their number)."""
