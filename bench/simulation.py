@@ -186,7 +186,7 @@ class Simulation:
         retries = self.queue.due(now * SECOND_US, most=MOST_RETRIES)
         queue_plan = plan_queue(self.snapshot, self.queue, now * SECOND_US, lane=lane, retries=retries)
         plan = queue_plan.plan
-        self.missed += queue_plan.missed
+        self.missed += len(queue_plan.missed)
         self.times.append(now)
         for pool, log in self.logs.items():
             log.freed.append(self.snapshot.freed[pool])

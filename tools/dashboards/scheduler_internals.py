@@ -82,6 +82,20 @@ DECISIONS = Row(
             stack=True,
         ),
         panel(
+            "Classes of waiting work",
+            "Active classes are decided by the next cycle; parked ones wait for a change.",
+            (highest("niyanta_queue_classes", NS, "state"), "{{state}}"),
+            stack=True,
+        ),
+        panel(
+            "Wakes of parked classes",
+            "Classes looked at again each second, by what changed; customers put off; missed wakes (always 0).",
+            (rate("niyanta_parked_wakes_total", NS, "source"), "{{source}}"),
+            (rate("niyanta_engine_deferred_total"), "deferred"),
+            (rate("niyanta_wakes_missed_total"), "missed"),
+            unit="ops",
+        ),
+        panel(
             "Anti-affinity conflicts",
             "Workloads per second that could not be placed and that anti-affinity excluded from at least one worker.",
             (rate("niyanta_anti_affinity_conflicts_total"), "conflicts"),

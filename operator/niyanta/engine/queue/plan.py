@@ -73,8 +73,8 @@ class QueuePlan:
     """Kind of the change, for each parked class that one concerned: worker, term or retry."""
     deferred: int = 0
     """Customers whose part of the budget of refused decisions was spent while others had work."""
-    missed: int = 0
-    """Workloads placed by a try that nothing had woken: changes that a parked class should have been told of."""
+    missed: tuple[str, ...] = ()
+    """Ids of workloads placed by a try that nothing had woken: their class should have been told of a change."""
     limited: frozenset[str] = frozenset()
     """Classes that wait for their customer's limit."""
 
@@ -127,7 +127,7 @@ class _Cycle:
         self.idle: list[Woken] = []
         self.awake: set[str] = set()
         """Woken classes of which a workload was placed, or whose customer is at its limit."""
-        self.missed = 0
+        self.missed: list[str] = []
         self.reported = limited
         self.limited: set[str] = set()
 
@@ -155,7 +155,7 @@ class _Cycle:
             idle=tuple(found for found in self.idle if found.queue.name not in self.awake),
             sources=tuple([found.source for found in woken.values()]),
             deferred=heads.deferred,
-            missed=self.missed,
+            missed=tuple(self.missed),
             limited=frozenset(self.limited),
         )
 
@@ -215,7 +215,8 @@ class _Cycle:
         placer.decide(workload)
         if len(placer.placements) > placed:
             if wake is not None:
-                self.missed += wake.source == "retry"
+                if wake.source == "retry":
+                    self.missed.append(workload.id)
                 self.awake.add(cursor.queue.name)
             heads.go_on()
         elif len(placer.rejections) == rejected:  # its error concerns this workload alone

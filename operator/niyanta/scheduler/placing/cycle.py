@@ -282,7 +282,9 @@ class Cycle:
             self._metrics.waiting(self._waiting())
         self._metrics.woken(Counter(found.sources))
         self._metrics.deferred(found.deferred)
-        self._metrics.wakes_missed(found.missed)
+        self._metrics.wakes_missed(len(found.missed))
+        for workload_id in found.missed:
+            logger.warning("a wake was missed", id=workload_id, cycle=self._number)
         if not plan.placements:
             return
         logger.info(
