@@ -236,7 +236,9 @@ class _Cycle:
         watch = watch_of(self.overlay, workload, counts)
         before = None if wake is None else wake.park
         since = self.now if before is None else before.since
-        park = Park(workload.id, counts, len(self.overlay.index.by_name), since, retry_at(queue.name, self.now), watch)
+        index = self.overlay.index
+        again = retry_at(queue.name, self.now)
+        park = Park(workload.id, counts, len(index.by_name), since, again, watch, index.version)
         self.parks.append(Parking(queue, park, before, self.wakes[queue.name]))
 
     def _has_no_room(self, wake: Woken, workload: PendingWorkload) -> bool:

@@ -172,6 +172,12 @@ class Queue:
                 found.append(queue)
         return found
 
+    def outdated(self, facts: int, most: int) -> list[ClassQueue]:
+        """At most `most` parked classes whose reasons are from before the workers changed; `facts`:
+        `WorkerIndex.version`. O(classes)."""
+        old = (one for one in self.classes() if one.park is not None and one.park.facts != facts)
+        return list(islice(old, most))
+
     def unfinished(self, found: Iterable[Woken]) -> dict[str, Woken]:
         """Woken classes by name: `found`, and those that earlier cycles had no time to decide. Changes nothing."""
         woken = {one.queue.name: one for one in self._undecided.values() if one.queue.park is one.park}

@@ -52,6 +52,8 @@ class Park:
     retry_at: int
     """Time of the next try in any case, microseconds."""
     watch: Watch
+    facts: int = 0
+    """`WorkerIndex.version` at the refusal: with another one, the reasons may be out of date."""
 
 
 def watch_of(overlay: Overlay, workload: PendingWorkload, counts: Counts) -> Watch:

@@ -98,6 +98,8 @@ class TrackedWorkload:
     and priority (`intake.eligibility`)."""
     explained: frozenset[tuple[str, str]] | None = None
     """The kinds of reasons that its row gives for its waiting; None: not by this leader (`placing.pending_reasons`)."""
+    notes: int = 0
+    """Reasons for its waiting that this leader wrote."""
     noted_at: float = 0.0
     """Monotonic time at which its pending reason was last reported, seconds."""
     packed: bytes = field(init=False, repr=False, compare=False)

@@ -47,6 +47,9 @@ SHOW_EVERY_SECONDS = 1.0
 SLICE_ROWS = 500
 """Workloads moved to other classes before other tasks of the event loop run."""
 
+MOST_OUTDATED = 200
+"""Most parked classes that one cycle decides because workers have changed, so that their reasons are up to date."""
+
 MOST_RETRIES = 1_000
 """Most parked classes that one cycle tries although nothing changed: 200 a second."""
 
@@ -98,13 +101,20 @@ class Cycle:
         self._lane_entry = Timer(LANE_ENTRY_EVERY_SECONDS)
         self._show = Timer(SHOW_EVERY_SECONDS)
         self._retry = Timer(RETRY_EVERY_SECONDS)
+        self._facts = -1
+        """`WorkerIndex.version` when parked classes were last looked for."""
         self._retries: list[ClassQueue] = []
         """Parked classes that the next cycle tries although nothing changed."""
 
     def wants_retry(self) -> bool:
-        """True if a cycle should try parked classes although nothing changed."""
+        """True if a cycle should try parked classes although nothing woke them: their time has come, or workers changed
+        in ways that only their reasons show."""
         if not self._retries and self._retry.due():
-            self._retries = self._state.workloads.queue.due(self._state.clock.now(), MOST_RETRIES)
+            queue, facts = self._state.workloads.queue, self._state.snapshot.index.version
+            self._retries = queue.due(self._state.clock.now(), MOST_RETRIES)
+            if facts == self._facts:  # while workers still change, reasons would be out of date again at once
+                self._retries += queue.outdated(facts, MOST_OUTDATED)
+            self._facts = facts
         return bool(self._retries)
 
     async def run(self) -> bool:

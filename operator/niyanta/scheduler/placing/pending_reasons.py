@@ -29,10 +29,11 @@ from niyanta.scheduler.state import SchedulerState
 from niyanta.store.rows import PendingNote, WorkloadRow
 from niyanta.store.state import StateManager
 
-REPEAT_AFTER_SECONDS = 60.0
-"""Least time between two reasons of one workload."""
+REPEAT_AFTER_SECONDS = 5.0
+LONGEST_REPEAT_SECONDS = 60.0
+"""Least time between the first two reasons of one workload; it doubles with each further one."""
 
-SETTLED_AFTER_SECONDS = 15.0
+SETTLED_AFTER_SECONDS = 3.0
 """Time for which the reasons of a class have to stay the same before they replace what its workloads say: a node that
 comes and goes must not be written for everything that waits."""
 
@@ -182,6 +183,7 @@ class PendingReasons:
             if found is None or (before is None and _says_the_same(tracked.row, found)):
                 continue  # an earlier leader wrote it
             tracked.noted_at = now
+            tracked.notes += 1
             self._unwritten[workload_id] = found
             explained += 1
             if explained >= most:
@@ -193,7 +195,8 @@ class PendingReasons:
         """True if the workload's reason should not be replaced yet."""
         if tracked.explained is None:
             return False
-        return now - tracked.noted_at < REPEAT_AFTER_SECONDS or now - refused.kinds_since < SETTLED_AFTER_SECONDS
+        pause = min(REPEAT_AFTER_SECONDS * 2.0 ** min(tracked.notes - 1, 8), LONGEST_REPEAT_SECONDS)
+        return now - tracked.noted_at < pause or now - refused.kinds_since < SETTLED_AFTER_SECONDS
 
     def _follow_classes(self) -> None:
         """Forget classes that are gone, and look again at those with new workloads or another sizing result."""
