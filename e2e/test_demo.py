@@ -33,7 +33,7 @@ def test_the_demo_ends_with_a_summary_and_cleans_up(tmp_path: Path) -> None:
         "Succeeded on gpu-h100-us-",
         "attempt 2)",
         "Pending: 0/8 workers: 4 not in region eu-west",
-        "events of 13 workloads (table workload_events)",
+        "events of 14 workloads (table workload_events)",
         "spec.template.spec.hostNetwork: must be false",
         "28 workloads accepted in one request",
         "would fit on an empty worker of pool cpu-eu",

@@ -191,6 +191,31 @@ async def test_a_key_waits_for_transactions_that_may_have_missed_it(
     assert (await state.get_workloads([carrier.id]))[0].queue_class == carrier.queue_class
 
 
+async def test_an_edit_that_commits_while_rows_are_re_keyed_keeps_its_class(
+    state: StateManager, pool: Pool, epoch: int
+) -> None:
+    row = await arrive(state, epoch=epoch, queue_class=BASE)
+    await arrive(state, epoch=epoch, queue_class=BASE, visible_keys=(("namespace/team", "app"),))
+    edited = (
+        b"UPDATE workload_state s SET queue_class ="
+        b" operator_queue_class(w.queue_base, w.customer_id, w.namespace, w.labels)"
+        b" FROM workloads w WHERE w.id = s.id AND s.id = %s RETURNING s.queue_class"
+    )
+    blocked = b"SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    async with pool.connection() as late, pool.connection() as watch:
+        # Ended before the edit begins, as far as the key is concerned.
+        await late.execute(b"UPDATE visible_label_keys SET horizon = '1'")
+        async with late.transaction():
+            await late.execute(b"SELECT 1 FROM workload_state WHERE id = %s FOR NO KEY UPDATE", [row.id])
+            await late.execute(b"UPDATE workloads SET queue_base = %s WHERE id = %s", ["f" * 32, row.id])
+            ((wanted,),) = await (await late.execute(edited, [row.id])).fetchall()
+            slice_ = asyncio.create_task(state.rekey_slice(epoch))
+            while (await (await watch.execute(blocked)).fetchall()) == [(0,)]:
+                assert not slice_.done()
+        await slice_
+    assert (await state.get_workloads([row.id]))[0].queue_class == wanted
+
+
 async def test_states_and_compiled_requirements_are_kept(state: StateManager, pool: Pool, epoch: int) -> None:
     async with pool.connection() as connection:
         ((now,),) = await (await connection.execute(b"SELECT clock_timestamp()")).fetchall()

@@ -134,8 +134,12 @@ class QueueClassStore(ScalingStore):
             await begin(connection, epoch, self._settings.identity)
             await connection.execute(sql("rekey_begin"))
             for reach, key, after in await fetch(connection, "rekey_next"):
-                params = {"reach": reach, "key": key, "after": after, "limit": limit}
-                await connection.execute(sql("rekey_rows"), params)
+                named = {"reach": reach, "key": key}
+                ids = [id_ for (id_,) in await fetch(connection, "rekey_slice", {"after": after, "limit": limit})]
+                locked = await fetch(connection, "rekey_lock", named | {"ids": ids})
+                await connection.execute(sql("rekey_rows"), {"ids": [id_ for (id_,) in locked]})
+                last = ids[-1] if len(ids) == limit else None
+                await connection.execute(sql("rekey_progress"), named | {"last": last})
             return bool((await fetch(connection, "rekey_open"))[0][0])
 
     async def fold_counts(self, epoch: int | None, *, limit: int = FOLD_AT_ONCE) -> int:

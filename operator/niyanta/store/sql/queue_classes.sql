@@ -86,35 +86,32 @@ SELECT reach, key, rekeyed::text
  LIMIT 1
    FOR UPDATE;
 
+-- name: rekey_slice
+-- Ids of the next slice of all unfinished rows.
+SELECT s.id::text FROM workload_state s
+ WHERE s.id > %(after)s::uuid AND s.status IN ('PENDING', 'HELD', 'SCHEDULED', 'RUNNING', 'SUSPENDED')
+   AND (s.status IN ('PENDING', 'HELD', 'SCHEDULED', 'RUNNING', 'SUSPENDED') OR s.wake_at IS NOT NULL)
+ ORDER BY s.id
+ LIMIT %(limit)s;
+
+-- name: rekey_lock
+-- A statement of its own, so that the next one sees edits that commit while it waits for a row.
+SELECT s.id::text
+  FROM workload_state s JOIN workloads w USING (id)
+ WHERE s.id = ANY(%(ids)s::uuid[]) AND s.queue_class IS NOT NULL AND w.labels ? %(key)s
+   AND %(reach)s IN ('*', 'namespace/' || w.namespace, 'customer/' || w.customer_id)
+ ORDER BY s.id
+   FOR NO KEY UPDATE OF s;
+
 -- name: rekey_rows
--- One slice of all unfinished rows by id; rows of the reach that have the label get their new class.
-WITH slice AS MATERIALIZED (
-    SELECT s.id FROM workload_state s
-     WHERE s.id > %(after)s::uuid AND s.status IN ('PENDING', 'HELD', 'SCHEDULED', 'RUNNING', 'SUSPENDED')
-       AND (s.status IN ('PENDING', 'HELD', 'SCHEDULED', 'RUNNING', 'SUSPENDED') OR s.wake_at IS NOT NULL)
-     ORDER BY s.id
-     LIMIT %(limit)s
-), wanted AS (
-    SELECT s.id
-      FROM slice JOIN workload_state s USING (id) JOIN workloads w USING (id)
-     WHERE s.queue_class IS NOT NULL AND w.labels ? %(key)s
-       AND %(reach)s IN ('*', 'namespace/' || w.namespace, 'customer/' || w.customer_id)
-     ORDER BY s.id
-       FOR NO KEY UPDATE OF s
-), changed AS (
-    UPDATE workload_state s
-       SET queue_class = operator_queue_class(w.queue_base, w.customer_id, w.namespace, w.labels),
-           changed = pg_current_xact_id(), writer = 0
-      FROM wanted JOIN workloads w USING (id)
-     WHERE s.id = wanted.id
-    RETURNING s.id
-), progress AS (
-    UPDATE visible_label_keys
-       SET rekeyed = CASE WHEN (SELECT count(*) FROM slice) = %(limit)s
-                          THEN (SELECT id FROM slice ORDER BY id DESC LIMIT 1) END
-     WHERE reach = %(reach)s AND key = %(key)s
-)
-SELECT count(*) FROM changed;
+UPDATE workload_state s
+   SET queue_class = operator_queue_class(w.queue_base, w.customer_id, w.namespace, w.labels),
+       changed = pg_current_xact_id(), writer = 0
+  FROM workloads w
+ WHERE w.id = s.id AND s.id = ANY(%(ids)s::uuid[]);
+
+-- name: rekey_progress
+UPDATE visible_label_keys SET rekeyed = %(last)s::uuid WHERE reach = %(reach)s AND key = %(key)s;
 
 -- name: rekey_open
 SELECT EXISTS (SELECT 1 FROM visible_label_keys WHERE rekeyed IS NOT NULL);
