@@ -53,6 +53,8 @@ between machines and runs: compare rows of one run, not figures of two machines.
   each with its own requirements; `repeated` has 20 requirement classes and 10,000 queued workloads;
   `repeated_long_queue` has 20 classes and 100,000 queued workloads. `first_seconds` is the first cycle, with cold
   caches; the other figures are the best of three cycles.
+- `queue`: seconds of one cycle with 20,000 classes that fit nowhere on these workers, until all are parked and after
+  changes; `different` and `repeated` are those of `engine`, taken from the queue.
 - `end_to_end`: time from queued to bound on a control plane on this machine, with 1,000 simulated workers. The time of
   Workloads starts when their WorkerPool appears, that of bare pods (kube-scheduler) and Jobs with the first create; all
   three create their pods within the measured time. `loop_stall` is the delay of timers in the leader's event loop.

@@ -39,6 +39,8 @@ def summary(
             return _BY_DETAIL[Reason.CONCURRENCY].format(customer)
         runs, limit = running[customer]
         return f"customer {customer} runs {runs} of its {limit} concurrent workloads"
+    if rejection.counts[0][0] is Reason.TERM_LIMIT:
+        return _BY_DETAIL[Reason.TERM_LIMIT].format(rejection.counts[0][1])
     parts = [f"{count} {_text(reason, detail, requirements)}" for reason, detail, count in rejection.counts]
     return f"0/{rejection.workers} workers: " + ", ".join(parts)
 
@@ -72,7 +74,7 @@ _BY_DETAIL = {
     Reason.RESOURCE: "insufficient {}",
     Reason.ANTI: "anti-affinity on {}",
     Reason.CONCURRENCY: "customer {} is at its limit of concurrent workloads",
-    Reason.TERM_LIMIT: "customer {} has too many anti and near terms without a type or label values in use",
+    Reason.TERM_LIMIT: "customer {} has too many anti and near terms in use that name neither a type nor label values",
 }
 
 

@@ -265,7 +265,7 @@ class Topology:
     required: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Requirements:
     """Requirements of one pod of a workload that decide its placement; equal requirements share one class.
 

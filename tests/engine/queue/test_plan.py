@@ -8,7 +8,6 @@ import pytest
 
 from niyanta.engine.placement.placer import MAX_UNANCHORED_TERMS
 from niyanta.engine.queue.heads import Heads
-from niyanta.engine.queue.order import DEFAULT_ORDER
 from niyanta.engine.queue.plan import QueuePlan, plan_queue
 from niyanta.engine.queue.queue import RETRY_WITHIN_US, Queue
 from niyanta.engine.schedule import Options
@@ -137,6 +136,16 @@ def test_a_try_without_a_wake_counts_what_it_places_as_missed() -> None:
     assert (plan.missed, workers(plan.plan)) == (("big",), {"big": ("a",)})
 
 
+def test_a_class_whose_room_was_taken_when_its_time_came_is_tried_again_later() -> None:
+    cluster = snapshot()
+    queue = Queue(workloads=[asks(f"job-{n}", BIG, f"kind-{n}", queued_at=n) for n in range(2)])
+    cycle(cluster, queue)
+    due = queue.due(RETRY_WITHIN_US, 10)
+    cluster.upsert_worker(node("a", cpu=64_000))
+    assert workers(cycle(cluster, queue, RETRY_WITHIN_US, retries=due).plan) == {"job-0": ("a",)}
+    assert [found.name for found in queue.due(2 * RETRY_WITHIN_US, 10)] == ["kind-1"]
+
+
 def test_a_cycle_without_time_leaves_woken_classes_to_the_next_one() -> None:
     cluster = snapshot()
     queue = Queue(workloads=[asks(f"job-{n}", BIG, f"kind-{n}", queued_at=n) for n in range(64)])
@@ -156,7 +165,7 @@ def test_refused_work_of_one_customer_is_put_off_until_the_others_are_done(monke
     monkeypatch.setattr("niyanta.engine.queue.heads.REFUSED_WORK", 100)
     queue = Queue(workloads=[asks(f"wall-{n}", BIG, f"kind-{n}", "greedy", n) for n in range(10)])
     queue.push(asks("other", SMALL, "kind", "quiet", 1000))
-    heads = Heads(queue.active(), DEFAULT_ORDER)
+    heads = Heads(queue.active())
     seen = []
     while (cursor := heads.next()) is not None:
         seen.append(cursor.workload().id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 
 import pytest
@@ -30,6 +31,14 @@ def test_equal_requirements_are_shared_and_share_a_class() -> None:
     assert (one is other, number) == (True, same)
     assert classes.name(number, job(1), 1) == classes.name(number, job(2), 1)
     assert classes.share(replace(POD, gpu_count=1))[1] != number
+
+
+def test_requirements_are_forgotten_with_their_last_workload() -> None:
+    classes = QueueClasses()
+    for amount in range(1000):
+        classes.share(Requirements((("cpu", amount), ("pods", 1))))
+    gc.collect()
+    assert len(classes._numbers) <= 1
 
 
 @pytest.mark.parametrize(

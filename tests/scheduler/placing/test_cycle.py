@@ -8,6 +8,7 @@ from niyanta.containment import Boundary
 from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.engine.types import Reason
 from niyanta.lifecycle import Phase
+from niyanta.scheduler.placing.cycle import Cycle
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.leader import LeaderUnderTest, contained_errors, until
 from tests.scheduler.conftest import MakeLeader
@@ -110,3 +111,19 @@ async def test_a_change_of_the_cluster_that_raises_is_followed_by_the_whole_stat
     assert set(await phases(leader, uids)) == {Phase.PENDING, Phase.SCHEDULED}, "only n2 is unknown"
     await leader.run_cycle()
     assert await phases(leader, uids) == [Phase.SCHEDULED] * 2
+
+
+async def test_no_change_of_the_cluster_is_lost_when_a_cycle_fails_before_the_engine(
+    make_leader: MakeLeader, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leader = await recovered(make_leader)
+    uid = cluster.submit("large", cpu="64")
+    await leader.take_in(uid)
+    await leader.run_cycle()
+    cluster.add_node("large", cpu="64")
+    with monkeypatch.context() as patched:
+        patched.setattr(Cycle, "_lane_input", lambda *_: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            await leader.run_cycle()
+    await leader.run_cycle()
+    assert await phases(leader, [uid]) == [Phase.SCHEDULED]

@@ -43,9 +43,6 @@ class ClassQueue:
     def __len__(self) -> int:
         return len(self._order)
 
-    def __contains__(self, workload_id: object) -> bool:
-        return workload_id in self._workloads
-
     def get(self, workload_id: str) -> PendingWorkload | None:
         """The workload with this id; None if it isn't in the class."""
         found = self._workloads.get(workload_id)
@@ -77,11 +74,12 @@ class ClassQueue:
             self._ages = sorted((entry[1], entry[2]) for entry in self._order)
         return self._existing([age[1] for age in self._ages])
 
-    def after(self, last: Entry | None, most: int) -> list[PendingWorkload]:
-        """At most `most` workloads behind a place in the order (None: from the first). It may be called while another
-        thread adds and removes workloads."""
+    def after(self, last: Entry | None, most: int) -> list[tuple[Entry, PendingWorkload]]:
+        """At most `most` workloads behind a place in the order (None: from the first), with their places. It may be
+        called while another thread adds and removes workloads."""
         start = 0 if last is None else bisect_right(self._order, last)
-        return list(self._existing([entry[2] for entry in self._order[start : start + most]]))
+        found = [self._workloads.get(entry[2]) for entry in self._order[start : start + most]]
+        return [one for one in found if one is not None]
 
     def entries(self) -> list[Entry]:
         """Places of all workloads, in order. Not to be changed."""

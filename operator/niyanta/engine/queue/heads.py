@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from heapq import heapify, heappop, heappush, heapreplace
 
 from niyanta.engine.queue.class_queue import ClassQueue
-from niyanta.engine.queue.order import Entry, QueueSettings, entry_of
+from niyanta.engine.queue.order import Entry
 from niyanta.engine.types import PendingWorkload
 
 REFUSED_WORK = 40_000_000
@@ -23,31 +23,27 @@ _MOST_READ = 64
 class HeadCursor:
     """One class's place in the cycle."""
 
-    __slots__ = ("_at", "_last", "_read", "_settings", "_size", "queue")
+    __slots__ = ("_at", "_read", "_size", "queue")
 
-    def __init__(self, queue: ClassQueue, settings: QueueSettings) -> None:
+    def __init__(self, queue: ClassQueue) -> None:
         self.queue = queue
-        self._settings = settings
-        self._read: list[PendingWorkload] = []
-        self._at = 0
+        self._read: list[tuple[Entry, PendingWorkload]] = []
+        self._at = -1
         self._size = 1
-        self._last: Entry | None = None
 
     def workload(self) -> PendingWorkload:
         """The head."""
-        return self._read[self._at - 1]
+        return self._read[self._at][1]
 
     def move(self) -> Entry | None:
         """Go to the next workload; returns its place in the order, None at the end."""
+        self._at += 1
         if self._at == len(self._read):
-            self._read = self.queue.after(self._last, self._size)
+            self._read = self.queue.after(self._read[-1][0] if self._read else None, self._size)
             self._at, self._size = 0, min(4 * self._size, _MOST_READ)
             if not self._read:
                 return None
-        workload = self._read[self._at]
-        self._at += 1
-        self._last = entry_of(workload, self._settings)
-        return self._last
+        return self._read[self._at][0]
 
 
 class _Customer:
@@ -64,7 +60,7 @@ class _Customer:
 class Heads:
     """Gives out heads one by one. After each, exactly one of `go_on`, `leave` and `leave_customer` is called."""
 
-    def __init__(self, classes: Mapping[str, Sequence[ClassQueue]], settings: QueueSettings) -> None:
+    def __init__(self, classes: Mapping[str, Sequence[ClassQueue]]) -> None:
         """`classes`: customer -> its classes to decide."""
         self.deferred = 0
         """Customers that were put off until the others were done."""
@@ -74,7 +70,7 @@ class Heads:
         for name, queues in classes.items():
             customer = _Customer(name)
             for queue in queues:
-                cursor = HeadCursor(queue, settings)
+                cursor = HeadCursor(queue)
                 entry = cursor.move()
                 if entry is not None:
                     customer.heads.append((entry, cursor))

@@ -20,13 +20,12 @@ from niyanta.engine.placement.feasibility import named_workers
 from niyanta.engine.placement.overlay import Options, Overlay
 from niyanta.engine.placement.placer import MAX_UNANCHORED_TERMS, Placer
 from niyanta.engine.placement.requirement_class import Counts
-from niyanta.engine.placement.selection import worker_has_room
 from niyanta.engine.queue.class_queue import ClassQueue
 from niyanta.engine.queue.heads import HeadCursor, Heads
 from niyanta.engine.queue.queue import Queue, retry_at
-from niyanta.engine.queue.wake_index import WakeIndex, Woken
+from niyanta.engine.queue.wake_index import WakeIndex, Woken, has_room
 from niyanta.engine.queue.watch import Park, watch_of
-from niyanta.engine.snapshot.bitset import Bits, iterate
+from niyanta.engine.snapshot.bitset import Bits
 from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.engine.types import PendingWorkload, Plan, Reason, Rejection
 
@@ -34,9 +33,6 @@ _POLL_EVERY_DECISIONS = 32
 
 MAX_LIMIT_NOTES = 256
 """Most classes of customers at their limit that one cycle reports."""
-
-_MAX_WORKERS_COMPARED = 64
-"""Most changed workers on which a woken class is looked at before its decision."""
 
 _TERM_WORK = 10_000
 """Work of a refused decision for each of its terms, in comparisons of one worker with one check."""
@@ -139,7 +135,7 @@ class _Cycle:
         woken = self._wake(lane, None if expedited is None else expedited.state())
         self.wakes = {queue.name: queue.wakes for found in self.active.values() for queue in found}
         self.wakes.update({name: found.queue.wakes for name, found in woken.items()})
-        heads = Heads(self._below_limit(woken), self.queue.settings)
+        heads = Heads(self._below_limit(woken))
         left = self._decide(heads, woken)
         placer = self.placer
         state = None if expedited is None else expedited.state()
@@ -168,8 +164,10 @@ class _Cycle:
         found = self.queue.parked.woken(self.overlay, changes, lambda queue: queue.park)
         woken = self.queue.unfinished(found)
         for queue in self.retries:
-            if queue.park is not None and queue.name not in woken:
-                woken[queue.name] = Woken(queue, queue.park, "retry", None)
+            if queue.park is not None:  # decided in any case, as nothing else would try it again in time
+                known = woken.get(queue.name)
+                source = "retry" if known is None else known.source
+                woken[queue.name] = Woken(queue, queue.park, source, None)
         return woken
 
     def _below_limit(self, woken: dict[str, Woken]) -> dict[str, list[ClassQueue]]:
@@ -243,13 +241,9 @@ class _Cycle:
 
     def _has_no_room(self, wake: Woken, workload: PendingWorkload) -> bool:
         """True if a woken class can be left as it was: what became free for it has been taken meanwhile."""
-        if wake.within is None or workload.replicas > 1 or wake.within.bit_count() > _MAX_WORKERS_COMPARED:
+        if wake.within is None or workload.replicas > 1:
             return False
-        requirement_class = self.overlay.class_of(workload.requirements, workload.subject.customer)
-        room = self.overlay.open_workers if requirement_class.single_pod else self.overlay.index.alive
-        return not any(
-            worker_has_room(self.overlay, requirement_class, worker) for worker in iterate(wake.within & room)
-        )
+        return not has_room(self.overlay, wake.park.watch, wake.within)
 
     def _work(self, workload: PendingWorkload, counts: Counts) -> int:
         if counts and counts[0][0] is Reason.TERM_LIMIT:
@@ -289,4 +283,5 @@ def _should_drop_terms(snapshot: Snapshot, parked: WakeIndex) -> bool:
     table = snapshot.affinity
     customers = {queue.customer for queue in parked.awaiting_terms}
     full = [customer for customer in customers if table.unanchored[customer] >= MAX_UNANCHORED_TERMS // 2]
-    return any(table.in_use(customer) <= table.unanchored[customer] // 2 for customer in full)
+    in_use = table.in_use() if full else {}
+    return any(in_use.get(customer, 0) <= table.unanchored[customer] // 2 for customer in full)

@@ -149,13 +149,6 @@ class Queue:
 
     # --- parking and waking ---
 
-    def wake_customer(self, customer: str) -> None:
-        """Something changed that concerns every class of a customer. O(classes)."""
-        for queue in self.classes():
-            if queue.customer == customer:
-                queue.wakes += 1
-                self._wake(queue)
-
     def wake_all(self) -> None:
         """Decide all classes anew, after changes of the cluster may have been lost."""
         for queue in self.classes():

@@ -110,17 +110,13 @@ class _Group:
         return found
 
     def _fitting_singly(self, overlay: Overlay, workers: list[int]) -> list[tuple[ClassQueue, Watch, Bits]]:
-        free, found = overlay.free_list, []
+        found = []
         for name, place in list(self._places.items()):
             entry = self.classes[place]
             if entry is None or entry[0].name != name:
                 continue
-            amounts = enumerate(self.amounts[place].tolist())
-            wanted = [(free[resource], amount) for resource, amount in amounts if amount]
-            bits = 0
-            for worker in workers:
-                if all(have[worker] >= amount for have, amount in wanted):
-                    bits |= 1 << worker
+            amounts = [(resource, amount) for resource, amount in enumerate(self.amounts[place].tolist()) if amount]
+            bits = _with_room(overlay, amounts, workers)
             if bits:
                 found.append((*entry, bits))
         return found
@@ -236,7 +232,7 @@ class WakeIndex:
             for queue, watch, group in list(self._by_term.get(term, {}).values()):
                 if queue.name in found or not around & group.mask:
                     continue
-                if watch.replicas > 1 or _has_room(overlay, watch, around & group.mask):
+                if watch.replicas > 1 or has_room(overlay, watch, around & group.mask):
                     found[queue.name] = queue, "term", None
         for queue in self._within_term_limit(overlay):
             found[queue.name] = queue, "term", None
@@ -283,6 +279,16 @@ def _still_parked(
     return [Woken(queue, park, why, within) for queue, why, within in found.values() if (park := park_of(queue))]
 
 
+def _with_room(overlay: Overlay, amounts: list[tuple[int, int]], workers: list[int]) -> Bits:
+    """The workers that have these amounts free, (resource, amount); meant for few workers."""
+    wanted = [(overlay.free_list[resource], amount) for resource, amount in amounts]
+    bits = 0
+    for worker in workers:
+        if all(have[worker] >= amount for have, amount in wanted):
+            bits |= 1 << worker
+    return bits
+
+
 def _amounts(watch: Watch, snapshot: Snapshot) -> list[tuple[int, int]] | None:
     """(resource, amount) that a worker must have free for one pod; None: it asks for a resource that no worker has."""
     amounts = [(SLOTS_RESOURCE, 1)]
@@ -298,10 +304,13 @@ def _amounts(watch: Watch, snapshot: Snapshot) -> list[tuple[int, int]] | None:
     return amounts
 
 
-def _has_room(overlay: Overlay, watch: Watch, workers: Bits) -> bool:
+def has_room(overlay: Overlay, watch: Watch, workers: Bits) -> bool:
+    """True when one of the workers has free capacity for a pod of the class, without regard to peers and ports."""
     amounts = _amounts(watch, overlay.snapshot)
     if amounts is None:
         return False
+    if workers.bit_count() <= _FEW_COMPARISONS:
+        return bool(_with_room(overlay, amounts, iterate(workers)))
     columns = to_indices(workers, overlay.snapshot.capacity)
     enough = np.ones(len(columns), np.bool_)
     for resource, amount in amounts:

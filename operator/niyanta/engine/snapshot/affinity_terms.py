@@ -354,10 +354,9 @@ class AffinityTable:
             around = self._index.alive if everywhere else self._index.neighbours(term.topology, worker)
             self.changed[term] = self.changed.get(term, 0) | around
 
-    def in_use(self, customer: str) -> int:
-        """Number of the customer's unanchored terms that have carriers or watchers. O(terms)."""
-        mine = (term for term in self.terms if term.unanchored and term.owner == customer)
-        return sum(1 for term in mine if term.carriers or term.watchers)
+    def in_use(self) -> Counter[str]:
+        """Customer -> number of its unanchored terms that have carriers or watchers. O(terms)."""
+        return Counter(term.owner for term in self.terms if term.unanchored and (term.carriers or term.watchers))
 
     # --- upkeep, before a cycle ---
 

@@ -8,15 +8,13 @@ until the end of the leadership. Jobs that differ in other labels, such as a num
 from __future__ import annotations
 
 from collections.abc import Iterator
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from niyanta.engine.queue.queue import Queue
 from niyanta.engine.types import PeerTerm, PendingWorkload, Requirements, Scope, Subject
 
 MOST_VISIBLE_KEYS = 64
 """Most label keys of one reach. Beyond it every label is visible there."""
-
-MOST_REQUIREMENTS = 100_000
-"""Most distinct requirements that are remembered. Beyond it they are forgotten, and equal ones get another class."""
 
 Reach = tuple[str, str]
 """Kind of reach, and the namespace or customer."""
@@ -28,7 +26,8 @@ class QueueClasses:
     """Names the classes of one leadership, and shares equal requirements between their workloads."""
 
     def __init__(self) -> None:
-        self._numbers: dict[Requirements, tuple[Requirements, int]] = {}
+        self._numbers: WeakKeyDictionary[Requirements, tuple[ReferenceType[Requirements], int]] = WeakKeyDictionary()
+        """Only of requirements that some workload has: those in memory share a budget of bytes."""
         self._next_number = 0
         self._visible: dict[Reach, set[str] | None] = {}
         """Keys by reach; None: all labels are visible."""
@@ -49,13 +48,13 @@ class QueueClasses:
 
     def share(self, requirements: Requirements) -> tuple[Requirements, int]:
         """The first object of equal requirements, and their number."""
-        known = self._numbers.get(requirements)
+        first, number = self._numbers.get(requirements, (None, 0))
+        known = None if first is None else first()
         if known is None:
-            if len(self._numbers) >= MOST_REQUIREMENTS:
-                self._numbers.clear()
             self._next_number += 1
-            known = self._numbers[requirements] = requirements, self._next_number
-        return known
+            known, number = requirements, self._next_number
+            self._numbers[requirements] = ref(requirements), number
+        return known, number
 
     def name(self, number: int, subject: Subject, replicas: int) -> str:
         """Name of the class of a workload with these requirements (by their number)."""

@@ -121,18 +121,19 @@ class Cycle:
         """Run one cycle. Returns True if workloads are left that another cycle should consider at once."""
         self._number += 1
         queue = self._state.workloads.queue
-        # 1. Take the changes of the cluster, the candidates of the expedited lane, and the limits of customers.
+        # 1. Take the candidates of the expedited lane, the limits of customers, and the changes of the cluster.
         for place, _ in enumerate(self._state.workloads.reclass()):
             if place % SLICE_ROWS == SLICE_ROWS - 1:
                 await asyncio.sleep(0)
-        deltas = self._state.worker_breakers.adjust(self._deltas.take())
         now = self._state.clock.now()
         lane = self._lane_input(now)
         running = self._running_by_customer()
+        options = self._options(running)
+        deltas = self._state.worker_breakers.adjust(self._deltas.take())
         # 2. Let the engine wake parked classes and decide heads on a fork of the cluster, in a thread.
         try:
             with self._metrics.phase(LoopPhase.ENGINE):
-                result = await asyncio.to_thread(self._plan, deltas, now, options=self._options(running), lane=lane)
+                result = await asyncio.to_thread(self._plan, deltas, now, options=options, lane=lane)
             # 3. Commit the placements; their pods start.
             self._retries = []
             plan = result.queue_plan.plan
@@ -140,11 +141,11 @@ class Cycle:
             again = self._follow_faults(result.faults)
             self._count_placed(running, plan.placements)
             left_out = await self._commit(plan.placements)
+            # 4. Wake and park classes, now that their placements are known.
+            queue.follow(result.queue_plan, left_out)
         except BaseException:  # nothing is known of the commit or of the changes: all classes are decided anew
             queue.wake_all()
             raise
-        # 4. Wake and park classes, now that their placements are known.
-        queue.follow(result.queue_plan, left_out)
         self._park_faults(plan.faults)
         # 5. Explain the rejections, and count the cycle.
         self._reasons.follow_cycle(plan.rejections, lane=self._lane, running=running)
