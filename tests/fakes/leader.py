@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY
 
 from niyanta.containment import Boundary
 from niyanta.lifecycle import Event, Phase
+from niyanta.scheduler.demand.sizing_result import SizingResult
 from niyanta.scheduler.intake.refill import FOLLOW_AT_LEAST_SECONDS
 from niyanta.scheduler.intake.work_queue import DeletedObject, WorkQueue
 from niyanta.scheduler.leader import make_leader
@@ -263,6 +264,10 @@ class LeaderUnderTest:
     def reasons(self) -> PendingReasons:
         """The collected pending reasons."""
         return self._leader.writers.reasons
+
+    def sized(self, result: SizingResult) -> None:
+        """Let the leader take over a sizing result."""
+        self._leader.state.sizing_result = result
 
     async def write_reasons(self) -> None:
         """Write the collected pending reasons."""

@@ -6,7 +6,9 @@ from typing import cast
 
 import pytest
 
+from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind, PoolFit
 from niyanta.scheduler.cluster_api import ClusterReports
+from niyanta.scheduler.demand.sizing_result import SizingResult
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
 from niyanta.scheduler.state import SchedulerState
 from niyanta.settings import Settings
@@ -70,3 +72,26 @@ async def test_a_workload_that_joins_a_refused_class_is_explained(
     leader.reasons.collect()
     await leader.write_reasons()
     assert {row.reason for row in await leader.rows([first, second])} == {"Unschedulable"}
+
+
+@pytest.mark.store
+async def test_a_workload_says_so_when_it_fits_another_pool_than_the_first_of_its_class(
+    make_leader: MakeLeader, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOOK_EVERY_SECONDS", "REPEAT_AFTER_SECONDS", "SETTLED_AFTER_SECONDS"):
+        monkeypatch.setattr(f"niyanta.scheduler.placing.pending_reasons.{name}", 0.0)
+    leader = make_leader()
+    await leader.recover()
+    uids = [cluster.submit(name, cpu="64") for name in ("first", "second")]
+    await leader.take_in(*uids)
+    pools = EmptyPool("pool-a"), EmptyPool("pool-b")
+    first, second = uids
+    for pool, fit in (("pool-b", FitKind.NEW), ("pool-a", FitKind.FULL)):
+        fits = {first: PoolFit(FitKind.NEW, "pool-a"), second: PoolFit(fit, pool)}
+        leader.sized(SizingResult(fits, pools=pools))
+        await leader.run_cycle()
+        leader.reasons.collect()
+        await leader.write_reasons()
+        rows = {row.id: row.message for row in await leader.rows(uids)}
+        assert "pool-a" in rows[first]
+        assert pool in rows[second]

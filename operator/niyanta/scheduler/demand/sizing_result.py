@@ -32,6 +32,13 @@ class SizingResult:
         """The pool that fits the workload; None if it hasn't been sized yet."""
         return self._fits.get(tracked.id) or self._kinds.get((tracked.row.customer, tracked.row.class_id))
 
+    def changed_since(self, before: SizingResult) -> set[str]:
+        """Ids of workloads that were sized one by one, now or then, and fit elsewhere now."""
+        if self is before:
+            return set()
+        ids = self._fits.keys() | before._fits.keys()
+        return {workload_id for workload_id in ids if self._fits.get(workload_id) != before._fits.get(workload_id)}
+
     def text(self, tracked: TrackedWorkload) -> str:
         """Text to append to the workload's pending reason; may be empty."""
         found = self.of(tracked)

@@ -65,7 +65,7 @@ class PendingReason:
 
 
 _Kinds = frozenset[tuple[str, str]]
-"""Reasons with their details, without counts, and the kind of pool that would fit."""
+"""Reasons with their details, without counts; for a workload also the lane, and the pool that would fit."""
 
 _OURS = frozenset({Reason.CONCURRENCY.value, RowReason.UNSCHEDULABLE.value})
 
@@ -78,6 +78,7 @@ class _RefusedClass:
     since: float
     """Monotonic time of the first refusal in a row."""
     sizing: PoolFit | None
+    """Of its first workload. Those that are sized one by one may fit elsewhere."""
     unexplained: dict[str, None]
     """Ids of workloads, in the order of the queue."""
     wakes: int
@@ -88,7 +89,7 @@ class _RefusedClass:
 
     def follow(self, now: float) -> bool:
         """Bring `kinds` up to date; True if they changed."""
-        kinds = _kinds(self.rejection, self.sizing)
+        kinds = _kinds(self.rejection)
         if kinds == self.kinds:
             return False
         self.kinds, self.kinds_since = kinds, now
@@ -169,7 +170,7 @@ class PendingReasons:
                 del refused.unexplained[workload_id]
                 continue
             explains = tracked.row.reason in _OURS
-            kinds = refused.kinds | {("lane", "")} if workload_id in self._lane.members else refused.kinds
+            kinds = self._kinds_of(tracked, refused)
             if explains and tracked.explained == kinds:
                 del refused.unexplained[workload_id]
                 continue
@@ -190,6 +191,11 @@ class PendingReasons:
                 break
         return explained
 
+    def _kinds_of(self, tracked: TrackedWorkload, refused: _RefusedClass) -> _Kinds:
+        fit = self._state.sizing_result.of(tracked)
+        kinds = refused.kinds | {("sizing", "" if fit is None else f"{fit.fit.value} {fit.pool}")}
+        return kinds | {("lane", "")} if tracked.id in self._lane.members else kinds
+
     @staticmethod
     def _is_early(tracked: TrackedWorkload, refused: _RefusedClass, now: float) -> bool:
         """True if the workload's reason should not be replaced yet."""
@@ -207,15 +213,19 @@ class PendingReasons:
             found = self._state.workloads.queue.find_class(name)
             if found is None:
                 del self._refused[name]
-                continue
-            if sizing is not before:
-                refused.sizing = self._fit(found)
-            self._look_at(found, refused, now)
+            else:
+                self._look_at(found, refused, now)
+        for workload_id in sizing.changed_since(before):
+            found = self._state.workloads.queue.class_of(workload_id)
+            if found is not None and found.name in self._refused:
+                self._refused[found.name].unexplained[workload_id] = None
+                self._open[found.name] = None
 
     def _look_at(self, found: ClassQueue, refused: _RefusedClass, now: float) -> None:
         """Let the workloads of a class be explained if its reasons are others, or if workloads joined."""
-        if refused.follow(now) or found.wakes != refused.wakes:
-            refused.wakes = found.wakes
+        fit = self._fit(found)
+        if refused.follow(now) or found.wakes != refused.wakes or fit != refused.sizing:
+            refused.wakes, refused.sizing = found.wakes, fit
             refused.unexplained.update(dict.fromkeys(workload.id for workload in found.in_order()))
             self._open[found.name] = None
 
@@ -299,10 +309,9 @@ class PendingReasons:
         return found
 
 
-def _kinds(rejection: Rejection, sizing: PoolFit | None) -> _Kinds:
+def _kinds(rejection: Rejection) -> _Kinds:
     """Kinds of reasons. The detail of a group changes with every placement, like a count."""
-    found = {(reason.value, "" if reason is Reason.GROUP else detail) for reason, detail, _ in rejection.counts}
-    return frozenset(found | {("sizing", sizing.fit.value if sizing is not None else "")})
+    return frozenset((reason.value, "" if reason is Reason.GROUP else detail) for reason, detail, _ in rejection.counts)
 
 
 def _says_the_same(row: WorkloadRow, found: PendingReason) -> bool:
