@@ -8,12 +8,10 @@ this process (open loop: the latency of a request counts from the time at which 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import itertools
 import json
 import statistics
 import time
-import tracemalloc
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -24,12 +22,12 @@ import psutil
 from bench.backlog import POD, fill
 from niyanta.settings import Settings
 from niyanta.store.postgres.migrate import migrate
-from niyanta.store.postgres.pool import Pool, open_pool
-from niyanta.store.postgres.queries import sql
-from niyanta.store.refill import RefillRequest
+from niyanta.store.postgres.pool import open_pool
+from niyanta.store.queue_classes import ClassRequest
 from niyanta.store.rest.api_keys import ApiKeys, Role
 from niyanta.store.rest.record import RestStore
 from niyanta.store.rows import CustomerRow
+from niyanta.store.state import StateManager
 from testing.cluster.nodes import NodeSpec
 from testing.environment import Environment
 from testing.processes.free_ports import free_port
@@ -160,36 +158,30 @@ async def look(url: str, headers: dict[str, str], path: str, *, count: int = 200
     return percentiles(taken)
 
 
-async def refill(dsn: str) -> dict[str, Any]:
-    """Query plan, time and memory of the scheduler's refill."""
+async def class_loading(dsn: str) -> dict[str, Any]:
+    """Time of a pass over all classes, and of reading the first rows of 100 of them with their specs."""
     settings = Settings(dsn=dsn, db_pool_min=1, statement_timeout=30.0)
-    request = RefillRequest(top=5000, oldest=500, per_class=50, classes=200, per_customer=200, customers=20)
-    params = dataclasses.asdict(request) | {"door": None}
     async with await open_pool(settings) as pool:
-        plan = await _explain(pool, params)
-        record = RestStore(pool, settings)
-        taken = []
+        state = StateManager(pool, settings)
+        passes, heads, rows = [], [], 0
         for _ in range(5):
             started = time.monotonic()
-            rows = await record.get_workloads((await record.get_refill(request)).customers)
-            taken.append(time.monotonic() - started)
-        tracemalloc.start()
-        rows = await record.get_workloads((await record.get_refill(request)).customers)
-        memory = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-    wanted = ("workload_state_refill", "workload_state_top", "workload_state_oldest")
+            classes = page = await state.get_waiting_classes()
+            while len(page) == 1000:
+                page = await state.get_waiting_classes((page[-1].customer, page[-1].queue_class))
+                classes = classes + page
+            passes.append(time.monotonic() - started)
+            started = time.monotonic()
+            wanted = [ClassRequest(found.customer, found.queue_class, 64) for found in classes[:100]]
+            found = await state.get_class_heads(wanted)
+            rows = len(await state.get_workloads([id_ for one in found for id_ in one.ids]))
+            heads.append(time.monotonic() - started)
     return {
-        "rows": len(rows),
-        "median_ms": round(statistics.median(taken) * 1000),
-        "peak_python_mib": round(memory / 2**20, 1),
-        "partial_indexes_used": all(name in plan for name in wanted) and "Seq Scan on workload_state" not in plan,
+        "classes": len(classes),
+        "pass_median_ms": round(statistics.median(passes) * 1000),
+        "rows_of_100_classes": rows,
+        "rows_median_ms": round(statistics.median(heads) * 1000),
     }
-
-
-async def _explain(pool: Pool, params: dict[str, Any]) -> str:
-    async with pool.connection() as connection:
-        cursor = await connection.execute(b"EXPLAIN (ANALYZE, TIMING OFF) " + sql("refill"), params)
-        return "\n".join(line for (line,) in await cursor.fetchall())
 
 
 def run(*, backlog: int = BACKLOG_ROWS, seconds: float = 15.0) -> dict[str, Any]:
@@ -261,7 +253,7 @@ def _backlog(own: RunDir, server: Postgres, rows: int) -> dict[str, Any]:
         ):
             found[name] = asyncio.run(look(url, admin, path))
         found["submit_with_backlog"] = asyncio.run(singles([url], admin, rate=100, seconds=5))
-    found["refill"] = asyncio.run(refill(dsn))
+    found["classes"] = asyncio.run(class_loading(dsn))
     return found
 
 

@@ -11,8 +11,9 @@ from prometheus_client import REGISTRY
 
 from niyanta.containment import Boundary
 from niyanta.lifecycle import Event, Phase
+from niyanta.scheduler.backlog.backlog import Backlog
+from niyanta.scheduler.backlog.row_changes import FOLLOW_AT_LEAST_SECONDS
 from niyanta.scheduler.demand.sizing_result import SizingResult
-from niyanta.scheduler.intake.refill import FOLLOW_AT_LEAST_SECONDS
 from niyanta.scheduler.intake.work_queue import DeletedObject, WorkQueue
 from niyanta.scheduler.leader import make_leader
 from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
@@ -251,10 +252,19 @@ class LeaderUnderTest:
         await self._leader.handlers.observer.observe(workload_ids)
 
     async def follow_changes(self) -> bool:
-        """Read rows that other processes changed, and refill. Returns True if the queue may have changed."""
+        """Read rows that other processes changed. Returns True if the queue may have changed."""
         self.work_queue.put_hint()
         await asyncio.sleep(FOLLOW_AT_LEAST_SECONDS)
-        return await self._leader.handlers.refill.follow()
+        return await self._leader.handlers.row_changes.follow()
+
+    @property
+    def backlog(self) -> Backlog:
+        """Pending REST rows, in memory or not."""
+        return self._leader.state.backlog
+
+    async def load_backlog(self) -> bool:
+        """Count the backlog and load rows of it once. Returns True if the queue may have changed."""
+        return await self._leader.handlers.backlog_loader.run()
 
     async def run_cycle(self) -> bool:
         """Run one cycle. Returns True if another cycle is wanted at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -91,6 +92,8 @@ async def submit_rest(settings: Settings) -> AsyncIterator[SubmitRest]:
         async def submit(*names: str, **fields: object) -> list[str]:
             spec = objects.restricted(objects.workload("")["spec"])
             customer = str(fields.get("customer", "acme"))
+            what = fields.get("class_id"), fields.get("spec"), fields.get("replicas"), fields.get("namespace")
+            fields.setdefault("queue_class", uuid.uuid5(uuid.NAMESPACE_OID, f"{customer} {what}").hex)
             await record.upsert_customers([CustomerRow(customer, "Standard", {}, ("*",))])
             items = [intake(**{"door": Door.REST, "name": name, "spec": spec, **fields}) for name in names]
             request = SubmissionRequest(customer, items, None, lambda _: StoredResponse(202, None, keep=False))

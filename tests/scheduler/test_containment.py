@@ -13,9 +13,9 @@ from niyanta.containment import CONTAINED_ERRORS, Boundary
 from niyanta.engine.placement.placer import Placer
 from niyanta.engine.types import PendingWorkload
 from niyanta.lifecycle import Event, Phase
+from niyanta.scheduler.backlog.row_changes import RowChanges
 from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.intake.eligibility import EligibilityCheck
-from niyanta.scheduler.intake.refill import Refill
 from niyanta.scheduler.intake.reviews import Reviews
 from niyanta.scheduler.periodic.timers import LeaderTimers
 from niyanta.scheduler.placing.cycle import Cycle
@@ -219,7 +219,7 @@ async def test_pods_whose_observation_raises_hide_no_others(
     await bystander_is_placed(leader)
 
 
-@pytest.mark.parametrize(("part", "method"), [(LeaderTimers, "run"), (Refill, "follow"), (Reviews, "run_slice")])
+@pytest.mark.parametrize(("part", "method"), [(LeaderTimers, "run"), (RowChanges, "follow"), (Reviews, "run_slice")])
 async def test_a_phase_that_always_raises_stops_no_other(
     leader: LeaderUnderTest, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, part: type, method: str
 ) -> None:

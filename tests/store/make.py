@@ -12,7 +12,6 @@ from niyanta.lifecycle import Door, Event, Phase
 from niyanta.store.postgres.migrate import migrate
 from niyanta.store.postgres.pool import Pool
 from niyanta.store.postgres.queries import sql
-from niyanta.store.refill import RefillRequest
 from niyanta.store.rows import RowChange, WorkloadIntake, WorkloadRow
 from niyanta.store.state import StateManager
 from testing.processes.postgres import Postgres
@@ -72,21 +71,15 @@ async def arrive(state: StateManager, *, epoch: int, phase: Phase = Phase.PENDIN
     return row
 
 
-async def pending_rows(
-    state: StateManager,
-    limit: int,
-    *,
-    per_class: int = 0,
-    classes: int = 200,
-    oldest: int = 0,
-    after_class: str = "",
-) -> list[WorkloadRow]:
-    """Rows that a refill proposes, of both doors, highest key first."""
-    wanted = RefillRequest(
-        top=limit, oldest=oldest, per_class=per_class, classes=classes if per_class else 0, after_class=after_class
-    )
-    rows = await state.get_workloads((await state.get_refill(wanted)).customers)
-    return sorted(rows, key=lambda row: (-row.queue_key, row.queued_at_us, row.id))
+async def pending_rows(state: StateManager, limit: int) -> list[WorkloadRow]:
+    """The first pending rows of both doors that aren't in backoff, highest key first."""
+    now_us = await state.clock()
+    rows = [
+        row
+        async for row in state.get_active()
+        if row.phase is Phase.PENDING and (row.not_before is None or row.not_before.timestamp() * 1e6 <= now_us)
+    ]
+    return sorted(rows, key=lambda row: (-row.queue_key, row.queued_at_us, row.id))[:limit]
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,10 +10,8 @@ import pytest
 
 from niyanta.settings import Settings
 from niyanta.store.postgres.pool import Pool, open_pool
-from niyanta.store.refill import RefillRequest
-from niyanta.store.state import StateManager
 from testing.processes.postgres import Postgres
-from tests.store.make import check_plans, crowded, pending_rows
+from tests.store.make import check_plans, crowded
 
 pytestmark = pytest.mark.store
 
@@ -56,11 +53,13 @@ async def big(big_dsn: str) -> AsyncIterator[Pool]:
 
 
 async def test_frequent_reads_follow_partial_indexes(big: Pool) -> None:
-    wanted = RefillRequest(top=500, oldest=50, per_class=20, classes=30, per_customer=10, customers=5)
-    refill = dataclasses.asdict(wanted) | {"door": "rest"}
     first = "00000000-0000-0000-0000-000000000000"
     cases: list[tuple[str, dict[str, Any], list[str]]] = [
-        ("refill", refill, [f"workload_state_{name}" for name in ("refill", "top", "oldest", "listing")]),
+        (
+            "waiting_classes_of",
+            {"records": '[{"customer": "c1", "queue_class": "class-1"}]'},
+            [f"workload_state_class_{name}" for name in ("key", "oldest")],
+        ),
         (
             "class_heads",
             {"records": '[{"customer": "c1", "queue_class": "class-1", "most": 64}]'},
@@ -84,21 +83,3 @@ async def test_frequent_reads_follow_partial_indexes(big: Pool) -> None:
         ),
     ]
     await check_plans(big, cases, never="Seq Scan on workload_state")
-
-
-async def test_the_refill_from_a_backlog_is_exact(big: Pool) -> None:
-    state = StateManager(big, Settings())
-    rows = await pending_rows(state, 100, per_class=10, classes=100, oldest=10)
-    async with big.connection() as connection:
-        expected = await (
-            await connection.execute(
-                b"SELECT id::text FROM ("
-                b" SELECT id, queued_at, row_number() OVER (ORDER BY queue_key DESC) AS top,"
-                b" row_number() OVER (ORDER BY queued_at) AS oldest,"
-                b" row_number() OVER (PARTITION BY class_id ORDER BY queue_key DESC) AS in_class"
-                b" FROM workload_state WHERE status = 'PENDING') AS ranked"
-                b" WHERE top <= 100 OR oldest <= 10 OR in_class <= 10"
-            )
-        ).fetchall()
-    assert {row.id for row in rows} == {id_ for (id_,) in expected}
-    assert len(rows) > 400

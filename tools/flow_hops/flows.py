@@ -14,7 +14,7 @@ LOOP = "LeaderLoop._run_rounds"
 ENGINE = "Cycle._plan"
 """The engine's thread, which the loop waits for."""
 
-BESIDE = ("LeaderTimers.run", "Refill.follow")
+BESIDE = ("LeaderTimers.run", "RowChanges.follow", "BacklogLoader.run")
 """Parts of a round that its timers start, whatever a flow does."""
 
 FLOWS: dict[str, tuple[str, tuple[Stage, ...]]] = {

@@ -6,13 +6,15 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from niyanta.lifecycle import Phase
+from niyanta.scheduler.backlog.loader import BacklogLoader
+from niyanta.scheduler.backlog.row_changes import RowChanges
+from niyanta.scheduler.backlog.row_reader import RowReader
 from niyanta.scheduler.cluster_api import ClusterApi
 from niyanta.scheduler.demand.stats_collector import StatsCollector
 from niyanta.scheduler.gauges import SchedulerGauges
 from niyanta.scheduler.intake.admission import Admission
 from niyanta.scheduler.intake.eligibility import EligibilityCheck
 from niyanta.scheduler.intake.finished_intake import FinishedIntake
-from niyanta.scheduler.intake.refill import Refill
 from niyanta.scheduler.intake.rest_holds import RestHolds
 from niyanta.scheduler.intake.reviews import Reviews
 from niyanta.scheduler.intake.unloaded import UnloadedWorkloads
@@ -57,7 +59,8 @@ class ChangeHandlers:
     admission: Admission
     reviews: Reviews
     unloaded: UnloadedWorkloads
-    refill: Refill
+    row_changes: RowChanges
+    backlog_loader: BacklogLoader
     missing_objects: MissingObjects
     recovery: Recovery
 
@@ -186,10 +189,13 @@ def _make_loop(
         transitions=writers.transitions,
         observer=handlers.observer,
         reasons=writers.reasons,
-        refill=handlers.refill,
+        row_changes=handlers.row_changes,
+        backlog_loader=handlers.backlog_loader,
         timers=timers,
         cycle=cycle,
-        stats_collector=StatsCollector(state, store=store, cluster=cluster, is_deep=handlers.refill.is_deep),
+        stats_collector=StatsCollector(
+            state, store=store, cluster=cluster, is_deep=lambda: next(state.backlog.outside(), None) is not None
+        ),
         metrics=metrics,
         tick=tick,
     )
@@ -236,7 +242,6 @@ def _make_writers(
 def _make_reviews(
     state: SchedulerState,
     writers: RowWriters,
-    refill: Refill,
     *,
     store: StateManager,
     cluster: ClusterApi,
@@ -250,11 +255,28 @@ def _make_reviews(
         reasons=writers.reasons,
         transitions=transitions,
         eligibility=writers.eligibility,
-        rest_holds=RestHolds(
-            state, store=store, cluster=cluster, transitions=transitions, on_released=refill.expect_more
-        ),
+        rest_holds=RestHolds(state, store=store, cluster=cluster, transitions=transitions),
         tick=tick,
     )
+
+
+def _make_backlog(
+    state: SchedulerState,
+    *,
+    store: StateManager,
+    cluster: ClusterApi,
+    work_queue: WorkQueue,
+    transitions: Transitions,
+    tick: Callable[[], None],
+) -> tuple[RowChanges, BacklogLoader]:
+    reader = RowReader(state, store=store, cluster=cluster, transitions=transitions, tick=tick)
+    row_changes = RowChanges(
+        state, store=store, work_queue=work_queue, transitions=transitions, reader=reader, tick=tick
+    )
+    backlog_loader = BacklogLoader(
+        state, store=store, work_queue=work_queue, changes=row_changes, reader=reader, tick=tick
+    )
+    return row_changes, backlog_loader
 
 
 def _make_handlers(
@@ -276,8 +298,10 @@ def _make_handlers(
         reasons=reasons,
         transitions=transitions,
     )
-    refill = Refill(state, store=store, cluster=cluster, work_queue=work_queue, transitions=transitions, tick=tick)
-    reviews = _make_reviews(state, writers, refill, store=store, cluster=cluster, tick=tick)
+    backlog = _make_backlog(
+        state, store=store, cluster=cluster, work_queue=work_queue, transitions=transitions, tick=tick
+    )
+    reviews = _make_reviews(state, writers, store=store, cluster=cluster, tick=tick)
     finished = FinishedIntake(state, store=store, cluster=cluster)
     admission = Admission(
         state,
@@ -289,7 +313,7 @@ def _make_handlers(
         transitions=transitions,
         tick=tick,
     )
-    unloaded = UnloadedWorkloads(state, cluster=cluster, admission=admission, on_room=refill.expect_more)
+    unloaded = UnloadedWorkloads(state, cluster=cluster, admission=admission)
     missing_objects = MissingObjects(
         state,
         cluster=cluster,
@@ -305,7 +329,7 @@ def _make_handlers(
         store=store,
         cluster=cluster,
         admission=admission,
-        refill=refill,
+        row_changes=backlog[0],
         observer=observer,
         creator=writers.creator,
         adoption=Adoption(state, store=store, cluster=cluster, transitions=transitions, tick=tick),
@@ -313,4 +337,4 @@ def _make_handlers(
         finished=finished,
         tick=tick,
     )
-    return ChangeHandlers(observer, admission, reviews, unloaded, refill, missing_objects, recovery)
+    return ChangeHandlers(observer, admission, reviews, unloaded, *backlog, missing_objects, recovery)

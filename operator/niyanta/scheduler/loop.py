@@ -13,12 +13,13 @@ from collections.abc import Awaitable, Callable
 from niyanta.aio import Backoff, Timer, ticking
 from niyanta.containment import Boundary, SharedFaultError, record
 from niyanta.observability import log
+from niyanta.scheduler.backlog.loader import BacklogLoader
+from niyanta.scheduler.backlog.row_changes import RowChanges
 from niyanta.scheduler.cluster_api import ClusterAwayError
 from niyanta.scheduler.demand.stats_collector import StatsCollector
 from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.faults.phases import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS, GuardedPhases, RoundPhase
 from niyanta.scheduler.intake.admission import Admission
-from niyanta.scheduler.intake.refill import Refill
 from niyanta.scheduler.intake.reviews import Reviews
 from niyanta.scheduler.intake.unloaded import UnloadedWorkloads
 from niyanta.scheduler.intake.work_queue import PendingWork, WorkQueue
@@ -62,7 +63,8 @@ class LeaderLoop:
         transitions: Transitions,
         observer: PodObserver,
         reasons: PendingReasons,
-        refill: Refill,
+        row_changes: RowChanges,
+        backlog_loader: BacklogLoader,
         timers: LeaderTimers,
         cycle: Cycle,
         stats_collector: StatsCollector,
@@ -79,7 +81,8 @@ class LeaderLoop:
         self._transitions = transitions
         self._observer = observer
         self._reasons = reasons
-        self._refill = refill
+        self._row_changes = row_changes
+        self._backlog_loader = backlog_loader
         self._timers = timers
         self._cycle = cycle
         self._stats_collector = stats_collector
@@ -159,8 +162,9 @@ class LeaderLoop:
             with self._metrics.phase(LoopPhase.NOTES):
                 await run(RoundPhase.REASONS, self._reasons.write)
         await run(RoundPhase.PARKING, self._transitions.hold_parked)
-        # 5. Follow rows that other processes changed, and refill the queue from Postgres.
-        await run(RoundPhase.REFILL, self._follow_rows)
+        # 5. Follow rows that other processes changed, and load the backlog.
+        await run(RoundPhase.FOLLOW, self._follow_rows)
+        await run(RoundPhase.BACKLOG, self._load_backlog)
         # 6. Timers: due rows, lost nodes, maintenance.
         if self._timers_due.due():
             await run(RoundPhase.TIMERS, self._run_timers)
@@ -210,7 +214,11 @@ class LeaderLoop:
         self._unobserved.clear()
 
     async def _follow_rows(self) -> None:
-        if await self._refill.follow():
+        if await self._row_changes.follow():
+            self._cycle_wanted = True
+
+    async def _load_backlog(self) -> None:
+        if await self._backlog_loader.run():
             self._cycle_wanted = True
 
     async def _run_timers(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from niyanta.engine.snapshot.snapshot import Snapshot
+from niyanta.scheduler.backlog.backlog import Backlog
 from niyanta.scheduler.demand.sizing_result import SizingResult
 from niyanta.scheduler.faults.parked import ParkedWorkloads
 from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
@@ -49,8 +50,6 @@ class SchedulerState:
     """For each waiting workload, the pool that it counts for."""
     unreviewed: dict[str, None] = field(default_factory=dict)
     """Queued REST workloads whose eligibility this leader hasn't checked, oldest first (`intake.reviews`)."""
-    without_room: set[tuple[str, str]] = field(default_factory=set)
-    """Customers and namespaces with REST rows that were left in Postgres because their budget of memory is used up."""
     unjudged_deletions: set[str] = field(default_factory=set)
     """Workloads whose objects were reported deleted while the whole kind is gone."""
     worker_breakers: WorkerBreakers = field(default_factory=WorkerBreakers)
@@ -65,6 +64,11 @@ class SchedulerState:
         gates = NamespaceGates(settings.connections)
         finished = FinishedObjects(settings)
         return cls(epoch, settings, clock, workloads, ParkedWorkloads(workloads), gates, finished, adopting)
+
+    @property
+    def backlog(self) -> Backlog:
+        """Pending REST rows, in memory or not."""
+        return self.workloads.backlog
 
     def node_grace_over(self, tracked: TrackedWorkload) -> bool:
         """True if a node of the workload has been NotReady for longer than `node_loss_grace`."""

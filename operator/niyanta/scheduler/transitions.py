@@ -166,6 +166,7 @@ class Transitions:
         follow it in any case. `adopted`: its pods exist."""
         tracked = self._state.workloads.get(row.id)
         if tracked is None:
+            self._state.backlog.doubt(row.customer, row.queue_class)
             return
         try:
             if adopted and row.phase.bound and tracked.requirements is not None:
@@ -325,7 +326,7 @@ class Transitions:
         if row.phase is not Phase.PENDING:
             workloads.dequeue(row.id)
             if row.door is Door.REST and not teardown.waiting and not tracked.applying:
-                workloads.drop(row.id)  # `intake.refill` reads it again when it becomes pending
+                workloads.drop(row.id)  # it is read again when it becomes pending
             return
         now = self._state.clock.now()
         if teardown.waiting or tracked.applying:
@@ -341,8 +342,8 @@ class Transitions:
         else:
             tracked.known = set()
             if tracked.unloaded and row.door is Door.REST:
-                workloads.drop(row.id)  # no room for it: it stays in Postgres, and `intake.refill` reads it again
-                self._state.without_room.add((row.customer, row.namespace))
+                workloads.drop(row.id)  # no room for it: it stays in Postgres, and `backlog.loader` reads it again
+                self._state.backlog.room.no_bytes.add((row.customer, row.namespace))
                 return
             workloads.enqueue(tracked, now=now)
             if row.door is Door.REST and tracked.eligible is None:

@@ -23,7 +23,8 @@ from niyanta.store.rows import WorkloadRow
 @dataclass(frozen=True, slots=True)
 class WaitingClass:
     """A class with pending rows, also those in backoff. `pending_rest`: those of the REST door. `oldest_us`: the
-    smallest `queued_at` of its rows, in µs."""
+    smallest `queued_at` of its rows, in µs. `key`: the highest queue key of those of the REST door; None without any.
+    """
 
     customer: str
     queue_class: str
@@ -32,6 +33,7 @@ class WaitingClass:
     pending: int
     pending_rest: int
     oldest_us: int
+    key: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,14 @@ class QueueClassStore(ScalingStore):
         """At most `limit` classes with pending rows after (customer, class), in that order; the counts are exact."""
         params = {"after_customer": after[0], "after_class": after[1], "limit": limit}
         return [WaitingClass(*record) for record in await self._pool.fetch("waiting_classes", params)]
+
+    async def get_waiting_classes_of(self, names: Sequence[tuple[str, str]]) -> list[WaitingClass]:
+        """The same for these classes, (customer, class); those without pending rows are left out."""
+        records = [{"customer": customer, "queue_class": name} for customer, name in names]
+        return [
+            WaitingClass(*record)
+            for record in await self._pool.fetch("waiting_classes_of", {"records": dumps(records)})
+        ]
 
     async def get_class_heads(self, wanted: Sequence[ClassRequest]) -> list[ClassHeads]:
         """The first rows of each of these classes; the cost doesn't depend on the number of waiting rows."""

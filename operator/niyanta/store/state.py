@@ -19,7 +19,6 @@ from niyanta.store.postgres.partitions import maintain_partitions
 from niyanta.store.postgres.pool import Pool, fetch
 from niyanta.store.postgres.queries import sql
 from niyanta.store.queue_classes import QueueClassStore
-from niyanta.store.refill import RefillCandidates, RefillRequest, refill_candidates
 from niyanta.store.row_mapping import (
     checked_id,
     dumps,
@@ -263,13 +262,6 @@ class StateManager(QueueClassStore):
     async def get_workloads_by_worker(self, worker: str) -> list[WorkloadRow]:
         """Workloads that are scheduled to or running on a worker, sorted by id."""
         return await self._rows("rows_by_worker", worker=worker)
-
-    async def get_refill(self, wanted: RefillRequest, *, door: Door | None = None) -> RefillCandidates:
-        """Ids of pending rows for a refill of the queue: the top rows of all, the oldest ones, and the top rows of
-        classes and of customers in steps. Rows in backoff are left out. `door` None: of both doors.
-        """
-        params = asdict(wanted) | {"door": None if door is None else door.value}
-        return refill_candidates(await self._pool.fetch("refill", params), wanted)
 
     async def get_due(self, limit: int) -> list[WorkloadRow]:
         """Rows whose wake-up time has passed, longest overdue first."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from niyanta.scheduler.backlog.backlog import Backlog
 from niyanta.scheduler.intake import rest_holds
 from niyanta.scheduler.intake.rest_holds import SLICE_ROWS, RestHolds
 from niyanta.store.errors import StaleEpochError, StoreError, StoreUnavailableError
@@ -34,7 +35,9 @@ class Rows:
             raise self.errors[customer]
         count = min(limit, self.held[customer])
         self.held[customer] -= count
-        return [SimpleNamespace(id=f"{customer}-{number}") for number in range(count)]
+        return [
+            SimpleNamespace(id=f"{customer}-{number}", customer=customer, queue_class="a") for number in range(count)
+        ]
 
 
 @pytest.fixture
@@ -52,10 +55,10 @@ def make_holds(clock: list[float]) -> Callable[[Rows], RestHolds]:
             customer_limits=lambda _: SimpleNamespace(queue_depth=None),
             namespace_enabled=lambda _: True,
         )
-        state: Any = SimpleNamespace(epoch=1, workloads={})
+        state: Any = SimpleNamespace(epoch=1, workloads={}, backlog=Backlog())
         store: Any = rows
         transitions: Any = None
-        return RestHolds(state, store=store, cluster=cluster, transitions=transitions, on_released=lambda: None)
+        return RestHolds(state, store=store, cluster=cluster, transitions=transitions)
 
     return make
 

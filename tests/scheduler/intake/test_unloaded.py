@@ -28,14 +28,10 @@ class Bench:
         self.admitted: list[str] = []
         self.unloaded: dict[str, None] = {}
         state: Any = SimpleNamespace(
-            workloads=SimpleNamespace(
-                unloaded=self.unloaded, get=self._tracked, memory=SimpleNamespace(has_room=lambda *_: True)
-            ),
-            without_room=set(),
-            settings=SimpleNamespace(customer_memory_budget=1000),
+            workloads=SimpleNamespace(unloaded=self.unloaded, get=self._tracked, has_room=lambda *_: True)
         )
         bench: Any = self
-        self.workloads = UnloadedWorkloads(state, cluster=bench, admission=bench, on_room=lambda: None)
+        self.workloads = UnloadedWorkloads(state, cluster=bench, admission=bench)
 
     def add(self, namespace: str, count: int) -> None:
         self.unloaded.update({f"{namespace}/{number}": None for number in range(count)})

@@ -79,7 +79,7 @@ async def test_it_loads_follows_and_refills(state: StateManager, epoch: int) -> 
     assert {row.id for row in changed} == {row.id for row in rows}
     assert len([row async for row in state.get_active()]) == 2
     assert len([row async for row in state.get_active(pending_doors=(Door.KUBERNETES,))]) == 1
-    assert len(await pending_rows(state, 10, per_class=2, oldest=2)) == 2
+    assert len(await pending_rows(state, 10)) == 2
     assert (await state.get_queue_depth()).customers["acme"].pending == 2
     assert await state.clock() > 0
 

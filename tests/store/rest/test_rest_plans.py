@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +13,6 @@ from niyanta.lifecycle import Door
 from niyanta.settings import Settings
 from niyanta.store.postgres.pool import Pool, open_pool
 from niyanta.store.reads.reads import WorkloadFilter
-from niyanta.store.refill import RefillRequest
 from niyanta.store.rest.record import RestStore
 from testing.processes.postgres import Postgres
 from tests.store.make import check_plans, crowded
@@ -39,8 +37,6 @@ async def big(big_dsn: str) -> AsyncIterator[Pool]:
 async def test_rest_reads_follow_indexes(big: Pool) -> None:
     last = "ffffffff-ffff-ffff-ffff-ffffffffffff"
     page = {"at": datetime(9999, 1, 1, tzinfo=UTC), "id": last, "since": datetime(1, 1, 1, tzinfo=UTC), "limit": 51}
-    wanted = RefillRequest(top=500, oldest=50, per_class=20, classes=30, per_customer=10, customers=5)
-    refill = dataclasses.asdict(wanted) | {"door": "rest"}
     cases: list[tuple[str, dict[str, Any], list[str]]] = [
         ("list_of", {**page, "customers": ["c1"], "statuses": ["PENDING"]}, ["workload_state_keyset"]),
         ("list_of", {**page, "customers": ["c1", "c2"], "statuses": ["PENDING", "FAILED"]}, ["workload_state_keyset"]),
@@ -53,7 +49,6 @@ async def test_rest_reads_follow_indexes(big: Pool) -> None:
         ("oldest_pending", {}, ["workload_state_oldest"]),
         ("oldest_pending_of", {"customer": "c1"}, ["workload_state_listing"]),
         ("ahead", {"key": 0, "queued_at": page["at"], "id": last, "most": 10_000}, ["workload_state_top"]),
-        ("refill", refill, ["workload_state_refill", "workload_state_top", "workload_state_oldest"]),
     ]
     await check_plans(big, cases)
 

@@ -58,7 +58,6 @@ async def test_with_priority_or_aging_off_the_queue_follows_the_other_and_then_a
         rows += await state.take_in([intake(priority=base, tier_weight=weight)], epoch=None)
     expected = [rows[index].id for index in ((3, 2, 0, 1) if priority else (0, 1, 2, 3))]
     assert [row.id for row in await pending_rows(state, 4)] == expected
-    assert [row.id for row in await pending_rows(state, 0, per_class=4)] == expected
 
 
 async def _shift(pool: Pool, row: WorkloadRow, minutes: float, *columns: str) -> None:
@@ -111,7 +110,7 @@ async def test_a_backoff_does_not_age_and_a_retry_keeps_its_place_otherwise(
     assert row.not_before is not None
     assert row.not_before == row.wake_at == row.waiting_since
     assert to_us(row.not_before) - row.queued_at_us == row.waited_us == running.waited_us
-    assert await pending_rows(state, 10, per_class=5, oldest=5) == [], "in backoff nothing is offered"
+    assert await pending_rows(state, 10) == [], "in backoff nothing is offered"
     placed = await move(state, row, Event.PLACE, epoch=epoch)
     assert placed.not_before is None
 
@@ -161,24 +160,6 @@ async def test_a_pause_inside_a_backoff_is_left_out_once(pool: Pool, state: Stat
     assert row.queued_at_us == queued_at
     assert row.not_before is not None
     assert row.not_before > datetime.now(UTC)
-
-
-async def test_the_refill_has_the_top_of_each_class_and_the_oldest(state: StateManager, epoch: int) -> None:
-    wall = [intake(class_id="gpu", priority=90) for _ in range(30)]
-    others = [intake(class_id=f"cpu-{number}", priority=number) for number in (1, 2)]
-    oldest = intake(class_id="cpu-1", priority=0)
-    await state.take_in([oldest], epoch=epoch)
-    await state.take_in(wall + others, epoch=epoch)
-
-    async def ids(limit: int, **how: int | str) -> list[str]:
-        return [row.id for row in await pending_rows(state, limit, **how)]  # type: ignore[arg-type]
-
-    top = [item.id for item in wall[:5]]
-    assert await ids(5) == top
-    assert await ids(5, oldest=1) == [*top, oldest.id]
-    assert await ids(0, per_class=1) == [top[0], others[1].id, others[0].id]
-    assert await ids(5, per_class=2, oldest=2) == [*top, others[1].id, others[0].id, oldest.id]
-    assert await ids(0, per_class=1, classes=1, after_class="cpu-1") == [others[1].id]
 
 
 async def test_a_new_tier_rewrites_keys_and_versions_of_what_waits(state: StateManager, epoch: int) -> None:

@@ -125,7 +125,7 @@ def compile_workload(
         node_selector=_node_selector(pod, overlay),
         node_terms=_required_terms(pod),
         soft=_soft(affinity, pod),
-        anti=_sorted({_peer(term, wildcard) for term in affinity.anti}),
+        anti=declared_terms(spec, wildcard=wildcard),
         near=_sorted({_peer(term, wildcard) for term in affinity.hard.near}) if affinity.hard else (),
         topology=_topology(spec.topology),
         tolerations=_tolerations(pod, overlay),
@@ -226,6 +226,11 @@ def _peer(term: Anti | Near, wildcard: bool) -> PeerTerm:
     return PeerTerm(selected, term.topology_key, scope)
 
 
+def declared_terms(spec: WorkloadSpec, *, wildcard: bool = False) -> tuple[PeerTerm, ...]:
+    """The anti terms of a spec; with `wildcard` False in the scopes that it declares."""
+    return _sorted({_peer(term, wildcard) for term in spec.affinity.anti}) if spec.affinity else ()
+
+
 def _topology(wanted: TopologyRequest | None) -> engine.Topology | None:
     return engine.Topology(wanted.key, wanted.mode is TopologyMode.REQUIRED) if wanted else None
 
@@ -264,17 +269,17 @@ def _host_ports(pod: PodSpec) -> tuple[engine.HostPort, ...]:
 # --- Class -----------------------------------------------------------------------------------------------------------
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """`value` as JSON types. Fields with default values are left out, so a new field does not change existing ids."""
     if isinstance(value, str | int):
         return value
     if isinstance(value, tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, enum.Enum):
         return value.value
     if dataclasses.is_dataclass(value):
         return {
-            name: _plain(found) for name, default in _fields(type(value)) if (found := getattr(value, name)) != default
+            name: plain(found) for name, default in _fields(type(value)) if (found := getattr(value, name)) != default
         }
     return value
 
@@ -290,7 +295,7 @@ def _fields(kind: Any) -> tuple[tuple[str, Any], ...]:
 
 
 def _text(value: Any) -> bytes:
-    return orjson.dumps(_plain(value), option=orjson.OPT_SORT_KEYS)
+    return orjson.dumps(plain(value), option=orjson.OPT_SORT_KEYS)
 
 
 def class_id(requirements: Requirements) -> str:

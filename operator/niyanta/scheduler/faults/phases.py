@@ -33,7 +33,9 @@ class RoundPhase(enum.StrEnum):
     OBSERVE = "observe"
     REASONS = "reasons"
     PARKING = "parking"
-    REFILL = "refill"
+    FOLLOW = "follow"
+    """Following rows that other processes changed."""
+    BACKLOG = "backlog"
     TIMERS = "timers"
     CYCLE = "cycle"
 

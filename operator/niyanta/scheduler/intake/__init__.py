@@ -1,1 +1,1 @@
-"""Intake of workloads into the leader's memory: work queue, admission and refill."""
+"""Intake of workloads into the leader's memory: work queue, admission and reviews."""

@@ -17,6 +17,7 @@ from niyanta.engine.types import Requirements, Subject
 from niyanta.lifecycle import Door, Phase
 from niyanta.resources import pod_security, template_lists
 from niyanta.resources.assignments import node_names
+from niyanta.resources.compile.queue_base import spec_class
 from niyanta.resources.compile.requirements import compile_workload, parse_spec
 from niyanta.resources.models.base import InvalidManifestError
 from niyanta.resources.models.customer import Customer
@@ -118,7 +119,11 @@ def read_object(obj: Mapping[str, Any], cluster: ClusterReads, settings: Setting
         failed = replace(row, phase=Phase.FAILED, reason=RowReason.INVALID_SPEC.value, message=str(refused))
         return CompiledObject(failed, spec, None, Subject(meta["namespace"], row.customer))
     row = _row(meta, raw, labels, spec=spec, eligible=eligible)
-    row = replace(row, class_id=compiled.class_id)
+    found = spec_class(spec)
+    place = {"namespace": row.namespace, "customer": row.customer}
+    row = replace(
+        row, class_id=compiled.class_id, queue_class=found.base(**place), visible_keys=found.visible_keys(**place)
+    )
     if eligible.held:
         row = replace(row, phase=Phase.HELD, reason=eligible.reason, message=eligible.message)
     if spec.suspend:

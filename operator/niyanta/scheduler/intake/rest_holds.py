@@ -1,14 +1,14 @@
 """REST rows that only Postgres holds: held when their Customer is gone, and released when it comes back.
 
 `reviews` runs it in slices after changes of Customers and namespaces. Held REST rows aren't in memory, so they are
-released by customer. Each is reviewed when `refill` has brought it into memory, and held again if it must be.
+released by customer. Each is reviewed when `backlog.loader` has brought it into memory, and held again if it must be.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from niyanta.aio import Backoff
@@ -56,14 +56,11 @@ class RestHolds:
         store: StateManager,
         cluster: ClusterReads,
         transitions: Transitions,
-        on_released: Callable[[], None],
     ) -> None:
-        """`on_released` is called when Postgres has pending rows that aren't in memory."""
         self._state = state
         self._store = store
         self._cluster = cluster
         self._transitions = transitions
-        self._on_released = on_released
         self._customers_changed = False
         self._namespaces: set[str] = set()
         self._passes: deque[_Pass] = deque()
@@ -164,13 +161,13 @@ class RestHolds:
             queue_limit=self._cluster.customer_limits(following.customer).queue_depth,
         )
         self._follow(rows)
-        if rows:
-            self._on_released()
         return len(rows)
 
     def _follow(self, rows: Sequence[WorkloadRow]) -> None:
         for row in rows:
             tracked = self._state.workloads.get(row.id)
-            if tracked is not None:
-                with contained(Boundary.ROW, row.id):
-                    self._transitions.follow(tracked, row)
+            if tracked is None:
+                self._state.backlog.doubt(row.customer, row.queue_class)
+                continue
+            with contained(Boundary.ROW, row.id):
+                self._transitions.follow(tracked, row)

@@ -2,14 +2,13 @@
 
 The leader's loop runs it. Objects are read afresh in tasks beside the loop, which no slow or failing read delays, and
 go through admission again in a later round, as if they had changed. Customers' namespaces take turns. Rows of the REST
-door stay in Postgres, from where `refill` reads them again.
+door stay in Postgres, from where `backlog.loader` reads them again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable
 
 from niyanta.aio import Timer
 from niyanta.containment import Boundary, SharedFaultError, record
@@ -26,23 +25,16 @@ MOST_UNDER_WAY = 20
 """Most objects that are being read, or were read and wait for admission."""
 
 MOST_UNDER_WAY_IN_NAMESPACE = 10
-ROOM_SHARE = 0.1
-"""Share of the budget that must be free, so that a workload isn't loaded in vain again and again."""
-
 _Account = tuple[str, str]
 
 
 class UnloadedWorkloads:
     """Loads the oldest unloaded workloads of each customer and namespace that has room."""
 
-    def __init__(
-        self, state: SchedulerState, *, cluster: ClusterApi, admission: Admission, on_room: Callable[[], None]
-    ) -> None:
-        """`on_room` is called when REST rows that were left in Postgres may have room."""
+    def __init__(self, state: SchedulerState, *, cluster: ClusterApi, admission: Admission) -> None:
         self._state = state
         self._cluster = cluster
         self._admission = admission
-        self._on_room = on_room
         self._timer = Timer(LOAD_EVERY_SECONDS)
         self._reading: dict[str, asyncio.Task[None]] = {}
         self._read: dict[str, Manifest] = {}
@@ -54,13 +46,8 @@ class UnloadedWorkloads:
     async def run(self) -> None:
         """Admit the objects that were read since the last call, and start to read others, if it is time."""
         await self._admit()
-        workloads, waiting = self._state.workloads, self._state.without_room
-        if not (workloads.unloaded or waiting) or not self._timer.due():
+        if not self._state.workloads.unloaded or not self._timer.due():
             return
-        roomy = {account for account in waiting if self._has_room(*account)}
-        if roomy:
-            waiting -= roomy
-            self._on_room()
         for tracked in self._choose():
             self._reading[tracked.id] = asyncio.create_task(self._load(tracked), name=f"load {tracked.id}")
 
@@ -94,7 +81,7 @@ class UnloadedWorkloads:
                 busy[account] += 1
             elif len(found[account]) < MOST_UNDER_WAY_IN_NAMESPACE:
                 if account not in roomy:
-                    roomy[account] = self._has_room(*account)
+                    roomy[account] = workloads.has_room(*account)
                 if roomy[account]:
                     found[account].append(tracked)
         self._turns = {account: self._turns.get(account, 0) for account in found}
@@ -110,10 +97,6 @@ class UnloadedWorkloads:
                     self._turn += 1
                     self._turns[account] = self._turn
         return chosen
-
-    def _has_room(self, customer: str, namespace: str) -> bool:
-        spare = int(ROOM_SHARE * self._state.settings.customer_memory_budget)
-        return self._state.workloads.memory.has_room((customer, namespace), spare)
 
     async def _load(self, tracked: TrackedWorkload) -> None:
         """Read the object of a workload. One that can't be read goes behind the others."""

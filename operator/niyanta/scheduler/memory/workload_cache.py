@@ -4,7 +4,6 @@ leader. Specs are kept as compressed text until dispatch, and all workloads shar
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
@@ -12,10 +11,15 @@ from niyanta.engine.queue.order import QueueSettings
 from niyanta.engine.queue.queue import Queue
 from niyanta.engine.types import PendingWorkload, Requirements, Subject
 from niyanta.lifecycle import Door, Phase
+from niyanta.scheduler.backlog.backlog import Backlog
 from niyanta.scheduler.memory.memory_budget import Account, MemoryBudget
 from niyanta.scheduler.memory.queue_classes import QueueClasses
 from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.store.rows import WorkloadRow
+
+ROOM_SHARE = 0.1
+"""Share of the budget that must be free before more is loaded, so that no workload is loaded in vain again and again.
+"""
 
 
 def _account(row: WorkloadRow) -> Account:
@@ -36,10 +40,11 @@ class WorkloadCache:
         """Workloads without their spec, oldest first."""
         self._tracked: dict[str, TrackedWorkload] = {}
         self._by_object: dict[str, str] = {}
-        self._waiting_rest: set[str] = set()
         self._bound: dict[str, set[str]] = {}
         self.queue = Queue(queue_settings)
         self.classes = QueueClasses()
+        self.backlog = Backlog()
+        self._spare_bytes = int(ROOM_SHARE * budget_bytes)
 
     def __len__(self) -> int:
         return len(self._tracked)
@@ -94,13 +99,9 @@ class WorkloadCache:
         """The workload that belongs to the Workload object with this UID."""
         return self._tracked.get(self._by_object.get(uid, uid))
 
-    def waiting_rest(self) -> int:
-        """Number of pending REST rows in memory."""
-        return len(self._waiting_rest)
-
-    def waiting_rest_by_customer(self) -> dict[str, int]:
-        """Number of pending REST rows in memory by customer."""
-        return Counter(self._tracked[i].row.customer for i in self._waiting_rest if i in self._tracked)
+    def has_room(self, customer: str, namespace: str) -> bool:
+        """True if the customer's budget of bytes in the namespace has room for more workloads."""
+        return self.memory.has_room((customer, namespace), self._spare_bytes)
 
     def bound_by_customer(self) -> dict[str, int]:
         """Number of placed and running workloads by customer."""
@@ -114,7 +115,7 @@ class WorkloadCache:
             self._bound[tracked.row.customer].discard(workload_id)
         if tracked is not None and tracked.row.object_uid is not None:
             self._by_object.pop(tracked.row.object_uid, None)
-        self._waiting_rest.discard(workload_id)
+        self.backlog.unload(workload_id)
         self.queue.remove(workload_id)
 
     def select(self, phases: Iterable[Phase]) -> list[TrackedWorkload]:
@@ -143,7 +144,7 @@ class WorkloadCache:
             yield
 
     def note_phase(self, tracked: TrackedWorkload) -> None:
-        """Update the counts of pending REST rows, of customers' bound rows and of their bytes."""
+        """Update the backlog, and the counts of customers' bound rows and of their bytes."""
         if tracked.id not in self._tracked:
             return
         if tracked.row.phase.terminal and tracked.packed:
@@ -152,9 +153,9 @@ class WorkloadCache:
             self.memory.count(tracked.id, account, tracked.size())
         self._note_bound(tracked.row)
         if tracked.row.door is Door.REST and tracked.row.phase is Phase.PENDING:
-            self._waiting_rest.add(tracked.id)
+            self.backlog.enter(tracked.row)
         else:
-            self._waiting_rest.discard(tracked.id)
+            self.backlog.leave(tracked.id, placed=tracked.row.phase.bound)
 
     def _note_bound(self, row: WorkloadRow) -> None:
         bound = self._bound.setdefault(row.customer, set())

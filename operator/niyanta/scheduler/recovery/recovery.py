@@ -15,12 +15,12 @@ from niyanta.containment import Boundary, SharedFaultError, contained, describe,
 from niyanta.lifecycle import Door
 from niyanta.observability import log
 from niyanta.resources.models.base import InvalidManifestError
+from niyanta.scheduler.backlog.row_changes import RowChanges
 from niyanta.scheduler.cluster_api import ClusterApi
 from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.intake.admission import Admission
 from niyanta.scheduler.intake.finished_intake import FinishedIntake
-from niyanta.scheduler.intake.refill import Refill
 from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.pods.observer import PodObserver
 from niyanta.scheduler.pods.pod_creator import PodCreator
@@ -46,7 +46,7 @@ class Recovery:
         store: StateManager,
         cluster: ClusterApi,
         admission: Admission,
-        refill: Refill,
+        row_changes: RowChanges,
         observer: PodObserver,
         creator: PodCreator,
         adoption: Adoption,
@@ -58,7 +58,7 @@ class Recovery:
         self._store = store
         self._cluster = cluster
         self._admission = admission
-        self._refill = refill
+        self._row_changes = row_changes
         self._observer = observer
         self._creator = creator
         self._adoption = adoption
@@ -69,7 +69,7 @@ class Recovery:
     async def run(self) -> None:
         """Load the rows, list the objects and reconcile."""
         await self._state.clock.refresh()
-        await self._refill.begin()
+        await self._row_changes.begin()
         await self._load()
         listed = await ticking(self._tick, list_objects(self._cluster))
         objects = [obj for obj in listed.items if not obj["metadata"].get("deletionTimestamp")]

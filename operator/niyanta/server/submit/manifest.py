@@ -18,6 +18,7 @@ import orjson
 from niyanta.lifecycle import Door, Phase
 from niyanta.resources import pod_security, template_lists
 from niyanta.resources.compile.pod_resources import NamespaceDefaults
+from niyanta.resources.compile.queue_base import SpecClass, spec_class
 from niyanta.resources.compile.requirements import compile_workload, parse_spec
 from niyanta.resources.labels import API_VERSION, PREFIX
 from niyanta.resources.models.base import InvalidManifestError, parse
@@ -47,6 +48,7 @@ class CompiledSpec:
     priority: int
     suspend: bool
     class_id: str
+    queue_class: SpecClass
     terms: tuple[TermUse, ...]
     uses: tuple[TemplateUse, ...]
     violations: tuple[Violation, ...]
@@ -93,6 +95,8 @@ class ManifestReader:
             phase=Phase.SUSPENDED if compiled.suspend else Phase.PENDING,
             reason="Suspended" if compiled.suspend else "",
             message="spec.suspend is true" if compiled.suspend else "",
+            queue_class=compiled.queue_class.base(namespace=namespace, customer=customer.name),
+            visible_keys=compiled.queue_class.visible_keys(namespace=namespace, customer=customer.name),
         )
 
     def _check_customer(self, compiled: CompiledSpec, row: CustomerRow) -> None:
@@ -155,6 +159,7 @@ class ManifestReader:
             priority=parsed.priority,
             suspend=parsed.suspend,
             class_id=compiled.class_id,
+            queue_class=spec_class(parsed, compiled.requirements),
             terms=term_uses(parsed.affinity, parsed.topology),
             uses=template_lists.uses(parsed.template, Door.REST),
             violations=tuple(pod_security.check_template(parsed.template.manifest())),

@@ -13,18 +13,14 @@ SELECT customer_id, queue_class, sum(pending)::bigint AS pending, sum(pending_re
  SELECT customer_id, pending, held, suspended, scheduled, running, succeeded, failed, cancelled
    FROM queue_class_deltas) AS part
 
--- name: waiting_classes
--- A page of the classes with pending rows. Namespace and replicas are those of every row of the class.
-WITH page AS MATERIALIZED (
-    {{class_counts}}
-     WHERE (customer_id, queue_class) > (%(after_customer)s, %(after_class)s)
-     GROUP BY customer_id, queue_class
-    HAVING sum(pending) > 0
-     ORDER BY customer_id, queue_class
-     LIMIT %(limit)s
-)
+-- fragment: described_classes
+-- Namespace and replicas are those of every row of the class.
 SELECT page.customer_id, page.queue_class, w.namespace, w.replicas, page.pending, page.pending_rest,
-       (extract(epoch FROM oldest.queued_at) * 1000000)::bigint
+       (extract(epoch FROM oldest.queued_at) * 1000000)::bigint,
+       (SELECT s.queue_key FROM workload_state s
+         WHERE s.status = 'PENDING' AND s.door = 'rest' AND s.customer_id = page.customer_id
+           AND s.queue_class = page.queue_class
+         ORDER BY s.queue_key DESC LIMIT 1)
   FROM page
  CROSS JOIN LATERAL (
        SELECT first.id, first.queued_at
@@ -36,7 +32,38 @@ SELECT page.customer_id, page.queue_class, w.namespace, w.replicas, page.pending
                ORDER BY s.queued_at, s.id LIMIT 1) AS first
         ORDER BY first.queued_at LIMIT 1) AS oldest
   JOIN workloads w ON w.id = oldest.id
- ORDER BY page.customer_id, page.queue_class;
+ ORDER BY page.customer_id, page.queue_class
+
+-- name: waiting_classes
+-- A page of the classes with pending rows.
+WITH page AS MATERIALIZED (
+    {{class_counts}}
+     WHERE (customer_id, queue_class) > (%(after_customer)s, %(after_class)s)
+     GROUP BY customer_id, queue_class
+    HAVING sum(pending) > 0
+     ORDER BY customer_id, queue_class
+     LIMIT %(limit)s
+)
+{{described_classes}};
+
+-- name: waiting_classes_of
+-- The same for classes by name.
+WITH wanted AS MATERIALIZED (
+    SELECT customer, queue_class FROM jsonb_to_recordset(%(records)s::jsonb) AS r (customer text, queue_class text)
+), page AS MATERIALIZED (
+    SELECT part.customer_id, part.queue_class, sum(part.pending)::bigint AS pending,
+           sum(part.pending_rest)::bigint AS pending_rest
+      FROM (SELECT c.customer_id, c.queue_class, c.pending, c.pending_rest
+              FROM queue_class_counts c
+              JOIN wanted w ON w.customer = c.customer_id AND w.queue_class = c.queue_class
+             UNION ALL
+            SELECT d.customer_id, d.queue_class, d.pending, d.pending_rest
+              FROM queue_class_deltas d
+              JOIN wanted w ON w.customer = d.customer_id AND w.queue_class = d.queue_class) AS part
+     GROUP BY part.customer_id, part.queue_class
+    HAVING sum(part.pending) > 0
+)
+{{described_classes}};
 
 -- name: class_heads
 SELECT r.customer, r.queue_class,
@@ -98,7 +125,10 @@ SELECT s.id::text FROM workload_state s
 -- A statement of its own, so that the next one sees edits that commit while it waits for a row.
 SELECT s.id::text
   FROM workload_state s JOIN workloads w USING (id)
- WHERE s.id = ANY(%(ids)s::uuid[]) AND s.queue_class IS NOT NULL AND w.labels ? %(key)s
+ WHERE s.id = ANY(%(ids)s::uuid[]) AND s.queue_class IS NOT NULL
+   AND (w.labels ? %(key)s
+        -- Beyond 64 keys all labels are visible (migration 0015).
+        OR (w.labels <> '{}' AND (SELECT count(*) FROM visible_label_keys v WHERE v.reach = %(reach)s) > 64))
    AND %(reach)s IN ('*', 'namespace/' || w.namespace, 'customer/' || w.customer_id)
  ORDER BY s.id
    FOR NO KEY UPDATE OF s;
