@@ -37,8 +37,8 @@ _STATES = """
 INSERT INTO workload_state (id, door, customer_id, class_id, status, priority, tier_weight, queue_key, queued_at,
                             created_at, queue_class, waited_us, waiting_since)
 SELECT id, 'rest', customer_id, class_id, 'PENDING', priority, 10,
-       priority * 10 * 60000000::bigint - 5 * (extract(epoch FROM created_at) * 1000000)::bigint, created_at, created_at,
-       operator_queue_class(queue_base, customer_id, namespace, labels), 0, created_at
+       priority * 10 * 60000000::bigint - 5 * (extract(epoch FROM created_at) * 1000000)::bigint, created_at,
+       created_at, operator_queue_class(queue_base, customer_id, namespace, labels), 0, created_at
   FROM (SELECT *, abs(hashtext(name)) % 101 AS priority FROM workloads) AS w
 """
 _REST = """
