@@ -1,7 +1,7 @@
 """The leader's gauges: workloads waiting and running, by tier, customer and pool. Cleared when leadership is over.
 
-Depths come from counters in Postgres, so that they include the backlog that isn't in memory; ages come from memory,
-which always holds the oldest workloads. Values by pool come from the demand statistics.
+Depths come from counters in Postgres, so that they include the backlog that isn't in memory. Ages and values by pool
+come from the demand statistics.
 """
 
 from __future__ import annotations
@@ -113,10 +113,11 @@ class SchedulerGauges:
         self._customers = LabelLimit(state.settings.metrics_max_customers)
 
     async def refresh(self) -> None:
-        """Count again. Linear in the workloads in memory; runs in slices."""
+        """Count again. Linear in the held workloads in memory; runs in slices."""
         depths = await self._store.get_queue_depth()
-        oldest, held = await self._oldest_and_held()
+        held = await self._held()
         now = self._state.clock.now()
+        oldest = self._state.waiting_since.customers
         ages = {customer: max(0.0, (now - since) / 1e6) for customer, since in oldest.items()}
         QUEUE_DEPTH.set(depths.total.pending)
         OLDEST_AGE.set(max(ages.values(), default=0.0))
@@ -131,18 +132,15 @@ class SchedulerGauges:
         for gauge in _ALL:
             gauge.clear()
 
-    async def _oldest_and_held(self) -> tuple[dict[str, int], Counter[str]]:
-        """Time at which each customer's oldest pending workload was queued (µs), and held workloads by reason."""
+    async def _held(self) -> Counter[str]:
+        """Held workloads by reason."""
         known = {*(reason.value for reason in HeldReason), QUEUE_FULL}
-        oldest: dict[str, int] = {}
+        workloads = self._state.workloads
         held: Counter[str] = Counter()
-        async for part in in_slices(list(self._state.workloads), SLICE_ROWS, tick=self._tick):
-            for row in (tracked.row for tracked in part):
-                if row.phase is Phase.PENDING:
-                    oldest[row.customer] = min(oldest.get(row.customer, row.queued_at_us), row.queued_at_us)
-                elif row.phase is Phase.HELD:
-                    held[row.reason if row.reason in known else OTHER] += 1
-        return oldest, held
+        async for part in in_slices(list(workloads.tally.held), SLICE_ROWS, tick=self._tick):
+            for tracked in filter(None, map(workloads.get, part)):
+                held[tracked.row.reason if tracked.row.reason in known else OTHER] += 1
+        return held
 
     def _show_customers(self, depths: Mapping[str, Depth], ages: Mapping[str, float]) -> None:
         customer_tier = self._cluster.customer_tier

@@ -193,9 +193,7 @@ def _make_loop(
         backlog_loader=handlers.backlog_loader,
         timers=timers,
         cycle=cycle,
-        stats_collector=StatsCollector(
-            state, store=store, cluster=cluster, is_deep=lambda: next(state.backlog.outside(), None) is not None
-        ),
+        stats_collector=StatsCollector(state, store=store, cluster=cluster),
         metrics=metrics,
         tick=tick,
     )

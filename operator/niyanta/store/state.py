@@ -331,10 +331,6 @@ class StateManager(QueueClassStore):
         """A workload's audit events, oldest first."""
         return [event_row(row) for row in await self._pool.fetch("events_of", {"id": checked_id(id_)})]
 
-    async def get_kind_depths(self) -> dict[tuple[str, str], int]:
-        """Pending workloads by customer and requirement class, from counters."""
-        return {(customer, class_id): depth for customer, class_id, depth in await self._pool.fetch("kind_depths")}
-
     async def wrong_counters(self, *, rows_deleted: bool = False) -> list[str]:
         """Counters that differ from the rows, as text; reads every row (for tests and repairs). `rows_deleted`: rows of
         finished workloads were deleted, so their totals may be higher."""

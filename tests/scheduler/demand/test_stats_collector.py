@@ -19,18 +19,18 @@ from niyanta.engine.types import Charge, DecisionFault, Requirements, Subject, W
 from niyanta.lifecycle import Door, Phase
 from niyanta.resources.models.workload import WorkloadSpec
 from niyanta.scheduler.cluster_api import ClusterReads, CustomerLimits, PodView
-from niyanta.scheduler.demand import stats_collector
+from niyanta.scheduler.demand import waiting
 from niyanta.scheduler.demand.stats_collector import StatsCollector
 from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.state import SchedulerState
 from niyanta.settings import Settings
 from niyanta.store.leader.demand_stats import NamespaceStats
 from niyanta.store.postgres.clock import Clock
+from niyanta.store.queue_classes import WaitingClass
 from niyanta.store.row_mapping import EPOCH
 from niyanta.store.rows import PoolRow, WorkloadRow
 from niyanta.store.state import StateManager
 from tests.store.conftest import epoch, leadership, pool, settings, state  # noqa: F401 - fixtures
-from tests.store.make import arrive
 
 pytestmark = pytest.mark.store
 
@@ -75,11 +75,16 @@ class CollectorCase:
     state: SchedulerState
     store: StateManager
 
-    def collector(self, *, deep: bool = False) -> StatsCollector:
-        """A collector on these; `deep`: Postgres holds more waiting work than memory does."""
-        return StatsCollector(
-            self.state, store=self.store, cluster=cast(ClusterReads, self.world), is_deep=lambda: deep
-        )
+    def collector(self) -> StatsCollector:
+        """A collector on these."""
+        return StatsCollector(self.state, store=self.store, cluster=cast(ClusterReads, self.world))
+
+    def backlog(self, name: str, pending: int, **fields: Any) -> None:
+        """Postgres has so many pending REST rows of a stored class; those in memory are among them."""
+        place = {"customer": "acme", "namespace": "team", "replicas": 1} | fields
+        oldest = self.state.clock.now() - 60_000_000
+        counts = {"pending": pending, "pending_rest": pending, "oldest_us": oldest, "key": 0}
+        self.state.backlog.counted([WaitingClass(queue_class=name, **place, **counts)])
 
     def track(self, count: int = 1, *, phase: Phase = Phase.PENDING, away: bool = False, **fields: Any) -> list[str]:
         """Workloads of the queue (or of none, when they are away for a while)."""
@@ -89,6 +94,7 @@ class CollectorCase:
             row = replace(ROW, id=str(uuid.uuid4()), phase=phase, queued_at_us=self.state.clock.now(), **fields)
             tracked = TrackedWorkload(row, SPEC, asked, Subject(row.namespace, row.customer))
             self.state.workloads.put(tracked)
+            self.state.workloads.note_phase(tracked)
             if phase is Phase.PENDING and not away:
                 self.state.workloads.enqueue(tracked, now=0)
             made.append(row.id)
@@ -205,23 +211,64 @@ async def test_nothing_new_is_not_thought_about_again(case: CollectorCase) -> No
 async def test_a_wall_of_one_kind_hides_no_other_and_is_counted_by_its_class(
     case: CollectorCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stats_collector, "SIZED_WORKLOADS", 8)
-    monkeypatch.setattr(stats_collector, "SIZED_WORKLOADS_PER_KIND", 4)
+    monkeypatch.setattr(waiting, "SIZED_WORKLOADS", 8)
+    monkeypatch.setattr(waiting, "SIZED_WORKLOADS_PER_CLASS", 4)
     case.track(40)
     case.track(1, class_id="other", asked=replace(NEEDS, requests=(("cpu", 3000), ("pods", 1))))
     (a, _) = (await case.collector().once()).pools
     assert (a.queued_workloads, a.workers_needed) == (41, 11)
 
 
-async def test_a_backlog_deeper_than_memory_counts_by_its_class(case: CollectorCase, epoch: int) -> None:  # noqa: F811
-    for _ in range(12):
-        await arrive(case.store, epoch=epoch, class_id="k", customer="acme")
-    case.track(4)
-    (a, _) = (await case.collector().once()).pools
-    assert (a.queued_workloads, a.workers_needed) == (4, 1)
-    made = await case.collector(deep=True).once()
+async def test_what_only_postgres_has_counts_exactly(case: CollectorCase) -> None:
+    case.track(4, queue_class="s")
+    case.backlog("s", 12)
+    made = await case.collector().once()
     assert (made.pools[0].queued_workloads, made.pools[0].workers_needed) == (12, 3)
-    assert made.namespaces[0].queued_workloads == 12
+    (team,) = made.namespaces
+    assert (team.queued_workloads, team.queued_slots) == (12, 12)
+    assert 60 <= team.oldest_age_seconds < 120
+    assert 60 <= made.pools[0].oldest_age_seconds < 120
+    assert case.state.waiting_since.outside == 8
+
+
+async def test_a_class_without_a_row_in_memory_counts_in_its_namespace(case: CollectorCase) -> None:
+    case.backlog("s", 5, customer="other", namespace="far", replicas=3)
+    made = await case.collector().once()
+    (far,) = made.namespaces
+    assert (far.namespace, far.queued_workloads, far.queued_slots) == ("far", 5, 15)
+    assert 60 <= far.oldest_age_seconds < 120
+    assert set(case.state.waiting_since.customers) == {"other"}
+
+
+async def test_a_class_that_left_memory_counts_for_its_pool(case: CollectorCase) -> None:
+    collector = case.collector()
+    (uid,) = case.track(1, queue_class="s")
+    case.backlog("s", 6)
+    assert (await collector.once()).pools[0].queued_workloads == 6
+    case.state.workloads.drop(uid)
+    made = await collector.once()
+    assert made.pools[0].queued_workloads == 6
+    assert made.namespaces[0].queued_workloads == 6
+
+
+async def test_many_classes_of_one_customer_hide_no_other_and_all_are_counted(
+    case: CollectorCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "SIZED_CLASSES", 4)
+    for number in range(12):
+        needs = replace(NEEDS, requests=(("cpu", 1000 + number), ("pods", 1)))
+        case.track(2, asked=needs, customer="greedy", priority=100)
+    case.track(1, customer="quiet", namespace="quiet", priority=0)
+    collector = case.collector()
+    (a, _) = (await collector.once()).pools
+    quiet = next(w for w in case.state.workloads if w.row.customer == "quiet")
+    assert case.state.sizing_result.of(quiet) is not None, "customers take turns"
+    assert a.queued_workloads < 25
+    for _ in range(8):
+        collector._engine_rests_until = 0.0
+        case.state.workloads.queue.changes += 1
+        (a, _) = (await collector.once()).pools
+    assert a.queued_workloads == 25, "each class was sized once"
 
 
 async def test_shapes_are_remembered_by_the_next_leader(case: CollectorCase) -> None:

@@ -59,7 +59,7 @@ async def test_it_takes_rows_in_and_moves_them_through_every_phase(state: StateM
     placed = await move(state, row, Event.PLACE, epoch=epoch)
     assert [found.id for found in await state.get_workloads_by_worker("w1") if found.id == row.id] == [placed.id]
     assert await state.get_events(row.id)
-    assert await state.get_kind_depths()
+    assert await state.get_waiting_classes() is not None
     assert await state.wrong_counters() == []
 
 

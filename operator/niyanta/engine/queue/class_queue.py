@@ -56,7 +56,8 @@ class ClassQueue:
 
     def oldest(self) -> PendingWorkload | None:
         """The workload that has waited longest."""
-        return next(self.by_age(), None)
+        ages = self._by_age()
+        return self.get(ages[0][1]) if ages else None
 
     def highest(self) -> PendingWorkload | None:
         """The workload of the highest base priority; of several the oldest."""
@@ -70,9 +71,12 @@ class ClassQueue:
 
     def by_age(self) -> Iterator[PendingWorkload]:
         """All workloads in memory at the time of the call, oldest first."""
+        return self._existing([age[1] for age in self._by_age()])
+
+    def _by_age(self) -> list[Age]:
         if self._ages is None:
             self._ages = sorted((entry[1], entry[2]) for entry in self._order)
-        return self._existing([age[1] for age in self._ages])
+        return self._ages
 
     def after(self, last: Entry | None, most: int) -> list[tuple[Entry, PendingWorkload]]:
         """At most `most` workloads behind a place in the order (None: from the first), with their places. It may be

@@ -34,6 +34,8 @@ class Backlog:
         """Queue keys of the rows that `hear` let in and that aren't loaded yet, by class."""
         self._promises: Counter[str] = Counter()
         """Customer -> the number of these rows."""
+        self.changes = 0
+        """It grows with each change of a count, and of what is in memory."""
         self._pass = 0
         self._last_known: dict[str, str] = {}
         """Customer with too many classes -> the last one that became known; the next ones come after it."""
@@ -78,6 +80,7 @@ class Backlog:
 
     def enter(self, row: WorkloadRow) -> None:
         """A pending REST row is in memory, or changed there."""
+        self.changes += 1
         found = self._class_of.get(row.id)
         if found is not None and (found.customer, found.name) == (row.customer, row.queue_class):
             found.rows[row.id] = row.queue_key
@@ -115,6 +118,7 @@ class Backlog:
             self.room.put_again(found)
 
     def _take(self, found: StoredClass, workload_id: str) -> None:
+        self.changes += 1
         self.room.take(found, workload_id)
         del self._class_of[workload_id]
 
@@ -151,6 +155,7 @@ class Backlog:
     def _change(self, found: StoredClass, by: int) -> None:
         """Change the number of pending rows; a class without any is forgotten."""
         by = max(by, -found.pending)
+        self.changes += bool(by)
         found.pending += by
         self._pending[found.customer] += by
         if not self._pending[found.customer]:
@@ -214,6 +219,7 @@ class Backlog:
         found.counted_in = self._pass
         found.namespace, found.replicas = one.namespace, one.replicas
         is_older = bool(found.oldest_us) and one.oldest_us < found.oldest_us
+        self.changes += one.oldest_us != found.oldest_us
         is_better = one.key is not None and one.key > found.key
         found.oldest_us, found.key = one.oldest_us, found.key if one.key is None else one.key
         grew = one.pending_rest > found.pending

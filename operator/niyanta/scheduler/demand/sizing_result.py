@@ -10,27 +10,24 @@ from niyanta.engine.explain import fit_note
 from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind, PoolFit
 from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 
-WorkloadKind = tuple[str, str]
-"""Customer and requirements class."""
-
 
 class SizingResult:
-    """The pool of each workload that was sized, and of each kind for the workloads that weren't."""
+    """The pool of each workload that was sized, and of each class for the workloads that weren't."""
 
     def __init__(
         self,
         fits: Mapping[str, PoolFit] | None = None,
-        kinds: Mapping[WorkloadKind, PoolFit] | None = None,
+        classes: Mapping[str, PoolFit] | None = None,
         pools: Iterable[EmptyPool] = (),
     ) -> None:
         self._fits = fits or {}
-        self._kinds = kinds or {}
+        self._classes = classes or {}
         self._pools = {pool.name: pool for pool in pools}
         self._all_known = all(pool.templates for pool in self._pools.values())
 
     def of(self, tracked: TrackedWorkload) -> PoolFit | None:
         """The pool that fits the workload; None if it hasn't been sized yet."""
-        return self._fits.get(tracked.id) or self._kinds.get((tracked.row.customer, tracked.row.class_id))
+        return self._fits.get(tracked.id) or self._classes.get(tracked.class_name)
 
     def changed_since(self, before: SizingResult) -> set[str]:
         """Ids of workloads that were sized one by one, now or then, and fit elsewhere now."""

@@ -5,32 +5,29 @@ reads the leader's memory, runs `engine.sizing` in a thread on a snapshot of its
 adapters of all replicas answer from that row. `pending_reasons` reads the sizing result.
 
 Every Pending workload counts as waiting, also in backoff, unless its last pods are still stopping: those still count as
-running. The first SIZED_WORKLOADS in queue order (fewer of one kind, so that many workloads of one kind don't hide the
-rest) are packed one by one. Other workloads of these kinds, in memory or in a REST backlog that is too deep for memory,
-are counted by their kind and rounded down; the count is exact once the queue has become shorter.
+running. The first ones of each class are packed one by one; all others, in memory or in Postgres alone, are counted
+for the pool of their class (`waiting`). Counts of namespaces are exact; those of pools are as exact as the packing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from niyanta.aio import Timer, in_slices
-from niyanta.containment import Boundary, contained, record
+from niyanta.aio import Timer
+from niyanta.containment import Boundary, record
 from niyanta.engine.schedule import Options
-from niyanta.engine.sizing.planner import EmptyPool, IdenticalWorkloads, Planner, Sizing
+from niyanta.engine.sizing.planner import EmptyPool, IdenticalWorkloads, Planner, PoolFit, Sizing
 from niyanta.engine.snapshot.deltas import Delta
 from niyanta.engine.types import PendingWorkload
-from niyanta.lifecycle import Phase
 from niyanta.observability import log
-from niyanta.scheduler.cluster_api import ClusterReads, pods_of
-from niyanta.scheduler.demand.sizing_result import SizingResult, WorkloadKind
-from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
-from niyanta.scheduler.memory.workload_cache import pending
+from niyanta.scheduler.cluster_api import ClusterReads
+from niyanta.scheduler.demand.sizing_result import SizingResult
+from niyanta.scheduler.demand.waiting import Count, WaitingReader, WaitingSince, WaitingWork
+from niyanta.scheduler.memory.tally import NamespaceCount
 from niyanta.scheduler.state import SchedulerState
 from niyanta.store.errors import StaleEpochError, StoreError
 from niyanta.store.leader.demand_stats import DemandStats, NamespaceStats, PoolStats
@@ -43,68 +40,13 @@ WRITE_EVERY_SECONDS = 1.0
 ENGINE_SHARE = 0.3
 """Largest share of the time that the engine may spend on sizing; beyond it, a round only counts."""
 
-SIZED_WORKLOADS = 4000
-SIZED_WORKLOADS_PER_KIND = 2000
-SIZED_KINDS = 1000
-"""Bounds of one sizing. Workloads of further kinds (customer and requirements class) are sized when they have moved up
-in the queue."""
-
 EMPTY_WORKERS_EVERY_SECONDS = 10.0
-BACKLOG_EVERY_SECONDS = 2.0
 LONGEST_ENGINE_PAUSE_SECONDS = 3.0
 RESTART_EVERY_SECONDS = 60.0
 """Least time between two reads of the whole cluster because a change of it raised."""
 
-SLICE_ROWS = 2000
-"""Workloads counted before other tasks of the event loop run."""
-
-
-@dataclass(slots=True)
-class _Count:
-    """Number of workloads and of their pods, and the earliest time at which one was queued (microseconds)."""
-
-    workloads: int = 0
-    pods: int = 0
-    oldest: int | None = None
-
-    def add(self, workloads: int, replicas: int, queued_at: int | None) -> None:
-        self.workloads += workloads
-        self.pods += workloads * replicas
-        if queued_at is not None:
-            self.oldest = queued_at if self.oldest is None else min(self.oldest, queued_at)
-
-    def age(self, now: int) -> float:
-        """Seconds since the earliest one was queued; 0 without any."""
-        return 0.0 if self.oldest is None else round(max(now - self.oldest, 0) / 1e6, 3)
-
-
-@dataclass(slots=True)
-class _Queue:
-    """The waiting workloads at one moment: the first ones individually, the rest by kind."""
-
-    sized: list[PendingWorkload] = field(default_factory=list)
-    kinds: dict[WorkloadKind, PendingWorkload] = field(default_factory=dict)
-    """The last sized workload of each kind; further workloads of the kind count for the same pool."""
-    inside: Counter[WorkloadKind] = field(default_factory=Counter)
-    """Workloads of each kind in memory."""
-    rest: dict[WorkloadKind, _Count] = field(default_factory=dict)
-    """Workloads of each kind that aren't sized individually."""
-
-    def add(self, kind: WorkloadKind, workload: PendingWorkload) -> None:
-        """Add the next workload in queue order."""
-        self.inside[kind] += 1
-        if kind not in self.kinds:
-            chosen = len(self.kinds) < SIZED_KINDS  # one of each kind, even beyond SIZED_WORKLOADS
-        else:
-            chosen = self.inside[kind] <= SIZED_WORKLOADS_PER_KIND and len(self.sized) < SIZED_WORKLOADS
-        if chosen:
-            self.sized.append(workload)
-            self.kinds[kind] = workload
-        elif kind in self.kinds:
-            self.rest.setdefault(kind, _Count()).add(1, workload.replicas, workload.queued_at)
-
-    def bulk(self) -> tuple[IdenticalWorkloads, ...]:
-        return tuple(IdenticalWorkloads(kind, self.kinds[kind], count.workloads) for kind, count in self.rest.items())
+FORGET_ABOVE_CLASSES = 200_000
+"""Most classes whose pool of the last sizing is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,21 +63,18 @@ class _Input:
 class StatsCollector:
     """Makes and writes the demand statistics of one leadership."""
 
-    def __init__(
-        self, state: SchedulerState, *, store: StateManager, cluster: ClusterReads, is_deep: Callable[[], bool]
-    ) -> None:
-        """`is_deep` returns True if Postgres holds more waiting workloads than memory."""
+    def __init__(self, state: SchedulerState, *, store: StateManager, cluster: ClusterReads) -> None:
         self._state = state
         self._store = store
         self._cluster = cluster
-        self._is_deep = is_deep
+        self._reader = WaitingReader(state.workloads, cluster)
+        self._fits: dict[str, PoolFit] = {}
+        """Class -> its pool of the last sizing that it was in."""
         self._planner = Planner()
         self._empty_workers: dict[str, Mapping[str, Any]] = {}
         self._unsaved: set[str] = set()
-        self._backlog: Mapping[WorkloadKind, int] = {}
         self._reload = Timer(EMPTY_WORKERS_EVERY_SECONDS)
         self._observe = Timer(EMPTY_WORKERS_EVERY_SECONDS)
-        self._count_backlog = Timer(BACKLOG_EVERY_SECONDS)
         self._engine_rests_until = 0.0
         self._last: tuple[_Input, Sizing] | None = None
         self._faulty: frozenset[str] = frozenset()
@@ -166,11 +105,9 @@ class StatsCollector:
         """Make, keep and write the statistics."""
         if self._observe.due():
             await self._learn_empty_workers()
-        if self._is_deep() and self._count_backlog.due():
-            self._backlog = await self._store.get_kind_depths()
-        running = await self._count_running()
-        queue, sizing = await self._size()
-        stats = self._make_stats(queue, sizing, running)
+        waiting, sizing = await self._size()
+        stats = self._make_stats(waiting, sizing)
+        self._state.waiting_since = WaitingSince(waiting.customers, waiting.oldest, waiting.outside)
         self._state.demand_stats = stats
         await self._store.write_figures(stats, epoch=self._state.epoch)
         return stats
@@ -184,55 +121,7 @@ class StatsCollector:
             shapes = {name: self._empty_workers[name] for name in self._unsaved if name in self._empty_workers}
             self._unsaved -= await self._store.write_shapes(shapes, epoch=self._state.epoch)
 
-    # --- running workloads --------------------------------------------------------------------------------------------
-
-    async def _count_running(self) -> tuple[Counter[str], dict[str, tuple[_Count, _Count]]]:
-        """Bound workloads by pool; waiting and running workloads by namespace."""
-        pools: Counter[str] = Counter()
-        spaces: dict[str, tuple[_Count, _Count]] = {}
-        async for part in in_slices(list(self._state.workloads), SLICE_ROWS):
-            for row in (tracked.row for tracked in part):
-                if row.phase.bound:
-                    pools[row.pool] += 1
-                    spaces.setdefault(row.namespace, (_Count(), _Count()))[1].add(1, row.replicas, None)
-                elif row.phase is Phase.PENDING:
-                    spaces.setdefault(row.namespace, (_Count(), _Count()))[0].add(1, row.replicas, row.queued_at_us)
-        return pools, spaces
-
-    # --- waiting workloads --------------------------------------------------------------------------------------------
-
-    def _gather(self) -> _Queue:
-        """All waiting workloads: the queue in its order, then workloads in backoff, then the backlog in Postgres."""
-        queue = _Queue()
-        for workload in self._state.workloads.queue.in_order():
-            tracked = self._state.workloads.get(workload.id)
-            if tracked is not None:
-                queue.add((tracked.row.customer, tracked.row.class_id), workload)
-        for tracked, workload in self._absent():
-            queue.add((tracked.row.customer, tracked.row.class_id), workload)
-        if self._is_deep():
-            for kind, depth in self._backlog.items():
-                like = queue.kinds.get(kind)
-                if like is not None and depth > queue.inside[kind]:
-                    queue.rest.setdefault(kind, _Count()).add(depth - queue.inside[kind], like.replicas, None)
-        return queue
-
-    def _absent(self) -> Iterator[tuple[TrackedWorkload, PendingWorkload]]:
-        """Pending workloads in backoff, which aren't in the queue; without those whose last pods are still stopping."""
-        now = self._state.clock.now()
-        away = [
-            tracked
-            for tracked in self._state.workloads.select((Phase.PENDING,))
-            if tracked.requirements is not None and tracked.id not in self._state.workloads.queue
-        ]
-        for tracked in sorted(away, key=lambda tracked: (tracked.row.queued_at_us, tracked.id)):
-            assert tracked.requirements is not None
-            waiting: PendingWorkload | None = None
-            with contained(Boundary.STATISTICS, tracked.id):
-                if not tracked.applying and all(pod.over for pod in pods_of(self._cluster, tracked.row)):
-                    waiting = pending(tracked.row, tracked.requirements, tracked.subject, now=now)
-            if waiting is not None:
-                yield tracked, waiting
+    # --- sizing -------------------------------------------------------------------------------------------------------
 
     def _options(self) -> Options:
         remaining = {}
@@ -242,22 +131,20 @@ class StatsCollector:
                 remaining[customer] = max(limit - bound, 0)
         return Options(keep_gpu_workers_free=self._state.settings.keep_gpu_workers_free, remaining=remaining)
 
-    # --- sizing -------------------------------------------------------------------------------------------------------
-
-    async def _size(self) -> tuple[_Queue, Sizing]:
+    async def _size(self) -> tuple[WaitingWork, Sizing]:
         """Size the waiting workloads, or return the last sizing if nothing changed or the engine used up its share of
         the time. Queue and cluster are read at the same moment."""
-        queue = self._gather()
+        waiting = self._reader.read(self._fits, now=self._state.clock.now())
         pools = tuple(self._cluster.empty_pools(self._empty_workers))
         for gone in self._empty_workers.keys() - {pool.name for pool in pools}:
             del self._empty_workers[gone]  # a new pool of the same name may have other workers
-        refused = frozenset(w.id for w in queue.sized if (t := self._state.workloads.get(w.id)) and t.turned_down)
-        wanted = _Input(pools, tuple(queue.sized), queue.bulk(), self._options(), refused)
+        refused = frozenset(w.id for w in waiting.sized if (t := self._state.workloads.get(w.id)) and t.turned_down)
+        wanted = _Input(pools, tuple(waiting.sized), waiting.bulk(), self._options(), refused)
         last = self._last
         if last is not None and not self._deltas.has_unread and last[0] == wanted:
-            return queue, last[1]
+            return waiting, last[1]
         if last is not None and time.monotonic() < self._engine_rests_until:
-            return queue, last[1]
+            return waiting, last[1]
         started = time.monotonic()
         sizing = await asyncio.to_thread(self._plan, self._deltas.take(), wanted)
         if self._damaged and self._restart.due():
@@ -267,9 +154,11 @@ class StatsCollector:
         self._engine_rests_until = time.monotonic() + min(spent / ENGINE_SHARE - spent, LONGEST_ENGINE_PAUSE_SECONDS)
         self._last = wanted, sizing
         self._report_faults(sizing)
-        kinds = {kind: sizing.pool_fits[like.id] for kind, like in queue.kinds.items()}
-        self._state.sizing_result = SizingResult(sizing.pool_fits, kinds, wanted.pools)
-        return queue, sizing
+        if len(self._fits) > FORGET_ABOVE_CLASSES:
+            self._fits = {}
+        self._fits |= {name: sizing.pool_fits[like.id] for name, like in waiting.likes.items()}
+        self._state.sizing_result = SizingResult(sizing.pool_fits, self._fits, wanted.pools)
+        return waiting, sizing
 
     def _report_faults(self, sizing: Sizing) -> None:
         """Record the workloads whose packing raised an unexpected error, each once for as long as it lasts."""
@@ -287,27 +176,14 @@ class StatsCollector:
 
     # --- statistics ---------------------------------------------------------------------------------------------------
 
-    def _make_stats(
-        self, queue: _Queue, sizing: Sizing, running: tuple[Counter[str], dict[str, tuple[_Count, _Count]]]
-    ) -> DemandStats:
+    def _make_stats(self, waiting: WaitingWork, sizing: Sizing) -> DemandStats:
         now = self._state.clock.now()
-        waiting: dict[str, _Count] = {}
-        for workload in queue.sized:
-            fit = sizing.pool_fits.get(workload.id)
-            if fit is not None and fit.pool:
-                waiting.setdefault(fit.pool, _Count()).add(1, workload.replicas, workload.queued_at)
-        bound, spaces = running
-        for kind, count in queue.rest.items():
-            like = queue.kinds[kind]
-            for pool, part in sizing.identical.get(kind, ()):
-                waiting.setdefault(pool, _Count()).add(part, like.replicas, count.oldest)
-            beyond = self._backlog.get(kind, 0) - queue.inside[kind] if self._is_deep() else 0
-            if beyond > 0:  # their namespaces aren't in memory: count them where the kind's last sized workload is
-                spaces.setdefault(like.subject.namespace, (_Count(), _Count()))[0].add(beyond, like.replicas, None)
+        by_pool = self._by_pool(waiting, sizing)
+        tally = self._state.workloads.tally
         regions = {pool.name: pool.region for pool in self._last[0].pools} if self._last is not None else {}
         pools = []
         for name, load in sorted(sizing.loads.items()):
-            mine = waiting.get(name, _Count())
+            mine = by_pool.get(name, Count())
             pools.append(
                 PoolStats(
                     pool=name,
@@ -315,7 +191,7 @@ class StatsCollector:
                     workers=load.workers,
                     ready_workers=load.ready,
                     workers_in_use=load.in_use,
-                    running_workloads=bound[name],
+                    running_workloads=tally.bound[name],
                     running_slots=load.pods,
                     queued_workloads=mine.workloads,
                     queued_slots=mine.pods,
@@ -330,7 +206,32 @@ class StatsCollector:
             epoch=self._state.epoch,
             pools=tuple(pools),
             namespaces=tuple(
-                NamespaceStats(name, waits.workloads, waits.pods, runs.workloads, runs.pods, waits.age(now))
-                for name, (waits, runs) in sorted(spaces.items())
+                _namespace(name, tally.namespaces.get(name, NamespaceCount()), waiting.spaces.get(name, Count()), now)
+                for name in sorted(tally.namespaces.keys() | waiting.spaces.keys())
             ),
         )
+
+    def _by_pool(self, waiting: WaitingWork, sizing: Sizing) -> dict[str, Count]:
+        """The waiting workloads that count for each pool."""
+        by_pool: dict[str, Count] = {}
+        for workload in waiting.sized:
+            fit = sizing.pool_fits.get(workload.id)
+            if fit is not None and fit.pool:
+                by_pool.setdefault(fit.pool, Count()).add(1, workload.replicas, workload.queued_at)
+        for name, count in waiting.rest.items():
+            replicas = waiting.likes[name].replicas
+            for pool, part in sizing.identical.get(name, ()):
+                by_pool.setdefault(pool, Count()).add(part, replicas, count.oldest)
+        for name, count in waiting.unsized.items():
+            fit = self._fits.get(name)
+            if fit is not None and fit.pool:
+                mine = by_pool.setdefault(fit.pool, Count())
+                mine.add(count.workloads, 0, count.oldest)
+                mine.pods += count.pods
+        return by_pool
+
+
+def _namespace(name: str, inside: NamespaceCount, more: Count, now: int) -> NamespaceStats:
+    """Statistics of a namespace: `inside` memory, and `more` that only Postgres has."""
+    waiting, pods = inside.waiting + more.workloads, inside.waiting_pods + more.pods
+    return NamespaceStats(name, waiting, pods, inside.running, inside.running_pods, more.age(now))

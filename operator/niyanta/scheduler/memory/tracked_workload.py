@@ -96,6 +96,8 @@ class TrackedWorkload:
     eligible: tuple[Customer, tuple[bytes, str, Door, int], Eligibility] | None = None
     """The last result of the Customer's rules, and the Customer and what was checked: packed spec, namespace, door
     and priority (`intake.eligibility`)."""
+    class_name: str = ""
+    """Its class in the queue when it was last there."""
     explained: frozenset[tuple[str, str]] | None = None
     """The kinds of reasons that its row gives for its waiting; None: not by this leader (`placing.pending_reasons`)."""
     notes: int = 0

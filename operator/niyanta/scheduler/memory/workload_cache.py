@@ -14,6 +14,7 @@ from niyanta.lifecycle import Door, Phase
 from niyanta.scheduler.backlog.backlog import Backlog
 from niyanta.scheduler.memory.memory_budget import Account, MemoryBudget
 from niyanta.scheduler.memory.queue_classes import QueueClasses
+from niyanta.scheduler.memory.tally import Tally
 from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.store.rows import WorkloadRow
 
@@ -44,6 +45,9 @@ class WorkloadCache:
         self.queue = Queue(queue_settings)
         self.classes = QueueClasses()
         self.backlog = Backlog()
+        self.tally = Tally()
+        self.away: dict[str, None] = {}
+        """Pending workloads that aren't in the queue: in backoff, or with pods that still stop."""
         self._spare_bytes = int(ROOM_SHARE * budget_bytes)
 
     def __len__(self) -> int:
@@ -66,6 +70,7 @@ class WorkloadCache:
         self._tracked[tracked.id] = tracked
         self.account(tracked)
         self._note_bound(tracked.row)
+        self._note(tracked)
         self.index_object(tracked)
 
     def account(self, tracked: TrackedWorkload) -> None:
@@ -77,7 +82,7 @@ class WorkloadCache:
             tracked.drop_spec()
         elif _waits(tracked) and not tracked.unloaded and not self.memory.has_room(account, tracked.size()):
             tracked.unload()
-            self.queue.remove(tracked.id)
+            self.dequeue(tracked.id)
         if tracked.unloaded and _waits(tracked):
             self.unloaded[tracked.id] = None
         self.memory.count(tracked.id, account, tracked.size())
@@ -117,6 +122,8 @@ class WorkloadCache:
             self._by_object.pop(tracked.row.object_uid, None)
         self.backlog.unload(workload_id)
         self.queue.remove(workload_id)
+        self.tally.forget(workload_id)
+        self.away.pop(workload_id, None)
 
     def select(self, phases: Iterable[Phase]) -> list[TrackedWorkload]:
         """All tracked workloads in one of `phases`."""
@@ -131,7 +138,9 @@ class WorkloadCache:
         tracked.requirements, number = classes.share(tracked.requirements)
         classes.note_terms(tracked.requirements, subject)
         name = classes.name(number, subject, tracked.row.replicas)
+        tracked.class_name = name
         self.queue.update(pending(tracked.row, tracked.requirements, subject, now=now, queue_class=name))
+        self.away.pop(tracked.id, None)
 
     def reclass(self) -> Iterator[None]:
         """Move queued workloads to other classes where label keys became visible; to be exhausted before a cycle, in
@@ -141,6 +150,7 @@ class WorkloadCache:
             name = self.classes.name(number, workload.subject, workload.replicas)
             if name != workload.queue_class and self.queue.get(workload.id) is workload:
                 self.queue.update(replace(workload, queue_class=name))
+                self._tracked[workload.id].class_name = name
             yield
 
     def note_phase(self, tracked: TrackedWorkload) -> None:
@@ -152,10 +162,18 @@ class WorkloadCache:
         elif self.memory.account(tracked.id) != (account := _account(tracked.row)):
             self.memory.count(tracked.id, account, tracked.size())
         self._note_bound(tracked.row)
+        self._note(tracked)
         if tracked.row.door is Door.REST and tracked.row.phase is Phase.PENDING:
             self.backlog.enter(tracked.row)
         else:
             self.backlog.leave(tracked.id, placed=tracked.row.phase.bound)
+
+    def _note(self, tracked: TrackedWorkload) -> None:
+        self.tally.note(tracked.row)
+        if tracked.row.phase is Phase.PENDING and tracked.id not in self.queue:
+            self.away[tracked.id] = None
+        else:
+            self.away.pop(tracked.id, None)
 
     def _note_bound(self, row: WorkloadRow) -> None:
         bound = self._bound.setdefault(row.customer, set())
@@ -167,6 +185,9 @@ class WorkloadCache:
     def dequeue(self, workload_id: str) -> None:
         """Take a workload out of the queue; it stays in memory."""
         self.queue.remove(workload_id)
+        tracked = self._tracked.get(workload_id)
+        if tracked is not None:
+            self._note(tracked)
 
 
 def pending(

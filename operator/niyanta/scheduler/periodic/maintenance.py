@@ -118,15 +118,14 @@ class Maintenance:
         state = self._state
         total, pools, customers = state.placement_rate.per_minute()
         workers, ready = self._cluster.worker_counts()
-        pending = state.workloads.select((Phase.PENDING,))
         stats = {
             "at": state.clock.now(),
             "epoch": state.epoch,
             "placed_per_minute": total,
             "placed_per_minute_by_pool": pools,
             "placed_per_minute_by_customer": customers,
-            "pending": len(pending),
-            "oldest_us": min((t.row.queued_at_us for t in pending), default=None),
+            "pending": state.workloads.tally.pending + state.waiting_since.outside,
+            "oldest_us": state.waiting_since.oldest,
             "workers": workers,
             "ready_workers": ready,
         }

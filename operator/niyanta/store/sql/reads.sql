@@ -89,10 +89,6 @@ SELECT customer_id, sum(pending)::bigint, sum(held)::bigint, sum(suspended)::big
  WHERE %(customer)s::text IS NULL OR customer_id = %(customer)s
  GROUP BY customer_id;
 
--- name: kind_depths
--- Pending workloads by customer and requirement class.
-SELECT customer_id, class_id, pending FROM queue_counters WHERE pending > 0;
-
 -- name: counters_wrong
 -- Counters that differ from the rows, in one snapshot. Reads every row: for tests and repairs. Finished workloads are
 -- counted for all times, so with `rows_deleted` there may be more of them than rows.
