@@ -101,7 +101,7 @@ def test_work_that_fits_no_empty_worker_counts_for_no_pool_and_names_the_closest
     )
     pool_fit = sizing.pool_fits["w0000"]
     assert (pool_fit.fit, pool_fit.pool, pool_fit.closest) == (FitKind.NOWHERE, "", "a")
-    assert pool_fit.lacks == ((Reason.RESOURCE, "cpu"),)
+    assert pool_fit.lacks == ((Reason.TOO_SMALL, "cpu"),)
 
 
 def test_a_pool_that_lists_customers_grows_for_these_alone() -> None:
