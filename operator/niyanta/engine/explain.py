@@ -152,8 +152,8 @@ LASTING = frozenset(
 
 
 def needs(rejection: Rejection, requirements: Requirements) -> tuple[str, ...]:
-    """Properties of the worker that has to be there before the workload can start, such as "in region eu-west", "with at
-    least 64 cpu". Empty if some worker may take it without being changed.
+    """Properties of the worker that has to be there before the workload can start, such as "in region eu-west" or "with
+    at least 64 cpu". Empty if some worker may take it without being changed.
 
     They are those that the present workers lack: a new worker needs the others as well.
     """
