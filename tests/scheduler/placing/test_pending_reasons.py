@@ -78,7 +78,7 @@ async def test_the_state_of_a_refused_class_is_written_and_follows_its_reasons(
 
 
 @pytest.mark.store
-async def test_changed_counts_alone_and_flapping_write_no_state(
+async def test_a_flapping_node_writes_no_state(
     make_leader: MakeLeader, submit_rest: SubmitRest, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("AWAIT_SIZING_SECONDS", "LOOK_EVERY_SECONDS"):
@@ -91,13 +91,29 @@ async def test_changed_counts_alone_and_flapping_write_no_state(
     assert len(first) == 1
     written: list[Any] = []
     leader.outage.before["write_class_states"] = lambda states, epoch: written.append(states)
-    cluster.add_node("n2", cpu="4")  # another count
     for step in range(6):
         cluster.add_node("flap", cpu="8", ready=step % 2 == 0)  # another reason, which doesn't settle
         leader.workloads.queue.wake_all()
         await _explain(leader)
     assert await _states(leader, *ids) == first
     assert written == []
+
+
+@pytest.mark.store
+async def test_changed_counts_alone_write_no_state(
+    make_leader: MakeLeader, submit_rest: SubmitRest, cluster: FakeCluster, at_once: pytest.MonkeyPatch
+) -> None:
+    leader = make_leader()
+    await leader.recover()
+    ids = await submit_rest("a", queue_class=CLASS, spec=_spec(cpu="64"))
+    await _explain(leader)
+    first = await _states(leader, *ids)
+    cluster.add_node("n2", cpu="4")
+    leader.workloads.queue.wake_all()
+    ids += await submit_rest("b", queue_class=CLASS, spec=_spec(cpu="64"))
+    await _explain(leader)
+    assert await _states(leader, *ids) == first
+    assert {row.message for row in await leader.rows(ids[1:])} == {"0/2 workers: 2 have less than 64 cpu"}
 
 
 @pytest.mark.store

@@ -254,7 +254,7 @@ async def test_a_workload_without_reasons_shows_those_of_its_class(
 ) -> None:
     await store.write_leader_stats({"placed_per_minute": 10.0}, epoch=epoch)
     mine = {"customer": "acme", "namespace": "acme", "queue_class": "ab" * 16}
-    bare, noted, other, held = [
+    bare, noted, other, _ = [
         await arrive(store, epoch=epoch, **{**mine, "name": name, **more})
         for name, more in (
             ("bare", {}),
@@ -270,9 +270,7 @@ async def test_a_workload_without_reasons_shows_those_of_its_class(
 
     shown = {item["name"]: item for item in (await client.get("/v1/workloads")).json()["items"]}
     with_spec = (await client.get("/v1/workloads", params={"withSpec": True})).json()["items"]
-    assert {name: item["reason"] for name, item in shown.items()} == {
-        item["name"]: item["reason"] for item in with_spec
-    }
+    assert {item["name"]: item["reason"] for item in with_spec} == {name: one["reason"] for name, one in shown.items()}
     texts = {name: (item["reason"], item["message"]) for name, item in shown.items()}
     assert texts["bare"] == ("Unschedulable", "0/3 workers")
     assert texts["noted"] == ("QueueFull", "its own")
