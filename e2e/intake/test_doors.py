@@ -116,11 +116,16 @@ def test_explain_has_reasons_nearest_miss_position_and_estimated_start(
 
     found = until(explained, what="the leader has stored the reasons", timeout=60)
     assert found is not None
-    assert found["nearestMiss"] == {"worker": near, "failed": ["InsufficientResource (cpu)"]}
+    assert found["nearestMiss"] == {"worker": near, "failed": ["WorkerTooSmall (cpu)"]}
     counts = {reason["reason"]: reason["count"] for reason in found["reasons"]}
-    assert counts["TagMismatch"] == counts["InsufficientResource"] == 1
+    assert counts["TagMismatch"] == counts["WorkerTooSmall"] == 1
     assert found["position"]["ahead"] == 0
-    assert found["estimatedStart"]["basis"]
+    # No worker can ever hold it, so there is a condition instead of a time.
+    assert (found["estimatedStart"]["at"], found["estimatedStart"]["seconds"]) == (None, None)
+    text = "not before a worker is added or changed: it needs one with the requested tags, with at least 4 cpu"
+    assert found["estimatedStart"]["basis"].startswith(text)
+    shown = door.niyanta("explain", id_)
+    assert "not known (not before a worker is added or changed" in shown
 
 
 def test_premium_goes_before_free_through_both_doors(
