@@ -125,7 +125,10 @@ async def get(id: str, parts: Parts, caller: Caller, reads: MayBeStale) -> Respo
     responses=problems(400, 401, 404, 503),
 )
 async def explain(id: str, parts: Parts, caller: Caller, reads: MayBeStale) -> Response:  # noqa: A002
-    """Typed reasons with the number of workers each rules out, the position in the queue, and the estimated start."""
+    """Typed reasons with the number of workers each rules out, the position in the queue, and the estimated start.
+
+    A workload that wasn't refused by itself yet, because many of its queue class wait, shows the reasons of its class.
+    """
     row = await parts.visible(id, caller, reads)
     now = await parts.now()
     (row,), states = await with_class_reasons(reads, [row], now)

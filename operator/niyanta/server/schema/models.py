@@ -167,7 +167,7 @@ class Estimate(ResponseModel):
 
     at: datetime | None = Field(description="Null if it can't be estimated; `basis` has the reason.")
     seconds: float | None
-    basis: str = Field(description="Basis of the estimate.")
+    basis: str = Field(description="Basis of the estimate, or the change that has to come first.")
 
 
 class FitsPool(ResponseModel):
