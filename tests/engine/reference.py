@@ -154,7 +154,8 @@ class Cluster:
             small = has.get(name, 0) < amount or (name == own and want > min(self.devices(node), has.get(own, 0)))
             if self.free(node, name) < amount and not small:
                 yield Reason.RESOURCE, name
-        if node.gpu and min(self.idle(node), self.free(node, own)) < want <= min(self.devices(node), has.get(own, 0)):
+        whole = min(self.devices(node), has.get(own, 0)) if node.gpu else 0
+        if want and min(self.idle(node), self.free(node, own)) < want <= whole:
             yield Reason.RESOURCE, own
         slots_used = sum(1 for p in self.on(node) if p.subject is not None)
         if node.slots is not None and slots_used >= node.slots:

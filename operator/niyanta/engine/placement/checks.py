@@ -38,11 +38,11 @@ def all_checks(
         else [now + held for now, held in zip(overlay.free, overlay.held, strict=True)]
     )
     too_small: dict[str, Bits] = {}
-    for name, large_enough in _resource_checks(overlay, requirement_class, overlay.allocatable):
+    for name, large_enough in _size_checks(overlay, requirement_class):
         too_small[name] = too_small.get(name, 0) | minus(alive, large_enough)
         yield Reason.TOO_SMALL, name, large_enough
     for name, enough in _resource_checks(overlay, requirement_class, free):
-        yield Reason.RESOURCE, name, enough | too_small[name]
+        yield Reason.RESOURCE, name, enough | too_small.get(name, 0)
     yield Reason.SLOTS, "", from_bool(free[SLOTS_RESOURCE] >= 1) & alive
     if requirement_class.requirements.host_ports:
         yield Reason.HOST_PORT, "", minus(alive, overlay.workers_with_ports_taken(requirement_class.requirements))
@@ -67,6 +67,22 @@ def _without_room(overlay: Overlay, requirement_class: RequirementClass) -> Bits
     for _, enough in _resource_checks(overlay, requirement_class, overlay.free):
         lacking |= minus(overlay.index.alive, enough)
     return lacking & overlay.reserved
+
+
+def _size_checks(overlay: Overlay, requirement_class: RequirementClass) -> Iterator[tuple[str, Bits]]:
+    """As `_resource_checks`, for empty workers; without the resources of which every worker has enough."""
+    alive, whole = overlay.index.alive, overlay.whole
+    requests = requirement_class.requirements.requests
+    for (name, amount), (resource, _) in zip(requests, requirement_class.needs, strict=True):
+        if resource < 0:
+            yield name, 0
+        elif amount > whole.least[resource]:
+            yield name, from_bool(whole.amounts[resource] >= amount) & alive
+    for name, least in sorted(whole.least_devices.items()):
+        amount = requirement_class.devices_of[name]
+        if amount > least:
+            enough = from_bool(whole.amounts[DEVICES_RESOURCE] >= amount)
+            yield name, alive ^ minus(overlay.index.gpu_resources[name], enough)
 
 
 def _resource_checks(

@@ -14,8 +14,9 @@ import numpy as np
 
 from niyanta.engine.placement.class_table import ClassTable
 from niyanta.engine.placement.requirement_class import Counts, RequirementClass
+from niyanta.engine.placement.whole_workers import WholeWorkers
 from niyanta.engine.snapshot.affinity_terms import AffinityTerm, SubjectIndex
-from niyanta.engine.snapshot.bitset import Bits, IntArray, from_bool, minus, to_indices
+from niyanta.engine.snapshot.bitset import Bits, IntArray, from_bool, minus
 from niyanta.engine.snapshot.host_ports import PortBits, address, port_key, taken_workers
 from niyanta.engine.snapshot.snapshot import (
     CPU_RESOURCE,
@@ -131,21 +132,14 @@ class Overlay:
         """(term, domain) that has a peer only since this cycle -> the first workload placed there that is one."""
         self._tracked: set[int] = set()
         self._ports: PortBits | None = None
-        self._allocatable: list[IntArray] | None = None
+        self._whole: WholeWorkers | None = None
 
     @property
-    def allocatable(self) -> list[IntArray]:
-        """Allocatable amounts in the form of `free`; only explanations need them."""
-        if self._allocatable is None:
-            snapshot = self.snapshot
-            self._allocatable = list(snapshot.allocatable)
-            devices = self._allocatable[DEVICES_RESOURCE] = self._allocatable[DEVICES_RESOURCE].copy()
-            for name, workers in self.index.gpu_resources.items():
-                numbers = to_indices(workers, snapshot.capacity)
-                resource = snapshot.resources.get(name)
-                own = 0 if resource is None else snapshot.allocatable[resource, numbers]
-                devices[numbers] = np.minimum(devices[numbers], own)
-        return self._allocatable
+    def whole(self) -> WholeWorkers:
+        """Allocatable amounts; only explanations need them."""
+        if self._whole is None:
+            self._whole = WholeWorkers(self.snapshot)
+        return self._whole
 
     # --- classes, subjects and terms ---
 
