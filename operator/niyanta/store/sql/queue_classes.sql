@@ -181,18 +181,18 @@ SELECT pending FROM ({{class_counts}}
 
 -- name: prune_classes
 -- Rows that a fold changes meanwhile are left to the next slice. A class is that of one customer.
-WITH emptied AS (
-    DELETE FROM queue_class_counts
-     WHERE (customer_id, queue_class) IN (
-           SELECT c.customer_id, c.queue_class FROM queue_class_counts c
-            WHERE c.emptied_at < clock_timestamp() - %(seconds)s * interval '1 second'
-              AND c.pending = 0 AND c.pending_rest = 0
-              AND NOT EXISTS (SELECT 1 FROM queue_class_deltas d
-                               WHERE d.customer_id = c.customer_id AND d.queue_class = c.queue_class)
-            ORDER BY c.emptied_at
-            LIMIT %(limit)s
-              FOR UPDATE OF c SKIP LOCKED)
-    RETURNING customer_id, queue_class
+WITH oldest AS MATERIALIZED (
+    SELECT customer_id, queue_class FROM queue_class_counts
+     WHERE emptied_at < now() - %(seconds)s * interval '1 second' AND pending = 0 AND pending_rest = 0
+     ORDER BY emptied_at
+     LIMIT %(limit)s
+       FOR UPDATE SKIP LOCKED
+), emptied AS (
+    DELETE FROM queue_class_counts c USING oldest
+     WHERE c.customer_id = oldest.customer_id AND c.queue_class = oldest.queue_class
+       AND NOT EXISTS (SELECT 1 FROM queue_class_deltas d
+                        WHERE d.customer_id = c.customer_id AND d.queue_class = c.queue_class)
+    RETURNING c.customer_id, c.queue_class
 ), states AS (
     DELETE FROM class_states WHERE (customer_id, queue_class) IN (SELECT customer_id, queue_class FROM emptied)
 ), compiled AS (
