@@ -83,6 +83,20 @@ def test_a_worker_that_can_never_hold_a_pod_is_told_from_one_without_room() -> N
     assert failed["lesser"] == ((Reason.TOO_SMALL, "cpu"),)
 
 
+def test_room_that_others_take_is_lasting_where_no_empty_worker_holds_the_pod() -> None:
+    made = snapshot(node("a", cpu=2000), node("b", cpu=1000))
+    made.charge(Charge("daemon", "a", (("cpu", 100), ("pods", 1))))
+    asked = replace(POD, requests=(("cpu", 2000), ("pods", 1)))
+    (rejection,) = schedule(made, [wants("p", asked)], now=0).rejections
+    assert rejection.counts == ((Reason.TOO_SMALL, "cpu", 1), (Reason.RESOURCE, "cpu", 1))
+    nowhere = needs(rejection, asked, PoolFit(FitKind.NOWHERE))
+    assert nowhere == ("with 2 cpu beside the pods that are not Niyanta's",)
+    for fit in (None, PoolFit(FitKind.NEVER, "a"), PoolFit(FitKind.FULL, "a")):
+        assert needs(rejection, asked, fit) == ()
+    full = replace(rejection, counts=(*rejection.counts, (Reason.SLOTS, "", 1)))
+    assert needs(full, asked, PoolFit(FitKind.NOWHERE)) == ()
+
+
 def test_devices_that_no_worker_has_are_lasting_also_while_some_are_in_use() -> None:
     made = snapshot(node("a", gpus=4), node("b"))
     made.charge(Charge("web", "a", (("pods", 1),), gpu_count=3, subject=WEB))

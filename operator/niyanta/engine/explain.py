@@ -151,16 +151,20 @@ LASTING = frozenset(
 """Reasons that only a change of workers or pools removes: no workload's end and no time does."""
 
 
-def needs(rejection: Rejection, requirements: Requirements) -> tuple[str, ...]:
+def needs(rejection: Rejection, requirements: Requirements, fit: PoolFit | None = None) -> tuple[str, ...]:
     """Properties of the worker that has to be there before the workload can start, such as "in region eu-west" or "with
-    at least 64 cpu". Empty if some worker may take it without being changed.
+    at least 64 cpu". Empty if some worker may take it without being changed, when work of Niyanta ends.
 
-    They are those that the present workers lack: a new worker needs the others as well.
+    They are those that the present workers lack: a new worker needs the others as well. `fit` Nowhere, from sizing: no
+    worker would have room without Niyanta's pods either, and no pool's empty worker; so a lack of room is lasting too.
     """
-    if any(reason not in LASTING for reason, _, _ in rejection.counts):
+    lasting = LASTING | {Reason.RESOURCE} if fit is not None and fit.fit is FitKind.NOWHERE else LASTING
+    if any(reason not in lasting for reason, _, _ in rejection.counts):
         return ()
-    ordered = sorted(rejection.counts, key=lambda item: (_ORDER[item[0]], item[1]))
-    return tuple(_need(reason, detail, requirements) for reason, detail, _ in ordered)
+    short = {detail for reason, detail, _ in rejection.counts if reason is Reason.RESOURCE}
+    named = [(r, detail) for r, detail, _ in rejection.counts if r is not Reason.TOO_SMALL or detail not in short]
+    ordered = sorted(named, key=lambda item: (_ORDER[item[0]], item[1]))
+    return tuple(_need(reason, detail, requirements) for reason, detail in ordered)
 
 
 def _need(reason: Reason, detail: str, requirements: Requirements) -> str:
@@ -182,6 +186,7 @@ def _need(reason: Reason, detail: str, requirements: Requirements) -> str:
         Reason.NODE_AFFINITY: "with labels that the node selector and node affinity match",
         Reason.TOPOLOGY: f"with the label {detail}",
         Reason.TOO_SMALL: f"with at least {_requested(detail, requirements)}",
+        Reason.RESOURCE: f"with {_requested(detail, requirements)} beside the pods that are not Niyanta's",
     }
     return texts[reason]
 

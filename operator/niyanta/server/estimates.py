@@ -21,18 +21,21 @@ _LASTING = frozenset(reason.value for reason in LASTING)
 
 def unforeseen_start(row: WorkloadRow, reasons: list[Any]) -> Estimate | None:
     """Estimate without a time, for a workload that nothing known to come lets start: every worker refuses it by what
-    neither time nor the end of other workloads changes, and no pool may add a worker for it.
+    neither time nor the end of other workloads changes (`engine.explain.needs`), and no pool may add a worker for it.
 
     None if a worker may have room later, or a pool may add one. `reasons`: the stored form.
     """
     if row.reason != "Unschedulable":
         return None
     counts, fits = serializers.reason_counts(reasons), serializers.noted(reasons, "fitsPool")
-    if any(count.reason not in _LASTING for count in counts) or (fits and fits.get("atMaximum") is None):
+    needs = serializers.noted(reasons, "needs")
+    if fits and fits.get("atMaximum") is None:
+        return None
+    if not needs and any(count.reason not in _LASTING for count in counts):
         return None
     if not counts:
         basis = "not before a worker is added: there are no workers"
-    elif needs := serializers.noted(reasons, "needs"):
+    elif needs:
         basis = f"not before a worker is added or changed: it needs one {', '.join(map(str, needs))}"
     else:  # written by a release that stored no needs
         basis = f"not before a worker changes or a worker that fits is added: all workers refuse it ({_named(counts)})"

@@ -78,6 +78,26 @@ async def test_the_state_of_a_refused_class_is_written_and_follows_its_reasons(
 
 
 @pytest.mark.store
+async def test_the_needed_worker_is_noted_once_sizing_knows_that_no_empty_one_holds_the_pod(
+    make_leader: MakeLeader, cluster: FakeCluster, at_once: pytest.MonkeyPatch
+) -> None:
+    leader = make_leader()
+    await leader.recover()
+    await leader.placed("other", "n1", cpu="1")
+    uid = cluster.submit("job", cpu="4")
+    await leader.take_in(uid)
+    needed = "with 4 cpu beside the pods that are not Niyanta's"
+    for fit, expected in ((FitKind.FULL, []), (FitKind.NOWHERE, [needed])):
+        leader.sized(SizingResult({uid: PoolFit(fit, "pool-a" if fit is FitKind.FULL else "")}))
+        await leader.run_cycle()
+        leader.reasons.collect()
+        await leader.write_reasons()
+        reasons = await leader.store.get_reasons(uid)
+        assert reasons[0] == ["InsufficientResource", "cpu", 1]
+        assert [item["needs"] for item in reasons if "needs" in item] == ([expected] if expected else [])
+
+
+@pytest.mark.store
 async def test_a_flapping_node_writes_no_state(
     make_leader: MakeLeader, submit_rest: SubmitRest, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -246,6 +246,8 @@ async def test_the_needed_change_is_named_where_workers_are_too_small(
     assert (await estimate(small, needs))["basis"] == text, "pools aren't known yet"
     assert (await estimate())["basis"] == "not before a worker is added: there are no workers"
     assert (await estimate(small, ["InsufficientResource", "cpu", 1]))["seconds"] is not None
+    others = {"needs": ["with 4 cpu beside the pods that are not Niyanta's"]}
+    assert (await estimate(["InsufficientResource", "cpu", 1], others, closest))["seconds"] is None
     assert (await estimate(small, needs, {"fitsPool": {"pool": "a", "atMaximum": None}}))["seconds"] is not None
 
 

@@ -305,7 +305,8 @@ class PendingReasons:
             text += f"; {fit}"
         counts = tuple((reason.value, detail, count) for reason, detail, count in rejection.counts)
         reason = Reason.CONCURRENCY.value if limited else RowReason.UNSCHEDULABLE
-        needed = () if tracked.requirements is None else needs(rejection, tracked.requirements)
+        pool_fit = self._state.sizing_result.of(tracked)
+        needed = () if tracked.requirements is None else needs(rejection, tracked.requirements, pool_fit)
         return PendingReason(tracked.id, str(reason), text, counts, needed)
 
     # --- writing -----------------------------------------------------------------------------------------------------
