@@ -103,7 +103,7 @@ def test_suspend_and_resume_by_rest(door: RestDoor, workloads: Workloads, nodes:
 
 
 def test_explain_has_reasons_nearest_miss_position_and_estimated_start(
-    door: RestDoor, workloads: Workloads, nodes: MakeNodes
+    door: RestDoor, env: Environment, workloads: Workloads, nodes: MakeNodes
 ) -> None:
     nodes(1, labels={"disk": "hdd"}, cpu="2")
     (near,) = nodes(1, labels={"disk": "ssd"}, cpu="2")
@@ -116,11 +116,20 @@ def test_explain_has_reasons_nearest_miss_position_and_estimated_start(
 
     found = until(explained, what="the leader has stored the reasons", timeout=60)
     assert found is not None
-    assert found["nearestMiss"] == {"worker": near, "failed": ["InsufficientResource (cpu)"]}
+    assert found["nearestMiss"] == {"worker": near, "failed": ["WorkerTooSmall (cpu)"]}
     counts = {reason["reason"]: reason["count"] for reason in found["reasons"]}
-    assert counts["TagMismatch"] == counts["InsufficientResource"] == 1
+    assert counts["TagMismatch"] == counts["WorkerTooSmall"] == 1
     assert found["position"]["ahead"] == 0
-    assert found["estimatedStart"]["basis"]
+    # No worker can ever hold it, so there is a condition instead of a time.
+    assert (found["estimatedStart"]["at"], found["estimatedStart"]["seconds"]) == (None, None)
+    for words in ("not before a worker is added or changed: ", "with the requested tags, with at least 4 cpu"):
+        assert words in found["estimatedStart"]["basis"]
+    as_user = {"NIYANTA_API_URL": f"http://127.0.0.1:{door.port}", "NIYANTA_API_KEY": door.key}
+    shown = env.niyanta("explain", id_, extra_env=as_user)
+    assert "not known (not before a worker is added or changed: " in shown
+    assert "in about" not in shown
+    nodes(1, labels={"disk": "ssd"}, cpu="8")
+    door.wait(id_, "Running")
 
 
 def test_premium_goes_before_free_through_both_doors(

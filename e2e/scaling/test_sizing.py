@@ -95,7 +95,7 @@ def test_demand_beyond_the_maximum_of_a_pool_counts_for_the_next(work: Workloads
     counted(work.database, second, workers_needed=1, queued_workloads=1)
     work.wait_message("w2", "Unschedulable", f"empty worker of pool {first}, which is at its maximum of 1 worker")
     work.apply("huge", cpu="9", **asked)
-    work.wait_message("huge", "Unschedulable", "comes closest: insufficient cpu")
+    work.wait_message("huge", "Unschedulable", "comes closest: have less than 9 cpu")
 
 
 def test_the_shape_of_the_last_worker_outlives_it_and_the_operator(

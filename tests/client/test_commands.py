@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 import yaml
 
 from niyanta.lifecycle import Event
 from niyanta.store.rest.api_keys import Role
-from niyanta.store.rows import PendingNote, PoolRow, WorkerRow
+from niyanta.store.rows import ClassState, PendingNote, PoolRow, WorkerRow
 from niyanta.store.state import StateManager
 from testing.processes.free_ports import free_port
 from testing.waiting import until
@@ -147,6 +148,57 @@ def test_explain_shows_reasons_and_the_position_in_the_queue(user: User) -> None
     ):
         assert words in out
     assert user.json("explain", "gpu")["position"]["exact"] is True
+
+
+def test_explain_names_the_worker_that_has_to_be_there(user: User) -> None:
+    id_ = user.submit("huge")
+
+    async def note(state: StateManager) -> None:
+        needs = {"needs": ["in region eu-west", "with at least 64 cpu"]}
+        (row,) = await state.get_workloads([id_])
+        text = "0/3 workers: 3 have less than 64 cpu"
+        reasons = [["WorkerTooSmall", "cpu", 3], needs, {"fitsPool": {"pool": "big", "atMaximum": 2}}]
+        await state.note_pending([PendingNote(id_, row.version, "Unschedulable", text, reasons)], epoch=None)
+        await state.write_leader_stats({"placed_per_minute": 10.0}, epoch=None)
+
+    user.door.database.run(note)
+    out, _ = user.niyanta("explain", "huge")
+    (start,) = [line for line in out.splitlines() if line.startswith("Start ")]
+    wanted = "not known (not before a worker is added or changed: it needs one in region eu-west, with at least 64 cpu"
+    assert wanted in start
+    assert "; pool big could add one, but is at its maximum of 2 workers)" in start
+
+
+def test_a_workload_outside_the_leaders_memory_shows_the_reasons_of_its_class(user: User) -> None:
+    ids = [user.submit(name) for name in ("one", "two")]
+    out, _ = user.niyanta("explain", "one")
+    assert "Unschedulable" not in out
+
+    async def refuse(state: StateManager) -> None:
+        async with state._pool.connection() as connection:
+            await connection.execute(
+                b"UPDATE workload_state SET queue_class = md5(customer_id) WHERE id = ANY(%s::uuid[])", [ids]
+            )
+        (row, _) = await state.get_workloads(ids)
+        reasons = [["InsufficientResource", "cpu", 5]]
+        found = ClassState(row.customer, row.queue_class, reasons, "Unschedulable", "0/5 workers", datetime.now(UTC))
+        await state.write_class_states([found], None)
+
+    user.door.database.run(refuse)
+    out, _ = user.niyanta("explain", "one")
+    for words in (
+        "Pending (Unschedulable: 0/5 workers)",
+        "5: InsufficientResource (cpu)",
+        "2 workloads of this class",
+        "of its class: this workload was not tried by itself yet",
+    ):
+        assert words in out
+    for command in (("top", "--once"), ("list",)):
+        lines = user.niyanta(*command)[0].splitlines()
+        for name in ("one", "two"):
+            (line,) = [line for line in lines if line.split()[:1] == [name]]
+            assert "Unschedulable" in line
+    assert user.json("get", "two")["message"] == "0/5 workers"
 
 
 def test_events_show_every_transition(user: User) -> None:

@@ -142,14 +142,21 @@ class Cluster:
             yield Reason.NODE_AFFINITY, ""
         if r.topology and r.topology.required and self.domain(node, r.topology.key) is None:
             yield Reason.TOPOLOGY, r.topology.key
+        has = dict(node.allocatable)
         for name, amount in r.requests:
-            if self.free(node, name) < amount:
+            if has.get(name, 0) < amount:
+                yield Reason.TOO_SMALL, name
+        own = node.gpu.resource if node.gpu else ""
+        want = r.gpu_count + dict(r.requests).get(own, 0)
+        if node.gpu and want > min(self.devices(node), has.get(own, 0)):
+            yield Reason.TOO_SMALL, own
+        for name, amount in r.requests:
+            small = has.get(name, 0) < amount or (name == own and want > min(self.devices(node), has.get(own, 0)))
+            if self.free(node, name) < amount and not small:
                 yield Reason.RESOURCE, name
-        if node.gpu:
-            own = node.gpu.resource
-            want = r.gpu_count + dict(r.requests).get(own, 0)
-            if want and min(self.idle(node), self.free(node, own)) < want:
-                yield Reason.RESOURCE, own
+        whole = min(self.devices(node), has.get(own, 0)) if node.gpu else 0
+        if want and min(self.idle(node), self.free(node, own)) < want <= whole:
+            yield Reason.RESOURCE, own
         slots_used = sum(1 for p in self.on(node) if p.subject is not None)
         if node.slots is not None and slots_used >= node.slots:
             yield Reason.SLOTS, ""

@@ -88,5 +88,5 @@ def test_the_random_worlds_cover_placements_and_rejections() -> None:
     assert groups > 200
     assert depends > 15
     assert repeated > 500
-    assert len(reasons) == 22
+    assert len(reasons) == 23
     assert min(reasons.values()) > 10, reasons

@@ -15,11 +15,12 @@ from niyanta.settings import Settings
 from niyanta.store.errors import StaleEpochError
 from niyanta.store.leader.demand_stats import DemandStats
 from niyanta.store.postgres.indexes import INDEXES, build_indexes
+from niyanta.store.postgres.migrate import migrate, migrations
 from niyanta.store.postgres.pool import Pool
-from niyanta.store.queue_classes import ClassAssignment, ClassRequest, ClassState
+from niyanta.store.queue_classes import ClassAssignment, ClassRequest
 from niyanta.store.rest.record import RestStore
 from niyanta.store.rest.submissions import StoredResponse, SubmissionRequest
-from niyanta.store.rows import WorkloadRow
+from niyanta.store.rows import ClassState, WorkloadRow
 from niyanta.store.state import StateManager
 from tests.store.make import arrive, intake, move
 
@@ -221,11 +222,128 @@ async def test_states_and_compiled_requirements_are_kept(state: StateManager, po
         ((now,),) = await (await connection.execute(b"SELECT clock_timestamp()")).fetchall()
     first = ClassState("acme", BASE, [{"reason": "Taints"}], "NoWorker", "no worker fits", now)
     await state.write_class_states([first], epoch)
-    assert await state.get_class_state("acme", BASE) == first
-    assert await state.get_class_state("acme", "none") is None
+    wanted = [("acme", BASE), ("acme", "none"), ("bolt", BASE)]
+    assert await state.get_class_states(wanted) == {("acme", BASE): first}
+    await state.delete_class_states(wanted, epoch)
+    assert await state.get_class_states(wanted) == {}
     await state.put_compiled({BASE: b"\x00a"}, epoch)
     await state.put_compiled({BASE: b"b"}, epoch)
     assert await state.get_compiled([BASE, "none"]) == {BASE: b"b"}
+
+
+async def _age_empty_classes(pool: Pool) -> None:
+    async with pool.connection() as connection:
+        await connection.execute(b"UPDATE queue_class_counts SET emptied_at = emptied_at - interval '61 minutes'")
+
+
+async def _keep_everything(state: StateManager, pool: Pool, rows: list[WorkloadRow], epoch: int) -> None:
+    async with pool.connection() as connection:
+        ((now,),) = await (await connection.execute(b"SELECT clock_timestamp()")).fetchall()
+    states = [ClassState(row.customer, row.queue_class, [], "Unschedulable", "0/3 workers", now) for row in rows]
+    await state.write_class_states(states, epoch)
+    await state.put_compiled({row.queue_class: b"x" for row in rows}, epoch)
+
+
+async def _kept(state: StateManager, pool: Pool, rows: list[WorkloadRow]) -> list[tuple[bool, bool, bool]]:
+    """For the class of each row: is its count, its state, its compiled form still there?"""
+    async with pool.connection() as connection:
+        counts = await (await connection.execute(b"SELECT queue_class FROM queue_class_counts")).fetchall()
+    states = await state.get_class_states([(row.customer, row.queue_class) for row in rows])
+    compiled = await state.get_compiled([row.queue_class for row in rows])
+    return [
+        ((row.queue_class,) in counts, (row.customer, row.queue_class) in states, row.queue_class in compiled)
+        for row in rows
+    ]
+
+
+async def test_classes_without_rows_for_an_hour_are_deleted(state: StateManager, pool: Pool, epoch: int) -> None:
+    ended, back, waiting, late = [
+        await arrive(state, epoch=epoch, queue_class=letter * 32, name=letter) for letter in "abcd"
+    ]
+    await _keep_everything(state, pool, [ended, back, waiting, late], epoch)
+    for row in (ended, back, late):
+        await move(state, row, Event.CANCEL, epoch=epoch)
+    await state.fold_counts(epoch)
+    assert await state.prune_classes(epoch) == 0, "they ended just now"
+    await _age_empty_classes(pool)
+    again = await arrive(state, epoch=epoch, queue_class="b" * 32, name="again")
+    assert again.queue_class == back.queue_class
+    await state.fold_counts(epoch)
+    not_folded = await arrive(state, epoch=epoch, queue_class="d" * 32, name="not-folded")
+    assert not_folded.queue_class == late.queue_class
+    assert await state.prune_classes(epoch) == 1
+    everything, nothing = (True, True, True), (False, False, False)
+    assert await _kept(state, pool, [ended, back, waiting, late]) == [nothing, everything, everything, everything]
+    assert await state.wrong_class_counts() == []
+    await move(state, again, Event.CANCEL, epoch=epoch)
+    await state.fold_counts(epoch)
+    assert await state.prune_classes(epoch) == 0, "the hour begins anew"
+
+
+async def test_classes_are_deleted_in_slices_by_the_leader_alone(state: StateManager, pool: Pool, epoch: int) -> None:
+    rows = [await arrive(state, epoch=epoch, queue_class=letter * 32, name=letter) for letter in "abcde"]
+    for row in rows:
+        await move(state, row, Event.CANCEL, epoch=epoch)
+    await state.fold_counts(epoch)
+    await _age_empty_classes(pool)
+    with pytest.raises(StaleEpochError):
+        await state.prune_classes(epoch - 1)
+    assert [await state.prune_classes(epoch, limit=2) for _ in range(4)] == [2, 2, 1, 0]
+    back = await arrive(state, epoch=epoch, queue_class="a" * 32, name="back")
+    assert await state.count_class("acme", back.queue_class) == 1
+    await state.fold_counts(epoch)
+    assert await state.count_class("acme", back.queue_class) == 1
+    assert await state.wrong_class_counts() == []
+
+
+async def test_counts_stay_exact_while_classes_are_deleted(
+    record: RestStore, state: StateManager, pool: Pool, epoch: int
+) -> None:
+    """Every class that is empty for a moment may be deleted at once."""
+    stop = asyncio.Event()
+
+    async def submit() -> None:
+        for _ in range(15):
+            row = await _submit(record, queue_class=random.choice("abc") * 32)
+            if random.random() < 0.7:
+                await record.move(row.id, Event.CANCEL)
+
+    async def prune() -> int:
+        deleted = 0
+        while not stop.is_set():
+            await state.fold_counts(epoch, limit=3)
+            await _age_empty_classes(pool)
+            deleted += await state.prune_classes(epoch, limit=2)
+            assert await state.wrong_class_counts() == []
+        return deleted
+
+    pruning = asyncio.create_task(prune())
+    await asyncio.gather(submit(), submit())
+    stop.set()
+    await pruning
+    while await state.fold_counts(epoch):
+        assert await state.wrong_class_counts() == []
+    await _age_empty_classes(pool)
+    await state.prune_classes(epoch)
+    async with pool.connection() as connection:
+        left = await (await connection.execute(b"SELECT count(*) FROM queue_class_counts WHERE pending = 0")).fetchall()
+    assert left == [(0,)]
+    assert await state.wrong_class_counts() == []
+
+
+def test_classes_that_were_empty_before_the_migration_are_deleted_too(fresh_dsn: str) -> None:
+    known = migrations()
+    with psycopg.connect(fresh_dsn, autocommit=True) as connection:
+        connection.execute("DROP INDEX queue_class_counts_emptied")
+        connection.execute("ALTER TABLE queue_class_counts DROP COLUMN emptied_at")
+        connection.execute("DELETE FROM schema_migrations WHERE version = 16")
+        connection.execute("INSERT INTO queue_class_counts VALUES ('acme', 'empty', 0, 0), ('acme', 'full', 3, 1)")
+    assert migrate(fresh_dsn, known=known) == ["0016_empty_classes.sql"]
+    with psycopg.connect(fresh_dsn) as connection:
+        found = connection.execute(
+            "SELECT queue_class, emptied_at IS NULL FROM queue_class_counts ORDER BY 1"
+        ).fetchall()
+    assert found == [("empty", False), ("full", True)]
 
 
 def test_an_invalid_index_is_built_again(fresh_dsn: str) -> None:

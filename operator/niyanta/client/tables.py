@@ -295,6 +295,10 @@ def explanation(item: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[t
         yield "Backoff", f"until {found['notBefore']}"
     for name, until in (found.get("avoidedWorkers") or {}).items():
         yield "Avoided worker", f"{name} until {until}"
+    if (alike := found.get("waitingInClass")) and alike > 1:
+        yield "Waiting alike", f"{alike} workloads of this class, which need the same"
+    if found.get("reasonsOfClass"):
+        yield "Reasons", "of its class: this workload was not tried by itself yet"
     for entry in found.get("reasons") or ():
         detail = f" ({entry['detail']})" if entry.get("detail") else ""
         yield "Workers ruled out", f"{entry.get('count')}: {entry.get('reason')}{detail}"

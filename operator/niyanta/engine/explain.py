@@ -16,7 +16,7 @@ from niyanta.engine.queue.order import MINUTE_US
 from niyanta.engine.sizing.pool_fit import EmptyPool, FitKind, PoolFit
 from niyanta.engine.snapshot.bitset import Bits, minus, to_bool
 from niyanta.engine.snapshot.snapshot import Snapshot
-from niyanta.engine.types import PendingWorkload, Reason, Rejection, Requirements
+from niyanta.engine.types import CPU, MEMORY, PendingWorkload, Reason, Rejection, Requirements
 
 # --- text ------------------------------------------------------------------------------------------------------------
 
@@ -71,6 +71,7 @@ _PLAIN = {
 _BY_DETAIL = {
     Reason.TAINT: "untolerated taint {}",
     Reason.TOPOLOGY: "without the label {}",
+    Reason.TOO_SMALL: "too small for the requested {}",
     Reason.RESOURCE: "insufficient {}",
     Reason.ANTI: "anti-affinity on {}",
     Reason.CONCURRENCY: "customer {} is at its limit of concurrent workloads",
@@ -79,6 +80,8 @@ _BY_DETAIL = {
 
 
 def _text(reason: Reason, detail: str, requirements: Requirements | None) -> str:
+    if reason is Reason.TOO_SMALL and requirements is not None:
+        return f"have less than {_requested(detail, requirements)}"
     if reason in _BY_DETAIL:
         return _BY_DETAIL[reason].format(detail)
     if reason is Reason.GROUP and detail:
@@ -106,6 +109,89 @@ def _text(reason: Reason, detail: str, requirements: Requirements | None) -> str
 def _either(values: tuple[str, ...], joined: str = " or ") -> str:
     shown = values[:3]
     return joined.join(shown) + (f" (or {len(values) - 3} more)" if len(values) > 3 else "")
+
+
+def _requested(resource: str, requirements: Requirements) -> str:
+    """The amount of a resource that one pod requests, such as "64Gi memory"."""
+    requests = dict(requirements.requests)
+    amount = requests.get(resource, 0)
+    if resource not in requests or resource.endswith("/gpu"):
+        amount += requirements.gpu_count
+    if resource == CPU:
+        return f"{amount / 1000:g} {resource}"
+    if resource == MEMORY or resource.endswith("storage") or resource.startswith("hugepages-"):
+        for unit, size in (("Ti", 1 << 40), ("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)):
+            if amount % size == 0:
+                return f"{amount // size}{unit} {resource}"
+    return f"{amount} {resource}"
+
+
+# --- workers that would have to be there ------------------------------------------------------------------------------
+
+LASTING = frozenset(
+    {
+        Reason.POOL_NOT_FOR_CUSTOMER,
+        Reason.NOT_READY,
+        Reason.CORDONED,
+        Reason.TAINT,
+        Reason.NODE_NAME,
+        Reason.POOL,
+        Reason.REGION,
+        Reason.ZONE,
+        Reason.COMPLIANCE,
+        Reason.CAPABILITY,
+        Reason.GPU_MODEL,
+        Reason.GPU_MEMORY,
+        Reason.TAG,
+        Reason.NODE_AFFINITY,
+        Reason.TOPOLOGY,
+        Reason.TOO_SMALL,
+    }
+)
+"""Reasons that only a change of workers or pools removes: no workload's end and no time does."""
+
+
+def needs(rejection: Rejection, requirements: Requirements, fit: PoolFit | None = None) -> tuple[str, ...]:
+    """Properties of the worker that has to be there before the workload can start, such as "in region eu-west" or "with
+    at least 64 cpu". Empty if some worker may take it without being changed, when work of Niyanta ends.
+
+    They are those that the present workers lack: a new worker needs the others as well. `fit` Nowhere, from sizing: no
+    worker would have room without Niyanta's pods either, and no pool's empty worker; so a lack of room is lasting too.
+    """
+    lasting = LASTING | {Reason.RESOURCE} if fit is not None and fit.fit is FitKind.NOWHERE else LASTING
+    if any(reason not in lasting for reason, _, _ in rejection.counts):
+        return ()
+    short = {detail for reason, detail, _ in rejection.counts if reason is Reason.RESOURCE}
+    named = [(r, detail) for r, detail, _ in rejection.counts if r is not Reason.TOO_SMALL or detail not in short]
+    ordered = sorted(named, key=lambda item: (_ORDER[item[0]], item[1]))
+    return tuple(_need(reason, detail, requirements) for reason, detail in ordered)
+
+
+def _need(reason: Reason, detail: str, requirements: Requirements) -> str:
+    hard = requirements.hard
+    texts = {
+        Reason.POOL_NOT_FOR_CUSTOMER: "in a pool that is for this customer",
+        Reason.NOT_READY: "that is ready",
+        Reason.CORDONED: "that is not cordoned",
+        Reason.TAINT: f"without the taint {detail}",
+        Reason.NODE_NAME: f"named {_either(hard.node_names)}",
+        Reason.POOL: f"in pool {_either(hard.pools)}",
+        Reason.REGION: f"in region {_either(hard.regions)}",
+        Reason.ZONE: f"in zone {_either(hard.zones)}",
+        Reason.COMPLIANCE: f"with compliance {_either(hard.compliance, ' and ')}",
+        Reason.CAPABILITY: f"with capability {_either(hard.capabilities, ' and ')}",
+        Reason.GPU_MODEL: f"with GPU model {_either(hard.gpu_models)}" if hard.gpu_models else "with a GPU",
+        Reason.GPU_MEMORY: f"with GPU memory of at least {-(-hard.gpu_min_memory >> 20)} MiB",
+        Reason.TAG: "with the requested tags",
+        Reason.NODE_AFFINITY: "with labels that the node selector and node affinity match",
+        Reason.TOPOLOGY: f"with the label {detail}",
+        Reason.TOO_SMALL: f"with at least {_requested(detail, requirements)}",
+        Reason.RESOURCE: f"with {_requested(detail, requirements)} beside the pods that are not Niyanta's",
+    }
+    return texts[reason]
+
+
+_ORDER = {reason: number for number, reason in enumerate(Reason)}
 
 
 def lane_note(state: LaneState, workload_id: str) -> str:

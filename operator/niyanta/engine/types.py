@@ -76,13 +76,14 @@ class Reason(enum.Enum):
     TAG = "TagMismatch"
     NODE_AFFINITY = "NodeAffinityMismatch"
     TOPOLOGY = "TopologyLabelMissing"
+    TOO_SMALL = "WorkerTooSmall"
+    """Less of a resource is allocatable on the whole worker than one pod requests."""
     RESOURCE = "InsufficientResource"
     SLOTS = "SlotsFull"
     HOST_PORT = "HostPortTaken"
     ANTI = "AntiAffinityConflict"
     RESERVED = "ReservedForExpedited"
-    """A workload in the expedited lane has reserved the worker: its free room is held for that workload, or this
-    workload's anti terms could keep that workload away."""
+    """Reserved by a workload in the lane: the room is held for it, or this workload's anti terms could keep it away."""
     NEAR = "NearNotSatisfied"
     GROUP = "GroupDoesNotFitTogether"
     """The worker could take one replica, but all replicas can't be placed at once."""
@@ -354,9 +355,8 @@ class Placement:
 class Rejection:
     """Reasons why a workload was not placed: each worker is counted once, under the first check it fails.
 
-    For Reason.RESOURCE `detail` names the resource, for TAINT the taint's key, for ANTI and TOPOLOGY the topology, for
-    CONCURRENCY the customer, for GROUP the domains tried. Sorted by count descending, then reason order, so the same
-    state gives the same text.
+    For RESOURCE and TOO_SMALL `detail` names the resource, for TAINT the taint's key, for ANTI and TOPOLOGY the
+    topology, for CONCURRENCY the customer, for GROUP the domains tried. Sorted by count descending, then reason order.
     """
 
     id: str

@@ -158,7 +158,7 @@ class LeaderLoop:
         with self._metrics.phase(LoopPhase.OBSERVE):
             await run(RoundPhase.OBSERVE, self._observe)
         # 4. Write the reasons for which workloads wait, and hold parked workloads.
-        if self._reasons.unwritten:
+        if self._reasons.has_unwritten:
             with self._metrics.phase(LoopPhase.NOTES):
                 await run(RoundPhase.REASONS, self._reasons.write)
         await run(RoundPhase.PARKING, self._transitions.hold_parked)

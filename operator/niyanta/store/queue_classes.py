@@ -7,9 +7,7 @@ Triggers append what each statement changed in the counts; the leader folds that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from niyanta.store.leader.projections import FOLD_AT_ONCE
 from niyanta.store.leader.scaling import ScalingStore
@@ -17,7 +15,10 @@ from niyanta.store.leadership import begin
 from niyanta.store.postgres.pool import fetch
 from niyanta.store.postgres.queries import sql
 from niyanta.store.row_mapping import dumps, workload_rows
-from niyanta.store.rows import WorkloadRow
+from niyanta.store.rows import ClassState, WorkloadRow
+
+EMPTY_CLASS_SECONDS = 3600
+"""Time for which a class without pending rows is kept, so that work that comes again and again isn't compiled anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +68,6 @@ class ClassAssignment:
     customer: str
     base: str
     visible_keys: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ClassState:
-    """Reasons why a class isn't placed. `reasons`: typed rejections as JSON values."""
-
-    customer: str
-    queue_class: str
-    reasons: list[Any]
-    reason: str
-    message: str
-    since: datetime
-    positions: dict[str, Any] = field(default_factory=dict)
 
 
 class QueueClassStore(ScalingStore):
@@ -171,11 +159,21 @@ class QueueClassStore(ScalingStore):
             records = dumps([asdict(state) for state in states])
             await connection.execute(sql("write_class_states"), {"records": records})
 
-    async def get_class_state(self, customer: str, queue_class: str) -> ClassState | None:
-        """The last reasons of a class; None: never refused."""
-        params = {"customer": customer, "queue_class": queue_class}
-        rows = await self._pool.fetch("class_state", params)
-        return ClassState(*rows[0]) if rows else None
+    async def delete_class_states(self, classes: Sequence[tuple[str, str]], epoch: int | None) -> None:
+        """Forget the reasons of these (customer, class): they wait no longer."""
+        if not classes:
+            return
+        async with self._pool.transaction() as connection:
+            await begin(connection, epoch, self._settings.identity)
+            await connection.execute(sql("delete_class_states"), _pairs(classes))
+
+    async def prune_classes(self, epoch: int | None, *, limit: int = 1_000) -> int:
+        """Delete counts, reasons and compiled requirements of up to `limit` classes without pending rows for an hour;
+        returns their number. When it is `limit`, call again."""
+        async with self._pool.transaction() as connection:
+            await begin(connection, epoch, self._settings.identity)
+            params = {"seconds": EMPTY_CLASS_SECONDS, "limit": limit}
+            return int((await fetch(connection, "prune_classes", params))[0][0])
 
     async def get_compiled(self, queue_classes: Sequence[str]) -> dict[str, bytes]:
         """Compiled requirements by class, of those that are stored."""
@@ -190,3 +188,7 @@ class QueueClassStore(ScalingStore):
             await begin(connection, epoch, self._settings.identity)
             params = {"classes": list(records), "compiled": list(records.values())}
             await connection.execute(sql("put_compiled"), params)
+
+
+def _pairs(classes: Sequence[tuple[str, str]]) -> dict[str, list[str]]:
+    return {"customers": [customer for customer, _ in classes], "classes": [name for _, name in classes]}

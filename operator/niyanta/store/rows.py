@@ -170,6 +170,21 @@ class PendingNote:
 
 
 @dataclass(frozen=True, slots=True)
+class ClassState:
+    """Reasons for which the workloads of a queue class wait. `reasons`: typed rejections as JSON values; `since`: time
+    since which they are the same, apart from counts."""
+
+    customer: str
+    queue_class: str
+    reasons: list[Any]
+    reason: str
+    message: str
+    since: datetime
+    positions: dict[str, Any] = field(default_factory=dict)
+    """Unused: positions in the queue are counted when they are read."""
+
+
+@dataclass(frozen=True, slots=True)
 class EventRow:
     """One audit event. `from_phase` is None for the first; `event` is a lifecycle event, Accepted, Edited or
     Noted."""

@@ -156,7 +156,7 @@ def test_room_that_is_free_but_held_is_reported_as_held() -> None:
     assert [(r.id, r.counts) for r in plan.rejections] == [
         ("small", ((Reason.RESERVED, "", 1),)),
         ("large", ((Reason.RESOURCE, "cpu", 1),)),
-        ("vast", ((Reason.RESOURCE, "cpu", 1),)),
+        ("vast", ((Reason.TOO_SMALL, "cpu", 1),)),
     ]
 
 

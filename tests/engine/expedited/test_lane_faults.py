@@ -131,7 +131,7 @@ def test_a_gpu_node_without_its_device_plugin_is_no_error_in_the_lane() -> None:
     assert plan.faults == ()
     assert plan.lane is not None
     assert dict(plan.lane.members) == {}
-    assert [(r.id, r.counts) for r in plan.rejections] == [("gpu", ((Reason.RESOURCE, "nvidia.com/gpu", 1),))]
+    assert [(r.id, r.counts) for r in plan.rejections] == [("gpu", ((Reason.TOO_SMALL, "nvidia.com/gpu", 1),))]
 
 
 def test_a_group_near_itself_gets_its_workers_reserved_in_one_zone() -> None:

@@ -95,13 +95,24 @@ def test_a_pool_of_unknown_shape_gets_no_new_workers_but_its_workers_are_used() 
     assert (needed(sizing), sizing.pool_fits["w0000"].pool) == ({"a": 1}, "a")
 
 
+def test_nowhere_means_that_the_end_of_niyantas_own_work_does_not_help() -> None:
+    """Explanations rely on it: such work gets no estimated start."""
+    whole, real = waiting(1, Requirements(amounts(4000))), replace(template("a"), name="n1")
+    ours = running("n1", 1000)
+    daemon = replace(ours, key="daemon", subject=None)
+    lessened = EmptyPool("a", (template("a", cpu=3000),), 1, fixed=True)
+    for charges, nowhere in (((ours,), False), ((daemon,), True)):
+        sizing = size([lessened], whole, workers=(real,), charges=charges)
+        assert (sizing.pool_fits["w0000"].fit is FitKind.NOWHERE) is nowhere
+
+
 def test_work_that_fits_no_empty_worker_counts_for_no_pool_and_names_the_closest() -> None:
     sizing = size(
         [pool("a"), pool("b", cpu=64000)], waiting(1, Requirements(amounts(8000), hard=Matcher(pools=("a",))))
     )
     pool_fit = sizing.pool_fits["w0000"]
     assert (pool_fit.fit, pool_fit.pool, pool_fit.closest) == (FitKind.NOWHERE, "", "a")
-    assert pool_fit.lacks == ((Reason.RESOURCE, "cpu"),)
+    assert pool_fit.lacks == ((Reason.TOO_SMALL, "cpu"),)
 
 
 def test_a_pool_that_lists_customers_grows_for_these_alone() -> None:

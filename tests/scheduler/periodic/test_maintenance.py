@@ -9,6 +9,7 @@ import pytest
 
 from niyanta.containment import Boundary
 from niyanta.lifecycle import Phase
+from niyanta.store.postgres.pool import Pool
 from niyanta.store.rows import WorkerRequest
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.leader import LeaderUnderTest, contained_errors, until
@@ -85,3 +86,29 @@ async def test_a_task_that_raises_leaves_the_others(
     await until(lambda: statistics, "the statistics are written")
     uid = cluster.submit("job")
     await leader.is_running(uid)
+
+
+async def test_the_leader_deletes_queue_classes_that_were_empty_for_long(leader: LeaderUnderTest, pool: Pool) -> None:
+    async def left(table: str) -> set[str]:
+        async with pool.connection() as connection:
+            found = await connection.execute(
+                f"SELECT queue_class FROM {table} WHERE queue_class ~ '^(old|new)'".encode()
+            )
+            return {name for (name,) in await found.fetchall()}
+
+    async with pool.connection() as connection:
+        await connection.execute(
+            b"INSERT INTO class_states (customer_id, queue_class, since) SELECT 'acme', c, now()"
+            b" FROM unnest('{old,new}'::text[]) AS c"
+        )
+        await connection.execute(b"INSERT INTO queue_classes (queue_class, compiled) VALUES ('old', ''), ('new', '')")
+        await connection.execute(
+            b"INSERT INTO queue_class_counts (customer_id, queue_class, emptied_at)"
+            b" VALUES ('acme', 'old', now() - interval '61 minutes'), ('acme', 'new', now())"
+        )
+    for table in ("queue_class_counts", "class_states", "queue_classes"):
+
+        async def only_new(table: str = table) -> bool:
+            return await left(table) == {"new"}
+
+        await until(only_new, f"the old class is gone from {table}")

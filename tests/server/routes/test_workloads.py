@@ -13,7 +13,7 @@ from niyanta.lifecycle import Event, Phase
 from niyanta.store.leadership import Leadership
 from niyanta.store.postgres.pool import Pool
 from niyanta.store.rest.record import RestStore
-from niyanta.store.rows import PendingNote
+from niyanta.store.rows import ClassState, PendingNote
 from tests.server.make import manifest, ndjson
 from tests.store.make import arrive, change, move
 
@@ -219,7 +219,87 @@ async def test_no_start_is_estimated_where_only_a_changed_worker_helps(
     assert found["basis"].startswith("not before a worker changes or a worker that fits is added")
     assert found["basis"].endswith("(GpuModelMismatch (A100), Cordoned)")
     assert (await estimate(*lasting, ["InsufficientResource", "cpu", 1]))["seconds"] is not None
-    assert (await estimate(*lasting, {"fitsPool": {"pool": "a", "atMaximum": 0}}))["seconds"] is not None
+    assert (await estimate(*lasting, {"fitsPool": {"pool": "a", "atMaximum": None}}))["seconds"] is not None
+    full = await estimate(*lasting, {"fitsPool": {"pool": "a", "atMaximum": 1}})
+    assert full["seconds"] is None
+    assert full["basis"].endswith("; pool a could add one, but is at its maximum of 1 worker")
+
+
+async def test_the_needed_change_is_named_where_workers_are_too_small(
+    client: httpx.AsyncClient, store: RestStore, epoch: int
+) -> None:
+    await store.write_leader_stats({"placed_per_minute": 10.0}, epoch=epoch)
+    id_ = (await client.post("/v1/workloads", json=manifest())).json()["id"]
+    small, needs = ["WorkerTooSmall", "cpu", 3], {"needs": ["in region eu-west", "with at least 64 cpu"]}
+    closest = {"closestPool": {"pool": "a", "failed": ["WorkerTooSmall (cpu)"]}}
+
+    async def estimate(*reasons: Any) -> Any:
+        (row,) = await store.get_workloads([id_])
+        note = PendingNote(id_, row.version, "Unschedulable", str(reasons), list(reasons))
+        await store.note_pending([note], epoch=epoch)
+        return (await client.get(f"/v1/workloads/{id_}/explain")).json()["estimatedStart"]
+
+    found = await estimate(small, needs, closest)
+    assert (found["at"], found["seconds"]) == (None, None)
+    text = "not before a worker is added or changed: it needs one in region eu-west, with at least 64 cpu"
+    assert found["basis"] == f"{text}; no pool is known to add such a worker"
+    assert (await estimate(small, needs))["basis"] == text, "pools aren't known yet"
+    assert (await estimate())["basis"] == "not before a worker is added: there are no workers"
+    assert (await estimate(small, ["InsufficientResource", "cpu", 1]))["seconds"] is not None
+    others = {"needs": ["with 4 cpu beside the pods that are not Niyanta's"]}
+    assert (await estimate(["InsufficientResource", "cpu", 1], others, closest))["seconds"] is None
+    assert (await estimate(small, needs, {"fitsPool": {"pool": "a", "atMaximum": None}}))["seconds"] is not None
+
+
+async def test_a_workload_without_reasons_shows_those_of_its_class(
+    client: httpx.AsyncClient, store: RestStore, epoch: int
+) -> None:
+    await store.write_leader_stats({"placed_per_minute": 10.0}, epoch=epoch)
+    mine = {"customer": "acme", "namespace": "acme", "queue_class": "ab" * 16}
+    bare, noted, other, _ = [
+        await arrive(store, epoch=epoch, **{**mine, "name": name, **more})
+        for name, more in (
+            ("bare", {}),
+            ("noted", {}),
+            ("other", {"queue_class": "cd" * 16}),
+            ("held", {"phase": Phase.HELD}),
+        )
+    ]
+    await store.note_pending([PendingNote(noted.id, noted.version, "QueueFull", "its own")], epoch=epoch)
+    reasons = [["WorkerTooSmall", "cpu", 3], {"needs": ["with at least 64 cpu"]}]
+    state = ClassState("acme", bare.queue_class, reasons, "Unschedulable", "0/3 workers", datetime.now(UTC))
+    await store.write_class_states([state], epoch)
+
+    shown = {item["name"]: item for item in (await client.get("/v1/workloads")).json()["items"]}
+    with_spec = (await client.get("/v1/workloads", params={"withSpec": True})).json()["items"]
+    assert {item["name"]: item["reason"] for item in with_spec} == {name: one["reason"] for name, one in shown.items()}
+    texts = {name: (item["reason"], item["message"]) for name, item in shown.items()}
+    assert texts["bare"] == ("Unschedulable", "0/3 workers")
+    assert texts["noted"] == ("QueueFull", "its own")
+    assert texts["other"] == ("", "")
+    assert texts["held"][0] != "Unschedulable"
+    read = (await client.get(f"/v1/workloads/{bare.id}")).json()
+    assert (read["reason"], read["message"]) == texts["bare"]
+
+    found = (await client.get(f"/v1/workloads/{bare.id}/explain")).json()
+    assert found["reasons"] == [{"reason": "WorkerTooSmall", "detail": "cpu", "count": 3}]
+    assert (found["reasonsOfClass"], found["waitingInClass"]) == (True, 2)
+    assert found["estimatedStart"]["basis"].endswith("it needs one with at least 64 cpu")
+    own = (await client.get(f"/v1/workloads/{noted.id}/explain")).json()
+    assert (own["reasonsOfClass"], own["waitingInClass"], own["reason"]) == (False, 2, "QueueFull")
+    await store.fold_counts(epoch)
+    assert (await client.get(f"/v1/workloads/{other.id}/explain")).json()["waitingInClass"] == 1
+
+
+async def test_a_workload_in_a_backoff_waits_for_that_and_not_for_its_class(
+    client: httpx.AsyncClient, store: RestStore, epoch: int
+) -> None:
+    row = await arrive(store, epoch=epoch, customer="acme", namespace="acme", queue_class="ab" * 16)
+    row = await move(store, row, Event.PLACE, epoch=epoch)
+    row = await move(store, row, Event.RETRY, epoch=epoch, not_before_seconds=600.0)
+    state = ClassState("acme", row.queue_class, [], "Unschedulable", "0/3 workers", datetime.now(UTC))
+    await store.write_class_states([state], epoch)
+    assert (await client.get(f"/v1/workloads/{row.id}")).json()["reason"] == ""
 
 
 async def test_positions_are_exact_up_to_a_bound(

@@ -99,6 +99,8 @@ def test_the_door_reads_what_it_serves_and_writes_to_no_table(database: str) -> 
     assert sequences == []
     for table in ("leadership", "api_keys", "idempotency", "rest_names", "worker_drains", "schema_migrations"):
         assert table not in DOOR_READS
+    assert "class_states" in DOOR_READS
+    assert "queue_classes" not in DOOR_READS, "the door compiles no class"
 
 
 def test_each_role_calls_only_its_functions(database: str) -> None:

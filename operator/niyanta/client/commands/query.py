@@ -80,7 +80,10 @@ def list_(
 
 @command
 def explain(context: Context, workload: Reference, output: OutputOption = Output.TABLE) -> None:
-    """Explain a workload's phase: reasons with worker counts, position in the queue, estimated start."""
+    """Explain a workload's phase: reasons with worker counts, position in the queue, estimated start.
+
+    Where no worker can ever hold it and no pool may add one, the worker that it needs is named instead of a time.
+    """
     item = find(context.api, workload)
     found = context.api.get(f"/v1/workloads/{item['id']}/explain")
     if output in (Output.JSON, Output.YAML):

@@ -37,7 +37,12 @@ def all_checks(
         if overlay.held is None
         else [now + held for now, held in zip(overlay.free, overlay.held, strict=True)]
     )
-    yield from _resource_checks(overlay, requirement_class, free)
+    too_small: dict[str, Bits] = {}
+    for name, large_enough in _size_checks(overlay, requirement_class):
+        too_small[name] = too_small.get(name, 0) | minus(alive, large_enough)
+        yield Reason.TOO_SMALL, name, large_enough
+    for name, enough in _resource_checks(overlay, requirement_class, free):
+        yield Reason.RESOURCE, name, enough | too_small.get(name, 0)
     yield Reason.SLOTS, "", from_bool(free[SLOTS_RESOURCE] >= 1) & alive
     if requirement_class.requirements.host_ports:
         yield Reason.HOST_PORT, "", minus(alive, overlay.workers_with_ports_taken(requirement_class.requirements))
@@ -59,28 +64,45 @@ def all_checks(
 def _without_room(overlay: Overlay, requirement_class: RequirementClass) -> Bits:
     """Reserved workers that have no room for a pod of the class beside what is held there."""
     lacking = minus(overlay.index.alive, from_bool(overlay.free[SLOTS_RESOURCE] >= 1))
-    for _, _, enough in _resource_checks(overlay, requirement_class, overlay.free):
+    for _, enough in _resource_checks(overlay, requirement_class, overlay.free):
         lacking |= minus(overlay.index.alive, enough)
     return lacking & overlay.reserved
 
 
-def _resource_checks(
-    overlay: Overlay, requirement_class: RequirementClass, free: Sequence[IntArray]
-) -> Iterator[Check]:
-    """Named resources in the order of the request (by name), then GPU devices by the worker's resource name.
+def _size_checks(overlay: Overlay, requirement_class: RequirementClass) -> Iterator[tuple[str, Bits]]:
+    """As `_resource_checks`, for empty workers; without the resources of which every worker has enough."""
+    alive, whole = overlay.index.alive, overlay.whole
+    requests = requirement_class.requirements.requests
+    for (name, amount), (resource, _) in zip(requests, requirement_class.needs, strict=True):
+        if resource < 0:
+            yield name, 0
+        elif amount > whole.least[resource]:
+            yield name, from_bool(whole.amounts[resource] >= amount) & alive
+    for name, least in sorted(whole.least_devices.items()):
+        amount = requirement_class.devices_of[name]
+        if amount > least:
+            enough = from_bool(whole.amounts[DEVICES_RESOURCE] >= amount)
+            yield name, alive ^ minus(overlay.index.gpu_resources[name], enough)
 
-    `free`: one array per resource, shape (capacity,).
+
+def _resource_checks(
+    overlay: Overlay, requirement_class: RequirementClass, amounts: Sequence[IntArray]
+) -> Iterator[tuple[str, Bits]]:
+    """Named resources in the order of the request (by name), then GPU devices by the worker's resource name, each with
+    the workers that have enough of it.
+
+    `amounts`: one array per resource, shape (capacity,).
     """
     alive = overlay.index.alive
     for (name, amount), (resource, _) in zip(
         requirement_class.requirements.requests, requirement_class.needs, strict=True
     ):
-        yield Reason.RESOURCE, name, from_bool(free[resource] >= amount) & alive if resource >= 0 else 0
+        yield name, from_bool(amounts[resource] >= amount) & alive if resource >= 0 else 0
     for name, workers in sorted(overlay.index.gpu_resources.items()):
         amount = requirement_class.devices_of[name]
         if amount:
-            enough = from_bool(free[DEVICES_RESOURCE] >= amount)
-            yield Reason.RESOURCE, name, alive ^ minus(workers, enough)
+            enough = from_bool(amounts[DEVICES_RESOURCE] >= amount)
+            yield name, alive ^ minus(workers, enough)
 
 
 def count_reasons(

@@ -14,6 +14,7 @@ import numpy as np
 
 from niyanta.engine.placement.class_table import ClassTable
 from niyanta.engine.placement.requirement_class import Counts, RequirementClass
+from niyanta.engine.placement.whole_workers import WholeWorkers
 from niyanta.engine.snapshot.affinity_terms import AffinityTerm, SubjectIndex
 from niyanta.engine.snapshot.bitset import Bits, IntArray, from_bool, minus
 from niyanta.engine.snapshot.host_ports import PortBits, address, port_key, taken_workers
@@ -131,6 +132,14 @@ class Overlay:
         """(term, domain) that has a peer only since this cycle -> the first workload placed there that is one."""
         self._tracked: set[int] = set()
         self._ports: PortBits | None = None
+        self._whole: WholeWorkers | None = None
+
+    @property
+    def whole(self) -> WholeWorkers:
+        """Allocatable amounts; only explanations need them."""
+        if self._whole is None:
+            self._whole = WholeWorkers(self.snapshot)
+        return self._whole
 
     # --- classes, subjects and terms ---
 

@@ -8,25 +8,26 @@ own. The leader's loop writes them once a round; statuses and Events follow.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from niyanta.aio import Timer
 from niyanta.containment import Boundary, contained, record
 from niyanta.engine.expedited.lane_state import LaneState
-from niyanta.engine.explain import lane_note, nearest_miss, summary
+from niyanta.engine.explain import lane_note, nearest_miss, needs, summary
 from niyanta.engine.queue.class_queue import ClassQueue
 from niyanta.engine.sizing.pool_fit import PoolFit
 from niyanta.engine.types import Reason, Rejection
 from niyanta.scheduler.cluster_api import ClusterReports
 from niyanta.scheduler.faults.isolation import in_isolation
 from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
+from niyanta.scheduler.placing.class_states import ClassKey, ClassStates, Kinds, says_the_same
 from niyanta.scheduler.reasons import RowReason
 from niyanta.scheduler.state import SchedulerState
-from niyanta.store.rows import PendingNote, WorkloadRow
+from niyanta.store.row_mapping import from_us
+from niyanta.store.rows import ClassState, PendingNote, WorkloadRow
 from niyanta.store.state import StateManager
 
 REPEAT_AFTER_SECONDS = 5.0
@@ -44,13 +45,10 @@ LOOK_EVERY_SECONDS = 1.0
 """Time between two searches for workloads that joined a class which is refused already."""
 
 EXPLAINED_PER_CYCLE_ROWS = 500
-"""Most reasons collected at once."""
+"""Most reasons collected at once, of workloads and of classes."""
 
 NEAREST_MISSES_PER_WRITE = 10
 """Most nearest misses computed for one write; each takes some milliseconds."""
-
-_NUMBER = re.compile(r"(?<![\w.-])\d+(?![\w.-])")
-"""A count in a message, not a number in a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +60,14 @@ class PendingReason:
     message: str
     reasons: tuple[tuple[str, str, int], ...] = ()
     """The engine's counts: reason, detail, number of workers."""
+    needs: tuple[str, ...] = ()
+    """Properties of the worker that has to be there first, if no present one may ever take it."""
 
+    def values(self, *more: Any) -> list[Any]:
+        """All of its typed reasons as JSON values, with `more`."""
+        needed = ({"needs": list(self.needs)},) if self.needs else ()
+        return [*(list(count) for count in self.reasons), *needed, *more]
 
-_Kinds = frozenset[tuple[str, str]]
-"""Reasons with their details, without counts; for a workload also the lane, and the pool that would fit."""
 
 _OURS = frozenset({Reason.CONCURRENCY.value, RowReason.UNSCHEDULABLE.value})
 
@@ -83,7 +85,9 @@ class _RefusedClass:
     """Ids of workloads, in the order of the queue."""
     wakes: int
     """The class's `wakes` when its workloads were last looked at."""
-    kinds: _Kinds = frozenset()
+    queue_classes: dict[ClassKey, str] = field(default_factory=dict)
+    """Its classes in Postgres, and the id of the first workload of each."""
+    kinds: Kinds = frozenset()
     kinds_since: float = 0.0
     """Monotonic time since which `kinds` are the same."""
 
@@ -113,6 +117,9 @@ class PendingReasons:
         """By the class's name."""
         self._open: dict[str, None] = {}
         """Refused classes with workloads to explain."""
+        self._states = ClassStates(state, store=store)
+        self._open_states: dict[str, None] = {}
+        """Refused classes whose state may have to be written."""
         self._look = Timer(LOOK_EVERY_SECONDS)
         self._sizing = state.sizing_result
         """The sizing result that the collected reasons are based on."""
@@ -127,6 +134,11 @@ class PendingReasons:
     def unwritten(self) -> Sequence[PendingReason]:
         """Reasons that the next `write` records."""
         return list(self._unwritten.values())
+
+    @property
+    def has_unwritten(self) -> bool:
+        """True if `write` has something to do."""
+        return bool(self._unwritten) or self._states.has_unwritten
 
     def follow_cycle(
         self, rejections: Sequence[Rejection], *, lane: LaneState, running: Mapping[str, tuple[int, int]]
@@ -151,6 +163,7 @@ class PendingReasons:
         now = time.monotonic()
         if self._look.due():
             self._follow_classes()
+            self._explain_states(now)
         left = EXPLAINED_PER_CYCLE_ROWS
         for name in list(self._open):
             refused = self._refused.get(name)
@@ -174,14 +187,18 @@ class PendingReasons:
             if explains and tracked.explained == kinds:
                 del refused.unexplained[workload_id]
                 continue
-            if self._is_early(tracked, refused, now) if explains else self._awaits_sizing(tracked, refused, now):
+            before = tracked.explained
+            early = before is not None and _is_early(tracked.noted_at, tracked.notes, refused, now)
+            if early if explains else self._awaits_sizing(tracked, refused, now):
                 continue
             found = None
             with contained(Boundary.ROW, workload_id):
                 found = self._explain(tracked, refused.rejection)
             del refused.unexplained[workload_id]
-            before, tracked.explained = tracked.explained, kinds
-            if found is None or (before is None and _says_the_same(tracked.row, found)):
+            tracked.explained, row = kinds, tracked.row
+            if found is None or (
+                before is None and says_the_same(row.reason, row.message, (found.reason, found.message))
+            ):
                 continue  # an earlier leader wrote it
             tracked.noted_at = now
             tracked.notes += 1
@@ -191,18 +208,44 @@ class PendingReasons:
                 break
         return explained
 
-    def _kinds_of(self, tracked: TrackedWorkload, refused: _RefusedClass) -> _Kinds:
-        fit = self._state.sizing_result.of(tracked)
-        kinds = refused.kinds | {("sizing", "" if fit is None else f"{fit.fit.value} {fit.pool}")}
+    def _explain_states(self, now: float) -> None:
+        """Put the states of refused classes whose reasons have changed and settled, a bounded number of them."""
+        left = EXPLAINED_PER_CYCLE_ROWS
+        for name in list(self._open_states):
+            refused, waits = self._refused.get(name), False
+            for key, workload_id in () if refused is None else refused.queue_classes.items():
+                tracked = self._state.workloads.get(workload_id)
+                if refused is None or tracked is None:
+                    continue  # the class is looked at again when its workloads change
+                kinds, note = self._shared_kinds(tracked, refused), self._states.last_note(key)
+                if note is not None and note.kinds == kinds:
+                    continue
+                if left <= 0 or (
+                    self._awaits_sizing(tracked, refused, now)
+                    if note is None
+                    else _is_early(note.at, note.notes, refused, now)
+                ):
+                    waits = True
+                    continue
+                with contained(Boundary.ROW, workload_id):
+                    self._states.put(self._state_of(key, tracked, refused, now), kinds, now)
+                left -= 1
+            if not waits:
+                del self._open_states[name]
+
+    def _state_of(self, key: ClassKey, tracked: TrackedWorkload, refused: _RefusedClass, now: float) -> ClassState:
+        found = self._explain(tracked, refused.rejection, in_lane=False)
+        since = self._state.clock.now() - round((now - refused.kinds_since) * 1e6)
+        reasons = found.values(*self._state.sizing_result.reasons(tracked))
+        return ClassState(*key, reasons=reasons, reason=found.reason, message=found.message, since=from_us(since))
+
+    def _kinds_of(self, tracked: TrackedWorkload, refused: _RefusedClass) -> Kinds:
+        kinds = self._shared_kinds(tracked, refused)
         return kinds | {("lane", "")} if tracked.id in self._lane.members else kinds
 
-    @staticmethod
-    def _is_early(tracked: TrackedWorkload, refused: _RefusedClass, now: float) -> bool:
-        """True if the workload's reason should not be replaced yet."""
-        if tracked.explained is None:
-            return False
-        pause = min(REPEAT_AFTER_SECONDS * 2.0 ** min(tracked.notes - 1, 8), LONGEST_REPEAT_SECONDS)
-        return now - tracked.noted_at < pause or now - refused.kinds_since < SETTLED_AFTER_SECONDS
+    def _shared_kinds(self, tracked: TrackedWorkload, refused: _RefusedClass) -> Kinds:
+        fit = self._state.sizing_result.of(tracked)
+        return refused.kinds | {("sizing", "" if fit is None else f"{fit.fit.value} {fit.pool}")}
 
     def _follow_classes(self) -> None:
         """Forget classes that are gone, and look again at those with new workloads or another sizing result."""
@@ -212,9 +255,11 @@ class PendingReasons:
         for name, refused in list(self._refused.items()):
             found = self._state.workloads.queue.find_class(name)
             if found is None:
+                self._states.leave(list(refused.queue_classes), now)
                 del self._refused[name]
             else:
                 self._look_at(found, refused, now)
+        self._states.expire(now, lambda: {key for one in self._refused.values() for key in one.queue_classes})
         for workload_id in sizing.changed_since(before):
             found = self._state.workloads.queue.class_of(workload_id)
             if found is not None and found.name in self._refused:
@@ -226,8 +271,18 @@ class PendingReasons:
         fit = self._fit(found)
         if refused.follow(now) or found.wakes != refused.wakes or fit != refused.sizing:
             refused.wakes, refused.sizing = found.wakes, fit
-            refused.unexplained.update(dict.fromkeys(workload.id for workload in found.in_order()))
-            self._open[found.name] = None
+            self._list_workloads(found, refused, now)
+            self._open[found.name] = self._open_states[found.name] = None
+
+    def _list_workloads(self, found: ClassQueue, refused: _RefusedClass, now: float) -> None:
+        """Bring the workloads and the classes in Postgres of a refused class up to date."""
+        before, refused.queue_classes = refused.queue_classes, {}
+        for workload in found.in_order():
+            refused.unexplained[workload.id] = None
+            tracked = self._state.workloads.get(workload.id)
+            if tracked is not None and tracked.row.queue_class:
+                refused.queue_classes.setdefault((tracked.row.customer, tracked.row.queue_class), workload.id)
+        self._states.leave([key for key in before if key not in refused.queue_classes], now)
 
     def _fit(self, found: ClassQueue) -> PoolFit | None:
         first = found.first()
@@ -241,16 +296,18 @@ class PendingReasons:
             and now - refused.since < AWAIT_SIZING_SECONDS
         )
 
-    def _explain(self, tracked: TrackedWorkload, rejection: Rejection) -> PendingReason:
+    def _explain(self, tracked: TrackedWorkload, rejection: Rejection, *, in_lane: bool = True) -> PendingReason:
         limited = _limited(rejection)
         text = summary(rejection, tracked.requirements, self._running)
-        if expedited := lane_note(self._lane, tracked.id):
+        if in_lane and (expedited := lane_note(self._lane, tracked.id)):
             text += f"; {expedited}"
         if not limited and (fit := self._state.sizing_result.text(tracked)):
             text += f"; {fit}"
         counts = tuple((reason.value, detail, count) for reason, detail, count in rejection.counts)
         reason = Reason.CONCURRENCY.value if limited else RowReason.UNSCHEDULABLE
-        return PendingReason(tracked.id, reason, text, counts)
+        pool_fit = self._state.sizing_result.of(tracked)
+        needed = () if tracked.requirements is None else needs(rejection, tracked.requirements, pool_fit)
+        return PendingReason(tracked.id, str(reason), text, counts, needed)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -265,7 +322,7 @@ class PendingReasons:
                 continue
             with contained(Boundary.ROW, tracked.id):
                 details = self._state.sizing_result.reasons(tracked)
-                reasons = (*item.reasons, *misses.get(item.workload_id, ()), *details)
+                reasons = item.values(*misses.get(item.workload_id, ()), *details)
                 notes.append(PendingNote(tracked.id, tracked.row.version, str(item.reason), item.message, reasons))
         done = await in_isolation(
             notes, lambda part: self._store.note_pending(part, epoch=self._state.epoch), group=self._namespace
@@ -277,6 +334,7 @@ class PendingReasons:
         for item in batch:
             if self._unwritten.get(item.workload_id) is item:
                 del self._unwritten[item.workload_id]
+        await self._states.write()
 
     def _namespace(self, note: PendingNote) -> str:
         tracked = self._state.workloads.get(note.id)
@@ -309,18 +367,15 @@ class PendingReasons:
         return found
 
 
-def _kinds(rejection: Rejection) -> _Kinds:
+def _is_early(noted_at: float, notes: int, refused: _RefusedClass, now: float) -> bool:
+    """True if reasons that were written at `noted_at`, the last of `notes` times, should not be replaced yet."""
+    pause = min(REPEAT_AFTER_SECONDS * 2.0 ** min(notes - 1, 8), LONGEST_REPEAT_SECONDS)
+    return now - noted_at < pause or now - refused.kinds_since < SETTLED_AFTER_SECONDS
+
+
+def _kinds(rejection: Rejection) -> Kinds:
     """Kinds of reasons. The detail of a group changes with every placement, like a count."""
     return frozenset((reason.value, "" if reason is Reason.GROUP else detail) for reason, detail, _ in rejection.counts)
-
-
-def _says_the_same(row: WorkloadRow, found: PendingReason) -> bool:
-    """True if a row says what was found, apart from counts and their order."""
-    return row.reason == found.reason and _parts(row.message) == _parts(found.message)
-
-
-def _parts(message: str) -> list[str]:
-    return sorted(re.split(r"[,;:] ", _NUMBER.sub("", message)))
 
 
 def _limited(rejection: Rejection) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import orjson
@@ -14,12 +14,13 @@ from starlette.responses import Response
 
 from niyanta.lifecycle import Door, Event, IllegalTransitionError, Phase
 from niyanta.server.auth import Principal
+from niyanta.server.class_reasons import with_class_reasons
 from niyanta.server.dependencies import BoundedRoute, Caller, Dependencies, MayBeStale, Parts, answer
+from niyanta.server.estimates import estimated_start, unforeseen_start
 from niyanta.server.limits.budgets import budget_of
 from niyanta.server.problems import BAD_REQUEST, NOT_FOUND, OTHER_DOOR, WRONG_PHASE, Problem
 from niyanta.server.schema import serializers
 from niyanta.server.schema.models import (
-    Estimate,
     EventPage,
     Explanation,
     QueuePosition,
@@ -28,7 +29,6 @@ from niyanta.server.schema.models import (
     WorkloadView,
 )
 from niyanta.server.schema.openapi_document import problems
-from niyanta.server.submit.backpressure import ObservedPlacementRate
 from niyanta.store.reads.reads import EXACT_POSITIONS, ListPosition, WorkloadFilter
 from niyanta.store.row_mapping import from_us, to_us
 from niyanta.store.rows import WorkloadRow
@@ -45,25 +45,6 @@ SPECS_PAGE_BYTES = 2 * 1024 * 1024
 """Bytes of specs after which a page ends."""
 SPECS_MEMORY_BYTES = 8 * 1024 * 1024
 """Memory for which a request with specs counts."""
-_LASTING = frozenset(
-    (
-        "PoolNotForCustomer",
-        "Cordoned",
-        "UntoleratedTaint",
-        "NodeNameMismatch",
-        "PoolMismatch",
-        "RegionMismatch",
-        "ZoneMismatch",
-        "ComplianceMissing",
-        "CapabilityMissing",
-        "GpuModelMismatch",
-        "GpuMemoryTooSmall",
-        "TagMismatch",
-        "NodeAffinityMismatch",
-        "TopologyLabelMissing",
-    )
-)
-"""Reasons that no workload's end and no time changes."""
 _EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = datetime(9000, 1, 1, tzinfo=UTC)
 
@@ -114,12 +95,14 @@ async def list_workloads(
     now = await parts.now()
     if not with_spec:
         rows, last = await source.list_workloads(wanted, after=last, limit=limit, with_spec=False)
+        rows, _ = await with_class_reasons(source, rows, now)
         items = [_view(parts, row, now, with_spec=False) for row in rows]
     else:
         await budget_of(request).hold(SPECS_MEMORY_BYTES)
         items, size = [], 0
         while size < SPECS_PAGE_BYTES and len(items) < limit:
             rows, last = await source.list_workloads(wanted, after=last, limit=min(SPECS_AT_ONCE, limit - len(items)))
+            rows, _ = await with_class_reasons(source, rows, now)
             items += [_view(parts, row, now, with_spec=True) for row in rows]
             size += sum(row.spec_bytes for row in rows)
             if last is None or wanted.scans:  # a type or namespace is searched for once
@@ -130,8 +113,9 @@ async def list_workloads(
 @router.get("/{id}", response_model=WorkloadView, summary="Read a workload", responses=problems(400, 401, 404, 503))
 async def get(id: str, parts: Parts, caller: Caller, reads: MayBeStale) -> Response:  # noqa: A002 - the path's name
     """Includes the spec."""
-    row = await parts.visible(id, caller, reads)
-    return answer(_view(parts, row, await parts.now(), with_spec=True))
+    row, now = await parts.visible(id, caller, reads), await parts.now()
+    (row,), _ = await with_class_reasons(reads, [row], now)
+    return answer(_view(parts, row, now, with_spec=True))
 
 
 @router.get(
@@ -141,13 +125,22 @@ async def get(id: str, parts: Parts, caller: Caller, reads: MayBeStale) -> Respo
     responses=problems(400, 401, 404, 503),
 )
 async def explain(id: str, parts: Parts, caller: Caller, reads: MayBeStale) -> Response:  # noqa: A002
-    """Typed reasons with the number of workers each rules out, the position in the queue, and the estimated start."""
+    """Typed reasons with the number of workers each rules out, the position in the queue, and the estimated start.
+
+    A workload that wasn't refused by itself yet, because many of its queue class wait, shows the reasons of its class.
+    """
     row = await parts.visible(id, caller, reads)
     now = await parts.now()
-    waiting = row.phase in (Phase.PENDING, Phase.HELD)
-    reasons = await reads.get_reasons(row.id) if waiting else []
-    position = estimate = None
+    (row,), states = await with_class_reasons(reads, [row], now)
+    state = states.get(row.id)
+    reasons: list[Any] = []
+    if state is not None:
+        reasons = state.reasons
+    elif row.phase in (Phase.PENDING, Phase.HELD):
+        reasons = await reads.get_reasons(row.id)
+    position = estimate = in_class = None
     if row.phase is Phase.PENDING:
+        in_class = await reads.count_class(row.customer, row.queue_class) if row.queue_class else None
         ahead = await reads.queue_ahead(row)
         position = QueuePosition(ahead=ahead, exact=ahead < EXACT_POSITIONS)
         estimate = unforeseen_start(row, reasons)
@@ -164,48 +157,14 @@ async def explain(id: str, parts: Parts, caller: Caller, reads: MayBeStale) -> R
         nearest_miss=serializers.noted(reasons, "nearestMiss"),
         fits_pool=serializers.noted(reasons, "fitsPool"),
         closest_pool=serializers.noted(reasons, "closestPool"),
+        reasons_of_class=state is not None,
+        waiting_in_class=in_class,
         position=position,
         estimated_start=estimate,
         not_before=row.not_before if row.not_before and to_us(row.not_before) > now else None,
         avoided_workers={worker: until for worker, until in row.excluded.items() if to_us(until) > now},
     )
     return answer(view)
-
-
-def unforeseen_start(row: WorkloadRow, reasons: list[Any]) -> Estimate | None:
-    """Estimate without a time, for a workload that every worker refuses by what other workloads' ends don't change.
-
-    None if a worker may have room later or a pool that fits may grow. `reasons`: the stored form.
-    """
-    counts = serializers.reason_counts(reasons)
-    if row.reason != "Unschedulable" or not counts or serializers.noted(reasons, "fitsPool"):
-        return None
-    if any(count.reason not in _LASTING for count in counts):
-        return None
-    named = ", ".join(f"{count.reason} ({count.detail})" if count.detail else count.reason for count in counts)
-    basis = f"not before a worker changes or a worker that fits is added: all workers refuse it ({named})"
-    return Estimate(at=None, seconds=None, basis=basis)
-
-
-def estimated_start(row: WorkloadRow, position: QueuePosition, rate: ObservedPlacementRate, now_us: int) -> Estimate:
-    """Estimated start: (workloads ahead + 1) / placements per minute of the leader."""
-    if rate.age is None:
-        return Estimate(at=None, seconds=None, basis="no leader has reported its placement rate yet")
-    if rate.total is None:
-        return Estimate(at=None, seconds=None, basis=f"the leader's last report is {rate.age:.0f} s old")
-    if rate.total <= 0:
-        return Estimate(at=None, seconds=None, basis="nothing was placed in the last ten minutes")
-    seconds = (position.ahead + 1) * 60.0 / rate.total
-    basis = (
-        f"{position.ahead}{'' if position.exact else ' or more'} ahead in the queue of all customers, "
-        f"{rate.total:g} placements per minute over the last ten minutes"
-    )
-    if row.reason not in ("", "Released", "Resumed"):
-        basis += f"; it also waits for another reason ({row.reason}), so this is the earliest time"
-    backoff = 0.0 if row.not_before is None else max(0.0, (to_us(row.not_before) - now_us) / 1e6)
-    if backoff > seconds:
-        seconds, basis = backoff, "the end of its backoff, which is later than its turn in the queue"
-    return Estimate(at=from_us(now_us) + timedelta(seconds=min(seconds, 1e9)), seconds=seconds, basis=basis)
 
 
 @router.get(

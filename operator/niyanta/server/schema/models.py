@@ -167,7 +167,7 @@ class Estimate(ResponseModel):
 
     at: datetime | None = Field(description="Null if it can't be estimated; `basis` has the reason.")
     seconds: float | None
-    basis: str = Field(description="Basis of the estimate.")
+    basis: str = Field(description="Basis of the estimate, or the change that has to come first.")
 
 
 class FitsPool(ResponseModel):
@@ -181,7 +181,7 @@ class ClosestPool(ResponseModel):
     """The pool whose empty workers come closest to running a pod of the workload, when no pool's could."""
 
     pool: str
-    failed: list[str] = Field(description="Checks that its empty workers fail, such as InsufficientResource (cpu).")
+    failed: list[str] = Field(description="Checks that its empty workers fail, such as WorkerTooSmall (cpu).")
 
 
 class Explanation(ResponseModel):
@@ -198,6 +198,12 @@ class Explanation(ResponseModel):
     fits_pool: FitsPool | None = Field(None, description="A pool whose empty workers could run it.")
     closest_pool: ClosestPool | None = Field(
         None, description="The pool that comes closest, when no pool's empty workers could run it."
+    )
+    reasons_of_class: bool = Field(
+        False, description="The reasons are those of its queue class: it was not refused by itself yet."
+    )
+    waiting_in_class: int | None = Field(
+        None, description="Pending workloads of its queue class, which wait for the same reasons; itself included."
     )
     position: QueuePosition | None = Field(description="Only while it is Pending.")
     estimated_start: Estimate | None = Field(description="Only while it is Pending.")

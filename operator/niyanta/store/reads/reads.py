@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from niyanta.store.row_mapping import (
 )
 from niyanta.store.rows import (
     AttemptRow,
+    ClassState,
     CustomerRow,
     Depth,
     EventRow,
@@ -159,6 +160,19 @@ class Reads:
         """Typed reasons of the last pending note, as JSON values."""
         rows = await self._source.fetch("reasons_of", {"id": id_})
         return list(rows[0][0]) if rows else []
+
+    async def get_class_states(self, classes: Collection[tuple[str, str]]) -> dict[tuple[str, str], ClassState]:
+        """(customer, class) -> the reasons for which the class waits; classes that weren't refused are left out."""
+        if not classes:
+            return {}
+        params = {"customers": [customer for customer, _ in classes], "classes": [name for _, name in classes]}
+        states = [ClassState(*row) for row in await self._source.fetch("class_states_of", params)]
+        return {(state.customer, state.queue_class): state for state in states}
+
+    async def count_class(self, customer: str, queue_class: str) -> int:
+        """Exact number of pending workloads of a class."""
+        rows = await self._source.fetch("class_count", {"customer": customer, "queue_class": queue_class})
+        return int(rows[0][0]) if rows else 0
 
     # --- The queue ----------------------------------------------------------------------------------------------------
 

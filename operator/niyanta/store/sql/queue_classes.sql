@@ -152,11 +152,13 @@ WITH taken AS (
      WHERE id IN (SELECT id FROM queue_class_deltas ORDER BY id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
     RETURNING *
 ), classes AS (
-    INSERT INTO queue_class_counts AS c (customer_id, queue_class, pending, pending_rest)
-    SELECT customer_id, queue_class, sum(pending), sum(pending_rest)
+    INSERT INTO queue_class_counts AS c (customer_id, queue_class, pending, pending_rest, emptied_at)
+    SELECT customer_id, queue_class, sum(pending), sum(pending_rest),
+           CASE WHEN sum(pending) = 0 THEN clock_timestamp() END
       FROM taken WHERE queue_class <> '' GROUP BY 1, 2 ORDER BY 1, 2
         ON CONFLICT (customer_id, queue_class) DO UPDATE
-       SET pending = c.pending + excluded.pending, pending_rest = c.pending_rest + excluded.pending_rest
+       SET pending = c.pending + excluded.pending, pending_rest = c.pending_rest + excluded.pending_rest,
+           emptied_at = CASE WHEN c.pending + excluded.pending = 0 THEN clock_timestamp() END
 ), customers AS (
     INSERT INTO customer_counts AS c
     SELECT customer_id, sum(pending), sum(held), sum(suspended), sum(scheduled), sum(running), sum(succeeded),
@@ -193,9 +195,40 @@ SELECT customer, queue_class, reasons, reason, message, since, positions
    SET reasons = excluded.reasons, reason = excluded.reason, message = excluded.message, since = excluded.since,
        positions = excluded.positions;
 
--- name: class_state
+-- name: delete_class_states
+DELETE FROM class_states
+ WHERE (customer_id, queue_class) IN (SELECT * FROM unnest(%(customers)s::text[], %(classes)s::text[]));
+
+-- name: class_states_of
 SELECT customer_id, queue_class, reasons, reason, message, since, positions
-  FROM class_states WHERE customer_id = %(customer)s AND queue_class = %(queue_class)s;
+  FROM class_states
+ WHERE (customer_id, queue_class) IN (SELECT * FROM unnest(%(customers)s::text[], %(classes)s::text[]));
+
+-- name: class_count
+SELECT pending FROM ({{class_counts}}
+ WHERE customer_id = %(customer)s AND queue_class = %(queue_class)s
+ GROUP BY customer_id, queue_class) AS found;
+
+-- name: prune_classes
+-- Rows that a fold changes meanwhile are left to the next slice. A class is that of one customer.
+WITH oldest AS MATERIALIZED (
+    SELECT customer_id, queue_class FROM queue_class_counts
+     WHERE emptied_at < now() - %(seconds)s * interval '1 second' AND pending = 0 AND pending_rest = 0
+     ORDER BY emptied_at
+     LIMIT %(limit)s
+       FOR UPDATE SKIP LOCKED
+), emptied AS (
+    DELETE FROM queue_class_counts c USING oldest
+     WHERE c.customer_id = oldest.customer_id AND c.queue_class = oldest.queue_class
+       AND NOT EXISTS (SELECT 1 FROM queue_class_deltas d
+                        WHERE d.customer_id = c.customer_id AND d.queue_class = c.queue_class)
+    RETURNING c.customer_id, c.queue_class
+), states AS (
+    DELETE FROM class_states WHERE (customer_id, queue_class) IN (SELECT customer_id, queue_class FROM emptied)
+), compiled AS (
+    DELETE FROM queue_classes WHERE queue_class IN (SELECT queue_class FROM emptied)
+)
+SELECT count(*) FROM emptied;
 
 -- name: get_compiled
 SELECT queue_class, compiled FROM queue_classes WHERE queue_class = ANY(%(classes)s::text[]);
