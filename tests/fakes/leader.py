@@ -258,6 +258,11 @@ class LeaderUnderTest:
         return await self._leader.handlers.row_changes.follow()
 
     @property
+    def state(self) -> SchedulerState:
+        """The state of the leadership."""
+        return self._leader.state
+
+    @property
     def backlog(self) -> Backlog:
         """Pending REST rows, in memory or not."""
         return self._leader.state.backlog

@@ -122,6 +122,13 @@ class QueueClassStore(ScalingStore):
             await connection.execute(sql("tell_changed"), {"ids": ids})
         return classes
 
+    async def add_visible_keys(self, keys: Sequence[tuple[str, str]], epoch: int | None) -> None:
+        """Make label keys visible, (reach, key); those that are stay as they are."""
+        named = dumps([{"reach": reach, "key": key} for reach, key in keys])
+        async with self._pool.transaction() as connection:
+            await begin(connection, epoch, self._settings.identity)
+            await connection.execute(sql("add_visible_keys"), {"records": named})
+
     async def rekey_slice(self, epoch: int | None, *, limit: int = 2_000) -> bool:
         """Give up to `limit` rows classes with a label key that became visible after them; True: keys are left.
 

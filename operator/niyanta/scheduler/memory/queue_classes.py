@@ -8,6 +8,7 @@ until the end of the leadership. Jobs that differ in other labels, such as a num
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from niyanta.engine.queue.queue import Queue
@@ -33,6 +34,8 @@ class QueueClasses:
         """Keys by reach; None: all labels are visible."""
         self._grown: dict[Reach, None] = {}
         """Reaches with keys that became visible since the last `take_outdated`."""
+        self._unsaved: dict[tuple[str, str], None] = {}
+        """Keys that became visible since the last `take_unsaved`, with their reach as Postgres names it."""
 
     def note_terms(self, requirements: Requirements, subject: Subject) -> None:
         """Make the label keys visible that the anti and near terms of a workload name."""
@@ -43,8 +46,16 @@ class QueueClasses:
                 if keys is not None and expression.key not in keys:
                     keys.add(expression.key)
                     self._grown[reach] = None
+                    self._unsaved["*" if reach == _CLUSTER else "/".join(reach), expression.key] = None
                     if len(keys) > MOST_VISIBLE_KEYS:
                         keys = self._visible[reach] = None
+
+    def take_unsaved(self, most: int) -> list[tuple[str, str]]:
+        """At most `most` (reach, key) that became visible; reach: namespace/<name>, customer/<name> or *."""
+        found = list(islice(self._unsaved, most))
+        for one in found:
+            del self._unsaved[one]
+        return found
 
     def share(self, requirements: Requirements) -> tuple[Requirements, int]:
         """The first object of equal requirements, and their number."""

@@ -10,6 +10,7 @@ from niyanta.containment import Boundary, SharedFaultError, contained, record
 from niyanta.lifecycle import Phase
 from niyanta.scheduler.cluster_api import ClusterApi
 from niyanta.scheduler.intake.work_queue import WorkQueue
+from niyanta.scheduler.periodic.class_upkeep import ClassUpkeep
 from niyanta.scheduler.periodic.drain_queries import DrainQueries, DrainQuery
 from niyanta.scheduler.periodic.row_retention import RowRetention
 from niyanta.scheduler.periodic.worker_drains import WorkerDrains
@@ -24,7 +25,7 @@ RELEASE_EVERY_SECONDS = 1.0
 MISSING_OBJECTS_EVERY_SECONDS = 1.0
 WORKER_REQUESTS_EVERY_SECONDS = 1.0
 ROW_RETENTION_EVERY_SECONDS = 1.0
-CLASS_RETENTION_EVERY_SECONDS = 1.0
+CLASS_UPKEEP_EVERY_SECONDS = 1.0
 PARTITIONS_EVERY_SECONDS = 3600.0
 """Partitions are created days ahead, so an hourly check is enough."""
 
@@ -61,7 +62,8 @@ class Maintenance:
         self._worker_requests = Timer(WORKER_REQUESTS_EVERY_SECONDS)
         self._row_retention = RowRetention(state, store=store)
         self._retention = Timer(ROW_RETENTION_EVERY_SECONDS)
-        self._classes = Timer(CLASS_RETENTION_EVERY_SECONDS)
+        self._class_upkeep = ClassUpkeep(state, store=store)
+        self._classes = Timer(CLASS_UPKEEP_EVERY_SECONDS)
         self._stats = Timer(state.settings.leader_stats_interval)
         self._partitions = Timer(PARTITIONS_EVERY_SECONDS)
 
@@ -74,17 +76,13 @@ class Maintenance:
             (self._worker_requests, "requests about workers", self._requests.run),
             (self._stats, "statistics for the REST door", self._write_stats),
             (self._retention, "retention of finished rows", self._row_retention.run),
-            (self._classes, "retention of queue classes", self._prune_classes),
+            (self._classes, "upkeep of queue classes", self._class_upkeep.run),
             (self._partitions, "partitions", self._store.maintain_partitions),
         )
         for timer, name, task in tasks:
             if timer.due():
                 with contained(Boundary.TIMER, name):
                     await task()
-
-    async def _prune_classes(self) -> None:
-        """Delete a slice of the queue classes that no workload waits in any more."""
-        await self._store.prune_classes(self._state.epoch)
 
     async def _release_held(self) -> None:
         """Release workloads held for a full queue, in queue order, while the customer is below its limit."""
