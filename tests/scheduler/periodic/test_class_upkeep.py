@@ -58,7 +58,7 @@ async def test_keys_that_only_the_leader_knows_are_written(
         connection.execute("DELETE FROM visible_label_keys")
         await finish(upkeep(recovered))
         found = connection.execute("SELECT reach, key FROM visible_label_keys").fetchall()
-    assert found == [("customer/acme", "app")]
+    assert found == [("namespace/team", "app")], "acme is the customer of a wildcard"
 
 
 async def test_more_deltas_than_one_fold_takes_are_folded_in_one_round(
