@@ -38,7 +38,7 @@ INSERT INTO workload_state (id, door, customer_id, class_id, status, priority, t
                             created_at, queue_class, waited_us, waiting_since)
 SELECT id, 'rest', customer_id, class_id, 'PENDING', priority, 10,
        priority * 10 * 60000000::bigint - 5 * (extract(epoch FROM created_at) * 1000000)::bigint, created_at,
-       created_at, operator_queue_class(queue_base, customer_id, namespace, labels), 0, created_at
+       created_at, md5(queue_base), 0, created_at -- the class without visible labels, as migration 0014 computes it
   FROM (SELECT *, abs(hashtext(name)) % 101 AS priority FROM workloads) AS w
 """
 _REST = """

@@ -11,7 +11,6 @@ from niyanta.observability.gauges import LabelLimit
 from niyanta.pools.controller import ScalingController
 from niyanta.pools.pool_nodes import PoolNodes
 from niyanta.pools.providers.base import Provider
-from niyanta.pools.providers.ec2 import Ec2Provider
 from niyanta.pools.providers.kwok import KwokProvider
 from niyanta.resources.models.worker_pool import WorkerPool
 from niyanta.scheduler.periodic.drain_queries import DrainQueries
@@ -40,6 +39,9 @@ def make_scaling_controller(
         if spec is None:
             return None
         if spec.ec2_auto_scaling_group is not None:
+            # boto3 takes a tenth of the operator's start and 20 MiB, and few clusters need it.
+            from niyanta.pools.providers.ec2 import Ec2Provider
+
             return Ec2Provider(spec.ec2_auto_scaling_group, may_act=may_act)
         return KwokProvider(client, lambda: nodes.pool(name), nodes.owners)
 
