@@ -66,7 +66,6 @@ async def shown(world: GaugeSources) -> dict[str, dict[tuple[str, ...], float]]:
         store=cast(StateManager, world),
         cluster=cast(ClusterReads, world),
         pool_labels=world.metrics.pools,
-        tick=lambda: None,
     ).refresh()
     return scrape()
 

@@ -123,14 +123,15 @@ class Maintenance:
         state = self._state
         total, pools, customers = state.placement_rate.per_minute()
         workers, ready = self._cluster.worker_counts()
+        waiting = state.waiting_since
         stats = {
             "at": state.clock.now(),
             "epoch": state.epoch,
             "placed_per_minute": total,
             "placed_per_minute_by_pool": pools,
             "placed_per_minute_by_customer": customers,
-            "pending": state.workloads.tally.pending + state.waiting_since.outside,
-            "oldest_us": state.waiting_since.oldest,
+            "pending": state.workloads.tally.pending + waiting.outside,
+            "oldest_us": waiting.oldest,
             "workers": workers,
             "ready_workers": ready,
         }
