@@ -103,8 +103,8 @@ class WaitingClasses:
             self._away.update(dict.fromkeys(ids))
             self._stored.update(dict.fromkeys(self._workloads.backlog.outside_counts.take_changed()))
             away = list(self._away | self._stopping)
-            async for ids in in_slices(away, SLICE_CLASSES):
-                for id_ in ids:
+            async for part in in_slices(away, SLICE_CLASSES):
+                for id_ in part:
                     self._away.pop(id_, None)
                     self._follow_away(id_, now)
             stored = list(self._stored)
@@ -113,8 +113,8 @@ class WaitingClasses:
                     self._stored.pop(stored_name, None)
                     self._follow_stored(stored_name)
             changed = list(self._changed)
-            async for names in in_slices(changed, SLICE_CLASSES):
-                for name in names:
+            async for part in in_slices(changed, SLICE_CLASSES):
+                for name in part:
                     self._changed.pop(name, None)
                     self._count(name)
             if max(len(away), len(stored), len(changed)) <= SLICE_CLASSES:

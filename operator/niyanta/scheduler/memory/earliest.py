@@ -8,7 +8,7 @@ from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
 Group = TypeVar("Group", bound=Hashable)
-Member = TypeVar("Member", str, tuple[str, str])
+Member = TypeVar("Member")
 
 COMPACT_ABOVE = 64
 """Entries of a group below which those that are out of date are kept."""
