@@ -86,6 +86,8 @@ class Maintenance:
 
     async def _release_held(self) -> None:
         """Release workloads held for a full queue, in queue order, while the customer is below its limit."""
+        if not self._state.workloads.tally.held[QUEUE_FULL]:
+            return
         held = [t for t in self._state.workloads.select((Phase.HELD,)) if t.row.reason == QUEUE_FULL]
         for customer in sorted({tracked.row.customer for tracked in held}):
             with contained(Boundary.CUSTOMER, customer):
