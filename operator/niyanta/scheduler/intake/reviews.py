@@ -12,12 +12,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from niyanta.containment import Boundary, SharedFaultError
+from niyanta.engine.types import Requirements
 from niyanta.lifecycle import Event, Phase
+from niyanta.resources.ownership import Held
 from niyanta.scheduler.cluster_api import ClusterApi
 from niyanta.scheduler.intake import object_to_row
 from niyanta.scheduler.intake.eligibility import EligibilityCheck
 from niyanta.scheduler.intake.fair_queue import FairQueue
 from niyanta.scheduler.intake.rest_holds import RestHolds
+from niyanta.scheduler.memory.compiled_specs import CompiledSpecs
 from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.placing.pending_reasons import PendingReasons
 from niyanta.scheduler.pods.outcome import LifecycleDecision
@@ -54,6 +57,7 @@ class Reviews:
         self._eligibility = eligibility
         self._rest_holds = rest_holds
         self._tick = tick
+        self._compiled = CompiledSpecs()
         self._open: FairQueue[bool] = FairQueue()
         """Workloads to review; True: compile them again as well."""
 
@@ -179,11 +183,20 @@ class Reviews:
 
     def recompile(self, tracked: TrackedWorkload) -> None:
         """Compile a workload again, because the defaults of its namespace or its customer changed."""
+        cluster, row = self._cluster, tracked.row
+        owner = cluster.resolve_customer(row.namespace, row.customer)
+
+        def compile_() -> Requirements | None:
+            return object_to_row.read_row(tracked.full_row(), cluster)[1]
+
+        found = self._compiled.requirements(
+            tracked,
+            cluster.namespace_defaults(row.namespace),
+            wildcard=isinstance(owner, Held) or owner.wildcard,
+            compile_=compile_,
+        )
         # The object's labels may be newer than the row's.
-        if tracked.unloaded:
-            return
-        row = replace(tracked.full_row(), labels=dict(tracked.subject.labels))
-        _, requirements, tracked.subject = object_to_row.read_row(row, self._cluster)
-        if requirements is not None:
-            tracked.requirements = requirements
+        tracked.subject = replace(tracked.subject, namespace=row.namespace, customer=row.customer)
+        if found is not None:
+            tracked.requirements = found
         self._transitions.settle(tracked)
