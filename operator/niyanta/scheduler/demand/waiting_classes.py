@@ -46,7 +46,7 @@ _OUTSIDE_ONLY: Place = (2, 0, 0, "")
 
 @dataclass(slots=True, eq=False)
 class _Class:
-    """What is known of one class."""
+    """One class of the queue, and its waiting workloads."""
 
     name: str
     like: PendingWorkload
@@ -54,7 +54,7 @@ class _Class:
     place: Place | None = None
     """None: it has no waiting workloads."""
     away: dict[str, PendingWorkload] = field(default_factory=dict)
-    """Workloads that aren't in the queue, and whose pods are all over."""
+    """Workloads that aren't in the queue, and whose pods are all over: none appears before the next attempt."""
     stored: dict[ClassName, tuple[int, int]] = field(default_factory=dict)
     """Its stored classes -> their workloads outside memory, and the earliest time, µs."""
     count: Count = field(default_factory=Count)
