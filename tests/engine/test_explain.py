@@ -17,7 +17,7 @@ from niyanta.engine.types import (
     Rejection,
     Requirements,
 )
-from tests.engine.builders import GIB, POD, WEB, node, snapshot, wants
+from tests.engine.builders import ALIKE, GIB, POD, WEB, node, snapshot, wants
 from tests.engine.sizing.pools import pool
 
 pytestmark = pytest.mark.unit
@@ -147,6 +147,10 @@ def test_notes_on_pools_and_the_lane() -> None:
     a = pool("a", most=1)
     assert fit_note(PoolFit(FitKind.NEW, "a"), a) == "would fit on an empty worker of pool a"
     assert fit_note(PoolFit(FitKind.NEW, "a"), a, 3) == "would fit on empty workers of pool a"
+    needs_cpu, tied = Requirements(_amounts(1, 1)), Requirements(_amounts(1, 1), anti=(ALIKE,))
+    empty = PoolFit(FitKind.EMPTY, "a")
+    assert fit_note(empty, a, 1, needs_cpu) == "would fit on an empty worker of pool a"
+    assert fit_note(empty, a, 2, needs_cpu) == fit_note(empty, a, 1, tied) == "", "it wasn't packed"
     full = "would fit on an empty worker of pool a, which is at its maximum of 1 worker"
     assert fit_note(PoolFit(FitKind.FULL, "a"), a) == full
     fixed = "would fit on an empty worker of pool a, whose number of workers is fixed"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import pytest
 from prometheus_client import REGISTRY
 
+from niyanta.lifecycle import Phase
 from niyanta.scheduler.cluster_api import ClusterReads
 from niyanta.scheduler.gauges import SchedulerGauges
 from niyanta.scheduler.metrics import SchedulerMetrics
@@ -17,8 +18,11 @@ from niyanta.scheduler.state import SchedulerState
 from niyanta.settings import Settings
 from niyanta.store.leader.demand_stats import DemandStats, PoolStats
 from niyanta.store.postgres.clock import Clock
+from niyanta.store.queue_classes import WaitingClass
+from niyanta.store.row_mapping import new_row
 from niyanta.store.rows import Depth, QueueDepth
 from niyanta.store.state import StateManager
+from tests.store.make import intake
 
 pytestmark = pytest.mark.unit
 
@@ -66,7 +70,6 @@ async def shown(world: GaugeSources) -> dict[str, dict[tuple[str, ...], float]]:
         store=cast(StateManager, world),
         cluster=cast(ClusterReads, world),
         pool_labels=world.metrics.pools,
-        tick=lambda: None,
     ).refresh()
     return scrape()
 
@@ -87,6 +90,20 @@ async def test_customers_beyond_the_bound_are_added_up_by_tier() -> None:
     assert found["customer_running_workloads"][("other", "Premium")] == 2
     assert sum(found["customer_queue_depth"].values()) == sum(found["tier_queue_depth"].values()) == 10
     assert found["queue_depth"] == {(): 10}
+
+
+async def test_ages_and_reasons_are_those_of_all_workloads_in_memory_or_not() -> None:
+    world = GaugeSources({"acme": Depth(pending=3), "tiny": Depth(pending=2)})
+    for number, (phase, reason) in enumerate([(Phase.PENDING, ""), (Phase.HELD, "NoCustomer"), (Phase.HELD, "x")]):
+        row = new_row(intake(id=f"{number}", customer="acme"), 7_000_000, 0)
+        world.state.workloads.tally.note(replace(row, phase=phase, reason=reason))
+    counts = {"pending": 2, "pending_rest": 2, "oldest_us": 4_000_000, "key": 0}
+    world.state.backlog.counted([WaitingClass("tiny", "s", "team", 1, **counts)])
+    found = await shown(world)
+    assert found["customer_queue_oldest_age_seconds"] == {("acme", "Premium"): 3, ("tiny", "Free"): 6}
+    assert found["queue_oldest_age_seconds"] == {(): 6}
+    held = {reason: number for (reason,), number in found["held_workloads"].items() if number}
+    assert held == {"NoCustomer": 1, "other": 1}
 
 
 async def test_every_tier_is_shown_with_nothing_waiting() -> None:

@@ -220,6 +220,9 @@ def fit_note(
 
     `pool` is the pool that `pool_fit` names. `all_known`: the capacity of an empty worker is known for every pool.
     """
+    if pool_fit.fit is FitKind.EMPTY:
+        alone = replicas == 1 and requirements is not None and not requirements.near and not requirements.anti
+        return f"would fit on an empty worker of pool {pool_fit.pool}" if alone else ""
     if pool_fit.fit in (FitKind.NEW, FitKind.FULL):
         text = f"would fit on {'an empty worker' if replicas == 1 else 'empty workers'} of pool {pool_fit.pool}"
         if pool_fit.fit is FitKind.NEW or pool is None:

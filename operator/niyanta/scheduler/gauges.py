@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from niyanta.aio import in_slices
 from niyanta.lifecycle import Phase
 from niyanta.observability.gauges import OTHER, LabelLimit, LeaderGauge, Values
 from niyanta.resources.models.customer import Tier
@@ -21,9 +20,6 @@ from niyanta.store.leader.demand_stats import DemandStats, PoolStats
 from niyanta.store.rows import Depth
 from niyanta.store.state import StateManager
 from niyanta.store.workloads.limits import QUEUE_FULL
-
-SLICE_ROWS = 5000
-"""Workloads counted before other tasks of the event loop run."""
 
 QUEUE_DEPTH = LeaderGauge("niyanta_queue_depth", "Workloads waiting to be placed (phase Pending)")
 OLDEST_AGE = LeaderGauge("niyanta_queue_oldest_age_seconds", "Age of the workload that has been Pending longest")
@@ -102,20 +98,18 @@ class SchedulerGauges:
         store: StateManager,
         cluster: ClusterReads,
         pool_labels: LabelLimit,
-        tick: Callable[[], None],
     ) -> None:
         """`pool_labels` are shared with the counters, so that a pool has the same label everywhere."""
         self._state = state
         self._store = store
         self._cluster = cluster
         self._pool_labels = pool_labels
-        self._tick = tick
         self._customers = LabelLimit(state.settings.metrics_max_customers)
 
     async def refresh(self) -> None:
-        """Count again. Linear in the held workloads in memory; runs in slices."""
+        """Count again. The cost is that of customers and pools, not of workloads."""
         depths = await self._store.get_queue_depth()
-        held = await self._held()
+        held = self._held()
         now = self._state.clock.now()
         oldest = self._state.waiting_since.customers
         ages = {customer: max(0.0, (now - since) / 1e6) for customer, since in oldest.items()}
@@ -132,14 +126,12 @@ class SchedulerGauges:
         for gauge in _ALL:
             gauge.clear()
 
-    async def _held(self) -> Counter[str]:
+    def _held(self) -> Counter[str]:
         """Held workloads by reason."""
         known = {*(reason.value for reason in HeldReason), QUEUE_FULL}
-        workloads = self._state.workloads
         held: Counter[str] = Counter()
-        async for part in in_slices(list(workloads.tally.held), SLICE_ROWS, tick=self._tick):
-            for tracked in filter(None, map(workloads.get, part)):
-                held[tracked.row.reason if tracked.row.reason in known else OTHER] += 1
+        for reason, count in self._state.workloads.tally.held.items():
+            held[reason if reason in known else OTHER] += count
         return held
 
     def _show_customers(self, depths: Mapping[str, Depth], ages: Mapping[str, float]) -> None:

@@ -127,7 +127,7 @@ def make_leader(
         transitions=writers.transitions,
         tick=tick,
     )
-    gauges = SchedulerGauges(state, store=store, cluster=cluster, pool_labels=metrics.pools, tick=tick)
+    gauges = SchedulerGauges(state, store=store, cluster=cluster, pool_labels=metrics.pools)
     timers = LeaderTimers(
         state,
         store=store,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from niyanta.engine.snapshot.snapshot import Snapshot
 from niyanta.scheduler.backlog.backlog import Backlog
 from niyanta.scheduler.demand.sizing_result import SizingResult
-from niyanta.scheduler.demand.waiting import WaitingSince
+from niyanta.scheduler.demand.waiting import WaitingSince, waiting_since
 from niyanta.scheduler.faults.parked import ParkedWorkloads
 from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.memory.workload_cache import WorkloadCache
@@ -47,8 +47,6 @@ class SchedulerState:
     placement_rate: PlacementRate = field(default_factory=PlacementRate)
     demand_stats: DemandStats | None = None
     """Latest statistics of demand; None before the first ones."""
-    waiting_since: WaitingSince = field(default_factory=WaitingSince)
-    """Ages of what waits, as of the latest statistics."""
     sizing_result: SizingResult = field(default_factory=SizingResult)
     """For each waiting workload, the pool that it counts for."""
     unreviewed: dict[str, None] = field(default_factory=dict)
@@ -72,6 +70,11 @@ class SchedulerState:
     def backlog(self) -> Backlog:
         """Pending REST rows, in memory or not."""
         return self.workloads.backlog
+
+    @property
+    def waiting_since(self) -> WaitingSince:
+        """Times of what waits, in memory or not."""
+        return waiting_since(self.workloads)
 
     def node_grace_over(self, tracked: TrackedWorkload) -> bool:
         """True if a node of the workload has been NotReady for longer than `node_loss_grace`."""

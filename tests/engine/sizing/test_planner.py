@@ -115,6 +115,23 @@ def test_work_that_fits_no_empty_worker_counts_for_no_pool_and_names_the_closest
     assert pool_fit.lacks == ((Reason.TOO_SMALL, "cpu"),)
 
 
+def test_work_that_is_not_packed_has_the_first_pool_that_could_hold_a_pod_and_needs_no_worker() -> None:
+    wish = Requirements(amounts(), soft=(SoftTerm(10, matcher=Matcher(pools=("b",))),))
+    unpacked = [
+        ("plain", *waiting(1, first=1)),
+        ("wish", *waiting(1, wish, first=2)),
+        ("large", *waiting(1, Requirements(amounts(9000)), first=3)),
+    ]
+    planner = Planner()
+    planner.follow([StateReplaced((), ())])
+    sizing = planner.size([pool("a", most=0), pool("b")], waiting(1, wish), (), Options(), frozenset(), unpacked)
+    assert sizing.empty_fits["plain"] == PoolFit(FitKind.EMPTY, "a")
+    assert sizing.empty_fits["wish"] == PoolFit(FitKind.EMPTY, "b")
+    assert (sizing.empty_fits["large"].fit, sizing.empty_fits["large"].closest) == (FitKind.NOWHERE, "a")
+    assert needed(sizing) == {"a": 0, "b": 1}
+    assert sizing.pool_fits.keys() == {"w0000"}
+
+
 def test_a_pool_that_lists_customers_grows_for_these_alone() -> None:
     closed = replace(pool("a"), templates=(replace(template("a"), customers=frozenset({"bolt"})),))
     shared = waiting(1)[0].requirements

@@ -19,7 +19,7 @@ from niyanta.engine.types import Charge, DecisionFault, Requirements, Subject, W
 from niyanta.lifecycle import Door, Phase
 from niyanta.resources.models.workload import WorkloadSpec
 from niyanta.scheduler.cluster_api import ClusterReads, CustomerLimits, PodView
-from niyanta.scheduler.demand import waiting
+from niyanta.scheduler.demand import waiting_classes
 from niyanta.scheduler.demand.stats_collector import StatsCollector
 from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
 from niyanta.scheduler.state import SchedulerState
@@ -211,8 +211,8 @@ async def test_nothing_new_is_not_thought_about_again(case: CollectorCase) -> No
 async def test_a_wall_of_one_kind_hides_no_other_and_is_counted_by_its_class(
     case: CollectorCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "SIZED_WORKLOADS", 8)
-    monkeypatch.setattr(waiting, "SIZED_WORKLOADS_PER_CLASS", 4)
+    monkeypatch.setattr(waiting_classes, "SIZED_WORKLOADS", 8)
+    monkeypatch.setattr(waiting_classes, "SIZED_WORKLOADS_PER_CLASS", 4)
     case.track(40)
     case.track(1, class_id="other", asked=replace(NEEDS, requests=(("cpu", 3000), ("pods", 1))))
     (a, _) = (await case.collector().once()).pools
@@ -254,7 +254,7 @@ async def test_a_class_that_left_memory_counts_for_its_pool(case: CollectorCase)
 async def test_many_classes_of_one_customer_hide_no_other_and_all_are_counted(
     case: CollectorCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waiting, "SIZED_CLASSES", 4)
+    monkeypatch.setattr(waiting_classes, "SIZED_CLASSES", 4)
     for number in range(12):
         needs = replace(NEEDS, requests=(("cpu", 1000 + number), ("pods", 1)))
         case.track(2, asked=needs, customer="greedy", priority=100)
@@ -263,12 +263,56 @@ async def test_many_classes_of_one_customer_hide_no_other_and_all_are_counted(
     (a, _) = (await collector.once()).pools
     quiet = next(w for w in case.state.workloads if w.row.customer == "quiet")
     assert case.state.sizing_result.of(quiet) is not None, "customers take turns"
-    assert a.queued_workloads < 25
-    for _ in range(8):
-        collector._engine_rests_until = 0.0
-        case.state.workloads.queue.changes += 1
-        (a, _) = (await collector.once()).pools
-    assert a.queued_workloads == 25, "each class was sized once"
+    assert (a.queued_workloads, a.queued_slots) == (25, 25), "no class is left out"
+    assert a.workers_needed == 3, "only the four classes that were packed need workers"
+
+
+async def test_work_beyond_a_customers_limit_counts_for_no_pool_in_any_class(
+    case: CollectorCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting_classes, "SIZED_CLASSES", 2)
+    case.world.limits["acme"] = 5
+    case.track(1, phase=Phase.RUNNING, pool="a")
+    for number in range(6):
+        case.track(2, asked=replace(NEEDS, requests=(("cpu", 1000 + number), ("pods", 1))), replicas=2)
+    (a, _) = (await case.collector().once()).pools
+    assert (a.queued_workloads, a.queued_slots) == (4, 8)
+    assert case.state.demand_stats is not None
+    assert case.state.demand_stats.namespaces[0].queued_workloads == 12
+
+
+async def test_classes_that_are_not_packed_move_with_the_shapes_of_pools(
+    case: CollectorCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting_classes, "SIZED_CLASSES", 1)
+    collector = case.collector()
+    for number in range(4):
+        case.track(1, asked=replace(NEEDS, requests=(("cpu", 3000 + number), ("pods", 1))))
+    assert [one.queued_workloads for one in (await collector.once()).pools] == [4, 0]
+    small = replace(WORKER, allocatable=(("cpu", 2000), ("pods", 10)))
+    case.world.pools = [EmptyPool("a", (small,)), B]
+    collector._engine_rests_until = 0.0
+    assert [one.queued_workloads for one in (await collector.once()).pools] == [0, 4]
+
+
+async def test_work_that_came_after_the_sizing_counts_for_the_pool_of_its_class(case: CollectorCase) -> None:
+    collector = case.collector()
+    case.track(1)
+    await collector.once()
+    collector._engine_rests_until = float("inf")
+    case.track(2)
+    (a, _) = (await collector.once()).pools
+    assert (a.queued_workloads, a.workers_needed) == (3, 1)
+
+
+async def test_a_class_whose_only_row_left_memory_counts_for_its_pool(case: CollectorCase) -> None:
+    collector = case.collector()
+    (uid,) = case.track(1, queue_class="s")
+    case.backlog("s", 1)  # nothing is outside memory yet
+    await collector.once()
+    case.state.workloads.drop(uid)
+    made = await collector.once()
+    assert made.pools[0].queued_workloads == made.namespaces[0].queued_workloads == 1
 
 
 async def test_shapes_are_remembered_by_the_next_leader(case: CollectorCase) -> None:

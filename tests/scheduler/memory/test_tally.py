@@ -28,12 +28,15 @@ def test_the_counts_agree_with_the_workloads(seed: int) -> None:
     for number in range(100):
         step = rng.random()
         if step < 0.4 or not rows:
-            fresh = new_row(intake(id=str(number), namespace=rng.choice("ab"), replicas=rng.randrange(1, 4)), 1, 0)
+            place = {"namespace": rng.choice("ab"), "customer": rng.choice("xy")}
+            fresh = new_row(intake(id=str(number), replicas=rng.randrange(1, 4), **place), rng.randrange(9), 0)
             rows[fresh.id] = fresh
             tally.note(fresh)
         elif step < 0.8:
             row = rows[rng.choice(list(rows))]
-            rows[row.id] = replace(row, phase=rng.choice(list(Phase)), pool=rng.choice(("", "p", "q")))
+            phase, reason = rng.choice(list(Phase)), rng.choice(("NoCustomer", "QueueFull"))
+            moved = replace(row, phase=phase, pool=rng.choice(("", "p", "q")), reason=reason)
+            rows[row.id] = replace(moved, customer=rng.choice("xy"), queued_at_us=rng.randrange(9))
             tally.note(rows[row.id])
         else:
             gone = rows.pop(rng.choice(list(rows)))
@@ -43,7 +46,11 @@ def test_the_counts_agree_with_the_workloads(seed: int) -> None:
         waiting = [row for row in rows.values() if row.phase is Phase.PENDING]
         assert tally.bound == Counter(row.pool for row in bound)
         assert tally.pending == len(waiting)
-        assert set(tally.held) == {row.id for row in rows.values() if row.phase is Phase.HELD}
+        assert tally.held == Counter(row.reason for row in rows.values() if row.phase is Phase.HELD)
+        oldest: dict[tuple[str, str], int] = {}
+        for row in sorted(waiting, key=lambda row: row.queued_at_us):
+            oldest.setdefault((row.customer, row.namespace), row.queued_at_us)
+        assert dict(tally.oldest) == oldest
         assert set(tally.namespaces) == {row.namespace for row in (*bound, *waiting)}
         for name, space in tally.namespaces.items():
             mine = [row.replicas for row in waiting if row.namespace == name]

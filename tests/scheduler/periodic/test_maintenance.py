@@ -10,6 +10,7 @@ import pytest
 from niyanta.containment import Boundary
 from niyanta.lifecycle import Phase
 from niyanta.store.postgres.pool import Pool
+from niyanta.store.queue_classes import WaitingClass
 from niyanta.store.rows import WorkerRequest
 from tests.fakes.cluster import FakeCluster
 from tests.fakes.leader import LeaderUnderTest, contained_errors, until
@@ -86,6 +87,27 @@ async def test_a_task_that_raises_leaves_the_others(
     await until(lambda: statistics, "the statistics are written")
     uid = cluster.submit("job")
     await leader.is_running(uid)
+
+
+async def test_the_statistics_for_the_rest_door_count_what_is_outside_memory(
+    leader: LeaderUnderTest, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[dict[str, Any]] = []
+
+    async def write(stats: dict[str, Any], *, epoch: int | None) -> None:
+        written.append(stats)
+
+    uid = cluster.submit("job", cpu="1000")
+    await until(lambda: leader.workloads.get(uid), "it waits in memory")
+    assert leader.tracked(uid).row.phase is Phase.PENDING
+    monkeypatch.setattr(leader.store, "write_leader_stats", write)
+
+    def is_counted() -> bool:
+        counts = {"pending": 4, "pending_rest": 4, "oldest_us": 7, "key": 0}
+        leader.backlog.counted([WaitingClass("acme", "s", "team", 1, **counts)])  # again, as no row agrees with it
+        return bool(written) and (written[-1]["pending"], written[-1]["oldest_us"]) == (5, 7)
+
+    await until(is_counted, "all are counted")
 
 
 async def test_the_leader_deletes_queue_classes_that_were_empty_for_long(leader: LeaderUnderTest, pool: Pool) -> None:

@@ -35,8 +35,6 @@ class Queue:
     def __init__(self, settings: QueueSettings = DEFAULT_ORDER, workloads: Iterable[PendingWorkload] = ()) -> None:
         self.settings = settings
         self.parked = WakeIndex()
-        self.changes = 0
-        """It grows with each workload that comes, changes or goes."""
         self._class_of: dict[str, ClassQueue] = {}
         self._classes: dict[str, ClassQueue] = {}
         self._active: dict[str, dict[str, ClassQueue]] = {}
@@ -113,7 +111,6 @@ class Queue:
 
     def push(self, workload: PendingWorkload) -> None:
         """Add a workload, or replace the one with the same id. O(log n) and a move of pointers."""
-        self.changes += 1
         name = workload.queue_class or f"row/{workload.id}"
         known = self._class_of.get(workload.id)
         if known is not None and known.name != name:
@@ -135,7 +132,6 @@ class Queue:
         queue = self._class_of.pop(workload_id, None)
         if queue is None:
             return None
-        self.changes += 1
         taken = queue.take(workload_id)
         if not len(queue):
             self._forget(queue)

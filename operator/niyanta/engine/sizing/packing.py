@@ -173,6 +173,15 @@ class Packing:
                 full = name
         return PoolFit(FitKind.FULL, full) if full else PoolFit(FitKind.NEVER, pools[0])
 
+    def empty_fit(self, workload: PendingWorkload) -> PoolFit:
+        """The first pool whose empty worker could hold a pod of the workload; nothing is packed."""
+        try:
+            pools = self._candidates_of(workload)[1]
+        except Exception as error:
+            self.placer.fail(workload, error)
+            return PoolFit(FitKind.NOWHERE)
+        return PoolFit(FitKind.EMPTY, pools[0]) if pools else PoolFit(FitKind.NOWHERE)
+
     def _candidates_of(self, workload: PendingWorkload) -> tuple[RequirementClass, list[str], dict[str, int]]:
         """Pools whose empty workers could take a pod, best first, and the pods per new worker, if pools can grow."""
         requirement_class = self.overlay.class_of(workload.requirements, workload.subject.customer)

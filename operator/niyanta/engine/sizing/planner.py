@@ -64,13 +64,14 @@ class PoolLoad:
 class Sizing:
     """Result of one sizing. `loads` by pool, `pool_fits` by workload id; `identical`: key -> (pool, workloads).
 
-    `faults`: workloads whose packing raised; they fit nowhere.
+    `faults`: workloads whose packing raised; they fit nowhere. `empty_fits`: by key, of workloads that weren't packed.
     """
 
     loads: Mapping[str, PoolLoad]
     pool_fits: Mapping[str, PoolFit]
     identical: Mapping[object, tuple[tuple[str, int], ...]]
     faults: tuple[DecisionFault, ...] = ()
+    empty_fits: Mapping[str, PoolFit] = field(default_factory=dict)
 
 
 class Planner:
@@ -106,30 +107,31 @@ class Planner:
         identical: Sequence[IdenticalWorkloads],
         options: Options,
         refused: frozenset[str] = frozenset(),
+        unpacked: Sequence[tuple[str, PendingWorkload]] = (),
     ) -> Sizing:
         """Size all pools.
 
         `pending` is in queue order; `identical` counts more workloads like some of `pending`; `refused` are ids of
-        workloads whose pods the API server rejects.
+        workloads whose pods the API server rejects. `unpacked`: keys and workloads for which only the first pool is
+        found whose empty worker could hold a pod; they need no worker.
         """
         self._set_pools(tuple(sorted(pools, key=lambda pool: pool.name)))
         overlay = self._stocked_overlay(pending, identical, options)
         packing = Packing(overlay, self._pools, self._hypothetical(), refused)
         packing.run(pending, identical)
-        faults = {fault.id: fault for fault in packing.faults}
-        pool_fits = dict(packing.pool_fits)
-        for id_, pool_fit in packing.pool_fits.items():
-            if pool_fit.fit is FitKind.NOWHERE and id_ not in faults:
-                workload = packing.workloads[id_]
-                try:
-                    pool_fits[id_] = self._find_closest(pool_fit, workload)
-                except Exception as error:
-                    faults[id_] = DecisionFault.of(workload, error)
         needed = packing.needed()
+        empty_fits = {key: packing.empty_fit(workload) for key, workload in unpacked}
+        faults = {fault.id: fault for fault in packing.faults}
+        pool_fits = {
+            id_: self._with_closest(pool_fit, packing.workloads[id_], faults)
+            for id_, pool_fit in packing.pool_fits.items()
+        }
+        for key, workload in unpacked:
+            empty_fits[key] = self._with_closest(empty_fits[key], workload, faults)
         real = self._real()
         names = sorted({pool.name for pool in self._pools} | {name for name, workers in real.items() if workers})
         loads = {name: self._load(real.get(name, 0), needed.get(name, 0)) for name in names}
-        return Sizing(loads, pool_fits, packing.identical, tuple(faults.values()))
+        return Sizing(loads, pool_fits, packing.identical, tuple(faults.values()), empty_fits)
 
     # --- hypothetical workers ---
 
@@ -258,6 +260,16 @@ class Planner:
         )
 
     # --- workloads without a pool ---
+
+    def _with_closest(self, pool_fit: PoolFit, workload: PendingWorkload, faults: dict[str, DecisionFault]) -> PoolFit:
+        """For a workload that fits nowhere, with the pool that comes closest; one that raises is added to `faults`."""
+        if pool_fit.fit is not FitKind.NOWHERE or workload.id in faults:
+            return pool_fit
+        try:
+            return self._find_closest(pool_fit, workload)
+        except Exception as error:
+            faults[workload.id] = DecisionFault.of(workload, error)
+            return pool_fit
 
     def _find_closest(self, pool_fit: PoolFit, workload: PendingWorkload) -> PoolFit:
         """Find the pool whose empty worker lacks least, among those that the customer may use.

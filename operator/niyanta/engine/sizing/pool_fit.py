@@ -33,6 +33,8 @@ class FitKind(enum.Enum):
     """On new workers of the pool."""
     FULL = "Full"
     """On new workers of the pool, which is at its maximum."""
+    EMPTY = "Empty"
+    """An empty worker of the pool could hold a pod of it; it wasn't packed."""
     NEVER = "Never"
     """More workers of the pool would not help now: near terms, anti-affinity by zone, a group, a worker's name."""
     NOWHERE = "Nowhere"

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from niyanta.scheduler.backlog import stored_class
+from niyanta.scheduler.backlog.outside_counts import OutsideCounts
 from niyanta.scheduler.backlog.room import MOST_ROWS, HasRoom, Room
 from niyanta.scheduler.backlog.stored_class import ClassName, OutsideRows, StoredClass
 from niyanta.store.queue_classes import ClassHeads, ClassRequest, WaitingClass
@@ -34,8 +35,8 @@ class Backlog:
         """Queue keys of the rows that `hear` let in and that aren't loaded yet, by class."""
         self._promises: Counter[str] = Counter()
         """Customer -> the number of these rows."""
-        self.changes = 0
-        """It grows with each change of a count, and of what is in memory."""
+        self.outside_counts = OutsideCounts(self.find)
+        """Running sums of `outside`."""
         self._pass = 0
         self._last_known: dict[str, str] = {}
         """Customer with too many classes -> the last one that became known; the next ones come after it."""
@@ -72,6 +73,10 @@ class Backlog:
         """The smallest `queued_at` of all pending REST rows, µs; None without any. O(classes)."""
         return min((found.oldest_us for found in self._classes.values() if found.pending), default=None)
 
+    def names(self) -> list[ClassName]:
+        """All classes with pending REST rows."""
+        return list(self._classes)
+
     def find(self, customer: str, name: str) -> StoredClass | None:
         """A class with pending REST rows; None: none is known."""
         return self._classes.get((customer, name))
@@ -80,7 +85,6 @@ class Backlog:
 
     def enter(self, row: WorkloadRow) -> None:
         """A pending REST row is in memory, or changed there."""
-        self.changes += 1
         found = self._class_of.get(row.id)
         if found is not None and (found.customer, found.name) == (row.customer, row.queue_class):
             found.rows[row.id] = row.queue_key
@@ -93,6 +97,7 @@ class Backlog:
         self._describe(found, row)
         self.room.add(found, row.id, row.queue_key)
         self._class_of[row.id] = found
+        self.outside_counts.touch(found)
         if row.id not in self._loading or found.pending < len(found.rows):
             self._change(found, 1)
             self._doubt(found)
@@ -118,9 +123,9 @@ class Backlog:
             self.room.put_again(found)
 
     def _take(self, found: StoredClass, workload_id: str) -> None:
-        self.changes += 1
         self.room.take(found, workload_id)
         del self._class_of[workload_id]
+        self.outside_counts.touch(found)
 
     # --- classes ---
 
@@ -155,8 +160,9 @@ class Backlog:
     def _change(self, found: StoredClass, by: int) -> None:
         """Change the number of pending rows; a class without any is forgotten."""
         by = max(by, -found.pending)
-        self.changes += bool(by)
         found.pending += by
+        if by:
+            self.outside_counts.touch(found)
         self._pending[found.customer] += by
         if not self._pending[found.customer]:
             del self._pending[found.customer]
@@ -217,9 +223,11 @@ class Backlog:
         if not found.pending and one.customer in self._went_on:
             found.turn = self._pass
         found.counted_in = self._pass
+        before = found.oldest_us, found.namespace, found.replicas
         found.namespace, found.replicas = one.namespace, one.replicas
         is_older = bool(found.oldest_us) and one.oldest_us < found.oldest_us
-        self.changes += one.oldest_us != found.oldest_us
+        if (one.oldest_us, one.namespace, one.replicas) != before:
+            self.outside_counts.touch(found)
         is_better = one.key is not None and one.key > found.key
         found.oldest_us, found.key = one.oldest_us, found.key if one.key is None else one.key
         grew = one.pending_rest > found.pending

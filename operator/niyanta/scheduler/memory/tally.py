@@ -1,12 +1,17 @@
-"""Running counts of live workloads by pool and namespace. Each change costs O(1), however many workloads there are."""
+"""Running counts of live workloads by pool, namespace, customer and reason, however many workloads there are."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from niyanta.lifecycle import Phase
+from niyanta.scheduler.memory.earliest import Earliest
 from niyanta.store.rows import WorkloadRow
+
+Account = tuple[str, str]
+"""Customer and namespace."""
 
 
 @dataclass(slots=True)
@@ -23,8 +28,24 @@ class NamespaceCount:
         return bool(self.waiting or self.running)
 
 
+class _Counted(NamedTuple):
+    """Everything of a row that is counted."""
+
+    phase: Phase
+    pool: str
+    customer: str
+    namespace: str
+    replicas: int
+    queued_at: int
+    reason: str
+
+    @property
+    def account(self) -> Account:
+        return self.customer, self.namespace
+
+
 class Tally:
-    """Counts of the workloads in memory."""
+    """Counts of the workloads in memory. A change costs O(log workloads)."""
 
     def __init__(self) -> None:
         self.bound: Counter[str] = Counter()
@@ -32,48 +53,56 @@ class Tally:
         self.namespaces: dict[str, NamespaceCount] = {}
         self.pending = 0
         """Pending workloads, in the queue or not."""
-        self.held: dict[str, None] = {}
-        """Ids of held workloads."""
-        self.changes = 0
-        """It grows with each change of a count."""
-        self._counted: dict[str, tuple[Phase, str, str, int]] = {}
-        """Workload -> phase, pool, namespace and replicas as counted."""
+        self.oldest: Earliest[Account, str] = Earliest(self._waits_since)
+        """The earliest `queued_at` of pending workloads, µs."""
+        self.held: Counter[str] = Counter()
+        """Reason -> held workloads."""
+        self._counted: dict[str, _Counted] = {}
 
     def note(self, row: WorkloadRow) -> None:
         """Count a workload in memory, instead of what was counted for it before."""
-        now = row.phase, row.pool, row.namespace, row.replicas
+        reason = row.reason if row.phase is Phase.HELD else ""
+        queued_at = row.queued_at_us if row.phase is Phase.PENDING else 0
+        now = _Counted(row.phase, row.pool, row.customer, row.namespace, row.replicas, queued_at, reason)
         if self._counted.get(row.id) == now:
             return
         self.forget(row.id)
         self._counted[row.id] = now
-        self._add(row.id, now, 1)
+        self._add(now, 1)
+        if now.phase is Phase.PENDING:
+            self.oldest.enter(now.account, row.id, now.queued_at)
 
     def forget(self, workload_id: str) -> None:
         """A workload is no longer in memory."""
         known = self._counted.pop(workload_id, None)
         if known is not None:
-            self._add(workload_id, known, -1)
+            self._add(known, -1)
+            if known.phase is Phase.PENDING:
+                self.oldest.leave(known.account)
 
-    def _add(self, workload_id: str, counted: tuple[Phase, str, str, int], by: int) -> None:
-        phase, pool, namespace, replicas = counted
-        self.changes += 1
-        if phase is Phase.HELD:
-            if by > 0:
-                self.held[workload_id] = None
-            else:
-                self.held.pop(workload_id, None)
-        if not phase.bound and phase is not Phase.PENDING:
+    def _add(self, counted: _Counted, by: int) -> None:
+        if counted.phase is Phase.HELD:
+            self.held[counted.reason] += by
+            if not self.held[counted.reason]:
+                del self.held[counted.reason]
+        if not counted.phase.bound and counted.phase is not Phase.PENDING:
             return
-        space = self.namespaces.setdefault(namespace, NamespaceCount())
-        if phase.bound:
-            self.bound[pool] += by
+        space = self.namespaces.setdefault(counted.namespace, NamespaceCount())
+        if counted.phase.bound:
+            self.bound[counted.pool] += by
             space.running += by
-            space.running_pods += by * replicas
-            if not self.bound[pool]:
-                del self.bound[pool]
+            space.running_pods += by * counted.replicas
+            if not self.bound[counted.pool]:
+                del self.bound[counted.pool]
         else:
             self.pending += by
             space.waiting += by
-            space.waiting_pods += by * replicas
+            space.waiting_pods += by * counted.replicas
         if not space:
-            del self.namespaces[namespace]
+            del self.namespaces[counted.namespace]
+
+    def _waits_since(self, account: Account, workload_id: str) -> int | None:
+        known = self._counted.get(workload_id)
+        if known is None or known.phase is not Phase.PENDING or known.account != account:
+            return None
+        return known.queued_at

@@ -16,6 +16,7 @@ from niyanta.scheduler.memory.memory_budget import Account, MemoryBudget
 from niyanta.scheduler.memory.queue_classes import QueueClasses
 from niyanta.scheduler.memory.tally import Tally
 from niyanta.scheduler.memory.tracked_workload import TrackedWorkload
+from niyanta.scheduler.memory.waiting_changes import WaitingChanges
 from niyanta.store.rows import WorkloadRow
 
 ROOM_SHARE = 0.1
@@ -46,6 +47,7 @@ class WorkloadCache:
         self.classes = QueueClasses()
         self.backlog = Backlog()
         self.tally = Tally()
+        self.changes = WaitingChanges()
         self.away: dict[str, None] = {}
         """Pending workloads that aren't in the queue: in backoff, or with pods that still stop."""
         self._spare_bytes = int(ROOM_SHARE * budget_bytes)
@@ -70,7 +72,6 @@ class WorkloadCache:
         self._tracked[tracked.id] = tracked
         self.account(tracked)
         self._note_bound(tracked.row)
-        self._note(tracked)
         self.index_object(tracked)
 
     def account(self, tracked: TrackedWorkload) -> None:
@@ -86,6 +87,7 @@ class WorkloadCache:
         if tracked.unloaded and _waits(tracked):
             self.unloaded[tracked.id] = None
         self.memory.count(tracked.id, account, tracked.size())
+        self._note(tracked)
 
     def _forget_size(self, workload_id: str) -> None:
         self.unloaded.pop(workload_id, None)
@@ -121,9 +123,9 @@ class WorkloadCache:
         if tracked is not None and tracked.row.object_uid is not None:
             self._by_object.pop(tracked.row.object_uid, None)
         self.backlog.unload(workload_id)
-        self.queue.remove(workload_id)
+        self._leave_queue(workload_id)
         self.tally.forget(workload_id)
-        self.away.pop(workload_id, None)
+        self._come_back(workload_id)
 
     def select(self, phases: Iterable[Phase]) -> list[TrackedWorkload]:
         """All tracked workloads in one of `phases`."""
@@ -134,13 +136,21 @@ class WorkloadCache:
         """Put a workload into the queue; `now` (microseconds) decides which worker exclusions still apply."""
         if tracked.requirements is None or tracked.parked or tracked.object_missing:
             return
-        classes, subject = self.classes, tracked.subject
-        tracked.requirements, number = classes.share(tracked.requirements)
-        classes.note_terms(tracked.requirements, subject)
-        name = classes.name(number, subject, tracked.row.replicas)
-        tracked.class_name = name
-        self.queue.update(pending(tracked.row, tracked.requirements, subject, now=now, queue_class=name))
-        self.away.pop(tracked.id, None)
+        self.classes.note_terms(tracked.requirements, tracked.subject)
+        before = self.queue.class_of(tracked.id)
+        if before is not None:
+            self.changes.in_class(before.name)
+        name = self.name_class(tracked)
+        self.changes.in_class(name)
+        self.queue.update(pending(tracked.row, tracked.requirements, tracked.subject, now=now, queue_class=name))
+        self._come_back(tracked.id)
+
+    def name_class(self, tracked: TrackedWorkload) -> str:
+        """The class of the queue that a workload with requirements belongs to, whether it is in the queue or not."""
+        assert tracked.requirements is not None
+        tracked.requirements, number = self.classes.share(tracked.requirements)
+        tracked.class_name = self.classes.name(number, tracked.subject, tracked.row.replicas)
+        return tracked.class_name
 
     def reclass(self) -> Iterator[None]:
         """Move queued workloads to other classes where label keys became visible; to be exhausted before a cycle, in
@@ -151,6 +161,8 @@ class WorkloadCache:
             if name != workload.queue_class and self.queue.get(workload.id) is workload:
                 self.queue.update(replace(workload, queue_class=name))
                 self._tracked[workload.id].class_name = name
+                self.changes.in_class(workload.queue_class)
+                self.changes.in_class(name)
             yield
 
     def note_phase(self, tracked: TrackedWorkload) -> None:
@@ -172,8 +184,20 @@ class WorkloadCache:
         self.tally.note(tracked.row)
         if tracked.row.phase is Phase.PENDING and tracked.id not in self.queue:
             self.away[tracked.id] = None
+            self.changes.away(tracked.id)
         else:
-            self.away.pop(tracked.id, None)
+            self._come_back(tracked.id)
+
+    def _come_back(self, workload_id: str) -> None:
+        if workload_id in self.away:
+            del self.away[workload_id]
+            self.changes.away(workload_id)
+
+    def _leave_queue(self, workload_id: str) -> None:
+        found = self.queue.class_of(workload_id)
+        if found is not None:
+            self.changes.in_class(found.name)
+            self.queue.remove(workload_id)
 
     def _note_bound(self, row: WorkloadRow) -> None:
         bound = self._bound.setdefault(row.customer, set())
@@ -184,7 +208,7 @@ class WorkloadCache:
 
     def dequeue(self, workload_id: str) -> None:
         """Take a workload out of the queue; it stays in memory."""
-        self.queue.remove(workload_id)
+        self._leave_queue(workload_id)
         tracked = self._tracked.get(workload_id)
         if tracked is not None:
             self._note(tracked)

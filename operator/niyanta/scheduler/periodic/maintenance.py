@@ -86,6 +86,8 @@ class Maintenance:
 
     async def _release_held(self) -> None:
         """Release workloads held for a full queue, in queue order, while the customer is below its limit."""
+        if not self._state.workloads.tally.held[QUEUE_FULL]:
+            return
         held = [t for t in self._state.workloads.select((Phase.HELD,)) if t.row.reason == QUEUE_FULL]
         for customer in sorted({tracked.row.customer for tracked in held}):
             with contained(Boundary.CUSTOMER, customer):
@@ -123,14 +125,15 @@ class Maintenance:
         state = self._state
         total, pools, customers = state.placement_rate.per_minute()
         workers, ready = self._cluster.worker_counts()
+        waiting = state.waiting_since
         stats = {
             "at": state.clock.now(),
             "epoch": state.epoch,
             "placed_per_minute": total,
             "placed_per_minute_by_pool": pools,
             "placed_per_minute_by_customer": customers,
-            "pending": state.workloads.tally.pending + state.waiting_since.outside,
-            "oldest_us": state.waiting_since.oldest,
+            "pending": state.workloads.tally.pending + waiting.outside,
+            "oldest_us": waiting.oldest,
             "workers": workers,
             "ready_workers": ready,
         }
