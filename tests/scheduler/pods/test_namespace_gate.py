@@ -164,3 +164,21 @@ async def test_customers_take_turns_and_so_do_their_namespaces() -> None:
     await asyncio.gather(*tasks)
     assert order == ["a1", "b0", "a0", "b0", "a1", "a0", "a0"], "a0 has just had a turn"
     assert first.idle
+
+
+async def test_a_probe_that_becomes_due_while_turns_are_given_is_made_soon() -> None:
+    """The clock passes the time of the probe right after the gate was found not to be ready."""
+    gate = NamespaceGates(4).of("ns")
+    await opened(gate)
+    due = gate.breaker._probe_at
+    asked = 0
+
+    def clock() -> float:
+        nonlocal asked
+        asked += 1
+        return due - 1e-6 if asked == 1 else due + 1e-6
+
+    gate.breaker._clock = clock
+    async with asyncio.timeout(10):
+        assert await gate.enter()
+    assert asked > 1

@@ -27,6 +27,9 @@ FIRST_PROBE_SECONDS = 0.5
 LONGEST_PROBE_SECONDS = 10.0
 """Range of the time between two probes of an open breaker, without jitter."""
 
+PROBE_AGAIN_SECONDS = 0.01
+"""Time until a probe that was due and had no turn asks for one again."""
+
 GIVE_UP_SECONDS = 60.0
 """Longest wait of a request for a breaker that is open."""
 
@@ -122,9 +125,9 @@ class NamespaceGate:
                 waiting.turn.set_result(False)
         if self._waiting:
             pause = self._waiting[0].since + GIVE_UP_SECONDS - now
-            to_probe = self.breaker.seconds_to_probe()
-            if not self.in_flight and to_probe > 0:
-                pause = min(pause, to_probe)
+            if not self.in_flight:
+                # The time of the probe may have come since the gates were asked for a turn.
+                pause = min(pause, max(self.breaker.seconds_to_probe(), PROBE_AGAIN_SECONDS))
             self._timer = asyncio.get_running_loop().call_later(max(pause, 0.0), self._advance)
 
 
