@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--size", type=int, default=50, help="requests of a round")
     options = parser.parse_args()
-    with Cluster.create("admission-cost", fast_node_loss=False) as cluster:
+    with Cluster.create("admission-cost", fast_node_loss=False, durable=True) as cluster:
         for crd in variants().values():
             cluster.apply(crd)
         cluster.kubectl("wait", "--for=condition=Established", "--timeout=60s", "crd", "--all")

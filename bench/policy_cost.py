@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.policy_cost", description=__doc__)
     parser.add_argument("--writes", type=int, default=4000)
     options = parser.parse_args()
-    with Cluster.create("policy-cost", fast_node_loss=False) as cluster:
+    with Cluster.create("policy-cost", fast_node_loss=False, durable=True) as cluster:
         for name, value in measure(cluster, options.writes).items():
             print(f"{name:<22} {value:10.2f}")
 

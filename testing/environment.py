@@ -74,7 +74,7 @@ class Environment:
             name: prefix of the cluster's name and of the log files' folder.
             run: the run it belongs to; by default a new one, which is swept after this process has died.
             operators: number of operators to start, named operator-1, ...
-            durable: Postgres syncs as in production.
+            durable: Postgres and etcd sync as in production.
             shed_load, fast_node_loss, extra_args: see `Cluster.create`.
             audit: the API server logs the requests of operators (`Cluster.audit_events`).
             adapter: HorizontalPodAutoscalers can read metrics through the API server once an operator is ready. Only
@@ -94,6 +94,7 @@ class Environment:
                 shed_load=shed_load,
                 fast_node_loss=fast_node_loss,
                 extra_args=extra_args,
+                durable=durable,
                 audited_namespace=OPERATOR_NAMESPACE if audit else "",
             )
             environment = cls(owner, cluster, postgres, logs)

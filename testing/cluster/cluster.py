@@ -66,6 +66,7 @@ class Cluster:
         extra_args: ExtraArgs | None = None,
         audited_namespace: str = "",
         oldest: bool = False,
+        durable: bool = False,
     ) -> Cluster:
         """Creates a cluster; takes 4-10 s with kwokctl.
 
@@ -78,6 +79,7 @@ class Cluster:
             extra_args: further flags by component, without dashes.
             audited_namespace: log the requests of this namespace's ServiceAccounts (`audit_events`; only with kwokctl).
             oldest: the oldest supported API server, without controllers: no pod runs there.
+            durable: etcd syncs its files, as in production.
 
         Raises:
             ClusterError: it did not come up.
@@ -85,7 +87,7 @@ class Cluster:
         """
         owner = run or RunDir.create(name)
         unique = f"{name}-{secrets.token_hex(3)}"
-        request = Request(unique, owner, shed_load, fast_node_loss, extra_args, audited_namespace, oldest)
+        request = Request(unique, owner, shed_load, fast_node_loss, extra_args, audited_namespace, oldest, durable)
         try:
             plane = control_plane.create(request)
             cluster = cls(plane, request, owns_run=run is None)

@@ -79,6 +79,7 @@ class Request:
         audited_namespace: the API server logs the requests of this namespace's ServiceAccounts to `audit_log` (only a
             control plane of kwokctl does); empty: none.
         oldest: the oldest supported API server, with etcd and without controllers (only made by kwokctl).
+        durable: etcd syncs its files, as in production (made by kwokctl; elsewhere it does in any case).
     """
 
     name: str
@@ -88,6 +89,7 @@ class Request:
     extra_args: ExtraArgs | None = None
     audited_namespace: str = ""
     oldest: bool = False
+    durable: bool = False
 
     @property
     def audit_log(self) -> Path:
@@ -242,6 +244,8 @@ def kwokctl_config(request: Request, bin_dir: Path) -> str:
     alone = {"leader-elect": "false"}
     manager = {"horizontal-pod-autoscaler-sync-period": "5s", **alone, **extra.get("kube-controller-manager", {})}
     scheduler = {**alone, **extra.get("kube-scheduler", {})}
+    if not request.durable:
+        extra = {**extra, "etcd": {"unsafe-no-fsync": "true", **extra.get("etcd", {})}}
     patches = {**extra, "kube-apiserver": server, "kube-controller-manager": manager, "kube-scheduler": scheduler}
     options: dict[str, Any] = {
         # By default kwokctl counts down from 32767, so that two simultaneous runs choose the same ports.
