@@ -184,21 +184,42 @@ async def test_a_class_that_is_not_chosen_counts_for_the_first_pool_that_could_h
     classes = world.classes()
     selection = await followed(classes)
     assert len(selection.sized) == 1
-    ((name, like),) = classes.unfitted(10)
+    ((name, like),) = classes.unfitted()
     assert like.requirements == Requirements((("cpu", 2), ("pods", 1)))
     classes.fit({name: PoolFit(FitKind.EMPTY, "b")})
     ((customer, pool, count),) = classes.unsized
     assert (customer, pool, count.workloads, count.oldest) == ("acme", "b", 3, 7)
-    assert classes.unfitted(10) == ()
+    assert classes.unfitted() == []
+    assert not classes.has_unfitted
     classes.fit({name: PoolFit(FitKind.LIMITED)})
     assert [pool for _, pool, _ in classes.unsized] == ["b"], "its customer's limit changes no pool"
     classes.outdate_fits()
-    assert [one for one, _ in classes.unfitted(10)] == [name]
+    assert [one for one, _ in classes.unfitted()] == [name]
     assert [pool for _, pool, _ in classes.unsized] == ["b"], "it keeps its pool until another is found"
     world.queue(2, priority=1000)
     await followed(classes)
-    assert [one for one, _ in classes.unfitted(10)] != [name]
+    assert [one for one, _ in classes.unfitted()] != [name]
     assert list(classes.unsized) == [], "it is chosen now"
+
+
+async def test_classes_that_need_the_same_find_their_pool_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting_classes, "SIZED_CLASSES", 1)
+    monkeypatch.setattr(waiting_classes, "FITTED_REQUIREMENTS", 2)
+    world = World()
+    world.queue(0, priority=1000)
+    for cpu in (1, 2, 3):
+        for number in range(5):
+            world.queue(cpu, customer=f"c{number}")
+    classes = world.classes()
+    await followed(classes)
+    found = classes.unfitted()
+    assert {like.requirements.requests[0][1] for _, like in found} == {1, 2}
+    assert len(found) == 10
+    classes.fit({name: PoolFit(FitKind.EMPTY, "a") for name, _ in found})
+    assert classes.has_unfitted
+    assert len(classes.unfitted()) == 5
+    monkeypatch.setattr(waiting_classes, "FITTED_CLASSES", 3)
+    assert len(classes.unfitted()) == 3
 
 
 async def test_a_workload_that_the_api_server_refuses_does_not_speak_for_its_class(
@@ -268,7 +289,7 @@ async def _agree(rng: random.Random) -> None:
             continue
         selection = await followed(classes)
         classes.fit({name: PoolFit(FitKind.NEW, "a") for name in selection.likes})
-        classes.fit({name: PoolFit(FitKind.EMPTY, "b") for name, _ in classes.unfitted(100)})
+        classes.fit({name: PoolFit(FitKind.EMPTY, "b") for name, _ in classes.unfitted()})
         anew = await followed(world.classes())
         assert [one.id for one in selection.sized] == [one.id for one in anew.sized]
         pending = [tracked for tracked in world.workloads if tracked.row.phase is Phase.PENDING]

@@ -48,9 +48,6 @@ LONGEST_ENGINE_PAUSE_SECONDS = 3.0
 RESTART_EVERY_SECONDS = 60.0
 """Least time between two reads of the whole cluster because a change of it raised."""
 
-FITTED_AT_ONCE = 1000
-"""Classes beyond the sized ones whose pool is looked for in one sizing."""
-
 
 @dataclass(frozen=True, slots=True)
 class _Input:
@@ -156,13 +153,13 @@ class StatsCollector:
         last = self._last
         if last is not None and _templates(last[0].pools) != _templates(pools):
             self._waiting.outdate_fits()
-        unfitted = self._waiting.unfitted(FITTED_AT_ONCE)
-        if last is not None and not self._deltas.has_unread and last[0] == wanted and not unfitted:
+        changed = self._deltas.has_unread or self._waiting.has_unfitted
+        if last is not None and last[0] == wanted and not changed:
             return selection, last[1]
         if last is not None and time.monotonic() < self._engine_rests_until:
             return selection, last[1]
         started = time.monotonic()
-        sizing = await asyncio.to_thread(self._plan, self._deltas.take(), wanted, unfitted)
+        sizing = await asyncio.to_thread(self._plan, self._deltas.take(), wanted, self._waiting.unfitted())
         if self._damaged and self._restart.due():
             self._deltas.restart()
             self._damaged = False

@@ -30,6 +30,11 @@ SIZED_WORKLOADS_PER_CLASS = 2000
 SIZED_CLASSES = 1000
 """Bounds of one sizing."""
 
+FITTED_CLASSES = 10_000
+FITTED_REQUIREMENTS = 500
+"""Most classes beyond the sized ones whose pool is looked for at once, and most different requirements of theirs: each
+costs about 0.2 ms on 5,000 workers."""
+
 SLICE_CLASSES = 500
 """Classes or workloads that are looked at before other tasks of the event loop run."""
 
@@ -239,10 +244,25 @@ class WaitingClasses:
 
     # --- pools of classes ---------------------------------------------------------------------------------------------
 
-    def unfitted(self, most: int) -> tuple[tuple[str, PendingWorkload], ...]:
-        """At most `most` classes outside the selection whose pool isn't known, each with one of its workloads."""
-        names = (name for name in self._unfitted if name not in self._chosen)
-        return tuple((name, self._classes[name].like) for name in islice(names, most))
+    @property
+    def has_unfitted(self) -> bool:
+        """True if the pool of some class outside the selection isn't known."""
+        return any(name not in self._chosen for name in self._unfitted)
+
+    def unfitted(self) -> list[tuple[str, PendingWorkload]]:
+        """Some classes outside the selection whose pool isn't known, each with one of its workloads. Classes share
+        requirements, so the bound is that of different ones."""
+        found: list[tuple[str, PendingWorkload]] = []
+        different: set[int] = set()
+        for name in self._unfitted:
+            if name in self._chosen:
+                continue
+            like = self._classes[name].like
+            different.add(id(like.requirements))
+            if len(different) > FITTED_REQUIREMENTS or len(found) >= FITTED_CLASSES:
+                break
+            found.append((name, like))
+        return found
 
     def fit(self, fits: Mapping[str, PoolFit]) -> None:
         """Take over pools of classes. A class that its customer's limit keeps waiting has the pool that it had."""
