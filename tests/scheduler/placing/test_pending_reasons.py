@@ -37,7 +37,9 @@ def _spec(**more: Any) -> dict[str, Any]:
 
 
 async def _explain(leader: LeaderUnderTest) -> None:
-    await leader.follow_changes()
+    for _ in range(2):  # a row without a class gets one first
+        await leader.follow_changes()
+        await leader.load_backlog()
     await leader.run_cycle()
     leader.reasons.collect()
     await leader.write_reasons()
