@@ -163,13 +163,14 @@ def test_a_cycle_without_time_leaves_woken_classes_to_the_next_one() -> None:
 
 def test_refused_work_of_one_customer_is_put_off_until_the_others_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("niyanta.engine.queue.heads.REFUSED_WORK", 100)
+    monkeypatch.setattr("niyanta.engine.queue.heads.DECISION_WORK", 10)
     queue = Queue(workloads=[asks(f"wall-{n}", BIG, f"kind-{n}", "greedy", n) for n in range(10)])
     queue.push(asks("other", SMALL, "kind", "quiet", 1000))
     heads = Heads(queue.active())
     seen = []
     while (cursor := heads.next()) is not None:
         seen.append(cursor.workload().id)
-        heads.leave(30)
+        heads.leave(20)
     assert seen == ["wall-0", "wall-1", "other", *(f"wall-{n}" for n in range(2, 10))]
     assert heads.deferred == 1
 

@@ -17,6 +17,9 @@ from niyanta.engine.types import PendingWorkload
 REFUSED_WORK = 40_000_000
 """Work of refused decisions in one cycle, in comparisons of one worker with one check: about 0.1 s."""
 
+DECISION_WORK = 30_000
+"""What a refused decision costs beside its comparisons, in the same unit: on a small cluster that is nearly all."""
+
 _MOST_READ = 64
 
 
@@ -106,7 +109,7 @@ class Heads:
         """The class is done in this cycle. `work`: comparisons of its refused decision; 0 if it cost nothing."""
         customer = self._queue[0][1]
         heappop(customer.heads)
-        customer.spent += work
+        customer.spent += work + DECISION_WORK if work else 0
         self._settle(customer)
 
     def leave_customer(self) -> list[tuple[ClassQueue, PendingWorkload]]:

@@ -29,8 +29,8 @@ class CompiledSpecs:
         wildcard: bool,
         compile_: Callable[[], Requirements | None],
     ) -> Requirements | None:
-        """What the workload's spec compiles to with these defaults; None: it doesn't compile. `compile_` is called for
-        a spec that isn't remembered, with its namespace, customer and `wildcard` (`compile_workload`)."""
+        """Requirements of the workload's spec with these defaults; None: it doesn't compile. `compile_` is called for a
+        spec that isn't remembered, with its namespace, customer and `wildcard` (`compile_workload`)."""
         key = spec_digest(tracked.packed), tracked.row.namespace, tracked.row.customer, wildcard
         known = self._found.get(key)
         if known is not None and known[0] == defaults:
