@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from niyanta.engine.expedited.lane import IMPOSSIBLE_US, ExpeditedLane
 from niyanta.engine.expedited.lane_state import LaneState
 from niyanta.engine.explain import lane_note, summary
 from niyanta.engine.queue.order import MINUTE_US
@@ -53,6 +54,37 @@ def test_a_workload_enters_after_24_minutes_if_it_fits_a_worker_when_empty() -> 
     later = follow(snapshot, state, [old, young, giant], 61 * MINUTE_US).lane
     assert later is not None
     assert set(later.members) == {"old", "young"}
+
+
+def test_a_class_that_fits_no_worker_is_looked_at_again_after_a_minute_or_when_workers_change(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    snapshot = cluster(worker("a"), charges=(runs("r", "a", 4000),))
+    giants = [replace(waits(f"giant-{number}", 9000), queue_class="giants") for number in range(3)]
+    looked: list[str] = []
+    is_possible = ExpeditedLane._is_possible
+
+    def counted(lane: ExpeditedLane, workload: PendingWorkload) -> bool:
+        looked.append(workload.id)
+        return is_possible(lane, workload)
+
+    monkeypatch.setattr(ExpeditedLane, "_is_possible", counted)
+    state = begun(snapshot, giants)
+    assert len(looked) == 1, "one stands for its class"
+
+    def again(at: int) -> int:
+        nonlocal state
+        looked.clear()
+        found = follow(snapshot, state, giants, at).lane
+        assert found is not None
+        state = found
+        return len(looked)
+
+    assert again(LATE + 1) == 0
+    assert again(LATE + IMPOSSIBLE_US + 2) == 1
+    snapshot.upsert_worker(replace(worker("large"), allocatable=(("cpu", 16_000), ("pods", 110))))
+    assert again(LATE + IMPOSSIBLE_US + 3) > 0
+    assert set(state.members) == {"giant-1", "giant-2"}, "the first one is placed"
 
 
 def test_room_that_only_foreign_pods_take_does_not_count_as_empty() -> None:

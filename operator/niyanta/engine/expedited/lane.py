@@ -34,7 +34,12 @@ MAX_TRIES_PER_CYCLE = 256
 MAX_STEPS_PER_CYCLE = 1 << 16
 """Most steps of one cycle, about 0.3 s: a step compares one worker for a reservation, a replica counts as four."""
 
+IMPOSSIBLE_US = 60_000_000
+"""Time after which a class that would not fit even on empty workers is looked at again. Meanwhile pods that Niyanta did
+not make may have ended; a change of the workers themselves is seen at once."""
+
 _REPLICA_STEPS = 4
+_NO_PODS: IntArray = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,8 @@ class ExpeditedLane:
         self.reserved = {r.pool: r for r in lane.state.reservations if r.id in self.members}
         self._reserved_workers: dict[str, Bits] = {}
         """Member with a reservation -> its workers."""
+        holds = lane.state.facts == self.overlay.index.version
+        self._impossible = {name: end for name, end in lane.state.impossible.items() if holds and end > now}
         self._possible: dict[tuple[int, str], tuple[RequirementClass, Bits, IntArray]] = {}
         """By requirements object and, when pools list customers, customer."""
 
@@ -96,7 +103,10 @@ class ExpeditedLane:
         members = {i: member for i, member in self.members.items() if i not in gone}
         held = tuple([r for _, r in sorted(self.reserved.items()) if r.id not in gone])
         first = min([member.round for member in members.values()], default=0)
-        return LaneState(members, held, self.accounts, max(self.round, first) if members else 0, self._ended_at)
+        round_ = max(self.round, first) if members else 0
+        return LaneState(
+            *(members, held, self.accounts, round_), self._impossible, self.overlay.index.version, self._ended_at
+        )
 
     def _fail(self, workload: PendingWorkload, error: Exception) -> None:
         """Remove a workload whose handling raised from the lane, and record the fault."""
@@ -136,6 +146,8 @@ class ExpeditedLane:
             customer = workload.subject.customer
             if self.now - workload.queued_at < self.after_us or count.get(customer, 0) >= MAX_MEMBERS_PER_CUSTOMER:
                 continue
+            if workload.queue_class in self._impossible:
+                continue
             if self._is_over():
                 break
             try:
@@ -144,6 +156,8 @@ class ExpeditedLane:
                 self._fail(workload, error)
                 continue
             if not possible:
+                if workload.queue_class and not workload.excluded:
+                    self._impossible[workload.queue_class] = self.now + IMPOSSIBLE_US
                 continue
             count[customer] = count.get(customer, 0) + 1
             last[customer] = max(self.round, last[customer] + 1) if customer in last else self.round
@@ -170,7 +184,7 @@ class ExpeditedLane:
         if found is None:
             requirement_class = self.overlay.class_of(workload.requirements, workload.subject.customer)
             workers, pods = capacity_when_empty(self.overlay, requirement_class)
-            found = self._possible[kind] = requirement_class, workers, pods
+            found = self._possible[kind] = requirement_class, workers, pods if workers else _NO_PODS
         return found
 
     def _kind(self, workload: PendingWorkload) -> tuple[int, str]:

@@ -123,5 +123,10 @@ class LaneState:
     """By pool."""
     round: int = 0
     """Round of the first member, and of a customer's first member. It never decreases while there are members."""
+    impossible: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Queue class that would not fit on workers without Niyanta's pods -> time until which its workloads aren't looked
+    at again, unless workers change."""
+    facts: int = -1
+    """`WorkerIndex.version` when these were found."""
     ended_at: tuple[int, int, str] | None = None
     """`LaneMember.order` of the member after which the next cycle goes on, when this one ended at a limit."""
