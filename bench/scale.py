@@ -112,20 +112,23 @@ def measure(scale: Scale) -> dict[str, Any]:
     return found
 
 
+def run(*, rows: int = 1_000_000, customers: int = 200, classes: int = 20_000, workers: int = 5_000) -> dict[str, Any]:
+    """Run the measurement."""
+    found: dict[str, Any] = {"rows": rows, "customers": customers, "classes": classes, "workers": workers}
+    with Environment.start("bench-scale", durable=True, fast_node_loss=False) as environment:
+        scale = Scale(environment, rows=rows, customers=customers, classes=classes)
+        started = time.monotonic()
+        scale.prepare(workers)
+        found["prepared_seconds"] = round(time.monotonic() - started, 1)
+        return found | measure(scale)
+
+
 def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("rows", 1_000_000), ("customers", 200), ("classes", 20_000), ("workers", 5_000)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    args = parser.parse_args()
-    with Environment.start("bench-scale", durable=True, fast_node_loss=False) as environment:
-        scale = Scale(environment, rows=args.rows, customers=args.customers, classes=args.classes)
-        started = time.monotonic()
-        scale.prepare(args.workers)
-        found: dict[str, Any] = {"prepared_seconds": round(time.monotonic() - started, 1)}
-        print(json.dumps(found), flush=True)
-        found |= measure(scale)
-    print(json.dumps({**vars(args), **found}, indent=2))
+    print(json.dumps(run(**vars(parser.parse_args())), indent=2))
 
 
 if __name__ == "__main__":
