@@ -85,3 +85,14 @@ async def test_ticking_returns_the_result_and_raises_the_error_of_the_work() -> 
     assert ticks
     with pytest.raises(ValueError, match="no"):
         await ticking(lambda: None, failing())
+
+
+def test_a_timer_rests_longer_than_its_interval_when_asked_to() -> None:
+    timer = Timer(0.0)
+    assert timer.due()
+    timer.rest(3600.0)
+    assert not timer.due()
+    hourly = Timer(3600.0)
+    assert hourly.due()
+    hourly.rest(0.0)
+    assert not hourly.due(), "its interval stays"

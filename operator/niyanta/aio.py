@@ -100,6 +100,10 @@ class Timer:
         self._next = now + self._every
         return True
 
+    def rest(self, seconds: float) -> None:
+        """Not be due for so long, if that is longer than the rest of the interval."""
+        self._next = max(self._next, time.monotonic() + seconds)
+
 
 async def gathered(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """The results of all coroutines, in their order."""

@@ -38,6 +38,9 @@ logger = log.get(__name__)
 LANE_ENTRY_EVERY_SECONDS = 1.0
 """Least time between two searches for workloads that have waited long enough for the expedited lane: O(classes)."""
 
+LANE_ENTRY_REST = 30
+"""A search takes at most one part in so many of the time."""
+
 RETRY_EVERY_SECONDS = 5.0
 """Least time between two cycles that try parked classes although nothing changed."""
 
@@ -158,7 +161,9 @@ class Cycle:
             return None
         after = round(LANE_ENTRY_SHARE * settings.max_queue_wait * 1e6)
         if self._lane_entry.due():
+            started = time.monotonic()
             waited = queue.waited(now - after)
+            self._lane_entry.rest(LANE_ENTRY_REST * (time.monotonic() - started))
             known = {workload.id for workload in waited}
         else:
             waited, known = [], set()

@@ -44,6 +44,9 @@ AWAIT_SIZING_SECONDS = 2.5
 LOOK_EVERY_SECONDS = 1.0
 """Time between two searches for workloads that joined a class which is refused already."""
 
+LOOK_REST = 30
+"""A search takes at most one part in so many of the time: with tens of thousands of classes it is made less often."""
+
 EXPLAINED_PER_CYCLE_ROWS = 500
 """Most reasons collected at once, of workloads and of classes."""
 
@@ -164,6 +167,7 @@ class PendingReasons:
         if self._look.due():
             self._follow_classes()
             self._explain_states(now)
+            self._look.rest(LOOK_REST * (time.monotonic() - now))
         left = EXPLAINED_PER_CYCLE_ROWS
         for name in list(self._open):
             refused = self._refused.get(name)
