@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from niyanta.engine.expedited.lane import IMPOSSIBLE_US, ExpeditedLane
-from niyanta.engine.expedited.lane_state import LaneState
+from niyanta.engine.expedited.lane import ExpeditedLane
+from niyanta.engine.expedited.lane_state import IMPOSSIBLE_US, LaneState
 from niyanta.engine.explain import lane_note, summary
 from niyanta.engine.queue.order import MINUTE_US
 from niyanta.engine.queue.queue import Queue

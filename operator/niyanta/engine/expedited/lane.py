@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from niyanta.engine.expedited import lane_state
 from niyanta.engine.expedited.lane_state import LaneAccount, LaneMember, LaneSettings, LaneState, Reservation
 from niyanta.engine.placement.capacity import capacity_when_empty
 from niyanta.engine.placement.domains import required_topologies, split, total
@@ -34,12 +35,7 @@ MAX_TRIES_PER_CYCLE = 256
 MAX_STEPS_PER_CYCLE = 1 << 16
 """Most steps of one cycle, about 0.3 s: a step compares one worker for a reservation, a replica counts as four."""
 
-IMPOSSIBLE_US = 60_000_000
-"""Time after which a class that would not fit even on empty workers is looked at again. Meanwhile pods that Niyanta did
-not make may have ended; a change of the workers themselves is seen at once."""
-
 _REPLICA_STEPS = 4
-_NO_PODS: IntArray = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +70,7 @@ class ExpeditedLane:
         self.reserved = {r.pool: r for r in lane.state.reservations if r.id in self.members}
         self._reserved_workers: dict[str, Bits] = {}
         """Member with a reservation -> its workers."""
-        holds = lane.state.facts == self.overlay.index.version
-        self._impossible = {name: end for name, end in lane.state.impossible.items() if holds and end > now}
+        self._impossible = lane.state.still_impossible(self.overlay.index.version, now)
         self._possible: dict[tuple[int, str], tuple[RequirementClass, Bits, IntArray]] = {}
         """By requirements object and, when pools list customers, customer."""
 
@@ -99,14 +94,12 @@ class ExpeditedLane:
 
     def state(self) -> LaneState:
         """Lane state to pass to the next cycle, without the members that this cycle placed."""
-        gone = self.members.keys() & {placement.id for placement in self.placer.placements}
+        gone = {placement.id for placement in self.placer.placements}
         members = {i: member for i, member in self.members.items() if i not in gone}
         held = tuple([r for _, r in sorted(self.reserved.items()) if r.id not in gone])
         first = min([member.round for member in members.values()], default=0)
-        round_ = max(self.round, first) if members else 0
-        return LaneState(
-            *(members, held, self.accounts, round_), self._impossible, self.overlay.index.version, self._ended_at
-        )
+        round_, facts = max(self.round, first) if members else 0, self.overlay.index.version
+        return LaneState(members, held, self.accounts, round_, self._impossible, facts, self._ended_at)
 
     def _fail(self, workload: PendingWorkload, error: Exception) -> None:
         """Remove a workload whose handling raised from the lane, and record the fault."""
@@ -135,8 +128,6 @@ class ExpeditedLane:
     def _enter(self) -> None:
         """Admit workloads that have waited long enough and would fit on workers without Niyanta's pods."""
         newcomers = [workload for workload in self.waiting.values() if workload.id not in self.members]
-        if not newcomers:
-            return
         count: dict[str, int] = {}
         last: dict[str, int] = {}
         for member in self.members.values():
@@ -144,9 +135,8 @@ class ExpeditedLane:
             last[member.customer] = max(last.get(member.customer, 0), member.round)
         for workload in newcomers:
             customer = workload.subject.customer
-            if self.now - workload.queued_at < self.after_us or count.get(customer, 0) >= MAX_MEMBERS_PER_CUSTOMER:
-                continue
-            if workload.queue_class in self._impossible:
+            is_full = count.get(customer, 0) >= MAX_MEMBERS_PER_CUSTOMER
+            if is_full or self.now - workload.queued_at < self.after_us or workload.queue_class in self._impossible:
                 continue
             if self._is_over():
                 break
@@ -157,7 +147,7 @@ class ExpeditedLane:
                 continue
             if not possible:
                 if workload.queue_class and not workload.excluded:
-                    self._impossible[workload.queue_class] = self.now + IMPOSSIBLE_US
+                    self._impossible[workload.queue_class] = self.now + lane_state.IMPOSSIBLE_US
                 continue
             count[customer] = count.get(customer, 0) + 1
             last[customer] = max(self.round, last[customer] + 1) if customer in last else self.round
@@ -177,15 +167,13 @@ class ExpeditedLane:
         return any(total(each, part) >= workload.replicas for _, part in split(self.overlay.index, topologies, usable))
 
     def _when_empty(self, workload: PendingWorkload) -> tuple[RequirementClass, Bits, IntArray]:
-        """The workload's class, the workers that could take its pod if Niyanta's pods were gone, and the pods that each
-        could take, shape (capacity,)."""
+        """Its class, the workers that could take its pod without Niyanta's pods, and the pods of each (capacity,)."""
         kind = self._kind(workload)
-        found = self._possible.get(kind)
-        if found is None:
+        if kind not in self._possible:
             requirement_class = self.overlay.class_of(workload.requirements, workload.subject.customer)
             workers, pods = capacity_when_empty(self.overlay, requirement_class)
-            found = self._possible[kind] = requirement_class, workers, pods if workers else _NO_PODS
-        return found
+            self._possible[kind] = requirement_class, workers, pods if workers else pods[:0].copy()
+        return self._possible[kind]
 
     def _kind(self, workload: PendingWorkload) -> tuple[int, str]:
         customer = workload.subject.customer if self.overlay.index.is_restricted else ""

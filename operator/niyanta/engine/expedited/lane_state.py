@@ -17,6 +17,10 @@ WINDOW_US: Final = 600_000_000
 BUCKET_US: Final = 5_000_000
 """Five seconds: amounts within a bucket are one entry, so an account has at most 121 entries."""
 
+IMPOSSIBLE_US: Final = 60_000_000
+"""Time after which a class that would not fit even on empty workers is looked at again. Meanwhile pods that Niyanta did
+not make may have ended; a change of the workers themselves is seen at once."""
+
 Entries = tuple[tuple[int, int], ...]
 """(time, amount), oldest first."""
 
@@ -130,3 +134,7 @@ class LaneState:
     """`WorkerIndex.version` when these were found."""
     ended_at: tuple[int, int, str] | None = None
     """`LaneMember.order` of the member after which the next cycle goes on, when this one ended at a limit."""
+
+    def still_impossible(self, facts: int, now: int) -> dict[str, int]:
+        """The classes of `impossible` that aren't looked at now."""
+        return {name: end for name, end in self.impossible.items() if facts == self.facts and end > now}
