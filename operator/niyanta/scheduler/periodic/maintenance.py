@@ -86,7 +86,7 @@ class Maintenance:
 
     async def _release_held(self) -> None:
         """Release workloads held for a full queue, in queue order, while the customer is below its limit."""
-        if not self._state.workloads.tally.held[QUEUE_FULL]:
+        if not any(self._state.workloads.tally.held.values()):  # a reason may have changed since it was counted
             return
         held = [t for t in self._state.workloads.select((Phase.HELD,)) if t.row.reason == QUEUE_FULL]
         for customer in sorted({tracked.row.customer for tracked in held}):
